@@ -1,0 +1,36 @@
+"""The one error for what a user can mend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["UserError", "nearest"]
+
+
+class UserError(Exception):
+    """Something in the configuration, the data or a file that the user can mend.
+
+    The command line prints it as one message without a traceback and exits with code 2.
+
+    Args:
+        rule: What must hold, as a statement ("must be greater than 0").
+        key: The configuration key at fault, dotted as in the YAML (``model.losses.0.temperature``).
+        value: The value found there.
+        mend: What to do about it, as an instruction.
+    """
+
+    def __init__(self, rule: str, *, key: str = "", value: object = None, mend: str = "") -> None:
+        self.rule, self.key, self.value, self.mend = rule, key, value, mend
+        subject = f"{key} = {value!r}: " if key and value is not None else f"{key}: " if key else ""
+        super().__init__(subject + rule.rstrip(".") + "." + (f" {mend.rstrip('.')}." if mend else ""))
+
+
+def nearest(name: str, names: Iterable[str], *, count: int = 3) -> str:
+    """Say which of ``names`` come closest to ``name``: ``did you mean 'a' or 'b'?``, or list a few."""
+    names = sorted(set(names))
+    close = get_close_matches(name, names, n=count, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    shown = ", ".join(repr(n) for n in names[:12])
+    return f"known are {shown}" + (", ..." if len(names) > 12 else "")

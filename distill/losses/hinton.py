@@ -1,0 +1,58 @@
+"""Soft targets: forward KL divergence at a temperature."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from distill.losses.base import DistillationLoss, LossSum, at_least_float32, check_positive
+from distill.schedules import Schedule
+from distill.signals import Batch, Needs, Request, Signals
+
+__all__ = ["HintonKL", "hinton_kl"]
+
+
+def hinton_kl(student_NC: Tensor, teacher_NC: Tensor, temperature: float = 1.0) -> Tensor:
+    """Sum over positions of T^2 * KL(softmax(teacher / T) || softmax(student / T)).
+
+    The factor T^2 keeps the size of the gradient independent of the temperature, as its derivative is
+    T * (softmax(student / T) - softmax(teacher / T)).
+
+    Args:
+        student_NC: Logits ``[N, C]``, any float dtype; computed in float32 or better.
+        teacher_NC: Logits ``[N, C]``; never written to.
+        temperature: T > 0.
+
+    Returns:
+        A scalar in at least float32; 0 with a zero gradient for N = 0.
+
+    Reference:
+        Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015.
+    """
+    student_logp = log_softmax(at_least_float32(student_NC) / temperature, dim=-1)
+    teacher_logp = log_softmax(at_least_float32(teacher_NC) / temperature, dim=-1)
+    return temperature**2 * (teacher_logp.exp() * (teacher_logp - student_logp)).sum()
+
+
+class HintonKL(DistillationLoss):
+    """T^2 * KL(teacher || student) of the softened predictions, the classic distillation loss.
+
+    Args:
+        temperature: T > 0, or a schedule of it.
+        weight: See :class:`DistillationLoss`.
+        name: See :class:`DistillationLoss`.
+    """
+
+    def __init__(
+        self, temperature: float | Schedule = 2.0, weight: float | Schedule = 1.0, name: str | None = None
+    ) -> None:
+        super().__init__(weight, name)
+        self.temperature = check_positive("temperature", temperature)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(student=Request(logits=True), teacher=Request(logits=True))
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:
+        temperature = self.temperature(batch.step, batch.total_steps)
+        return LossSum(hinton_kl(student.at(batch.mask), teacher.at(batch.mask), temperature), batch.count)

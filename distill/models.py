@@ -1,0 +1,227 @@
+"""Reading a model: what it is (:class:`ModelSpec`) and what one forward pass yields (:func:`forward`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.errors import UserError, nearest
+from distill.signals import Request, Signals
+
+__all__ = ["ModelSpec", "forward"]
+
+# The names under which the architectures keep the self-attention's linear maps.
+_PROJECTIONS = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"))
+_FUSED_PROJECTION = ("c_attn",)  # GPT-2: one map whose output is queries, keys and values side by side
+
+
+class ModelSpec:
+    """What losses may ask about a model: depth, widths, names. Works for transformers and plain modules.
+
+    Args:
+        model: The model.
+        key: Where it stands in the configuration, for error messages (``model.student``).
+    """
+
+    def __init__(self, model: nn.Module, key: str) -> None:
+        self.model, self.key = model, key
+        config: Any = getattr(model, "config", None)
+        # Encoder and decoder of one multimodal model have their own configurations; text comes first.
+        self.config: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
+
+    def _number(self, *names: str) -> int:
+        for name in names:
+            value = getattr(self.config, name, None)
+            if isinstance(value, int):
+                return value
+        raise UserError(
+            f"{type(self.model).__name__} does not tell its {names[0]}",
+            key=self.key,
+            mend="use a loss on taps (module names) for models that are not of transformers",
+        )
+
+    @property
+    def num_layers(self) -> int:
+        return self._number("num_hidden_layers", "n_layer", "n_layers")
+
+    @property
+    def hidden_size(self) -> int:
+        return self._number("hidden_size", "n_embd", "dim")
+
+    @property
+    def num_heads(self) -> int:
+        return self._number("num_attention_heads", "n_head", "n_heads")
+
+    def layer(self, number: int, key: str) -> int:
+        """``number`` counted from the front: 0 is the embedding output, k the output of layer k.
+
+        Raises:
+            UserError: if the model has no such layer.
+        """
+        depth = self.num_layers
+        resolved = number if number >= 0 else depth + 1 + number
+        if not 0 <= resolved <= depth:
+            raise UserError(
+                f"{self.key} has layers 0 (the embeddings) to {depth}",
+                key=key,
+                value=number,
+                mend="choose one of these",
+            )
+        return resolved
+
+    def check_attentions(self, key: str) -> None:
+        """Refuse a model that cannot return attention maps.
+
+        Raises:
+            UserError: if its attention implementation does not materialise them.
+        """
+        implementation = getattr(self.config, "_attn_implementation", None)
+        if implementation != "eager":
+            raise UserError(
+                "attention maps exist only under the eager attention implementation",
+                key=f"{self.key}.attn_implementation",
+                value=implementation,
+                mend=f"set {self.key}.attn_implementation: eager, or drop {key}",
+            )
+
+    def module(self, name: str, key: str) -> nn.Module:
+        """The submodule called ``name``.
+
+        Raises:
+            UserError: if there is none, with the nearest names.
+        """
+        modules: dict[str, nn.Module] = dict(self.model.named_modules())
+        if name not in modules:
+            raise UserError(
+                f"{self.key} has no module of that name", key=key, value=name, mend=nearest(name, filter(None, modules))
+            )
+        return modules[name]
+
+    def width(self, name: str, key: str) -> int:
+        """The number of features or channels that the submodule ``name`` puts out, read off its last layer.
+
+        Raises:
+            UserError: if no layer inside tells.
+        """
+        for module in reversed(list(self.module(name, key).modules())):
+            for attribute in ("out_features", "out_channels", "num_features", "embedding_dim"):
+                if isinstance(getattr(module, attribute, None), int):
+                    return int(getattr(module, attribute))
+            shape = getattr(module, "normalized_shape", None)
+            if shape is not None:
+                return int(shape[-1])
+        raise UserError("the width of this module's output cannot be read off its layers", key=key, value=name)
+
+    def projections(self, layer: int, key: str) -> tuple[str, ...]:
+        """Names of the modules that yield queries, keys and values in ``layer`` (1 is the first): three, or one fused.
+
+        Raises:
+            UserError: if the architecture keeps them under no known name.
+        """
+        inside = re.compile(rf"(?:^|\.)(?:layers?|h|blocks?)\.{layer - 1}\.(.+)$")
+        found = {
+            match.group(1).rsplit(".", 1)[-1]: name
+            for name, _ in self.model.named_modules()
+            if (match := inside.search(name)) and "cross" not in name
+        }
+        for names in (*_PROJECTIONS, _FUSED_PROJECTION):
+            if all(name in found for name in names):
+                return tuple(found[name] for name in names)
+        raise UserError(
+            f"no queries, keys and values found in layer {layer} of {type(self.model).__name__}",
+            key=key,
+            value=layer,
+            mend="use a loss on hidden states for this architecture",
+        )
+
+    def split_heads(self, outputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs of the :meth:`projections` as queries, keys and values ``[B, heads, T, size]``.
+
+        Under grouped-query attention each head of keys and values is repeated for its group.
+        """
+        parts = outputs[0].chunk(3, dim=-1) if len(outputs) == 1 else outputs
+        size = parts[0].shape[-1] // self.num_heads
+        split = [part.view(*part.shape[:-1], -1, size).transpose(1, 2) for part in parts]
+        query, key, value = (
+            p if p.shape[1] == self.num_heads else p.repeat_interleave(self.num_heads // p.shape[1], dim=1)
+            for p in split
+        )
+        return query, key, value
+
+
+@contextmanager
+def _kept(model: nn.Module, names: Mapping[str, str]) -> Iterator[dict[str, Tensor]]:
+    """Keep the outputs of the modules ``names`` (name -> module name) of the forward passes inside the block."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            kept[name] = output if isinstance(output, Tensor) else output[0]
+
+        return hook
+
+    modules = dict(model.named_modules()) if names else {}
+    handles = [modules[path].register_forward_hook(keep(name)) for name, path in names.items()]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) -> Signals:
+    """Run ``model`` once and keep what ``request`` names.
+
+    Models of transformers are called with ``**inputs`` and asked for hidden states and attentions only
+    when some are requested; plain modules are called with the values of ``inputs`` in their order.
+    """
+    names = {name: name for name in request.taps}
+    spec = ModelSpec(model, "model")
+    projections = {layer: spec.projections(spec.layer(layer, "layer"), "layer") for layer in request.projections}
+    names |= {path: path for paths in projections.values() for path in paths}
+    with _kept(model, names) as kept:
+        if spec.config is None:
+            output = model(*inputs.values())
+            logits: Tensor | None = output if isinstance(output, Tensor) else output[0]
+            hidden: tuple[Tensor, ...] = ()
+            attentions: tuple[Tensor, ...] = ()
+        else:
+            flags = {"output_hidden_states": True} if request.hidden_states else {}
+            flags |= {"output_attentions": True} if request.attentions else {}
+            output = model(**inputs, **flags, **({"use_cache": False} if hasattr(spec.config, "use_cache") else {}))
+            logits = output.logits
+            hidden = output.hidden_states if request.hidden_states else ()
+            attentions = output.attentions if request.attentions else ()
+    return Signals(
+        logits=logits if request.logits else None,
+        hidden_states={k: hidden[k] for k in request.hidden_states},
+        attentions={k: attentions[k - 1 if k > 0 else k] for k in request.attentions},
+        projections={k: spec.split_heads(tuple(kept[path] for path in paths)) for k, paths in projections.items()},
+        taps={name: kept[name] for name in request.taps},
+    )
+
+
+def parameter_count(model: nn.Module, *, trained_only: bool = False) -> int:
+    """The number of parameters, tied ones once."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained_only)
+
+
+def detached(signals: Signals) -> Signals:
+    """The same values as ordinary tensors outside inference mode, which autograd may save."""
+
+    def copy(tensor: Tensor) -> Tensor:
+        return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+    with torch.no_grad():
+        return Signals(
+            logits=None if signals.logits is None else copy(signals.logits),
+            hidden_states={k: copy(v) for k, v in signals.hidden_states.items()},
+            attentions={k: copy(v) for k, v in signals.attentions.items()},
+            projections={k: (copy(q), copy(k_), copy(v)) for k, (q, k_, v) in signals.projections.items()},
+            taps={k: copy(v) for k, v in signals.taps.items()},
+        )

@@ -1,0 +1,91 @@
+"""Values that change during a run: pure functions of the optimizer step.
+
+They hold no state, so a resumed run needs none restored.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+from distill.errors import UserError
+
+__all__ = ["Constant", "Cosine", "Linear", "Schedule", "WarmUp", "as_schedule"]
+
+
+class Schedule(ABC):
+    """A value as a function of the step."""
+
+    @abstractmethod
+    def __call__(self, step: int, total_steps: int) -> float:
+        """The value after ``step`` of ``total_steps`` optimizer steps."""
+
+
+class Constant(Schedule):
+    """The same value at every step."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __call__(self, step: int, total_steps: int) -> float:
+        return self.value
+
+
+class Ramp(Schedule):
+    """From ``start`` to ``end`` between two moments; constant before and after.
+
+    Args:
+        start: Value until ``begin``.
+        end: Value from ``until`` on.
+        begin: Moment the change begins: a step (integer), or a fraction of the run (float in [0, 1]).
+        until: Moment it is complete, likewise.
+    """
+
+    def __init__(self, start: float, end: float, begin: int | float = 0.0, until: int | float = 1.0) -> None:
+        for key, value in (("begin", begin), ("until", until)):
+            if value < 0 or (isinstance(value, float) and value > 1):
+                raise UserError(
+                    "must be a step (integer, 0 or more) or a fraction of the run (float in [0, 1])",
+                    key=key,
+                    value=value,
+                )
+        if type(begin) is type(until) and begin > until:
+            raise UserError("must not lie after 'until'", key="begin", value=begin, mend=f"until is {until}")
+        self.start, self.end, self.begin, self.until = start, end, begin, until
+
+    def progress(self, step: int, total_steps: int) -> float:
+        """How much of the change is done, in [0, 1]."""
+        begin, until = (m * total_steps if isinstance(m, float) else m for m in (self.begin, self.until))
+        if step >= until:
+            return 1.0
+        return 0.0 if step <= begin else (step - begin) / (until - begin)
+
+    def shape(self, progress: float) -> float:
+        """The curve: [0, 1] to [0, 1]."""
+        return progress
+
+    def __call__(self, step: int, total_steps: int) -> float:
+        return self.start + (self.end - self.start) * self.shape(self.progress(step, total_steps))
+
+
+class Linear(Ramp):
+    """start + (end - start) * p, with p the part of the way from ``begin`` to ``until``."""
+
+
+class Cosine(Ramp):
+    """start + (end - start) * (1 - cos(pi * p)) / 2, with p the part of the way from ``begin`` to ``until``."""
+
+    def shape(self, progress: float) -> float:
+        return (1 - math.cos(math.pi * progress)) / 2
+
+
+class WarmUp(Linear):
+    """From 0 to ``value`` over the first ``steps`` (a number of steps, or a fraction of the run)."""
+
+    def __init__(self, value: float, steps: int | float = 0.1) -> None:
+        super().__init__(0.0, value, begin=0 if isinstance(steps, int) else 0.0, until=steps)
+
+
+def as_schedule(value: float | Schedule) -> Schedule:
+    """A number as a constant schedule; a schedule as itself."""
+    return value if isinstance(value, Schedule) else Constant(float(value))

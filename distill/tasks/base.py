@@ -1,0 +1,95 @@
+"""The contract of every task: how its data becomes batches, how models read them, how it is judged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from distill.models import forward
+from distill.signals import Batch, Request, Signals
+
+__all__ = ["Task", "TextTask"]
+
+
+class Task(ABC):
+    """What a model is trained to do.
+
+    Attributes:
+        name: As written in YAML (``text-classification``).
+        monitor: The metric that says which checkpoint is best; one of :meth:`metrics`.
+        mode: ``max`` or ``min``: which direction of :attr:`monitor` is better.
+    """
+
+    name: ClassVar[str]
+    monitor: str
+    mode: str
+
+    def batch(self, raw: Any) -> Batch:
+        """The batch adaptor: what the loader yields, as a :class:`Batch`. Text tasks' loaders yield one already."""
+        assert isinstance(raw, Batch)
+        return raw
+
+    def forward(self, model: nn.Module, batch: Batch, request: Request) -> Signals:
+        """One forward pass of teacher or student."""
+        return forward(model, batch.inputs, request)
+
+    @abstractmethod
+    def metrics(self) -> dict[str, Metric]:
+        """Fresh metrics by name."""
+
+    @abstractmethod
+    def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
+        """Show one batch's logits to :meth:`metrics`."""
+
+    def predict(self, logits: Tensor) -> Tensor | None:
+        """Predicted classes ``[...]`` of logits ``[..., C]``, compared for the agreement with the teacher.
+
+        ``None`` where predictions are no classes (regression).
+        """
+        return logits.argmax(-1)
+
+
+class TextTask(Task):
+    """A task on text, with models and tokenizers of transformers.
+
+    Args:
+        labels: Names of the classes in the order of their ids; ``None`` where the task has none.
+
+    Attributes:
+        columns: Roles of the columns it reads -> names under which a data set's column is recognised, the
+            best first (``{"text": ("sentence", "text"), "label": ("label", "labels")}``).
+        optional: Roles that a data set may lack.
+    """
+
+    columns: ClassVar[dict[str, tuple[str, ...]]]
+    optional: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, labels: Sequence[str] | None = None) -> None:
+        self.labels = list(labels) if labels is not None else None
+
+    @property
+    @abstractmethod
+    def auto_model(self) -> Any:
+        """The ``AutoModelFor...`` class of transformers."""
+
+    def head(self) -> dict[str, Any]:
+        """What the model's configuration must say of the head (``num_labels``, ``id2label``, ``problem_type``)."""
+        return {}
+
+    @abstractmethod
+    def encode(self, tokenizer: Any, max_length: int) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
+        """A function for ``datasets.map(batched=True)``: columns by *role* in, model features out.
+
+        It must be picklable and depend on nothing but its arguments, so that its fingerprint is stable.
+        """
+
+    @abstractmethod
+    def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
+        """Samples (features plus ``id``, ``epoch`` and ``seed``) as one padded batch.
+
+        Anything random must be a function of ``(seed, epoch, id)`` of the sample alone.
+        """
