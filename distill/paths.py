@@ -1,0 +1,43 @@
+"""Where a path of the configuration leads: the hub, a local folder, an earlier run, or the package itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distill.errors import UserError, nearest
+
+__all__ = ["PACKAGE_PREFIX", "RECIPES", "resolve"]
+
+PACKAGE_PREFIX = "distill:"
+"""``distill:quickstart/teacher`` is the folder ``configs/quickstart/teacher`` shipped in the package."""
+
+RECIPES = Path(__file__).parent / "configs"
+
+
+def resolve(path: str, key: str) -> str:
+    """What to hand to ``from_pretrained`` or ``load_dataset`` for ``path``.
+
+    * ``distill:NAME`` is a folder shipped with the package;
+    * an earlier run's folder stands for the student that it saved;
+    * a local folder is itself, and anything else is taken for a hub id.
+
+    Raises:
+        UserError: if ``path`` is meant to be local and does not exist.
+    """
+    if path.startswith(PACKAGE_PREFIX):
+        shipped = RECIPES / path.removeprefix(PACKAGE_PREFIX)
+        if not shipped.exists():
+            known = (PACKAGE_PREFIX + str(p.parent.relative_to(RECIPES)) for p in RECIPES.glob("*/*/*.json"))
+            raise UserError("the package ships no such folder", key=key, value=path, mend=nearest(path, known))
+        return str(shipped)
+    local = Path(path).expanduser()
+    if (local / "config.yaml").exists():
+        if not (local / "student").is_dir():
+            raise UserError(
+                "this run has saved no student yet", key=key, value=path, mend="let it finish, or name another model"
+            )
+        return str(local / "student")
+    looks_local = local.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1
+    if looks_local and not local.exists():
+        raise UserError("no such folder", key=key, value=path, mend="check the path, or give a hub id")
+    return str(local) if local.exists() else path
