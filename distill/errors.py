@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["UserError", "nearest"]
+__all__ = ["TrainingError", "UserError", "nearest"]
 
 
 class UserError(Exception):
@@ -34,3 +34,7 @@ def nearest(name: str, names: Iterable[str], *, count: int = 3) -> str:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     shown = ", ".join(repr(n) for n in names[:12])
     return f"known are {shown}" + (", ..." if len(names) > 12 else "")
+
+
+class TrainingError(Exception):
+    """Training cannot go on (a loss is no longer finite). One message, exit code 1."""

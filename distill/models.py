@@ -17,7 +17,8 @@ __all__ = ["ModelSpec", "forward"]
 
 # The names under which the architectures keep the self-attention's linear maps.
 _PROJECTIONS = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"))
-_FUSED_PROJECTION = ("c_attn",)  # GPT-2: one map whose output is queries, keys and values side by side
+# GPT-2, ModernBERT: one map whose output is queries, keys and values side by side.
+_FUSED_PROJECTIONS = (("c_attn",), ("Wqkv",))
 
 
 class ModelSpec:
@@ -57,6 +58,12 @@ class ModelSpec:
     def num_heads(self) -> int:
         return self._number("num_attention_heads", "n_head", "n_heads")
 
+    @property
+    def attention_width(self) -> int:
+        """Features of the queries of all heads together; not every architecture has it equal the hidden size."""
+        size = getattr(self.config, "head_dim", None)
+        return self.num_heads * size if isinstance(size, int) else self.hidden_size
+
     def layer(self, number: int, key: str) -> int:
         """``number`` counted from the front: 0 is the embedding output, k the output of layer k.
 
@@ -68,6 +75,22 @@ class ModelSpec:
         if not 0 <= resolved <= depth:
             raise UserError(
                 f"{self.key} has layers 0 (the embeddings) to {depth}",
+                key=key,
+                value=number,
+                mend="choose one of these",
+            )
+        return resolved
+
+    def attention_layer(self, number: int, key: str) -> int:
+        """``number`` counted from the front, for what only the layers have: 1 is the first.
+
+        Raises:
+            UserError: if the model has no such layer.
+        """
+        resolved = self.layer(number, key)
+        if resolved == 0:
+            raise UserError(
+                f"{self.key} has attention in layers 1 to {self.num_layers}; 0 are the embeddings",
                 key=key,
                 value=number,
                 mend="choose one of these",
@@ -109,13 +132,18 @@ class ModelSpec:
             UserError: if no layer inside tells.
         """
         for module in reversed(list(self.module(name, key).modules())):
-            for attribute in ("out_features", "out_channels", "num_features", "embedding_dim"):
+            for attribute in ("out_features", "out_channels", "num_features", "embedding_dim", "nf"):
                 if isinstance(getattr(module, attribute, None), int):
                     return int(getattr(module, attribute))
             shape = getattr(module, "normalized_shape", None)
             if shape is not None:
                 return int(shape[-1])
-        raise UserError("the width of this module's output cannot be read off its layers", key=key, value=name)
+        raise UserError(
+            "the width of this module's output cannot be read off its layers",
+            key=key,
+            value=name,
+            mend="name the layer before it",
+        )
 
     def projections(self, layer: int, key: str) -> tuple[str, ...]:
         """Names of the modules that yield queries, keys and values in ``layer`` (1 is the first): three, or one fused.
@@ -123,13 +151,21 @@ class ModelSpec:
         Raises:
             UserError: if the architecture keeps them under no known name.
         """
+        if getattr(self.config, "is_encoder_decoder", False):
+            # Encoder and decoder number their layers alike; which one is meant cannot be told.
+            raise UserError(
+                "queries, keys and values are kept of models with one stack of layers, not of encoder-decoders",
+                key=self.key,
+                value=type(self.model).__name__,
+                mend=f"drop {key}",
+            )
         inside = re.compile(rf"(?:^|\.)(?:layers?|h|blocks?)\.{layer - 1}\.(.+)$")
         found = {
             match.group(1).rsplit(".", 1)[-1]: name
             for name, _ in self.model.named_modules()
             if (match := inside.search(name)) and "cross" not in name
         }
-        for names in (*_PROJECTIONS, _FUSED_PROJECTION):
+        for names in (*_PROJECTIONS, *_FUSED_PROJECTIONS):
             if all(name in found for name in names):
                 return tuple(found[name] for name in names)
         raise UserError(
@@ -138,6 +174,11 @@ class ModelSpec:
             value=layer,
             mend="use a loss on hidden states for this architecture",
         )
+
+    def is_causal(self, layer: int, key: str) -> bool:
+        """Whether a position of ``layer`` (1 is the first) sees only itself and those before it."""
+        owner = self.projections(layer, key)[0].rpartition(".")[0]
+        return bool(getattr(self.model.get_submodule(owner), "is_causal", False))
 
     def split_heads(self, outputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs of the :meth:`projections` as queries, keys and values ``[B, heads, T, size]``.
@@ -182,7 +223,8 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
     """
     names = {name: name for name in request.taps}
     spec = ModelSpec(model, "model")
-    projections = {layer: spec.projections(spec.layer(layer, "layer"), "layer") for layer in request.projections}
+    projections = {k: spec.projections(spec.attention_layer(k, "layer"), "layer") for k in request.projections}
+    maps = {k: spec.attention_layer(k, "layer") for k in request.attentions}
     names |= {path: path for paths in projections.values() for path in paths}
     with _kept(model, names) as kept:
         if spec.config is None:
@@ -194,13 +236,13 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
             flags = {"output_hidden_states": True} if request.hidden_states else {}
             flags |= {"output_attentions": True} if request.attentions else {}
             output = model(**inputs, **flags, **({"use_cache": False} if hasattr(spec.config, "use_cache") else {}))
-            logits = output.logits
+            logits = getattr(output, "logits", None)  # a bare encoder has none
             hidden = output.hidden_states if request.hidden_states else ()
             attentions = output.attentions if request.attentions else ()
     return Signals(
         logits=logits if request.logits else None,
         hidden_states={k: hidden[k] for k in request.hidden_states},
-        attentions={k: attentions[k - 1 if k > 0 else k] for k in request.attentions},
+        attentions={k: attentions[number - 1] for k, number in maps.items()},
         projections={k: spec.split_heads(tuple(kept[path] for path in paths)) for k, paths in projections.items()},
         taps={name: kept[name] for name in request.taps},
     )

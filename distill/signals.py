@@ -6,8 +6,9 @@ requests is what the forward pass computes and keeps; nothing else is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -125,7 +126,7 @@ class Batch:
         """The number of samples, B."""
         return len(next(iter(self.inputs.values())))
 
-    @property
+    @cached_property
     def count(self) -> Tensor:
         """The number of predictions that count, a scalar: the batch's share in the global mean."""
         if self.mask is not None:
@@ -155,11 +156,20 @@ class Batch:
         """The same batch at a step of the run."""
         return replace(self, step=step, total_steps=total_steps)
 
+    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
+        """The same batch on a device (called by Lightning)."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (called by ``DataLoader(pin_memory=True)``)."""
+        return self._map(Tensor.pin_memory)
 
-        def pin(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.pin_memory()
-
-        inputs = {name: tensor.pin_memory() for name, tensor in self.inputs.items()}
-        return replace(self, inputs=inputs, labels=pin(self.labels), mask=pin(self.mask), tokens=pin(self.tokens))
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(
+            self,
+            inputs={name: change(tensor) for name, tensor in self.inputs.items()},
+            labels=None if self.labels is None else change(self.labels),
+            mask=None if self.mask is None else change(self.mask),
+            tokens=None if self.tokens is None else change(self.tokens),
+            extras={name: change(tensor) for name, tensor in self.extras.items()},
+        )

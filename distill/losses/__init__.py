@@ -1,1 +1,36 @@
-"""losses"""
+"""Losses: each one a pure function and a thin class around it."""
+
+from distill.losses.attention import AttentionTransfer
+from distill.losses.base import DistillationLoss, LossSum
+from distill.losses.cosine import CosineHidden
+from distill.losses.cross_entropy import CrossEntropy
+from distill.losses.dist import DIST
+from distill.losses.dkd import DecoupledKD
+from distill.losses.hint import FitNetHint
+from distill.losses.hinton import HintonKL
+from distill.losses.jensen_shannon import JensenShannon
+from distill.losses.logit_mse import LogitMSE
+from distill.losses.relation import RelationTransfer
+from distill.losses.relational import RelationalKD
+from distill.losses.reverse import ReverseKL
+from distill.losses.similarity import SimilarityPreserving
+from distill.losses.skew import SkewKL
+
+__all__ = [
+    "DIST",
+    "AttentionTransfer",
+    "CosineHidden",
+    "CrossEntropy",
+    "DecoupledKD",
+    "DistillationLoss",
+    "FitNetHint",
+    "HintonKL",
+    "JensenShannon",
+    "LogitMSE",
+    "LossSum",
+    "RelationTransfer",
+    "RelationalKD",
+    "ReverseKL",
+    "SimilarityPreserving",
+    "SkewKL",
+]

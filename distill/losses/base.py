@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from distill.errors import UserError
+from distill.errors import UserError, nearest
 from distill.models import ModelSpec
-from distill.schedules import Constant, Schedule, as_schedule
+from distill.schedules import Constant, Ramp, Schedule, as_schedule
 from distill.signals import Batch, Needs, Signals
 
-__all__ = ["DistillationLoss", "LossSum", "at_least_float32", "check_positive"]
+__all__ = [
+    "DistillationLoss",
+    "LossSum",
+    "aligned_logits",
+    "at_least_float32",
+    "check_choice",
+    "check_not_negative",
+    "check_positive",
+    "counted",
+    "full_precision",
+]
 
 
 class LossSum(NamedTuple):
@@ -42,9 +54,7 @@ class DistillationLoss(nn.Module, ABC):
 
     def __init__(self, weight: float | Schedule = 1.0, name: str | None = None) -> None:
         super().__init__()
-        if not isinstance(weight, Schedule) and weight < 0:
-            raise UserError("must be 0 or more", key="weight", value=weight, mend="give a weight of 0 or more")
-        self.weight: Schedule = as_schedule(weight)
+        self.weight: Schedule = check_not_negative("weight", weight)
         self.name = name or snake_case(type(self).__name__)
 
     @property
@@ -53,11 +63,28 @@ class DistillationLoss(nn.Module, ABC):
         """What the loss reads of the student and of the teacher; valid after :meth:`bind`."""
 
     def bind(self, student: ModelSpec, teacher: ModelSpec | None) -> None:
-        """Meet the two models once, before training: resolve layers, make regressors, refuse what cannot work.
+        """Meet the two models before training: resolve layers, make regressors, refuse what cannot work.
+
+        A second call with the same models keeps the parameters that the first one made.
 
         Raises:
             UserError: if the models cannot give what the loss needs.
         """
+
+    def require_teacher(self, teacher: ModelSpec | None) -> ModelSpec:
+        """``teacher``, which must be there.
+
+        Raises:
+            UserError: if the run has none.
+        """
+        if teacher is None:
+            loss = type(self).__name__
+            raise UserError(
+                f"{loss} compares the student with a teacher",
+                key="model.teacher",
+                mend=f"name a teacher or drop {loss}",
+            )
+        return teacher
 
     @abstractmethod
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:
@@ -77,15 +104,80 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype is torch.float64 else tensor.float()
 
 
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """A block in which matrix products keep the dtype of their operands, whatever autocast is on.
+
+    Autocast would compute a float32 product in half precision without asking.
+    """
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def aligned_logits(student: Signals, teacher: Signals, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The logits of the positions that count, student's and teacher's, ``[N, C]`` of one width C.
+
+    Where one vocabulary is a padded version of the other (151,936 and 152,064 rows for the same tokens), the
+    shared range is compared. Whether the widths may differ at all is judged at set-up, where the tokenizers are known.
+    """
+    if student.logits is None or teacher.logits is None:
+        raise RuntimeError("logits were not requested of this forward pass")
+    width = min(student.logits.shape[-1], teacher.logits.shape[-1])
+    student_NC, teacher_NC = counted(
+        mask, *(logits[..., :width].flatten(0, -2) for logits in (student.logits, teacher.logits))
+    )
+    return student_NC, teacher_NC
+
+
+def counted(mask: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The rows of ``tensors`` ``[M, ...]`` at which ``mask``, of M elements, is true; ``None`` keeps all."""
+    if mask is None:
+        return tensors
+    # One search for the rows serves all, and the gradient of index_select is cheaper than that of a mask.
+    rows = mask.flatten().nonzero().squeeze(1)
+    return tuple(tensor.index_select(0, rows) for tensor in tensors)
+
+
+def _values(value: float | Schedule) -> list[float]:
+    """The numbers that a value can be seen to take: its ends, for a schedule that has some."""
+    if isinstance(value, Ramp):
+        return [value.start, value.end]
+    if isinstance(value, Constant):
+        return [value.value]
+    return [] if isinstance(value, Schedule) else [value]
+
+
 def check_positive(key: str, value: float | Schedule) -> Schedule:
     """``value`` as a schedule.
 
     Raises:
-        UserError: if it is a number and not greater than 0.
+        UserError: if it is, or begins or ends at, a number that is not greater than 0.
     """
-    if not isinstance(value, Schedule) and not value > 0:
-        raise UserError("must be greater than 0", key=key, value=value, mend="1.0 leaves the logits as they are")
+    for number in _values(value):
+        if not 0 < number < math.inf:
+            raise UserError("must be greater than 0", key=key, value=number, mend="1.0 leaves the logits as they are")
     return as_schedule(value)
+
+
+def check_not_negative(key: str, value: float | Schedule) -> Schedule:
+    """``value`` as a schedule.
+
+    Raises:
+        UserError: if it is, or begins or ends at, a negative number.
+    """
+    for number in _values(value):
+        if not 0 <= number < math.inf:
+            raise UserError("must be 0 or more", key=key, value=number, mend=f"give a {key} of 0 or more")
+    return as_schedule(value)
+
+
+def check_choice(key: str, value: str, choices: Collection[str]) -> None:
+    """Refuse a ``value`` that is none of ``choices``.
+
+    Raises:
+        UserError: with the nearest choice.
+    """
+    if value not in choices:
+        known = " or ".join(repr(choice) for choice in choices)
+        raise UserError(f"must be {known}", key=key, value=value, mend=nearest(str(value), choices))
 
 
 def snake_case(name: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from distill.losses.base import DistillationLoss, LossSum, at_least_float32, check_positive
+from distill.losses.logits import SoftenedLoss
+from distill.losses.rows import sum_over_rows
 from distill.schedules import Schedule
-from distill.signals import Batch, Needs, Request, Signals
 
 __all__ = ["HintonKL", "hinton_kl"]
 
@@ -29,30 +29,31 @@ def hinton_kl(student_NC: Tensor, teacher_NC: Tensor, temperature: float = 1.0) 
     Reference:
         Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015.
     """
-    student_logp = log_softmax(at_least_float32(student_NC) / temperature, dim=-1)
-    teacher_logp = log_softmax(at_least_float32(teacher_NC) / temperature, dim=-1)
-    return temperature**2 * (teacher_logp.exp() * (teacher_logp - student_logp)).sum()
+
+    def formula(student_nC: Tensor, teacher_nC: Tensor) -> Tensor:
+        student_logp = log_softmax(student_nC / temperature, dim=-1)
+        teacher_logp = log_softmax(teacher_nC / temperature, dim=-1)
+        return temperature**2 * (teacher_logp.exp() * (teacher_logp - student_logp)).sum()
+
+    return sum_over_rows(formula, student_NC, teacher_NC)
 
 
-class HintonKL(DistillationLoss):
+class HintonKL(SoftenedLoss):
     """T^2 * KL(teacher || student) of the softened predictions, the classic distillation loss.
 
     Args:
         temperature: T > 0, or a schedule of it.
         weight: See :class:`DistillationLoss`.
         name: See :class:`DistillationLoss`.
+
+    Raises:
+        UserError: if the temperature is not greater than 0, or there is no teacher.
     """
 
     def __init__(
         self, temperature: float | Schedule = 2.0, weight: float | Schedule = 1.0, name: str | None = None
     ) -> None:
-        super().__init__(weight, name)
-        self.temperature = check_positive("temperature", temperature)
+        super().__init__(temperature, weight, name)
 
-    @property
-    def needs(self) -> Needs:
-        return Needs(student=Request(logits=True), teacher=Request(logits=True))
-
-    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:
-        temperature = self.temperature(batch.step, batch.total_steps)
-        return LossSum(hinton_kl(student.at(batch.mask), teacher.at(batch.mask), temperature), batch.count)
+    def divergence(self, student_NC: Tensor, teacher_NC: Tensor, temperature: float) -> Tensor:
+        return hinton_kl(student_NC, teacher_NC, temperature)

@@ -1,1 +1,50 @@
-"""tasks"""
+"""What a model is trained to do: how data becomes batches, how models read them, how they are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distill.errors import UserError, nearest
+from distill.tasks.base import Task, TextTask
+from distill.tasks.causal_lm import CausalLM
+from distill.tasks.masked_lm import MaskedLM
+from distill.tasks.plain import Plain
+from distill.tasks.text_classification import TextClassification
+from distill.tasks.token_classification import TokenClassification
+
+__all__ = [
+    "TASKS",
+    "CausalLM",
+    "MaskedLM",
+    "Plain",
+    "Task",
+    "TextClassification",
+    "TextTask",
+    "TokenClassification",
+    "make_task",
+]
+
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (TextClassification, TokenClassification, MaskedLM, CausalLM, Plain)
+}
+
+
+def make_task(task: str | Task, labels: Sequence[str] | None = None, key: str = "model.task") -> Task:
+    """The task of that name, with these classes; a ready task is returned, and told the classes it lacks.
+
+    Args:
+        task: Name or task.
+        labels: Names of the classes; ``None`` where there are none.
+        key: Where the task stands in the configuration, for the error's message.
+
+    Raises:
+        UserError: if no task has this name.
+    """
+    if isinstance(task, Task):
+        if isinstance(task, TextTask) and task.labels is None and labels is not None:
+            task.labels = list(labels)
+        return task
+    if task not in TASKS:
+        raise UserError("no such task", key=key, value=task, mend=nearest(task, TASKS))
+    kind = TASKS[task]
+    return kind(labels) if issubclass(kind, TextTask) else kind()

@@ -22,9 +22,12 @@ class Task(ABC):
         name: As written in YAML (``text-classification``).
         monitor: The metric that says which checkpoint is best; one of :meth:`metrics`.
         mode: ``max`` or ``min``: which direction of :attr:`monitor` is better.
+        stochastic: Whether a sample's inputs differ from epoch to epoch (masking): a signal recorded in one
+            epoch is then none of the next.
     """
 
     name: ClassVar[str]
+    stochastic: ClassVar[bool] = False
     monitor: str
     mode: str
 
@@ -62,11 +65,17 @@ class TextTask(Task):
     Attributes:
         columns: Roles of the columns it reads -> names under which a data set's column is recognised, the
             best first (``{"text": ("sentence", "text"), "label": ("label", "labels")}``).
-        optional: Roles that a data set may lack.
+        optional: Roles that a split may lack.
+        words: Whether texts are given as lists of words, with a label for each.
+        packs: Whether samples may be joined and cut into blocks (:class:`~distill.data.packing.PackedSamples`).
+        pads_with_eos: Whether padding may be any token, because nothing ever reads it.
     """
 
     columns: ClassVar[dict[str, tuple[str, ...]]]
     optional: ClassVar[frozenset[str]] = frozenset()
+    words: ClassVar[bool] = False
+    packs: ClassVar[bool] = False
+    pads_with_eos: ClassVar[bool] = False
 
     def __init__(self, labels: Sequence[str] | None = None) -> None:
         self.labels = list(labels) if labels is not None else None
@@ -80,16 +89,26 @@ class TextTask(Task):
         """What the model's configuration must say of the head (``num_labels``, ``id2label``, ``problem_type``)."""
         return {}
 
+    def find_columns(self, names: Sequence[str]) -> dict[str, str]:
+        """Recognise the roles' columns among a data set's: role -> column, without the roles not found."""
+        found = {role: next((c for c in known if c in names), None) for role, known in self.columns.items()}
+        return {role: column for role, column in found.items() if column is not None}
+
     @abstractmethod
-    def encode(self, tokenizer: Any, max_length: int) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
+    def encode(self, tokenizer: Any, max_length: int | None) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
         """A function for ``datasets.map(batched=True)``: columns by *role* in, model features out.
 
-        It must be picklable and depend on nothing but its arguments, so that its fingerprint is stable.
+        It must be picklable and depend on nothing but its arguments. Labels arrive as ids of :attr:`labels`
+        (or as floats). It may leave rows out. ``input_ids`` is always a feature; a list is one per token.
+
+        Args:
+            tokenizer: The tokenizer.
+            max_length: Longer samples are cut to it; ``None`` where they will be packed.
         """
 
     @abstractmethod
     def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
-        """Samples (features plus ``id``, ``epoch`` and ``seed``) as one padded batch.
+        """Samples (features as numpy arrays plus ``id``, ``epoch`` and ``seed``) as one padded batch.
 
         Anything random must be a function of ``(seed, epoch, id)`` of the sample alone.
         """

@@ -1,0 +1,230 @@
+"""The student artifact: a folder with the plain model, its tokenizer and the record of what was done to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import transformers
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from distill.errors import UserError, nearest
+from distill.paths import resolve
+
+__all__ = ["KINDS", "RECORD", "WEIGHTS", "load", "note", "quiet", "read_steps", "save", "steps_of"]
+
+RECORD = "compression.json"
+WEIGHTS = "model.safetensors"
+VERSION = 1
+
+KINDS: dict[str, Callable[[nn.Module, Mapping[str, Any]], nn.Module] | None] = {
+    "layers": None,
+    "width": None,
+    "sparsity": None,
+}
+"""What a step may be -> how to rebuild its structure; ``None`` where the model's own configuration tells it."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars and load reports of transformers, which speak of what is meant to be so."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def steps_of(model: nn.Module) -> list[dict[str, Any]]:
+    """What was done to ``model`` so far, the oldest first; for :func:`save`."""
+    return list(getattr(model, "_compression_steps", []))
+
+
+def note(model: nn.Module, *steps: Mapping[str, Any]) -> None:
+    """Add to what was done to ``model``."""
+    model._compression_steps = [*steps_of(model), *map(dict, steps)]  # type: ignore[assignment]
+
+
+def save(
+    folder: str | Path, model: nn.Module, tokenizer: Any = None, steps: Sequence[Mapping[str, Any]] | None = None
+) -> None:
+    """Write ``model`` as a folder that :func:`load` opens; an older artifact there is replaced.
+
+    A kill at any time leaves either the old folder, the new one, or none; never a mixture of both.
+
+    Args:
+        folder: Where to.
+        model: Of transformers (``AutoModel.from_pretrained`` opens the folder too), or any other module.
+        tokenizer: Of transformers, saved beside it.
+        steps: What was done to the model, in order, each with its ``kind`` (:data:`KINDS`) and what is needed
+            to do it again; :func:`steps_of` the model if not given.
+
+    Raises:
+        ValueError: if a step is of an unknown kind, which :func:`load` would refuse.
+    """
+    record = {"version": VERSION, "steps": [dict(step) for step in (steps_of(model) if steps is None else steps)]}
+    for step in record["steps"]:  # type: ignore[attr-defined]
+        if step.get("kind") not in KINDS:
+            raise ValueError(f"unknown kind of step: {step.get('kind')!r}")
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
+    fresh, old = beside.with_suffix(".new"), beside.with_suffix(".old")
+    fresh.mkdir()
+    try:
+        _write(fresh, model, tokenizer, record)
+        _sync(fresh)
+        _swap(fresh, target, old)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(folder: Path, model: nn.Module, tokenizer: Any, record: Mapping[str, Any]) -> None:
+    with quiet():
+        if isinstance(model, PreTrainedModel):
+            model.save_pretrained(folder)
+        else:
+            safetensors.torch.save_model(model, str(folder / WEIGHTS))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _sync(folder: Path) -> None:
+    """Have the files on the disk before any name leads to them."""
+    for path in [*(p for p in folder.rglob("*") if p.is_file()), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _swap(fresh: Path, target: Path, old: Path) -> None:
+    # A folder that is not empty cannot be replaced in one move.
+    if target.exists():
+        target.rename(old)
+    try:
+        fresh.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+
+
+def read_steps(folder: str | Path, key: str) -> list[dict[str, Any]]:
+    """What was done to the model in ``folder``; nothing where no record lies beside it.
+
+    Raises:
+        UserError: if the record is unreadable, or names what this version cannot rebuild.
+    """
+    path = Path(folder) / RECORD
+    if not path.is_file():
+        return []
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        version, steps = int(record["version"]), [dict(step) for step in record["steps"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{RECORD} cannot be read ({error})", key=key, value=str(folder), mend="save it anew"
+        ) from error
+    if version > VERSION:
+        raise UserError(
+            f"{RECORD} is of format {version} and this version reads up to {VERSION}",
+            key=key,
+            value=str(folder),
+            mend="update lightning-distill",
+        )
+    for step in steps:
+        kind = str(step.get("kind"))
+        if kind not in KINDS:
+            raise UserError(
+                f"{RECORD} names {kind!r}, which this version cannot rebuild",
+                key=key,
+                value=str(folder),
+                mend=f"update lightning-distill; {nearest(kind, KINDS)}",
+            )
+    return steps
+
+
+def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Open what :func:`save` wrote, in eval mode.
+
+    Args:
+        folder: An artifact, or the folder of a run, which stands for its student.
+        model: For plain modules: one of the same structure, to be filled.
+
+    Raises:
+        UserError: if the folder holds no artifact, or not one of this model.
+    """
+    path = Path(resolve(str(folder), "folder"))
+    if not path.is_dir():
+        raise UserError("no such folder", key="folder", value=str(folder), mend="give the folder of a saved student")
+    steps = read_steps(path, "folder")
+    loaded = _open(path) if model is None else _fill(path, model)
+    for step in steps:
+        rebuild = KINDS[step["kind"]]
+        loaded = loaded if rebuild is None else rebuild(loaded, step)
+    loaded._compression_steps = steps  # type: ignore[assignment]
+    return loaded.eval()
+
+
+def _open(path: Path) -> nn.Module:
+    value = str(path)
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            "there is no config.json that tells the model's structure",
+            key="folder",
+            value=value,
+            mend="for a plain module give one of the same structure: load(folder, model=module)",
+        ) from error
+    name = (config.get("architectures") or [""])[0]
+    architecture = getattr(transformers, name, None) if name else None
+    if architecture is None:
+        raise UserError(f"transformers knows no architecture {name!r}", key="folder", value=value)
+    try:
+        with quiet():
+            loaded, report = architecture.from_pretrained(
+                value, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"the model cannot be read ({_first_line(error)})", key="folder", value=value) from error
+    if report["missing_keys"]:
+        raise UserError(f"the weights lack {min(report['missing_keys'])}", key="folder", value=value)
+    model: nn.Module = loaded
+    return model
+
+
+def _fill(path: Path, model: nn.Module) -> nn.Module:
+    try:
+        safetensors.torch.load_model(model, path / WEIGHTS)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"the weights are not those of this {type(model).__name__} ({_first_line(error)})",
+            key="folder",
+            value=str(path),
+            mend="give a module of the structure that was saved",
+        ) from error
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:200]

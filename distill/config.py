@@ -1,0 +1,283 @@
+"""The configuration of a run: YAML files merged in order, then ``--key value`` overrides, into one mapping.
+
+Nothing here imports a class or judges a value; :mod:`distill.typed` does. Light: needs only YAML.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distill.errors import UserError, nearest
+from distill.paths import RECIPES
+
+__all__ = ["SECTIONS", "apply_override", "class_spec", "dump", "find_file", "load", "merge", "read_file", "recipes"]
+
+SECTIONS = ("name", "runs", "seed", "model", "data", "trainer", "callbacks", "logging")
+"""The keys at the top of a configuration."""
+
+SPEC = frozenset({"class_path", "init_args", "dict_kwargs"})
+"""The keys of a mapping that names a class."""
+
+# Places where a text that is looked into (``--model.student.depth 3``) is the path of a model, not a class.
+_PATHS = frozenset({"model.student", "model.teacher"})
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: ``1e-3`` is a number, ``12:30`` and ``2024-01-01`` are texts; a key given twice is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_REPLACED = ("int", "float", "timestamp", "value")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[-1] not in _REPLACED]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, key: str) -> Any:
+    """The value of a YAML text; ``key`` says where it stands, for the message.
+
+    Raises:
+        UserError: if it is no YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"is not valid YAML{place}: {problem}", key=key, mend="mend this line") from None
+
+
+def parse_value(text: str, key: str) -> Any:
+    """The value of an override: YAML, or the text itself where that is none (``--name *x``)."""
+    if text[:1] in ("[", "{"):
+        return parse_yaml(text, key)
+    try:
+        return parse_yaml(text, key)
+    except UserError:
+        return text
+
+
+# ---------------------------------------------------------------------- files
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes shipped with the package, by name (``quickstart/alone``)."""
+    found = RECIPES.rglob("*.yaml")
+    return {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in sorted(found)}
+
+
+def find_file(name: str) -> Path:
+    """The file that ``-c NAME`` means: a path, a run's folder, or a shipped recipe.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if (path / "config.yaml").is_file():
+        return path / "config.yaml"
+    shipped = recipes()
+    # `configs/quickstart/alone.yaml` is how the repository calls it; it works from everywhere.
+    short = name.removeprefix("distill:").removeprefix("configs/").removesuffix(".yaml")
+    if short in shipped:
+        return shipped[short]
+    local = (str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else ()
+    mend = nearest(name, [*shipped, *local]) if shipped or local else "give the path of a YAML file"
+    raise UserError("no such file, and no recipe of this name", key="--config", value=name, mend=mend)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """One file's mapping, with ``data`` in its long form.
+
+    Raises:
+        UserError: if it cannot be read, is no YAML, or holds no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot be read: {error}", key="--config", value=str(path), mend="check the file") from None
+    content = parse_yaml(text, str(path))
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError("must hold a mapping of keys to values", key=str(path), mend=f"known are {', '.join(SECTIONS)}")
+    return long_form(content)
+
+
+def long_form(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with ``data`` written with ``init_args``."""
+    config = dict(config)
+    data = config.get("data")
+    if isinstance(data, str):
+        config["data"] = {"class_path": data}
+    elif isinstance(data, dict) and not SPEC & data.keys():
+        config["data"] = {"init_args": data}
+    return config
+
+
+def load(files: Sequence[str], overrides: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
+    """Merge ``files`` in order and apply ``overrides`` (dotted key, YAML text) to the result.
+
+    The run is named after the first file, unless a file or an override gives ``name``.
+
+    Raises:
+        UserError: if a file, a key or a value cannot be understood.
+    """
+    config: dict[str, Any] = {}
+    for path in map(find_file, files):
+        config.setdefault("name", path.stem)
+        config = merge(config, read_file(path))
+    for key, text in overrides:
+        apply_override(config, key, parse_value(text, f"--{key}"))
+    return long_form(config)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` on top: mappings are merged, everything else is replaced.
+
+    Where ``over`` names another class, the arguments of the former class go with it.
+    """
+    if "class_path" in over and "class_path" in base and over["class_path"] != base["class_path"]:
+        return copy.deepcopy(dict(over))
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        both = isinstance(below, dict) and isinstance(value, dict)
+        merged[key] = merge(below, value) if both else copy.deepcopy(value)
+    return merged
+
+
+# ---------------------------------------------------------------------- overrides
+
+
+def class_spec(value: Any) -> bool:
+    """Whether ``value`` is a mapping that names a class or its arguments."""
+    return isinstance(value, dict) and bool({"class_path", "init_args"} & value.keys())
+
+
+def apply_override(config: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``key`` (``model.losses.0.weight``; ``init_args`` may be left out) in ``config``.
+
+    Raises:
+        UserError: if the key leads nowhere.
+    """
+    parts = key.split(".")
+    if not all(parts):
+        raise UserError("is no key", key=f"--{key}", mend="write it as in the YAML: --model.student.path FOLDER")
+    here: Any = config
+    for depth, part in enumerate(parts):
+        following = value if depth == len(parts) - 1 else None
+        here = _step(here, part, ".".join(parts[:depth]), following, last=depth == len(parts) - 1)
+
+
+def _step(here: Any, part: str, path: str, value: Any, *, last: bool) -> Any:
+    """Go to ``part`` of ``here``, which stands at ``path``, or set it if it is the ``last``."""
+    if class_spec(here) and part not in SPEC:
+        here = here.setdefault("init_args", {}) if here.get("init_args") is not None else _new(here, "init_args")
+    elif path == "data" and not here and part not in SPEC:
+        here = _new(here, "init_args")
+    if isinstance(here, list):
+        index = _index(here, part, path)
+        if index == len(here):
+            here.append({})
+        slot: Any = index
+    else:
+        slot = part
+    below = here[slot] if isinstance(here, list) else here.get(slot)
+    if last:
+        here[slot] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        return None
+    if not isinstance(below, (dict, list)):
+        here[slot] = _opened(below, f"{path}.{part}".lstrip("."))
+    return here[slot]
+
+
+def _new(here: dict[str, Any], key: str) -> dict[str, Any]:
+    here[key] = {}
+    return here[key]  # type: ignore[no-any-return]
+
+
+def _index(here: list[Any], part: str, path: str) -> int:
+    """``part`` as a position in the list ``here``; one past the end appends."""
+    if not part.isdigit() or int(part) > len(here):
+        rule = f"is a list of {len(here)}; give a position from 0 to {len(here)}"
+        raise UserError(rule, key=f"--{path}.{part}", mend=f"--{path}.0 is the first")
+    return int(part)
+
+
+def _opened(below: Any, path: str) -> Any:
+    """What stands at ``path`` as something with keys: a bare name as the class or model it names."""
+    if path in ("model.losses", "callbacks") and below is None:
+        return []
+    if isinstance(below, str):
+        return {"path": below} if path in _PATHS else {"class_path": below, "init_args": {}}
+    if below is None:
+        return {}
+    raise UserError("holds no keys", key=f"--{path}", value=below, mend="set the key itself")
+
+
+def split_override(token: str, rest: Sequence[str]) -> tuple[tuple[str, str], int]:
+    """The override that ``token`` begins, and how many tokens of ``rest`` belong to it.
+
+    Raises:
+        UserError: if it has no value.
+    """
+    name, equals, value = token.removeprefix("--").partition("=")
+    if equals:
+        return (name, value), 0
+    if not rest or (rest[0].startswith("--") and len(rest[0]) > 2):
+        raise UserError("needs a value", key=f"--{name}", mend=f"write --{name}=VALUE")
+    return (name, rest[0]), 1
+
+
+# ---------------------------------------------------------------------- out
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes floats so that :class:`_Loader` and every other YAML reader find floats again."""
+
+
+def _float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
+    text = repr(value)
+    if "e" in text and "." not in text:
+        text = text.replace("e", ".0e")
+    text = {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(text, text)
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+_Dumper.add_representer(float, _float)
+
+
+def dump(config: Mapping[str, Any]) -> str:
+    """``config`` as YAML, in its own order."""
+    return yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,150 @@
+"""Which samples make up which batch: a function of seed and epoch, read from any position on.
+
+Lightning continues to count where a checkpoint stopped, but a loader without a state starts from the front.
+Here the position is the trainer's own count of batches and nothing is stored, so no restored state can be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Sampler
+
+from distill.data.draws import order
+from distill.data.features import Key
+from distill.errors import UserError
+
+__all__ = ["EvaluationBatches", "Loader", "TrainingBatches"]
+
+_Rows = NDArray[np.int64]
+_MEGA = 64  # batches sorted by length together: enough to leave little padding, few enough to stay random
+
+
+class TrainingBatches(Sampler[list[Key]]):
+    """One rank's batches of an epoch, from where training stands.
+
+    An epoch's permutation is drawn by (seed, epoch). Stretches of 64 global batches are sorted by length and
+    cut into global batches of ``batch_size * world_size``, whose order is drawn again. Each is dealt to the
+    ranks like cards: equal in number, near equal in length. Every sample comes once an epoch.
+
+    Args:
+        lengths: Tokens of every sample.
+        batch_size: Samples of a batch on one rank.
+        seed: The run's seed.
+        position: Tells (epoch, batches of it already trained) at the moment when iteration starts.
+        rank: This process.
+        world_size: All processes.
+        bucketing: Sort by length; without it batches are cut from the permutation.
+
+    Raises:
+        UserError: if there are fewer samples than ranks.
+    """
+
+    def __init__(
+        self,
+        lengths: _Rows,
+        batch_size: int,
+        *,
+        seed: int,
+        position: Callable[[], tuple[int, int]],
+        rank: int = 0,
+        world_size: int = 1,
+        bucketing: bool = True,
+    ) -> None:
+        _check_world(len(lengths), world_size)
+        self.lengths, self.batch_size, self.seed, self.position = lengths, batch_size, seed, position
+        self.rank, self.world_size, self.bucketing = rank, world_size, bucketing
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, wherever iteration starts: Lightning counts the skipped ones too."""
+        return len(_cuts(len(self.lengths), self.batch_size * self.world_size, self.world_size)) - 1
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, start = self.position()
+        for rows in self.epoch(epoch)[start:]:
+            yield [(epoch, row) for row in rows[self.rank :: self.world_size].tolist()]
+
+    def epoch(self, epoch: int) -> list[_Rows]:
+        """The global batches of an epoch, each an array of rows."""
+        rows = order(len(self.lengths), self.seed, epoch)
+        size = self.batch_size * self.world_size
+        if self.bucketing:
+            stretches = range(0, len(rows), size * _MEGA)
+            rows = np.concatenate([self._by_length(rows[at : at + size * _MEGA]) for at in stretches])
+        cuts = _cuts(len(rows), size, self.world_size)
+        batches = [rows[a:b] for a, b in pairwise(cuts)]
+        return [batches[i] for i in order(len(batches), self.seed, epoch, 1)] if self.bucketing else batches
+
+    def _by_length(self, rows: _Rows) -> _Rows:
+        return rows[np.argsort(self.lengths[rows], kind="stable")]
+
+
+def _cuts(count: int, size: int, world_size: int) -> list[int]:
+    """Where ``count`` samples are cut into batches of ``size``; a rest too small for all ranks joins the last."""
+    cuts = [*range(0, count, size), count]
+    if len(cuts) > 2 and cuts[-1] - cuts[-2] < world_size:
+        del cuts[-2]
+    return cuts
+
+
+def _check_world(count: int, world_size: int) -> None:
+    if count < world_size:
+        raise UserError(
+            f"a split needs a sample for each rank: it has {count} and there are {world_size} ranks",
+            key="trainer.devices",
+            value=world_size,
+            mend="use fewer devices or more data",
+        )
+
+
+class EvaluationBatches(Sampler[list[Key]]):
+    """One rank's batches of a validation or test split: every sample once, shortest first, always the same.
+
+    All ranks have equally many batches, whose sizes differ by 1 at most and keep to ``batch_size`` (one more
+    only where a batch size of 1 does not divide among the ranks).
+
+    Args:
+        lengths: Tokens of every sample.
+        batch_size: The most samples of a batch on one rank.
+        rank: This process.
+        world_size: All processes.
+
+    Raises:
+        UserError: if there are fewer samples than ranks.
+    """
+
+    def __init__(self, lengths: _Rows, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        _check_world(len(lengths), world_size)
+        per_rank = min(-(-len(lengths) // (batch_size * world_size)), len(lengths) // world_size)
+        batches = np.array_split(np.argsort(lengths, kind="stable"), per_rank * world_size)
+        self.batches = batches[rank::world_size]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for rows in self.batches:
+            yield [(0, row) for row in rows.tolist()]
+
+
+class Loader(DataLoader[Any]):
+    """A ``DataLoader`` that asks its sampler for the position only when the first batch is fetched.
+
+    Lightning makes the iterator in ``setup_data``, which ``estimated_stepping_batches`` calls before the
+    progress of a checkpoint is restored, and keeps it. Worker processes would by then have fetched from the
+    front of epoch 0.
+    """
+
+    def __iter__(self) -> Any:
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the position is the trainer's. That it exists tells Lightning that the loader can resume."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to do (see :meth:`state_dict`)."""

@@ -1,0 +1,83 @@
+"""Which column is what, and whether it holds what it should."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from distill.data import arrow
+from distill.errors import UserError, nearest
+from distill.tasks.base import TextTask
+
+__all__ = ["check_rows", "find_columns"]
+
+
+def find_columns(task: TextTask, names: list[str], given: Mapping[str, str] | None) -> dict[str, str]:
+    """Role -> column, as given and else recognised by name.
+
+    Args:
+        task: Says which roles there are.
+        names: The data set's columns.
+        given: The user's choice.
+
+    Raises:
+        UserError: if a role or column is unknown, or a role that the task needs has no column.
+    """
+    given = given or {}
+    for role, column in given.items():
+        if role not in task.columns:
+            raise UserError(
+                f"{task.name} has no such role", key=f"data.columns.{role}", mend=nearest(role, task.columns)
+            )
+        if column not in names:
+            raise UserError("no such column", key=f"data.columns.{role}", value=column, mend=nearest(column, names))
+    found = task.find_columns(names) | dict(given)
+    for role in task.columns:
+        if role not in found and role not in task.optional:
+            raise UserError(
+                f"{task.name} needs a column for its {role}, and none of {names} is known as one",
+                key=f"data.columns.{role}",
+                mend="name it",
+            )
+    return found
+
+
+def check_rows(task: TextTask, split: str, dataset: Any, columns: Mapping[str, str]) -> dict[str, str]:
+    """The roles that this split has, once its rows are found to be sound.
+
+    Raises:
+        UserError: if the split is empty, lacks a column, or a text is no text.
+    """
+    if len(dataset) == 0:
+        raise UserError("the split holds no rows", key=f"data.splits.{split}", mend="check the data")
+    present = {role: column for role, column in columns.items() if column in dataset.column_names}
+    for role, column in columns.items():
+        if role not in present and role not in task.optional:
+            raise UserError(
+                f"the split {split} lacks this column",
+                key=f"data.columns.{role}",
+                value=column,
+                mend=nearest(column, dataset.column_names),
+            )
+        if role in present and role != "label":
+            _check_text(task, split, dataset, role, column)
+    return present
+
+
+def _check_text(task: TextTask, split: str, dataset: Any, role: str, column: str) -> None:
+    values = arrow.column(dataset, column)
+    if arrow.kind(values) != "text" or arrow.is_list(values) != task.words:
+        holds = "lists of words" if task.words else "text"
+        raise UserError(
+            f"the column must hold {holds}, and it holds {values.type}",
+            key=f"data.columns.{role}",
+            value=column,
+            mend="name another column",
+        )
+    if missing := arrow.count_missing(values):
+        raise UserError(
+            f"{missing} rows of the split {split} have no text",
+            key=f"data.columns.{role}",
+            value=column,
+            mend="fill them in or leave them out",
+        )

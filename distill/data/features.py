@@ -1,0 +1,98 @@
+"""Tokenised samples in memory: flat arrays with offsets, read without a copy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distill.data import arrow
+
+__all__ = ["Key", "Ragged", "Samples", "read_column"]
+
+Key = tuple[int, int]
+"""What a batch sampler asks a data set for: (epoch, row)."""
+
+
+class Ragged:
+    """Rows of different lengths in one flat array.
+
+    Args:
+        values: Every row's elements, one row after the other, ``[N]``.
+        offsets: Row i is ``values[offsets[i] : offsets[i + 1]]``, ``[rows + 1]``.
+    """
+
+    def __init__(self, values: NDArray[Any], offsets: NDArray[np.int64]) -> None:
+        self.values, self.offsets = values, offsets
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> NDArray[Any]:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+
+def read_column(dataset: Any, name: str) -> Ragged | NDArray[Any]:
+    """A column of a ``datasets.Dataset`` as numpy: integers as int32, floats as float32, lists as :class:`Ragged`."""
+    column = arrow.column(dataset, name)
+    chunks = column.chunks
+    if not arrow.is_list(column):
+        return _compact(column.to_numpy())
+    # flatten() and the differences of the offsets hold for slices of a chunk too, where the offsets start late
+    values = [_compact(chunk.flatten().to_numpy(zero_copy_only=False)) for chunk in chunks]
+    lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in chunks]
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)])
+    return Ragged(np.concatenate(values), offsets)
+
+
+def _compact(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(np.float32 if np.issubdtype(values.dtype, np.floating) else np.int32, copy=False)
+
+
+class Samples(torch.utils.data.Dataset[dict[str, Any]]):
+    """One split's samples, asked for by ``(epoch, row)``.
+
+    A sample is a dictionary of its features and ``id`` (its row), ``epoch`` and ``seed``: all that a collate
+    function may draw random numbers from.
+
+    Args:
+        features: Features by name, each with one entry a row; ``input_ids`` tells the lengths.
+        seed: The run's seed.
+    """
+
+    def __init__(self, features: Mapping[str, Ragged | NDArray[Any]], seed: int) -> None:
+        self.features, self.seed = dict(features), seed
+
+    def __len__(self) -> int:
+        return len(self.features["input_ids"])
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        epoch, row = key
+        sample: dict[str, Any] = {name: values[row] for name, values in self.features.items()}
+        return sample | {"id": row, "epoch": epoch, "seed": self.seed}
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of every sample."""
+        ids = self.features["input_ids"]
+        assert isinstance(ids, Ragged)
+        return ids.lengths
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of every value of every feature."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, values in sorted(self.features.items()):
+            arrays = (values.values, values.offsets) if isinstance(values, Ragged) else (values,)
+            for array in arrays:
+                digest.update(f"{name} {array.dtype} {array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()

@@ -1,0 +1,64 @@
+"""Packing: documents joined end to end and cut into blocks of one length, so that no position is padding."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from distill.data.features import Key, Ragged, Samples
+
+__all__ = ["PackedSamples"]
+
+
+class PackedSamples(Samples):
+    """Blocks of ``length`` positions cut from the documents of ``samples`` in their order.
+
+    Every per-token feature is joined and cut alike. Labels are such a feature, each standing at the position
+    that predicts it, so a cut between two blocks loses none: every token is predicted exactly once. The last
+    block is as short as what is left.
+
+    With ``isolate`` a block also has ``position_ids`` that start again at 0 with each document in it (and with
+    the block). Models of transformers read the start of a new document off them, where no attention mask and
+    no cache is given, and let no position attend beyond its own document.
+
+    Args:
+        samples: The documents, every feature a :class:`Ragged`.
+        length: Positions of a block, L.
+        isolate: Whether documents in one block are hidden from each other.
+    """
+
+    def __init__(self, samples: Samples, length: int, *, isolate: bool) -> None:
+        documents = samples.features["input_ids"]
+        assert isinstance(documents, Ragged)
+        total = len(documents.values)
+        cuts = np.append(np.arange(0, total, length), total)
+        features = {
+            name: Ragged(values.values, cuts) for name, values in samples.features.items() if isinstance(values, Ragged)
+        }
+        super().__init__(features, samples.seed)
+        self.starts, self.isolate = documents.offsets, isolate
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        sample = super().__getitem__(key)
+        if self.isolate:
+            sample["position_ids"] = self._positions(key[1])
+        return sample
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of every value of every feature, positions included."""
+        extra = hashlib.blake2b(self.starts.tobytes(), digest_size=16) if self.isolate else None
+        return super().fingerprint + (f"-{extra.hexdigest()}" if extra else "")
+
+    def _positions(self, row: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Each position's distance to the start of its document or of the block, whichever is later."""
+        blocks = self.features["input_ids"]
+        assert isinstance(blocks, Ragged)
+        first, last = blocks.offsets[row : row + 2]
+        inside = self.starts[np.searchsorted(self.starts, first, "right") : np.searchsorted(self.starts, last, "left")]
+        positions = np.arange(last - first)
+        start = np.zeros_like(positions)
+        start[inside - first] = inside - first
+        return positions - np.maximum.accumulate(start)

@@ -1,0 +1,334 @@
+"""Text data of any source for any text task, as a Lightning data module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+
+from distill.data.batches import EvaluationBatches, Loader, TrainingBatches
+from distill.data.columns import check_rows, find_columns
+from distill.data.features import Samples
+from distill.data.labels import Labels, read_labels
+from distill.data.packing import PackedSamples
+from distill.data.sources import find_splits, hold_out, load, sample
+from distill.data.tokenize import load_tokenizer, tokenize, tokenizer_fingerprint
+from distill.errors import UserError
+from distill.signals import Batch
+from distill.tasks import Task, TextTask, make_task
+
+__all__ = ["TextData"]
+
+_PACK_LENGTH = 256
+
+
+class TextData(LightningDataModule):
+    """Rows of text, tokenised once, in batches that are a function of seed, epoch and row alone.
+
+    Batches are the same for any number of workers and any restart; see
+    :class:`~distill.data.batches.TrainingBatches`. Works without a trainer too: call ``setup("fit")`` and take
+    the loaders; :attr:`epoch` then says which epoch ``train_dataloader()`` yields.
+
+    Args:
+        path: Hub id, local folder that ``datasets.load_dataset`` reads, or ``distill:stdlib`` (the source of
+            Python's standard library).
+        name: Configuration of a hub data set (``sst2`` of ``glue``).
+        files: Split -> csv, tsv, json, jsonl, parquet or txt files; instead of ``path``.
+        task: Name of a text task, or a task of your own.
+        tokenizer: Hub id, folder, run, or ``distill:quickstart/tokenizer``.
+        columns: Role (``text``, ``text_pair``, ``label``) -> column; recognised by their names if not given.
+        splits: Use (``train``, ``validation``, ``test``) -> split; recognised by their names if not given.
+        validation_fraction: Share of the training rows taken for validation, always the same ones.
+        train_samples: Train on so many rows (documents, before they are packed), always the same ones.
+        max_length: Most tokens of a sample; longer ones are cut.
+        batch_size: Samples of a training batch on one device.
+        eval_batch_size: Samples of a validation or test batch on one device.
+        bucketing: Put samples of similar length into a batch, for less padding.
+        pack_length: Causal language modelling: join documents and cut them into blocks of so many tokens
+            (256 if not given); 0 makes each document a sample of its own.
+        isolate_documents: Hide documents that share a block from each other.
+        seed: Seed of the order of samples and of random masking.
+        num_workers: Processes that make batches; 0 makes them in the training process.
+
+    Attributes:
+        epoch: The epoch of the training batches where no trainer is attached.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        name: str | None = None,
+        files: dict[str, str | list[str]] | None = None,
+        task: str | Task = "text-classification",
+        tokenizer: str = "",
+        columns: dict[str, str] | None = None,
+        splits: dict[str, str] | None = None,
+        validation_fraction: float | None = None,
+        train_samples: int | None = None,
+        max_length: int = 128,
+        batch_size: int = 32,
+        eval_batch_size: int = 64,
+        bucketing: bool = True,
+        pack_length: int | None = None,
+        isolate_documents: bool = True,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.path, self.name, self.files, self.tokenizer_path = path, name, files, tokenizer
+        self.columns, self.splits, self.validation_fraction = columns, splits, validation_fraction
+        self.train_samples, self.max_length, self.pack_length = train_samples, max_length, pack_length
+        self.batch_size, self.eval_batch_size, self.bucketing = batch_size, eval_batch_size, bucketing
+        self.isolate_documents, self.seed, self.num_workers = isolate_documents, seed, num_workers
+        self._task = task
+        self.epoch = 0
+        self._samples: dict[str, Samples] = {}
+
+    # ------------------------------------------------------------------ what the data is
+
+    @cached_property
+    def _rows(self) -> _Rows:
+        """The rows of every split, checked, and what their columns mean."""
+        task = self._checked_task()
+        source = load(self.path, self.name, self.files)
+        names = find_splits(source, self.splits, self.validation_fraction)
+        splits = {use: source[split] for use, split in names.items()}
+        for use in splits:
+            if len(splits[use]) == 0:
+                raise UserError("the split holds no rows", key=f"data.splits.{use}", value=names[use])
+        if self.validation_fraction is not None:
+            splits["train"], splits["validation"] = hold_out(splits["train"], self.validation_fraction)
+        if self.train_samples is not None:
+            splits["train"] = sample(splits["train"], self.train_samples)
+        every = list(dict.fromkeys(column for rows in splits.values() for column in rows.column_names))
+        columns = find_columns(task, every, self.columns)
+        present = {use: check_rows(task, use, rows, columns) for use, rows in splits.items()}
+        labels = read_labels(splits, columns["label"]) if "label" in columns else None
+        if "label" in task.columns and (labels is None or "validation" not in labels.splits):
+            raise UserError(
+                f"{task.name} needs labels for validation",
+                key="data.columns.label",
+                value=columns.get("label"),
+                mend="name the column of the labels, or another split",
+            )
+        return _Rows(splits, present, labels)
+
+    def _checked_task(self) -> TextTask:
+        self._check_numbers()
+        task = make_task(self._task, key="data.task")
+        if not isinstance(task, TextTask):
+            raise UserError("this task reads no text", key="data.task", value=task.name, mend="bring a data module")
+        if self.pack_length and not task.packs:
+            raise UserError(
+                f"{task.name} cannot be packed into blocks",
+                key="data.pack_length",
+                value=self.pack_length,
+                mend="leave it out, or set it to 0",
+            )
+        return task
+
+    def _check_numbers(self) -> None:
+        least = {
+            "max_length": 2,
+            "batch_size": 1,
+            "eval_batch_size": 1,
+            "num_workers": 0,
+            "train_samples": 1,
+            "seed": 0,
+        }
+        for key, bound in least.items():
+            value = getattr(self, key)
+            if value is not None and value < bound:
+                raise UserError(f"must be at least {bound}", key=f"data.{key}", value=value, mend="raise it")
+        if self.pack_length is not None and (self.pack_length < 0 or self.pack_length == 1):
+            raise UserError("must be at least 2, or 0", key="data.pack_length", value=self.pack_length, mend="raise it")
+
+    @property
+    def labels(self) -> list[str] | None:
+        """Names of the classes in the order of their ids; ``None`` where there are none. Reads the data."""
+        return self._rows.labels.names if self._rows.labels is not None else None
+
+    @cached_property
+    def task(self) -> TextTask:
+        """The task, which knows its classes. Reads the data."""
+        task = make_task(self._task, self.labels, key="data.task")
+        assert isinstance(task, TextTask)
+        return task
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of transformers."""
+        if not self.tokenizer_path:
+            raise UserError("a tokenizer is missing", key="data.tokenizer", mend="name the one of the student")
+        tokenizer = load_tokenizer(self.tokenizer_path, self._checked_task())
+        limit, length = tokenizer.model_max_length, self._block_length or self.max_length
+        if length > limit:
+            key = "data.pack_length" if self._block_length else "data.max_length"
+            rule = f"the tokenizer's model reads at most {limit} tokens"
+            raise UserError(rule, key=key, value=length, mend=f"set it to {limit} or less")
+        return tokenizer
+
+    @property
+    def _block_length(self) -> int:
+        """Tokens of a packed block; 0 where samples stay as they are."""
+        if not self._checked_task().packs:
+            return 0
+        return _PACK_LENGTH if self.pack_length is None else self.pack_length
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the tokenised training samples and the tokenizer: what a sample's id stands for."""
+        self.setup("fit")
+        return f"{self._samples['train'].fingerprint}-{tokenizer_fingerprint(self.tokenizer)}"
+
+    # ------------------------------------------------------------------ life cycle
+
+    def prepare_data(self) -> None:
+        """Tokenise every split into the cache; called in one process a node, before the others look there."""
+        for use in self._rows.splits:
+            self._tokenized(use)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read what is tokenised; where nothing is cached, tokenise.
+
+        Raises:
+            UserError: for whatever is wrong with the settings or the data.
+        """
+        uses = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
+        for use in uses.get(stage or "", ("train", "validation", "test")):
+            if use not in self._samples and use in self._rows.splits:
+                samples = self._tokenized(use)
+                if self._block_length:
+                    samples = PackedSamples(samples, self._block_length, isolate=self.isolate_documents)
+                self._samples[use] = samples
+
+    def _tokenized(self, use: str) -> Samples:
+        return tokenize(
+            self._rows.splits[use],
+            use,
+            task=self.task,
+            tokenizer=self.tokenizer,
+            max_length=None if self._block_length else self.max_length,
+            columns=self._rows.columns[use],
+            labels=self._rows.labels,
+            seed=self.seed,
+        )
+
+    # ------------------------------------------------------------------ loaders
+
+    def train_dataloader(self) -> Loader:
+        return self._loader("train", self._training_batches())
+
+    def val_dataloader(self) -> Loader:
+        return self._evaluation_loader("validation")
+
+    def test_dataloader(self) -> Loader:
+        return self._evaluation_loader("test")
+
+    def samples(self, use: str) -> Samples:
+        """The tokenised samples of ``train``, ``validation`` or ``test``, asked for by ``(epoch, row)``.
+
+        Raises:
+            UserError: if the data has no such split.
+        """
+        if use not in self._samples:
+            self.setup({"train": "fit", "validation": "validate"}.get(use, use))
+        if use not in self._samples:
+            raise UserError(f"a split for {use} is missing", key=f"data.splits.{use}", mend="name one")
+        return self._samples[use]
+
+    def _training_batches(self) -> TrainingBatches:
+        rank, world_size = self._ranks()
+        return TrainingBatches(
+            self.samples("train").lengths,
+            self.batch_size,
+            seed=self.seed,
+            position=self._position,
+            rank=rank,
+            world_size=world_size,
+            bucketing=self.bucketing and not self._block_length,
+        )
+
+    def _evaluation_loader(self, use: str) -> Loader:
+        rank, world_size = self._ranks()
+        lengths = self.samples(use).lengths
+        return self._loader(use, EvaluationBatches(lengths, self.eval_batch_size, rank=rank, world_size=world_size))
+
+    def _loader(self, use: str, batches: TrainingBatches | EvaluationBatches) -> Loader:
+        return Loader(
+            self.samples(use),
+            batch_sampler=batches,
+            collate_fn=_Collate(self.task, self.tokenizer),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _ranks(self) -> tuple[int, int]:
+        trainer = self.trainer
+        if trainer is None:
+            return 0, 1
+        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise UserError(
+                "these batches are dealt to the ranks already",
+                key="trainer.use_distributed_sampler",
+                value=True,
+                mend="set it to false",
+            )
+        return trainer.global_rank, trainer.world_size
+
+    def _position(self) -> tuple[int, int]:
+        """(epoch, batches of it already trained), as the trainer counts them."""
+        trainer = self.trainer
+        if trainer is None or not trainer.training:
+            return self.epoch, 0
+        return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+    # ------------------------------------------------------------------ account
+
+    def describe(self) -> dict[str, Any]:
+        """Figures of the data as it is trained on: samples of each split, tokens, batches, padding, classes."""
+        self.setup()
+        batches = self._training_batches()
+        lengths = self.samples("train").lengths
+        positions = sum(len(rows) * int(lengths[rows].max()) for rows in batches.epoch(0))
+        return {
+            **{f"{use}_samples": len(samples) for use, samples in self._samples.items()},
+            "train_tokens": int(lengths.sum()),
+            "mean_length": float(lengths.mean()),
+            "batches_per_epoch": len(batches),
+            "tokens_per_batch": float(lengths.sum() / len(batches)),
+            "padding": 1 - float(lengths.sum()) / positions,
+            "labels": self.labels,
+            "tokenizer_size": len(self.tokenizer),
+            "fingerprint": self.fingerprint,
+        }
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The data before it is tokenised.
+
+    Attributes:
+        splits: Use -> rows.
+        columns: Use -> role -> column.
+        labels: How labels become ids; ``None`` where the task has none.
+    """
+
+    splits: dict[str, Any]
+    columns: dict[str, dict[str, str]]
+    labels: Labels | None
+
+
+@dataclass(frozen=True)
+class _Collate:
+    """The task's collate function with its tokenizer, for workers to take along."""
+
+    task: TextTask
+    tokenizer: Any
+
+    def __call__(self, features: list[dict[str, Any]]) -> Batch:
+        return self.task.collate(features, self.tokenizer)

@@ -1,0 +1,149 @@
+"""Tokenising a split once: the result is cached under a key of everything that it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill.data.features import Samples, read_column
+from distill.data.labels import Labels
+from distill.errors import UserError
+from distill.paths import resolve
+from distill.tasks.base import Task, TextTask
+
+__all__ = ["load_tokenizer", "tokenize", "tokenizer_fingerprint"]
+
+
+def load_tokenizer(path: str, task: TextTask) -> Any:
+    """The tokenizer at ``path``, able to pad.
+
+    Raises:
+        UserError: if there is none, or it cannot do what the task asks of it.
+    """
+    from transformers import AutoTokenizer
+
+    place = resolve(path, "data.tokenizer")
+    try:
+        # Byte-level tokenizers refuse words that are split already unless they may put a space before each.
+        options = {"add_prefix_space": True} if task.words else {}
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise UserError(
+            f"no tokenizer can be read there ({reason})",
+            key="data.tokenizer",
+            value=path,
+            mend="name a folder that holds tokenizer.json, or a hub id",
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError("must be a fast tokenizer", key="data.tokenizer", value=path, mend="convert it")
+    if tokenizer.pad_token_id is None:
+        if not task.pads_with_eos or tokenizer.eos_token_id is None:
+            raise UserError(
+                f"{task.name} needs a tokenizer with a padding token",
+                key="data.tokenizer",
+                value=path,
+                mend="set its pad_token and save it again",
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """A hash of what the tokenizer does, whatever it was used for before."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["truncation"] = state["padding"] = None  # left over from the last call
+    roles = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return _hash([state, roles, type(tokenizer).__name__])
+
+
+def tokenize(
+    dataset: Any,
+    split: str,
+    *,
+    task: TextTask,
+    tokenizer: Any,
+    max_length: int | None,
+    columns: Mapping[str, str],
+    labels: Labels | None,
+    seed: int,
+) -> Samples:
+    """A split's samples, tokenised or read from the cache of an earlier time.
+
+    The cache lies beside those of ``datasets`` (``HF_DATASETS_CACHE``). Its key is made of the rows, the
+    columns, the task with its settings and source, the tokenizer and the length.
+
+    Args:
+        dataset: The split's rows.
+        split: Its use, for the progress bar.
+        task: The task.
+        tokenizer: The tokenizer.
+        max_length: Longer samples are cut to it.
+        columns: Role -> column of this split.
+        labels: How labels become ids; ``None`` where the task has none.
+        seed: The run's seed.
+
+    Raises:
+        UserError: if nothing is left of the rows.
+    """
+    from datasets import config
+
+    if "label" in columns and (labels is None or split not in labels.splits):
+        columns = {role: column for role, column in columns.items() if role != "label"}
+    encode = _Encode(task.encode(tokenizer, max_length), dict(columns), labels)
+    key = _hash(
+        [
+            dataset._fingerprint,
+            sorted(columns.items()),
+            labels.names if labels else None,
+            _task_source(task),
+            sorted((name, repr(value)) for name, value in vars(task).items()),
+            tokenizer_fingerprint(tokenizer),
+            max_length,
+        ]
+    )
+    cache = Path(config.HF_DATASETS_CACHE) / "distill" / f"{key}.arrow"
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    encoded = dataset.select_columns(sorted(set(columns.values()))).map(
+        encode,
+        batched=True,
+        remove_columns=sorted(set(columns.values())),
+        cache_file_name=str(cache),
+        load_from_cache_file=True,
+        new_fingerprint=key,
+        desc=f"Tokenizing {split}",
+    )
+    if len(encoded) == 0:
+        raise UserError("every text of the split is empty", key=f"data.splits.{split}", mend="check the text column")
+    return Samples({name: read_column(encoded, name) for name in encoded.column_names}, seed)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _task_source(task: Task) -> list[str]:
+    """The text of the modules that define the task: who edits one gets no stale samples."""
+    files = [getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in type(task).__mro__]
+    own = [Path(f) for f, kind in zip(files, type(task).__mro__, strict=True) if f and issubclass(kind, Task)]
+    return [type(task).__qualname__, *(path.read_text(encoding="utf-8") for path in own if path.suffix == ".py")]
+
+
+@dataclass(frozen=True)
+class _Encode:
+    """Columns under the data set's names to features: renames them to roles and labels to ids."""
+
+    encode: Callable[[dict[str, list[Any]]], dict[str, list[Any]]]
+    columns: dict[str, str]
+    labels: Labels | None
+
+    def __call__(self, rows: Any) -> dict[str, list[Any]]:
+        roles = {role: list(rows[column]) for role, column in self.columns.items()}
+        if "label" in roles and self.labels is not None:
+            roles["label"] = self.labels.ids(roles["label"])
+        return self.encode(roles)

@@ -1,0 +1,203 @@
+"""Why a value does not fit its type, as one sentence about the smallest part that is wrong.
+
+jsonargparse decides what fits; it is asked again about ever smaller parts until the culprit is found, and its
+long report of everything that was tried is replaced by key, value and expected type.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin
+
+from jsonargparse import ArgumentParser
+from jsonargparse._parameter_resolvers import get_signature_parameters
+from jsonargparse._typehints import get_all_subclass_paths, resolve_class_path_by_name
+from jsonargparse._util import import_object
+
+from distill.class_paths import check_path
+from distill.errors import UserError, nearest
+
+__all__ = ["class_arguments", "describe", "explain_arguments", "explain_value", "fits", "subclass_names"]
+
+
+def class_arguments(cls: type) -> dict[str, tuple[Any, bool]]:
+    """The arguments of a class by name: their type, and whether they must be given."""
+    found = {}
+    for parameter in get_signature_parameters(cls):
+        if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            continue
+        annotation = Any if parameter.annotation is inspect.Parameter.empty else parameter.annotation
+        found[parameter.name] = (annotation, parameter.default is inspect.Parameter.empty)
+    return found
+
+
+def subclass_names(cls: type) -> list[str]:
+    """The short names of the classes that may stand for ``cls``."""
+    return sorted({path.rsplit(".", 1)[-1] for path in get_all_subclass_paths(cls)})
+
+
+def fits(kind: Any, value: Any) -> bool:
+    """Whether jsonargparse takes ``value`` for the type ``kind``."""
+    parser = ArgumentParser(exit_on_error=False)
+    try:
+        parser.add_argument("--value", type=kind, enable_path=False)
+        parser.parse_object({"value": value})
+    except Exception:
+        return False
+    return True
+
+
+def explain_arguments(
+    cls: type, given: Any, key: str, allowed: Sequence[str], *, skip: Collection[str] = (), mend: str = ""
+) -> None:
+    """Say which of the arguments ``given`` to ``cls`` is wrong; nothing if none is.
+
+    Args:
+        cls: The class.
+        given: What was written for its arguments.
+        key: Where it stands.
+        allowed: Packages allowed besides our own.
+        skip: Arguments that cannot be given.
+        mend: What to do about a name that is not known, if not the nearest one.
+
+    Raises:
+        UserError: about the argument.
+    """
+    if not isinstance(given, Mapping):
+        raise UserError("must be a mapping of arguments to values", key=key, value=given, mend=f"see {cls.__name__}")
+    arguments = {name: what for name, what in class_arguments(cls).items() if name not in skip}
+    for name in given:
+        if name not in arguments:
+            raise UserError(
+                f"{cls.__name__} has no {name!r}",
+                key=f"{key}.{name}".lstrip("."),
+                value=given[name],
+                mend=mend or nearest(str(name), arguments) if arguments else "it takes no arguments",
+            )
+    for name, value in given.items():
+        kind = arguments[name][0]
+        if not fits(kind, value):
+            explain_value(kind, value, f"{key}.{name}".lstrip("."), allowed)
+    for name, (kind, required) in arguments.items():
+        if required and name not in given:
+            raise UserError("must be given", key=f"{key}.{name}".lstrip("."), mend=f"it is {describe(kind)}")
+
+
+def explain_value(kind: Any, value: Any, key: str, allowed: Sequence[str]) -> None:
+    """Say what is wrong with ``value``, which does not fit the type ``kind``.
+
+    Raises:
+        UserError: always.
+    """
+    options = _options(kind)
+    classes = [option for option in options if inspect.isclass(option) and _is_ours(option)]
+    if isinstance(value, list):
+        for element in (get_args(option)[0] for option in options if _is_list(option)):
+            for index, item in enumerate(value):
+                if not fits(element, item):
+                    explain_value(element, item, f"{key}.{index}", allowed)
+    if isinstance(value, Mapping) and "class_path" in value and classes:
+        _explain_class(classes, value["class_path"], value.get("init_args", {}), key, allowed)
+    elif isinstance(value, Mapping) and classes:
+        best = next((c for c in classes if is_dataclass(c)), classes[0])
+        if inspect.isabstract(best):
+            raise UserError(
+                f"needs a class_path: the name of a {best.__name__}", key=key, value=value, mend=_known(best)
+            )
+        explain_arguments(best, value.get("init_args", value), key, allowed)
+    elif isinstance(value, str) and classes and not any(is_dataclass(c) for c in classes):
+        _explain_class(classes, value, {}, key, allowed)
+    raise UserError(f"must be {describe(kind)}", key=key, value=value, mend=f"this is {_a(value)}")
+
+
+def _explain_class(classes: list[type], path: Any, given: Any, key: str, allowed: Sequence[str]) -> None:
+    """Say what is wrong with the class called ``path``, one of ``classes`` expected, or with its arguments.
+
+    Raises:
+        UserError: if anything is.
+    """
+    check_path(path, allowed, f"{key}.class_path")
+    names = " or ".join(cls.__name__ for cls in classes)
+    known = sorted({name for cls in classes for name in subclass_names(cls)})
+    try:
+        resolved = resolve_class_path_by_name(tuple(classes), path)
+    except ValueError as error:  # several classes of one name
+        raise UserError(str(error), key=f"{key}.class_path", value=path, mend="give the dotted path") from None
+    if "." not in resolved:
+        raise UserError(f"there is no {names} of that name", key=key, value=path, mend=nearest(path, known))
+    try:
+        cls = import_object(resolved)
+    except Exception as error:  # importing runs the user's module, which may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        mend = nearest(path.rsplit(".", 1)[-1], known)
+        raise UserError(f"cannot be imported ({reason})", key=key, value=path, mend=mend) from None
+    if not (inspect.isclass(cls) and issubclass(cls, tuple(classes))):
+        raise UserError(f"is no {names}", key=key, value=path, mend=f"{_known(classes[0])}")
+    if inspect.isabstract(cls):
+        raise UserError("is abstract, only its subclasses can be used", key=key, value=path, mend=_known(cls))
+    explain_arguments(cls, given, key, allowed)
+
+
+def _known(cls: type) -> str:
+    names = subclass_names(cls)
+    return "known are " + ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "name its class"
+
+
+def _options(kind: Any) -> list[Any]:
+    """The members of a union; anything else alone."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return [option for member in get_args(kind) for option in _options(member)]
+    return [kind]
+
+
+def _is_list(kind: Any) -> bool:
+    origin = get_origin(kind)
+    return bool(get_args(kind)) and inspect.isclass(origin) and issubclass(origin, (list, tuple, set, Sequence))
+
+
+def _is_ours(kind: type) -> bool:
+    """Whether ``kind`` is a class to be built, not a scalar or a container."""
+    return kind.__module__ not in ("builtins", "types", "typing", "collections.abc", "datetime", "pathlib", "enum")
+
+
+_WORDS: dict[Any, str] = {
+    float: "a number",
+    int: "an integer",
+    bool: "true or false",
+    str: "a text",
+    dict: "a mapping",
+    list: "a list",
+    type(None): "null",
+    Any: "anything",
+}
+
+
+def describe(kind: Any) -> str:
+    """``kind`` in words: ``float | Schedule`` is "a number or a Schedule"."""
+    options = _options(kind)
+    if len(options) > 1:
+        return " or ".join(dict.fromkeys(describe(option) for option in options))
+    kind = options[0]
+    if kind in _WORDS:
+        return _WORDS[kind]
+    if get_origin(kind) is Literal:
+        shown = [repr(v) if isinstance(v, str) else str(v) for v in get_args(kind)]
+        return "one of " + ", ".join(shown) if len(shown) > 1 else shown[0]
+    inner = [a for a in get_args(kind) if a is not Ellipsis]
+    if get_origin(kind) is tuple and Ellipsis not in get_args(kind):
+        return f"a list of {len(inner)} ({', '.join(describe(a) for a in inner)})"
+    if _is_list(kind):
+        return f"a list, each {describe(inner[0])}"
+    if inspect.isclass(get_origin(kind)) and issubclass(get_origin(kind), Mapping):
+        return "a mapping"
+    name = getattr(kind, "__name__", str(kind))
+    return f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}"
+
+
+def _a(value: Any) -> str:
+    """What ``value`` is, in the same words."""
+    kind = type(value)
+    return _WORDS.get(kind, describe(kind)) if value is not None else "null"

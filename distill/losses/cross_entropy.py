@@ -1,0 +1,123 @@
+"""Hard targets: cross entropy with the labels, and squared error where the labels are numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.errors import UserError
+from distill.losses.base import DistillationLoss, LossSum, at_least_float32, counted
+from distill.losses.rows import sum_over_rows
+from distill.schedules import Schedule
+from distill.signals import IGNORE, Batch, Needs, Request, Signals
+
+__all__ = ["CrossEntropy", "cross_entropy", "regression_mse"]
+
+
+def cross_entropy(
+    student_NC: Tensor, labels_N: Tensor, label_smoothing: float = 0.0, class_weights_C: Tensor | None = None
+) -> Tensor:
+    """Sum over positions of -sum_c t[c] * w[c] * log softmax(student)[c], t = (1 - s) * onehot(label) + s / C.
+
+    Args:
+        student_NC: Logits ``[N, C]``, any float dtype; computed in float32 or better.
+        labels_N: Classes ``[N]``; positions labelled ``IGNORE`` add nothing.
+        label_smoothing: s in [0, 1).
+        class_weights_C: w ``[C]``; ones if not given. The *sum* is weighted; the mean is still over positions.
+
+    Returns:
+        A scalar in at least float32; 0 with a zero gradient where no position counts.
+    """
+
+    def formula(student_nC: Tensor, labels_n: Tensor) -> Tensor:
+        weight = None if class_weights_C is None else class_weights_C.to(student_nC.dtype)
+        return F.cross_entropy(
+            student_nC, labels_n, weight, ignore_index=IGNORE, reduction="sum", label_smoothing=label_smoothing
+        )
+
+    return sum_over_rows(formula, student_NC, labels_N)
+
+
+def regression_mse(student_N: Tensor, labels_N: Tensor) -> Tensor:
+    """Sum over samples of (student - label)^2, in at least float32."""
+    return (at_least_float32(student_N) - at_least_float32(labels_N)).square().sum()
+
+
+class CrossEntropy(DistillationLoss):
+    """Cross entropy of the student with the labels; with float labels and a head of one output, squared error.
+
+    Reads no teacher. Positions outside ``batch.mask`` or labelled -100 add nothing; the mean is over
+    the positions inside the mask, so that all terms of an objective share one count.
+
+    Args:
+        label_smoothing: Share of the target spread over all classes, in [0, 1).
+        class_weights: Weight of each class, 0 or more; all 1 if not given.
+        weight: See :class:`DistillationLoss`.
+        name: See :class:`DistillationLoss`.
+
+    Raises:
+        UserError: if an argument is out of range, the data has no labels, or the number of class weights is
+            not that of the classes.
+    """
+
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+        weight: float | Schedule = 1.0,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(weight, name)
+        if not 0 <= label_smoothing < 1:
+            raise UserError("must lie in [0, 1)", key="label_smoothing", value=label_smoothing, mend="0.1 is usual")
+        if class_weights is not None and (
+            not class_weights or not all(0 <= value < math.inf for value in class_weights) or not any(class_weights)
+        ):
+            raise UserError(
+                "must be numbers of 0 or more, not all 0", key="class_weights", value=class_weights, mend="or leave out"
+            )
+        self.label_smoothing = label_smoothing
+        self.class_weights: Tensor | None
+        # Not persistent: they are part of the configuration, and a checkpoint must not override it.
+        self.register_buffer(
+            "class_weights", None if class_weights is None else torch.tensor(class_weights), persistent=False
+        )
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(student=Request(logits=True))
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:
+        if batch.labels is None:
+            raise UserError(
+                "cross entropy needs labels", key=self.name, mend="add labels to the data, or drop the loss"
+            )
+        if student.logits is None:
+            raise RuntimeError("logits were not requested of this forward pass")
+        student_NC, labels_N = counted(batch.mask, student.logits.flatten(0, -2), batch.labels.flatten())
+        if labels_N.is_floating_point():
+            self._check_regression(student_NC.shape[-1])
+            return LossSum(regression_mse(student_NC.squeeze(-1), labels_N), batch.count)
+        if self.class_weights is not None and len(self.class_weights) != student_NC.shape[-1]:
+            raise UserError(
+                f"must be one for each of the {student_NC.shape[-1]} classes",
+                key="class_weights",
+                value=self.class_weights.tolist(),
+            )
+        return LossSum(cross_entropy(student_NC, labels_N, self.label_smoothing, self.class_weights), batch.count)
+
+    def _check_regression(self, width: int) -> None:
+        if width != 1:
+            raise UserError(
+                "labels that are numbers need a head of one output",
+                key=self.name,
+                value=width,
+                mend="set num_labels: 1",
+            )
+        if self.label_smoothing or self.class_weights is not None:
+            key = "label_smoothing" if self.label_smoothing else "class_weights"
+            raise UserError("is for classes, and the labels are numbers", key=key, mend="leave it out")

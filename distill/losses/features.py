@@ -1,0 +1,80 @@
+"""Features of any shape as positions and widths, and how much each position counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from distill.errors import UserError
+from distill.losses.base import at_least_float32
+from distill.signals import Batch
+
+__all__ = [
+    "as_positions",
+    "check_same_positions",
+    "position_weights",
+    "real_tokens",
+    "sample_embeddings",
+    "valid_samples",
+]
+
+
+def as_positions(feature: Tensor) -> Tensor:
+    """``[B, P, F]`` of ``[B, F]`` (one position), ``[B, P, F]``, or ``[B, F, H, W, ...]`` (P = H * W * ...)."""
+    if feature.dim() == 2:
+        return feature[:, None]
+    return feature if feature.dim() == 3 else feature.flatten(2).transpose(1, 2)
+
+
+def check_same_positions(student: Tensor, teacher: Tensor, key: str) -> None:
+    """Refuse features whose positions cannot be compared one by one.
+
+    Raises:
+        UserError: if they are not of one rank, or not of one length, height and width.
+    """
+
+    def positions(feature: Tensor) -> list[int]:
+        return list(feature.shape[2:] if feature.dim() > 3 else feature.shape[1:-1])
+
+    if student.dim() != teacher.dim() or positions(student) != positions(teacher):
+        raise UserError(
+            f"student's and teacher's features must have the same positions, and are {list(student.shape)} and "
+            f"{list(teacher.shape)}",
+            key=key,
+            mend="name modules whose outputs have the same length, height and width",
+        )
+
+
+def position_weights(batch: Batch, feature_BPF: Tensor) -> Tensor:
+    """Weights ``[B, P]`` that add up to ``batch.count``; padding has none where the positions are the batch's tokens.
+
+    They are :meth:`Batch.token_weights`, for features that need not be over tokens.
+    """
+    over_tokens = batch.tokens is None or batch.tokens.shape == feature_BPF.shape[:2]
+    return (batch if over_tokens else replace(batch, tokens=None)).token_weights(feature_BPF)
+
+
+def real_tokens(batch: Batch, feature_BTF: Tensor) -> Tensor:
+    """Which positions hold a real token, boolean ``[B, T]``."""
+    if batch.tokens is not None:
+        return batch.tokens
+    return torch.ones(feature_BTF.shape[:2], dtype=torch.bool, device=feature_BTF.device)
+
+
+def valid_samples(batch: Batch, like: Tensor) -> Tensor:
+    """Which samples have a prediction that counts, boolean ``[B]``."""
+    if batch.mask is None:
+        return torch.ones(len(like), dtype=torch.bool, device=like.device)
+    return batch.mask.flatten(1).any(1) if batch.mask.dim() > 1 else batch.mask
+
+
+def sample_embeddings(feature: Tensor, batch: Batch, *, pool: bool) -> Tensor:
+    """One vector a sample, ``[B, F]``: the mean over real tokens of ``[B, T, F]``, or all features flattened."""
+    feature = at_least_float32(feature)
+    if not pool:
+        return feature.flatten(1)
+    tokens = real_tokens(batch, feature)
+    total = (feature * tokens[..., None]).sum(1)
+    return total / tokens.sum(1, keepdim=True).clamp(min=1)

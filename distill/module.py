@@ -1,0 +1,277 @@
+"""The Lightning module that pairs a teacher with a student and adds up the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+
+from distill.errors import UserError
+from distill.finite import FiniteWatch
+from distill.losses import CrossEntropy, DistillationLoss
+from distill.models import ModelSpec
+from distill.optim import OptimizerConfig, learning_rate_factor, make_optimizer
+from distill.signals import Batch, Needs, Request, Signals
+from distill.students import StudentConfig, build_student
+from distill.tasks import Task, make_task
+from distill.teachers import LiveTeacher, TeacherConfig, TeacherSource, build_teacher
+from distill.vocabulary import check_pair
+
+__all__ = ["Distillation"]
+
+
+class Distillation(LightningModule):
+    """Train a student on the weighted sum of pluggable losses against a teacher.
+
+    The objective of one optimizer step is the sum over the losses k of w_k * S_k / N, where S_k is the loss
+    summed over every valid position of all micro-batches and ranks, and N the number of these positions.
+
+    The teacher is no submodule: it is in no optimizer, checkpoint, gradient bucket or export.
+
+    Args:
+        student: Where the student comes from; a hub id, folder or run as a string; or a ready module.
+        task: Name of a task (``text-classification``), or a task of your own.
+        teacher: Hub id, folder or run; several with weights; a ready module or source; none for plain fine-tuning.
+        losses: The terms of the objective; cross entropy against the labels if none are given.
+        optimizer: Optimizer and learning-rate schedule.
+        labels: Names of the classes. On the command line they come from the data.
+
+    Raises:
+        UserError: for whatever cannot work, before anything is trained or written.
+    """
+
+    def __init__(
+        self,
+        student: StudentConfig | str | nn.Module,
+        task: str | Task = "text-classification",
+        teacher: str | TeacherConfig | list[TeacherConfig] | nn.Module | TeacherSource | None = None,
+        losses: Sequence[DistillationLoss] | None = None,
+        optimizer: OptimizerConfig | None = None,
+        labels: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.task = make_task(task, labels)
+        self.teacher = self._teacher(teacher, labels)
+        self.student = self._student(student, labels)
+        self.losses = nn.ModuleList(losses if losses is not None else [CrossEntropy()])
+        self.optimizer_config = optimizer or OptimizerConfig()
+        self._bind_losses()
+        check_pair(self.task, student, self.student, self.teacher)
+        self.metrics = nn.ModuleDict(self.task.metrics())
+        self.agreement = MeanMetric()
+        self.total_steps = 1
+        self.teacher_scores: dict[str, float] = {}
+        self._teacher_metrics = self.task.metrics()
+        self._teacher_predictions: dict[tuple[int, ...], Tensor] = {}
+        self._finite = FiniteWatch()
+
+    # ------------------------------------------------------------------ building
+
+    def _teacher(self, teacher: Any, labels: list[str] | None) -> TeacherSource | None:
+        if teacher is None or isinstance(teacher, TeacherSource):
+            return teacher
+        if isinstance(teacher, nn.Module):
+            return LiveTeacher(teacher, self.task)
+        return build_teacher(teacher, self.task, labels)
+
+    def _student(self, student: StudentConfig | str | nn.Module, labels: list[str] | None) -> nn.Module:
+        if isinstance(student, nn.Module):
+            return student
+        config = StudentConfig(path=student) if isinstance(student, str) else student
+        return build_student(config, self.task, self.teacher.models[0] if self.teacher else None, labels)
+
+    def _bind_losses(self) -> None:
+        if not self.losses:
+            raise UserError("at least one loss is needed", key="model.losses", value=[], mend="add CrossEntropy")
+        names = [loss.name for loss in self._losses()]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise UserError(
+                    "names of losses must differ", key=f"model.losses.{index}.name", value=name, mend="name one of them"
+                )
+        student = ModelSpec(self.student, "model.student")
+        for loss in self._losses():
+            loss.bind(student, self.teacher.spec if self.teacher else None)
+        self.needs = Needs()
+        for loss in self._losses():
+            self.needs = self.needs | loss.needs
+
+    def _losses(self) -> list[DistillationLoss]:
+        return [loss for loss in self.losses if isinstance(loss, DistillationLoss)]
+
+    # ------------------------------------------------------------------ training
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise UserError(
+                "a run needs an end", key="trainer.max_epochs", value=-1, mend="set max_epochs or max_steps"
+            )
+        self.total_steps = int(total)
+        optimizer = make_optimizer(self.optimizer_config, [self.student, self.losses])
+        factor = partial(learning_rate_factor, self.optimizer_config, total_steps=self.total_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "name": "learning_rate"},
+        }
+
+    def on_fit_start(self) -> None:
+        self._place_teacher()
+        self._positions = torch.zeros((), device=self.device)
+        # Alone and without accumulation the count of the one micro-batch is the global count, and dividing
+        # the loss by it saves a pass over the gradients.
+        self._divides_loss = self.trainer.accumulate_grad_batches == 1 and self.trainer.world_size == 1
+
+    def on_validation_start(self) -> None:
+        self._place_teacher()
+
+    def on_test_start(self) -> None:
+        self._place_teacher()
+
+    def _place_teacher(self) -> None:
+        if self.teacher is not None:
+            self.teacher.to(self.device)
+
+    def on_train_epoch_start(self) -> None:
+        # from_pretrained returns eval mode, and Lightning leaves modes as it finds them.
+        self.student.train()
+
+    def terms(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective summed over the batch's valid positions, and each term's raw mean.
+
+        Args:
+            batch: With its step set (:meth:`Batch.at`), which the schedules read.
+        """
+        teacher = Signals()
+        if self.teacher is not None and self.needs.teacher:
+            teacher = self.teacher.signals(batch, self.needs.teacher)
+        student = self.task.forward(self.student, batch, self.needs.student)
+        objective = torch.zeros((), device=self.device)
+        raw: dict[str, Tensor] = {}
+        for loss in self._losses():
+            total, positions = loss(student, teacher, batch)
+            mean = total / positions.clamp(min=1)
+            raw[loss.name] = mean.detach()
+            objective = objective + loss.weight(batch.step, batch.total_steps) * mean * batch.count
+        return objective, raw
+
+    def training_step(self, raw_batch: Any, batch_idx: int) -> Tensor:
+        batch = self.task.batch(raw_batch).at(self.global_step, self.total_steps)
+        objective, terms = self.terms(batch)
+        self._finite.watch(terms, batch)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0 or self.global_step == 0:
+            self._log_terms(objective / batch.count.clamp(min=1), terms, batch)
+        if self._divides_loss:
+            return objective / batch.count.clamp(min=1)
+        self._positions += batch.count
+        return objective * self.trainer.accumulate_grad_batches  # undoes Lightning's division
+
+    def _log_terms(self, objective: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
+        values: dict[str, Any] = {"train/loss": objective.detach()}
+        for loss in self._losses():
+            weight = loss.weight(batch.step, batch.total_steps)
+            values[f"train/{loss.name}"] = terms[loss.name]
+            values[f"train/{loss.name}_weighted"] = weight * terms[loss.name]
+        values["train/learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log_dict(values, batch_size=batch.size)
+        self.log("loss", values["train/loss"], prog_bar=True, logger=False, batch_size=batch.size)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        # After unscaling and before clipping: turn the gradient of the sum into that of the global mean.
+        if self._divides_loss:
+            return
+        positions = self._positions.clone()
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(positions)
+        factor = self.trainer.world_size / positions.clamp(min=1)  # DDP averages over the ranks
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        torch._foreach_mul_(gradients, factor)
+        self._positions.zero_()
+
+    # ------------------------------------------------------------------ validation
+
+    def validation_step(self, raw_batch: Any, batch_idx: int) -> None:
+        self._evaluate(raw_batch)
+
+    def test_step(self, raw_batch: Any, batch_idx: int) -> None:
+        self._evaluate(raw_batch)
+
+    def _evaluate(self, raw_batch: Any) -> None:
+        batch = self.task.batch(raw_batch)
+        signals = self.task.forward(self.student, batch, Request(logits=True))
+        assert signals.logits is not None
+        self.task.update(dict(self.metrics.items()), signals.logits, batch)  # type: ignore[arg-type]
+        if self.teacher is not None and not self.trainer.sanity_checking:
+            expected = self._teacher_prediction(batch)
+            predicted = self.task.predict(signals.logits)
+            if expected is not None and predicted is not None:
+                same = predicted == expected.to(predicted.device)
+                same = same if batch.mask is None else same[batch.mask]
+                self.agreement.update(same.float())
+
+    def _teacher_prediction(self, batch: Batch) -> Tensor | None:
+        """The teacher's classes for a validation batch; the model runs only the first time it is seen."""
+        assert self.teacher is not None
+        key = tuple(batch.ids) if batch.ids is not None else None
+        if key is not None and key in self._teacher_predictions:
+            return self._teacher_predictions[key]
+        signals = self.teacher.evaluate(batch)
+        assert signals.logits is not None
+        if not self.teacher_scores:
+            self.task.update(self._teacher_metrics, signals.logits.cpu(), batch.to(torch.device("cpu")))
+        predicted = self.task.predict(signals.logits)
+        if key is not None and predicted is not None:
+            self._teacher_predictions[key] = predicted.to(torch.int32).cpu()
+        return predicted
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def _log_scores(self, split: str) -> None:
+        for name, metric in self.metrics.items():
+            value = metric.compute()  # type: ignore[operator]
+            self.log(f"{split}/{name}", value, prog_bar=name == self.task.monitor, rank_zero_only=True)
+            metric.reset()  # type: ignore[operator]
+        if self.trainer.sanity_checking or self.teacher is None:
+            return
+        if not self.teacher_scores:
+            self.teacher_scores = {name: float(metric.compute()) for name, metric in self._teacher_metrics.items()}
+            self.log_dict({f"teacher/{name}": v for name, v in self.teacher_scores.items()}, rank_zero_only=True)
+        if self.agreement.update_called:
+            self.log(f"{split}/agreement", self.agreement.compute(), rank_zero_only=True)
+        self.agreement.reset()
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._finite.check()  # no checkpoint of a run that has already gone wrong
+        if self.teacher is not None:
+            checkpoint["teacher"] = {
+                "fingerprint": self.teacher.fingerprint,
+                "remembered": self.teacher.state_dict(),
+                "scores": self.teacher_scores,
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get("teacher")
+        if saved is None or self.teacher is None:
+            return
+        if saved["fingerprint"] != self.teacher.fingerprint:
+            raise UserError(
+                "this is not the teacher that the run began with (its weights or its tokenizer differ)",
+                key="model.teacher",
+                mend="give back the teacher of the run, or start a new run",
+            )
+        self.teacher.load_state_dict(saved["remembered"])
+        self.teacher_scores = dict(saved["scores"])

@@ -1,0 +1,196 @@
+"""Loading models and tokenizers of transformers, with errors that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedModel
+
+from distill.artifact import note, quiet, read_steps
+from distill.errors import UserError
+from distill.paths import resolve
+
+__all__ = ["FAILURES", "explain", "load_model", "load_tokenizer"]
+
+FAILURES = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError, HfHubHTTPError)
+"""What transformers raises for a folder, name or configuration that is not right."""
+
+_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "tf_model.h5", "flax_model.msgpack")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
+
+
+def load_model(
+    path: str,
+    auto_model: Any,
+    key: str,
+    *,
+    head: dict[str, Any],
+    attn_implementation: str | None = None,
+    dtype: str | None = None,
+    trained: bool = False,
+) -> PreTrainedModel:
+    """The model at ``path``, in eval mode on the host.
+
+    Where the checkpoint has no head for the task (or one of another number of classes), the head is made
+    anew; everything below it must be there.
+
+    Args:
+        path: Hub id, folder, earlier run, or ``distill:`` folder.
+        auto_model: The ``AutoModelFor...`` class of the task.
+        key: The configuration key of ``path``, for error messages.
+        head: Entries of the configuration that the task sets (``num_labels``, ``id2label``).
+        attn_implementation: ``eager``, ``sdpa``, ...; the fastest that there is if not given.
+        dtype: ``float32`` (also if not given), ``bfloat16``, ``float16`` or ``auto``, as it is stored.
+        trained: Refuse a model whose head would have to be made anew: a teacher.
+
+    Raises:
+        UserError: if there is no such model, it is stored as a pickle, it cannot do the task, or it is incomplete.
+    """
+    location = resolve(path, key)
+    steps: list[dict[str, Any]] = []
+    if Path(location).is_dir():
+        _check_folder(Path(location), path, auto_model, key)
+        steps = read_steps(location, key)
+    try:
+        with quiet():
+            model, report = auto_model.from_pretrained(
+                location,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told apart below: a head may differ, the rest may not
+                dtype=_DTYPES[dtype or "float32"],
+                **({"attn_implementation": attn_implementation} if attn_implementation else {}),
+                **head,
+            )
+    except FAILURES as error:
+        raise explain(error, auto_model, key, path, attn_implementation) from error
+    _check_complete(model, report, path, key, trained)
+    text = model.config.get_text_config()
+    if "Classification" in auto_model.__name__ and getattr(text, "pad_token_id", None) is None:
+        text.pad_token_id = _first(text.eos_token_id)  # decoders classify at the last token that is no padding
+    note(model, *steps)
+    return model  # type: ignore[no-any-return]
+
+
+def _check_folder(folder: Path, path: str, auto_model: Any, key: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            "this folder holds no model of transformers: it has no config.json",
+            key=key,
+            value=path,
+            mend="give the folder that save_pretrained wrote",
+        )
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
+    if pickled:
+        raise UserError(
+            f"the weights are stored only as {pickled[0]}, a format that can run code when it is read",
+            key=key,
+            value=path,
+            mend=(
+                'if you trust its origin convert it once: python -c "from transformers import '
+                f"{auto_model.__name__} as M; M.from_pretrained('{path}', use_safetensors=False)"
+                f".save_pretrained('{path}')\""
+            ),
+        )
+    raise UserError("this folder holds no *.safetensors weights", key=key, value=path, mend="save the model anew")
+
+
+def _check_complete(model: PreTrainedModel, report: dict[str, Any], path: str, key: str, trained: bool) -> None:
+    """Refuse a checkpoint that lacks more than the head, or anything at all where it must be ``trained``."""
+    misfits = {name: (stored, wanted) for name, stored, wanted in report["mismatched_keys"]}
+    fresh = sorted(set(report["missing_keys"]) | set(misfits))
+    below = [name for name in fresh if name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name]
+    if below and below[0] in misfits:
+        stored, wanted = misfits[below[0]]
+        raise UserError(
+            f"the weights do not fit the model's config.json: {below[0]} is {tuple(stored)} and not {tuple(wanted)}",
+            key=key,
+            value=path,
+            mend="save the model anew",
+        )
+    if below:
+        raise UserError(f"the weights lack {below[0]}", key=key, value=path, mend="save the model anew")
+    if trained and fresh:
+        raise UserError(
+            f"this model has no trained head for the task: {', '.join(fresh[:3])} would be random",
+            key=key,
+            value=path,
+            mend="fine-tune it on the task first, or name a model that was",
+        )
+
+
+def explain(error: Exception, auto_model: Any, key: str, value: object, attn_implementation: str | None) -> UserError:
+    """What transformers could not load or build, as an error of ours."""
+    text = str(error).strip()
+    if text.startswith("Unrecognized configuration class"):
+        kind = text.split("'")[1].rsplit(".", 1)[-1].removesuffix("Config") if "'" in text else "this"
+        return UserError(
+            f"a model of architecture {kind} cannot do this task ({auto_model.__name__})",
+            key=key,
+            value=value,
+            mend="name another model, or another task",
+        )
+    if "do not have access" in text or "not a valid model identifier" in text or "connect to" in text:
+        return UserError(
+            "there is no such folder, and the hub did not give a model of that name",
+            key=key,
+            value=value,
+            mend="check the name and the connection",
+        )
+    if attn_implementation is not None and ("attention" in text.lower() or "attn_implementation" in text):
+        return UserError(
+            f"this attention implementation cannot be used ({_first_sentence(text)})",
+            key=key.rpartition(".")[0] + ".attn_implementation",
+            value=attn_implementation,
+            mend="eager and sdpa always work, or leave it out",
+        )
+    if "safetensors" in text and "no file" in text.lower():
+        return UserError(
+            "this model has no safetensors weights, and others can run code when they are read",
+            key=key,
+            value=value,
+            mend=f"if you trust its origin convert it: {auto_model.__name__}.from_pretrained, then save_pretrained",
+        )
+    return UserError(f"transformers cannot make a model of this ({_first_sentence(text)})", key=key, value=value)
+
+
+def load_tokenizer(path: str, key: str) -> Any:
+    """The tokenizer at ``path``; where it has no padding token, that is the end of text.
+
+    Raises:
+        UserError: if there is none.
+    """
+    location = resolve(path, key)
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+    except (*FAILURES, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"no tokenizer could be loaded ({_first_sentence(str(error))})",
+            key=key,
+            value=path,
+            mend="give a folder or hub id with tokenizer.json",
+        ) from error
+    # Where a folder holds nothing but config.json, transformers makes one that knows its special tokens only.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise UserError(
+            "no tokenizer is saved with this model", key=key, value=path, mend="name the folder or hub id of its own"
+        )
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _first(ids: int | list[int] | None) -> int | None:
+    return ids[0] if isinstance(ids, list) else ids
+
+
+def _first_sentence(text: str) -> str:
+    return " ".join(text.split()).split(". ", 1)[0][:240]

@@ -1,0 +1,153 @@
+"""The folder of one run: everything that validating, exporting and reporting it needs is in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distill.config import dump, read_file
+from distill.errors import UserError
+from distill.scrub import scrub
+
+__all__ = ["Run", "new_id"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def new_id() -> str:
+    """A run's name for life, here and in W&B: ``20261121-103000-ab12``, which sorts by time."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+class Run:
+    """``<runs>/<name>/<id>/``.
+
+    * ``config.yaml``: the resolved configuration, without secrets; ``distill fit -c`` repeats the run;
+    * ``checkpoints/``: what training goes on from;
+    * ``student/``: what is shipped, written by :mod:`distill.artifact`;
+    * ``result.json``: the figures of the final table;
+    * ``metrics.csv`` and the folders of the other loggers.
+
+    Nothing is on the disk before :meth:`create`.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.id, self.name = self.folder.name, self.folder.parent.name
+        self.checkpoints, self.student = self.folder / "checkpoints", self.folder / "student"
+        self.config_file, self.result_file = self.folder / "config.yaml", self.folder / "result.json"
+
+    @classmethod
+    def plan(cls, root: str | Path, name: str, run_id: str | None = None) -> Run:
+        """The run that :meth:`create` would make.
+
+        Raises:
+            UserError: if the name or the id cannot be a folder's, or the folder is there already.
+        """
+        for key, value in (("name", name), ("--id", run_id)):
+            if value is not None and not _NAME.fullmatch(value):
+                rule = "must be a folder's name: letters, digits, dot, dash and underscore"
+                raise UserError(rule, key=key, value=value, mend="begin with a letter or digit")
+        above = next((p for p in (Path(root), *Path(root).parents) if p.exists()), Path())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise UserError("cannot be written to", key="runs", value=str(root), mend="name another folder")
+        run = cls(Path(root) / name / (run_id or new_id()))
+        if run.folder.exists():
+            raise UserError(
+                f"the run folder {run.folder} exists", key="--id", value=run.id, mend="give another id, or none"
+            )
+        return run
+
+    @classmethod
+    def create(cls, root: str | Path, name: str, config: Mapping[str, Any], run_id: str | None = None) -> Run:
+        """Make the folder and write ``config`` into it, scrubbed of secrets.
+
+        Raises:
+            UserError: as :meth:`plan`.
+        """
+        run = cls.plan(root, name, run_id)
+        run.begin(config)
+        return run
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Make the planned folder.
+
+        Raises:
+            UserError: if another run took it in the meantime.
+        """
+        try:
+            self.folder.mkdir(parents=True)
+        except FileExistsError:
+            raise UserError(f"the run folder {self.folder} exists", key="--id", value=self.id, mend="give another id") from None
+        self._write(self.config_file, f"# Repeat this run: distill fit -c {self.config_file}\n" + dump(scrub(config)))
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """An existing run.
+
+        Raises:
+            UserError: if ``folder`` is none.
+        """
+        run = cls(Path(folder).expanduser().resolve())
+        if not run.folder.is_dir():
+            raise UserError("no such folder", key="RUN", value=str(folder), mend=f"{_others(Path(folder))}")
+        if not run.config_file.is_file():
+            rule = "is no run's folder: it has no config.yaml"
+            raise UserError(rule, key="RUN", value=str(folder), mend=_others(Path(folder) / "any"))
+        return run
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        return read_file(self.config_file)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json``."""
+        self._write(self.result_file, json.dumps(result, indent=2) + "\n")
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What ``result.json`` holds.
+
+        Raises:
+            UserError: if the run has not finished.
+        """
+        if not self.result_file.is_file():
+            raise UserError("this run has not finished", key="RUN", value=str(self.folder), mend="let it finish")
+        found: dict[str, Any] = json.loads(self.result_file.read_text(encoding="utf-8"))
+        return found
+
+    def discard(self) -> None:
+        """Remove the folder of a run that ended before there was anything to keep."""
+        if not any(self.checkpoints.glob("*.ckpt")):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            for parent in (self.folder.parent, self.folder.parent.parent):
+                if parent.is_dir() and not any(parent.iterdir()):
+                    parent.rmdir()
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        # Beside the target and then renamed: a kill leaves the old file or the new one, never a part.
+        fresh = path.with_name(f".{path.name}.new")
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+
+
+def _others(folder: Path) -> str:
+    """Runs that lie beside or below ``folder``."""
+    above = next((p for p in folder.parents if p.is_dir()), Path())
+    runs = sorted(p.parent for pattern in ("*/config.yaml", "*/*/config.yaml") for p in above.glob(pattern))
+    return "runs there: " + ", ".join(map(str, runs[-5:])) if runs else "give the folder that `distill fit` named"

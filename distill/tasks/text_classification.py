@@ -1,0 +1,143 @@
+"""One class, or one number, for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric, PearsonCorrCoef, SpearmanCorrCoef
+from torchmetrics.classification import BinaryF1Score, MulticlassF1Score, MulticlassMatthewsCorrCoef
+
+from distill.signals import Batch
+from distill.tasks.base import TextTask
+from distill.tasks.padding import pad, real_positions
+from distill.tasks.scores import Ratio
+
+__all__ = ["TextClassification", "class_head", "model_inputs"]
+
+_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("text", "text_pair"),
+    ("text1", "text2"),
+)
+
+
+class TextClassification(TextTask):
+    """Classification of texts or pairs of texts; regression where the labels are numbers (STS-B).
+
+    Metrics of classes: ``accuracy``, ``f1`` (of class 1 where there are two, else the mean over the classes)
+    and ``matthews``. Metrics of regression: ``pearson`` and ``spearman``.
+
+    Args:
+        labels: Names of the classes; ``None`` or a single one is regression.
+    """
+
+    name: ClassVar[str] = "text-classification"
+    columns: ClassVar[dict[str, tuple[str, ...]]] = {
+        "text": ("sentence", "text", "review", "content", "comment"),
+        "text_pair": (),
+        "label": ("label", "labels", "score", "target", "class"),
+    }
+    optional: ClassVar[frozenset[str]] = frozenset({"text_pair", "label"})
+
+    @property
+    def regression(self) -> bool:
+        return self.labels is None or len(self.labels) == 1
+
+    @property
+    def monitor(self) -> str:  # type: ignore[override]
+        return "pearson" if self.regression else "accuracy"
+
+    mode = "max"
+
+    @property
+    def auto_model(self) -> Any:
+        from transformers import AutoModelForSequenceClassification
+
+        return AutoModelForSequenceClassification
+
+    def head(self) -> dict[str, Any]:
+        if self.regression:
+            return {"num_labels": 1, "problem_type": "regression"}
+        return class_head(self.labels or ()) | {"problem_type": "single_label_classification"}
+
+    def find_columns(self, names: Sequence[str]) -> dict[str, str]:
+        found = super().find_columns(names)
+        for first, second in _PAIRS:
+            if first in names and second in names:
+                return found | {"text": first, "text_pair": second}
+        return found
+
+    def encode(self, tokenizer: Any, max_length: int | None) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
+        return _Encode(tokenizer, max_length)
+
+    def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
+        inputs, tokens = model_inputs(features, tokenizer)
+        labels = torch.from_numpy(np.array([f["label"] for f in features])) if "label" in features[0] else None
+        if labels is not None and not labels.is_floating_point():
+            labels = labels.long()
+        return Batch(inputs=inputs, labels=labels, tokens=tokens, ids=[sample["id"] for sample in features])
+
+    def metrics(self) -> dict[str, Metric]:
+        if self.regression:
+            return {"pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef()}
+        count = len(self.labels or ())
+        f1 = BinaryF1Score() if count == 2 else MulticlassF1Score(count, average="macro", validate_args=False)
+        return {
+            "accuracy": Ratio(),
+            "f1": f1,
+            "matthews": MulticlassMatthewsCorrCoef(count, validate_args=False),
+        }
+
+    def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
+        if batch.labels is None:
+            return
+        if self.regression:
+            for metric in metrics.values():
+                metric.update(logits.float().squeeze(-1), batch.labels.float())
+            return
+        predicted = logits.argmax(-1)
+        metrics["accuracy"].update(predicted == batch.labels, torch.ones_like(batch.labels))
+        metrics["f1"].update(predicted, batch.labels)
+        metrics["matthews"].update(predicted, batch.labels)
+
+    def predict(self, logits: Tensor) -> Tensor | None:
+        return None if self.regression else logits.argmax(-1)
+
+
+@dataclass(frozen=True)
+class _Encode:
+    tokenizer: Any
+    max_length: int | None
+
+    def __call__(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        texts = [columns[role] for role in ("text", "text_pair") if role in columns]
+        encoded = self.tokenizer(
+            *texts, truncation=self.max_length is not None, max_length=self.max_length, return_attention_mask=False
+        )
+        return dict(encoded) | ({"label": columns["label"]} if "label" in columns else {})
+
+
+def class_head(labels: Sequence[str]) -> dict[str, Any]:
+    """What a model's configuration says of ``labels``."""
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
+
+
+def model_inputs(features: list[dict[str, Any]], tokenizer: Any) -> tuple[dict[str, Tensor], Tensor]:
+    """An encoder's padded inputs, and which positions hold a token (boolean ``[B, T]``)."""
+    tokens = torch.from_numpy(real_positions(features))
+    inputs = {"input_ids": pad(features, "input_ids", tokenizer.pad_token_id), "attention_mask": tokens.long()}
+    if "token_type_ids" in features[0]:
+        inputs["token_type_ids"] = pad(features, "token_type_ids", tokenizer.pad_token_type_id)
+    return inputs, tokens

@@ -1,0 +1,120 @@
+"""A class for each word: named entities, parts of speech."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+from torchmetrics import Metric
+
+from distill.errors import UserError
+from distill.signals import IGNORE, Batch
+from distill.tasks.base import TextTask
+from distill.tasks.padding import pad
+from distill.tasks.scores import Ratio
+from distill.tasks.text_classification import class_head, model_inputs
+
+__all__ = ["TokenClassification", "first_token_labels"]
+
+OUTSIDE = "O"
+"""The class of words that belong to nothing, in every scheme of entity tags."""
+
+
+class TokenClassification(TextTask):
+    """Tags of words. A word's first token carries its tag; its other tokens and special ones have no label.
+
+    Metrics, over words: ``accuracy`` and ``f1``, the micro-averaged F1 of the single tags, without the class
+    ``O``. It is no entity-level score: half an entity counts for half.
+
+    Args:
+        labels: Names of the tags.
+    """
+
+    name: ClassVar[str] = "token-classification"
+    columns: ClassVar[dict[str, tuple[str, ...]]] = {
+        "text": ("tokens", "words"),
+        "label": ("ner_tags", "tags", "labels", "pos_tags", "chunk_tags", "label"),
+    }
+    optional: ClassVar[frozenset[str]] = frozenset({"label"})
+    words: ClassVar[bool] = True
+    monitor = "f1"
+    mode = "max"
+
+    @property
+    def auto_model(self) -> Any:
+        from transformers import AutoModelForTokenClassification
+
+        return AutoModelForTokenClassification
+
+    def head(self) -> dict[str, Any]:
+        return class_head(self.labels or ())
+
+    def encode(self, tokenizer: Any, max_length: int | None) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
+        return _Encode(tokenizer, max_length)
+
+    def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
+        inputs, tokens = model_inputs(features, tokenizer)
+        labels = pad(features, "labels", IGNORE) if "labels" in features[0] else None
+        mask = None if labels is None else labels != IGNORE
+        return Batch(inputs=inputs, labels=labels, mask=mask, tokens=tokens, ids=[f["id"] for f in features])
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"accuracy": Ratio(), "f1": Ratio()}
+
+    def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
+        if batch.labels is None:
+            return
+        labels, predicted = batch.labels, logits.argmax(-1)
+        valid = labels != IGNORE
+        right = (predicted == labels) & valid
+        metrics["accuracy"].update(right, valid)
+        outside = (self.labels or []).index(OUTSIDE) if OUTSIDE in (self.labels or []) else IGNORE
+        # F1 = 2 TP / (predicted tags + true tags), micro-averaged
+        tags, guesses = valid & (labels != outside), valid & (predicted != outside)
+        metrics["f1"].update(2 * (right & tags), tags.long() + guesses.long())
+
+
+@dataclass(frozen=True)
+class _Encode:
+    tokenizer: Any
+    max_length: int | None
+
+    def __call__(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        encoded = self.tokenizer(
+            columns["text"],
+            is_split_into_words=True,
+            truncation=self.max_length is not None,
+            max_length=self.max_length,
+            return_attention_mask=False,
+        )
+        features = dict(encoded)
+        if "label" in columns:
+            features["labels"] = []
+            for i, (words, tags) in enumerate(zip(columns["text"], columns["label"], strict=True)):
+                if len(words) != len(tags):
+                    raise UserError(
+                        f"each word needs a tag: {len(words)} words begin {words[:4]} and have {len(tags)} tags",
+                        key="data.columns.label",
+                        mend="correct the row, or name the columns that belong together",
+                    )
+                features["labels"].append(first_token_labels(encoded.word_ids(i), tags))
+        return features
+
+
+def first_token_labels(words: list[int | None], tags: list[int]) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """The tag of each token that begins a word, :data:`~distill.signals.IGNORE` elsewhere.
+
+    Args:
+        words: Each token's word; ``None`` for special tokens, ``[T]``.
+        tags: Each word's tag.
+
+    Returns:
+        ``[T]``.
+    """
+    before = [None, *words[:-1]]
+    return np.array(
+        [IGNORE if w is None or w == b else tags[w] for w, b in zip(words, before, strict=True)], dtype=np.int32
+    )

@@ -1,0 +1,81 @@
+"""The teachers that a configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from distill.errors import UserError
+from distill.pretrained import load_model, load_tokenizer
+from distill.tasks.base import Task, TextTask
+from distill.teachers.base import TeacherSource
+from distill.teachers.ensemble import Ensemble
+from distill.teachers.live import LiveTeacher
+from distill.vocabulary import check_labels, check_teachers
+
+__all__ = ["TeacherConfig", "build_teacher"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """One teacher.
+
+    Attributes:
+        path: Hub id, folder, or earlier run; its head must be trained for the task.
+        weight: How much it counts among several, greater than 0.
+        dtype: Of its weights; ``auto`` is as they are stored. Half precision saves memory and time on a GPU.
+        attn_implementation: ``eager`` (needed for losses on attention maps), ``sdpa``, ...
+        remember: Whether its logits are remembered by sample, so that it runs once for each; see
+            :class:`~distill.teachers.LiveTeacher`.
+    """
+
+    path: str
+    weight: float = 1.0
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    attn_implementation: str | None = None
+    remember: bool = True
+
+
+def build_teacher(
+    configs: str | TeacherConfig | Sequence[str | TeacherConfig], task: Task, labels: Sequence[str] | None = None
+) -> TeacherSource:
+    """The teacher, or the :class:`Ensemble` of several.
+
+    Args:
+        configs: A path, a teacher, or a list of them.
+        task: Which head a teacher needs.
+        labels: Names of the classes in the order of their ids, as the data has them; the task's if not given.
+
+    Raises:
+        UserError: if one cannot be loaded, has no trained head for the task, or has other classes.
+    """
+    if not isinstance(task, TextTask):
+        raise UserError(
+            f"a teacher for {task.name} cannot be named by path",
+            key="model.teacher",
+            mend="give a module: Distillation(teacher=module, ...)",
+        )
+    labels = labels if labels is not None else task.labels
+    if isinstance(configs, str | TeacherConfig):
+        return _build_one(configs, task, labels, "model.teacher")
+    sources = [_build_one(one, task, labels, f"model.teacher.{number}") for number, one in enumerate(configs)]
+    ensemble = Ensemble(sources, [1.0 if isinstance(one, str) else one.weight for one in configs])
+    check_teachers(task, ensemble)
+    return ensemble if len(sources) > 1 else sources[0]
+
+
+def _build_one(config: str | TeacherConfig, task: TextTask, labels: Sequence[str] | None, key: str) -> LiveTeacher:
+    config = TeacherConfig(path=config) if isinstance(config, str) else config
+    model = load_model(
+        config.path,
+        task.auto_model,
+        f"{key}.path",
+        head={},  # its own: names and number of its classes are compared with the data's, not overwritten
+        attn_implementation=config.attn_implementation,
+        dtype=config.dtype,
+        trained=True,
+    )
+    if not task.auto_model.__name__.endswith("LM"):
+        check_labels(None, model, labels)
+    return LiveTeacher(model, task, load_tokenizer(config.path, f"{key}.path"), remember=config.remember, key=key)

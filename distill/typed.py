@@ -1,0 +1,231 @@
+"""From a mapping to objects: the sections of a configuration, typed by the signatures of the classes they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+
+import distill.callbacks  # its classes can be named without their path
+import distill.schedules  # noqa: F401
+from distill.config import SECTIONS, class_spec
+from distill.diagnose import class_arguments, explain_arguments, explain_value
+from distill.errors import TrainingError, UserError, nearest
+from distill.loggers import LoggingConfig
+from distill.losses import DistillationLoss
+from distill.module import Distillation
+
+__all__ = ["TRAINER_SKIPPED", "Typed"]
+
+TRAINER_SKIPPED = {
+    "callbacks": "write callbacks at the top level",
+    "logger": "write logging at the top level",
+    "default_root_dir": "write runs at the top level",
+    "fast_dev_run": "use --dry-run",
+    "barebones": "leave it out",
+    "enable_model_summary": "use --dry-run",
+    "enable_autolog_hparams": "leave it out",
+    "model_registry": "leave it out",
+    "use_distributed_sampler": "the data takes care of ranks",
+}
+"""Arguments of the Trainer that are given elsewhere -> where."""
+
+_SECTIONS: dict[str, Any] = {
+    "model": Distillation,
+    "data": LightningDataModule,
+    "callbacks": list[Callback],
+    "trainer": Trainer,
+    "logging": LoggingConfig,
+}
+
+
+class Typed:
+    """A configuration whose every value has the type that its place asks for; nothing is built yet.
+
+    Must be made and used inside :func:`distill.class_paths.guarded`.
+
+    Args:
+        config: Merged and complete.
+        allowed: Packages whose classes may be named besides our own.
+
+    Raises:
+        UserError: naming the key that is unknown, missing or of the wrong type.
+    """
+
+    def __init__(self, config: Mapping[str, Any], allowed: Sequence[str] = ()) -> None:
+        check_top(config)
+        self.config, self.allowed = dict(config), list(allowed)
+        self._parsers = {name: _parser(name, kind) for name, kind in _SECTIONS.items()}
+        self._values = {name: self._parse(name) for name in _SECTIONS}
+
+    def _parse(self, name: str) -> Namespace:
+        value = self.config[name]
+        try:
+            return self._parsers[name].parse_object({name: value})
+        except UserError:
+            raise
+        except Exception as error:
+            self._explain(name, value)
+            raise UserError(_first_line(error), key=name, mend="check this section") from error
+
+    def _explain(self, name: str, value: Any) -> None:
+        kind = _SECTIONS[name]
+        if name == "trainer":
+            for key in value:
+                if key in TRAINER_SKIPPED:
+                    rule = "cannot be given here"
+                    raise UserError(rule, key=f"trainer.{key}", value=value[key], mend=TRAINER_SKIPPED[key])
+            explain_arguments(kind, value, name, self.allowed, skip=TRAINER_SKIPPED)
+        elif name in ("model", "logging"):
+            explain_arguments(kind, value, name, self.allowed)
+        else:
+            explain_value(kind, value, name, self.allowed)
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole configuration with every default written out: the same run, whatever the defaults become."""
+        out = {name: self.config[name] for name in ("name", "runs", "seed")}
+        for name, parser in self._parsers.items():
+            section = yaml.safe_load(parser.dump(self._values[name], skip_link_targets=False))[name]
+            if name == "trainer":
+                section = {k: v for k, v in section.items() if v is not None or self.config[name].get(k, "") is None}
+            out[name] = section
+        return out
+
+    # ------------------------------------------------------------------ building
+
+    def losses(self) -> list[DistillationLoss] | None:
+        """The losses, made before data and models are loaded, so that a mistake in them shows at once."""
+        specs = self._values["model"]["model"].losses
+        if specs is None:
+            return None
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--loss", type=DistillationLoss, enable_path=False)
+        made = []
+        for index, spec in enumerate(specs):
+            key = f"model.losses.{index}"
+            written = self.config["model"]["losses"][index]
+            made.append(self._build(parser, Namespace(loss=spec), key, written).loss)
+        return made
+
+    def model(self, losses: list[DistillationLoss] | None, labels: list[str] | None) -> Distillation:
+        """The module, with ``labels`` from the data unless the configuration gives some."""
+        values = self._values["model"].clone()
+        values["model"].losses = losses
+        if values["model"].labels is None:
+            values["model"].labels = labels
+        made = self._build(self._parsers["model"], values, "model", self.config["model"]).model
+        assert isinstance(made, Distillation)
+        return made
+
+    def make(self, name: str) -> Any:
+        """The object or objects of the section ``name`` (data, callbacks, logging; trainer: its arguments)."""
+        made = self._build(self._parsers[name], self._values[name], name, self.config[name])
+        return made[name].as_dict() if name == "trainer" else made[name]
+
+    def _build(self, parser: ArgumentParser, values: Namespace, key: str, written: Any) -> Any:
+        errors: list[Exception] = []
+
+        def build(cls: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            # jsonargparse tries the members of a union in turn and reports all failures together: the
+            # first one is the one to show, and a UserError is never to be passed over.
+            try:
+                return cls(*args, **kwargs)
+            except Exception as error:
+                errors.append(error)
+                raise
+
+        try:
+            made = parser.instantiate(values, instantiate_groups=key != "trainer", instantiators=[(build, object, True)])
+        except Exception as error:
+            errors.append(error)
+        if not errors:
+            return made
+        error = next((e for e in errors if isinstance(e, (UserError, TrainingError))), errors[0])
+        if isinstance(error, UserError):
+            raise located(error, key, written) from error
+        if isinstance(error, (ValueError, TypeError)):
+            raise UserError(f"cannot be built: {_first_line(error)}", key=key, mend="check its arguments") from error
+        raise error
+
+
+def _parser(name: str, kind: Any) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    if name in ("model", "trainer", "logging"):
+        skip: set[str | int] = set(TRAINER_SKIPPED) if name == "trainer" else set()
+        parser.add_class_arguments(kind, name, skip=skip, fail_untyped=False)
+    else:
+        parser.add_argument(f"--{name}", type=kind, enable_path=False)
+    return parser
+
+
+def check_top(config: Mapping[str, Any]) -> None:
+    """Check the keys at the top, and those of plain type.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for key, value in config.items():
+        if key not in SECTIONS:
+            inside = [f"{s}.{key}" for s in ("model", "data", "trainer") if key in class_arguments_of(s)]
+            mend = f"did you mean {inside[0]!r}?" if inside else nearest(key, SECTIONS)
+            raise UserError("no such key", key=key, value=value, mend=mend)
+    for key, kind, words in (("name", str, "a text"), ("runs", str, "a folder"), ("seed", int, "an integer")):
+        if not isinstance(config[key], kind) or isinstance(config[key], bool):
+            raise UserError(f"must be {words}", key=key, value=config[key], mend=f"give {words}")
+    for key in ("model", "trainer", "logging", "data"):
+        if not isinstance(config[key], dict):
+            raise UserError("must be a mapping", key=key, value=config[key], mend="write its keys below it")
+    if not isinstance(config["callbacks"], list):
+        raise UserError("must be a list", key="callbacks", value=config["callbacks"], mend="begin each with a dash")
+
+
+def class_arguments_of(section: str) -> Mapping[str, Any]:
+    """The keys that a section takes."""
+    from distill.data import TextData
+
+    return class_arguments({"model": Distillation, "data": TextData, "trainer": Trainer}[section])
+
+
+def located(error: UserError, key: str, written: Any) -> UserError:
+    """``error`` with the full key of what it complains about, and the value as it was written.
+
+    A constructor knows only the names of its own arguments.
+    """
+    if error.key.split(".")[0] in SECTIONS or error.key.startswith("--"):
+        return error
+    found = list(dict.fromkeys(place for place, _ in _places(written, error.key.split("."), key)))
+    values = dict(_places(written, error.key.split("."), key))
+    same = [place for place in found if values[place] == error.value]
+    if same:
+        return UserError(error.rule, key=same[0], value=values[same[0]], mend=error.mend)
+    # Not written, or written in another form: an object of many parts does not say whose argument it is.
+    default = f"{key}.{error.key}".rstrip(".") if key not in ("model", "callbacks") or not error.key else error.key
+    return UserError(error.rule, key=found[0] if len(found) == 1 else default, value=error.value, mend=error.mend)
+
+
+def _places(written: Any, parts: list[str], key: str) -> list[tuple[str, Any]]:
+    """Where in ``written``, which stands at ``key``, a key ending in ``parts`` stands, the outermost first."""
+    found: list[tuple[str, Any]] = []
+    if class_spec(written):
+        return _places(written.get("init_args") or {}, parts, key)
+    if isinstance(written, Mapping):
+        if parts[0] in written:
+            value = written[parts[0]]
+            found += [(f"{key}.{parts[0]}", value)] if len(parts) == 1 else _places(value, parts[1:], f"{key}.{parts[0]}")
+        for name, item in written.items():
+            found += _places(item, parts, f"{key}.{name}")
+    elif isinstance(written, list):
+        if parts[0].isdigit() and int(parts[0]) < len(written):
+            item, place = written[int(parts[0])], f"{key}.{parts[0]}"
+            found += [(place, item)] if len(parts) == 1 else _places(item, parts[1:], place)
+        for index, item in enumerate(written):
+            found += _places(item, parts, f"{key}.{index}")
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

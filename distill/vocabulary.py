@@ -1,0 +1,197 @@
+"""Whether teacher and student speak of the same tokens and the same classes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from distill.errors import UserError
+from distill.pretrained import load_tokenizer
+from distill.tasks.base import Task, TextTask
+
+if TYPE_CHECKING:
+    from distill.students import StudentConfig
+    from distill.teachers import TeacherSource
+
+__all__ = ["check_labels", "check_pair", "check_teachers", "check_vocabularies", "label_names"]
+
+_log = logging.getLogger(__name__)
+
+
+def predicts_tokens(task: Task) -> bool:
+    """Whether the task's logits run over the vocabulary."""
+    return isinstance(task, TextTask) and task.auto_model.__name__.endswith("LM")
+
+
+def check_vocabularies(
+    student_tokenizer: Any,
+    teacher_tokenizer: Any,
+    student_vocab_size: int,
+    teacher_vocab_size: int,
+    task: Task,
+) -> int:
+    """The number of rows that the embeddings (or logits that the heads) of student and teacher have in common.
+
+    The maps from token to id are compared, not their lengths: models of equal length may have other tokens,
+    and one of another length may only be padded (Qwen2.5 has heads of 151,936 and of 152,064); the losses
+    compare the shared range.
+
+    Args:
+        student_tokenizer: Of transformers.
+        teacher_tokenizer: Of transformers.
+        student_vocab_size: Rows of the student's embedding, padding included.
+        teacher_vocab_size: Rows of the teacher's.
+        task: Says whether logits are over the vocabulary; the models read the same ids in any case.
+
+    Raises:
+        UserError: if a token has another id in the other vocabulary, or none, or lies beyond an embedding.
+    """
+    shared = min(student_vocab_size, teacher_vocab_size)
+    student, teacher = _by_id(student_tokenizer), _by_id(teacher_tokenizer)
+    different = sorted(i for i in student.keys() | teacher.keys() if student.get(i) != teacher.get(i))
+    if different:
+        example = different[0]
+        theirs = f"id {example} is {_said(student, example)} for the student, {_said(teacher, example)} for the teacher"
+        why = (
+            "so their logits cannot be compared position by position; that takes a cross-tokenizer loss, which does "
+            "not exist here yet"
+            if predicts_tokens(task)
+            else "and both models read the same ids"
+        )
+        raise UserError(
+            f"the vocabularies of student and teacher differ in {len(different)} tokens ({theirs}), {why}",
+            key="model.student.tokenizer",
+            mend="choose a student of the teacher's family, or one made from the teacher by layers or config",
+        )
+    beyond = max(student, default=0)
+    if beyond >= shared:
+        who = "student" if student_vocab_size == shared else "teacher"
+        raise UserError(
+            f"the tokenizer's id {beyond} ({student[beyond]!r}) lies beyond the {shared} rows of the {who}'s embedding",
+            key=f"model.{who}",
+            mend="give the tokenizer that the model was trained with",
+        )
+    return shared
+
+
+def _by_id(tokenizer: Any) -> dict[int, str]:
+    return {number: token for token, number in tokenizer.get_vocab().items()}
+
+
+def _said(tokens: Mapping[int, str], number: int) -> str:
+    return repr(tokens[number]) if number in tokens else "nothing"
+
+
+def label_names(model: nn.Module) -> list[str] | None:
+    """The names of a model's classes in the order of their ids; ``None`` where it has only numbers."""
+    names = getattr(getattr(model, "config", None), "id2label", None)
+    return _real([str(names[i]) for i in sorted(names)]) if names else None
+
+
+def _real(names: Sequence[str] | None) -> list[str] | None:
+    placeholders = names is None or all(name.upper().removeprefix("LABEL_").isdigit() for name in names)
+    return None if placeholders else list(names or ())
+
+
+def check_labels(student: nn.Module | None, teacher: nn.Module | None, data: Sequence[str] | None) -> None:
+    """Refuse classes of another number, or the same classes in another order.
+
+    Args:
+        student: A model whose configuration names its classes; ``None`` to leave it out.
+        teacher: Likewise.
+        data: The names in the data, in the order of their ids.
+
+    Raises:
+        UserError: if two of the three do not fit together.
+    """
+    counted: list[tuple[str, int, list[str] | None]] = []
+    for who, model in (("student", student), ("teacher", teacher)):
+        count = getattr(getattr(model, "config", None), "num_labels", None)
+        if model is not None and isinstance(count, int):
+            counted.append((f"model.{who}", count, label_names(model)))
+    if data is not None:
+        counted.append(("the data", len(data), _real(data)))
+    for number, one in enumerate(counted):
+        for other in counted[number + 1 :]:
+            _compare_labels(*one, *other)
+
+
+def _compare_labels(
+    who: str, count: int, names: list[str] | None, other: str, other_count: int, other_names: list[str] | None
+) -> None:
+    if count != other_count:
+        raise UserError(
+            f"{who} has {count} classes and {other} has {other_count}",
+            key=who,
+            mend="name a model that was trained on the same classes",
+        )
+    if names is None or other_names is None:
+        return
+    folded, other_folded = [n.casefold() for n in names], [n.casefold() for n in other_names]
+    if folded == other_folded:
+        return
+    if set(folded) == set(other_folded):
+        raise UserError(
+            f"{who} has the classes {', '.join(names)}, and {other} has the same in another order: "
+            f"{', '.join(other_names)}",
+            key=who,
+            mend="give the labels of the data in the model's order, or name another model",
+        )
+    _log.warning(
+        "%s calls its classes %s, and %s %s; taken for the same, in this order", who, names, other, other_names
+    )
+
+
+def check_pair(
+    task: Task, config: StudentConfig | str | nn.Module, student: nn.Module, teacher: TeacherSource | None
+) -> None:
+    """Refuse a student and a teacher that cannot be compared.
+
+    Args:
+        task: The task of both.
+        config: What the student was made of; a ready module has no tokenizer to compare.
+        student: The student.
+        teacher: The teacher, or none.
+
+    Raises:
+        UserError: see :func:`check_labels` and :func:`check_vocabularies`.
+    """
+    if teacher is None or not isinstance(task, TextTask):
+        return
+    path = config if isinstance(config, str) else None if isinstance(config, nn.Module) else _tokenizer_path(config)
+    tokenizer = None if path is None else load_tokenizer(path, "model.student.tokenizer")
+    for model, theirs in zip(teacher.models, teacher.tokenizers, strict=True):
+        _check_models(task, student, tokenizer or theirs, model, theirs)
+
+
+def check_teachers(task: TextTask, teacher: TeacherSource) -> None:
+    """Refuse teachers of one ensemble that do not speak of the same classes or tokens.
+
+    Raises:
+        UserError: see :func:`check_labels` and :func:`check_vocabularies`.
+    """
+    first, first_tokenizer = teacher.models[0], teacher.tokenizers[0]
+    for model, tokenizer in zip(teacher.models[1:], teacher.tokenizers[1:], strict=True):
+        _check_models(task, first, first_tokenizer, model, tokenizer)
+
+
+def _check_models(task: TextTask, student: nn.Module, ours: Any, teacher: nn.Module, theirs: Any) -> None:
+    if not predicts_tokens(task):
+        check_labels(student, teacher, task.labels)
+    sizes = _vocab_size(student), _vocab_size(teacher)
+    if ours is not None and theirs is not None and sizes[0] is not None and sizes[1] is not None:
+        check_vocabularies(ours, theirs, sizes[0], sizes[1], task)
+
+
+def _tokenizer_path(config: StudentConfig) -> str | None:
+    return config.tokenizer or config.path
+
+
+def _vocab_size(model: nn.Module) -> int | None:
+    config = getattr(model, "config", None)
+    text: Any = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
+    size = getattr(text, "vocab_size", None)
+    return size if isinstance(size, int) else None

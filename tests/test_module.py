@@ -1,0 +1,263 @@
+"""The promises of the Lightning module, on modules small enough to check by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distill.errors import TrainingError, UserError
+from distill.losses import CrossEntropy, FitNetHint, HintonKL
+from distill.module import Distillation
+from distill.optim import OptimizerConfig
+from distill.signals import IGNORE, Batch
+from distill.tasks import Plain
+from distill.teachers import LiveTeacher
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+
+class Net(nn.Module):
+    """Two layers with dropout between them."""
+
+    def __init__(self, width: int = 8, dropout: float = 0.0, classes: int = 3) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, width)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.head(self.dropout(self.body(input).relu()))
+
+
+def samples(n: int = 16) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.randn(4, generator=generator), torch.tensor(i % 3)) for i in range(n)]
+
+
+def trainer(folder: Path, **arguments: Any) -> Trainer:
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "max_steps": 4,
+        "default_root_dir": folder,
+        "num_sanity_val_steps": 0,
+    }
+    return Trainer(**(defaults | arguments))
+
+
+def pair(**arguments: Any) -> Distillation:
+    torch.manual_seed(0)
+    defaults: dict[str, Any] = {
+        "student": Net(),
+        "teacher": Net(12),
+        "task": Plain(),
+        "losses": [CrossEntropy(weight=0.5), HintonKL(temperature=2.0)],
+        "optimizer": OptimizerConfig(lr=0.05, warmup=0),
+    }
+    return Distillation(**(defaults | arguments))
+
+
+class Grab(Callback):
+    """Keeps the gradients that each optimizer step uses."""
+
+    def __init__(self) -> None:
+        self.gradients: list[Tensor] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        def keep(*_: Any) -> None:
+            grads = [p.grad for p in pl_module.student.parameters() if p.grad is not None]
+            self.gradients.append(torch.cat([grad.flatten().clone() for grad in grads]))
+
+        trainer.optimizers[0].register_step_post_hook(keep)
+
+
+class Tokens(nn.Module):
+    """A language model of one embedding: position t predicts from token t alone."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.table = nn.Embedding(7, 7)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.table(input_ids)
+
+
+class TokenTask(Plain):
+    """Batches that the test made itself."""
+
+    def batch(self, raw: Any) -> Batch:
+        return raw
+
+
+def uneven_sequences() -> list[Batch]:
+    """Eight sequences of which 1, 2, ... 8 positions count."""
+    generator = torch.Generator().manual_seed(3)
+    batches = []
+    for valid in range(1, 9):
+        ids = torch.randint(0, 7, (1, 8), generator=generator)
+        labels = torch.randint(0, 7, (1, 8), generator=generator)
+        labels[:, valid:] = IGNORE
+        batches.append(Batch({"input_ids": ids}, labels=labels, mask=labels != IGNORE, tokens=labels != IGNORE))
+    return batches
+
+
+def join(batches: list[Batch]) -> Batch:
+    def cat(pick: Any) -> Tensor:
+        return torch.cat([pick(b) for b in batches])
+
+    return Batch(
+        {"input_ids": cat(lambda b: b.inputs["input_ids"])},
+        labels=cat(lambda b: b.labels),
+        mask=cat(lambda b: b.mask),
+        tokens=cat(lambda b: b.tokens),
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_gradient_of_one_batch_of_eight_equals_that_of_accumulated_micro_batches(tmp_path: Path, size: int) -> None:
+    # Trap 7: a mean of means would weigh the sequence with one valid position like that with eight.
+    def gradient(size: int) -> Tensor:
+        rows = uneven_sequences()
+        loader = DataLoader([join(rows[i : i + size]) for i in range(0, 8, size)], batch_size=None)  # type: ignore[arg-type]
+        module = pair(
+            student=Tokens(1), teacher=Tokens(2), task=TokenTask(), optimizer=OptimizerConfig(name="sgd", lr=0.1)
+        )
+        grab = Grab()
+        trainer(tmp_path, max_steps=1, accumulate_grad_batches=8 // size, callbacks=[grab], gradient_clip_val=None).fit(
+            module, loader
+        )
+        return grab.gradients[-1]
+
+    torch.testing.assert_close(gradient(size), gradient(8), rtol=1e-5, atol=1e-7)
+
+
+def test_gradient_is_that_of_the_mean_over_valid_positions(tmp_path: Path) -> None:
+    batch = join(uneven_sequences())
+    student, teacher = Tokens(1), Tokens(2)
+    table = student.table.weight.detach().double().requires_grad_()
+    logits = table[batch.inputs["input_ids"]][batch.mask]
+    target = (teacher.table.weight.double()[batch.inputs["input_ids"]][batch.mask] / 2).softmax(-1)
+    kl = 4 * (target * (target.log() - (logits / 2).log_softmax(-1))).sum(-1).mean()
+    ce = -logits.log_softmax(-1).gather(-1, batch.labels[batch.mask][:, None]).mean()  # type: ignore[index]
+    (0.5 * ce + kl).backward()
+    module = pair(student=student, teacher=teacher, task=TokenTask())
+    grab = Grab()
+    trainer(tmp_path, max_steps=1, callbacks=[grab]).fit(module, DataLoader([batch], batch_size=None))  # type: ignore[arg-type]
+    assert table.grad is not None
+    torch.testing.assert_close(grab.gradients[-1].double(), table.grad.flatten(), rtol=1e-5, atol=1e-7)
+
+
+def test_teacher_is_in_no_state_optimizer_or_gradient_and_unchanged(tmp_path: Path) -> None:
+    module = pair()
+    assert isinstance(module.teacher, LiveTeacher)
+    teacher = module.teacher.models[0]
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    fit = trainer(tmp_path)
+    fit.fit(module, DataLoader(samples(), batch_size=4))  # type: ignore[arg-type]
+    own = {id(p) for p in teacher.parameters()}
+    assert not own & {id(p) for p in module.parameters()}
+    assert not own & {id(p) for group in fit.optimizers[0].param_groups for p in group["params"]}
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+    assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
+    fit.save_checkpoint(tmp_path / "c.ckpt")
+    checkpoint = torch.load(tmp_path / "c.ckpt", weights_only=True)
+    assert all(k.startswith(("student.", "losses.", "metrics.")) for k in checkpoint["state_dict"])
+
+
+def test_student_trains_and_teacher_does_not_at_every_step(tmp_path: Path) -> None:
+    # Trap 14, with a student that arrives in eval mode as from_pretrained hands it out.
+    seen: list[tuple[bool, bool]] = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            seen.append((pl_module.student.training, pl_module.teacher.models[0].training))
+
+    module = pair(student=Net(dropout=0.5).eval(), teacher=Net(dropout=0.5).train())
+    loader = DataLoader(samples(), batch_size=4)  # type: ignore[arg-type]
+    trainer(tmp_path, max_steps=8, num_sanity_val_steps=2, val_check_interval=2, callbacks=[Look()]).fit(
+        module, loader, loader
+    )
+    assert seen == [(True, False)] * 8
+
+
+def test_regressors_are_trained_clipped_and_saved(tmp_path: Path) -> None:
+    module = pair(losses=[CrossEntropy(), FitNetHint(taps={"body": "body"})])
+    hint = module.losses[1]
+    before = {name: p.detach().clone() for name, p in hint.named_parameters()}
+    assert before, "widths differ, so there is a regressor"
+    fit = trainer(tmp_path, gradient_clip_val=0.1)
+    fit.fit(module, DataLoader(samples(), batch_size=4))  # type: ignore[arg-type]
+    assert any(not torch.equal(before[name], p) for name, p in hint.named_parameters())
+    fit.save_checkpoint(tmp_path / "c.ckpt")
+    saved = torch.load(tmp_path / "c.ckpt", weights_only=True)["state_dict"]
+    assert {f"losses.1.{name}" for name in before} <= set(saved)
+
+
+def test_a_teacher_that_no_loss_reads_does_not_run(tmp_path: Path) -> None:
+    teacher = Net()
+    calls: list[int] = []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    trainer(tmp_path).fit(pair(teacher=teacher, losses=[CrossEntropy()]), DataLoader(samples(), batch_size=4))  # type: ignore[arg-type]
+    assert not calls
+
+
+def test_teacher_is_validated_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+    module = pair(losses=[CrossEntropy()])
+    assert module.teacher is not None
+    module.teacher.models[0].register_forward_hook(lambda *_: calls.append(1))
+    rows = [(x, y, i) for i, (x, y) in enumerate(samples())]
+    fit = trainer(tmp_path, max_epochs=3, max_steps=-1)
+    fit.fit(module, DataLoader(rows, batch_size=4), DataLoader(rows, batch_size=4))  # type: ignore[arg-type]
+    assert len(calls) == 4
+    assert 0 <= module.teacher_scores["accuracy"] <= 1
+    assert "val/agreement" in fit.callback_metrics
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run_with_step_term_and_samples(tmp_path: Path, value: float) -> None:
+    rows: list[Any] = [(x, y, i) for i, (x, y) in enumerate(samples())]
+    rows[9] = (torch.full((4,), value), rows[9][1], 9)
+    module = pair(losses=[CrossEntropy(name="labels")])
+    with pytest.raises(TrainingError, match=r"step 2.*labels = nan.*\[8, 9, 10, 11\]"):
+        trainer(tmp_path).fit(module, DataLoader(rows, batch_size=4))
+    assert all(torch.isfinite(p).all() for p in module.student.parameters())
+
+
+def test_every_term_is_logged_raw_and_weighted_by_name(tmp_path: Path) -> None:
+    fit = trainer(tmp_path, log_every_n_steps=1, max_steps=1)
+    fit.fit(pair(), DataLoader(samples(), batch_size=4))  # type: ignore[arg-type]
+    logged = fit.logged_metrics
+    assert float(logged["train/cross_entropy_weighted"]) == pytest.approx(0.5 * float(logged["train/cross_entropy"]))
+    assert float(logged["train/loss"]) == pytest.approx(
+        float(logged["train/cross_entropy_weighted"]) + float(logged["train/hinton_kl_weighted"]), rel=1e-5
+    )
+
+
+def test_another_teacher_is_refused_on_resume(tmp_path: Path) -> None:
+    loader = DataLoader(samples(), batch_size=4)  # type: ignore[arg-type]
+    first = trainer(tmp_path)
+    first.fit(pair(), loader)
+    first.save_checkpoint(tmp_path / "c.ckpt")
+    torch.manual_seed(9)
+    with pytest.raises(UserError, match="not the teacher"):
+        trainer(tmp_path, max_steps=6).fit(
+            pair(teacher=Net(12)), loader, ckpt_path=tmp_path / "c.ckpt", weights_only=True
+        )
+
+
+def test_two_losses_of_one_name_are_refused() -> None:
+    with pytest.raises(UserError, match="names of losses must differ"):
+        pair(losses=[HintonKL(temperature=1), HintonKL(temperature=4)])
+
+
+def test_no_loss_is_refused() -> None:
+    with pytest.raises(UserError, match="at least one loss"):
+        pair(losses=[])
