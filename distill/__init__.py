@@ -1,17 +1,20 @@
 """Knowledge distillation, gradual pruning and quantization-aware training in one PyTorch Lightning run."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distill.artifact import load as load
+    from distill.data import TextData as TextData
+    from distill.module import Distillation as Distillation
 
 __version__ = "0.1.0"
+
+_HOME = {"Distillation": "distill.module", "TextData": "distill.data", "load": "distill.artifact"}
 
 
 def __getattr__(name: str) -> Any:
     # On demand: this package is imported for ``--help`` too, and torch takes seconds.
-    if name == "load":
-        from distill.artifact import load
-
-        return load
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

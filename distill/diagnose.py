@@ -123,7 +123,7 @@ def _explain_class(classes: list[type], path: Any, given: Any, key: str, allowed
     names = " or ".join(cls.__name__ for cls in classes)
     known = sorted({name for cls in classes for name in subclass_names(cls)})
     try:
-        resolved = resolve_class_path_by_name(tuple(classes), path)
+        resolved = _resolved(classes, path)
     except ValueError as error:  # several classes of one name
         raise UserError(str(error), key=f"{key}.class_path", value=path, mend="give the dotted path") from None
     if "." not in resolved:
@@ -139,6 +139,12 @@ def _explain_class(classes: list[type], path: Any, given: Any, key: str, allowed
     if inspect.isabstract(cls):
         raise UserError("is abstract, only its subclasses can be used", key=key, value=path, mend=_known(cls))
     explain_arguments(cls, given, key, allowed)
+
+
+def _resolved(classes: list[type], path: str) -> str:
+    """The dotted path that ``path`` is short for, or ``path`` itself where it is for none."""
+    found = (resolve_class_path_by_name(cls, path) for cls in classes)
+    return next((dotted for dotted in found if "." in dotted), path)
 
 
 def _known(cls: type) -> str:

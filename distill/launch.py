@@ -1,216 +1,188 @@
-"""Running a configuration: build everything, then make the run's folder, train, save the student, say what came out."""
+"""Running a configuration: build, make the run's folder, train, save the student, and say what came out."""
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
-import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerStatus
-from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from distill import artifact, config as configuration
-from distill.callbacks import Determinism
-from distill.class_paths import check, guarded
-from distill.complete import complete
+from distill import artifact
+from distill.build import RUN_ID, Job, build, make_trainer, quiet
+from distill.config import apply_override, parse_value
 from distill.errors import UserError
-from distill.loggers import LoggingConfig, make_loggers
-from distill.module import Distillation
+from distill.loggers import make_loggers
 from distill.outcome import Scores, outcome, show_outcome, show_scores
 from distill.run import Run
-from distill.scrub import refuse_hidden
-from distill.typed import Typed, located
 
-__all__ = ["Job", "build", "default_precision", "evaluate", "fit"]
+__all__ = ["evaluate", "fit"]
 
-_RUN_ID = "DISTILL_RUN_ID"
-"""Tells the processes that a distributed run starts which folder is theirs."""
+SIGTERM_CODE = 128 + int(signal.SIGTERM)
 
 
-@dataclass
-class Job:
-    """A run with everything built and nothing written.
-
-    Attributes:
-        config: The resolved configuration.
-        run: The run; its folder is not there yet.
-        data: Read and ready.
-        module: With teacher, student and losses.
-        trainer: Without loggers, which would write.
-        logging: Which loggers the run gets.
-    """
-
-    config: dict[str, Any]
-    run: Run
-    data: LightningDataModule
-    module: Distillation
-    trainer: Trainer
-    logging: LoggingConfig
-
-
-def build(config: Mapping[str, Any], *, allow: Sequence[str] = (), run_id: str | None = None) -> Job:
-    """Build all that ``config`` describes.
+def fit(config: Mapping[str, Any], *, allow: Sequence[str] = (), run_id: str | None = None) -> Run:
+    """Train what ``config`` describes and save the student.
 
     Args:
         config: As :func:`distill.config.load` gives it.
-        allow: Packages whose classes the configuration may name, besides our own.
+        allow: Packages whose classes it may name, besides our own.
         run_id: The run's id; a new one if not given.
 
+    Returns:
+        The run, whose :attr:`~distill.run.Run.result` holds the figures.
+
     Raises:
-        UserError: for whatever is wrong with it. Nothing was written.
+        UserError: for whatever is wrong with the configuration. Nothing was written.
+        TrainingError: if the loss stops being finite. The run's folder stays, with its last checkpoint.
     """
-    with _built(config, allow) as (typed, made):
-        run = _plan(typed.config, run_id)
-        callbacks, arguments = typed.make("callbacks"), typed.make("trainer")
-        made |= {"logging": typed.make("logging"), "trainer": trainer(arguments, callbacks, run, typed, made["data"])}
-        return Job(config=typed.resolved(), run=run, **made)
-
-
-@contextmanager
-def _built(config: Mapping[str, Any], allow: Sequence[str]) -> Iterator[tuple[Typed, dict[str, Any]]]:
-    """The typed configuration with data and module made of it, under the guard that limits imports."""
-    refuse_hidden(config)
-    check(config, allow)
-    with guarded(allow), _quiet():
-        typed = Typed(complete(config), allow)
-        typed.make("logging")
-        typed.make("callbacks")
-        check_trainer(typed.config["trainer"])
-        losses = typed.losses()
-        seed = _seed(typed.config["seed"])
-        data = typed.make("data")
-        with _located("data", typed.config["data"]):
-            data.prepare_data()
-            data.setup("fit")
-            labels = getattr(data, "labels", None)
-        # The student's fresh weights are a function of the seed, whatever reading the data drew.
-        seed_everything(seed, workers=True, verbose=False)
-        module = typed.model(losses, labels)
-        yield typed, {"data": data, "module": module}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what Lightning and transformers say about themselves at every start."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    logging.getLogger("lightning_fabric.utilities.seed").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-        yield
-
-
-@contextmanager
-def _located(key: str, written: Any) -> Iterator[None]:
-    """Give errors from inside the block the full key of what they complain about."""
+    job = build(config, allow=allow, run_id=run_id)
+    trainer = make_trainer(job)
+    main = trainer.is_global_zero
+    if main:
+        job.run.begin(job.config)
     try:
-        yield
-    except UserError as error:
-        raise located(error, key, written) from error
-
-
-def _seed(seed: int) -> int:
-    if not 0 <= seed < 2**32:
-        raise UserError("must be from 0 to 4294967295", key="seed", value=seed, mend="give another seed")
-    return seed
-
-
-def _plan(config: Mapping[str, Any], run_id: str | None) -> Run:
-    """The run's folder; on ranks other than zero the one that rank zero made."""
-    run_id = run_id or os.environ.get(_RUN_ID)
-    if rank_zero_only.rank == 0:
-        return Run.plan(config["runs"], config["name"], run_id)
-    if run_id is None:
-        rule = "is needed where the processes are started by hand: they share one folder"
-        raise UserError(rule, key="--id", mend="give all of them the same --id")
-    return Run(Path(config["runs"]) / config["name"] / run_id)
-
-
-# ---------------------------------------------------------------------- the trainer
-
-
-def default_precision(accelerator: str) -> str:
-    """``bf16-mixed`` on a CUDA device that computes in it, else ``32-true``.
-
-    A CPU without instructions for bfloat16 is some 200 times slower in it.
-    """
-    cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-
-
-def check_trainer(arguments: Mapping[str, Any]) -> None:
-    """Refuse numbers that Lightning would refuse late, or not at all.
-
-    Raises:
-        UserError: naming the key.
-    """
-    least = {"max_epochs": -1, "max_steps": -1, "accumulate_grad_batches": 1, "log_every_n_steps": 1}
-    for name, bound in least.items():
-        value = arguments.get(name)
-        if isinstance(value, int) and (value < bound or (bound < 0 and value == 0)):
-            rule = f"must be at least {max(bound, 1)}"
-            raise UserError(rule, key=f"trainer.{name}", value=value, mend="give another number")
-    ends = [name for name in ("max_epochs", "max_steps") if (arguments.get(name) or -1) > 0]
-    if not ends and not arguments.get("max_time"):
-        raise UserError(
-            "a run needs an end", key="trainer.max_epochs", value=arguments.get("max_epochs"), mend="set it, or max_steps"
-        )
-
-
-def trainer(arguments: Mapping[str, Any], callbacks: Sequence[Callback], run: Run, typed: Typed, data: Any) -> Trainer:
-    """The Trainer of ``run``, without loggers.
-
-    Raises:
-        UserError: if Lightning refuses ``arguments``.
-    """
-    given = {name: value for name, value in arguments.items() if name in typed.config["trainer"]}
-    bar = given.pop("enable_progress_bar", None)
-    bar = sys.stdout.isatty() if bar is None else bar
-    checkpoints = given.pop("enable_checkpointing", None) is not False
-    own: list[Callback] = [Determinism(typed.config["seed"]), Scores(spoken=not bar)]
-    own += [RichProgressBar(leave=True)] if bar else []
-    mine = [c for c in callbacks if isinstance(c, ModelCheckpoint)]
-    for callback in mine:
-        callback.dirpath = callback.dirpath or str(run.checkpoints)
-    if checkpoints and not mine:
-        own.append(_checkpoint(run, typed, data, given))
-    try:
-        return Trainer(
-            **{"precision": default_precision(str(given.get("accelerator", "auto"))), "log_every_n_steps": 10, **given},
-            callbacks=[*callbacks, *own],
-            logger=False,
-            default_root_dir=run.folder,
-            enable_progress_bar=bar,
-            enable_checkpointing=checkpoints or bool(mine),
-            enable_model_summary=False,
-            use_distributed_sampler=False,  # the data's batches know the ranks
-        )
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        trainer.loggers = make_loggers(job.logging, job.run, job.config)
+        started = time.perf_counter()
+        with _share(job.run), quiet(), _interruptible(trainer):
+            trainer.fit(job.module, datamodule=job.data)
+        seconds = time.perf_counter() - started
+    except UserError:
+        if main:
+            job.run.discard()
+        raise
+    except MisconfigurationException as error:
+        if main:
+            job.run.discard()
         raise UserError(str(error).splitlines()[0], key="trainer", mend="check its arguments") from error
+    if main:
+        _conclude(job, trainer, seconds)
+    return job.run
 
 
-def _checkpoint(run: Run, typed: Typed, data: Any, arguments: Mapping[str, Any]) -> ModelCheckpoint:
-    validated = arguments.get("limit_val_batches") != 0
-    if not validated:
-        return ModelCheckpoint(run.checkpoints, filename="{step}", save_last=True)
-    from distill.tasks import make_task
+@contextmanager
+def _share(run: Run) -> Iterator[None]:
+    """Tell the processes that Lightning starts for the other devices which run they belong to."""
+    before = os.environ.get(RUN_ID)
+    os.environ[RUN_ID] = run.id
+    try:
+        yield
+    finally:
+        os.environ.pop(RUN_ID) if before is None else os.environ.update({RUN_ID: before})
 
-    task = typed.task()
-    task = make_task(task) if isinstance(task, str) else task
-    return ModelCheckpoint(
-        run.checkpoints, filename="{step}", monitor=f"val/{task.monitor}", mode=task.mode, save_last=True
+
+@contextmanager
+def _interruptible(trainer: Trainer) -> Iterator[None]:
+    """Let an interrupt be one to the caller too: Lightning ends with code 1 on Ctrl-C and with 0 on SIGTERM."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SIGTERMException:
+        raise SystemExit(SIGTERM_CODE) from None
+    except SystemExit:
+        if trainer.state.status == TrainerStatus.INTERRUPTED:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, before)
+
+
+def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
+    """Save the student of the best checkpoint and show the table."""
+    steps = trainer.global_step
+    step = _restore_best(job, trainer)
+    artifact.save(job.run.student, job.module.student, getattr(job.data, "tokenizer", None))
+    kept = next(callback.by_step for callback in trainer.callbacks if isinstance(callback, Scores))  # type: ignore[attr-defined]
+    last = kept[max(kept)] if kept else {}
+    result = outcome(
+        job.module,
+        kept.get(step, last),
+        name=job.run.name,
+        id=job.run.id,
+        steps=steps,
+        saved_step=step,
+        train_seconds=round(seconds, 3),
     )
+    job.run.write_result(result)
+    show_outcome(result)
+    which = f"the best of {steps} by {job.module.task.monitor}" if step != steps else "the last"
+    print(f"student of step {step} ({which}): {job.run.student}")
+
+
+def _restore_best(job: Job, trainer: Trainer) -> int:
+    """Give the student the weights of the best checkpoint; the step they are of."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+            saved = torch.load(callback.best_model_path, map_location="cpu", weights_only=True)
+            if saved["global_step"] != trainer.global_step:
+                job.module.load_state_dict(saved["state_dict"])
+            return int(saved["global_step"])
+    return trainer.global_step
+
+
+# ---------------------------------------------------------------------- afterwards
+
+
+def evaluate(
+    folder: str | Path,
+    split: str = "validate",
+    *,
+    overrides: Sequence[tuple[str, str]] = (),
+    allow: Sequence[str] = (),
+) -> dict[str, float]:
+    """The figures of a run's saved student, and its teacher's, on validation or test data.
+
+    Args:
+        folder: The run.
+        split: ``validate`` or ``test``.
+        overrides: Keys and YAML texts that replace parts of the run's configuration.
+        allow: Packages whose classes it may name, besides our own.
+
+    Raises:
+        UserError: if there is no such run, it has no student, or its data cannot be read.
+    """
+    run = Run.open(folder)
+    if not run.student.is_dir():
+        rule = "this run has saved no student yet"
+        raise UserError(rule, key="RUN", value=str(folder), mend="let it finish")
+    config = run.config
+    described = _take_student(config, run)
+    for key, text in overrides:
+        apply_override(config, key, parse_value(text, f"--{key}"))
+    job = build(config, allow=allow, stage=split)
+    if not described:
+        artifact.load(run.student, job.module.student)
+    trainer = make_trainer(job, enable_checkpointing=False, callbacks=[])
+    with quiet(), _interruptible(trainer):
+        try:
+            run_split = trainer.validate if split == "validate" else trainer.test
+            [scores] = run_split(job.module, datamodule=job.data, verbose=False)
+        except MisconfigurationException as error:
+            rule = f"there is no data to {split}"
+            raise UserError(rule, key="data", mend="name the split in data.splits") from error
+    scores = {name: float(value) for name, value in scores.items()}
+    if trainer.is_global_zero:
+        show_scores(f"{run.name} {run.id}: {split}", scores)
+    return scores
+
+
+def _take_student(config: dict[str, Any], run: Run) -> bool:
+    """Have the configuration load the saved student, where it describes one in words."""
+    student = config["model"]["student"]
+    if isinstance(student, dict) and "class_path" in student:
+        return False
+    attention = student.get("attn_implementation") if isinstance(student, dict) else None
+    config["model"]["student"] = {"path": str(run.student)} | (
+        {"attn_implementation": attention} if attention is not None else {}
+    )
+    return True

@@ -5,23 +5,24 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from distill.run import Run
 from distill.scrub import scrub
 from distill.wandb_mode import Decision, decide
 
-__all__ = ["CsvLogger", "LoggingConfig", "SafeWandbLogger", "WandbConfig", "make_loggers"]
+__all__ = ["CsvLogger", "LoggingConfig", "SafeWandbLogger", "WandbConfig", "is_rank_zero", "make_loggers"]
 
 # What is not asked of the server is not sent: the command line and the environment may hold secrets.
-_WANDB_SETTINGS = {
+_WANDB_SETTINGS: dict[str, Any] = {
     "console": "off",
     "disable_git": True,
     "save_code": False,
@@ -67,6 +68,11 @@ class LoggingConfig:
     wandb: WandbConfig | None = None
 
 
+def is_rank_zero() -> bool:
+    """Whether this is the process that writes and prints; from the environment until a Trainer says more."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def make_loggers(config: LoggingConfig, run: Run, hyperparameters: Mapping[str, Any]) -> list[Logger]:
     """The loggers of ``run``, started on rank zero, with ``hyperparameters`` (scrubbed of secrets) logged."""
     loggers: list[Logger] = []
@@ -76,8 +82,9 @@ def make_loggers(config: LoggingConfig, run: Run, hyperparameters: Mapping[str, 
         loggers.append(TensorBoardLogger(run.folder, name="tensorboard", version="", default_hp_metric=False))
     if config.wandb is not None:
         # The decision is rank zero's alone: the others send nothing.
-        decision = decide(config.wandb.mode) if rank_zero_only.rank == 0 else Decision("offline", "not rank zero")
-        rank_zero_info(f"W&B is {decision.mode}: {decision.reason}.")
+        decision = decide(config.wandb.mode) if is_rank_zero() else Decision("offline", "not rank zero")
+        if is_rank_zero():
+            print(f"W&B is {decision.mode}: {decision.reason}.", flush=True)
         if decision.mode != "disabled":
             loggers.append(SafeWandbLogger(config.wandb, run, decision.mode))
     for logger in loggers:
@@ -180,17 +187,18 @@ class SafeWandbLogger(WandbLogger):
             mode=mode,
             settings=wandb.Settings(**_WANDB_SETTINGS),
         )
+        self._wandb_init.pop("anonymous")  # W&B warns wherever it is set
         self._failed = False
         self._try("start", lambda: super(SafeWandbLogger, self).experiment)
 
     def _try(self, what: str, action: Any) -> None:
-        if self._failed or rank_zero_only.rank != 0:
+        if self._failed or not is_rank_zero():
             return
         try:
             action()
         except Exception as error:  # CommError, UsageError, a broken pipe to its service: all end the logger only
             self._failed = True
-            rank_zero_warn(f"W&B is left out from here on: it could not {what} ({type(error).__name__}: {error}).")
+            warnings.warn(f"W&B is left out from here on: it could not {what} ({error!r}).", stacklevel=2)
 
     @property
     def experiment(self) -> Any:
@@ -212,5 +220,5 @@ class SafeWandbLogger(WandbLogger):
     def finalize(self, status: str) -> None:
         """End the run, so that its file is complete when the command ends."""
         if self._experiment is not None:
-            self._try("finish", lambda: self._experiment.finish(exit_code=0 if status == "success" else 1, quiet=True))
+            self._try("finish", lambda: self._experiment.finish(exit_code=0 if status == "success" else 1))
             self._experiment, self._failed = None, True

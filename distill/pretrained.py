@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from distill.artifact import note, quiet, read_steps
 from distill.errors import UserError
 from distill.paths import resolve
 
-__all__ = ["FAILURES", "explain", "load_model", "load_tokenizer"]
+__all__ = ["FAILURES", "explain", "load_model", "load_tokenizer", "mark_padding"]
 
 FAILURES = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError, HfHubHTTPError)
 """What transformers raises for a folder, name or configuration that is not right."""
@@ -70,11 +71,20 @@ def load_model(
     except FAILURES as error:
         raise explain(error, auto_model, key, path, attn_implementation) from error
     _check_complete(model, report, path, key, trained)
-    text = model.config.get_text_config()
-    if "Classification" in auto_model.__name__ and getattr(text, "pad_token_id", None) is None:
-        text.pad_token_id = _first(text.eos_token_id)  # decoders classify at the last token that is no padding
+    mark_padding(model, auto_model)
     note(model, *steps)
     return model  # type: ignore[no-any-return]
+
+
+def mark_padding(model: PreTrainedModel, auto_model: Any) -> None:
+    """Let the end of text be the padding of a classifier that has none.
+
+    Decoders classify at the last token that is no padding, and refuse batches if they do not know it.
+    """
+    text = model.config.get_text_config()
+    if "Classification" in auto_model.__name__ and getattr(text, "pad_token_id", None) is None:
+        ends = getattr(text, "eos_token_id", None)
+        text.pad_token_id = ends[0] if isinstance(ends, list) else ends
 
 
 def _check_folder(folder: Path, path: str, auto_model: Any, key: str) -> None:
@@ -144,7 +154,7 @@ def explain(error: Exception, auto_model: Any, key: str, value: object, attn_imp
             value=value,
             mend="check the name and the connection",
         )
-    if attn_implementation is not None and ("attention" in text.lower() or "attn_implementation" in text):
+    if attn_implementation is not None and re.search("attn_implementation|FlashAttention|attention impl", text):
         return UserError(
             f"this attention implementation cannot be used ({_first_sentence(text)})",
             key=key.rpartition(".")[0] + ".attn_implementation",
@@ -188,9 +198,5 @@ def load_tokenizer(path: str, key: str) -> Any:
     return tokenizer
 
 
-def _first(ids: int | list[int] | None) -> int | None:
-    return ids[0] if isinstance(ids, list) else ids
-
-
 def _first_sentence(text: str) -> str:
-    return " ".join(text.split()).split(". ", 1)[0][:240]
+    return " ".join(text.split()).split(". ", 1)[0][:240].rstrip(".")

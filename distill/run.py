@@ -88,7 +88,9 @@ class Run:
         try:
             self.folder.mkdir(parents=True)
         except FileExistsError:
-            raise UserError(f"the run folder {self.folder} exists", key="--id", value=self.id, mend="give another id") from None
+            raise UserError(
+                f"the run folder {self.folder} exists", key="--id", value=self.id, mend="give another id"
+            ) from None
         self._write(self.config_file, f"# Repeat this run: distill fit -c {self.config_file}\n" + dump(scrub(config)))
 
     @classmethod

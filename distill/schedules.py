@@ -31,6 +31,13 @@ class Constant(Schedule):
         return self.value
 
 
+def _check_moment(key: str, value: int | float) -> None:
+    if not value >= 0 or (isinstance(value, float) and value > 1):
+        raise UserError(
+            "must be a step (integer, 0 or more) or a fraction of the run (float in [0, 1])", key=key, value=value
+        )
+
+
 class Ramp(Schedule):
     """From ``start`` to ``end`` between two moments; constant before and after.
 
@@ -42,13 +49,8 @@ class Ramp(Schedule):
     """
 
     def __init__(self, start: float, end: float, begin: int | float = 0.0, until: int | float = 1.0) -> None:
-        for key, value in (("begin", begin), ("until", until)):
-            if value < 0 or (isinstance(value, float) and value > 1):
-                raise UserError(
-                    "must be a step (integer, 0 or more) or a fraction of the run (float in [0, 1])",
-                    key=key,
-                    value=value,
-                )
+        _check_moment("begin", begin)
+        _check_moment("until", until)
         if type(begin) is type(until) and begin > until:
             raise UserError("must not lie after 'until'", key="begin", value=begin, mend=f"until is {until}")
         self.start, self.end, self.begin, self.until = start, end, begin, until
@@ -83,6 +85,7 @@ class WarmUp(Linear):
     """From 0 to ``value`` over the first ``steps`` (a number of steps, or a fraction of the run)."""
 
     def __init__(self, value: float, steps: int | float = 0.1) -> None:
+        _check_moment("steps", steps)
         super().__init__(0.0, value, begin=0 if isinstance(steps, int) else 0.0, until=steps)
 
 

@@ -16,10 +16,9 @@ HIDDEN = "***"
 _STRONG = frozenset({"apikey", "secret", "secrets", "password", "passwords", "passwd", "passphrase", "credentials"})
 _WEAK = frozenset({"key", "token"})  # only at the end of a name, and only of a text: key_size and token_ids are none
 # Words that make of "..._token" a token of text and of "..._key" a column or a name.
-_HARMLESS = frozenset(
-    "pad eos bos unk cls sep mask special begin end start stop image first last per num max min "
-    "label text sort state metric column monitor sample group primary".split()
-)
+_TOKENS = {"pad", "eos", "bos", "unk", "cls", "sep", "mask", "special", "begin", "end", "start", "stop", "image"}
+_COLUMNS = {"label", "text", "sort", "state", "metric", "column", "monitor", "sample", "group", "primary"}
+_HARMLESS = frozenset(_TOKENS | _COLUMNS)
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _QUERY = re.compile(r"([?&][^=&\s]*(?:token|key|secret|password|signature|sig|credential)=)[^&\s]+", re.IGNORECASE)
@@ -28,7 +27,7 @@ _KNOWN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|wandb_v\d_[A-Za-z0-9_-]{20,}|gh[p
 
 
 def is_secret(name: str, value: object = "") -> bool:
-    """Whether a key of this name holds a secret: ``api_key`` and ``hfToken`` do, ``tokenizer`` and ``pad_token`` not."""
+    """Whether a key of this name holds a secret: ``api_key`` does, ``tokenizer`` and ``pad_token`` do not."""
     words = [word.lower() for word in _WORD.findall(name)]
     if _STRONG & set(words):
         return True
@@ -65,4 +64,9 @@ def refuse_hidden(value: Any, key: str = "") -> None:
             refuse_hidden(item, f"{key}.{index}")
     elif isinstance(value, str) and HIDDEN in value:
         shown = key.replace(".init_args", "")
-        raise UserError("a secret was taken out here when the run was written", key=shown, value=value, mend=f"give it with --{shown}")
+        raise UserError(
+            "a secret was taken out here when the run was written",
+            key=shown,
+            value=value,
+            mend=f"give it with --{shown}",
+        )

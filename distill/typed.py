@@ -64,7 +64,8 @@ class Typed:
     def _parse(self, name: str) -> Namespace:
         value = self.config[name]
         try:
-            return self._parsers[name].parse_object({name: value})
+            parsed: Namespace = self._parsers[name].parse_object({name: value})
+            return parsed
         except UserError:
             raise
         except Exception as error:
@@ -88,8 +89,9 @@ class Typed:
         """The whole configuration with every default written out: the same run, whatever the defaults become."""
         out = {name: self.config[name] for name in ("name", "runs", "seed")}
         for name, parser in self._parsers.items():
-            section = yaml.safe_load(parser.dump(self._values[name], skip_link_targets=False))[name]
+            section = yaml.safe_load(parser.dump(self._values[name], skip_unset=False))[name]
             if name == "trainer":
+                # Dozens of arguments are null unless given; null is said only where it is not the default.
                 section = {k: v for k, v in section.items() if v is not None or self.config[name].get(k, "") is None}
             out[name] = section
         return out
@@ -107,7 +109,14 @@ class Typed:
         for index, spec in enumerate(specs):
             key = f"model.losses.{index}"
             written = self.config["model"]["losses"][index]
-            made.append(self._build(parser, Namespace(loss=spec), key, written).loss)
+            made.append(
+                self._build(
+                    parser,
+                    Namespace(loss=spec),  # type: ignore[no-untyped-call]
+                    key,
+                    written,
+                ).loss
+            )
         return made
 
     def model(self, losses: list[DistillationLoss] | None, labels: list[str] | None) -> Distillation:
@@ -137,18 +146,26 @@ class Typed:
                 errors.append(error)
                 raise
 
+        made: Any = None
         try:
-            made = parser.instantiate(values, instantiate_groups=key != "trainer", instantiators=[(build, object, True)])
+            made = parser.instantiate(
+                values, instantiate_groups=key != "trainer", instantiators=[(build, object, True)]
+            )
         except Exception as error:
             errors.append(error)
-        if not errors:
-            return made
-        error = next((e for e in errors if isinstance(e, (UserError, TrainingError))), errors[0])
-        if isinstance(error, UserError):
-            raise located(error, key, written) from error
-        if isinstance(error, (ValueError, TypeError)):
-            raise UserError(f"cannot be built: {_first_line(error)}", key=key, mend="check its arguments") from error
-        raise error
+        if errors:
+            raise _first(errors, key, written)
+        return made
+
+
+def _first(errors: list[Exception], key: str, written: Any) -> Exception:
+    """The error to show of those that building ``key`` raised."""
+    shown = next((error for error in errors if isinstance(error, (UserError, TrainingError))), errors[0])
+    if isinstance(shown, UserError):
+        return located(shown, key, written)
+    if isinstance(shown, (ValueError, TypeError)):
+        return UserError(f"cannot be built: {_first_line(shown)}", key=key, mend="check its arguments")
+    return shown
 
 
 def _parser(name: str, kind: Any) -> ArgumentParser:
@@ -214,7 +231,9 @@ def _places(written: Any, parts: list[str], key: str) -> list[tuple[str, Any]]:
     if isinstance(written, Mapping):
         if parts[0] in written:
             value = written[parts[0]]
-            found += [(f"{key}.{parts[0]}", value)] if len(parts) == 1 else _places(value, parts[1:], f"{key}.{parts[0]}")
+            found += (
+                [(f"{key}.{parts[0]}", value)] if len(parts) == 1 else _places(value, parts[1:], f"{key}.{parts[0]}")
+            )
         for name, item in written.items():
             found += _places(item, parts, f"{key}.{name}")
     elif isinstance(written, list):

@@ -31,9 +31,7 @@ class Decision(NamedTuple):
     reason: str
 
 
-def decide(
-    wanted: str | None = None, environment: Mapping[str, str] = os.environ, timeout: float = 3.0
-) -> Decision:
+def decide(wanted: str | None = None, environment: Mapping[str, str] = os.environ, timeout: float = 3.0) -> Decision:
     """Choose the mode of W&B.
 
     Args:

@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
 from distill.errors import TrainingError, UserError
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
 from distill.module import Distillation
@@ -14,9 +18,6 @@ from distill.optim import OptimizerConfig
 from distill.signals import IGNORE, Batch
 from distill.tasks import Plain
 from distill.teachers import LiveTeacher
-from pytorch_lightning import Callback, Trainer
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 
 class Net(nn.Module):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from distill.errors import UserError
 from distill.optim import OptimizerConfig, learning_rate_factor, make_optimizer
-from torch import nn
 
 
 @pytest.mark.parametrize(

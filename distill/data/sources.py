@@ -82,11 +82,11 @@ def _read(key: str, value: Any, reader: str, name: str | None, **options: Any) -
     try:
         return dict(load_dataset(reader, name, **options))
     except (OSError, ValueError, DatasetsError) as error:
-        rule = f"cannot be read as a data set ({type(error).__name__}: {_first_line(error)})"
+        rule = f"cannot be read as a data set ({type(error).__name__}: {_first_line(error.__cause__ or error)})"
         raise UserError(rule, key=key, value=value, mend="check path, name and files") from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0][:200]
 
 

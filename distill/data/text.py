@@ -99,14 +99,16 @@ class TextData(LightningDataModule):
         for use in splits:
             if len(splits[use]) == 0:
                 raise UserError("the split holds no rows", key=f"data.splits.{use}", value=names[use])
-        if self.validation_fraction is not None:
-            splits["train"], splits["validation"] = hold_out(splits["train"], self.validation_fraction)
-        if self.train_samples is not None:
-            splits["train"] = sample(splits["train"], self.train_samples)
         every = list(dict.fromkeys(column for rows in splits.values() for column in rows.column_names))
         columns = find_columns(task, every, self.columns)
-        present = {use: check_rows(task, use, rows, columns) for use, rows in splits.items()}
+        # The classes are those of all rows: a small choice of them may lack one.
         labels = read_labels(splits, columns["label"]) if "label" in columns else None
+        if self.validation_fraction is not None:
+            splits["train"], splits["validation"] = hold_out(splits["train"], self.validation_fraction)
+            labels = labels.shared("train", "validation") if labels else None
+        if self.train_samples is not None:
+            splits["train"] = sample(splits["train"], self.train_samples)
+        present = {use: check_rows(task, use, rows, columns) for use, rows in splits.items()}
         if "label" in task.columns and (labels is None or "validation" not in labels.splits):
             raise UserError(
                 f"{task.name} needs labels for validation",
@@ -280,12 +282,13 @@ class TextData(LightningDataModule):
             )
         return trainer.global_rank, trainer.world_size
 
-    def _position(self) -> tuple[int, int]:
-        """(epoch, batches of it already trained), as the trainer counts them."""
+    def _position(self) -> int:
+        """Batches trained so far, as the trainer counts them."""
         trainer = self.trainer
         if trainer is None or not trainer.training:
-            return self.epoch, 0
-        return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            return self.epoch * len(self._training_batches())
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        return progress.current.completed if trainer.overfit_batches else progress.total.completed
 
     # ------------------------------------------------------------------ account
 

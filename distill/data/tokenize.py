@@ -129,9 +129,9 @@ def _hash(value: Any) -> str:
 
 def _task_source(task: Task) -> list[str]:
     """The text of the modules that define the task: who edits one gets no stale samples."""
-    files = [getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in type(task).__mro__]
-    own = [Path(f) for f, kind in zip(files, type(task).__mro__, strict=True) if f and issubclass(kind, Task)]
-    return [type(task).__qualname__, *(path.read_text(encoding="utf-8") for path in own if path.suffix == ".py")]
+    kinds = [kind for kind in type(task).__mro__ if issubclass(kind, Task) and kind.__module__ != Task.__module__]
+    files = [getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in kinds]
+    return [type(task).__qualname__, *(Path(file).read_text(encoding="utf-8") for file in files if file)]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 from distill.artifact import note, quiet, steps_of
 from distill.errors import UserError, nearest
 from distill.models import ModelSpec
-from distill.pretrained import FAILURES, explain, load_model, load_tokenizer
+from distill.pretrained import FAILURES, explain, load_model, load_tokenizer, mark_padding
 from distill.students.config import StudentConfig
 from distill.students.layers import choose_layers, keep_layers
 from distill.students.width import narrow, widths
@@ -121,14 +121,15 @@ def _fresh(config: StudentConfig, task: TextTask, teacher: nn.Module | None, hea
             value=kind,
             mend=nearest(kind, CONFIG_MAPPING.keys()),
         )
-    _check_names(kind, wanted, key)
     try:
         with quiet():
+            _check_names(kind, wanted, key)
             made = AutoConfig.for_model(kind, **(_vocabulary(config, teacher) | wanted | head))
             attention = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
             model: PreTrainedModel = task.auto_model.from_config(made, dtype=torch.float32, **attention)
     except (*FAILURES, TypeError) as error:
         raise explain(error, task.auto_model, key, config.config, config.attn_implementation) from error
+    mark_padding(model, task.auto_model)
     return model
 
 
@@ -148,12 +149,18 @@ def _check_names(kind: str, wanted: dict[str, Any], key: str) -> None:
 
 def _vocabulary(config: StudentConfig, teacher: nn.Module | None) -> dict[str, Any]:
     if config.tokenizer is not None:
-        tokenizer = load_tokenizer(config.tokenizer, f"{_KEY}.tokenizer")
-        return {"vocab_size": len(tokenizer)} | {name: getattr(tokenizer, name) for name in _SPECIAL}
-    if isinstance(teacher, PreTrainedModel):
-        text = teacher.config.get_text_config()
-        return {name: getattr(text, name) for name in ("vocab_size", *_SPECIAL) if hasattr(text, name)}
-    return {}
+        source = load_tokenizer(config.tokenizer, f"{_KEY}.tokenizer")
+        found: dict[str, Any] = {"vocab_size": len(source)}
+    elif isinstance(teacher, PreTrainedModel):
+        source = teacher.config.get_text_config()
+        found = {"vocab_size": source.vocab_size}
+    else:
+        return {}
+    found |= {name: getattr(source, name, None) for name in _SPECIAL}
+    if found["pad_token_id"] in (found["bos_token_id"], found["eos_token_id"]):
+        # Embeddings do not train the row of the padding, and this one is no mere padding.
+        del found["pad_token_id"]
+    return found
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ class LogitMemory:
     def __init__(self) -> None:
         self._row: dict[int, int] = {}
         self._values = torch.empty(0, 0)
-        self._copying: tuple[list[int], list[int], Tensor, torch.cuda.Event] | None = None
+        self._copying: tuple[list[int], list[int], Tensor, torch.cuda.Event | None] | None = None
 
     def __len__(self) -> int:
         self._settle()
@@ -45,7 +45,7 @@ class LogitMemory:
         """``logits`` ``[B, C]`` with the remembered values of known samples; those of the others are remembered."""
         self._settle()
         known = [place for place, i in enumerate(ids) if i in self._row]
-        first = {i: place for place, i in reversed(list(enumerate(ids))) if i not in self._row}
+        first = {i: place for i, place in _first_places(ids).items() if i not in self._row}
         if first:
             self._keep(list(first), list(first.values()), logits)
         if not known:
@@ -58,29 +58,30 @@ class LogitMemory:
         return _sent(self._values[torch.tensor([self._row[i] for i in ids])], device)
 
     def _keep(self, ids: list[int], places: list[int], logits: Tensor) -> None:
-        if logits.device.type != "cuda":
-            self._append(ids, logits.detach()[places].cpu())
-            return
-        # The copy runs behind the step's kernels; the next call, a step later, finds it finished.
-        host = logits.detach().to("cpu", non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(logits.device))
+        # On a GPU the copy runs behind the step's kernels; the next call, a step later, finds it finished.
+        host = logits.detach().to("cpu", copy=True, non_blocking=logits.is_cuda)
+        event = None
+        if logits.is_cuda:
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(torch.cuda.current_stream(logits.device))
         self._copying = ids, places, host, event
 
     def _settle(self) -> None:
         if self._copying is not None:
             ids, places, host, event = self._copying
             self._copying = None
-            event.synchronize()
+            if event is not None:
+                event.synchronize()
             self._append(ids, host[places])
 
     def _append(self, ids: list[int], rows: Tensor) -> None:
         start = len(self._row)
         end = start + len(ids)
         if end > len(self._values) or not start:
-            grown = rows.new_empty(max(end, 2 * start, 1024), rows.shape[1])
-            grown[:start] = self._values[:start]
-            self._values = grown
+            room = rows.new_empty(max(end, 2 * start, 1024), rows.shape[1])
+            if start:
+                room[:start] = self._values[:start]
+            self._values = room
         self._values[start:end] = rows
         self._row.update(zip(ids, range(start, end), strict=True))
 
@@ -95,9 +96,15 @@ class LogitMemory:
         """Forget everything but this; an id that stands there twice (of several ranks) keeps its first value."""
         self._row, self._copying = {}, None
         if state:
-            ids = state["ids"].tolist()
-            first = {i: place for place, i in reversed(list(enumerate(ids)))}
+            first = _first_places(state["ids"].tolist())
             self._append(list(first), state["logits"].cpu()[list(first.values())])
+
+
+def _first_places(ids: Sequence[int]) -> dict[int, int]:
+    places: dict[int, int] = {}
+    for place, i in enumerate(ids):
+        places.setdefault(i, place)
+    return places
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:

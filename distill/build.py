@@ -1,0 +1,201 @@
+"""Building all that a configuration describes, so that every mistake shows before anything is written."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from distill.callbacks import Determinism
+from distill.class_paths import check, guarded
+from distill.complete import complete
+from distill.errors import UserError
+from distill.loggers import LoggingConfig, is_rank_zero
+from distill.module import Distillation
+from distill.outcome import Scores
+from distill.run import Run
+from distill.scrub import refuse_hidden
+from distill.typed import Typed, located
+
+__all__ = ["RUN_ID", "Job", "build", "make_trainer"]
+
+RUN_ID = "DISTILL_RUN_ID"
+"""Variable that tells the processes which a distributed run starts whose folder is theirs."""
+
+
+@dataclass
+class Job:
+    """A run with everything built and nothing written.
+
+    Attributes:
+        config: The resolved configuration.
+        run: The run; its folder is not there yet.
+        data: Read and ready.
+        module: With teacher, student and losses.
+        callbacks: Those of the configuration.
+        arguments: Of the Trainer, as configured.
+        logging: Which loggers the run gets.
+    """
+
+    config: dict[str, Any]
+    run: Run
+    data: LightningDataModule
+    module: Distillation
+    callbacks: list[Callback]
+    arguments: dict[str, Any]
+    logging: LoggingConfig
+
+
+def build(
+    config: Mapping[str, Any], *, allow: Sequence[str] = (), run_id: str | None = None, stage: str = "fit"
+) -> Job:
+    """Build all that ``config`` describes.
+
+    Args:
+        config: As :func:`distill.config.load` gives it.
+        allow: Packages whose classes the configuration may name, besides our own.
+        run_id: The run's id; a new one if not given.
+        stage: What the data is read for: ``fit``, ``validate`` or ``test``.
+
+    Raises:
+        UserError: for whatever is wrong with it. Nothing was written.
+    """
+    refuse_hidden(config)
+    check(config, allow)
+    with guarded(allow), quiet():
+        typed = Typed(complete(config), allow)
+        check_trainer(typed.config["trainer"])
+        seed = typed.config["seed"]
+        run = _plan(typed.config, run_id) if stage == "fit" else Run(Path())
+        # What costs nothing to build comes first, so that its mistakes do not wait for data and models.
+        made = {"logging": typed.make("logging"), "callbacks": typed.make("callbacks")}
+        losses = typed.losses()
+        arguments = {k: v for k, v in typed.make("trainer").items() if k in typed.config["trainer"]}
+        data = typed.make("data")
+        with _located("data", typed.config["data"]):
+            data.prepare_data()
+            data.setup(stage)
+            labels = getattr(data, "labels", None)
+        # The student's fresh weights are a function of the seed, whatever reading the data drew.
+        seed_everything(seed, workers=True, verbose=False)
+        module = typed.model(losses, labels)
+        return Job(typed.resolved(), run, data, module, arguments=arguments, **made)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what Lightning says of itself at every start."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in (
+            ".*does not have many workers.*",
+            ".*isinstance.treespec, LeafSpec.*",
+            ".*Checkpoint directory .* exists and is not empty.*",
+            ".*smaller than the logging interval.*",
+            ".*LightningDataModule.setup.*",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        yield
+
+
+@contextmanager
+def _located(key: str, written: Any) -> Iterator[None]:
+    """Give errors from inside the block the full key of what they complain about."""
+    try:
+        yield
+    except UserError as error:
+        raise located(error, key, written) from error
+
+
+def _plan(config: Mapping[str, Any], run_id: str | None) -> Run:
+    """The run's folder; on ranks other than zero the one that rank zero makes."""
+    run_id = run_id or os.environ.get(RUN_ID)
+    if is_rank_zero():
+        return Run.plan(config["runs"], config["name"], run_id)
+    if run_id is None:
+        rule = "is needed where the processes are started by hand, as they share one folder"
+        raise UserError(rule, key="--id", mend="give all of them the same --id")
+    return Run(Path(config["runs"]) / config["name"] / run_id)
+
+
+# ---------------------------------------------------------------------- the trainer
+
+
+def check_trainer(arguments: Mapping[str, Any]) -> None:
+    """Refuse numbers that Lightning would refuse late, or not at all.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for name in ("max_epochs", "max_steps", "accumulate_grad_batches", "log_every_n_steps"):
+        value = arguments.get(name)
+        endless = value == -1 and name.startswith("max_")
+        if isinstance(value, int) and value < 1 and not endless:
+            raise UserError("must be at least 1", key=f"trainer.{name}", value=value, mend="give another number")
+    if not any((arguments.get(name) or -1) > 0 for name in ("max_epochs", "max_steps")):
+        value = arguments.get("max_epochs")
+        raise UserError("a run needs an end", key="trainer.max_epochs", value=value, mend="set it, or max_steps")
+
+
+def make_trainer(job: Job, **override: Any) -> Trainer:
+    """The Trainer of ``job``, without loggers, which would write.
+
+    Args:
+        job: The run.
+        override: Arguments in place of the configured ones.
+
+    Raises:
+        UserError: if Lightning refuses its arguments.
+    """
+    given = {**job.arguments, **override}
+    bar = given.pop("enable_progress_bar", None)
+    bar = sys.stdout.isatty() if bar is None else bar
+    callbacks = list(given.pop("callbacks", job.callbacks))
+    checkpoints = given.pop("enable_checkpointing", None) is not False
+    own: list[Callback] = [Determinism(job.config["seed"]), Scores(spoken=not bar)]
+    own += [RichProgressBar(leave=True)] if bar else []
+    if checkpoints:
+        own += _checkpoint(job, callbacks, given)
+    try:
+        return Trainer(
+            **given,
+            callbacks=[*callbacks, *own],
+            logger=False,
+            default_root_dir=job.run.folder,
+            enable_progress_bar=bar,
+            enable_checkpointing=checkpoints,
+            enable_model_summary=False,
+            use_distributed_sampler=False,  # the data's batches know the ranks
+        )
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(str(error).splitlines()[0], key="trainer", mend="check its arguments") from error
+
+
+def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str, Any]) -> list[ModelCheckpoint]:
+    """The best and the last, unless the configuration brings callbacks of its own for it."""
+    mine = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    for callback in mine:
+        callback.dirpath = callback.dirpath or str(job.run.checkpoints)
+    if mine:
+        return []
+    task = job.module.task
+    validated = arguments.get("limit_val_batches") != 0 and is_overridden("val_dataloader", job.data)
+    best: dict[str, Any] = {"monitor": f"val/{task.monitor}", "mode": task.mode} if validated else {}
+    return [
+        ModelCheckpoint(
+            job.run.checkpoints, filename="step={step}", auto_insert_metric_name=False, save_last=True, **best
+        )
+    ]

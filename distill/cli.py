@@ -1,0 +1,189 @@
+"""The ``distill`` command. Imports nothing heavy until there is something to do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from distill import __version__
+from distill.errors import TrainingError, UserError, nearest
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+
+_HELP = """\
+distill trains a small model from a large one.
+
+  distill fit -c FILE [-c FILE ...] [--key value ...]   train, save and score a student
+  distill validate RUN [--key value ...]                score a run's student on its validation data
+  distill test RUN [--key value ...]                    score a run's student on its test data
+  distill list [KIND ...]                               losses, schedules, callbacks, tasks, recipes
+
+  distill COMMAND --help                                options of a command
+  distill --version
+
+FILE is a YAML file, a run's folder (to repeat it), or the name of a recipe that `distill list recipes` shows.
+"""
+
+_FIT = """\
+later files and then --key value replace what earlier files say:
+  distill fit -c quickstart/alone --seed 1 --model.losses.0.weight=0.5 --data.batch_size 8
+
+keys (dotted, as in the YAML; init_args may be left out):
+"""
+
+_KINDS = ("losses", "schedules", "callbacks", "tasks", "recipes")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports mistakes as every other mistake of the user is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message, mend=f"see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    0: done. 1: training could not go on. 2: something the user can mend. 130: interrupted.
+    """
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        return _complain(str(error), 2)
+    except TrainingError as error:
+        return _complain(str(error), 1)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"distill: error: {message}", file=sys.stderr)
+    return code
+
+
+def _run(argv: list[str]) -> int:
+    commands = {"fit": _fit, "validate": _evaluate, "test": _evaluate, "list": _list}
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"distill {__version__}")
+        return 0
+    if argv[0] not in commands:
+        raise UserError("no such command", key="distill", value=argv[0], mend=nearest(argv[0], commands))
+    return commands[argv[0]](argv[0], argv[1:])
+
+
+def _split(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Any, list[tuple[str, str]]]:
+    """The options that ``parser`` knows, and every other ``--key value`` as an override."""
+    from distill.config import split_override
+
+    known = {option for action in parser._actions for option in action.option_strings}
+    mine: list[str] = []
+    overrides = []
+    while argv:
+        token, argv = argv[0], argv[1:]
+        if token.startswith("--") and token.partition("=")[0] not in known:
+            override, taken = split_override(token, argv)
+            overrides.append(override)
+            argv = argv[taken:]
+            continue
+        mine.append(token)
+        if token in known and argv and _takes_value(parser, token):
+            mine.append(argv[0])
+            argv = argv[1:]
+    return parser.parse_args(mine), overrides
+
+
+def _takes_value(parser: argparse.ArgumentParser, option: str) -> bool:
+    return any(option in action.option_strings and action.nargs != 0 for action in parser._actions)
+
+
+def _options(command: str, description: str) -> _Parser:
+    parser = _Parser(
+        prog=f"distill {command}",
+        description=description,
+        allow_abbrev=False,
+        add_help=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="show this and exit")
+    return parser
+
+
+def _allow(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="classes of this package may be named by class_path; it is looked for in the current folder too",
+    )
+
+
+def _fit(command: str, argv: list[str]) -> int:
+    parser = _options(command, "Train a student, save it, and show how much of its teacher it kept.")
+    parser.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help="may be given repeatedly")
+    _allow(parser)
+    parser.add_argument("--dry-run", action="store_true", help="build everything, take two steps, write nothing")
+    parser.add_argument("--id", help="the run's id, a new one if not given")
+    options, overrides = _split(parser, argv)
+    if options.help:
+        from distill.keys import keys
+
+        parser.epilog = _FIT + keys()
+        print(parser.format_help())
+        return 0
+    from distill.config import load
+
+    config = load(options.config, overrides)
+    if options.dry_run:
+        from distill.dry_run import dry_run
+
+        dry_run(config, allow=options.allow, run_id=options.id)
+    else:
+        from distill.launch import fit
+
+        fit(config, allow=options.allow, run_id=options.id)
+    return 0
+
+
+def _evaluate(command: str, argv: list[str]) -> int:
+    data = {"validate": "validation", "test": "test"}[command]
+    parser = _options(command, f"Score the student that a run saved, on its {data} data.")
+    parser.add_argument("run", metavar="RUN", nargs="?", help="the run's folder, as `distill fit` named it")
+    _allow(parser)
+    options, overrides = _split(parser, argv)
+    if options.help:
+        print(parser.format_help())
+        return 0
+    if options.run is None:
+        raise UserError("must be given", key="RUN", mend=f"distill {command} runs/NAME/ID")
+    from distill.launch import evaluate
+
+    evaluate(options.run, command, overrides=overrides, allow=options.allow)
+    return 0
+
+
+def _list(command: str, argv: list[str]) -> int:
+    parser = _options(command, "Show what a configuration can name, each with its defaults.")
+    parser.add_argument("kinds", metavar="KIND", nargs="*", help=", ".join(_KINDS))
+    options = parser.parse_args(argv)
+    if options.help:
+        print(parser.format_help())
+        return 0
+    for kind in options.kinds:
+        if kind not in _KINDS:
+            raise UserError("no such kind", key="KIND", value=kind, mend=nearest(kind, _KINDS))
+    from distill.catalogue import show
+
+    show(options.kinds or _KINDS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

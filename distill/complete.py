@@ -1,0 +1,94 @@
+"""What a configuration leaves unsaid: defaults at the top, and what the data takes from the model."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jsonargparse._typehints import resolve_class_path_by_name
+from jsonargparse._util import import_object
+from pytorch_lightning import LightningDataModule
+
+from distill.data import TextData
+from distill.diagnose import class_arguments
+
+__all__ = ["complete", "default_precision"]
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with everything at the top, and with the data's task, tokenizer and seed.
+
+    Must be called inside :func:`distill.class_paths.guarded`, as it looks at the data's class.
+    """
+    full: dict[str, Any] = {
+        "name": "run",
+        "runs": "runs",
+        "seed": 0,
+        "model": {},
+        "data": {},
+        "trainer": {},
+        "callbacks": [],
+        "logging": {},
+    }
+    full |= {key: copy.deepcopy(value) for key, value in config.items()}
+    for key in ("model", "data", "trainer", "callbacks", "logging"):
+        if full[key] is None:  # a key with everything below it commented out
+            full[key] = [] if key == "callbacks" else {}
+    if isinstance(full["trainer"], dict):
+        full["trainer"].setdefault("precision", default_precision(full["trainer"].get("accelerator", "auto")))
+        full["trainer"].setdefault("log_every_n_steps", 10)
+    if isinstance(full["model"], dict) and full["model"].get("optimizer") is None:
+        full["model"]["optimizer"] = {}  # so that its defaults are written out
+    if not isinstance(full["model"], dict) or not isinstance(full["data"], dict):
+        return full
+    full["data"] = {"class_path": f"{TextData.__module__}.{TextData.__qualname__}", **full["data"]}
+    given = full["data"].setdefault("init_args", {}) or {}
+    if isinstance(given, dict):
+        full["data"]["init_args"] = _filled(given, full, _accepted(full["data"]["class_path"]))
+    return full
+
+
+def _filled(given: dict[str, Any], full: Mapping[str, Any], accepted: set[str]) -> dict[str, Any]:
+    """``given`` and what else the data takes from the rest of the configuration."""
+    found = {
+        "task": copy.deepcopy(full["model"].get("task")),
+        "tokenizer": tokenizer_of(full["model"]),
+        "seed": full["seed"],
+    }
+    return given | {k: v for k, v in found.items() if k in accepted and k not in given and v is not None}
+
+
+def _accepted(class_path: Any) -> set[str]:
+    """The arguments of the data's class; none where it is not one, of which more is said when it is parsed."""
+    try:
+        cls = import_object(resolve_class_path_by_name(LightningDataModule, class_path))
+    except Exception:  # importing runs the user's module, which may raise anything
+        return set()
+    return set(class_arguments(cls)) if inspect.isclass(cls) else set()
+
+
+def tokenizer_of(model: Mapping[str, Any]) -> str | None:
+    """Where the tokenizer of the pair is found: with the teacher, else as the student says, else with the student."""
+    teacher, student = model.get("teacher"), model.get("student")
+    if isinstance(teacher, list) and teacher:
+        teacher = teacher[0]
+    for origin, keys in ((teacher, ("path",)), (student, ("tokenizer", "path"))):
+        if isinstance(origin, str):
+            return origin
+        if isinstance(origin, dict):
+            for key in keys:
+                if isinstance(origin.get(key), str):
+                    return str(origin[key])
+    return None
+
+
+def default_precision(accelerator: object) -> str:
+    """``bf16-mixed`` on a CUDA device that computes in it, else ``32-true``.
+
+    A CPU without instructions for bfloat16 is some 200 times slower in it.
+    """
+    cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"

@@ -1,0 +1,204 @@
+"""What a run would do, found out by building it and taking a few steps of which nothing is kept."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from rich.console import Console
+from rich.table import Table
+
+from distill.build import Job, build, make_trainer, quiet
+from distill.models import parameter_count
+from distill.module import Distillation
+from distill.optim import learning_rate_factor
+from distill.outcome import duration, wide
+from distill.schedules import Constant, Schedule
+
+__all__ = ["dry_run", "timeline"]
+
+MOMENTS = (0.0, 0.05, 0.25, 0.5, 0.75, 1.0)
+"""Parts of the run at which schedules are shown."""
+
+_STEPS = 2  # the first one makes buffers and caches; the second one is measured
+
+
+@dataclass
+class Measured(Callback):
+    """Time, memory and tokens of a step.
+
+    Attributes:
+        seconds: Of the last step, its batch included.
+        memory: Most that the steps took on top of models and data, in bytes.
+        tokens: Real tokens a step, and the positions computed for them, padding included; 0 where the samples
+            are no sequences.
+    """
+
+    seconds: float = 0.0
+    memory: int = 0
+    tokens: tuple[int, int] = (0, 0)
+    _seen: list[tuple[int, int]] = field(default_factory=list)
+    _started: float = 0.0
+    _before: int = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The schedules were laid out over the whole run; now it may end early.
+        trainer.fit_loop.epoch_loop.max_steps = _STEPS
+        self._before = _reset_peak(pl_module.device)
+        self._started = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        assert isinstance(pl_module, Distillation)
+        seen = pl_module.task.batch(batch)
+        ids = seen.inputs.get("input_ids")
+        if seen.tokens is not None:
+            self._seen.append((int(seen.tokens.sum()), seen.tokens.numel()))
+        elif ids is not None:
+            self._seen.append((ids.numel(), ids.numel()))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        now = time.perf_counter()
+        self.seconds, self._started = now - self._started, now
+        self.tokens = (sum(real for real, _ in self._seen), sum(padded for _, padded in self._seen))
+        self._seen = []
+        self.memory = max(self.memory, _peak(pl_module.device) - self._before)
+
+
+def _status(name: str) -> int | None:
+    """A line of Linux's account of this process, in bytes."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+
+
+def _reset_peak(device: torch.device) -> int:
+    """Begin to measure; what is in use now, in bytes."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # sets the peak to what is in use now
+    except OSError:
+        return _peak(device)
+    return _status("VmRSS") or 0
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def dry_run(
+    config: Mapping[str, Any], *, allow: Sequence[str] = (), run_id: str | None = None, console: Console | None = None
+) -> dict[str, Any]:
+    """Build what ``config`` describes, take two steps, and print what a run would do. Writes nothing.
+
+    Returns:
+        The figures printed.
+
+    Raises:
+        UserError: as :func:`distill.launch.fit`.
+    """
+    job = build(config, allow=allow, run_id=run_id)
+    measured = Measured()
+    kept = [callback for callback in job.callbacks if not isinstance(callback, (Checkpoint, EarlyStopping))]
+    trainer = make_trainer(
+        job,
+        callbacks=[*kept, measured],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+    )
+    with quiet():
+        trainer.fit(job.module, datamodule=job.data)
+    figures = _figures(job, trainer, measured)
+    _show(job, figures, console or wide())
+    return figures
+
+
+def _figures(job: Job, trainer: Trainer, measured: Measured) -> dict[str, Any]:
+    module = job.module
+    batches = trainer.num_training_batches
+    accumulated = trainer.accumulate_grad_batches
+    trained = [p for part in (module.student, module.losses) for p in part.parameters() if p.requires_grad]
+    return {
+        "teacher_parameters": sum(parameter_count(m) for m in module.teacher.models) if module.teacher else 0,
+        "student_parameters": parameter_count(module.student),
+        "trained_parameters": sum(p.numel() for p in dict.fromkeys(trained)),
+        "tokens_a_step": measured.tokens[0],
+        "padded_tokens_a_step": measured.tokens[1],
+        "steps_an_epoch": math.ceil(batches / accumulated) if math.isfinite(batches) else None,
+        "steps": module.total_steps,
+        "memory_of_a_step": measured.memory,
+        "seconds_a_step": measured.seconds,
+        "seconds": measured.seconds * module.total_steps,
+        "device": str(trainer.strategy.root_device),
+        "precision": str(trainer.precision),
+        "run_folder": str(job.run.folder),
+        "timeline": timeline(module),
+    }
+
+
+def moments(total: int) -> list[int]:
+    """The steps at :data:`MOMENTS` of a run of ``total`` steps, each once."""
+    return sorted({round(moment * total) for moment in MOMENTS})
+
+
+def timeline(module: Distillation) -> dict[str, list[float]]:
+    """Everything that changes during the run, at :data:`MOMENTS`: learning rate, weights, temperatures."""
+    total, config = module.total_steps, module.optimizer_config
+    steps = moments(total)
+    lines = {"learning rate": [config.lr * learning_rate_factor(config, min(s, total - 1), total) for s in steps]}
+    for loss in module.losses:
+        for name, value in vars(loss).items():
+            if isinstance(value, Schedule) and (name == "weight" or not isinstance(value, Constant)):
+                lines[f"{loss.name} {name}"] = [value(step, total) for step in steps]
+    return lines
+
+
+def _show(job: Job, figures: Mapping[str, Any], console: Console) -> None:
+    table = Table(title="dry run: nothing was written", title_justify="left", show_header=False)
+    memory = f"{figures['memory_of_a_step'] / 2**20:,.0f} MiB"
+    real, padded = figures["tokens_a_step"], figures["padded_tokens_a_step"]
+    epoch = figures["steps_an_epoch"]
+    rows = {
+        "teacher": f"{figures['teacher_parameters']:,} parameters" if job.module.teacher else "none",
+        "student": f"{figures['student_parameters']:,} parameters",
+        "trained": f"{figures['trained_parameters']:,} parameters",
+        "tokens a step": f"{real:,} ({padded:,} with padding)" if padded else "",
+        "steps": f"{figures['steps']:,}" + (f" ({epoch:,} an epoch)" if epoch else ""),
+        "device": f"{figures['device']}, precision {figures['precision']}",
+        "memory of a step": f"{memory}, besides models and data",
+        "time of a step": f"{figures['seconds_a_step'] * 1000:,.0f} ms",
+        "time of the run": f"about {duration(figures['seconds'])}, validation not counted",
+        "run folder": figures["run_folder"],
+    }
+    for name, text in rows.items():
+        if text:
+            table.add_row(name, text)
+    console.print(table)
+    lines = Table(title="time line", title_justify="left")
+    lines.add_column("step")
+    for step in moments(figures["steps"]):
+        lines.add_column(f"{step:,}", justify="right")
+    for name, values in figures["timeline"].items():
+        lines.add_row(name, *(f"{value:.3g}" for value in values))
+    console.print(lines)

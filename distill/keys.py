@@ -1,0 +1,56 @@
+"""The keys of a configuration, as ``distill fit --help`` lists them: read off the signatures that type them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+from pytorch_lightning import Trainer
+
+from distill.data import TextData
+from distill.diagnose import class_arguments, describe
+from distill.loggers import LoggingConfig, WandbConfig
+from distill.module import Distillation
+from distill.optim import OptimizerConfig
+from distill.students import StudentConfig
+from distill.teachers import TeacherConfig
+from distill.typed import TRAINER_SKIPPED
+
+__all__ = ["keys"]
+
+_TOP = {
+    "name": "name of the run; the first file's if not given",
+    "runs": "folder of the runs' folders (default: runs)",
+    "seed": "of weights, order of samples, dropout (default: 0)",
+}
+_SECTIONS = (
+    ("model", Distillation, {"labels"}),
+    ("model.student", StudentConfig, set[str]()),
+    ("model.teacher", TeacherConfig, set[str]()),
+    ("model.optimizer", OptimizerConfig, set[str]()),
+    ("data", TextData, set[str]()),
+    ("trainer", Trainer, set(TRAINER_SKIPPED)),
+    ("logging", LoggingConfig, set[str]()),
+    ("logging.wandb", WandbConfig, set[str]()),
+)
+
+
+def keys() -> str:
+    """One line a key: what type it has and its default."""
+    lines = [f"  {name:<36} {text}" for name, text in _TOP.items()]
+    for section, cls, hidden in _SECTIONS:
+        lines += ["", *_section(section, cls, hidden)]
+    lines += ["", f"  {'callbacks':<36} a list, each with class_path and init_args"]
+    return "\n".join(lines)
+
+
+def _section(section: str, cls: type, hidden: set[str]) -> Iterator[str]:
+    defaults = inspect.signature(cls).parameters
+    for name, (kind, required) in class_arguments(cls).items():
+        if name in hidden:
+            continue
+        default = defaults[name].default if name in defaults else None
+        plain = isinstance(default, (str, int, float, bool)) and not required and default != ""
+        suffix = f" (default: {default})" if plain else " (must be given)" if required else ""
+        words = describe(kind).removesuffix(" or null")
+        yield f"  {f'{section}.{name}':<36} {words}{suffix}"

@@ -1,0 +1,123 @@
+"""What a run came to: the figures of teacher and student, and how they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from distill.loggers import is_rank_zero
+from distill.models import parameter_count
+from distill.module import Distillation
+
+__all__ = ["Scores", "duration", "kept", "outcome", "show_outcome", "show_scores", "wide"]
+
+_PREFIX = "val/"
+
+
+class Scores(Callback):
+    """Keeps every validation's figures, so that those of the best checkpoint are known at the end.
+
+    Args:
+        spoken: Print a line for each, where no progress bar shows them.
+    """
+
+    def __init__(self, spoken: bool = False) -> None:
+        self.spoken = spoken
+        self.by_step: dict[int, dict[str, float]] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        scores = {
+            n.removeprefix(_PREFIX): float(v) for n, v in trainer.callback_metrics.items() if n.startswith(_PREFIX)
+        }
+        self.by_step[trainer.global_step] = scores
+        if self.spoken and is_rank_zero():
+            figures = "  ".join(f"{name} {number(value)}" for name, value in scores.items())
+            print(f"step {trainer.global_step}: {figures}", flush=True)
+
+
+def kept(student: float, teacher: float, mode: str) -> float | None:
+    """How much of the teacher the student kept, in percent: the ratio, inverted where less is better.
+
+    ``None`` where no ratio means anything: a teacher or student at or below 0.
+    """
+    if student <= 0 or teacher <= 0:
+        return None
+    return 100 * (student / teacher if mode == "max" else teacher / student)
+
+
+def outcome(module: Distillation, scores: Mapping[str, float], **more: Any) -> dict[str, Any]:
+    """The figures of a finished run, as ``result.json`` holds them.
+
+    Args:
+        module: With the student as it is saved.
+        scores: The student's, by metric; ``agreement`` among them.
+        more: Whatever else is to be recorded.
+    """
+    monitor, mode = module.task.monitor, module.task.mode
+    teacher = module.teacher_scores
+    ratio = {n: kept(scores[n], teacher[n], mode) for n in (monitor,) if n in scores and n in teacher}
+    result: dict[str, Any] = {
+        "monitor": monitor,
+        "mode": mode,
+        "scores": {"teacher": dict(teacher), "student": dict(scores)},
+        "kept_percent": ratio,
+        "parameters": {"student": parameter_count(module.student)},
+    }
+    if module.teacher is not None:
+        result["parameters"]["teacher"] = sum(parameter_count(model) for model in module.teacher.models)
+    return result | more
+
+
+def show_outcome(result: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the final table: teacher and student, their figures, kept percent, parameters and time."""
+    names = list(result["scores"]["student"])
+    table = Table(title=f"{result['name']} {result['id']}", title_justify="left")
+    table.add_column("")
+    for name in [*names, "kept", "parameters", "train time"]:
+        table.add_column(name, justify="right")
+    for who in ("teacher", "student"):
+        if who not in result["parameters"]:
+            continue
+        scores, cells = result["scores"][who], []
+        for name in names:
+            cells.append(number(scores[name]) if name in scores else "")
+        ratio = result["kept_percent"].get(result["monitor"])
+        student = who == "student"
+        cells.append("" if not student or ratio is None else f"{ratio:.1f} %")
+        cells.append(f"{result['parameters'][who]:,}")
+        cells.append(duration(result["train_seconds"]) if student else "")
+        table.add_row(who, *cells)
+    (console or wide()).print(table)
+
+
+def show_scores(title: str, scores: Mapping[str, float], console: Console | None = None) -> None:
+    """Print figures, one a line."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in scores.items():
+        table.add_row(name, number(value))
+    (console or wide()).print(table)
+
+
+def wide() -> Console:
+    """A console that does not fold tables into the 80 columns it takes a file or a pipe to have."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def number(value: float) -> str:
+    """Four significant digits, or all of those before the point."""
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """``1 h 02 min``, ``3 min 05 s`` or ``12.3 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,68 @@
+"""Fixtures that all tests share: a cache of their own, small tokenizers, small texts."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before datasets is imported, which reads it once: tests neither find nor leave tokenised data.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="distill-tests-")
+
+WORDS = "a good bad film story with and without any heart it is dull bright never always very not too long short".split()
+SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+
+
+def sentence(row: int) -> str:
+    """A sentence of 1 to 17 words, the same for the same row."""
+    return " ".join(WORDS[(row * 7 + i * i) % len(WORDS)] for i in range(1 + row * 5 % 17))
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a BERT-like tokenizer, whose vocabulary lacks words and so splits them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    tokens = [*SPECIAL.values(), *letters, *(f"##{c}" for c in letters), *(w for w in WORDS[:14] if len(w) > 1)]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    folder = tmp_path_factory.mktemp("tokenizer")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=128,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **SPECIAL,
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A data set of 150 training and 41 validation rows: ``sentence`` and ``label`` (``negative``, ``positive``)."""
+    folder = tmp_path_factory.mktemp("data")
+    for split, rows in (("train", range(150)), ("validation", range(150, 191))):
+        lines = [{"sentence": sentence(r), "label": "positive" if "good" in sentence(r) else "negative"} for r in rows]
+        write_rows(folder / f"{split}.jsonl", lines)
+    return str(folder)
+
+
+def write_rows(path: Path, rows: list[dict[str, object]]) -> str:
+    """Write rows as JSON lines and return the path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of public data sets that some tests read (environment variable ``DISTILL_DATA``)."""
+    folder = Path(os.environ.get("DISTILL_DATA", Path(__file__).parents[1] / "../shared/data"))
+    if not folder.is_dir():
+        pytest.skip(f"no public data sets at {folder}; name their folder in DISTILL_DATA")
+    return folder

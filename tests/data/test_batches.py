@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from distill.data.batches import EvaluationBatches, TrainingBatches
+from distill.data.draws import order
+from distill.data.text import TextData
+from distill.errors import UserError
+
+LENGTHS = order(1003, 5) % 97 + 1
+
+
+def batches(epoch=0, start=0, lengths=LENGTHS, batch_size=8, **options):
+    sampler = TrainingBatches(lengths, batch_size, position=lambda: epoch * len(sampler) + start, **{"seed": 1, **options})
+    return sampler
+
+
+def rows(sampler):
+    return [[row for _, row in batch] for batch in sampler]
+
+
+def padding(samplers_batches, lengths):
+    real = sum(lengths[b].sum() for b in samplers_batches)
+    return 1 - real / sum(len(b) * lengths[b].max() for b in samplers_batches)
+
+
+@pytest.mark.parametrize("bucketing", [True, False])
+def test_an_epoch_holds_every_sample_once(bucketing):
+    sampler = batches(epoch=3, bucketing=bucketing)
+    assert sorted(sum(rows(sampler), [])) == list(range(1003))
+    assert len(rows(sampler)) == len(sampler) == 126
+
+
+def test_batches_are_a_function_of_seed_and_epoch():
+    assert rows(batches(epoch=2)) == rows(batches(epoch=2))
+    assert rows(batches(epoch=2)) != rows(batches(epoch=3))
+    assert rows(batches(epoch=2)) != rows(batches(epoch=2, seed=2))
+
+
+@pytest.mark.parametrize("start", [0, 1, 77, 125])
+def test_iteration_starts_where_training_stands_and_its_length_stays(start):
+    assert rows(batches(epoch=1, start=start)) == rows(batches(epoch=1))[start:] + rows(batches(epoch=2))[:start]
+    assert len(batches(epoch=1, start=start)) == 126
+
+
+@pytest.mark.parametrize("count", [16, 17, 1003])
+def test_two_ranks_share_the_global_batches_of_one(count):
+    lengths = LENGTHS[:count]
+    ranks = [rows(batches(lengths=lengths, batch_size=4, rank=r, world_size=2)) for r in range(2)]
+    assert len(ranks[0]) == len(ranks[1]) == len(batches(lengths=lengths, batch_size=4, world_size=2))
+    assert sorted(sum(ranks[0] + ranks[1], [])) == list(range(count))
+    assert all(abs(len(a) - len(b)) <= 1 and a and b for a, b in zip(*ranks, strict=True))
+    if count % 8 != 1:  # a rest of one sample joins another batch when two ranks need one each
+        together = [sorted(a + b) for a, b in zip(*ranks, strict=True)]
+        assert together == [sorted(b) for b in rows(batches(lengths=lengths, batch_size=8))]
+
+
+def test_bucketing_leaves_little_padding_and_batches_in_random_order():
+    sampler = batches()
+    assert padding(sampler.epoch(0), LENGTHS) < 0.2 * padding(batches(bucketing=False).epoch(0), LENGTHS)
+    means = [LENGTHS[b].mean() for b in sampler.epoch(0)]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
+
+
+@pytest.mark.parametrize(("count", "size", "world"), [(1003, 8, 1), (1003, 8, 2), (5, 64, 2), (3, 1, 2), (9, 4, 4)])
+def test_evaluation_sees_every_sample_once_with_equally_many_batches_a_rank(count, size, world):
+    ranks = [
+        rows(EvaluationBatches(LENGTHS[:count], size, rank=rank, world_size=world)) for rank in range(world)
+    ]
+    assert len({len(rank) for rank in ranks}) == 1
+    assert sorted(sum(sum(ranks, []), [])) == list(range(count))
+    assert max(len(batch) for rank in ranks for batch in rank) <= max(size, 2)
+    assert ranks == [rows(EvaluationBatches(LENGTHS[:count], size, rank=r, world_size=world)) for r in range(world)]
+
+
+def test_fewer_samples_than_ranks_are_refused():
+    with pytest.raises(UserError, match=r"trainer\.devices = 4: a split needs a sample for each rank"):
+        batches(lengths=LENGTHS[:3], world_size=4)
+    with pytest.raises(UserError, match=r"trainer\.devices"):
+        EvaluationBatches(LENGTHS[:3], 8, world_size=4)
+
+
+def test_any_number_of_workers_gives_the_same_batches(text_folder, tiny_tokenizer_dir):
+    def seen(workers):
+        data = TextData(text_folder, task="masked-lm", tokenizer=tiny_tokenizer_dir, num_workers=workers, max_length=20)
+        data.epoch = 1
+        loader = data.train_dataloader()
+        return [(b.ids, b.inputs["input_ids"].tolist(), b.labels.tolist()) for b in loader]
+
+    assert seen(0) == seen(2)
+
+
+def test_padding_on_sst2_is_below_a_twentieth(data_folder):
+    data = TextData(str(data_folder / "sst2"), tokenizer="distill:quickstart/tokenizer")
+    assert data.describe()["padding"] < 0.05

@@ -1,0 +1,22 @@
+import torch
+
+from distill.losses import LogitMSE
+from distill.losses.logit_mse import logit_mse
+from distill.signals import Batch, Signals
+
+
+def test_value_and_gradient_are_those_of_the_mean_square_over_classes(agrees):
+    teacher = torch.randn(3, 4).double()
+
+    def oracle(s):
+        return sum(sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) / 4 for x, y in zip(s, teacher.numpy()))  # noqa: B905
+
+    agrees(lambda s: logit_mse(s, teacher), oracle, torch.randn(3, 4))
+
+
+def test_it_distils_a_regression_head():
+    batch = Batch(inputs={"x": torch.zeros(2, 1)}, labels=torch.zeros(2))
+    total, positions = LogitMSE()(
+        Signals(logits=torch.tensor([[1.0], [2.0]])), Signals(logits=torch.tensor([[0.0], [4.0]])), batch
+    )
+    assert (total, positions) == (5.0, 2)

@@ -1,0 +1,252 @@
+"""The promises of a teacher that runs beside the student."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from distill.signals import Batch, Request, Signals
+from distill.tasks import TextClassification
+from distill.teachers import LiveTeacher, fingerprint
+
+LOGITS = Request(logits=True)
+TASK = TextClassification(["no", "yes"])
+
+
+def bert(**changes: Any) -> Any:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = AutoConfig.for_model("bert", vocab_size=30, **(sizes | {"attn_implementation": "eager"} | changes))
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def batch(ids: list[int] | None, length: int = 5) -> Batch:
+    """Samples whose tokens are a function of their id; longer batches are padded."""
+    rows = [torch.randint(1, 30, (5,), generator=torch.Generator().manual_seed(i)) for i in ids or range(4)]
+    tokens = torch.zeros(len(rows), length, dtype=torch.long)
+    tokens[:, :5] = torch.stack(rows)
+    return Batch(inputs={"input_ids": tokens, "attention_mask": (tokens > 0).long()}, ids=ids)
+
+
+class Counted:
+    """How often the model ran."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.calls: list[dict[str, Any]] = []
+        model.register_forward_pre_hook(lambda _m, _a, kwargs: self.calls.append(kwargs), with_kwargs=True)
+
+
+def digest(model: nn.Module) -> bytes:
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in model.state_dict().values())).digest()
+
+
+def test_the_teacher_is_frozen_in_eval_mode_and_its_bytes_do_not_change() -> None:
+    model = bert().train()
+    before = digest(model)
+    teacher = LiveTeacher(model, TASK)
+    assert not any(p.requires_grad for p in model.parameters())
+    for _ in range(3):
+        model.train()  # a callback or a trainer that means well
+        teacher.signals(batch(None), LOGITS)
+        assert not any(m.training for m in model.modules())
+    assert digest(model) == before
+
+
+def test_a_dropout_left_in_train_mode_by_others_is_off() -> None:
+    model = bert(hidden_dropout_prob=0.5)
+    teacher = LiveTeacher(model, TASK, remember=False)
+    expected = teacher.evaluate(batch([1, 2])).logits
+    model.bert.encoder.layer[0].train()
+    found = teacher.signals(batch([1, 2]), LOGITS).logits
+    assert expected is not None
+    assert found is not None
+    assert torch.equal(found, expected)
+
+
+def test_signals_have_no_graph_and_autograd_may_save_them() -> None:
+    request = Request(logits=True, hidden_states=frozenset({0, 2}), attentions=frozenset({1}))
+    signals = LiveTeacher(bert(), TASK).signals(batch([1, 2, 3]), request)
+    assert signals.logits is not None
+    for tensor in (signals.logits, *signals.hidden_states.values(), *signals.attentions.values()):
+        assert tensor.grad_fn is None
+        assert not tensor.requires_grad
+        assert not tensor.is_inference()
+        student = torch.zeros_like(tensor, requires_grad=True)
+        (student * tensor).square().sum().backward()  # the product saves the tensor
+        nn.functional.mse_loss(student, tensor).backward()
+        assert student.grad is not None
+        torch.testing.assert_close(student.grad, -2 * tensor / tensor.numel())
+
+
+def test_nothing_is_computed_or_kept_that_was_not_asked_for() -> None:
+    model = bert()
+    counted = Counted(model)
+    signals = LiveTeacher(model, TASK).signals(batch([1, 2]), LOGITS)
+    assert not any(counted.calls[0].get(name) for name in ("output_hidden_states", "output_attentions"))
+    assert signals == Signals(logits=signals.logits)
+    assert LiveTeacher(model, TASK).signals(batch([1]), Request(hidden_states=frozenset({1}))).logits is None
+
+
+def test_remembered_logits_are_the_same_bits_and_the_model_does_not_run() -> None:
+    model = bert()
+    teacher, counted = LiveTeacher(model, TASK), Counted(model)
+    first = {i: teacher.signals(batch([i, i + 1]), LOGITS).logits for i in (1, 3, 5)}
+    assert len(counted.calls) == 3
+    again = teacher.signals(batch([6, 2, 3, 1], length=9), LOGITS).logits  # another order and padding
+    assert len(counted.calls) == 3
+    assert again is not None
+    rows = [(5, 1), (1, 1), (3, 0), (1, 0)]
+    assert torch.equal(again, torch.stack([first[i][row] for i, row in rows]))  # type: ignore[index]
+
+
+def test_a_remembered_value_wins_over_a_computed_one() -> None:
+    model = bert()
+    teacher, counted = LiveTeacher(model, TASK), Counted(model)
+    teacher.load_state_dict({"ids": torch.tensor([2]), "logits": torch.tensor([[7.0, -7.0]])})
+    found = teacher.signals(batch([1, 2, 3]), LOGITS).logits
+    plain = teacher.evaluate(batch([1, 2, 3])).logits
+    assert len(counted.calls) == 2
+    assert found is not None
+    assert plain is not None
+    assert found[1].tolist() == [7.0, -7.0]
+    assert torch.equal(found[[0, 2]], plain[[0, 2]])
+    assert teacher.state_dict()["ids"].tolist() == [2, 1, 3]
+
+
+def test_an_id_twice_in_a_batch_is_remembered_once() -> None:
+    teacher = LiveTeacher(bert(), TASK)
+    teacher.signals(batch([4, 4, 9]), LOGITS)
+    assert teacher.state_dict()["ids"].tolist() == [4, 9]
+
+
+def test_the_memory_grows_and_ids_may_be_far_apart() -> None:
+    teacher = LiveTeacher(bert(), TASK)
+    seen = {i: Tensor() for i in range(0, 10**12, 10**12 // 1500)}
+    for i in seen:
+        seen[i] = teacher.signals(batch([i]), LOGITS).logits[0]  # type: ignore[index]
+    for i in list(seen)[::100]:
+        assert torch.equal(teacher.signals(batch([i]), LOGITS).logits[0], seen[i])  # type: ignore[index]
+
+
+def test_callers_cannot_change_what_is_remembered() -> None:
+    teacher = LiveTeacher(bert(), TASK)
+    first = teacher.signals(batch([1]), LOGITS).logits
+    assert first is not None
+    expected = first.clone()
+    first.zero_()
+    second = teacher.signals(batch([1]), LOGITS).logits
+    assert second is not None
+    assert torch.equal(second, expected)
+    second.zero_()
+    assert torch.equal(teacher.state_dict()["logits"], expected)
+
+
+@pytest.mark.parametrize("case", ["no ids", "turned off", "more than logits", "validation"])
+def test_nothing_is_remembered_without(case: str) -> None:
+    model = bert()
+    teacher, counted = LiveTeacher(model, TASK, remember=case != "turned off"), Counted(model)
+    request = Request(logits=True, hidden_states=frozenset({1})) if case == "more than logits" else LOGITS
+    for _ in range(2):
+        if case == "validation":
+            teacher.evaluate(batch([1]))
+        else:
+            teacher.signals(batch(None if case == "no ids" else [1]), request)
+    assert len(counted.calls) == 2
+    assert teacher.state_dict() == {}
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 1025)])
+def test_logits_per_position_or_very_wide_are_not_remembered(shape: tuple[int, ...]) -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.new_zeros(shape)
+
+    teacher = LiveTeacher(Fixed(), TASK)
+    teacher.signals(Batch(inputs={"input": torch.zeros(2, 1)}, ids=[1, 2]), LOGITS)
+    assert teacher.state_dict() == {}
+
+
+def test_memory_is_saved_as_tensors_only_and_comes_back_bit_for_bit() -> None:
+    teacher = LiveTeacher(bert(), TASK)
+    expected = teacher.signals(batch([5, 6, 7]), LOGITS).logits
+    file = io.BytesIO()
+    torch.save(teacher.state_dict(), file)
+    file.seek(0)
+    model = bert()
+    again, counted = LiveTeacher(model, TASK), Counted(model)
+    again.load_state_dict(torch.load(file, weights_only=True))
+    found = again.signals(batch([5, 6, 7]), LOGITS).logits
+    assert not counted.calls
+    assert found is not None
+    assert expected is not None
+    assert torch.equal(found, expected)
+    again.load_state_dict({})
+    again.signals(batch([5]), LOGITS)
+    assert len(counted.calls) == 1
+
+
+def test_memories_of_several_ranks_join() -> None:
+    left, right, whole = (LiveTeacher(bert(), TASK) for _ in range(3))
+    left.signals(batch([1, 2]), LOGITS)
+    right.signals(batch([2, 3]), LOGITS)
+    states = left.state_dict(), right.state_dict()
+    whole.load_state_dict({name: torch.cat([state[name] for state in states]) for name in ("ids", "logits")})
+    assert sorted(whole.state_dict()["ids"].tolist()) == [1, 2, 3]
+
+
+def test_the_fingerprint_changes_with_one_weight_and_one_token() -> None:
+    class Words:
+        def __init__(self, *words: str) -> None:
+            self.words = words
+
+        def get_vocab(self) -> dict[str, int]:
+            return {word: i for i, word in enumerate(self.words)}
+
+    model = bert()
+    first = fingerprint(model, Words("a", "b"))
+    assert fingerprint(bert(), Words("a", "b")) == first
+    assert LiveTeacher(bert(), TASK, Words("a", "b")).fingerprint == first
+    assert len({first, fingerprint(model), fingerprint(model, Words("b", "a")), fingerprint(model.double())}) == 4
+    changed = bert()
+    with torch.no_grad():
+        value = changed.classifier.weight[0, 0]
+        value.copy_(torch.nextafter(value, torch.tensor(9.0)))
+    assert fingerprint(changed, Words("a", "b")) != first
+
+
+def test_the_fingerprint_reads_every_dtype_and_shape() -> None:
+    module = nn.Module()
+    for i, dtype in enumerate((torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.float64)):
+        module.register_buffer(f"b{i}", torch.ones(2, 3, dtype=dtype).t())
+    module.register_buffer("scalar", torch.tensor(1.0))
+    module.register_buffer("empty", torch.empty(0, 3))
+    first = fingerprint(module)
+    assert fingerprint(module) == first
+    module.b4[0, 1] = 2  # type: ignore[index,operator]
+    assert fingerprint(module) != first
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_logits_are_remembered_without_waiting() -> None:
+    model = bert()
+    teacher, counted = LiveTeacher(model, TASK).to("cuda"), Counted(model)
+    batches = [batch([i, i + 1]).to(torch.device("cuda")) for i in (1, 3)]
+    mixed, known = batch([1, 7]).to(torch.device("cuda")), batch([4, 2]).to(torch.device("cuda"))
+    teacher.evaluate(mixed)  # kernels are loaded before the watch begins
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        first = [teacher.signals(b, LOGITS).logits for b in batches]
+        both = teacher.signals(mixed, LOGITS).logits
+        again = teacher.signals(known, LOGITS).logits
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(counted.calls) == 4
+    assert torch.equal(again, torch.stack([first[1][1], first[0][1]]))  # type: ignore[index,arg-type]
+    assert torch.equal(both[0], first[0][0])  # type: ignore[index]

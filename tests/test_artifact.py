@@ -1,0 +1,158 @@
+"""The promises of the folder that holds a student."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+
+import distill
+from distill import artifact
+from distill.artifact import load, note, save, steps_of
+from distill.errors import UserError
+
+STEPS = [{"kind": "layers", "kept": [2, 4, 6], "of": 6}, {"kind": "sparsity", "target": 0.5}]
+
+
+def classifier(seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model("bert", vocab_size=10, **sizes))
+
+
+class Tied(nn.Module):
+    """An embedding whose matrix is its output layer's too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(6, 4)
+        self.out = nn.Linear(4, 6, bias=False)
+        self.out.weight = self.embedding.weight
+        self.register_buffer("scale", torch.rand(3))
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    left, right = a.state_dict(), b.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    model = classifier()
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"[UNK]": 0, "a": 1}, "[UNK]")))
+    save(tmp_path / "student", model, words, STEPS)
+    loaded = distill.load(tmp_path / "student")
+    assert type(loaded) is type(model)
+    assert same(loaded, model)
+    assert steps_of(loaded) == STEPS
+    assert not loaded.training
+    assert AutoTokenizer.from_pretrained(tmp_path / "student").get_vocab() == {"[UNK]": 0, "a": 1}
+    assert sorted(load_file(tmp_path / "student" / "model.safetensors")) == sorted(model.state_dict())
+
+
+def test_transformers_opens_the_folder_too(tmp_path: Path) -> None:
+    model = classifier()
+    save(tmp_path / "student", model)
+    assert same(AutoModelForSequenceClassification.from_pretrained(tmp_path / "student"), model)
+
+
+def test_a_run_stands_for_its_student(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: x\n")
+    save(tmp_path / "student", classifier())
+    assert same(load(tmp_path), classifier())
+
+
+def test_steps_noted_on_the_model_are_saved_in_order(tmp_path: Path) -> None:
+    model = classifier()
+    for step in STEPS:
+        note(model, step)
+    save(tmp_path / "student", model)
+    record = json.loads((tmp_path / "student" / "compression.json").read_text())
+    assert record == {"version": 1, "steps": STEPS}
+    assert not any("steps" in name for name in model.state_dict())
+
+
+def test_a_plain_module_with_tied_weights_is_filled(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Tied()
+    save(tmp_path / "student", model)
+    fresh = Tied()
+    assert not same(fresh, model)
+    assert load(tmp_path / "student", model=fresh) is fresh
+    assert same(fresh, model)
+    assert fresh.out.weight is fresh.embedding.weight
+
+
+def test_a_newer_artifact_replaces_the_older_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    save(tmp_path / "student", classifier(0), steps=STEPS)
+    (tmp_path / "student" / "stray").write_text("")
+    save(tmp_path / "student", classifier(1))
+    assert same(load(tmp_path / "student"), classifier(1))
+    assert [p.name for p in tmp_path.iterdir()] == ["student"]
+    assert not (tmp_path / "student" / "stray").exists()
+
+
+def test_a_write_that_fails_leaves_the_older_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "student", classifier(0))
+
+    def fail(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    for step in ("_sync", "_swap"):
+        with monkeypatch.context() as patch:
+            patch.setattr(artifact, step, fail)
+            with pytest.raises(OSError, match="no space left"):
+                save(tmp_path / "student", classifier(1))
+        assert same(load(tmp_path / "student"), classifier(0))
+        assert [p.name for p in tmp_path.iterdir()] == ["student"]
+
+
+def record(folder: Path, **changes: Any) -> None:
+    folder.joinpath("compression.json").write_text(json.dumps({"version": 1, "steps": []} | changes))
+
+
+def test_an_artifact_that_cannot_be_rebuilt_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "student", classifier())
+    record(tmp_path / "student", steps=[{"kind": "layres"}])
+    with pytest.raises(UserError, match=r"'layres', which this version cannot rebuild.*did you mean 'layers'"):
+        load(tmp_path / "student")
+    record(tmp_path / "student", version=2)
+    with pytest.raises(UserError, match="of format 2"):
+        load(tmp_path / "student")
+    (tmp_path / "student" / "compression.json").write_text("[")
+    with pytest.raises(UserError, match="cannot be read"):
+        load(tmp_path / "student")
+
+
+def test_unknown_steps_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown kind"):
+        save(tmp_path / "student", classifier(), steps=[{"kind": "magic"}])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        load(tmp_path / "nothing")
+    save(tmp_path / "plain", Tied())
+    with pytest.raises(UserError, match=r"load\(folder, model=module\)"):
+        load(tmp_path / "plain")
+    with pytest.raises(UserError, match="not those of this Linear"):
+        load(tmp_path / "plain", model=nn.Linear(2, 2))
+    save(tmp_path / "cut", classifier())
+    (tmp_path / "cut" / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(UserError, match="cannot be read"):
+        load(tmp_path / "cut")
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import sys, distill; assert 'torch' not in sys.modules; distill.load; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,125 @@
+"""The promises of the comparison of tokens and classes."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from distill.errors import UserError
+from distill.students import StudentConfig
+from distill.tasks import CausalLM, TextClassification
+from distill.teachers import LiveTeacher
+from distill.vocabulary import check_labels, check_pair, check_vocabularies
+
+WORDS = ["[UNK]", "a", "b", "c", "d"]
+
+
+def tokenizer(words: list[str] = WORDS) -> Any:
+    model = WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), unk_token="[UNK]")
+
+
+def test_a_padded_head_is_compared_over_the_shared_range() -> None:
+    assert check_vocabularies(tokenizer(), tokenizer(), 8, 16, CausalLM()) == 8
+    assert check_vocabularies(tokenizer(), tokenizer(), 16, 8, CausalLM()) == 8
+
+
+def test_vocabularies_of_equal_length_with_other_tokens_are_refused() -> None:
+    other = tokenizer(["[UNK]", "a", "c", "b", "d"])
+    message = "differ in 2 tokens .id 2 is 'b' for the student, 'c' for the teacher.*cross-tokenizer loss"
+    with pytest.raises(UserError, match=message):
+        check_vocabularies(tokenizer(), other, 5, 5, CausalLM())
+
+
+def test_a_token_that_one_vocabulary_lacks_is_refused() -> None:
+    with pytest.raises(UserError, match=r"differ in 1 tokens .id 5 is 'e' for the student, nothing for the teacher"):
+        check_vocabularies(tokenizer([*WORDS, "e"]), tokenizer(), 8, 8, CausalLM())
+
+
+def test_classifiers_must_read_the_same_ids_too() -> None:
+    with pytest.raises(UserError, match="both models read the same ids"):
+        check_vocabularies(tokenizer(WORDS[::-1]), tokenizer(), 5, 5, TextClassification(["a", "b"]))
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused() -> None:
+    with pytest.raises(UserError, match=r"id 4 \('d'\) lies beyond the 4 rows of the student's embedding"):
+        check_vocabularies(tokenizer(), tokenizer(), 4, 5, CausalLM())
+
+
+def model(*names: str, count: int | None = None) -> Any:
+    module = nn.Linear(1, 1)
+    labels = dict(enumerate(names)) or {i: f"LABEL_{i}" for i in range(count or 2)}
+    module.config = SimpleNamespace(id2label=labels, num_labels=len(labels))  # type: ignore[assignment]
+    return module
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "data"),
+    [
+        (model("neg", "pos"), model("NEG", "POS"), ["neg", "pos"]),
+        (model(count=2), model("neg", "pos"), ["0", "1"]),
+        (model("neg", "pos"), model(count=2), None),
+        (nn.Linear(1, 1), nn.Linear(1, 1), ["neg", "pos"]),
+        (None, model("neg", "pos"), ["neg", "pos"]),
+    ],
+)
+def test_the_same_classes_in_the_same_order_pass(student: Any, teacher: Any, data: Any) -> None:
+    check_labels(student, teacher, data)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "data", "message"),
+    [
+        (model("neg", "pos"), model("pos", "neg"), None, "the same in another order"),
+        (None, model("pos", "neg"), ["Neg", "Pos"], "the data has the same in another order: Neg, Pos"),
+        (model(count=2), model(count=3), None, "model.student has 2 classes and model.teacher has 3"),
+        (None, model(count=3), ["a", "b"], "model.teacher has 3 classes and the data has 2"),
+    ],
+)
+def test_other_classes_are_refused(student: Any, teacher: Any, data: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_labels(student, teacher, data)
+
+
+def test_classes_of_other_names_are_taken_for_the_same_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_labels(None, model("bad", "good"), ["neg", "pos"])
+    assert "bad" in caplog.text
+    assert "neg" in caplog.text
+
+
+def language_model(size: int = 8) -> Any:
+    config = AutoConfig.for_model(
+        "llama",
+        vocab_size=size,
+        hidden_size=4,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        intermediate_size=4,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return AutoModelForCausalLM.from_config(config)
+
+
+def test_a_pair_is_compared_by_the_tokenizer_that_the_student_names(tmp_path: Path) -> None:
+    tokenizer(["[UNK]", "d", "c", "b", "a"]).save_pretrained(tmp_path)
+    teacher = LiveTeacher(language_model(), CausalLM(), tokenizer())
+    check_pair(CausalLM(), StudentConfig(num_layers=1), language_model(16), teacher)
+    with pytest.raises(UserError, match="differ in 4 tokens"):
+        check_pair(CausalLM(), StudentConfig(num_layers=1, tokenizer=str(tmp_path)), language_model(), teacher)
+    with pytest.raises(UserError, match="differ in 4 tokens"):
+        check_pair(CausalLM(), str(tmp_path), language_model(), teacher)
+
+
+def test_without_a_teacher_there_is_nothing_to_compare() -> None:
+    check_pair(CausalLM(), "anything", nn.Linear(1, 1), None)
