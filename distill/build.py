@@ -19,11 +19,11 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from distill.callbacks import Determinism
 from distill.class_paths import check, guarded
-from distill.complete import complete
+from distill.complete import complete, origin
 from distill.errors import UserError
 from distill.loggers import LoggingConfig, is_rank_zero
 from distill.module import Distillation
-from distill.outcome import Scores
+from distill.outcome import LastValidation, Scores
 from distill.run import Run
 from distill.scrub import refuse_hidden
 from distill.typed import Typed, located
@@ -83,10 +83,12 @@ def build(
         losses = typed.losses()
         arguments = {k: v for k, v in typed.make("trainer").items() if k in typed.config["trainer"]}
         data = typed.make("data")
-        with _located("data", typed.config["data"]):
+        try:
             data.prepare_data()
             data.setup(stage)
             labels = getattr(data, "labels", None)
+        except UserError as error:
+            raise origin(located(error, "data", typed.config["data"]), config, typed.config) from error
         # The student's fresh weights are a function of the seed, whatever reading the data drew.
         seed_everything(seed, workers=True, verbose=False)
         module = typed.model(losses, labels)
@@ -109,15 +111,6 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=message)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         yield
-
-
-@contextmanager
-def _located(key: str, written: Any) -> Iterator[None]:
-    """Give errors from inside the block the full key of what they complain about."""
-    try:
-        yield
-    except UserError as error:
-        raise located(error, key, written) from error
 
 
 def _plan(config: Mapping[str, Any], run_id: str | None) -> Run:
@@ -165,7 +158,7 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
     bar = sys.stdout.isatty() if bar is None else bar
     callbacks = list(given.pop("callbacks", job.callbacks))
     checkpoints = given.pop("enable_checkpointing", None) is not False
-    own: list[Callback] = [Determinism(job.config["seed"]), Scores(spoken=not bar)]
+    own: list[Callback] = [Determinism(job.config["seed"]), LastValidation(), Scores(spoken=not bar)]
     own += [RichProgressBar(leave=True)] if bar else []
     if checkpoints:
         own += _checkpoint(job, callbacks, given)

@@ -14,8 +14,9 @@ from pytorch_lightning import LightningDataModule
 
 from distill.data import TextData
 from distill.diagnose import class_arguments
+from distill.errors import UserError
 
-__all__ = ["complete", "default_precision"]
+__all__ = ["complete", "default_precision", "origin"]
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def _filled(given: dict[str, Any], full: Mapping[str, Any], accepted: set[str]) 
     """``given`` and what else the data takes from the rest of the configuration."""
     found = {
         "task": copy.deepcopy(full["model"].get("task")),
-        "tokenizer": tokenizer_of(full["model"]),
+        "tokenizer": tokenizer_of(full["model"])[1],
         "seed": full["seed"],
     }
     return given | {k: v for k, v in found.items() if k in accepted and k not in given and v is not None}
@@ -70,19 +71,33 @@ def _accepted(class_path: Any) -> set[str]:
     return set(class_arguments(cls)) if inspect.isclass(cls) else set()
 
 
-def tokenizer_of(model: Mapping[str, Any]) -> str | None:
-    """Where the tokenizer of the pair is found: with the teacher, else as the student says, else with the student."""
-    teacher, student = model.get("teacher"), model.get("student")
+def tokenizer_of(model: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Where the pair's tokenizer is: with the teacher, else where the student says, else with the student.
+
+    Returns:
+        The key that says so, and the path; ``None`` where nothing says.
+    """
+    teacher, student, place = model.get("teacher"), model.get("student"), "model.teacher"
     if isinstance(teacher, list) and teacher:
-        teacher = teacher[0]
-    for origin, keys in ((teacher, ("path",)), (student, ("tokenizer", "path"))):
-        if isinstance(origin, str):
-            return origin
-        if isinstance(origin, dict):
-            for key in keys:
-                if isinstance(origin.get(key), str):
-                    return str(origin[key])
-    return None
+        teacher, place = teacher[0], "model.teacher.0"
+    for key, found, names in ((place, teacher, ("path",)), ("model.student", student, ("tokenizer", "path"))):
+        if isinstance(found, str):
+            return key, found
+        for name in names:
+            if isinstance(found, dict) and isinstance(found.get(name), str):
+                return f"{key}.{name}", found[name]
+    return "data.tokenizer", None
+
+
+def origin(error: UserError, given: Mapping[str, Any], full: Mapping[str, Any]) -> UserError:
+    """``error`` with the key that the user wrote, where it speaks of what :func:`complete` filled in."""
+    name = error.key.removeprefix("data.")
+    keys = {"task": "model.task", "seed": "seed", "tokenizer": tokenizer_of(full["model"])[0]}
+    written = (given.get("data") or {}).get("init_args") or {}
+    if name not in keys or name == error.key or name in written or keys[name] == error.key:
+        return error
+    mend = f"{error.mend}; or set {error.key}" if error.mend else f"set {error.key}"
+    return UserError(error.rule, key=keys[name], value=error.value, mend=mend)
 
 
 def default_precision(accelerator: object) -> str:

@@ -6,6 +6,7 @@ long report of everything that was tried is replaced by key, value and expected 
 
 from __future__ import annotations
 
+import copy
 import inspect
 import types
 from collections.abc import Collection, Mapping, Sequence
@@ -44,7 +45,7 @@ def fits(kind: Any, value: Any) -> bool:
     parser = ArgumentParser(exit_on_error=False)
     try:
         parser.add_argument("--value", type=kind, enable_path=False)
-        parser.parse_object({"value": value})
+        parser.parse_object({"value": copy.deepcopy(value)})  # which rewrites what it is given
     except Exception:
         return False
     return True
@@ -82,7 +83,7 @@ def explain_arguments(
         if not fits(kind, value):
             explain_value(kind, value, f"{key}.{name}".lstrip("."), allowed)
     for name, (kind, required) in arguments.items():
-        if required and name not in given:
+        if required and given.get(name) is None and type(None) not in _options(kind):
             raise UserError("must be given", key=f"{key}.{name}".lstrip("."), mend=f"it is {describe(kind)}")
 
 
@@ -108,9 +109,15 @@ def explain_value(kind: Any, value: Any, key: str, allowed: Sequence[str]) -> No
                 f"needs a class_path: the name of a {best.__name__}", key=key, value=value, mend=_known(best)
             )
         explain_arguments(best, value.get("init_args", value), key, allowed)
-    elif isinstance(value, str) and classes and not any(is_dataclass(c) for c in classes):
+    elif isinstance(value, str) and classes and _names_class(value, options):
         _explain_class(classes, value, {}, key, allowed)
     raise UserError(f"must be {describe(kind)}", key=key, value=value, mend=f"this is {_a(value)}")
+
+
+def _names_class(value: str, options: Sequence[Any]) -> bool:
+    """Whether the text ``value`` was meant for a class, where the type allows these ``options``."""
+    scalars = [option for option in options if option in (bool, int, float, str) or is_dataclass(option)]
+    return not scalars or "." in value or value[:1].isupper()
 
 
 def _explain_class(classes: list[type], path: Any, given: Any, key: str, allowed: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ class FiniteWatch:
             self._raise_if_bad(values, list(terms), batch)
             return
         host = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
-        arrived = torch.cuda.Event()
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         arrived.record()
         self._pending = (host, arrived, list(terms), batch)
 

@@ -167,7 +167,8 @@ class Distillation(LightningModule):
         batch = self.task.batch(raw_batch).at(self.global_step, self.total_steps)
         objective, terms = self.terms(batch)
         self._finite.watch(terms, batch)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0 or self.global_step == 0:
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.global_step + 1) % every == 0 or self.global_step == 0:
             self._log_terms(objective / batch.count.clamp(min=1), terms, batch)
         if self._divides_loss:
             return objective / batch.count.clamp(min=1)

@@ -89,5 +89,5 @@ def make_optimizer(config: OptimizerConfig, modules: Iterable[nn.Module]) -> Opt
     optimizer = AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
     # A fused optimizer offers to unscale gradients by itself, and Lightning then refuses to clip them.
     # Unscaled by the scaler, as any other optimizer's are, they can be clipped.
-    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    optimizer._step_supports_amp_scaling = False
     return optimizer

@@ -13,7 +13,7 @@ from distill.loggers import is_rank_zero
 from distill.models import parameter_count
 from distill.module import Distillation
 
-__all__ = ["Scores", "duration", "kept", "outcome", "show_outcome", "show_scores", "wide"]
+__all__ = ["LastValidation", "Scores", "duration", "kept", "outcome", "show_outcome", "show_scores", "wide"]
 
 _PREFIX = "val/"
 
@@ -39,6 +39,16 @@ class Scores(Callback):
         if self.spoken and is_rank_zero():
             figures = "  ".join(f"{name} {number(value)}" for name, value in scores.items())
             print(f"step {trainer.global_step}: {figures}", flush=True)
+
+
+class LastValidation(Callback):
+    """Has a run that ``max_steps`` ends within an epoch validated at its end; Lightning would just stop."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if 0 < trainer.max_steps <= trainer.global_step:
+            trainer.should_stop = True
 
 
 def kept(student: float, teacher: float, mode: str) -> float | None:

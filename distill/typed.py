@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,9 @@ class Typed:
     def _parse(self, name: str) -> Namespace:
         value = self.config[name]
         try:
-            parsed: Namespace = self._parsers[name].parse_object({name: value})
+            # A copy: what it is given is rewritten in place, and messages show what was written.
+            parsed: Namespace = self._parsers[name].parse_object({name: copy.deepcopy(value)})
+            _check_known(value, parsed[name], name)
             return parsed
         except UserError:
             raise
@@ -192,6 +195,8 @@ def check_top(config: Mapping[str, Any]) -> None:
     for key, kind, words in (("name", str, "a text"), ("runs", str, "a folder"), ("seed", int, "an integer")):
         if not isinstance(config[key], kind) or isinstance(config[key], bool):
             raise UserError(f"must be {words}", key=key, value=config[key], mend=f"give {words}")
+    if not 0 <= config["seed"] < 2**32:
+        raise UserError("must be from 0 to 4294967295", key="seed", value=config["seed"], mend="give another seed")
     for key in ("model", "trainer", "logging", "data"):
         if not isinstance(config[key], dict):
             raise UserError("must be a mapping", key=key, value=config[key], mend="write its keys below it")
@@ -213,14 +218,35 @@ def located(error: UserError, key: str, written: Any) -> UserError:
     """
     if error.key.split(".")[0] in SECTIONS or error.key.startswith("--"):
         return error
-    found = list(dict.fromkeys(place for place, _ in _places(written, error.key.split("."), key)))
-    values = dict(_places(written, error.key.split("."), key))
-    same = [place for place in found if values[place] == error.value]
-    if same:
-        return UserError(error.rule, key=same[0], value=values[same[0]], mend=error.mend)
-    # Not written, or written in another form: an object of many parts does not say whose argument it is.
-    default = f"{key}.{error.key}".rstrip(".") if key not in ("model", "callbacks") or not error.key else error.key
-    return UserError(error.rule, key=found[0] if len(found) == 1 else default, value=error.value, mend=error.mend)
+    if key == "model":
+        # Only losses do not know where they stand; data, teacher and student say the whole key.
+        written = {"losses": written.get("losses") or []}
+    for place, value in _places(written, error.key.split("."), key):
+        if value == error.value or (isinstance(value, (list, dict)) and error.value in value):
+            shown = value if value == error.value else error.value
+            return UserError(error.rule, key=place, value=shown, mend=error.mend)
+    # Not written: a default. An object of many parts does not say whose.
+    full = f"{key}.{error.key}".rstrip(".") if key not in ("model", "callbacks") or not error.key else error.key
+    return UserError(error.rule, key=full, value=error.value, mend=error.mend)
+
+
+def _check_known(written: Any, parsed: Any, key: str) -> None:
+    """Refuse keys that are not in ``parsed``: jsonargparse passes over unknown ones whose value is empty.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if class_spec(written):
+        _check_known(written.get("init_args") or {}, parsed.get("init_args") or {}, key)
+    elif isinstance(written, dict) and isinstance(parsed, Namespace):
+        for name, value in written.items():
+            if name not in parsed:
+                mend = nearest(str(name), vars(parsed))
+                raise UserError("no such key", key=f"{key}.{name}", value=value, mend=mend)
+            _check_known(value, parsed[name], f"{key}.{name}")
+    elif isinstance(written, list) and isinstance(parsed, (list, tuple)):
+        for index, (item, made) in enumerate(zip(written, parsed, strict=False)):
+            _check_known(item, made, f"{key}.{index}")
 
 
 def _places(written: Any, parts: list[str], key: str) -> list[tuple[str, Any]]:

@@ -3,6 +3,95 @@
 
     python scripts/compare.py sst2/alone sst2/hinton --seeds 0 1 2 -- --model.teacher runs/sst2-teacher/ID
 
-Everything after ``--`` goes to every ``distill fit``. Runs that are there already (same name and seed under
-``--runs``) are read, not repeated.
+A recipe made of several files joins them with ``+`` (``quickstart/alone+quickstart/distilled``). Everything after
+``--`` goes to every ``distill fit``. A run's id is its seed (``runs/sst2-alone/seed-0``); runs that have finished
+are read, not repeated, so an interrupted comparison goes on where it stopped.
 """
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from distill import config as configuration
+
+
+def run(recipe: str, seed: int, runs: Path, overrides: list[str]) -> dict[str, Any]:
+    """The result of one recipe with one seed."""
+    files = recipe.split("+")
+    name = configuration.load(files)["name"]
+    folder = runs / name / f"seed-{seed}"
+    result = folder / "result.json"
+    if not result.exists():
+        shutil.rmtree(folder, ignore_errors=True)  # an unfinished run of this script
+        command = [sys.executable, "-m", "distill.cli", "fit", *(word for file in files for word in ("-c", file))]
+        command += ["--seed", str(seed), "--id", folder.name, "--runs", str(runs), *overrides]
+        print("$ distill", " ".join(command[3:]), flush=True)
+        subprocess.run(command, check=True)
+    found: dict[str, Any] = json.loads(result.read_text())
+    return found
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over the seeds of one recipe."""
+    metric = results[0]["monitor"]
+    scores = [r["scores"]["student"][metric] for r in results]
+    kept = [r["kept_percent"][metric] for r in results if metric in r["kept_percent"]]
+    return {
+        "metric": metric,
+        "teacher": results[0]["scores"]["teacher"].get(metric),
+        "scores": scores,
+        "mean": statistics.fmean(scores),
+        "spread": statistics.stdev(scores) if len(scores) > 1 else 0.0,
+        "kept_percent": statistics.fmean(kept) if kept else None,
+        "train_seconds": statistics.median(r["train_seconds"] for r in results),
+        "parameters": results[0]["parameters"]["student"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="+", help="recipes or YAML files")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    own, overrides = sys.argv[1:], []
+    if "--" in own:
+        own, overrides = own[: own.index("--")], own[own.index("--") + 1 :]
+    arguments = parser.parse_args(own)
+
+    rows = {
+        recipe: summary([run(recipe, seed, arguments.runs, overrides) for seed in arguments.seeds])
+        for recipe in arguments.recipes
+    }
+    table = Table(title=f"seeds {', '.join(map(str, arguments.seeds))}", title_justify="left")
+    for column in ("recipe", "metric", "teacher", "mean", "spread", "kept", "parameters", "seconds", "each seed"):
+        table.add_column(column, justify="left" if column in ("recipe", "metric") else "right")
+    for recipe, row in rows.items():
+        table.add_row(
+            recipe,
+            row["metric"],
+            "" if row["teacher"] is None else f"{row['teacher']:.4f}",
+            f"{row['mean']:.4f}",
+            f"{row['spread']:.4f}",
+            "" if row["kept_percent"] is None else f"{row['kept_percent']:.1f} %",
+            f"{row['parameters']:,}",
+            f"{row['train_seconds']:.0f}",
+            " ".join(f"{score:.4f}" for score in row["scores"]),
+        )
+    Console(width=160).print(table)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -11,9 +13,17 @@ import pytest
 
 # Before datasets is imported, which reads it once: tests neither find nor leave tokenised data.
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="distill-tests-")
+atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
-WORDS = "a good bad film story with and without any heart it is dull bright never always very not too long short".split()
-SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+TEXT = "a good bad film story with and without any heart it is dull bright never always very not too long short"
+WORDS = TEXT.split()
+SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
 
 
 def sentence(row: int) -> str:

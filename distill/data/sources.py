@@ -136,7 +136,14 @@ def _check_fraction(fraction: float, given: Mapping[str, str]) -> None:
 
 
 def hold_out(dataset: Any, fraction: float) -> tuple[Any, Any]:
-    """``dataset`` without some rows, and these rows: at least one, chosen alike in every run."""
+    """``dataset`` without some rows, and these rows: at least one, chosen alike in every run.
+
+    Raises:
+        UserError: if there are not two rows to share out.
+    """
+    if len(dataset) < 2:
+        rule = f"there must be rows for training and validation, and there are {len(dataset)}"
+        raise UserError(rule, key="data.validation_fraction", value=fraction, mend="bring more data")
     count = min(max(1, round(len(dataset) * fraction)), len(dataset) - 1)
     rows = order(len(dataset), _HOLD_OUT)
     return dataset.select(np.sort(rows[count:])), dataset.select(np.sort(rows[:count]))

@@ -10,11 +10,10 @@ import torch
 from pytorch_lightning import LightningDataModule
 
 from distill.data.batches import EvaluationBatches, Loader, TrainingBatches
-from distill.data.columns import check_rows, find_columns
 from distill.data.features import Samples
-from distill.data.labels import Labels, read_labels
 from distill.data.packing import PackedSamples
-from distill.data.sources import find_splits, hold_out, load, sample
+from distill.data.rows import Rows, read_rows
+from distill.data.sources import load
 from distill.data.tokenize import load_tokenizer, tokenize, tokenizer_fingerprint
 from distill.errors import UserError
 from distill.signals import Batch
@@ -90,33 +89,16 @@ class TextData(LightningDataModule):
     # ------------------------------------------------------------------ what the data is
 
     @cached_property
-    def _rows(self) -> _Rows:
+    def _rows(self) -> Rows:
         """The rows of every split, checked, and what their columns mean."""
-        task = self._checked_task()
-        source = load(self.path, self.name, self.files)
-        names = find_splits(source, self.splits, self.validation_fraction)
-        splits = {use: source[split] for use, split in names.items()}
-        for use in splits:
-            if len(splits[use]) == 0:
-                raise UserError("the split holds no rows", key=f"data.splits.{use}", value=names[use])
-        every = list(dict.fromkeys(column for rows in splits.values() for column in rows.column_names))
-        columns = find_columns(task, every, self.columns)
-        # The classes are those of all rows: a small choice of them may lack one.
-        labels = read_labels(splits, columns["label"]) if "label" in columns else None
-        if self.validation_fraction is not None:
-            splits["train"], splits["validation"] = hold_out(splits["train"], self.validation_fraction)
-            labels = labels.shared("train", "validation") if labels else None
-        if self.train_samples is not None:
-            splits["train"] = sample(splits["train"], self.train_samples)
-        present = {use: check_rows(task, use, rows, columns) for use, rows in splits.items()}
-        if "label" in task.columns and (labels is None or "validation" not in labels.splits):
-            raise UserError(
-                f"{task.name} needs labels for validation",
-                key="data.columns.label",
-                value=columns.get("label"),
-                mend="name the column of the labels, or another split",
-            )
-        return _Rows(splits, present, labels)
+        return read_rows(
+            self._checked_task(),
+            load(self.path, self.name, self.files),
+            splits=self.splits,
+            columns=self.columns,
+            validation_fraction=self.validation_fraction,
+            train_samples=self.train_samples,
+        )
 
     def _checked_task(self) -> TextTask:
         self._check_numbers()
@@ -288,7 +270,7 @@ class TextData(LightningDataModule):
         if trainer is None or not trainer.training:
             return self.epoch * len(self._training_batches())
         progress = trainer.fit_loop.epoch_loop.batch_progress
-        return progress.current.completed if trainer.overfit_batches else progress.total.completed
+        return progress.current.completed if getattr(trainer, "overfit_batches", 0) else progress.total.completed
 
     # ------------------------------------------------------------------ account
 
@@ -309,21 +291,6 @@ class TextData(LightningDataModule):
             "tokenizer_size": len(self.tokenizer),
             "fingerprint": self.fingerprint,
         }
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The data before it is tokenised.
-
-    Attributes:
-        splits: Use -> rows.
-        columns: Use -> role -> column.
-        labels: How labels become ids; ``None`` where the task has none.
-    """
-
-    splits: dict[str, Any]
-    columns: dict[str, dict[str, str]]
-    labels: Labels | None
 
 
 @dataclass(frozen=True)

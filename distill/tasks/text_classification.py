@@ -81,8 +81,8 @@ class TextClassification(TextTask):
     def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
         inputs, tokens = model_inputs(features, tokenizer)
         labels = torch.from_numpy(np.array([f["label"] for f in features])) if "label" in features[0] else None
-        if labels is not None and not labels.is_floating_point():
-            labels = labels.long()
+        if labels is not None:
+            labels = labels.float() if self.regression else labels.long()
         return Batch(inputs=inputs, labels=labels, tokens=tokens, ids=[sample["id"] for sample in features])
 
     def metrics(self) -> dict[str, Metric]:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 LOSS = "model.losses.0"
-ATTENTION = '[{class_path: AttentionTransfer}]'
+ATTENTION = "[{class_path: AttentionTransfer}]"
 
 # What is added to `distill fit -c base.yaml`, and what the message must say: the key with the value, words of
 # the rule, words of the mend.
@@ -24,7 +24,10 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "unknown key of a loss": ([f"--{LOSS}.temprature", "2"], [f"{LOSS}.temprature = 2", "did you mean 'temperature'"]),
     "unknown key of the optimizer": (["--model.optimizer.learning_rate", "1"], ["optimizer.learning_rate = 1", "'lr'"]),
     "unknown key of the data": (["--data.batchsize", "4"], ["data.batchsize = 4", "did you mean 'batch_size'"]),
-    "unknown key of the trainer": (["--trainer.max_epoch", "1"], ["trainer.max_epoch = 1", "did you mean 'max_epochs'"]),
+    "unknown key of the trainer": (
+        ["--trainer.max_epoch", "1"],
+        ["trainer.max_epoch = 1", "did you mean 'max_epochs'"],
+    ),
     "unknown key of logging": (["--logging.wandbb", "{}"], ["logging.wandbb = {}", "did you mean 'wandb'"]),
     "unknown key of W&B": (["--logging.wandb.projct", "x"], ["logging.wandb.projct = 'x'", "did you mean 'project'"]),
     "unknown key of a callback": (
@@ -40,9 +43,15 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         ["trainer.callbacks = []", "write callbacks at the top level"],
     ),
     # types
-    "text for a number": ([f"--{LOSS}.temperature", "hot"], [f"{LOSS}.temperature = 'hot'", "must be a number or a Sch"]),
+    "text for a number": (
+        [f"--{LOSS}.temperature", "hot"],
+        [f"{LOSS}.temperature = 'hot'", "must be a number or a Sch"],
+    ),
     "fraction for an integer": (["--data.batch_size", "8.5"], ["data.batch_size = 8.5", "must be an integer"]),
-    "text for true or false": (["--data.bucketing", "perhaps"], ["data.bucketing = 'perhaps'", "must be true or false"]),
+    "text for true or false": (
+        ["--data.bucketing", "perhaps"],
+        ["data.bucketing = 'perhaps'", "must be true or false"],
+    ),
     "number for a mapping": (["--model", "3"], ["model = 3", "must be a mapping"]),
     "mapping for a list": (["--callbacks", "{}"], ["callbacks = {}", "must be a list"]),
     "text for the seed": (["--seed", "one"], ["seed = 'one'", "must be an integer"]),
@@ -52,9 +61,12 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         [f"--{LOSS}.weight", "{class_path: Linear}"],
         [f"{LOSS}.weight.start", "must be given", "a number"],
     ),
-    "no student": (["--model", "{task: text-classification}"], ["model.student", "student"]),
+    "no student": (["--model.student", "null"], ["model.student: must be given", "a StudentConfig"]),
     # values
-    "temperature 0": ([f"--{LOSS}.temperature", "0"], [f"{LOSS}.temperature = 0: must be greater than 0", "1.0 leaves"]),
+    "temperature 0": (
+        [f"--{LOSS}.temperature", "0"],
+        [f"{LOSS}.temperature = 0: must be greater than 0", "1.0 leaves"],
+    ),
     "negative weight": ([f"--{LOSS}.weight", "-1"], [f"{LOSS}.weight = -1: must be 0 or more"]),
     "schedule that begins before the run": (
         [f"--{LOSS}.weight", "{class_path: Linear, init_args: {start: 0, end: 1, begin: -1}}"],
@@ -73,7 +85,10 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "runs in a file": (["--runs", "base.yaml/runs"], ["runs = 'base.yaml/runs'", "cannot be written to"]),
     # classes
     "unknown loss": (["--model.losses", "[HintonLK]"], ["model.losses.0 = 'HintonLK'", "did you mean 'HintonKL'"]),
-    "loss of an unknown module": (["--model.losses", "[distill.losses.Nope]"], ["distill.losses.Nope", "cannot be imp"]),
+    "loss of an unknown module": (
+        ["--model.losses", "[distill.losses.Nope]"],
+        ["distill.losses.Nope", "cannot be imp"],
+    ),
     "class that is no loss": (["--model.losses", "[torch.nn.Linear]"], ["'torch.nn.Linear'", "is no DistillationLoss"]),
     "abstract class": (["--model.losses", "[distill.losses.DistillationLoss]"], ["DistillationLoss'", "is abstract"]),
     "no class_path": (["--model.losses", "[{init_args: {}}]"], ["model.losses.0", "class_path", "HintonKL"]),
@@ -91,14 +106,20 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "argument that means nothing": (["extra"], ["extra", "distill fit --help"]),
     "secret that was taken out": (["--data.name", "***"], ["data.name = '***'", "secret", "--data.name"]),
     # data
-    "no data": (["--data", "{}"], ["data.path", "missing"]),
+    "no data": (["--data.path", "null"], ["data.path", "missing"]),
     "missing folder": (["--data.path", "./nowhere"], ["data.path = './nowhere'", "no such folder"]),
     "unknown split": (["--data.splits", "{validation: dev}"], ["data.splits.validation = 'dev'", "no such split"]),
-    "unknown column": (["--data.columns", "{text: sentense}"], ["columns.text = 'sentense'", "did you mean 'sentence'"]),
-    "unknown task": (["--model.task", "clasification"], ["task = 'clasification'", "no such task"]),
+    "unknown column": (
+        ["--data.columns", "{text: sentense}"],
+        ["columns.text = 'sentense'", "did you mean 'sentence'"],
+    ),
+    "unknown task": (["--model.task", "clasification"], ["model.task = 'clasification'", "no such task"]),
     "batch of no samples": (["--data.batch_size", "0"], ["data.batch_size = 0", "must be at least 1"]),
-    "longer than the tokenizer reads": (["--data.max_length", "999"], ["data.max_length = 999", "64"]),
-    "empty split": (["--data.files", "{train: empty.jsonl, validation: empty.jsonl}", "--data.path", "null"], ["data."]),
+    "longer than the tokenizer reads": (["--data.max_length", "999"], ["data.max_length = 999", "reads at most"]),
+    "empty split": (
+        ["--data.files", "{train: empty.csv, validation: empty.csv}", "--data.path", "null"],
+        ["data.files", "no data"],
+    ),
     "label out of range": (
         ["--data.path", "null", "--data.files", "{train: five.jsonl, validation: five.jsonl}"],
         ["label"],
@@ -110,8 +131,14 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     # models
     "missing teacher": (["--model.teacher.path", "./nowhere"], ["model.teacher.path = './nowhere'", "no such folder"]),
     "pickled weights": (["--model.teacher.path", "./pickled"], ["'./pickled'", "pytorch_model.bin", "run code"]),
-    "layer that the teacher lacks": (["--model.student.layers", "[1, 9]"], ["model.student.layers", "9", "4"]),
-    "no origin of the student": (["--model.student", "{}"], ["model.student", "where the student comes from"]),
+    "layer that the teacher lacks": (
+        ["--model.student.layers", "[1, 9]", "--model.student.num_layers", "null"],
+        ["model.student.layers", "9", "4"],
+    ),
+    "no origin of the student": (
+        ["--model.student", "{layers: null, num_layers: null}"],
+        ["model.student", "where the student comes from"],
+    ),
     "layer that a loss lacks": (
         ["--model.losses", "[{class_path: FitNetHint, init_args: {layers: {7: 1}}}]"],
         ["model.losses.0.layers", "7"],
@@ -122,7 +149,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         ["--model.teacher", "null", "--model.student", "{path: ./three}", "--data.tokenizer", "./three"],
         ["model.", "teacher"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -133,7 +160,7 @@ def around(base: dict[str, Any], teacher_dir: str) -> None:
     Path("broken.yaml").write_text("model: {a: b\ndata: ]")
     Path("twice.yaml").write_text("seed: 1\nseed: 2\n")
     Path("list.yaml").write_text("- a\n")
-    Path("empty.jsonl").write_text("")
+    Path("empty.csv").write_text("sentence,label\n")
     Path("five.jsonl").write_text("".join(f'{{"sentence": "a film", "label": {i}}}\n' for i in (0, 1, 5, -3)))
     Path("nan.jsonl").write_text('{"sentence": "a film", "label": NaN}\n{"sentence": "b", "label": 1.0}\n')
     Path("pickled").mkdir()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,9 @@ LENGTHS = order(1003, 5) % 97 + 1
 
 
 def batches(epoch=0, start=0, lengths=LENGTHS, batch_size=8, **options):
-    sampler = TrainingBatches(lengths, batch_size, position=lambda: epoch * len(sampler) + start, **{"seed": 1, **options})
+    sampler = TrainingBatches(
+        lengths, batch_size, position=lambda: epoch * len(sampler) + start, **{"seed": 1, **options}
+    )
     return sampler
 
 
@@ -28,7 +32,7 @@ def padding(samplers_batches, lengths):
 @pytest.mark.parametrize("bucketing", [True, False])
 def test_an_epoch_holds_every_sample_once(bucketing):
     sampler = batches(epoch=3, bucketing=bucketing)
-    assert sorted(sum(rows(sampler), [])) == list(range(1003))
+    assert sorted(chain(*rows(sampler))) == list(range(1003))
     assert len(rows(sampler)) == len(sampler) == 126
 
 
@@ -49,7 +53,7 @@ def test_two_ranks_share_the_global_batches_of_one(count):
     lengths = LENGTHS[:count]
     ranks = [rows(batches(lengths=lengths, batch_size=4, rank=r, world_size=2)) for r in range(2)]
     assert len(ranks[0]) == len(ranks[1]) == len(batches(lengths=lengths, batch_size=4, world_size=2))
-    assert sorted(sum(ranks[0] + ranks[1], [])) == list(range(count))
+    assert sorted(chain(*ranks[0], *ranks[1])) == list(range(count))
     assert all(abs(len(a) - len(b)) <= 1 and a and b for a, b in zip(*ranks, strict=True))
     if count % 8 != 1:  # a rest of one sample joins another batch when two ranks need one each
         together = [sorted(a + b) for a, b in zip(*ranks, strict=True)]
@@ -65,11 +69,9 @@ def test_bucketing_leaves_little_padding_and_batches_in_random_order():
 
 @pytest.mark.parametrize(("count", "size", "world"), [(1003, 8, 1), (1003, 8, 2), (5, 64, 2), (3, 1, 2), (9, 4, 4)])
 def test_evaluation_sees_every_sample_once_with_equally_many_batches_a_rank(count, size, world):
-    ranks = [
-        rows(EvaluationBatches(LENGTHS[:count], size, rank=rank, world_size=world)) for rank in range(world)
-    ]
+    ranks = [rows(EvaluationBatches(LENGTHS[:count], size, rank=rank, world_size=world)) for rank in range(world)]
     assert len({len(rank) for rank in ranks}) == 1
-    assert sorted(sum(sum(ranks, []), [])) == list(range(count))
+    assert sorted(chain(*chain(*ranks))) == list(range(count))
     assert max(len(batch) for rank in ranks for batch in rank) <= max(size, 2)
     assert ranks == [rows(EvaluationBatches(LENGTHS[:count], size, rank=r, world_size=world)) for r in range(world)]
 

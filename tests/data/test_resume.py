@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 
 from distill.data.text import TextData
@@ -72,13 +75,19 @@ def make_data(text_folder, tokenizer, **options):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "options",
-    [{}, {"val_check_interval": 2}, {"accumulate_grad_batches": 2}, {"max_steps": 13}, {"limit_val_batches": 0, "max_steps": 13}],
+    [
+        {},
+        {"val_check_interval": 2},
+        {"accumulate_grad_batches": 2},
+        {"max_steps": 13},
+        {"limit_val_batches": 0, "max_steps": 13},
+    ],
     ids=["plain", "validation within the epoch", "accumulation", "steps", "steps without validation"],
 )
 def test_a_run_resumed_anywhere_sees_the_batches_of_an_undisturbed_one(
     text_folder, tiny_tokenizer_dir, tmp_path, options
 ):
-    whole, trainer = fit(make_data(text_folder, tiny_tokenizer_dir), tmp_path, **options)
+    whole, _ = fit(make_data(text_folder, tiny_tokenizer_dir), tmp_path, **options)
     per_epoch = -(-BATCHES // options.get("accumulate_grad_batches", 1))
     assert whole.total == options.get("max_steps", EPOCHS * per_epoch)
     assert len(whole.seen) == options.get("max_steps", EPOCHS * BATCHES)
@@ -124,3 +133,39 @@ def test_a_loader_taken_after_training_starts_from_the_front(text_folder, tiny_t
     data = make_data(text_folder, tiny_tokenizer_dir)
     fit(data, tmp_path)
     assert len(list(data.train_dataloader())) == BATCHES
+
+
+class RankRecorder(Recorder):
+    """Writes what its rank was shown, which no other process can see."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def on_train_end(self):
+        (self.folder / f"rank-{self.global_rank}.json").write_text(json.dumps(self.seen))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_two_ranks_share_every_epoch_and_resume_within_it(text_folder, tiny_tokenizer_dir, tmp_path):
+    def seen(checkpoint=None):
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=2,
+            strategy=DDPStrategy(process_group_backend="gloo", start_method="fork"),
+            use_distributed_sampler=False,
+            max_epochs=2,
+            callbacks=[ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        data = make_data(text_folder, tiny_tokenizer_dir, splits={"train": "train"})
+        trainer.fit(RankRecorder(tmp_path), data, ckpt_path=checkpoint, weights_only=True)
+        return [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2)]
+
+    whole = seen()
+    assert [len(rank) for rank in whole] == [6, 6]
+    for epoch in (slice(0, 3), slice(3, 6)):
+        assert sorted(row for rank in whole for batch in rank[epoch] for row in batch) == list(range(150))
+    assert seen(str(tmp_path / "step=4.ckpt")) == [rank[4:] for rank in whole]

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import chain
 
 import pytest
 from pytorch_lightning import Trainer
 
-from distill.data import TextData
+from distill.data import TextData, tokenize
 from distill.errors import UserError
 
 WATCH = """
@@ -26,15 +27,17 @@ def make(text_folder, tokenizer, **options):
     return TextData(text_folder, tokenizer=tokenizer, **options)
 
 
-def test_texts_are_tokenised_once_also_for_another_process(text_folder, tiny_tokenizer_dir):
-    def calls():
-        command = [sys.executable, "-c", WATCH, text_folder, tiny_tokenizer_dir]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-
-    first, second = calls(), calls()
-    assert int(first[0]) == 2  # one batch of rows for training, one for validation
-    assert int(second[0]) == 0
-    assert first[1] == second[1] == make(text_folder, tiny_tokenizer_dir, max_length=17).fingerprint
+def test_texts_are_tokenised_once_also_for_another_process(text_folder, tiny_tokenizer_dir, monkeypatch):
+    calls = []
+    encode = tokenize._Encode.__call__
+    monkeypatch.setattr(tokenize._Encode, "__call__", lambda self, rows: calls.append(1) or encode(self, rows))
+    fingerprint = make(text_folder, tiny_tokenizer_dir, max_length=17).fingerprint
+    assert len(calls) == 2  # one batch of rows for training, one for validation
+    make(text_folder, tiny_tokenizer_dir, max_length=17).setup()
+    assert len(calls) == 2
+    command = [sys.executable, "-c", WATCH, text_folder, tiny_tokenizer_dir]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert said == ["0", fingerprint]
 
 
 def test_other_settings_have_another_fingerprint(text_folder, tiny_tokenizer_dir):
@@ -83,10 +86,10 @@ def test_fewer_training_samples_are_a_part_of_more_and_keep_every_class(text_fol
     assert make(text_folder, tiny_tokenizer_dir, train_samples=1).labels == ["negative", "positive"]
 
 
-def test_it_trains_under_a_trainer_and_evaluates_every_sample(text_folder, tiny_tokenizer_dir, tmp_path):
+def test_evaluation_sees_every_sample_once(text_folder, tiny_tokenizer_dir):
     data = make(text_folder, tiny_tokenizer_dir, splits={"test": "validation"}, eval_batch_size=10)
-    assert sorted(sum((b.ids for b in data.val_dataloader()), [])) == list(range(41))
-    assert sorted(sum((b.ids for b in data.test_dataloader()), [])) == list(range(41))
+    assert sorted(chain(*(b.ids for b in data.val_dataloader()))) == list(range(41))
+    assert sorted(chain(*(b.ids for b in data.test_dataloader()))) == list(range(41))
 
 
 def test_lightnings_own_sampler_is_refused_on_several_ranks(text_folder, tiny_tokenizer_dir):
@@ -111,9 +114,7 @@ def test_figures_of_the_data_are_those_of_its_batches(text_folder, tiny_tokenize
     figures = data.describe()
     assert figures["batches_per_epoch"] == len(batches)
     assert figures["train_tokens"] == sum(int(b.tokens.sum()) for b in batches)
-    assert figures["padding"] == pytest.approx(
-        1 - figures["train_tokens"] / sum(b.tokens.numel() for b in batches)
-    )
+    assert figures["padding"] == pytest.approx(1 - figures["train_tokens"] / sum(b.tokens.numel() for b in batches))
     assert (figures["train_samples"], figures["validation_samples"]) == (150, 41)
 
 

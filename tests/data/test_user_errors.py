@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 from distill.data import TextData
+from distill.data.columns import check_rows
 from distill.errors import UserError
+from distill.tasks import TextClassification
 
 
 def rows(texts, labels):
@@ -107,9 +110,15 @@ def test_an_empty_split_is_refused(tmp_path, tiny_tokenizer_dir):
     files = {"train": str(tmp_path / "t.csv"), "validation": str(tmp_path / "v.csv")}
     Path(files["train"]).write_text("sentence,label\na,0\nb,1\n")
     Path(files["validation"]).write_text("sentence,label\n")
-    assert "cannot be read as a data set (ValueError: " in failing(
-        files=files, tokenizer=tiny_tokenizer_dir
-    )
+    assert "cannot be read as a data set (ValueError: " in failing(files=files, tokenizer=tiny_tokenizer_dir)
+
+
+def test_rows_for_training_and_validation_are_needed(tmp_path, tiny_tokenizer_dir):
+    path = folder(tmp_path, GOOD[1:2], None)
+    said = failing(path=path, tokenizer=tiny_tokenizer_dir, validation_fraction=0.5)
+    assert "there must be rows for training and validation, and there are 1" in said
+    with pytest.raises(UserError, match="the split holds no rows"):
+        check_rows(TextClassification(), "train", Dataset.from_dict({"sentence": []}), {"text": "sentence"})
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path, tiny_tokenizer_dir):

@@ -1,0 +1,73 @@
+"""The rows to train and judge on: splits chosen, columns understood, labels and texts checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distill.data.columns import check_rows, find_columns
+from distill.data.labels import Labels, read_labels
+from distill.data.sources import find_splits, hold_out, sample
+from distill.errors import UserError
+from distill.tasks.base import TextTask
+
+__all__ = ["Rows", "read_rows"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The data before it is tokenised.
+
+    Attributes:
+        splits: Use (``train``, ``validation``, ``test``) -> ``datasets.Dataset``.
+        columns: Use -> role -> column.
+        labels: How labels become ids; ``None`` where the data has none.
+    """
+
+    splits: dict[str, Any]
+    columns: dict[str, dict[str, str]]
+    labels: Labels | None
+
+
+def read_rows(
+    task: TextTask,
+    source: Mapping[str, Any],
+    *,
+    splits: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    validation_fraction: float | None = None,
+    train_samples: int | None = None,
+) -> Rows:
+    """Choose and check the rows of ``source``.
+
+    Args:
+        task: Says which columns there must be.
+        source: The data set's splits by their own names.
+        splits: Use -> split, as the user has it.
+        columns: Role -> column, as the user has it.
+        validation_fraction: Share of the training rows for validation.
+        train_samples: How many training rows to keep.
+
+    Raises:
+        UserError: for whatever is wrong with the rows or with what is said of them.
+    """
+    chosen = {use: source[name] for use, name in find_splits(source, splits, validation_fraction).items()}
+    every = list(dict.fromkeys(column for rows in chosen.values() for column in rows.column_names))
+    found = find_columns(task, every, columns)
+    # The classes are those of all rows: a small choice of them may lack one.
+    labels = read_labels(chosen, found["label"]) if "label" in found else None
+    if validation_fraction is not None:
+        chosen["train"], chosen["validation"] = hold_out(chosen["train"], validation_fraction)
+        labels = labels.shared("train", "validation") if labels else None
+    if train_samples is not None:
+        chosen["train"] = sample(chosen["train"], train_samples)
+    present = {use: check_rows(task, use, rows, found) for use, rows in chosen.items()}
+    if "label" in task.columns and (labels is None or "validation" not in labels.splits):
+        raise UserError(
+            f"{task.name} needs labels for validation",
+            key="data.columns.label",
+            value=found.get("label"),
+            mend="name the column of the labels, or another split",
+        )
+    return Rows(chosen, present, labels)
