@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from distill.callbacks import Determinism
-from distill.class_paths import check, guarded
+from distill.class_paths import check, check_classes, guarded
 from distill.complete import complete, origin
 from distill.errors import UserError
 from distill.loggers import LoggingConfig, is_rank_zero
@@ -74,6 +74,7 @@ def build(
     refuse_hidden(config)
     check(config, allow)
     with guarded(allow), quiet():
+        check_classes(config)
         typed = Typed(complete(config), allow)
         check_trainer(typed.config["trainer"])
         seed = typed.config["seed"]
@@ -98,8 +99,10 @@ def build(
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without what Lightning says of itself at every start."""
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for message in (
             ".*does not have many workers.*",
@@ -110,7 +113,11 @@ def quiet() -> Iterator[None]:
         ):
             warnings.filterwarnings("ignore", message=message)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        yield
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _plan(config: Mapping[str, Any], run_id: str | None) -> Run:
@@ -158,8 +165,10 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
     bar = sys.stdout.isatty() if bar is None else bar
     callbacks = list(given.pop("callbacks", job.callbacks))
     checkpoints = given.pop("enable_checkpointing", None) is not False
-    own: list[Callback] = [Determinism(job.config["seed"]), LastValidation(), Scores(spoken=not bar)]
-    own += [RichProgressBar(leave=True)] if bar else []
+    own: list[Callback] = [LastValidation(), Scores(spoken=not bar)]
+    if not any(isinstance(callback, Determinism) for callback in callbacks):
+        own.append(Determinism(job.config["seed"]))
+    own += [Bar(leave=True)] if bar else []
     if checkpoints:
         own += _checkpoint(job, callbacks, given)
     try:
@@ -175,6 +184,15 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise UserError(str(error).splitlines()[0], key="trainer", mend="check its arguments") from error
+
+
+class Bar(RichProgressBar):
+    """Without ``/-2`` behind the epoch where only ``max_steps`` ends the run."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        endless = (self.trainer.max_epochs or -1) < 0
+        text = f"Epoch {current_epoch}".ljust(len(self.validation_description))  # bars of one length do not flicker
+        return text if endless else super()._get_train_description(current_epoch)
 
 
 def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str, Any]) -> list[ModelCheckpoint]:

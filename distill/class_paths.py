@@ -7,6 +7,7 @@ whatever else would be imported while values are parsed and objects are made, wh
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 
 from distill.errors import UserError
 
-__all__ = ["PACKAGES", "check", "check_path", "guarded"]
+__all__ = ["PACKAGES", "check", "check_classes", "check_path", "guarded"]
 
 PACKAGES = ("distill", "pytorch_lightning", "lightning", "lightning_fabric", "torch", "torchmetrics")
 """Packages whose classes may always be named."""
@@ -43,24 +44,49 @@ REFUSED = (
 _NAMES = frozenset({"data", "callbacks", "model.losses"})
 
 
-def check(value: Any, allowed: Sequence[str], key: str = "") -> None:
+def check(value: Any, allowed: Sequence[str]) -> None:
     """Refuse a configuration that names a class outside ``allowed`` and :data:`PACKAGES`.
 
     Raises:
         UserError: naming the key.
     """
+    for key, path in _named(value):
+        check_path(path, allowed, key)
+
+
+def check_classes(value: Any) -> None:
+    """Refuse a configuration that names what is no class: a function that happens to return the right one.
+
+    Imports what is named, so :func:`check` comes first, and this inside :func:`guarded`.
+
+    Raises:
+        UserError: naming the key.
+    """
+    from jsonargparse._util import import_object
+
+    for key, path in _named(value):
+        try:
+            found = import_object(path) if "." in path else object
+        except Exception:  # importing runs the user's module; what it raises is told where the class is needed
+            continue
+        if not inspect.isclass(found):
+            raise UserError("is no class", key=key, value=path, mend="name a class")
+
+
+def _named(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every place where a class is named, and what stands there."""
     if isinstance(value, dict):
         if "class_path" in value:
-            check_path(value["class_path"], allowed, f"{key}.class_path")
+            yield f"{key}.class_path", value["class_path"]
         for name, item in value.items():
-            check(item, allowed, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+            yield from _named(item, key if name == "init_args" else f"{key}.{name}".lstrip("."))
     elif isinstance(value, list):
         for index, item in enumerate(value):
             if isinstance(item, str) and key in _NAMES:
-                check_path(item, allowed, f"{key}.{index}")
-            check(item, allowed, f"{key}.{index}")
+                yield f"{key}.{index}", item
+            yield from _named(item, f"{key}.{index}")
     elif isinstance(value, str) and key in _NAMES:
-        check_path(value, allowed, key)
+        yield key, value
 
 
 def check_path(path: Any, allowed: Sequence[str], key: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -56,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), 2)
     except TrainingError as error:
         return _complain(str(error), 1)
+    except BrokenPipeError:  # `distill list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
 

@@ -268,7 +268,7 @@ def split_override(token: str, rest: Sequence[str]) -> tuple[tuple[str, str], in
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes floats so that :class:`_Loader` and every other YAML reader find floats again."""
+    """Writes numbers and texts so that :class:`_Loader` and every other YAML reader find them again."""
 
 
 def _float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
@@ -279,7 +279,13 @@ def _float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
 
+def _str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    ours = (pattern for _, pattern in _Loader.yaml_implicit_resolvers.get(value[:1], ()))
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, "'" if any(p.match(value) for p in ours) else None)
+
+
 _Dumper.add_representer(float, _float)
+_Dumper.add_representer(str, _str)
 
 
 def dump(config: Mapping[str, Any]) -> str:

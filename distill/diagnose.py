@@ -14,6 +14,7 @@ from dataclasses import is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser
+from jsonargparse._common import ImportDenied
 from jsonargparse._parameter_resolvers import get_signature_parameters
 from jsonargparse._typehints import get_all_subclass_paths, resolve_class_path_by_name
 from jsonargparse._util import import_object
@@ -137,6 +138,9 @@ def _explain_class(classes: list[type], path: Any, given: Any, key: str, allowed
         raise UserError(f"there is no {names} of that name", key=key, value=path, mend=nearest(path, known))
     try:
         cls = import_object(resolved)
+    except ImportDenied:
+        rule = "leads out of the packages that may be named"
+        raise UserError(rule, key=key, value=path, mend=_known(classes[0])) from None
     except Exception as error:  # importing runs the user's module, which may raise anything
         reason = f"{type(error).__name__}: {error}"
         mend = nearest(path.rsplit(".", 1)[-1], known)
@@ -191,6 +195,10 @@ _WORDS: dict[Any, str] = {
 def describe(kind: Any) -> str:
     """``kind`` in words: ``float | Schedule`` is "a number or a Schedule"."""
     options = _options(kind)
+    if len(options) > 1:
+        choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
+        options = [option for option in options if get_origin(option) is not Literal]
+        options += [Literal[tuple(choices)]] if choices else []
     if len(options) > 1:
         return " or ".join(dict.fromkeys(describe(option) for option in options))
     kind = options[0]

@@ -119,15 +119,15 @@ def dry_run(
     job = build(config, allow=allow, run_id=run_id)
     measured = Measured()
     kept = [callback for callback in job.callbacks if not isinstance(callback, (Checkpoint, EarlyStopping))]
-    trainer = make_trainer(
-        job,
-        callbacks=[*kept, measured],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-    )
     with quiet():
+        trainer = make_trainer(
+            job,
+            callbacks=[*kept, measured],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+        )
         trainer.fit(job.module, datamodule=job.data)
     figures = _figures(job, trainer, measured)
     _show(job, figures, console or wide())

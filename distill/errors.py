@@ -25,6 +25,12 @@ class UserError(Exception):
         subject = f"{key} = {value!r}: " if key and value is not None else f"{key}: " if key else ""
         super().__init__(subject + rule.rstrip(".") + "." + (f" {mend.rstrip('.')}." if mend else ""))
 
+    def within(self, place: str) -> UserError:
+        """The same error with its key below ``place``, unless it already names a place from the top."""
+        if self.key.startswith(("model.", "data.", "trainer.", place)):
+            return self
+        return UserError(self.rule, key=f"{place}.{self.key}" if self.key else place, value=self.value, mend=self.mend)
+
 
 def nearest(name: str, names: Iterable[str], *, count: int = 3) -> str:
     """Say which of ``names`` come closest to ``name``: ``did you mean 'a' or 'b'?``, or list a few."""

@@ -14,8 +14,8 @@ __all__ = ["FiniteWatch"]
 class FiniteWatch:
     """Watches the terms of every step for NaN and infinity.
 
-    On the CPU a bad term is reported before its gradient is taken. On an accelerator the terms travel to the
-    host beside the computation and are looked at one step later, and always before a checkpoint is written.
+    On the CPU a bad term is reported before its gradient is taken. On CUDA the terms travel to the host beside
+    the computation and are looked at one step later, and always before a checkpoint is written.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class FiniteWatch:
         """
         self.check()
         values = torch.stack([term.float() for term in terms.values()])
-        if values.device.type == "cpu":
+        if values.device.type != "cuda":
             self._raise_if_bad(values, list(terms), batch)
             return
         host = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)

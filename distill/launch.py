@@ -46,7 +46,8 @@ def fit(config: Mapping[str, Any], *, allow: Sequence[str] = (), run_id: str | N
         TrainingError: if the loss stops being finite. The run's folder stays, with its last checkpoint.
     """
     job = build(config, allow=allow, run_id=run_id)
-    trainer = make_trainer(job)
+    with quiet():
+        trainer = make_trainer(job)
     main = trainer.is_global_zero
     if main:
         job.run.begin(job.config)
@@ -162,7 +163,8 @@ def evaluate(
     job = build(config, allow=allow, stage=split)
     if not described:
         artifact.load(run.student, job.module.student)
-    trainer = make_trainer(job, enable_checkpointing=False, callbacks=[])
+    with quiet():
+        trainer = make_trainer(job, enable_checkpointing=False, callbacks=[])
     with quiet(), _interruptible(trainer):
         try:
             run_split = trainer.validate if split == "validate" else trainer.test

@@ -98,8 +98,11 @@ class Distillation(LightningModule):
                     "names of losses must differ", key=f"model.losses.{index}.name", value=name, mend="name one of them"
                 )
         student = ModelSpec(self.student, "model.student")
-        for loss in self._losses():
-            loss.bind(student, self.teacher.spec if self.teacher else None)
+        for index, loss in enumerate(self._losses()):
+            try:
+                loss.bind(student, self.teacher.spec if self.teacher else None)
+            except UserError as error:
+                raise error.within(f"model.losses.{index}") from None
         self.needs = Needs()
         for loss in self._losses():
             self.needs = self.needs | loss.needs
@@ -126,9 +129,6 @@ class Distillation(LightningModule):
     def on_fit_start(self) -> None:
         self._place_teacher()
         self._positions = torch.zeros((), device=self.device)
-        # Alone and without accumulation the count of the one micro-batch is the global count, and dividing
-        # the loss by it saves a pass over the gradients.
-        self._divides_loss = self.trainer.accumulate_grad_batches == 1 and self.trainer.world_size == 1
 
     def on_validation_start(self) -> None:
         self._place_teacher()
@@ -139,8 +139,13 @@ class Distillation(LightningModule):
     def _place_teacher(self) -> None:
         if self.teacher is not None:
             self.teacher.to(self.device)
+            for metric in self._teacher_metrics.values():
+                metric.to(self.device)
 
     def on_train_epoch_start(self) -> None:
+        # Alone and without accumulation the count of the one micro-batch is the global count, and dividing
+        # the loss by it saves a pass over the gradients.
+        self._divides_loss = self.trainer.accumulate_grad_batches == 1 and self.trainer.world_size == 1
         # from_pretrained returns eval mode, and Lightning leaves modes as it finds them.
         self.student.train()
 
@@ -227,7 +232,7 @@ class Distillation(LightningModule):
         signals = self.teacher.evaluate(batch)
         assert signals.logits is not None
         if not self.teacher_scores:
-            self.task.update(self._teacher_metrics, signals.logits.cpu(), batch.to(torch.device("cpu")))
+            self.task.update(self._teacher_metrics, signals.logits, batch)
         predicted = self.task.predict(signals.logits)
         if key is not None and predicted is not None:
             self._teacher_predictions[key] = predicted.to(torch.int32).cpu()
@@ -240,18 +245,19 @@ class Distillation(LightningModule):
         self._log_scores("test")
 
     def _log_scores(self, split: str) -> None:
-        for name, metric in self.metrics.items():
-            value = metric.compute()  # type: ignore[operator]
-            self.log(f"{split}/{name}", value, prog_bar=name == self.task.monitor, rank_zero_only=True)
+        scores = {f"{split}/{name}": metric.compute() for name, metric in self.metrics.items()}  # type: ignore[operator]
+        for metric in self.metrics.values():
             metric.reset()  # type: ignore[operator]
-        if self.trainer.sanity_checking or self.teacher is None:
-            return
-        if not self.teacher_scores:
-            self.teacher_scores = {name: float(metric.compute()) for name, metric in self._teacher_metrics.items()}
-            self.log_dict({f"teacher/{name}": v for name, v in self.teacher_scores.items()}, rank_zero_only=True)
-        if self.agreement.update_called:
-            self.log(f"{split}/agreement", self.agreement.compute(), rank_zero_only=True)
-        self.agreement.reset()
+        if self.teacher is not None and not self.trainer.sanity_checking:
+            if not self.teacher_scores:
+                self.teacher_scores = {name: float(metric.compute()) for name, metric in self._teacher_metrics.items()}
+                scores |= {f"teacher/{name}": value for name, value in self.teacher_scores.items()}
+            if self.agreement.update_called:
+                scores[f"{split}/agreement"] = self.agreement.compute()
+            self.agreement.reset()
+        # Equal on all ranks already; every rank needs them, as each decides which checkpoint is best.
+        self.log_dict(scores, sync_dist=self.trainer.world_size > 1)
+        self.log(self.task.monitor, scores[f"{split}/{self.task.monitor}"], prog_bar=True, logger=False)
 
     # ------------------------------------------------------------------ checkpoints
 

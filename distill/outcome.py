@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -87,10 +88,10 @@ def outcome(module: Distillation, scores: Mapping[str, float], **more: Any) -> d
 def show_outcome(result: Mapping[str, Any], console: Console | None = None) -> None:
     """Print the final table: teacher and student, their figures, kept percent, parameters and time."""
     names = list(result["scores"]["student"])
-    table = Table(title=f"{result['name']} {result['id']}", title_justify="left")
+    table = Table(title=f"{result['name']} {result['id']}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for name in [*names, "kept", "parameters", "train time"]:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for who in ("teacher", "student"):
         if who not in result["parameters"]:
             continue

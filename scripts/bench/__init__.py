@@ -1,0 +1,1 @@
+"""The parts of ``bench_training.py``: what is trained, the three sections, and the report."""

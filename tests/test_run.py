@@ -1,0 +1,88 @@
+"""The folder of a run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from distill.config import read_file
+from distill.errors import UserError
+from distill.run import Run, new_id
+
+CONFIG = {"name": "mine", "model": {"teacher": "x", "hub_token": "s3cret"}, "lr": 1e-5}
+
+
+def test_an_id_sorts_by_time_and_is_no_one_elses() -> None:
+    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", new_id())
+
+
+def test_a_run_has_its_folder_and_its_configuration_without_secrets(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "runs", "mine", CONFIG)
+    assert run.folder == tmp_path / "runs" / "mine" / run.id
+    assert run.config == {"name": "mine", "model": {"teacher": "x", "hub_token": "***"}, "lr": 1e-5}
+    assert "s3cret" not in run.config_file.read_text()
+    assert read_file(run.config_file)["lr"] == 1e-5
+
+
+def test_a_planned_run_writes_nothing(tmp_path: Path) -> None:
+    Run.plan(tmp_path / "runs", "mine")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_exists_is_refused(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "mine", CONFIG, "one")
+    with pytest.raises(UserError, match="exists"):
+        Run.create(tmp_path, "mine", {}, "one")
+    again = Run(run.folder)
+    with pytest.raises(UserError, match="exists"):
+        again.begin({})
+    assert run.config["name"] == "mine"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "/tmp"])
+def test_a_name_that_is_no_folders_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="folder's name"):
+        Run.plan(tmp_path, name)
+    with pytest.raises(UserError, match="folder's name"):
+        Run.plan(tmp_path, "mine", name)
+
+
+def test_an_existing_run_is_opened_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    created = Run.create(tmp_path, "mine", CONFIG, "one")
+    monkeypatch.chdir(tmp_path)
+    opened = Run.open("mine/one")
+    assert (opened.name, opened.id, opened.config) == ("mine", "one", created.config)
+    assert opened.folder.is_absolute()
+
+
+def test_what_is_no_run_is_refused_with_the_runs_there_are(tmp_path: Path) -> None:
+    Run.create(tmp_path, "mine", CONFIG, "one")
+    with pytest.raises(UserError, match=r"no such folder.*mine/one"):
+        Run.open(tmp_path / "mine" / "two")
+    with pytest.raises(UserError, match=r"no config\.yaml.*mine/one"):
+        Run.open(tmp_path / "mine")
+
+
+def test_results_are_kept(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "mine", CONFIG)
+    with pytest.raises(UserError, match="has not finished"):
+        _ = run.result
+    run.write_result({"a": 0.1})
+    assert Run.open(run.folder).result == {"a": 0.1}
+    assert not list(run.folder.glob(".*"))
+
+
+def test_a_run_with_nothing_to_keep_leaves_no_trace(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "runs", "mine", CONFIG)
+    run.discard()
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_with_a_checkpoint_is_never_removed(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "mine", CONFIG)
+    run.checkpoints.mkdir()
+    (run.checkpoints / "last.ckpt").touch()
+    run.discard()
+    assert run.config_file.is_file()
