@@ -20,7 +20,7 @@ class UserError(Exception):
         mend: What to do about it, as an instruction.
     """
 
-    def __init__(self, rule: str, *, key: str = "", value: object = None, mend: str = "") -> None:
+    def __init__(self, rule: str, *, key: str = "", mend: str, value: object = None) -> None:
         self.rule, self.key, self.value, self.mend = rule, key, value, mend
         subject = f"{key} = {value!r}: " if key and value is not None else f"{key}: " if key else ""
         super().__init__(subject + rule.rstrip(".") + "." + (f" {mend.rstrip('.')}." if mend else ""))

@@ -25,6 +25,7 @@ from distill.build import quiet
 from distill.callbacks import Determinism
 from distill.loggers import CsvLogger
 from distill.optim import OptimizerConfig, make_optimizer
+from distill.outcome import LastValidation, Scores
 from distill.signals import Batch
 from distill.teachers import LiveTeacher
 
@@ -43,7 +44,7 @@ def ours(pair: Pair, settings: Settings, draw: Draw, teacher: LiveTeacher) -> fl
             gradient_clip_val=CLIP,
             log_every_n_steps=10,
             logger=CsvLogger(folder),
-            callbacks=[Determinism(0)],
+            callbacks=[Determinism(0), LastValidation(), Scores()],
             default_root_dir=folder,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -64,7 +64,8 @@ class Clock:
     """
 
     def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate, self.asked = collate, []
+        self.collate = collate
+        self.asked: list[float] = []
 
     def __call__(self, features: list[Any]) -> Any:
         self.asked.append(perf_counter())

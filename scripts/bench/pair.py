@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from distill.build import quiet
 from distill.data import TextData
+from distill.data.batches import TrainingBatches
 from distill.losses import CrossEntropy, HintonKL
 from distill.models import ModelSpec
 from distill.module import Distillation
@@ -100,8 +101,9 @@ class Pair:
 
         Where there are too few the same ones come again.
         """
-        size = self.data.batch_size
-        batches = [rows.tolist() for rows in self.data._training_batches().epoch(0) if len(rows) == size]
+        order = self.data.train_dataloader().batch_sampler
+        assert isinstance(order, TrainingBatches)
+        batches = [rows.tolist() for rows in order.epoch(0) if len(rows) == self.data.batch_size]
         random.Random(seed).shuffle(batches)
         return [[(0, int(r)) for r in batches[i % len(batches)]] for i in range(count)]
 

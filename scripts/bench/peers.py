@@ -103,7 +103,7 @@ def _grouped(pair: Pair, draw: Draw) -> list[int]:
 
 
 def _missing(name: str, package: str) -> Row:
-    return Row(name, float("nan"), "samples/s", note=f"left out: {package} is not installed")
+    return Row(name, None, "samples/s", note=f"left out: {package} is not installed")
 
 
 def _padding(pair: Pair, draw: Draw) -> dict[str, float]:
@@ -119,7 +119,8 @@ def _padding(pair: Pair, draw: Draw) -> dict[str, float]:
 def _note(name: str, padding: dict[str, float]) -> str:
     random = name == BREWER or name.startswith("Trainer")
     kind = "grouped" if name == GROUPED else "random" if random else "bucketed"
-    return f"{kind} batches, {padding[kind]:.0%} padding"
+    optimizer = "; torch.optim.AdamW" if name == BREWER else ""
+    return f"{kind} batches, {padding[kind]:.0%} padding{optimizer}"
 
 
 def _ratios(rates: dict[str, list[float]]) -> list[Row]:

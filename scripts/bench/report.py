@@ -25,7 +25,7 @@ class Row:
 
     Attributes:
         name: What was measured.
-        value: The median, or the one value.
+        value: The median, or the one value; ``None`` where it was not measured.
         unit: Of the value.
         low: First quartile over the repeats; ``None`` where there is one value.
         high: Third quartile.
@@ -35,7 +35,7 @@ class Row:
     """
 
     name: str
-    value: float
+    value: float | None
     unit: str
     low: float | None = None
     high: float | None = None
@@ -107,7 +107,8 @@ def show(title: str, rows: Sequence[Row], console: Console) -> None:
     for one in rows:
         spread = "" if one.low is None or one.high is None else f"{one.low:,.4g} - {one.high:,.4g}"
         verdict = "" if one.met is None else "  met" if one.met else "  not met"
-        table.add_row(one.name, f"{one.value:,.4g} {one.unit}", spread, one.goal + verdict, one.note)
+        value = "" if one.value is None else f"{one.value:,.4g} {one.unit}"
+        table.add_row(one.name, value, spread, one.goal + verdict, one.note)
     console.print(table)
 
 

@@ -1,0 +1,80 @@
+"""The benchmark of training runs end to end on small models; nothing is asserted of its times."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer, BertConfig, BertModel
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: str) -> str:
+    """A folder with a random encoder of two layers, without dropout, and its tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=128,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    folder = tmp_path_factory.mktemp("encoder")
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_all_sections_run_and_are_written(
+    encoder: str, text_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import bench_training
+
+    out = tmp_path / "figures.json"
+    options = {"data": text_folder, "model": encoder, "out": out, "steps": 2, "repeats": 1, "batch-size": 4}
+    options |= {"phrases": 100, "threads": torch.get_num_threads()}
+    bench_training.main([word for name, value in options.items() for word in (f"--{name}", str(value))])
+
+    figures = json.loads(out.read_text())
+    assert list(figures["sections"]) == ["overhead", "peers", "teacher"]
+    assert figures["machine"]["threads"] == torch.get_num_threads()
+    rows = {row["name"]: row for section in figures["sections"].values() for row in section}
+    _check_overhead(rows)
+    _check_peers(rows)
+    _check_teacher(rows)
+
+
+def _check_overhead(rows: dict[str, Any]) -> None:
+    for pair in ("SST-2", "language model"):
+        assert rows[f"{pair}: bare loop"]["value"] > 0
+        # The bare loop does the same: to the last bit.
+        assert rows[f"{pair}: largest difference of weights at the end"]["value"] == 0
+
+
+def _check_peers(rows: dict[str, Any]) -> None:
+    for name in ("ours, first epoch", "ours, from the second epoch on", "floor: student's forward and backward"):
+        assert rows[name]["value"] > 0
+    for name, package in (("Trainer", "accelerate"), ("TextBrewer", "textbrewer")):
+        measured = [row for key, row in rows.items() if key.startswith(name)]
+        assert measured
+        assert all(package in row["note"] if row["value"] is None else row["value"] > 0 for row in measured)
+
+
+def _check_teacher(rows: dict[str, Any]) -> None:
+    assert math.isfinite(rows["what the teacher adds : its bare forward"]["value"])
+    for name in (
+        "computed beyond the teacher's forward",
+        "saved for the backward pass because of the teacher",
+        "left after the step because of the teacher",
+    ):
+        assert rows[name]["value"] == 0, name
