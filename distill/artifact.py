@@ -199,16 +199,22 @@ def _open(path: Path) -> nn.Module:
     name = (config.get("architectures") or [""])[0]
     architecture = getattr(transformers, name, None) if name else None
     if architecture is None:
-        raise UserError(f"transformers knows no architecture {name!r}", key="folder", value=value)
+        raise UserError(
+            f"transformers knows no architecture {name!r}", key="folder", value=value, mend="check config.json"
+        )
     try:
         with quiet():
             loaded, report = architecture.from_pretrained(
                 value, use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"the model cannot be read ({_first_line(error)})", key="folder", value=value) from error
+        raise UserError(
+            f"the model cannot be read ({_first_line(error)})", key="folder", value=value, mend="save it again"
+        ) from error
     if report["missing_keys"]:
-        raise UserError(f"the weights lack {min(report['missing_keys'])}", key="folder", value=value)
+        raise UserError(
+            f"the weights lack {min(report['missing_keys'])}", key="folder", value=value, mend="save it again"
+        )
     model: nn.Module = loaded
     return model
 

@@ -168,7 +168,12 @@ def explain(error: Exception, auto_model: Any, key: str, value: object, attn_imp
             value=value,
             mend=f"if you trust its origin convert it: {auto_model.__name__}.from_pretrained, then save_pretrained",
         )
-    return UserError(f"transformers cannot make a model of this ({_first_sentence(text)})", key=key, value=value)
+    return UserError(
+        f"transformers cannot make a model of this ({_first_sentence(text)})",
+        key=key,
+        value=value,
+        mend="check the path",
+    )
 
 
 def load_tokenizer(path: str, key: str) -> Any:

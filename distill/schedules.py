@@ -34,7 +34,10 @@ class Constant(Schedule):
 def _check_moment(key: str, value: int | float) -> None:
     if not value >= 0 or (isinstance(value, float) and value > 1):
         raise UserError(
-            "must be a step (integer, 0 or more) or a fraction of the run (float in [0, 1])", key=key, value=value
+            "must be a step (integer, 0 or more) or a fraction of the run (float in [0, 1])",
+            key=key,
+            value=value,
+            mend="write 100 or 0.1",
         )
 
 

@@ -81,7 +81,7 @@ def _read(key: str, value: Any, reader: str, name: str | None, **options: Any) -
 
     try:
         return dict(load_dataset(reader, name, **options))
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError, StopIteration) as error:  # StopIteration: an empty file
         rule = f"cannot be read as a data set ({type(error).__name__}: {_first_line(error.__cause__ or error)})"
         raise UserError(rule, key=key, value=value, mend="check path, name and files") from error
 

@@ -107,6 +107,7 @@ class CrossEntropy(DistillationLoss):
                 f"must be one for each of the {student_NC.shape[-1]} classes",
                 key="class_weights",
                 value=self.class_weights.tolist(),
+                mend="give as many weights as classes",
             )
         return LossSum(cross_entropy(student_NC, labels_N, self.label_smoothing, self.class_weights), batch.count)
 

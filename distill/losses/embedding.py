@@ -42,7 +42,12 @@ class EmbeddingLoss(DistillationLoss):
     ) -> None:
         super().__init__(weight, name)
         if taps is not None and len(taps) != 1:
-            raise UserError("must name one student module and one teacher module", key="taps", value=taps)
+            raise UserError(
+                "must name one student module and one teacher module",
+                key="taps",
+                value=taps,
+                mend="write {student_module: teacher_module}",
+            )
         self.student_layer, self.teacher_layer, self.taps = student_layer, teacher_layer, taps
 
     @property

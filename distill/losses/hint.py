@@ -84,7 +84,10 @@ class FitNetHint(DistillationLoss):
         check_choice("regressor", regressor, ("auto", "always", "never"))
         if taps is not None and (not taps or layers != "uniform"):
             raise UserError(
-                "must name at least one pair of modules, and stands instead of 'layers'", key="taps", value=taps
+                "must name at least one pair of modules, and stands instead of 'layers'",
+                key="taps",
+                value=taps,
+                mend="drop one of the two",
             )
         if normalize and kind == "cosine":
             raise UserError(

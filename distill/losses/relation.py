@@ -96,9 +96,14 @@ class RelationTransfer(DistillationLoss):
     ) -> None:
         super().__init__(weight, name)
         if version not in (1, 2):
-            raise UserError("must be 1 (MiniLM) or 2 (MiniLMv2)", key="version", value=version)
+            raise UserError("must be 1 (MiniLM) or 2 (MiniLMv2)", key="version", value=version, mend="write 2")
         if relation_heads is not None and (version == 1 or relation_heads < 1):
-            raise UserError("must be 1 or more, and is for version 2", key="relation_heads", value=relation_heads)
+            raise UserError(
+                "must be 1 or more, and is for version 2",
+                key="relation_heads",
+                value=relation_heads,
+                mend="leave it out",
+            )
         self.version, self.relation_heads = version, relation_heads
         self.student_layer, self.teacher_layer = student_layer, teacher_layer
         self.heads = 0

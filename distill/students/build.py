@@ -175,7 +175,9 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
         try:
             found = [p for name, p in parameters.items() if re.search(pattern, name)]
         except re.error as error:
-            raise UserError(f"not a regular expression ({error})", key=key, value=pattern) from error
+            raise UserError(
+                f"not a regular expression ({error})", key=key, value=pattern, mend="mend the pattern"
+            ) from error
         if not found:
             raise UserError("found in no parameter's name", key=key, value=pattern, mend=nearest(pattern, parameters))
         for parameter in found:

@@ -42,7 +42,9 @@ class MaskedLM(TextTask):
     def __init__(self, labels: Any = None, probability: float = 0.15) -> None:
         super().__init__(labels)
         if not 0 < probability < 1:
-            raise UserError("must lie between 0 and 1", key="data.task.probability", value=probability)
+            raise UserError(
+                "must lie between 0 and 1", key="data.task.probability", value=probability, mend="write 0.15"
+            )
         self.probability = probability
 
     @property
