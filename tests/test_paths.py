@@ -1,0 +1,50 @@
+"""The promises of paths and of the errors that speak of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distill.errors import UserError, nearest
+from distill.paths import resolve
+
+
+def test_a_package_path_is_the_shipped_folder() -> None:
+    assert (Path(resolve("distill:quickstart/teacher", "model.teacher")) / "model.safetensors").is_file()
+
+
+def test_an_unknown_package_path_names_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"model\.teacher = 'distill:quickstart/techer'.*distill:quickstart/teacher"):
+        resolve("distill:quickstart/techer", "model.teacher")
+
+
+def test_a_run_stands_for_the_student_it_saved(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(UserError, match="saved no student yet"):
+        resolve(str(tmp_path), "model.teacher")
+    (tmp_path / "student").mkdir()
+    assert resolve(str(tmp_path), "model.teacher") == str(tmp_path / "student")
+
+
+def test_a_folder_is_itself_and_a_missing_one_is_told(tmp_path: Path) -> None:
+    assert resolve(str(tmp_path), "data.path") == str(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        resolve(str(tmp_path / "missing"), "data.path")
+
+
+def test_anything_else_is_a_hub_id() -> None:
+    assert resolve("bert-base-uncased", "k") == "bert-base-uncased"
+    assert resolve("nreimers/MiniLM-L6-H384-uncased", "k") == "nreimers/MiniLM-L6-H384-uncased"
+
+
+def test_an_error_names_key_value_rule_and_mend() -> None:
+    error = UserError("must be greater than 0", key="temperature", value=0, mend="try 2")
+    assert str(error) == "temperature = 0: must be greater than 0. try 2."
+    assert str(error.within("model.losses.0")) == "model.losses.0.temperature = 0: must be greater than 0. try 2."
+    assert error.within("temperature") is error
+
+
+def test_the_nearest_names_are_given_or_some_of_the_known() -> None:
+    assert nearest("hintn", ["hinton", "dkd"]) == "did you mean 'hinton'?"
+    assert nearest("zzz", ["hinton", "fitnet"]) == "known are 'fitnet', 'hinton'"
