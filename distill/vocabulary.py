@@ -129,6 +129,11 @@ def _compare_labels(
             mend="name a model that was trained on the same classes",
         )
     if names is None or other_names is None:
+        if names is not other_names:
+            named, known, numbered = (who, names, other) if names is not None else (other, other_names, who)
+            _log.warning(
+                "%s calls its classes %s, %s only numbers them; see that the order is the same", named, known, numbered
+            )
         return
     folded, other_folded = [n.casefold() for n in names], [n.casefold() for n in other_names]
     if folded == other_folded:

@@ -54,7 +54,10 @@ def complete(model: Any, tokenizer: Any, tokens: int = 48) -> str:
 
 
 def table(alone: dict[str, Any], distilled: dict[str, Any]) -> Table:
-    made = Table(title="Held-out modules of the standard library (lower is better)", title_justify="left")
+    made = Table(
+        title="Held-out modules of the standard library (bits per byte and perplexity: lower is better)",
+        title_justify="left",
+    )
     for column in ("model", "bits per byte", "perplexity", "token accuracy", "agreement", "parameters", "training"):
         made.add_column(column, justify="left" if column == "model" else "right")
     rows = (

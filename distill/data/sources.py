@@ -40,7 +40,9 @@ def load(path: str | None, name: str | None, files: Mapping[str, str | list[str]
         UserError: if it is not clear what to read, or it cannot be read.
     """
     if files is not None and path is not None:
-        raise UserError("give path or files, not both", key="data.files", value=dict(files), mend="drop one of them")
+        raise UserError(
+            "give path or files, not both", key="data.files", value=dict(files), mend="set the other to null"
+        )
     if files is not None:
         return _load_files(files)
     if path is None:

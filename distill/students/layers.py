@@ -65,7 +65,7 @@ def _check_numbers(layers: list[int], count: int | None, depth: int) -> list[int
             "num_layers counts the layers of a word (uniform, first, last), not of a list",
             key="model.student.num_layers",
             value=count,
-            mend="leave it out",
+            mend="leave it out, or set it to null where a recipe gives it",
         )
     if not layers:
         raise UserError("at least one layer must be kept", key=key, value=layers, mend=f"choose of 1 to {depth}")
