@@ -135,6 +135,12 @@ class Distillation(LightningModule):
 
     def on_test_start(self) -> None:
         self._place_teacher()
+        # Other samples, whose ids begin at 0 again.
+        self.teacher_scores = {}
+        self._teacher_predictions.clear()
+
+    def on_train_end(self) -> None:
+        self._finite.check()
 
     def _place_teacher(self) -> None:
         if self.teacher is not None:
@@ -142,7 +148,14 @@ class Distillation(LightningModule):
             for metric in self._teacher_metrics.values():
                 metric.to(self.device)
 
+    def on_train_start(self) -> None:
+        self._begin()
+
     def on_train_epoch_start(self) -> None:
+        self._begin()  # once more: a callback may change the accumulation from epoch to epoch
+
+    def _begin(self) -> None:
+        """What must hold at every step. Resuming within an epoch or at its end, Lightning does not start it anew."""
         # Alone and without accumulation the count of the one micro-batch is the global count, and dividing
         # the loss by it saves a pass over the gradients.
         self._divides_loss = self.trainer.accumulate_grad_batches == 1 and self.trainer.world_size == 1
@@ -173,7 +186,7 @@ class Distillation(LightningModule):
         objective, terms = self.terms(batch)
         self._finite.watch(terms, batch)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (self.global_step + 1) % every == 0 or self.global_step == 0:
+        if every and (self.global_step + 1) % every == 0:
             self._log_terms(objective / batch.count.clamp(min=1), terms, batch)
         if self._divides_loss:
             return objective / batch.count.clamp(min=1)
@@ -267,18 +280,27 @@ class Distillation(LightningModule):
             checkpoint["teacher"] = {
                 "fingerprint": self.teacher.fingerprint,
                 "remembered": self.teacher.state_dict(),
+                "data": self._data_fingerprint(),
                 "scores": self.teacher_scores,
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("teacher")
+        if (saved is None) != (self.teacher is None):
+            self._refuse("the run began without a teacher" if saved is None else "the run began with a teacher")
         if saved is None or self.teacher is None:
             return
         if saved["fingerprint"] != self.teacher.fingerprint:
-            raise UserError(
-                "this is not the teacher that the run began with (its weights or its tokenizer differ)",
-                key="model.teacher",
-                mend="give back the teacher of the run, or start a new run",
-            )
+            self._refuse("this is not the teacher that the run began with (its weights or its tokenizer differ)")
+        if saved["remembered"] and saved["data"] != self._data_fingerprint():
+            self._refuse("the training data is not that of the run, whose teacher's answers are kept by sample", "data")
         self.teacher.load_state_dict(saved["remembered"])
         self.teacher_scores = dict(saved["scores"])
+
+    @staticmethod
+    def _refuse(rule: str, what: str = "model.teacher") -> None:
+        raise UserError(rule, key=what, mend="give it back as it was, or start a new run")
+
+    def _data_fingerprint(self) -> str | None:
+        """What the samples' ids stand for, where a data module tells."""
+        return getattr(getattr(self.trainer, "datamodule", None), "fingerprint", None)

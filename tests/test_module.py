@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from distill.callbacks import Determinism
 from distill.errors import TrainingError, UserError
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
 from distill.module import Distillation
@@ -262,3 +263,71 @@ def test_two_losses_of_one_name_are_refused() -> None:
 def test_no_loss_is_refused() -> None:
     with pytest.raises(UserError, match="at least one loss"):
         pair(losses=[])
+
+
+class Keep(Callback):
+    """Saves a checkpoint after some steps."""
+
+    def __init__(self, path: Path, after: int) -> None:
+        self.path, self.after = path, after
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.after and not self.path.exists():  # at the step, not amid the next one's parts
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("after", [3, 5, 8])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_resumed_run_ends_with_the_bits_of_an_undisturbed_one(tmp_path: Path, after: int, accumulate: int) -> None:
+    # Dropout, a student in eval mode, a remembering teacher; every batch is the same, so their order is no matter.
+    rows = [(x, y, i) for i, (x, y) in enumerate(samples(4))] * 5 * accumulate
+
+    def run(*callbacks: Callback, resume: Path | None = None) -> Distillation:
+        module = pair(student=Net(dropout=0.5).eval(), optimizer=OptimizerConfig(lr=0.05, warmup=0.2))
+        loop = trainer(
+            tmp_path,
+            max_epochs=2,
+            max_steps=-1,
+            accumulate_grad_batches=accumulate,
+            callbacks=[Determinism(1), *callbacks],
+        )
+        loop.fit(module, DataLoader(rows, batch_size=4), ckpt_path=resume, weights_only=True)
+        assert loop.global_step == 10
+        return module
+
+    whole = run(Keep(tmp_path / "c.ckpt", after))
+    resumed = run(resume=tmp_path / "c.ckpt")
+    for name, value in whole.student.state_dict().items():
+        torch.testing.assert_close(resumed.student.state_dict()[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_a_run_with_a_teacher_is_not_resumed_without_one(tmp_path: Path) -> None:
+    loader = DataLoader(samples(), batch_size=4)  # type: ignore[arg-type]
+    first = trainer(tmp_path)
+    first.fit(pair(), loader)
+    first.save_checkpoint(tmp_path / "c.ckpt")
+    alone = pair(teacher=None, losses=[CrossEntropy()])
+    with pytest.raises(UserError, match="began with a teacher"):
+        trainer(tmp_path, max_steps=6).fit(alone, loader, ckpt_path=tmp_path / "c.ckpt", weights_only=True)
+
+
+def test_agreement_on_test_data_is_not_that_on_validation_data_of_the_same_ids(tmp_path: Path) -> None:
+    rows = samples(8)
+    validation = [(x, y, i) for i, (x, y) in enumerate(rows)]
+    test = [(-3 * x, y, i) for i, (x, y) in enumerate(rows)]
+    module = pair()
+    loop = trainer(tmp_path)
+    loop.validate(module, DataLoader(validation, batch_size=4), verbose=False)  # type: ignore[arg-type]
+    (scores,) = loop.test(module, DataLoader(test, batch_size=4), verbose=False)  # type: ignore[arg-type]
+    assert module.teacher is not None
+    x = torch.stack([row[0] for row in test])
+    with torch.no_grad():
+        expected = (module.student.eval()(x).argmax(-1) == module.teacher.models[0](x).argmax(-1)).float().mean()
+    assert scores["test/agreement"] == pytest.approx(float(expected))
+
+
+def test_a_teacher_keeps_its_dtype_beside_a_student_of_another(tmp_path: Path) -> None:
+    module = pair(teacher=Net(12).bfloat16())
+    trainer(tmp_path, max_steps=1).fit(module, DataLoader(samples(), batch_size=4))  # type: ignore[arg-type]
+    assert module.teacher is not None
+    assert next(module.teacher.models[0].parameters()).dtype is torch.bfloat16

@@ -33,8 +33,9 @@ class LossSum(NamedTuple):
 
     Attributes:
         total: Scalar, float32: the *sum* over the valid positions.
-        positions: Scalar: the number of valid positions. The module divides the sums of all micro-batches
-            and ranks by the sum of their counts, so that short batches weigh no more than their positions.
+        positions: Scalar: the number of valid positions. Where it is ``batch.count``, as in
+            all losses here, the sums of all micro-batches and ranks are divided by the sum of their counts; a loss
+            that counts otherwise is averaged within its micro-batch, which then weighs by ``batch.count``.
     """
 
     total: Tensor

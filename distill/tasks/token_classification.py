@@ -58,7 +58,7 @@ class TokenClassification(TextTask):
     def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
         inputs, tokens = model_inputs(features, tokenizer)
         labels = pad(features, "labels", IGNORE) if "labels" in features[0] else None
-        mask = None if labels is None else labels != IGNORE
+        mask = tokens if labels is None else labels != IGNORE  # without labels, every real token is distilled
         return Batch(inputs=inputs, labels=labels, mask=mask, tokens=tokens, ids=[f["id"] for f in features])
 
     def metrics(self) -> dict[str, Metric]:

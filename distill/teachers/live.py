@@ -40,11 +40,13 @@ class LiveTeacher(TeacherSource):
     def __init__(
         self, model: nn.Module, task: Task, tokenizer: Any = None, *, remember: bool = True, key: str = "model.teacher"
     ) -> None:
-        self.model, self.task, self.tokenizer, self.remember = model, task, tokenizer, remember
+        self.model, self.task, self.tokenizer, self.remember = model, task, tokenizer, remember and not task.stochastic
         self._spec = ModelSpec(model, key)
         self._memory = LogitMemory()
         model.requires_grad_(False).eval()
         self._modules = list(model.modules())
+        # Its dtype is its own: features arrive in that of the student.
+        self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     @property
     def models(self) -> list[nn.Module]:
@@ -80,10 +82,14 @@ class LiveTeacher(TeacherSource):
     def _run(self, batch: Batch, request: Request) -> Signals:
         if any(module.training for module in self._modules):  # 10 microseconds for 100 modules
             self.model.eval()
+        inputs = {
+            name: tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in batch.inputs.items()
+        }
         # As fast as inference mode (measured), whose tensors autograd may not save: logits over a vocabulary
         # would have to be copied.
         with torch.no_grad():
-            return detached(self.task.forward(self.model, batch, request))
+            return detached(self.task.forward(self.model, replace(batch, inputs=inputs), request))
 
     def to(self, device: torch.device | str) -> Self:
         self.model.to(device)
