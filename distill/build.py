@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from distill.callbacks import Determinism
 from distill.class_paths import check, check_classes, guarded
 from distill.complete import complete, origin
+from distill.data import TextData
 from distill.errors import UserError
 from distill.loggers import LoggingConfig, is_rank_zero
 from distill.module import Distillation
@@ -27,6 +28,7 @@ from distill.outcome import LastValidation, Scores
 from distill.run import Run
 from distill.scrub import refuse_hidden
 from distill.typed import Typed, located
+from distill.vocabulary import check_tokenizer
 
 __all__ = ["RUN_ID", "Job", "build", "make_trainer"]
 
@@ -93,6 +95,8 @@ def build(
         # The student's fresh weights are a function of the seed, whatever reading the data drew.
         seed_everything(seed, workers=True, verbose=False)
         module = typed.model(losses, labels)
+        if isinstance(data, TextData):
+            check_tokenizer(data.tokenizer, module.student)
         return Job(typed.resolved(), run, data, module, arguments=arguments, **made)
 
 

@@ -14,10 +14,27 @@ HIDDEN = "***"
 """Stands where a secret stood."""
 
 _STRONG = frozenset({"apikey", "secret", "secrets", "password", "passwords", "passwd", "passphrase", "credentials"})
-_WEAK = frozenset({"key", "token"})  # only at the end of a name, and only of a text: key_size and token_ids are none
+# Only of a text: key_size and token_ids hold numbers.
+_WEAK = frozenset({"key", "token", "auth", "authorization", "bearer"})
+_WEAK_PLURAL = frozenset({"keys", "tokens"})  # with a word before them: api_keys, but not keys
 # Words that make of "..._token" a token of text and of "..._key" a column or a name.
 _TOKENS = {"pad", "eos", "bos", "unk", "cls", "sep", "mask", "special", "begin", "end", "start", "stop", "image"}
-_COLUMNS = {"label", "text", "sort", "state", "metric", "column", "monitor", "sample", "group", "primary"}
+_COLUMNS = {
+    "label",
+    "text",
+    "sort",
+    "state",
+    "metric",
+    "column",
+    "monitor",
+    "sample",
+    "group",
+    "primary",
+    "type",
+    "max",
+    "num",
+    "size",
+}
 _HARMLESS = frozenset(_TOKENS | _COLUMNS)
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
@@ -31,7 +48,8 @@ def is_secret(name: str, value: object = "") -> bool:
     words = [word.lower() for word in _WORD.findall(name)]
     if _STRONG & set(words):
         return True
-    return bool(words) and words[-1] in _WEAK and isinstance(value, str) and not _HARMLESS & set(words[:-1])
+    weak = bool(_WEAK & set(words)) or (len(words) > 1 and words[-1] in _WEAK_PLURAL)
+    return weak and isinstance(value, str) and not _HARMLESS & set(words)
 
 
 def scrub(value: Any, name: str = "") -> Any:

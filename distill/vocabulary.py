@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from distill.students import StudentConfig
     from distill.teachers import TeacherSource
 
-__all__ = ["check_labels", "check_pair", "check_teachers", "check_vocabularies", "label_names"]
+__all__ = ["check_labels", "check_pair", "check_teachers", "check_tokenizer", "check_vocabularies", "label_names"]
 
 _log = logging.getLogger(__name__)
 
@@ -170,6 +170,22 @@ def check_pair(
     tokenizer = None if path is None else load_tokenizer(path, "model.student.tokenizer")
     for model, theirs in zip(teacher.models, teacher.tokenizers, strict=True):
         _check_models(task, student, tokenizer or theirs, model, theirs)
+
+
+def check_tokenizer(tokenizer: Any, student: nn.Module) -> None:
+    """Refuse a tokenizer of the data whose ids lie beyond the student's embedding.
+
+    Raises:
+        UserError: with both sizes.
+    """
+    rows, beyond = _vocab_size(student), max(_by_id(tokenizer), default=0)
+    if rows is not None and beyond >= rows:
+        raise UserError(
+            f"the tokenizer's ids go up to {beyond}, and the student's embedding has {rows} rows",
+            key="data.tokenizer",
+            value=str(getattr(tokenizer, "name_or_path", "")),
+            mend="give the student's own tokenizer, or a student with as large a vocabulary",
+        )
 
 
 def check_teachers(task: TextTask, teacher: TeacherSource) -> None:

@@ -208,7 +208,8 @@ def test_a_text_that_is_no_yaml_is_a_text(tmp_path: Path) -> None:
 
 SECRET = (
     "api_key apiKey API_KEY hf_token token key wandb-api-key client_secret password db_passwd aws_secret_access_key "
-    "access_token private_key apikey"
+    "access_token private_key apikey aws_access_key_id token1 api_key_2 auth_tokens api_keys "
+    "authorization hf_token_value"
 )
 HARMLESS = (
     "tokenizer max_tokens monitor keys keyboard pad_token eos_token_id num_key_value_heads text_key token_type "

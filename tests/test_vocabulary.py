@@ -17,7 +17,7 @@ from distill.errors import UserError
 from distill.students import StudentConfig
 from distill.tasks import CausalLM, TextClassification
 from distill.teachers import LiveTeacher
-from distill.vocabulary import check_labels, check_pair, check_vocabularies
+from distill.vocabulary import check_labels, check_pair, check_tokenizer, check_vocabularies
 
 WORDS = ["[UNK]", "a", "b", "c", "d"]
 
@@ -123,3 +123,9 @@ def test_a_pair_is_compared_by_the_tokenizer_that_the_student_names(tmp_path: Pa
 
 def test_without_a_teacher_there_is_nothing_to_compare() -> None:
     check_pair(CausalLM(), "anything", nn.Linear(1, 1), None)
+
+
+def test_a_tokenizer_that_reaches_beyond_the_students_embedding_is_refused() -> None:
+    check_tokenizer(tokenizer(), SimpleNamespace(config=SimpleNamespace(vocab_size=5)))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"data\.tokenizer.*ids go up to 4.*has 4 rows"):
+        check_tokenizer(tokenizer(), SimpleNamespace(config=SimpleNamespace(vocab_size=4)))  # type: ignore[arg-type]
