@@ -1,5 +1,24 @@
-"""Lightning callbacks, importable as ``distill.callbacks``."""
+"""Lightning callbacks, imported as ``distill.callbacks``."""
 
+from distill.callbacks.best import Best
+from distill.callbacks.compression import Compression, compressions
 from distill.callbacks.determinism import Determinism
+from distill.callbacks.ema import ExponentialMovingAverage
+from distill.callbacks.low_rank import LowRank
+from distill.callbacks.pruning import GradualMagnitudePruning
+from distill.callbacks.qat import QuantizationAwareTraining
+from distill.callbacks.sharing import ShareParameters
+from distill.callbacks.structured import StructuredPruning
 
-__all__ = ["Determinism"]
+__all__ = [
+    "Best",
+    "Compression",
+    "Determinism",
+    "ExponentialMovingAverage",
+    "GradualMagnitudePruning",
+    "LowRank",
+    "QuantizationAwareTraining",
+    "ShareParameters",
+    "StructuredPruning",
+    "compressions",
+]

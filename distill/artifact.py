@@ -6,12 +6,15 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import safetensors.torch
+import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
@@ -21,18 +24,35 @@ from transformers.utils import logging as transformers_logging
 from distill.errors import UserError, nearest
 from distill.paths import resolve
 
-__all__ = ["KINDS", "RECORD", "WEIGHTS", "load", "note", "quiet", "read_steps", "save", "steps_of"]
+__all__ = [
+    "KINDS",
+    "RECORD",
+    "WEIGHTS",
+    "load",
+    "note",
+    "quiet",
+    "read_steps",
+    "restructure",
+    "save",
+    "steps_of",
+    "structural",
+]
 
 RECORD = "compression.json"
 WEIGHTS = "model.safetensors"
 VERSION = 1
 
-KINDS: dict[str, Callable[[nn.Module, Mapping[str, Any]], nn.Module] | None] = {
+KINDS: dict[str, str | None] = {
     "layers": None,
     "width": None,
     "sparsity": None,
+    "remove": "distill.structure.removal",
+    "low_rank": "distill.structure.low_rank",
+    "share": "distill.structure.sharing",
+    "quantize": "distill.quantize.artifact",
 }
-"""What a step may be -> how to rebuild its structure; ``None`` where the model's own configuration tells it."""
+"""What a step may be -> the module whose ``rebuild(model, step)`` gives a model of freshly made, or the original,
+structure the structure after the step, in place; ``None`` where the model's own configuration tells it."""
 
 
 @contextmanager
@@ -180,37 +200,65 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     if not path.is_dir():
         raise UserError("no such folder", key="folder", value=str(folder), mend="give the folder of a saved student")
     steps = read_steps(path, "folder")
-    loaded = _open(path) if model is None else _fill(path, model)
-    for step in steps:
-        rebuild = KINDS[step["kind"]]
-        loaded = loaded if rebuild is None else rebuild(loaded, step)
+    if model is not None:
+        loaded = _fill(path, restructure(model, steps))
+    else:
+        loaded = _rebuilt(path, steps) if structural(steps) else _open(path)
     loaded._compression_steps = steps  # type: ignore[assignment]
     return loaded.eval()
 
 
-def _open(path: Path) -> nn.Module:
-    value = str(path)
+def restructure(model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> nn.Module:
+    """Give ``model`` the structure that it had after ``steps``, in place; the values are for the caller to load."""
+    for step in steps:
+        place = KINDS[step["kind"]]
+        if place is not None:
+            import_module(place).rebuild(model, step)
+    return model
+
+
+def structural(steps: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the model's own configuration alone does not tell its structure after ``steps``."""
+    return any(KINDS[step["kind"]] for step in steps)
+
+
+def _rebuilt(path: Path, steps: Sequence[Mapping[str, Any]]) -> nn.Module:
+    architecture = _architecture(path)
+    with quiet():
+        config = architecture.config_class.from_pretrained(path)
+        config.dtype = torch.float32
+        model = architecture(config)
+    return _fill(path, restructure(model, steps))
+
+
+def _architecture(path: Path) -> Any:
+    """The class of transformers that the configuration names."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
             "there is no config.json that tells the model's structure",
             key="folder",
-            value=value,
+            value=str(path),
             mend="for a plain module give one of the same structure: load(folder, model=module)",
         ) from error
     name = (config.get("architectures") or [""])[0]
     architecture = getattr(transformers, name, None) if name else None
     if architecture is None:
         raise UserError(
-            f"transformers knows no architecture {name!r}", key="folder", value=value, mend="check config.json"
+            f"transformers knows no architecture {name!r}", key="folder", value=str(path), mend="check config.json"
         )
+    return architecture
+
+
+def _open(path: Path) -> nn.Module:
+    value = str(path)
     try:
         with quiet():
-            loaded, report = architecture.from_pretrained(
+            loaded, report = _architecture(path).from_pretrained(
                 value, use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise UserError(
             f"the model cannot be read ({_first_line(error)})", key="folder", value=value, mend="save it again"
         ) from error

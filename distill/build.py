@@ -17,7 +17,8 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_every
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from distill.callbacks import Determinism
+from distill.callbacks import Best, Determinism
+from distill.callbacks.progress import Progress
 from distill.class_paths import check, check_classes, guarded
 from distill.complete import complete, origin
 from distill.data import TextData
@@ -28,7 +29,7 @@ from distill.outcome import LastValidation, Scores
 from distill.run import Run
 from distill.scrub import refuse_hidden
 from distill.typed import Typed, located
-from distill.vocabulary import check_tokenizer
+from distill.vocabulary import check_length, check_tokenizer
 
 __all__ = ["RUN_ID", "Job", "build", "make_trainer"]
 
@@ -97,6 +98,8 @@ def build(
         module = typed.model(losses, labels)
         if isinstance(data, TextData):
             check_tokenizer(data.tokenizer, module.student)
+            teachers = module.teacher.models if module.teacher else []
+            check_length(*data.longest, [("model.student", module.student), *(("model.teacher", m) for m in teachers)])
         return Job(typed.resolved(), run, data, module, arguments=arguments, **made)
 
 
@@ -172,7 +175,7 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
     own: list[Callback] = [LastValidation(), Scores(spoken=not bar)]
     if not any(isinstance(callback, Determinism) for callback in callbacks):
         own.append(Determinism(job.config["seed"]))
-    own += [Bar(leave=True)] if bar else []
+    own.append(Bar(leave=True) if bar else Progress())
     if checkpoints:
         own += _checkpoint(job, callbacks, given)
     try:
@@ -206,11 +209,9 @@ def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str,
         callback.dirpath = callback.dirpath or str(job.run.checkpoints)
     if mine:
         return []
+    common: dict[str, Any] = {"dirpath": job.run.checkpoints, "auto_insert_metric_name": False}
+    last = ModelCheckpoint(**common, filename="last", enable_version_counter=False)
+    if arguments.get("limit_val_batches") == 0 or not is_overridden("val_dataloader", job.data):
+        return [last]
     task = job.module.task
-    validated = arguments.get("limit_val_batches") != 0 and is_overridden("val_dataloader", job.data)
-    best: dict[str, Any] = {"monitor": f"val/{task.monitor}", "mode": task.mode} if validated else {}
-    return [
-        ModelCheckpoint(
-            job.run.checkpoints, filename="step={step}", auto_insert_metric_name=False, save_last=True, **best
-        )
-    ]
+    return [Best(**common, filename="step={step}", monitor=f"val/{task.monitor}", mode=task.mode), last]

@@ -21,6 +21,7 @@ distill trains a small model from a large one.
   distill fit -c FILE [-c FILE ...] [--key value ...]   train, save and score a student
   distill validate RUN [--key value ...]                score a run's student on its validation data
   distill test RUN [--key value ...]                    score a run's student on its test data
+  distill sensitivity RUN [--sparsity S] [--bits B]     which layers can be pruned, which rounded, and how far
   distill list [KIND ...]                               losses, schedules, callbacks, tasks, recipes
 
   distill COMMAND --help                                options of a command
@@ -34,6 +35,11 @@ later files and then --key value replace what earlier files say:
   distill fit -c quickstart/alone --seed 1 --model.losses.0.weight=0.5 --data.batch_size 8
 
 keys (dotted, as in the YAML; init_args may be left out):
+"""
+
+_OVER_RUN = """\
+--key value replaces a part of the run's configuration, as for distill fit:
+  distill {command} runs/NAME/ID --data.eval_batch_size 8 --data.splits.{split} SPLIT
 """
 
 _KINDS = ("losses", "schedules", "callbacks", "tasks", "recipes")
@@ -70,7 +76,13 @@ def _complain(message: str, code: int) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    commands = {"fit": _fit, "validate": _evaluate, "test": _evaluate, "list": _list}
+    commands = {
+        "fit": _fit,
+        "validate": _evaluate,
+        "test": _evaluate,
+        "sensitivity": _sensitivity,
+        "list": _list,
+    }
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_HELP, end="")
         return 0
@@ -156,20 +168,68 @@ def _fit(command: str, argv: list[str]) -> int:
     return 0
 
 
-def _evaluate(command: str, argv: list[str]) -> int:
-    data = {"validate": "validation", "test": "test"}[command]
-    parser = _options(command, f"Score the student that a run saved, on its {data} data.")
+def _of_run(
+    command: str, argv: list[str], description: str, split: str, *arguments: tuple[str, dict[str, Any]]
+) -> tuple[Any, list[tuple[str, str]]] | None:
+    """The options and overrides of a command that takes a run; nothing where only its help was asked for.
+
+    Args:
+        command: The command.
+        argv: Its arguments.
+        description: What it does.
+        split: The data it reads: ``validation`` or ``test``.
+        arguments: Options of its own, each with what ``add_argument`` takes.
+    """
+    parser = _options(command, description)
+    parser.epilog = _OVER_RUN.format(command=command, split=split)
     parser.add_argument("run", metavar="RUN", nargs="?", help="the run's folder, as `distill fit` named it")
+    for name, settings in arguments:
+        parser.add_argument(name, **settings)
     _allow(parser)
     options, overrides = _split(parser, argv)
     if options.help:
         print(parser.format_help())
-        return 0
+        return None
     if options.run is None:
         raise UserError("must be given", key="RUN", mend=f"distill {command} runs/NAME/ID")
-    from distill.launch import evaluate
+    return options, overrides
 
-    evaluate(options.run, command, overrides=overrides, allow=options.allow)
+
+def _evaluate(command: str, argv: list[str]) -> int:
+    split = {"validate": "validation", "test": "test"}[command]
+    if given := _of_run(command, argv, f"Score the student that a run saved, on its {split} data.", split):
+        options, overrides = given
+        from distill.finished import evaluate
+
+        evaluate(options.run, command, overrides=overrides, allow=options.allow)
+    return 0
+
+
+def _sensitivity(command: str, argv: list[str]) -> int:
+    given = _of_run(
+        command,
+        argv,
+        "Compress one layer of a run's student at a time, and show what becomes of its predictions. Writes a table, a\n"
+        "plot, and a YAML whose overrides reach the targets at the least cost, to give to `distill fit -c`.",
+        "validation",
+        ("--samples", {"type": int, "default": 512, "help": "validation samples to look at (%(default)s)"}),
+        ("--sparsity", {"type": float, "default": 0.8, "help": "mean sparsity that the YAML reaches (%(default)s)"}),
+        ("--bits", {"type": float, "default": 6.0, "help": "mean bits a weight that the YAML reaches (%(default)s)"}),
+        ("--output", {"help": "folder to write to; sensitivity/ in the run's own if not given"}),
+    )
+    if given:
+        options, overrides = given
+        from distill.finished import sensitivity
+
+        sensitivity(
+            options.run,
+            samples=options.samples,
+            sparsity=options.sparsity,
+            bits=options.bits,
+            output=options.output,
+            overrides=overrides,
+            allow=options.allow,
+        )
     return 0
 
 

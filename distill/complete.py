@@ -96,7 +96,7 @@ def origin(error: UserError, given: Mapping[str, Any], full: Mapping[str, Any]) 
     written = (given.get("data") or {}).get("init_args") or {}
     if name not in keys or name == error.key or name in written or keys[name] == error.key:
         return error
-    mend = f"{error.mend}; or set {error.key}" if error.mend else f"set {error.key}"
+    mend = f"{error.mend.rstrip('.?')}; or set {error.key}"
     return UserError(error.rule, key=keys[name], value=error.value, mend=mend)
 
 

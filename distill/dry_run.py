@@ -21,6 +21,7 @@ from distill.models import parameter_count
 from distill.module import Distillation
 from distill.optim import learning_rate_factor
 from distill.outcome import duration, wide
+from distill.run import Run
 from distill.schedules import Constant, Schedule
 
 __all__ = ["dry_run", "timeline"]
@@ -36,7 +37,7 @@ class Measured(Callback):
     """Time, memory and tokens of a step.
 
     Attributes:
-        seconds: Of the last step, its batch included.
+        seconds: Of the last step, the fetching of its batch included.
         memory: Most that the steps took on top of models and data, in bytes.
         tokens: Real tokens a step, and the positions computed for them, padding included; 0 where the samples
             are no sequences.
@@ -129,9 +130,14 @@ def dry_run(
             num_sanity_val_steps=0,
         )
         trainer.fit(job.module, datamodule=job.data)
-    figures = _figures(job, trainer, measured)
+    figures = _figures(job, trainer, measured) | {"run_folder": _folder(job.run, run_id)}
     _show(job, figures, console or wide())
     return figures
+
+
+def _folder(run: Run, run_id: str | None) -> str:
+    """Where a run would be; an id that was made up here would not be that of a later one."""
+    return str(run.folder if run_id else run.folder.parent / "<id given with --id, or made at the start>")
 
 
 def _figures(job: Job, trainer: Trainer, measured: Measured) -> dict[str, Any]:
@@ -152,21 +158,24 @@ def _figures(job: Job, trainer: Trainer, measured: Measured) -> dict[str, Any]:
         "seconds": measured.seconds * module.total_steps,
         "device": str(trainer.strategy.root_device),
         "precision": str(trainer.precision),
-        "run_folder": str(job.run.folder),
         "timeline": timeline(module),
     }
 
 
 def moments(total: int) -> list[int]:
-    """The steps at :data:`MOMENTS` of a run of ``total`` steps, each once."""
-    return sorted({round(moment * total) for moment in MOMENTS})
+    """How many steps are done at :data:`MOMENTS` of a run of ``total`` steps, each once; then comes the last one."""
+    return sorted({round(moment * (total - 1)) for moment in MOMENTS})
 
 
 def timeline(module: Distillation) -> dict[str, list[float]]:
-    """Everything that changes during the run, at :data:`MOMENTS`: learning rate, weights, temperatures."""
+    """Everything that changes during the run, as the steps at :func:`moments` see it.
+
+    Returns:
+        Learning rate, weights and temperatures by name.
+    """
     total, config = module.total_steps, module.optimizer_config
     steps = moments(total)
-    lines = {"learning rate": [config.lr * learning_rate_factor(config, min(s, total - 1), total) for s in steps]}
+    lines = {"learning rate": [config.lr * learning_rate_factor(config, step, total) for step in steps]}
     for loss in module.losses:
         for name, value in vars(loss).items():
             if isinstance(value, Schedule) and (name == "weight" or not isinstance(value, Constant)):
@@ -187,8 +196,8 @@ def _show(job: Job, figures: Mapping[str, Any], console: Console) -> None:
         "steps": f"{figures['steps']:,}" + (f" ({epoch:,} an epoch)" if epoch else ""),
         "device": f"{figures['device']}, precision {figures['precision']}",
         "memory of a step": f"{memory}, besides models and data",
-        "time of a step": f"{figures['seconds_a_step'] * 1000:,.0f} ms",
-        "time of the run": f"about {duration(figures['seconds'])}, validation not counted",
+        "time of a step": f"{figures['seconds_a_step'] * 1000:,.0f} ms, measured at the second one",
+        "time of the run": f"about {duration(figures['seconds'])} for training alone, without validation",
         "run folder": figures["run_folder"],
     }
     for name, text in rows.items():
@@ -196,7 +205,7 @@ def _show(job: Job, figures: Mapping[str, Any], console: Console) -> None:
             table.add_row(name, text)
     console.print(table)
     lines = Table(title="time line", title_justify="left")
-    lines.add_column("step")
+    lines.add_column("steps done")
     for step in moments(figures["steps"]):
         lines.add_column(f"{step:,}", justify="right")
     for name, values in figures["timeline"].items():

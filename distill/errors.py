@@ -23,13 +23,18 @@ class UserError(Exception):
     def __init__(self, rule: str, *, key: str = "", mend: str, value: object = None) -> None:
         self.rule, self.key, self.value, self.mend = rule, key, value, mend
         subject = f"{key} = {value!r}: " if key and value is not None else f"{key}: " if key else ""
-        super().__init__(subject + rule.rstrip(".") + "." + (f" {mend.rstrip('.')}." if mend else ""))
+        super().__init__(subject + " ".join(_sentence(part) for part in (rule, mend) if part))
 
     def within(self, place: str) -> UserError:
         """The same error with its key below ``place``, unless it already names a place from the top."""
         if self.key.startswith(("model.", "data.", "trainer.", place)):
             return self
         return UserError(self.rule, key=f"{place}.{self.key}" if self.key else place, value=self.value, mend=self.mend)
+
+
+def _sentence(text: str) -> str:
+    """``text`` with one mark at its end."""
+    return text if text.endswith(("?", "!")) else text.rstrip(".") + "."
 
 
 def nearest(name: str, names: Iterable[str], *, count: int = 3) -> str:

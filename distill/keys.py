@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
+import textwrap
 from collections.abc import Iterator
 
+from jsonargparse._parameter_resolvers import get_signature_parameters
 from pytorch_lightning import Trainer
 
 from distill.data import TextData
@@ -18,6 +21,7 @@ from distill.typed import TRAINER_SKIPPED
 
 __all__ = ["keys"]
 
+_INDENT = " " * 6
 _TOP = {
     "name": "name of the run; the first file's if not given",
     "runs": "folder of the runs' folders (default: runs)",
@@ -36,7 +40,7 @@ _SECTIONS = (
 
 
 def keys() -> str:
-    """One line a key: what type it has and its default."""
+    """Every key: what type it has and its default, and below that what it is, as its class documents it."""
     lines = [f"  {name:<36} {text}" for name, text in _TOP.items()]
     for section, cls, hidden in _SECTIONS:
         lines += ["", *_section(section, cls, hidden)]
@@ -46,6 +50,7 @@ def keys() -> str:
 
 def _section(section: str, cls: type, hidden: set[str]) -> Iterator[str]:
     defaults = inspect.signature(cls).parameters
+    documented = {parameter.name: parameter.doc or "" for parameter in get_signature_parameters(cls)}
     for name, (kind, required) in class_arguments(cls).items():
         if name in hidden:
             continue
@@ -54,3 +59,10 @@ def _section(section: str, cls: type, hidden: set[str]) -> Iterator[str]:
         suffix = f" (default: {default})" if plain else " (must be given)" if required else ""
         words = describe(kind).removesuffix(" or null")
         yield f"  {f'{section}.{name}':<36} {words}{suffix}"
+        yield textwrap.fill(_plain(documented[name]), 110, initial_indent=_INDENT, subsequent_indent=_INDENT)
+
+
+def _plain(text: str) -> str:
+    """The first sentence of a docstring's entry, without the marks of reStructuredText."""
+    sentence = re.split(r"(?<=\.)\s", " ".join(text.split()), maxsplit=1)[0]
+    return re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", sentence).replace("`", "")

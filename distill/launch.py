@@ -1,4 +1,4 @@
-"""Running a configuration: build, make the run's folder, train, save the student, and say what came out."""
+"""Training what a configuration describes: build, make the run's folder, train, save the student, show the table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,13 +18,13 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from distill import artifact
 from distill.build import RUN_ID, Job, build, make_trainer, quiet
-from distill.config import apply_override, parse_value
+from distill.callbacks import compressions
 from distill.errors import UserError
 from distill.loggers import make_loggers
-from distill.outcome import Scores, outcome, show_outcome, show_scores
+from distill.outcome import Scores, outcome, show_outcome
 from distill.run import Run
 
-__all__ = ["evaluate", "fit"]
+__all__ = ["fit", "interruptible"]
 
 SIGTERM_CODE = 128 + int(signal.SIGTERM)
 
@@ -54,7 +53,7 @@ def fit(config: Mapping[str, Any], *, allow: Sequence[str] = (), run_id: str | N
     try:
         trainer.loggers = make_loggers(job.logging, job.run, job.config)
         started = time.perf_counter()
-        with _share(job.run), quiet(), _interruptible(trainer):
+        with _share(job.run), quiet(), interruptible(trainer):
             trainer.fit(job.module, datamodule=job.data)
         seconds = time.perf_counter() - started
     except UserError:
@@ -65,8 +64,7 @@ def fit(config: Mapping[str, Any], *, allow: Sequence[str] = (), run_id: str | N
         if main:
             job.run.discard()
         raise UserError(str(error).splitlines()[0], key="trainer", mend="check its arguments") from error
-    if main:
-        _conclude(job, trainer, seconds)
+    _conclude(job, trainer, seconds)
     return job.run
 
 
@@ -82,7 +80,7 @@ def _share(run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible(trainer: Trainer) -> Iterator[None]:
+def interruptible(trainer: Trainer) -> Iterator[None]:
     """Let an interrupt be one to the caller too: Lightning ends with code 1 on Ctrl-C and with 0 on SIGTERM."""
     before = signal.getsignal(signal.SIGINT)
     try:
@@ -99,15 +97,22 @@ def _interruptible(trainer: Trainer) -> Iterator[None]:
 
 
 def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
-    """Save the student of the best checkpoint and show the table."""
+    """Save the student of the best checkpoint as it is shipped, and show the table."""
     steps = trainer.global_step
     step = _restore_best(job, trainer)
-    artifact.save(job.run.student, job.module.student, getattr(job.data, "tokenizer", None))
     kept = next(callback.by_step for callback in trainer.callbacks if isinstance(callback, Scores))  # type: ignore[attr-defined]
-    last = kept[max(kept)] if kept else {}
+    scores = kept.get(step, kept[max(kept)] if kept else {})
+    changed = compressions(trainer)
+    for compression in changed:
+        artifact.note(job.module.student, *compression.finish(job.module.student))
+    if changed and kept:
+        scores = _validated(job, trainer)  # what is shipped is what is judged
+    if not trainer.is_global_zero:
+        return
+    artifact.save(job.run.student, job.module.student, getattr(job.data, "tokenizer", None))
     result = outcome(
         job.module,
-        kept.get(step, last),
+        scores,
         name=job.run.name,
         id=job.run.id,
         steps=steps,
@@ -131,60 +136,9 @@ def _restore_best(job: Job, trainer: Trainer) -> int:
     return trainer.global_step
 
 
-# ---------------------------------------------------------------------- afterwards
-
-
-def evaluate(
-    folder: str | Path,
-    split: str = "validate",
-    *,
-    overrides: Sequence[tuple[str, str]] = (),
-    allow: Sequence[str] = (),
-) -> dict[str, float]:
-    """The figures of a run's saved student, and its teacher's, on validation or test data.
-
-    Args:
-        folder: The run.
-        split: ``validate`` or ``test``.
-        overrides: Keys and YAML texts that replace parts of the run's configuration.
-        allow: Packages whose classes it may name, besides our own.
-
-    Raises:
-        UserError: if there is no such run, it has no student, or its data cannot be read.
-    """
-    run = Run.open(folder)
-    if not run.student.is_dir():
-        rule = "this run has saved no student yet"
-        raise UserError(rule, key="RUN", value=str(folder), mend="let it finish")
-    config = run.config
-    described = _take_student(config, run)
-    for key, text in overrides:
-        apply_override(config, key, parse_value(text, f"--{key}"))
-    job = build(config, allow=allow, stage=split)
-    if not described:
-        artifact.load(run.student, job.module.student)
+def _validated(job: Job, trainer: Trainer) -> dict[str, float]:
+    """The validation figures of the student as it now is."""
+    trainer.loggers = []  # the history ends with the training
     with quiet():
-        trainer = make_trainer(job, enable_checkpointing=False, callbacks=[])
-    with quiet(), _interruptible(trainer):
-        try:
-            run_split = trainer.validate if split == "validate" else trainer.test
-            [scores] = run_split(job.module, datamodule=job.data, verbose=False)
-        except MisconfigurationException as error:
-            rule = f"there is no data to {split}"
-            raise UserError(rule, key="data", mend="name the split in data.splits") from error
-    scores = {name: float(value) for name, value in scores.items()}
-    if trainer.is_global_zero:
-        show_scores(f"{run.name} {run.id}: {split}", scores)
-    return scores
-
-
-def _take_student(config: dict[str, Any], run: Run) -> bool:
-    """Have the configuration load the saved student, where it describes one in words."""
-    student = config["model"]["student"]
-    if isinstance(student, dict) and "class_path" in student:
-        return False
-    attention = student.get("attn_implementation") if isinstance(student, dict) else None
-    config["model"]["student"] = {"path": str(run.student)} | (
-        {"attn_implementation": attention} if attention is not None else {}
-    )
-    return True
+        [scores] = trainer.validate(job.module, datamodule=job.data, verbose=False)
+    return {name.removeprefix("val/"): float(value) for name, value in scores.items() if name.startswith("val/")}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import threading
 import warnings
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,9 @@ from distill.wandb_mode import Decision, decide
 
 __all__ = ["CsvLogger", "LoggingConfig", "SafeWandbLogger", "WandbConfig", "is_rank_zero", "make_loggers"]
 
+FINISH_SECONDS = 60.0
+"""How long a run that has ended waits for W&B to send what it has; the rest stays on the disk for ``wandb sync``."""
+
 # What is not asked of the server is not sent: the command line and the environment may hold secrets.
 _WANDB_SETTINGS: dict[str, Any] = {
     "console": "off",
@@ -28,6 +33,8 @@ _WANDB_SETTINGS: dict[str, Any] = {
     "save_code": False,
     "silent": True,
     "init_timeout": 20,
+    "finish_timeout": FINISH_SECONDS - 5,
+    "finish_timeout_raises": True,
     "x_disable_meta": True,
     "x_save_requirements": False,
 }
@@ -95,6 +102,9 @@ def make_loggers(config: LoggingConfig, run: Run, hyperparameters: Mapping[str, 
 class CsvLogger(Logger):
     """Appends to ``metrics.csv``; Lightning's own empties the file of an existing folder.
 
+    Its column ``step`` counts the optimizer steps done, as the console and the checkpoints' names do. Lightning
+    gives its loggers the number of the step, from 0: that is ``trainer/global_step`` in TensorBoard and W&B.
+
     Args:
         folder: The run's folder.
         rows: Rows kept in memory before they are written.
@@ -124,7 +134,8 @@ class CsvLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self._waiting.append({"step": step, **{k: float(v) for k, v in metrics.items()}})
+        done = None if step is None else step + 1
+        self._waiting.append({"step": done, **{k: float(v) for k, v in metrics.items()}})
         if len(self._waiting) >= self.rows:
             self.save()
 
@@ -218,7 +229,33 @@ class SafeWandbLogger(WandbLogger):
         """Nothing: checkpoints stay in the run's folder."""
 
     def finalize(self, status: str) -> None:
-        """End the run, so that its file is complete when the command ends."""
+        """End the run, so that its file is complete when the command ends; wait :data:`FINISH_SECONDS` at most."""
         if self._experiment is not None:
-            self._try("finish", lambda: self._experiment.finish(exit_code=0 if status == "success" else 1))
+            finish = partial(self._experiment.finish, exit_code=0 if status == "success" else 1)
+            # W&B gives up by itself before that, unless its service process has ceased to answer.
+            self._try("finish", lambda: _within(FINISH_SECONDS, finish))
             self._experiment, self._failed = None, True
+
+
+def _within(seconds: float, action: Callable[[], object]) -> None:
+    """Do ``action``, but do not wait for it any longer than ``seconds``.
+
+    Raises:
+        TimeoutError: if it has not come to an end by then.
+        Exception: whatever ``action`` raises.
+    """
+    raised: list[Exception] = []
+
+    def act() -> None:
+        try:
+            action()
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=act, daemon=True)  # a process that ends does not wait for it
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no end within {seconds:g} s; `wandb sync` sends what is on the disk")
+    if raised:
+        raise raised[0]

@@ -23,7 +23,7 @@ from distill.signals import Batch, Needs, Request, Signals
 from distill.students import StudentConfig, build_student
 from distill.tasks import Task, make_task
 from distill.teachers import LiveTeacher, TeacherConfig, TeacherSource, build_teacher
-from distill.vocabulary import check_pair
+from distill.vocabulary import check_pair, check_widths
 
 __all__ = ["Distillation"]
 
@@ -64,7 +64,8 @@ class Distillation(LightningModule):
         self.losses = nn.ModuleList(losses if losses is not None else [CrossEntropy()])
         self.optimizer_config = optimizer or OptimizerConfig()
         self._bind_losses()
-        check_pair(self.task, student, self.student, self.teacher)
+        # Where the tokenizers agree one head may be a padded version of the other; no other widths may differ.
+        self._may_be_padded = check_pair(self.task, student, self.student, self.teacher)
         self.metrics = nn.ModuleDict(self.task.metrics())
         self.agreement = MeanMetric()
         self.total_steps = 1
@@ -172,6 +173,8 @@ class Distillation(LightningModule):
         if self.teacher is not None and self.needs.teacher:
             teacher = self.teacher.signals(batch, self.needs.teacher)
         student = self.task.forward(self.student, batch, self.needs.student)
+        if not self._may_be_padded:
+            check_widths(student, teacher)
         objective = torch.zeros((), device=self.device)
         raw: dict[str, Tensor] = {}
         for loss in self._losses():
@@ -279,7 +282,7 @@ class Distillation(LightningModule):
         if self.teacher is not None:
             checkpoint["teacher"] = {
                 "fingerprint": self.teacher.fingerprint,
-                "remembered": self.teacher.state_dict(),
+                "remembered": self._of_all_ranks(self.teacher.state_dict()),
                 "data": self._data_fingerprint(),
                 "scores": self.teacher_scores,
             }
@@ -292,10 +295,21 @@ class Distillation(LightningModule):
             return
         if saved["fingerprint"] != self.teacher.fingerprint:
             self._refuse("this is not the teacher that the run began with (its weights or its tokenizer differ)")
-        if saved["remembered"] and saved["data"] != self._data_fingerprint():
+        remembered = saved["remembered"]
+        if any(remembered) and saved["data"] != self._data_fingerprint():
             self._refuse("the training data is not that of the run, whose teacher's answers are kept by sample", "data")
-        self.teacher.load_state_dict(saved["remembered"])
+        same_world = len(remembered) == self.trainer.world_size
+        self.teacher.load_state_dict(remembered[self.trainer.global_rank] if same_world else _joined(remembered))
         self.teacher_scores = dict(saved["scores"])
+
+    def _of_all_ranks(self, state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """One state a rank, on the rank that writes: which samples a rank has seen is part of the run."""
+        world = self.trainer.world_size
+        if world == 1:
+            return [state]
+        states: list[Any] = [None] * world
+        torch.distributed.gather_object(state, states if self.trainer.global_rank == 0 else None)
+        return states
 
     @staticmethod
     def _refuse(rule: str, what: str = "model.teacher") -> None:
@@ -304,3 +318,9 @@ class Distillation(LightningModule):
     def _data_fingerprint(self) -> str | None:
         """What the samples' ids stand for, where a data module tells."""
         return getattr(getattr(self.trainer, "datamodule", None), "fingerprint", None)
+
+
+def _joined(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What the ranks of another number of processes remember, for each of these."""
+    names = {name: None for state in states for name in state}
+    return {name: torch.cat([state[name] for state in states if name in state]) for name in names}

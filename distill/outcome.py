@@ -86,21 +86,20 @@ def outcome(module: Distillation, scores: Mapping[str, float], **more: Any) -> d
 
 
 def show_outcome(result: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the final table: teacher and student, their figures, kept percent, parameters and time."""
+    """Print the final table: teacher and student, their figures, what was kept of a teacher, parameters and time."""
     names = list(result["scores"]["student"])
+    taught = "teacher" in result["parameters"]
     table = Table(title=f"{result['name']} {result['id']}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
-    for name in [*names, "kept", "parameters", "train time"]:
+    for name in [*names, *(["kept"] if taught else []), "parameters", "train time"]:
         table.add_column(name, justify="right", overflow="fold")
-    for who in ("teacher", "student"):
-        if who not in result["parameters"]:
-            continue
+    for who in ("teacher", "student") if taught else ("student",):
         scores, cells = result["scores"][who], []
         for name in names:
             cells.append(number(scores[name]) if name in scores else "")
         ratio = result["kept_percent"].get(result["monitor"])
         student = who == "student"
-        cells.append("" if not student or ratio is None else f"{ratio:.1f} %")
+        cells += ["" if not student or ratio is None else f"{ratio:.1f} %"] if taught else []
         cells.append(f"{result['parameters'][who]:,}")
         cells.append(duration(result["train_seconds"]) if student else "")
         table.add_row(who, *cells)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -11,16 +12,26 @@ from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel
 
-from distill.artifact import note, quiet, read_steps
+from distill.artifact import load, note, quiet, read_steps, structural
 from distill.errors import UserError
 from distill.paths import resolve
 
-__all__ = ["FAILURES", "explain", "load_model", "load_tokenizer", "mark_padding"]
+__all__ = ["FAILURES", "explain", "load_model", "load_tokenizer", "mark_padding", "not_given"]
 
-FAILURES = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError, HfHubHTTPError)
+FAILURES = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    ImportError,
+    UnpicklingError,
+    SafetensorError,
+    StrictDataclassError,
+    HfHubHTTPError,
+)
 """What transformers raises for a folder, name or configuration that is not right."""
 
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "tf_model.h5", "flax_model.msgpack")
+_NOT_GIVEN = re.compile("do not have access|not a valid model identifier|connect to")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 
 
@@ -56,6 +67,8 @@ def load_model(
     if Path(location).is_dir():
         _check_folder(Path(location), path, auto_model, key)
         steps = read_steps(location, key)
+    if structural(steps):
+        return _compressed(location, path, auto_model, key, attn_implementation)
     try:
         with quiet():
             model, report = auto_model.from_pretrained(
@@ -74,6 +87,28 @@ def load_model(
     mark_padding(model, auto_model)
     note(model, *steps)
     return model  # type: ignore[no-any-return]
+
+
+def _compressed(
+    location: str, path: str, auto_model: Any, key: str, attn_implementation: str | None
+) -> PreTrainedModel:
+    """A model whose structure transformers cannot tell: its head is the one it was saved with."""
+    model = load(location)
+    wanted = auto_model._model_mapping.get(type(getattr(model, "config", None)))
+    if not isinstance(model, PreTrainedModel) or not isinstance(model, wanted or ()):
+        raise UserError(
+            f"this is a compressed {type(model).__name__}, which cannot do this task ({auto_model.__name__})",
+            key=key,
+            value=path,
+            mend="name a model that was trained on the task",
+        )
+    if attn_implementation is not None:
+        try:
+            model.set_attn_implementation(attn_implementation)
+        except FAILURES as error:
+            raise explain(error, auto_model, key, path, attn_implementation) from error
+    mark_padding(model, auto_model)
+    return model
 
 
 def mark_padding(model: PreTrainedModel, auto_model: Any) -> None:
@@ -147,12 +182,14 @@ def explain(error: Exception, auto_model: Any, key: str, value: object, attn_imp
             value=value,
             mend="name another model, or another task",
         )
-    if "do not have access" in text or "not a valid model identifier" in text or "connect to" in text:
+    if missing := not_given(error, key, value):
+        return missing
+    if isinstance(error, UnpicklingError):  # an index of safetensors that leads to something else
         return UserError(
-            "there is no such folder, and the hub did not give a model of that name",
+            "its weights are a pickle of more than tensors, which can run code when it is read",
             key=key,
             value=value,
-            mend="check the name and the connection",
+            mend="do not use it, or ask where it comes from for safetensors",
         )
     if attn_implementation is not None and re.search("attn_implementation|FlashAttention|attention impl", text):
         return UserError(
@@ -176,8 +213,20 @@ def explain(error: Exception, auto_model: Any, key: str, value: object, attn_imp
     )
 
 
+def not_given(error: Exception, key: str, value: object) -> UserError | None:
+    """What to say if ``error`` is the hub's refusal of a model, or that it cannot be reached; else ``None``."""
+    if not _NOT_GIVEN.search(str(error)):
+        return None
+    return UserError(
+        "there is no such folder, and the hub did not give a model of that name",
+        key=key,
+        value=value,
+        mend="check the name and the connection, or give a local folder",
+    )
+
+
 def load_tokenizer(path: str, key: str) -> Any:
-    """The tokenizer at ``path``; where it has no padding token, that is the end of text.
+    """The tokenizer of the model at ``path``; where it has no padding token, that is the end of text.
 
     Raises:
         UserError: if there is none.
@@ -187,6 +236,8 @@ def load_tokenizer(path: str, key: str) -> Any:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except (*FAILURES, KeyError, TypeError, AttributeError) as error:
+        if missing := not_given(error, key, path):
+            raise missing from error
         raise UserError(
             f"no tokenizer could be loaded ({_first_sentence(str(error))})",
             key=key,

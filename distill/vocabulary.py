@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from distill.errors import UserError
 from distill.pretrained import load_tokenizer
+from distill.signals import Signals
 from distill.tasks.base import Task, TextTask
 
 if TYPE_CHECKING:
     from distill.students import StudentConfig
     from distill.teachers import TeacherSource
 
-__all__ = ["check_labels", "check_pair", "check_teachers", "check_tokenizer", "check_vocabularies", "label_names"]
+__all__ = [
+    "check_labels",
+    "check_length",
+    "check_pair",
+    "check_teachers",
+    "check_tokenizer",
+    "check_vocabularies",
+    "check_widths",
+    "label_names",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -152,7 +162,7 @@ def _compare_labels(
 
 def check_pair(
     task: Task, config: StudentConfig | str | nn.Module, student: nn.Module, teacher: TeacherSource | None
-) -> None:
+) -> bool:
     """Refuse a student and a teacher that cannot be compared.
 
     Args:
@@ -161,15 +171,36 @@ def check_pair(
         student: The student.
         teacher: The teacher, or none.
 
+    Returns:
+        Whether the logits of the two are over one vocabulary, of which one may be padded.
+
     Raises:
         UserError: see :func:`check_labels` and :func:`check_vocabularies`.
     """
     if teacher is None or not isinstance(task, TextTask):
-        return
+        return False
     path = config if isinstance(config, str) else None if isinstance(config, nn.Module) else _tokenizer_path(config)
     tokenizer = None if path is None else load_tokenizer(path, "model.student.tokenizer")
-    for model, theirs in zip(teacher.models, teacher.tokenizers, strict=True):
-        _check_models(task, student, tokenizer or theirs, model, theirs)
+    models = zip(teacher.models, teacher.tokenizers, strict=True)
+    compared = [_check_models(task, student, tokenizer or theirs, model, theirs) for model, theirs in models]
+    return predicts_tokens(task) and all(compared)
+
+
+def check_widths(student: Signals, teacher: Signals) -> None:
+    """Refuse logits of another number of classes.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    if student.logits is None or teacher.logits is None:
+        return
+    ours, theirs = student.logits.shape[-1], teacher.logits.shape[-1]
+    if ours != theirs:
+        raise UserError(
+            f"the student has {ours} outputs and the teacher {theirs}, and nothing tells that they are the same classes",
+            key="model.student",
+            mend="give the student a head of the teacher's classes; for language models name both tokenizers",
+        )
 
 
 def check_tokenizer(tokenizer: Any, student: nn.Module) -> None:
@@ -188,6 +219,39 @@ def check_tokenizer(tokenizer: Any, student: nn.Module) -> None:
         )
 
 
+def check_length(key: str, length: int, models: Iterable[tuple[str, nn.Module]]) -> None:
+    """Refuse samples longer than a model has positions.
+
+    Args:
+        key: The setting that bounds the length.
+        length: Its tokens.
+        models: With the keys by which the configuration calls them.
+
+    Raises:
+        UserError: naming the model and its positions.
+    """
+    for who, model in models:
+        config = getattr(model, "config", None)
+        positions = getattr(config, "max_position_embeddings", None)
+        if not isinstance(positions, int) or getattr(config, "rope_parameters", None) is not None:
+            continue  # rotary positions go on beyond what was trained
+        first = _first_position(model)
+        if length > positions - first:
+            raise UserError(
+                f"{who} has {positions - first} positions",
+                key=key,
+                value=length,
+                mend=f"give {positions - first} or less",
+            )
+
+
+def _first_position(model: nn.Module) -> int:
+    """RoBERTa's positions begin behind the padding's."""
+    tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings")]
+    padding = getattr(tables[0], "padding_idx", None) if tables else None
+    return 0 if padding is None else padding + 1
+
+
 def check_teachers(task: TextTask, teacher: TeacherSource) -> None:
     """Refuse teachers of one ensemble that do not speak of the same classes or tokens.
 
@@ -199,12 +263,15 @@ def check_teachers(task: TextTask, teacher: TeacherSource) -> None:
         _check_models(task, first, first_tokenizer, model, tokenizer)
 
 
-def _check_models(task: TextTask, student: nn.Module, ours: Any, teacher: nn.Module, theirs: Any) -> None:
+def _check_models(task: TextTask, student: nn.Module, ours: Any, teacher: nn.Module, theirs: Any) -> bool:
+    """Whether there were tokenizers to compare."""
     if not predicts_tokens(task):
         check_labels(student, teacher, task.labels)
     sizes = _vocab_size(student), _vocab_size(teacher)
-    if ours is not None and theirs is not None and sizes[0] is not None and sizes[1] is not None:
-        check_vocabularies(ours, theirs, sizes[0], sizes[1], task)
+    if ours is None or theirs is None or sizes[0] is None or sizes[1] is None:
+        return False
+    check_vocabularies(ours, theirs, sizes[0], sizes[1], task)
+    return True
 
 
 def _tokenizer_path(config: StudentConfig) -> str | None:

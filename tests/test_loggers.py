@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from distill.loggers import CsvLogger, LoggingConfig, SafeWandbLogger, WandbConfig, make_loggers
+from distill.loggers import FINISH_SECONDS, CsvLogger, LoggingConfig, SafeWandbLogger, WandbConfig, make_loggers
 from distill.run import Run
 from distill.wandb_mode import decide, find_key
 
@@ -32,8 +32,8 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def test_metrics_lie_in_the_runs_folder_itself(tmp_path: Path) -> None:
     logger = CsvLogger(tmp_path)
-    logger.log_metrics({"a": 1.0}, 1)
-    logger.log_metrics({"b": 0.1 + 0.2}, 2)
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.log_metrics({"b": 0.1 + 0.2}, 1)
     logger.finalize("success")
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
     assert rows(tmp_path) == [
@@ -53,10 +53,10 @@ def test_a_new_column_keeps_the_rows_before_it(tmp_path: Path) -> None:
 
 def test_a_run_that_goes_on_appends(tmp_path: Path) -> None:
     first = CsvLogger(tmp_path)
-    first.log_metrics({"a": 1.0}, 1)
+    first.log_metrics({"a": 1.0}, 0)
     first.finalize("failed")
     second = CsvLogger(tmp_path)
-    second.log_metrics({"b": 2.0}, 2)
+    second.log_metrics({"b": 2.0}, 1)
     second.finalize("success")
     assert [row["step"] for row in rows(tmp_path)] == ["1", "2"]
 
@@ -296,6 +296,41 @@ def test_a_logger_that_breaks_ends_alone(tmp_path: Path, monkeypatch: pytest.Mon
         logger.experiment.log({"a": 1.0})
         logger.finalize("success")
     assert len([w for w in said if "W&B is left out" in str(w.message)]) == 1
+
+
+class Endless:
+    """An experiment whose service process answers no more."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+
+    def finish(self, exit_code: int) -> None:
+        self.released.wait(30)
+
+
+def test_the_end_of_a_run_waits_for_wandb_only_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    experiment = Endless()
+    monkeypatch.setattr(wandb, "init", lambda **_: experiment)
+    monkeypatch.setattr("distill.loggers.FINISH_SECONDS", 0.2)
+    logger = SafeWandbLogger(WandbConfig(), Run.create(tmp_path, "mine", {}), "online")
+    started = time.monotonic()
+    with pytest.warns(UserWarning, match="it could not finish .*wandb sync") as said:
+        logger.finalize("success")
+    assert time.monotonic() - started < 5
+    assert len(said) == 1
+    logger.finalize("success")
+    experiment.released.set()
+
+
+def test_wandb_is_told_to_give_up_before_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(wandb, "init", lambda **arguments: given.update(arguments) or Endless())
+    SafeWandbLogger(WandbConfig(), Run.create(tmp_path, "mine", {}), "online")
+    assert 0 < given["settings"].finish_timeout < FINISH_SECONDS
 
 
 def test_choosing_the_mode_leaves_the_environment_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -331,3 +331,9 @@ def test_a_teacher_keeps_its_dtype_beside_a_student_of_another(tmp_path: Path) -
     trainer(tmp_path, max_steps=1).fit(module, DataLoader(samples(), batch_size=4))  # type: ignore[arg-type]
     assert module.teacher is not None
     assert next(module.teacher.models[0].parameters()).dtype is torch.bfloat16
+
+
+def test_a_pair_of_other_numbers_of_classes_is_refused(tmp_path: Path) -> None:
+    module = Distillation(Net(classes=3), Plain(), Net(classes=5), [HintonKL()])
+    with pytest.raises(UserError, match="student has 3 outputs and the teacher 5"):
+        trainer(tmp_path).fit(module, DataLoader(samples(), batch_size=4))  # type: ignore[arg-type]

@@ -8,16 +8,25 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from distill.errors import UserError
+from distill.signals import Signals
 from distill.students import StudentConfig
 from distill.tasks import CausalLM, TextClassification
 from distill.teachers import LiveTeacher
-from distill.vocabulary import check_labels, check_pair, check_tokenizer, check_vocabularies
+from distill.vocabulary import (
+    check_labels,
+    check_length,
+    check_pair,
+    check_tokenizer,
+    check_vocabularies,
+    check_widths,
+)
 
 WORDS = ["[UNK]", "a", "b", "c", "d"]
 
@@ -129,3 +138,33 @@ def test_a_tokenizer_that_reaches_beyond_the_students_embedding_is_refused() -> 
     check_tokenizer(tokenizer(), SimpleNamespace(config=SimpleNamespace(vocab_size=5)))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"data\.tokenizer.*ids go up to 4.*has 4 rows"):
         check_tokenizer(tokenizer(), SimpleNamespace(config=SimpleNamespace(vocab_size=4)))  # type: ignore[arg-type]
+
+
+def test_classes_of_another_number_are_refused_where_nothing_tells_that_they_are_the_same(tmp_path: Path) -> None:
+    student, teacher = Signals(logits=torch.zeros(2, 5)), Signals(logits=torch.zeros(2, 10))
+    with pytest.raises(UserError, match="student has 5 outputs and the teacher 10"):
+        check_widths(student, teacher)
+    check_widths(student, Signals(logits=torch.zeros(2, 5)))
+    check_widths(student, Signals())
+
+
+@pytest.mark.parametrize(("kind", "positions"), [("bert", 16), ("roberta", 14)])
+def test_samples_longer_than_a_model_has_positions_are_refused(kind: str, positions: int) -> None:
+    config = AutoConfig.for_model(
+        kind, vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    config.max_position_embeddings = 16
+    config.pad_token_id = 1  # RoBERTa's positions begin behind it
+    short = AutoModel.from_config(config)
+    check_length("data.max_length", positions, [("model.student", short)])
+    with pytest.raises(UserError, match=rf"model.student has {positions} positions") as refused:
+        check_length("data.max_length", positions + 1, [("model.student", short)])
+    assert refused.value.key == "data.max_length"
+
+
+def test_rotary_positions_have_no_end() -> None:
+    config = AutoConfig.for_model(
+        "llama", vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    config.max_position_embeddings = 16
+    check_length("data.max_length", 64, [("model.student", AutoModelForCausalLM.from_config(config))])

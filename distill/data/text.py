@@ -148,12 +148,17 @@ class TextData(LightningDataModule):
         if not self.tokenizer_path:
             raise UserError("a tokenizer is missing", key="data.tokenizer", mend="name the one of the student")
         tokenizer = load_tokenizer(self.tokenizer_path, self._checked_task())
-        limit, length = tokenizer.model_max_length, self._block_length or self.max_length
+        limit, (key, length) = tokenizer.model_max_length, self.longest
         if length > limit:
-            key = "data.pack_length" if self._block_length else "data.max_length"
             rule = f"the tokenizer's model reads at most {limit} tokens"
             raise UserError(rule, key=key, value=length, mend=f"set it to {limit} or less")
         return tokenizer
+
+    @property
+    def longest(self) -> tuple[str, int]:
+        """The setting that bounds the length of a sample, and its tokens."""
+        block = self._block_length
+        return ("data.pack_length", block) if block else ("data.max_length", self.max_length)
 
     @property
     def _block_length(self) -> int:
@@ -221,7 +226,9 @@ class TextData(LightningDataModule):
         if use not in self._samples:
             self.setup({"train": "fit", "validation": "validate"}.get(use, use))
         if use not in self._samples:
-            raise UserError(f"a split for {use} is missing", key=f"data.splits.{use}", mend="name one")
+            there = ", ".join(self._rows.splits)
+            rule = f"the data has no split for {use}, only for {there}"
+            raise UserError(rule, key=f"data.splits.{use}", mend=f"name one: --data.splits.{use} SPLIT")
         return self._samples[use]
 
     def _training_batches(self) -> TrainingBatches:

@@ -27,12 +27,16 @@ def load_tokenizer(path: str, task: TextTask) -> Any:
     """
     from transformers import AutoTokenizer
 
+    from distill.pretrained import not_given  # which takes transformers' time to import
+
     place = resolve(path, "data.tokenizer")
     try:
         # Byte-level tokenizers refuse words that are split already unless they may put a space before each.
         options = {"add_prefix_space": True} if task.words else {}
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError) as error:
+        if missing := not_given(error, "data.tokenizer", path):
+            raise missing from error
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise UserError(
             f"no tokenizer can be read there ({reason})",

@@ -117,7 +117,8 @@ def aligned_logits(student: Signals, teacher: Signals, mask: Tensor | None) -> t
     """The logits of the positions that count, student's and teacher's, ``[N, C]`` of one width C.
 
     Where one vocabulary is a padded version of the other (151,936 and 152,064 rows for the same tokens), the
-    shared range is compared. Whether the widths may differ at all is judged at set-up, where the tokenizers are known.
+    shared range is compared. Whether the widths may differ at all is for the module to judge, which knows the
+    tokenizers.
     """
     if student.logits is None or teacher.logits is None:
         raise RuntimeError("logits were not requested of this forward pass")

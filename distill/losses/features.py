@@ -18,6 +18,7 @@ __all__ = [
     "real_tokens",
     "sample_embeddings",
     "valid_samples",
+    "visible_tokens",
 ]
 
 
@@ -61,6 +62,19 @@ def real_tokens(batch: Batch, feature_BTF: Tensor) -> Tensor:
     if batch.tokens is not None:
         return batch.tokens
     return torch.ones(feature_BTF.shape[:2], dtype=torch.bool, device=feature_BTF.device)
+
+
+def visible_tokens(batch: Batch, feature_BTF: Tensor) -> Tensor:
+    """Which tokens (last axis) a token may relate to: the real ones of its document, ``[B, 1, T or 1, T]``.
+
+    Several documents lie in one row where the batch gives position ids: each begins at position 0.
+    """
+    tokens_BT = real_tokens(batch, feature_BTF)
+    visible = tokens_BT[:, None, None, :]
+    if "position_ids" in batch.inputs:
+        document_BT = (batch.inputs["position_ids"] == 0).cumsum(1)
+        visible = visible & (document_BT[:, None, :, None] == document_BT[:, None, None, :])
+    return visible
 
 
 def valid_samples(batch: Batch, like: Tensor) -> Tensor:

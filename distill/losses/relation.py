@@ -10,7 +10,7 @@ from torch.nn.functional import log_softmax
 
 from distill.errors import UserError
 from distill.losses.base import DistillationLoss, LossSum, at_least_float32, full_precision
-from distill.losses.features import real_tokens
+from distill.losses.features import visible_tokens
 from distill.models import ModelSpec
 from distill.schedules import Schedule
 from distill.signals import Batch, Needs, Request, Signals
@@ -64,7 +64,7 @@ class RelationTransfer(DistillationLoss):
     Version 1 (MiniLM) adds the attention distribution, softmax(Q K^T / sqrt(size)), and the relation of the
     values to each other; both models need the same number of heads. Version 2 (MiniLMv2) adds the relations of
     queries, keys and values to themselves, after cutting them into ``relation_heads`` heads, so the
-    numbers of heads may differ. Relations are over real tokens; the attention distribution of decoders also
+    numbers of heads may differ. Relations are over the real tokens of a document; the attention distribution of decoders also
     over none but the past. Queries and keys are taken before any rotary embedding: for models
     with one, version 1's attention distribution is that of the contents alone.
 
@@ -154,12 +154,13 @@ class RelationTransfer(DistillationLoss):
         q_, k_, v_ = self._split(teacher.projections[self.teacher_layer])
         tokens_BTA = q.transpose(1, 2)  # anything whose first two dimensions are B and T
         weights_BT = batch.token_weights(tokens_BTA)
-        visible = real_tokens(batch, tokens_BTA)[:, None, None, :]
+        visible = visible_tokens(batch, tokens_BTA)
         total = relation_kl((v, v), (v_, v_), weights_BT, visible)
         if self.version == 2:
             total = total + relation_kl((q, q), (q_, q_), weights_BT, visible)
             total = total + relation_kl((k, k), (k_, k_), weights_BT, visible)
         else:
-            seen = visible.expand(-1, -1, visible.shape[-1], -1).tril() if self.causal else visible
+            length = visible.shape[-1]
+            seen = visible.expand(-1, -1, length, -1).tril() if self.causal else visible
             total = total + relation_kl((q, k), (q_, k_), weights_BT, seen)
         return LossSum(total, batch.count)

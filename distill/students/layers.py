@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from distill.errors import UserError
 from distill.models import ModelSpec
 
-__all__ = ["choose_layers", "keep_layers", "layer_list", "rebuilt"]
+__all__ = ["PER_LAYER", "choose_layers", "keep_layers", "layer_list", "rebuilt"]
 
-_PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers", "layers_block_type", "attention_layers")
+PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers", "layers_block_type", "attention_layers")
 """Entries of configurations that hold one value a layer."""
 
 
@@ -128,7 +128,7 @@ def keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     config = deepcopy(model.config)
     text = config.get_text_config()
     depth = text.num_hidden_layers
-    for name in _PER_LAYER:
+    for name in PER_LAYER:
         values = getattr(text, name, None)
         if isinstance(values, list) and len(values) == depth:
             setattr(text, name, [values[number - 1] for number in kept])

@@ -17,7 +17,7 @@ BERT = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 32,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 128,
 }
 
 

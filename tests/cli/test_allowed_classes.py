@@ -87,6 +87,34 @@ def test_a_class_outside_the_allowed_is_refused_before_its_module_is_imported(
     assert not Path("runs").exists()
 
 
+COMMAND = "{class_path: distill.artifact.os.system, init_args: {command: mkdir called}}"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--model.losses", f"[{COMMAND}]"],
+        ["--model.losses.0.weight", COMMAND],
+        ["--model.student", COMMAND],
+        ["--model.teacher", COMMAND],
+        ["--model.task", COMMAND],
+        ["--data", COMMAND],
+        ["--callbacks", f"[{COMMAND}]"],
+        ["--trainer.strategy", COMMAND],
+        ["--trainer.profiler", COMMAND],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_what_a_module_of_ours_has_imported_cannot_be_reached_through_it(
+    argv: list[str], base: dict[str, Any], distill: Callable[..., Any]
+) -> None:
+    code, out, err = distill("fit", "-c", "base.yaml", *argv)
+    assert code == 2
+    assert "distill.artifact.os.system" in err
+    assert "Traceback" not in out + err
+    assert not Path("called").exists()
+
+
 def test_the_mark_is_left_where_the_module_is_allowed(evil: Path, distill: Callable[..., Any]) -> None:
     distill("fit", "-c", "base.yaml", "--allow", "evil", "--model.losses", "[evil.Loss]", "--seed", "-1")
     code, _, _ = distill("fit", "-c", "base.yaml", "--allow", "evil", "--model.losses", "[evil.Nope]")

@@ -182,6 +182,7 @@ def test_a_mistake_is_one_message_and_nothing_is_written(
     for words in said:
         assert words in message
     assert err.count("distill: error: ") == 1
+    assert "?." not in message
     assert "Traceback" not in out + err
     assert sorted(str(p) for p in Path().rglob("*")) == before
 

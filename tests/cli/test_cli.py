@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -66,6 +67,22 @@ def test_the_help_of_fit_lists_options_and_keys(distill: Distill) -> None:
     assert "trainer.callbacks" not in out  # cannot be given there
 
 
+def test_the_help_of_fit_says_what_every_key_is(distill: Distill) -> None:
+    _, out, _ = distill("fit", "--help")
+    lines = out[out.index("  model.student ") :].splitlines()
+    keys = [i for i, line in enumerate(lines) if line.startswith(("  model.", "  data.", "  trainer.", "  logging."))]
+    assert len(keys) > 60
+    assert [lines[i] for i in keys if not lines[i + 1].startswith(" " * 6)] == []
+    assert "`" not in out
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_the_help_of_evaluation_says_that_keys_may_be_replaced(command: str, distill: Distill) -> None:
+    _, out, _ = distill(command, "--help")
+    assert "--key value" in out
+    assert f"distill {command} runs/NAME/ID --data." in out
+
+
 def test_list_shows_each_thing_with_its_defaults(distill: Distill) -> None:
     code, out, _ = distill("list")
     assert code == 0
@@ -102,6 +119,26 @@ def test_a_run_folder_holds_everything_and_nothing_lies_beside_it(
     assert result["parameters"]["teacher"] > result["parameters"]["student"]
     for word in ("teacher", "student", "accuracy", "kept", "parameters", "train time"):
         assert word in out
+
+
+def test_without_a_teacher_nothing_is_said_of_what_was_kept(
+    base: dict[str, Any], distill: Distill, teacher_dir: str
+) -> None:
+    argv = ["--model.teacher", "null", "--model.student.path", teacher_dir, "--model.losses", "[CrossEntropy]"]
+    code, out, err = distill("fit", "-c", "base.yaml", *argv)
+    assert code == 0, err
+    assert "accuracy" in out
+    assert "kept" not in out
+
+
+def test_console_checkpoints_and_metrics_count_the_steps_that_are_done(base: dict[str, Any], distill: Distill) -> None:
+    _, out, _ = distill("fit", "-c", "base.yaml", "--id", "one", "--trainer.log_every_n_steps", "1")
+    assert "step 2: accuracy" in out
+    assert Path("runs/base/one/checkpoints/step=2.ckpt").is_file()
+    with Path("runs/base/one/metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row["train/loss"]] == ["1", "2"]
+    assert [row["step"] for row in rows if row["val/accuracy"]] == ["2"]
 
 
 def test_the_resolved_configuration_repeats_the_run(base: dict[str, Any], distill: Distill) -> None:
@@ -189,7 +226,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_code_1(base: dict[str, Any]
 
 
 def test_it_can_all_be_done_from_python(base: dict[str, Any]) -> None:
-    from distill.launch import evaluate, fit
+    from distill.finished import evaluate
+    from distill.launch import fit
 
     config = load(["base.yaml"], [("trainer.max_steps", "1")])
     run = fit(config, run_id="one")
@@ -209,11 +247,19 @@ def test_a_dry_run_tells_what_would_happen_and_writes_nothing(base: dict[str, An
     code, out, err = distill("fit", "-c", "base.yaml", "--dry-run", *argv)
     assert code == 0, err
     assert files(Path()) == before
-    for said in ("teacher", "student", "trained", "tokens a step", "memory of a step", "time of the run"):
+    for said in ("teacher", "student", "trained", "tokens a step", "memory of a step", "without validation"):
         assert said in out
     assert "40 (19 an epoch)" in out
     assert "runs/base/one" in out
     assert "0.75" in out  # the weight after a quarter
+    [heads] = [line for line in out.splitlines() if "steps done" in line]
+    assert [word for word in heads.split() if word.isdigit()] == ["0", "2", "10", "20", "29", "39"]
+
+
+def test_a_dry_run_makes_up_no_id(base: dict[str, Any]) -> None:
+    from distill.dry_run import dry_run
+
+    assert dry_run(load(["base.yaml"]))["run_folder"] == "runs/base/<id given with --id, or made at the start>"
 
 
 def test_a_dry_run_counts_what_a_run_would_do(base: dict[str, Any]) -> None:
@@ -226,7 +272,8 @@ def test_a_dry_run_counts_what_a_run_would_do(base: dict[str, Any]) -> None:
     assert 0 < figures["tokens_a_step"] <= figures["padded_tokens_a_step"]
     assert figures["seconds"] == pytest.approx(30 * figures["seconds_a_step"])
     assert figures["trained_parameters"] == figures["student_parameters"] < figures["teacher_parameters"]
-    assert figures["timeline"]["learning rate"][-1] < 1e-4
+    # One step before the end, linear from the 2 steps of the warm-up down to 0.
+    assert figures["timeline"]["learning rate"][-1] == pytest.approx(1e-3 * 1 / 28)
 
 
 # ---------------------------------------------------------------------- validate and test
@@ -247,7 +294,7 @@ def test_test_reads_the_test_split(base: dict[str, Any], distill: Distill, text_
     code, _, err = distill("test", "runs/base/one")
     assert code == 2
     assert "data.splits" in err
-    code, out, _ = distill("test", "runs/base/one", "--data.splits", "{test: validation}")
+    code, out, _ = distill("test", "runs/base/one", "--data.splits.test", "validation")
     assert code == 0
     assert "test/accuracy" in out
 

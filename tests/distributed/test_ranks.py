@@ -25,3 +25,19 @@ def test_gradient_over_two_ranks_equals_that_of_one_process(tmp_path: Path) -> N
     first, second = gradients(2, tmp_path)
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     torch.testing.assert_close(first, alone, rtol=1e-5, atol=1e-8)
+
+
+def test_each_rank_remembers_its_own_samples_after_resuming(tmp_path: Path) -> None:
+    script = SCRIPT.with_name("remember.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    recalled = [torch.load(tmp_path / f"recalled.{rank}", weights_only=True) for rank in range(2)]
+    assert [sorted(state["ids"].tolist()) for state in recalled] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    torch.manual_seed(0)
+    torch.nn.Linear(4, 3)
+    teacher = torch.nn.Linear(4, 3)
+    for state in recalled:
+        expected = teacher(torch.arange(4.0).repeat(4, 1) + state["ids"][:, None])
+        torch.testing.assert_close(state["logits"], expected)

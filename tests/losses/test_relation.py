@@ -94,3 +94,34 @@ def test_arguments_out_of_range_are_refused(arguments, key):
     with pytest.raises(UserError) as error:
         RelationTransfer(**arguments)
     assert error.value.key == key
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_documents_packed_into_one_row_have_no_relations_to_each_other(version):
+    student, teacher = projections(2, 4), projections(2, 4)
+    loss = RelationTransfer(version=version, student_layer=1, teacher_layer=1)
+    loss.heads = 2
+
+    def of(part):
+        cut = [tuple(p[:1, :, part] for p in model) for model in (student, teacher)]
+        length = cut[0][0].shape[2]
+        batch = Batch(
+            {"input_ids": torch.zeros(1, length)},
+            labels=torch.zeros(1, length, dtype=torch.long),
+            mask=torch.ones(1, length, dtype=torch.bool),
+        )
+        return loss(Signals(projections={1: cut[0]}), Signals(projections={1: cut[1]}), batch).total
+
+    packed = Batch(
+        {"input_ids": torch.zeros(1, 3), "position_ids": torch.tensor([[0, 1, 0]])},
+        labels=torch.zeros(1, 3, dtype=torch.long),
+        mask=torch.ones(1, 3, dtype=torch.bool),
+    )
+    together = loss(
+        Signals(projections={1: tuple(p[:1] for p in student)}),
+        Signals(projections={1: tuple(p[:1] for p in teacher)}),
+        packed,
+    ).total
+    apart = of(slice(0, 2)) + of(slice(2, 3))
+    torch.testing.assert_close(together, apart)
+    assert not torch.isclose(together, of(slice(0, 3)))

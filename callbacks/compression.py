@@ -1,0 +1,93 @@
+"""What callbacks that compress the student have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Any, ClassVar
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import nn
+
+from distill.errors import UserError
+
+__all__ = ["Compression", "compressions"]
+
+
+class Compression(Callback, ABC):
+    """A callback that compresses the student while it is trained.
+
+    Its life: :meth:`prepare` gives the student its final structure in ``setup``, before weights are restored and
+    the optimizer is made, so that the optimizer, the state dict and a resumed run see one structure from step 0;
+    what happens when is a pure function of the optimizer step; :meth:`finish` leaves the student as it is shipped
+    and says what was done. State that belongs to a weight (masks, observers, scales) is in persistent buffers of
+    the weight's module. The teacher is never touched.
+
+    Several compress one student in a fixed order, by :attr:`order`: change the structure, mask, then quantise.
+    """
+
+    order: ClassVar[int]
+    """0 changes the structure (low rank, sharing), 1 masks, 2 quantises."""
+
+    @property
+    def state_key(self) -> str:
+        return type(self).__qualname__
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._check_order(compressions(trainer))
+            student = pl_module.student
+            assert isinstance(student, nn.Module)
+            self.prepare(student)
+
+    def _check_order(self, others: list[Compression]) -> None:
+        names = [type(other).__name__ for other in others]
+        for before, after in pairwise(others):
+            if before.order > after.order:
+                raise UserError(
+                    f"{type(after).__name__} comes before {type(before).__name__}: structure, then masks, then "
+                    "quantisation",
+                    key="callbacks",
+                    value=names,
+                    mend="change their order",
+                )
+        if len(set(names)) < len(names):
+            raise UserError(
+                "each of them is given once",
+                key="callbacks",
+                value=names,
+                mend="join their targets; per-layer overrides take what differs",
+            )
+
+    @abstractmethod
+    def prepare(self, student: nn.Module) -> None:
+        """Give the student its structure for the run, exactly computing what it computed before where that is possible.
+
+        Raises:
+            UserError: if the settings do not fit this model.
+        """
+
+    @abstractmethod
+    def finish(self, student: nn.Module) -> list[dict[str, Any]]:
+        """Leave the student as it is shipped.
+
+        Returns:
+            The steps of ``compression.json``, each with its ``kind`` and what is needed to rebuild the structure.
+        """
+
+    def complete(self, step: int, total_steps: int) -> bool:
+        """Whether after ``step`` optimizer steps the compression has reached what was asked for.
+
+        Checkpoints before that are no candidates for the best.
+        """
+        return True
+
+    def timeline(self, steps: Iterable[int], total_steps: int) -> Mapping[str, list[float]]:
+        """Name -> values at these steps, of what changes during the run; for ``--dry-run`` and the plot."""
+        return {}
+
+
+def compressions(trainer: Trainer) -> list[Compression]:
+    """The compressions among the callbacks, in their order."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, Compression)]  # type: ignore[attr-defined]

@@ -1,0 +1,126 @@
+"""An exponential moving average of the student's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from distill.errors import UserError
+from distill.prune.layers import MASK
+from distill.prune.schedule import check_moment, step_at
+
+__all__ = ["ExponentialMovingAverage"]
+
+
+class ExponentialMovingAverage(Callback):
+    """Average the student's trained weights over optimizer steps; validate and ship the average.
+
+    After step t, average = d * average + (1 - d) * weights with d = min(decay, (1 + n) / (10 + n)), n being the
+    steps since ``begin``; until ``begin`` the average is the weights. Pruned weights are exactly zero in it, and
+    one that comes back begins at zero. Buffers are the student's own. Training goes on from the weights, not from
+    the average. Stands after the callbacks that compress.
+
+    Args:
+        decay: In [0, 1).
+        begin: Moment at which averaging begins: a step (integer), or a fraction of the run (float in [0, 1]).
+
+    Raises:
+        UserError: if a value is out of range.
+
+    Reference:
+        Polyak, Juditsky: Acceleration of Stochastic Approximation by Averaging, 1992.
+    """
+
+    def __init__(self, decay: float = 0.999, begin: int | float = 0.0) -> None:
+        if not 0 <= decay < 1:
+            key = "callbacks.ExponentialMovingAverage.decay"
+            raise UserError("must lie in [0, 1)", key=key, value=decay, mend="write 0.999")
+        check_moment("callbacks.ExponentialMovingAverage.begin", begin)
+        self.decay, self.begin = decay, begin
+        self._average: dict[str, Tensor] = {}
+        self._swapped = False
+        self._step = 0
+
+    # ------------------------------------------------------------------ the average
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        weights = _trained(pl_module)
+        if self._average.keys() != weights.keys():  # not restored from a checkpoint
+            self._average = {name: p.detach().clone() for name, p in weights.items()}
+        self._average = {name: value.to(weights[name].device) for name, value in self._average.items()}
+        self._step = trainer.global_step
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._step:
+            return  # gradients are still accumulated
+        self._step = trainer.global_step
+        module: Any = pl_module
+        done = self._step - step_at(self.begin, module.total_steps)
+        decay = min(self.decay, (1 + done) / (10 + done)) if done > 0 else 0.0
+        weights = _trained(pl_module)
+        torch._foreach_lerp_(list(self._average.values()), list(weights.values()), 1 - decay)
+        self._mask(pl_module)
+
+    def _mask(self, pl_module: LightningModule) -> None:
+        for name, mask in _student(pl_module).named_buffers():
+            weight = name.removesuffix(MASK) + "weight"
+            if name.endswith(MASK) and weight in self._average:
+                self._average[weight].mul_(mask.view(torch.uint8))
+
+    # ------------------------------------------------------------------ its use
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._swap(pl_module, True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._swap(pl_module, False)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._swap(pl_module, False)
+
+    @torch.no_grad()
+    def _swap(self, pl_module: LightningModule, averaged: bool) -> None:
+        """Have the student hold the average, or its own weights again."""
+        if averaged == self._swapped or not self._average:
+            return
+        if averaged:
+            self._mask(pl_module)  # masks may be younger
+        for name, weight in _trained(pl_module).items():
+            own = weight.clone()
+            weight.copy_(self._average[name])
+            self._average[name].copy_(own)
+        self._swapped = averaged
+
+    @torch.no_grad()
+    def finish(self, student: nn.Module) -> None:
+        """Give the student the average for good; the first thing after training."""
+        for name, weight in student.named_parameters():
+            if name in self._average:
+                weight.copy_(self._average[name])
+        self._average = {}
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._average)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self._average = dict(state_dict)
+
+
+def _student(pl_module: LightningModule) -> nn.Module:
+    student = pl_module.student
+    assert isinstance(student, nn.Module)
+    return student
+
+
+def _trained(pl_module: LightningModule) -> dict[str, nn.Parameter]:
+    """The student's trained parameters by name."""
+    return {name: p for name, p in _student(pl_module).named_parameters() if p.requires_grad}

@@ -1,0 +1,100 @@
+"""Linear maps factorised before training, and trained as two thin ones."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from distill.artifact import steps_of
+from distill.callbacks.compression import Compression
+from distill.errors import UserError
+from distill.structure.low_rank import LowRankLinear, factorise, rank_of_energy, replace, saves, shape
+from distill.targets import LINEAR, select
+
+__all__ = ["LowRank"]
+
+KEY = "callbacks.LowRank"
+
+
+class LowRank(Compression):
+    """Replace linear maps W by the best product B A of a low rank, and train the two factors.
+
+    A is ``[rank, in]`` and B ``[out, rank]``, from the singular value decomposition W = U S V^T: the first ``rank``
+    columns of U sqrt(S) and of V sqrt(S). A map is left whole where its factors would not have fewer weights.
+
+    Args:
+        rank: The rank of every map. Either this or ``energy`` is given.
+        energy: In (0, 1): of each map the least rank that keeps this share of the sum of its squared singular values.
+        include: Regular expressions searched in module names; all linear maps but the head if not given.
+        exclude: Likewise, of those to leave out.
+
+    Raises:
+        UserError: for values out of range, patterns found in no name, or where no map becomes smaller.
+    """
+
+    order: ClassVar[int] = 0
+
+    def __init__(
+        self,
+        rank: int | None = None,
+        energy: float | None = None,
+        include: list[str] | None = None,
+        exclude: list[str] | None = None,
+    ) -> None:
+        if (rank is None) == (energy is None):
+            raise UserError("either a rank or an energy is given", key=KEY, mend="give rank: 64, or energy: 0.9")
+        if rank is not None and rank < 1:
+            raise UserError("must be at least 1", key=f"{KEY}.rank", value=rank, mend="give 64")
+        if energy is not None and not 0 < energy < 1:
+            raise UserError("must lie in (0, 1)", key=f"{KEY}.energy", value=energy, mend="give 0.9")
+        self.rank, self.energy, self.include, self.exclude = rank, energy, include, exclude or []
+
+    def prepare(self, student: nn.Module) -> None:
+        chosen = select(student, LINEAR, self.include, self.exclude, key=KEY)
+        factors = {id(f) for m in student.modules() if isinstance(m, LowRankLinear) for f in (m.down, m.up)}
+        whole = {name: module for name, module in chosen.items() if id(module) not in factors}
+        self._check_rank(whole)
+        ranks = {}
+        values = {}
+        for name, module in whole.items():
+            out, into = shape(module)
+            weight = _matrix(module)
+            rank = self.rank or rank_of_energy(torch.linalg.svdvals(weight.float()), self.energy or 0.0)
+            if saves(out, into, rank):
+                ranks[name], values[name] = rank, factorise(weight, rank)
+        if not ranks and not factors:
+            key, value = ("rank", self.rank) if self.rank else ("energy", self.energy)
+            rule = "no map becomes smaller: rank * (in + out) is at least in * out of all of them"
+            raise UserError(rule, key=f"{KEY}.{key}", value=value, mend="give a smaller one")
+        replace(student, ranks)
+        with torch.no_grad():
+            for name, (down, up) in values.items():
+                module = student.get_submodule(name)
+                assert isinstance(module, LowRankLinear)
+                module.down.weight.copy_(down)
+                module.up.weight.copy_(up)
+
+    def _check_rank(self, modules: dict[str, nn.Module]) -> None:
+        full = max((min(shape(module)) for module in modules.values()), default=0)
+        if self.rank is not None and modules and self.rank > full:
+            rule = f"the chosen maps have ranks up to {full}"
+            raise UserError(rule, key=f"{KEY}.rank", value=self.rank, mend="give a smaller one")
+
+    def finish(self, student: nn.Module) -> list[dict[str, Any]]:
+        before = {name for step in steps_of(student) if step["kind"] == "low_rank" for name in step["modules"]}
+        ranks = {
+            name: module.down.out_features
+            for name, module in student.named_modules(remove_duplicate=False)
+            if isinstance(module, LowRankLinear) and name not in before
+        }
+        return [{"kind": "low_rank", "modules": ranks}] if ranks else []
+
+
+def _matrix(linear: nn.Module) -> Tensor:
+    """The weight as ``[out, in]``."""
+    weight = linear.weight
+    assert isinstance(weight, Tensor)
+    return weight.detach().T if isinstance(linear, Conv1D) else weight.detach()

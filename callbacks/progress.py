@@ -1,0 +1,57 @@
+"""A line now and then, where no progress bar shows how far a run is."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from distill.loggers import is_rank_zero
+from distill.module import Distillation
+from distill.outcome import duration, number
+
+__all__ = ["Progress"]
+
+SECONDS = 60.0
+"""From one line to the next."""
+
+TENTH_SECONDS = 10.0
+"""From one line to the next, at least, where a tenth of the run is done; shorter runs need no lines."""
+
+
+class Progress(Callback):
+    """Prints step, loss, samples a second and the time left: every minute, and at every tenth of the run.
+
+    Samples a second and the time left are judged by all of the training so far, validation included. The loss
+    is the last one logged.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = self._said = time.monotonic()
+        self._first, self._samples = trainer.global_step, 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, Distillation)
+        self._samples += pl_module.task.batch(batch).size * trainer.world_size
+        if trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        now, step, total = time.monotonic(), trainer.global_step, pl_module.total_steps
+        tenth = 10 * step // total > 10 * (step - 1) // total
+        if now - self._said < (TENTH_SECONDS if tenth else SECONDS):
+            return
+        self._said = now
+        if is_rank_zero():
+            print(self._line(trainer, step, total, now - self._started), flush=True)
+
+    def _line(self, trainer: Trainer, step: int, total: int, seconds: float) -> str:
+        loss = trainer.callback_metrics.get("train/loss")
+        left = seconds / (step - self._first) * (total - step)
+        parts = [
+            *([] if loss is None else [f"loss {number(float(loss))}"]),
+            f"{number(self._samples / seconds)} samples/s",
+            f"{duration(left)} left",
+        ]
+        return f"step {step:,} of {total:,} ({100 * step // total} %): {', '.join(parts)}"

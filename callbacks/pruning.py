@@ -1,0 +1,345 @@
+"""Gradual magnitude pruning while the student is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from distill.callbacks.compression import Compression
+from distill.errors import UserError
+from distill.losses.base import check_choice
+from distill.prune.criteria import CRITERIA, Criterion
+from distill.prune.granularity import Granularity, as_matrix
+from distill.prune.layers import MASK, Layer, Ranking, rankings
+from distill.prune.schedule import CURVES, SparsitySchedule, check_sparsity
+from distill.targets import LINEAR, check_overrides, override, select
+
+__all__ = ["GradualMagnitudePruning"]
+
+KINDS = (*LINEAR, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Modules whose weights are pruned where nothing else is said."""
+
+_ELEMENTWISE = (SGD, Adam, AdamW)
+"""Optimizers that leave a weight at zero whose gradient and moments are zero."""
+
+
+class GradualMagnitudePruning(Compression):
+    """Zero the student's least weights, more and more of them, by a schedule over optimizer steps.
+
+    The mask of a weight is the boolean buffer ``weight_mask`` of its module, true where the weight is kept. At an
+    update, masks are chosen anew, and weights and optimizer moments are zeroed under them. Gradients are zeroed
+    under the masks before every optimizer step, ahead of clipping; so a pruned weight is exactly zero after each
+    step. A pruned weight stays pruned, unless ``regrow`` is given. Sparsity is of the original number of weights:
+    a ranking over n weights prunes the nearest integer to sparsity * n, of equal scores the first.
+
+    Embeddings, norms, biases and the head are not pruned; weights that are tied are pruned once.
+
+    Args:
+        final_sparsity: In [0, 1); 0.8 if not given, and 1 - n/m where ``granularity`` is n:m.
+        initial_sparsity: At ``begin``.
+        begin: Moment of the first update: a step (integer), or a fraction of the run (float in [0, 1]).
+        end: Moment at which ``final_sparsity`` is reached, likewise.
+        every_n_steps: Steps from one update to the next; a fiftieth of the run if not given.
+        schedule: ``cubic`` (Zhu & Gupta 2017), ``linear``, ``one_shot`` (at ``begin``), or a table of moments and
+            the sparsity from then on, which takes the place of sparsities, ``begin`` and ``end``.
+        scope: One ranking over all weights (``global``), one a layer (``layer``), or regular expressions searched
+            in the layers' names: one ranking for each, and one for the layers in which none is found.
+        granularity: ``unstructured``; n:m, such as ``2:4``, of neighbours along the inputs; or a block of outputs
+            by inputs, such as ``4x1``.
+        criterion: ``magnitude``, ``movement`` (Sanh 2020), ``wanda`` (Sun 2024), or a
+            :class:`~distill.prune.Criterion` of your own (:class:`~distill.prune.FunctionCriterion` takes a
+            function).
+        include: Regular expressions searched in module names; all linear maps and convolutions but the head if
+            not given.
+        exclude: Likewise, of those to leave out.
+        embeddings: Whether embedding tables are among the modules.
+        overrides: Regular expression -> final sparsity of the layers in whose name it is found, each of which gets
+            a ranking of its own; 0 leaves them. The others reach ``final_sparsity`` among themselves.
+        max_layer_sparsity: In (0, 1]: the most of a layer that a ranking over several may prune.
+        regrow: In [0, 1): the part of the kept weights that an update may give for pruned ones with the largest
+            gradient (Evci 2020); it falls to 0 at ``freeze`` as half a cosine.
+        freeze: Moment after which masks do not change; ``end`` if not given. Later than ``end`` is of use with
+            ``regrow`` only.
+
+    Raises:
+        UserError: if a value is out of range, a pattern is found in no name, or a granularity fits a layer not.
+
+    Reference:
+        Zhu, Gupta: To prune, or not to prune: exploring the efficacy of pruning for model compression, 2017.
+    """
+
+    order: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        final_sparsity: float | None = None,
+        initial_sparsity: float = 0.0,
+        begin: int | float = 0.0,
+        end: int | float = 0.6,
+        every_n_steps: int | None = None,
+        schedule: Literal["cubic", "linear", "one_shot"] | dict[int | float, float] = "cubic",
+        scope: Literal["global", "layer"] | list[str] = "global",
+        granularity: str = "unstructured",
+        criterion: str | Criterion = "magnitude",
+        include: list[str] | None = None,
+        exclude: list[str] | None = None,
+        embeddings: bool = False,
+        overrides: dict[str, float] | None = None,
+        max_layer_sparsity: float = 1.0,
+        regrow: float = 0.0,
+        freeze: int | float | None = None,
+    ) -> None:
+        try:
+            self.granularity = Granularity.parse(granularity)
+            self.criterion = _criterion(criterion)
+            if isinstance(scope, str):
+                check_choice("scope", scope, ("global", "layer"))
+            if isinstance(schedule, str):
+                check_choice("schedule", schedule, CURVES)
+            self.schedule = SparsitySchedule(
+                final=self._most if final_sparsity is None else final_sparsity,
+                initial=initial_sparsity,
+                begin=begin,
+                end=end,
+                every=every_n_steps,
+                freeze=freeze,
+                curve=schedule if isinstance(schedule, str) else "cubic",
+                table=None if isinstance(schedule, str) else schedule,
+            )
+            self.scope, self.include, self.exclude = scope, include, exclude or []
+            self.embeddings, self.overrides = embeddings, overrides or {}
+            self.max_layer_sparsity, self.regrow = max_layer_sparsity, regrow
+            self._check()
+        except UserError as error:
+            raise error.within(self._key) from None
+        self._layers: list[Layer] = []
+        self._rankings: list[Ranking] = []
+        self._handles: list[RemovableHandle] = []
+        self._watching: list[RemovableHandle] = []
+        self._gradients: dict[str, Tensor] = {}
+        self._figures: dict[str, float] = {}
+        self._step = 0
+        self._pruned = False
+
+    @property
+    def _key(self) -> str:
+        return f"callbacks.{type(self).__name__}"
+
+    @property
+    def _most(self) -> float:
+        """The final sparsity where none is given."""
+        return self.granularity.most if self.granularity.keep else 0.8
+
+    def _check(self) -> None:
+        for pattern, value in self.overrides.items():
+            check_sparsity(f"overrides.{pattern}", value)
+        if self.granularity.keep:
+            wrong = {f"overrides.{p}": v for p, v in self.overrides.items() if v not in (0, self._most)}
+            if self.schedule.final != self._most:
+                wrong["final_sparsity"] = self.schedule.final
+            for key, value in wrong.items():
+                rule, mend = (
+                    f"{self.granularity} is a sparsity of {self._most:.4g}",
+                    "leave it out, or change granularity",
+                )
+                raise UserError(rule, key=key, value=value, mend=mend)
+        if not 0 < self.max_layer_sparsity <= 1:
+            rule, mend = "must lie in (0, 1]", "1.0 allows that a layer is pruned away"
+            raise UserError(rule, key="max_layer_sparsity", value=self.max_layer_sparsity, mend=mend)
+        if not 0 <= self.regrow < 1:
+            raise UserError("must lie in [0, 1)", key="regrow", value=self.regrow, mend="write 0.3, or 0 for none")
+        if self.regrow and self.granularity.keep:
+            rule, mend = "is for unstructured pruning and blocks", f"leave it out with {self.granularity}"
+            raise UserError(rule, key="regrow", value=self.regrow, mend=mend)
+
+    # ------------------------------------------------------------------ before and after training
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            # Equal on all ranks by construction; they would be sent with every forward pass.
+            buffers = (MASK, *self.criterion.buffers)
+            ours = [f"student.{layer.name}.{buffer}" for layer in self._layers for buffer in buffers]
+            ignored = getattr(pl_module, "_ddp_params_and_buffers_to_ignore", [])
+            pl_module._ddp_params_and_buffers_to_ignore = [*ignored, *ours]  # type: ignore[assignment]
+
+    def prepare(self, student: nn.Module) -> None:
+        kinds = (*KINDS, nn.Embedding) if self.embeddings else KINDS
+        chosen = select(student, kinds, self.include, self.exclude, key=self._key)
+        check_overrides(student, self.overrides, f"{self._key}.overrides")
+        finals = {name: override(name, self.overrides, self.schedule.final) for name in chosen}
+        own = {name: value for name, value in finals.items() if override(name, self.overrides, None) is not None}
+        weights: set[int] = set()
+        self._layers = []
+        for name, module in chosen.items():
+            layer = Layer(name, module)
+            if finals[name] and id(layer.weight) not in weights:  # tied weights have one mask
+                weights.add(id(layer.weight))
+                self._layers.append(layer)
+        if not self._layers:
+            rule, mend = "leave no layer to prune", "give one of them a sparsity above 0"
+            raise UserError(rule, key=f"{self._key}.overrides", value=self.overrides, mend=mend)
+        try:
+            for layer in self._layers:
+                self.granularity.check(as_matrix(layer.module, layer.weight).shape, layer.name)
+                layer.module.register_buffer(MASK, torch.ones_like(layer.weight, dtype=torch.bool))
+                self.criterion.prepare(layer.module, layer.name)
+            self._rankings = rankings(
+                self._layers, self.scope, own, self.schedule.final, self.max_layer_sparsity, "scope"
+            )
+            for ranking in self._rankings:
+                ranking.check(self.granularity, "max_layer_sparsity")
+        except UserError as error:
+            raise error.within(self._key) from None
+
+    def finish(self, student: nn.Module) -> list[dict[str, Any]]:
+        layers = {}
+        for layer in self._layers:
+            if layer.mask.shape == layer.weight.shape:  # rows may have been removed since, with all that was in them
+                layer.zero()
+            for name in (MASK, *self.criterion.buffers):
+                delattr(layer.module, name)
+            zeros = int((layer.weight == 0).sum())
+            layers[layer.name] = {"weights": layer.weight.numel(), "zeros": zeros}
+        total = sum(counts["weights"] for counts in layers.values())
+        step = {
+            "kind": "sparsity",
+            "target": self.schedule.final,
+            "actual": sum(counts["zeros"] for counts in layers.values()) / max(1, total),
+            "granularity": str(self.granularity),
+            "criterion": type(self.criterion).__name__,
+            "layers": layers,
+        }
+        self._layers, self._rankings = [], []
+        return [step]
+
+    def complete(self, step: int, total_steps: int) -> bool:
+        return step >= self.schedule.last_step(total_steps)
+
+    def timeline(self, steps: Iterable[int], total_steps: int) -> Mapping[str, list[float]]:
+        return {"sparsity": [self.schedule(step, total_steps) for step in steps]}
+
+    # ------------------------------------------------------------------ training
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        try:
+            self.schedule.check(_total(pl_module))
+            if self.criterion.learns and self.schedule(0, _total(pl_module)):
+                rule = f"{type(self.criterion).__name__} has no scores before the first step"
+                raise UserError(rule, key="begin", value=self.schedule.begin, mend="begin: 1, or later")
+        except UserError as error:
+            raise error.within(self._key) from None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for optimizer in trainer.optimizers:
+            if type(optimizer) not in _ELEMENTWISE:
+                self._handles.append(optimizer.register_step_post_hook(lambda *_: self._zero()))
+        self._step = trainer.global_step
+        self._update(trainer, _total(pl_module))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not self._watching and self.schedule.updates_at(trainer.global_step + 1, _total(pl_module)):
+            handles = [self.criterion.watch(layer.module) for layer in self._layers]
+            self._watching = [handle for handle in handles if handle is not None]
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        # Here gradients are those of all micro-batches and ranks, and not clipped yet.
+        step, total = trainer.global_step, _total(pl_module)
+        if step < self.schedule.last_step(total):
+            for layer in self._layers:
+                self.criterion.learn(layer.module)
+            if self.regrow and self.schedule.updates_at(step + 1, total):
+                self._gradients = {layer.name: _magnitude(layer.weight) for layer in self._layers}
+        if self._pruned:
+            for layer in self._layers:
+                if layer.weight.grad is not None:
+                    layer.weight.grad.mul_(layer.factor)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._step:
+            return  # gradients are still accumulated
+        self._step, total = trainer.global_step, _total(pl_module)
+        if self.schedule.updates_at(self._step, total):
+            self._settle()
+            self._update(trainer, total)
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self._figures and every and self._step % every == 0:
+            pl_module.log_dict(self._figures)
+            self._figures = {}
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for handle in (*self._handles, *self._watching):
+            handle.remove()
+        self._handles, self._watching = [], []
+
+    def _settle(self) -> None:
+        for handle in self._watching:
+            handle.remove()
+        self._watching = []
+        for layer in self._layers:
+            self.criterion.settle(layer.module)
+
+    def _update(self, trainer: Trainer, total: int) -> None:
+        """Choose the masks of the last update. Once more, as at the start of a resumed run, this changes nothing."""
+        target = self.schedule(self._step, total)
+        if not target:
+            return
+        before = [layer.mask.clone() for layer in self._layers]
+        left = (1 + math.cos(math.pi * min(1.0, self._step / max(1, self.schedule.last_step(total))))) / 2
+        for ranking in self._rankings:
+            sparsity = target * (ranking.final / self.schedule.final)
+            ranking.update(sparsity, self.granularity, self.criterion, self._gradients, self.regrow * left)
+        self._gradients, self._pruned = {}, True
+        for optimizer in trainer.optimizers:
+            for layer in self._layers:
+                for moment in optimizer.state.get(layer.weight, {}).values():
+                    if isinstance(moment, Tensor) and moment.shape == layer.weight.shape:
+                        moment.mul_(layer.factor)
+        self._measure(before, target)
+
+    def _measure(self, before: Sequence[Tensor], target: float) -> None:
+        """What is logged next, read from the device at once."""
+        kept = torch.stack([layer.mask.sum() for layer in self._layers])
+        changed = torch.stack(
+            [(layer.mask != old).sum() for layer, old in zip(self._layers, before, strict=True)]
+        ).sum()
+        *counts, churn = torch.cat([kept, changed[None]]).tolist()
+        sizes = [layer.weight.numel() for layer in self._layers]
+        self._figures = {
+            "prune/target_sparsity": target,
+            "prune/sparsity": 1 - sum(counts) / sum(sizes),
+            "prune/churn": churn / sum(sizes),
+        }
+        for layer, count, size in zip(self._layers, counts, sizes, strict=True):
+            self._figures[f"prune/sparsity/{layer.name}"] = 1 - count / size
+
+    def _zero(self) -> None:
+        for layer in self._layers:
+            layer.zero()
+
+
+def _criterion(criterion: str | Criterion) -> Criterion:
+    if isinstance(criterion, Criterion):
+        return criterion
+    check_choice("criterion", criterion, CRITERIA)
+    return CRITERIA[criterion]()
+
+
+def _total(pl_module: Any) -> int:
+    return int(pl_module.total_steps)
+
+
+def _magnitude(weight: nn.Parameter) -> Tensor:
+    """Of the gradient; zeros where there is none, and where a loss scale overflowed."""
+    if weight.grad is None:
+        return torch.zeros_like(weight)
+    return weight.grad.float().abs().nan_to_num(0.0, 0.0)

@@ -1,0 +1,277 @@
+"""Quantization-aware training: the student learns with the rounding that it will be shipped with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric
+
+from distill.callbacks.compression import Compression
+from distill.errors import TrainingError, UserError
+from distill.prune.schedule import check_moment, step_at
+from distill.quantize.artifact import Store, step_of
+from distill.quantize.choose import choose, swap
+from distill.quantize.layers import QuantizedLayer, quantized_layers
+from distill.quantize.lifecycle import as_float, conclude, find_ranged, follow, start_scales
+from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.signals import Request
+
+__all__ = ["QuantizationAwareTraining"]
+
+_INT8 = WeightScheme()
+_INPUTS = ActivationScheme()
+_KEY = "callbacks.QuantizationAwareTraining"
+
+
+class QuantizationAwareTraining(Compression):
+    """Round the student's weights and inputs in every forward pass, with a straight-through gradient.
+
+    Time line, in optimizer steps (integers) or fractions of the run (floats): the student computes in floating point
+    until ``begin``; the ranges of static inputs are followed from ``observe`` to ``freeze_observers``. Weights that
+    were pruned stay exactly 0. Observers look at training batches only, all ranks' together. Linear maps,
+    convolutions and embeddings are quantised; head and first layer (of a model that reads numbers) are not, unless
+    ``include`` names them, but a head tied to a quantised embedding is quantised with it.
+
+    Logged under ``qat/``: whether rounding and observing are on, the mean and widest input range, and mean scales;
+    validation is of the rounded student, and ``val/float_<metric>`` of the same weights without rounding.
+
+    Args:
+        weights: Of linear maps and convolutions.
+        activations: Of their inputs; ``None`` leaves these as they are.
+        embeddings: Of embeddings, half of a small model; ``None`` leaves them as they are.
+        overrides: Mixed precision: regular expression -> width, scheme, or null to leave a layer out; the last that is
+            found in a name holds.
+        include: Regular expressions of the layers to quantise; everything but head and first layer by default.
+        exclude: Of those to leave out.
+        observe: When observers begin.
+        begin: When rounding begins.
+        freeze_observers: When observers stop.
+        lr_factor: The learning rate is multiplied by it from ``begin`` on.
+        float_validation: Whether validation also runs without rounding.
+        log_layers: Whether the range and the scale of every layer are logged.
+        store: How the artifact keeps the weights: ``float``, which transformers opens too, or as ``integers``.
+
+    Raises:
+        UserError: if the moments contradict each other, or the schemes do not fit the student.
+
+    Reference:
+        Jacob et al.: Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
+        CVPR 2018. Esser et al.: Learned Step Size Quantization, ICLR 2020.
+    """
+
+    order: ClassVar[int] = 2
+
+    def __init__(
+        self,
+        weights: WeightScheme = _INT8,
+        activations: ActivationScheme | None = _INPUTS,
+        embeddings: WeightScheme | None = _INT8,
+        overrides: dict[str, int | WeightScheme | None] | None = None,
+        include: list[str] | None = None,
+        exclude: list[str] | None = None,
+        observe: int | float = 0.0,
+        begin: int | float = 0.1,
+        freeze_observers: int | float = 0.9,
+        lr_factor: float = 1.0,
+        float_validation: bool = True,
+        log_layers: bool = False,
+        store: Store = "float",
+    ) -> None:
+        self.weights, self.embeddings = weights, embeddings
+        self.activations = None if activations is None or activations.kind == "none" else activations
+        self.overrides, self.include, self.exclude = overrides or {}, include, exclude or []
+        self.observe, self.begin, self.freeze_observers = observe, begin, freeze_observers
+        self.lr_factor, self.float_validation, self.log_layers = lr_factor, float_validation, log_layers
+        self.store: Store = store
+        self._check()
+        self._layers: dict[str, QuantizedLayer] = {}
+        self._step = 0  # the last one that was acted upon
+        self._float_metrics: dict[str, Metric] = {}
+
+    def _check(self) -> None:
+        moments = {name: getattr(self, name) for name in ("observe", "begin", "freeze_observers")}
+        for name, moment in moments.items():
+            check_moment(f"{_KEY}.{name}", moment)
+        if len({type(moment) for moment in moments.values()}) == 1:
+            self._check_moments(*moments.values())
+        if not self.lr_factor > 0:
+            raise UserError("must be greater than 0", key=f"{_KEY}.lr_factor", value=self.lr_factor, mend="0.1 is low")
+        if self.store not in ("float", "integers"):
+            raise UserError(
+                "must be float or integers", key=f"{_KEY}.store", value=self.store, mend="choose one of them"
+            )
+
+    @property
+    def _static(self) -> bool:
+        return self.activations is not None and self.activations.kind == "static"
+
+    def _moments(self, total_steps: int) -> tuple[int, int, int]:
+        """Steps after which observers begin, rounding begins, and observers stop."""
+        moments = (self.observe, self.begin, self.freeze_observers)
+        observe, begin, freeze = (step_at(moment, total_steps) for moment in moments)
+        return observe, begin, freeze
+
+    def _check_moments(self, observe: float, begin: float, freeze: float) -> None:
+        rules = (
+            ("begin", begin <= freeze, f"must not lie after freeze_observers ({self.freeze_observers})"),
+            ("observe", observe <= begin, f"must not lie after begin ({self.begin})"),
+            ("freeze_observers", observe < freeze, f"must lie after observe ({self.observe})"),
+        )
+        for name, holds, rule in rules if self._static else ():
+            if not holds:
+                value = getattr(self, name)
+                raise UserError(rule, key=f"{_KEY}.{name}", value=value, mend="order them: observe, begin, freeze")
+
+    # ------------------------------------------------------------------ structure
+
+    def prepare(self, student: nn.Module) -> None:
+        mine = quantized_layers(student)
+        if mine and all(layer.mode != "frozen" for layer in mine.values()):
+            self._layers = mine  # the run is continued in this process
+            return
+        chosen = choose(
+            student,
+            weights=self.weights,
+            activations=self.activations,
+            embeddings=self.embeddings,
+            overrides=self.overrides,
+            include=self.include,
+            exclude=self.exclude,
+            key=_KEY,
+        )
+        self._layers = swap(student, chosen)
+
+    def finish(self, student: nn.Module) -> list[dict[str, Any]]:
+        layers = quantized_layers(student)
+        find_ranged(layers.values())
+        static = [layer for layer in layers.values() if layer.static]
+        if static and not any(layer.ranged for layer in static):
+            raise TrainingError("the run ended before any input's range was observed: nothing can be quantised")
+        self._layers = {}
+        return [step_of(conclude(layers), self.store)]
+
+    def complete(self, step: int, total_steps: int) -> bool:
+        observe, begin, _ = self._moments(total_steps)
+        return step >= max(begin, observe + 1 if self._static else 0)
+
+    def timeline(self, steps: Iterable[int], total_steps: int) -> Mapping[str, list[float]]:
+        observe, begin, freeze = self._moments(total_steps)
+        steps = list(steps)
+        lines = {"fake_quant": [float(step >= begin) for step in steps]}
+        return lines | ({"observing": [float(observe <= step < freeze) for step in steps]} if self._static else {})
+
+    # ------------------------------------------------------------------ training
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        total = _total(pl_module)
+        self._check_moments(*self._moments(total))
+        find_ranged(self._layers.values())
+        if self.lr_factor != 1:
+            self._scale_learning_rate(trainer, total)
+        self._step = trainer.global_step
+        self._act(self._step, total)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._step:
+            return  # a part of an accumulated batch
+        self._step = trainer.global_step
+        observed = [layer for layer in self._layers.values() if layer.observing]
+        if observed:
+            follow(observed)
+        self._act(self._step, _total(pl_module))
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and self._step % every == 0:
+            self._log(pl_module)
+
+    def _act(self, step: int, total_steps: int) -> None:
+        """Switch to what holds after ``step`` steps."""
+        observe, begin, freeze = self._moments(total_steps)
+        for layer in self._layers.values():
+            layer.observing = layer.static and observe <= step < freeze
+            layer.mode = "fake" if step >= begin else "float"
+        if step == begin:
+            start_scales(self._layers.values())
+
+    def _scale_learning_rate(self, trainer: Trainer, total_steps: int) -> None:
+        """Multiply the learning rate during the optimizer's steps only: the scheduler knows nothing of it."""
+        begin = self._moments(total_steps)[1]
+
+        def scale(optimizer: Optimizer, *_: Any) -> None:
+            if trainer.global_step >= begin:
+                for group in optimizer.param_groups:
+                    group["lr_before_qat"] = group["lr"]
+                    group["lr"] = group["lr"] * self.lr_factor
+
+        def undo(optimizer: Optimizer, *_: Any) -> None:
+            for group in optimizer.param_groups:
+                group["lr"] = group.pop("lr_before_qat", group["lr"])
+
+        for optimizer in trainer.optimizers:
+            optimizer.register_step_pre_hook(scale)
+            optimizer.register_step_post_hook(undo)
+
+    @torch.no_grad()
+    def _log(self, pl_module: LightningModule) -> None:
+        layers = self._layers
+        values: dict[str, Any] = {
+            "qat/fake_quant": float(any(layer.mode == "fake" for layer in layers.values())),
+            "qat/observing": float(any(layer.observing for layer in layers.values())),
+        }
+        scales = {name: layer.grid().scale.mean() for name, layer in layers.items()}
+        ranges = {name: layer.input_range for name, layer in layers.items() if layer.static and layer.ranged}
+        values["qat/weight_scale_mean"] = torch.stack(list(scales.values())).mean()
+        if ranges:
+            widths = torch.stack([high - low for low, high in ranges.values()])
+            values |= {"qat/input_range_mean": widths.mean(), "qat/input_range_max": widths.max()}
+        if self.log_layers:
+            values |= {f"qat/weight_scale/{name}": scale for name, scale in scales.items()}
+            for name, (low, high) in ranges.items():
+                values |= {f"qat/input_low/{name}": low, f"qat/input_high/{name}": high}
+        pl_module.log_dict(values)
+
+    # ------------------------------------------------------------------ validation without rounding
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        rounding = any(layer.mode == "fake" for layer in self._layers.values())
+        self._float_metrics = {}
+        if self.float_validation and rounding and not trainer.sanity_checking:
+            module: Any = pl_module
+            self._float_metrics = {name: metric.to(module.device) for name, metric in module.task.metrics().items()}
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not self._float_metrics:
+            return
+        module: Any = pl_module
+        prepared = module.task.batch(batch)
+        with as_float(module.student), trainer.precision_plugin.forward_context():
+            logits = module.task.forward(module.student, prepared, Request(logits=True)).logits
+        module.task.update(self._float_metrics, logits, prepared)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        scores: dict[str, Tensor] = {
+            f"val/float_{name}": metric.compute() for name, metric in self._float_metrics.items()
+        }
+        if scores:
+            pl_module.log_dict(scores, sync_dist=trainer.world_size > 1)
+        self._float_metrics = {}
+
+
+def _total(pl_module: LightningModule) -> int:
+    total = pl_module.total_steps
+    assert isinstance(total, int)
+    return total

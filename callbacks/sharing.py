@@ -1,0 +1,56 @@
+"""Layers that share their parameters, as in ALBERT."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from distill.callbacks.compression import Compression
+from distill.errors import UserError
+from distill.structure.sharing import average, blocks, check_alike, check_groups, share, shared_layers
+
+__all__ = ["ShareParameters"]
+
+KEY = "callbacks.ShareParameters"
+
+
+class ShareParameters(Compression):
+    """Let layers use the same parameters: the student takes as long to run, and is stored in less space.
+
+    The optimizer sees shared parameters once, with the sum of their gradients; the artifact holds them once.
+
+    Args:
+        groups: Lists of layers that share (1 is the first), or a number n: every n neighbours do.
+        initial: What a group starts from: the ``mean`` of its layers' parameters, or those of its ``first`` layer.
+
+    Raises:
+        UserError: if the student has no such layers, or those of a group are not alike.
+
+    Reference:
+        Lan et al.: ALBERT: A Lite BERT for Self-supervised Learning of Language Representations, 2020.
+    """
+
+    order: ClassVar[int] = 0
+
+    def __init__(self, groups: int | list[list[int]] = 2, initial: Literal["mean", "first"] = "mean") -> None:
+        if isinstance(groups, int) and groups < 2:
+            raise UserError("at least two layers share", key=f"{KEY}.groups", value=groups, mend="give 2")
+        if initial not in ("mean", "first"):
+            raise UserError("must be mean or first", key=f"{KEY}.initial", value=initial, mend="choose one")
+        self.groups, self.initial = groups, initial
+
+    def prepare(self, student: nn.Module) -> None:
+        layers = shared_layers(student, KEY)
+        groups, key = self._groups(layers), f"{KEY}.groups"
+        check_groups(groups, len(layers), key)
+        check_alike(layers, groups, key)
+        if self.initial == "mean":
+            average(layers, groups)
+        share(layers, groups)
+
+    def _groups(self, layers: nn.ModuleList) -> list[list[int]]:
+        return blocks(len(layers), self.groups) if isinstance(self.groups, int) else self.groups
+
+    def finish(self, student: nn.Module) -> list[dict[str, Any]]:
+        return [{"kind": "share", "groups": self._groups(shared_layers(student, KEY))}]

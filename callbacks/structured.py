@@ -1,0 +1,199 @@
+"""Attention heads, feed-forward neurons and whole layers that are switched off one by one and removed in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from distill.callbacks.compression import Compression
+from distill.errors import UserError, nearest
+from distill.prune.schedule import SparsitySchedule
+from distill.structure.activations import ActivationSums
+from distill.structure.plan import Criterion, Parts, Plan, Scope
+
+__all__ = ["StructuredPruning"]
+
+KEY = "callbacks.StructuredPruning"
+
+Curve = Literal["cubic", "linear", "one_shot"]
+
+
+class StructuredPruning(Compression):
+    """Remove attention heads, feed-forward neurons and layers: little by little in training, physically in the end.
+
+    Between ``begin`` and ``end`` the least important ones are switched off, which is exactly as if they were
+    removed, and what remains learns to do without; they do not come back. :meth:`finish` takes them out of the
+    weights, so that the student is smaller and faster in fact. Known are the architectures of
+    :data:`distill.students.width.FAMILIES`; where query heads share heads of keys and values, whole groups go.
+    One head and one neuron stay in every layer.
+
+    Args:
+        heads: Part of the attention heads to remove, in [0, 1), of their original number.
+        neurons: Part of the feed-forward neurons, likewise.
+        layers: How many layers to remove, or the numbers of those (1 is the first).
+        criterion: What makes a unit important. ``magnitude``: the L2 norm of its weights. ``taylor``: |sum of
+            w * dL/dw| over its weights, a moving average over the steps. ``activation``: the norm of what it adds to
+            the layer's output, likewise; of a layer, how much it changes its input.
+        scope: Whether every ``layer`` loses the same part, or units are compared over the whole model (``global``).
+        begin: Moment the first units may go: a step (integer), or a fraction of the run (float in [0, 1]).
+        end: Moment the last ones are gone, likewise.
+        every_n_steps: How often units go in between; a fiftieth of the run if not given.
+        schedule: ``cubic`` (many at first, then fewer: 1 - (1 - p)^3), ``linear``, or ``one_shot`` (all at ``begin``).
+
+    Raises:
+        UserError: for values out of range, here or, where it takes the student to know, before training.
+    """
+
+    order: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        heads: float = 0.0,
+        neurons: float = 0.0,
+        layers: int | list[int] = 0,
+        criterion: Criterion = "magnitude",
+        scope: Scope = "layer",
+        begin: int | float = 0.0,
+        end: int | float = 0.6,
+        every_n_steps: int | None = None,
+        schedule: Curve = "cubic",
+    ) -> None:
+        for name, fraction in (("heads", heads), ("neurons", neurons)):
+            if not 0 <= fraction < 1:
+                rule, mend = "must lie in [0, 1)", "0.5 removes half of them"
+                raise UserError(rule, key=f"{KEY}.{name}", value=fraction, mend=mend)
+        for name, value, kind in (
+            ("criterion", criterion, Criterion),
+            ("scope", scope, Scope),
+            ("schedule", schedule, Curve),
+        ):
+            if value not in get_args(kind):
+                rule = f"must be one of {', '.join(get_args(kind))}"
+                raise UserError(rule, key=f"{KEY}.{name}", value=value, mend=nearest(value, get_args(kind)))
+        if not (heads or neurons or layers):
+            raise UserError("nothing is to be removed", key=KEY, mend="give heads, neurons or layers")
+        self.plan = Plan(heads, neurons, layers, criterion, scope, KEY)
+        try:
+            # Only the part of the way counts, whatever the sparsity at its end.
+            self.schedule = SparsitySchedule(final=0.5, begin=begin, end=end, every=every_n_steps, curve=schedule)
+        except UserError as error:
+            raise error.within(KEY) from None
+        self._activations = ActivationSums()
+        self._switches: list[RemovableHandle] = []
+        self._hooks: list[RemovableHandle] = []
+        self._zeros: list[tuple[nn.Parameter, int, Tensor]] = []
+
+    # ------------------------------------------------------------------ structure
+
+    def prepare(self, student: nn.Module) -> None:
+        _remove(self._switches)
+        self._switches = self.plan.prepare(student)
+
+    def finish(self, student: nn.Module) -> list[dict[str, Any]]:
+        _remove(self._switches)
+        return self.plan.finish(student)
+
+    # ------------------------------------------------------------------ schedule
+
+    def progress(self, step: int, total_steps: int) -> float:
+        """How much of what is to be removed is gone after ``step`` optimizer steps, in [0, 1]."""
+        return self.schedule(step, total_steps) / self.schedule.final
+
+    def complete(self, step: int, total_steps: int) -> bool:
+        return step >= self.schedule.end_step(total_steps)
+
+    def timeline(self, steps: Iterable[int], total_steps: int) -> Mapping[str, list[float]]:
+        progress = [self.progress(step, total_steps) for step in steps]
+        removed: dict[str, float] = {str(kind): fraction for kind, fraction in self.plan.fractions.items()}
+        if self.plan.layers:
+            removed["layers"] = self.plan.layer_count
+        return {f"{name} removed": [part * most for part in progress] for name, most in removed.items()}
+
+    # ------------------------------------------------------------------ training
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        total = self._total(pl_module)
+        try:
+            self.schedule.check(total)
+        except UserError as error:
+            raise error.within(KEY) from None
+        if self.plan.criterion != "magnitude" and self.progress(0, total):
+            rule = f"{self.plan.criterion} is measured in training, and units go before the first step"
+            raise UserError(rule, key=f"{KEY}.criterion", value=self.plan.criterion, mend="let begin be later")
+        student = pl_module.student
+        assert isinstance(student, nn.Module)
+        self._parts, self._zeros = Parts(student, KEY), []
+        self._step = trainer.global_step
+        optimizer = trainer.optimizers[0]
+        self._hooks = [optimizer.register_step_post_hook(self._apply)]
+        if not self.complete(self._step, total):
+            if self.plan.criterion == "taylor":
+                self._hooks.append(optimizer.register_step_pre_hook(self._measure))
+            elif self.plan.criterion == "activation":
+                self.plan.watch(self._parts, self._activations)
+        self._advance(total)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._activations.tokens = getattr(batch, "tokens", None)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._step:
+            return  # still accumulating
+        self._step, total = trainer.global_step, self._total(pl_module)
+        sums = self._activations.take(trainer.world_size)
+        if sums:
+            self.plan.measure(self._parts, sums)
+        self._advance(total)
+        if trainer.log_every_n_steps and self._step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            values = self.timeline([self._step], total)
+            pl_module.log_dict({f"structure/{name}".replace(" ", "_"): value for name, (value,) in values.items()})
+
+    def _advance(self, total: int) -> None:
+        """Bring the masks to the present step. Done twice it changes nothing: what is gone is the least important."""
+        if self.schedule.updates_at(self._step, total):
+            self.plan.switch_off(self._parts, self.progress(self._step, total))
+        if self.schedule.updates_at(self._step, total) or not self._zeros:
+            self._zeros = self.plan.zeros(self._parts)
+        self._apply()
+        if self.complete(self._step, total):
+            self._activations.stop()
+            _remove(self._hooks[1:])
+            del self._hooks[1:]
+
+    @torch.no_grad()
+    def _apply(self, *_: Any) -> None:
+        for parameter, axis, index in self._zeros:
+            parameter.index_fill_(axis, index, 0.0)
+
+    def _measure(self, *_: Any) -> None:
+        # In front of the optimizer's step, where gradients are those of the objective on every rank.
+        self.plan.measure(self._parts, {})
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        self._activations.stop()
+        _remove(self._hooks)
+
+    @staticmethod
+    def _total(pl_module: LightningModule) -> int:
+        total = pl_module.total_steps
+        assert isinstance(total, int)
+        return total
+
+
+def _remove(handles: list[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
+    handles.clear()

@@ -1,0 +1,206 @@
+"""What can be done with a run that has saved its student: score it, see where it is sensitive."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from distill import artifact
+from distill import sensitivity as scanning
+from distill.build import Job, build, make_trainer, quiet
+from distill.config import apply_override, dump, parse_value
+from distill.errors import UserError
+from distill.launch import interruptible
+from distill.outcome import number, show_scores, wide
+from distill.run import Run
+from distill.signals import Batch
+
+__all__ = ["evaluate", "reopen", "sensitivity"]
+
+
+def reopen(
+    folder: str | Path,
+    stage: str,
+    *,
+    overrides: Sequence[tuple[str, str]] = (),
+    allow: Sequence[str] = (),
+    with_teacher: bool = True,
+) -> tuple[Run, Job]:
+    """A run with its saved student and its data.
+
+    Args:
+        folder: The run.
+        stage: ``validate`` or ``test``.
+        overrides: Keys and YAML texts that replace parts of the run's configuration.
+        allow: Packages whose classes it may name, besides our own.
+        with_teacher: Whether the teacher is loaded too.
+
+    Raises:
+        UserError: if there is no such run, it has no student, or its data cannot be read.
+    """
+    run = Run.open(folder)
+    if not run.student.is_dir():
+        rule = "this run has saved no student yet"
+        raise UserError(rule, key="RUN", value=str(folder), mend="let it finish")
+    config = run.config
+    described = _take_student(config, run)
+    if not with_teacher:
+        config["model"] |= {"teacher": None, "losses": [{"class_path": "CrossEntropy"}]}
+    for key, text in overrides:
+        apply_override(config, key, parse_value(text, f"--{key}"))
+    job = build(config, allow=allow, stage=stage)
+    if not described:
+        artifact.load(run.student, job.module.student)
+    return run, job
+
+
+def evaluate(
+    folder: str | Path,
+    split: str = "validate",
+    *,
+    overrides: Sequence[tuple[str, str]] = (),
+    allow: Sequence[str] = (),
+) -> dict[str, float]:
+    """The figures of a run's saved student, and its teacher's, on validation or test data.
+
+    Args:
+        folder: The run.
+        split: ``validate`` or ``test``.
+        overrides: Keys and YAML texts that replace parts of the run's configuration.
+        allow: Packages whose classes it may name, besides our own.
+
+    Raises:
+        UserError: as :func:`reopen`.
+    """
+    run, job = reopen(folder, split, overrides=overrides, allow=allow)
+    with quiet():
+        trainer = make_trainer(job, enable_checkpointing=False, callbacks=[])
+    with quiet(), interruptible(trainer):
+        try:
+            run_split = trainer.validate if split == "validate" else trainer.test
+            [scores] = run_split(job.module, datamodule=job.data, verbose=False)
+        except MisconfigurationException as error:
+            rule = f"there is no data to {split}"
+            raise UserError(rule, key="data", mend="name the split in data.splits") from error
+    scores = {name: float(value) for name, value in scores.items()}
+    if trainer.is_global_zero:
+        show_scores(f"{run.name} {run.id}: {split}", scores)
+    return scores
+
+
+def _take_student(config: dict[str, Any], run: Run) -> bool:
+    """Have the configuration load the saved student, where it describes one in words."""
+    student = config["model"]["student"]
+    if isinstance(student, dict) and "class_path" in student:
+        return False
+    attention = student.get("attn_implementation") if isinstance(student, dict) else None
+    config["model"]["student"] = {"path": str(run.student)} | (
+        {"attn_implementation": attention} if attention is not None else {}
+    )
+    return True
+
+
+# ---------------------------------------------------------------------- sensitivity
+
+
+def sensitivity(
+    folder: str | Path,
+    *,
+    samples: int = 512,
+    sparsity: float = 0.8,
+    bits: float = 6.0,
+    output: str | Path | None = None,
+    overrides: Sequence[tuple[str, str]] = (),
+    allow: Sequence[str] = (),
+) -> Path:
+    """Scan the layers of a run's student, and write ``points.csv``, ``sensitivity.png`` and ``overrides.yaml``.
+
+    Args:
+        folder: The run.
+        samples: Of the validation data, the first ones.
+        sparsity: Mean sparsity of the layers that the YAML is to reach.
+        bits: Mean bits of their weights, likewise.
+        output: Folder to write to; ``sensitivity`` in the run's own if not given.
+        overrides: As of :func:`reopen`.
+        allow: Likewise.
+
+    Returns:
+        The folder written to.
+
+    Raises:
+        UserError: as :func:`reopen`, or if a target is out of reach.
+    """
+    for key, value, low, high in (
+        ("--sparsity", sparsity, 0.0, max(scanning.SPARSITIES)),
+        ("--bits", bits, min(scanning.BITS), max(scanning.BITS)),
+        ("--samples", samples, 1, float("inf")),
+    ):
+        if not low <= value <= high:
+            rule = f"must lie between {low:g} and {high:g}"
+            raise UserError(rule, key=key, value=value, mend="choose another")
+    run, job = reopen(folder, "validate", overrides=overrides, allow=allow, with_teacher=False)
+    student, task = job.module.student, job.module.task
+    if any(step["kind"] == "quantize" for step in artifact.steps_of(student)):
+        rule = "this student is quantised already"
+        raise UserError(rule, key="RUN", value=str(folder), mend="scan the run that it was made from")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student.to(device)
+    batches: list[Batch] = []
+    for raw in job.data.val_dataloader():
+        batches.append(task.batch(raw).to(device))
+        if sum(batch.size for batch in batches) >= samples:
+            break
+    console = wide()
+    metric, points = scanning.scan(
+        student, task, batches, progress=lambda tries: track(tries, "layers", console=console)
+    )
+    written = Path(output) if output is not None else run.folder / "sensitivity"
+    written.mkdir(parents=True, exist_ok=True)
+    scanning.write(points, written / "points.csv")
+    scanning.draw(points, written / "sensitivity.png")
+    (written / "overrides.yaml").write_text(_overrides(run, points, sparsity, bits), encoding="utf-8")
+    _show_points(f"{run.name} {run.id}: {task.monitor} {number(metric)} as it is", points, console)
+    print(f"{written}: points.csv, sensitivity.png, overrides.yaml")
+    return written
+
+
+def _overrides(run: Run, points: Sequence[scanning.Point], sparsity: float, bits: float) -> str:
+    """The YAML that gives each layer what it minds least."""
+
+    def exactly(chosen: Mapping[str, float]) -> dict[str, float]:
+        return {f"^{re.escape(name)}$": level for name, level in chosen.items()}
+
+    sparse = exactly(scanning.overrides(points, "sparsity", sparsity))
+    narrow = {name: int(level) for name, level in exactly(scanning.overrides(points, "bits", bits)).items()}
+    callbacks = [
+        {"class_path": "GradualMagnitudePruning", "init_args": {"final_sparsity": sparsity, "overrides": sparse}},
+        {"class_path": "QuantizationAwareTraining", "init_args": {"overrides": narrow}},
+    ]
+    head = (
+        f"# Of each layer of {run.name} as much as it minds least: mean sparsity {sparsity:g}, mean bits {bits:g}.\n"
+        "#   distill fit -c RECIPE -c overrides.yaml\n# Drop the callback that is not wanted.\n"
+    )
+    return head + dump({"callbacks": callbacks})
+
+
+def _show_points(title: str, points: Sequence[scanning.Point], console: Console) -> None:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("divergence, nats")
+    columns = list(dict.fromkeys((point.kind, point.level) for point in points))
+    for kind, level in columns:
+        table.add_column(f"{level:.0%} pruned" if kind == "sparsity" else f"{level:g} bits", justify="right")
+    layers: dict[str, dict[tuple[str, float], float]] = {}
+    for point in points:
+        layers.setdefault(point.layer, {})[point.kind, point.level] = point.divergence
+    for layer, line in layers.items():
+        table.add_row(layer, *(f"{line[column]:.2g}" for column in columns))
+    console.print(table)

@@ -1,0 +1,171 @@
+"""What a weight is worth: the higher its score, the longer it is kept."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from distill.errors import UserError
+from distill.targets import Conv1D
+
+__all__ = ["CRITERIA", "Criterion", "FunctionCriterion", "Magnitude", "Movement", "Wanda"]
+
+
+class Criterion(ABC):
+    """Scores of a module's weights. Give :meth:`score`; the rest is for scores that are learnt while training."""
+
+    learns: ClassVar[bool] = False
+    """Whether there is no score before the first step."""
+
+    buffers: ClassVar[tuple[str, ...]] = ()
+    """Names of the buffers that :meth:`prepare` registers."""
+
+    def prepare(self, module: nn.Module, name: str) -> None:
+        """Register persistent buffers on the module of the name, before weights are restored."""
+        return
+
+    @torch.no_grad()
+    def learn(self, module: nn.Module) -> None:
+        """Called before every optimizer step until masks are frozen; ``module.weight.grad`` is that of all ranks."""
+        return
+
+    def watch(self, module: nn.Module) -> RemovableHandle | None:
+        """Called before a step after which masks are chosen: hook what the step's forward passes are to show."""
+        return None
+
+    def settle(self, module: nn.Module) -> None:
+        """Called after that step, before the scores are read: must leave equal state on all ranks."""
+        return
+
+    @abstractmethod
+    def score(self, module: nn.Module) -> Tensor:
+        """Scores of ``module.weight``, of its shape, equal on all ranks; finite."""
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """The module's weight in at least float32, detached."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    weight = weight.detach()
+    return weight if weight.dtype is torch.float64 else weight.float()
+
+
+class Magnitude(Criterion):
+    """|W|: Zhu & Gupta 2017, Han et al. 2015."""
+
+    def score(self, module: nn.Module) -> Tensor:
+        return weight_of(module).abs()
+
+
+class Movement(Criterion):
+    """S = - sum over the steps so far of W * dL/dW: what moves away from zero is kept.
+
+    This is S trained by gradient descent with the straight-through estimator and a constant learning rate, which,
+    as S begins at zero, changes no ranking. L is the step's objective, times its number of predictions where
+    gradients are accumulated or there are several ranks. A pruned weight is zero, so its score stands still.
+
+    Reference:
+        Sanh, Wolf, Rush: Movement Pruning, NeurIPS 2020.
+    """
+
+    learns = True
+    buffers = ("weight_score",)
+
+    def prepare(self, module: nn.Module, name: str) -> None:
+        module.register_buffer("weight_score", torch.zeros_like(weight_of(module)))
+
+    @torch.no_grad()
+    def learn(self, module: nn.Module) -> None:
+        gradient: Any = module.weight.grad
+        if gradient is not None:
+            # Where the loss scale of float16 overflows, the optimizer skips the step; the score must outlive it.
+            gradient = gradient.to(weight_of(module).dtype).nan_to_num(0.0, 0.0, 0.0)
+            module.weight_score.addcmul_(weight_of(module), gradient, value=-1)  # type: ignore[operator]
+
+    def score(self, module: nn.Module) -> Tensor:
+        score = module.weight_score
+        assert isinstance(score, Tensor)
+        return score
+
+
+class Wanda(Criterion):
+    """|W| * |x|, with |x| the root mean square of the weight's input over positions, padding included.
+
+    The mean square is taken in the training steps just before masks are chosen, over all ranks, and averaged over
+    these steps exponentially, a tenth of weight to the newest.
+
+    Reference:
+        Sun, Liu, Bair, Kolter: A Simple and Effective Pruning Approach for Large Language Models, ICLR 2024.
+    """
+
+    learns = True
+    buffers = ("input_square",)
+
+    def __init__(self) -> None:
+        self._seen: dict[nn.Module, Tensor] = {}  # sums of squares by feature, and last the number of positions
+
+    def prepare(self, module: nn.Module, name: str) -> None:
+        if isinstance(module, nn.Embedding):
+            rule, mend = f"an embedding has no activations to be aware of ({name})", "use magnitude or movement"
+            raise UserError(rule, key="criterion", value="wanda", mend=mend)
+        groups = getattr(module, "groups", 1)
+        features = weight_of(module).shape[0 if isinstance(module, Conv1D) else 1] * groups
+        module.register_buffer("input_square", weight_of(module).new_zeros(features))
+
+    def watch(self, module: nn.Module) -> RemovableHandle | None:
+        dim = 1 if isinstance(module, nn.modules.conv._ConvNd) else -1
+
+        def collect(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if module.training:
+                with torch.no_grad():
+                    rows = args[0].detach().movedim(dim, -1).flatten(0, -2)
+                    sums = torch.linalg.vector_norm(rows, dim=0, dtype=torch.float32).square()
+                    seen = torch.cat([sums, sums.new_tensor([float(len(rows))])])
+                    self._seen[module] = self._seen.get(module, 0) + seen
+
+        return module.register_forward_pre_hook(collect)
+
+    @torch.no_grad()
+    def settle(self, module: nn.Module) -> None:
+        square = module.input_square
+        assert isinstance(square, Tensor)
+        seen = self._seen.pop(module, square.new_zeros(len(square) + 1))
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(seen)
+        # It begins at zero in every layer, which changes no ranking.
+        square.lerp_((seen[:-1] / seen[-1:].clamp(min=1)).to(square.dtype), 0.1)
+
+    def score(self, module: nn.Module) -> Tensor:
+        weight, square = weight_of(module), module.input_square
+        assert isinstance(square, Tensor)
+        norm = square.sqrt()
+        if isinstance(module, Conv1D):
+            return weight.abs() * norm[:, None]
+        groups = getattr(module, "groups", 1)
+        outputs, inputs = weight.shape[:2]
+        by_output = norm.view(groups, 1, inputs).expand(groups, outputs // groups, inputs).reshape(outputs, inputs)
+        return weight.abs() * by_output.view(outputs, inputs, *[1] * (weight.dim() - 2))
+
+
+class FunctionCriterion(Criterion):
+    """Scores by a function of your own.
+
+    Args:
+        function: (weight, module) -> scores of the weight's shape, equal on all ranks.
+    """
+
+    def __init__(self, function: Callable[[Tensor, nn.Module], Tensor]) -> None:
+        self.function = function
+
+    @torch.no_grad()
+    def score(self, module: nn.Module) -> Tensor:
+        return self.function(weight_of(module), module)
+
+
+CRITERIA: dict[str, type[Criterion]] = {"magnitude": Magnitude, "movement": Movement, "wanda": Wanda}
+"""Criteria by the names that a configuration may use."""

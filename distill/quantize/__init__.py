@@ -1,0 +1,1 @@
+"""Quantisation: fake-quantisation, observers and the layers that use them."""

@@ -1,0 +1,82 @@
+"""Quantised layers in the student artifact: rebuilding them, and their weights as integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from distill.quantize.layers import QuantizedLayer, quantized_layers
+from distill.quantize.lifecycle import freeze_structure
+from distill.quantize.scheme import LayerScheme
+from distill.quantize.weights import Grid
+
+__all__ = ["INTEGERS", "Store", "pack", "rebuild", "step_of", "unpack"]
+
+Store = Literal["float", "integers"]
+"""How weights are kept: floats on the grid under the plain names, or the integers themselves."""
+
+INTEGERS = "weight_integers"
+"""Name of a layer's integers in a packed state."""
+
+
+def step_of(layers: Mapping[str, QuantizedLayer], store: Store = "float") -> dict[str, Any]:
+    """The step of ``compression.json`` that says how these frozen layers were quantised."""
+    modules = {name: layer.scheme.record() for name, layer in layers.items()}
+    return {"kind": "quantize", "store": store, "modules": modules}
+
+
+def rebuild(model: nn.Module, step: Mapping[str, Any]) -> None:
+    """Give a plain ``model`` frozen layers, whose buffers and weights are for a state dict to fill."""
+    for name, record in step["modules"].items():
+        freeze_structure(model.get_submodule(name), LayerScheme.of(record))
+
+
+def pack(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A state dict with the frozen layers' weights as integers, two to a byte up to 4 bits.
+
+    ``<layer>.weight`` becomes ``<layer>.weight_integers``; the scales stay beside it.
+
+    Args:
+        state: Of ``model``; of tied weights one name is enough.
+        model: With frozen layers.
+    """
+    packed = dict(state)
+    for name, layer in quantized_layers(model).items():
+        if layer.mode == "frozen" and packed.pop(f"{name}.weight", None) is not None:
+            integers = layer.integers()
+            packed[f"{name}.{INTEGERS}"] = _nibbles(integers) if layer.scheme.weights.bits <= 4 else integers
+    return packed
+
+
+def unpack(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The state dict that :func:`pack` was given, to the bit.
+
+    Args:
+        state: Packed, or not.
+        model: Of the structure that was packed; its values do not matter.
+    """
+    whole = dict(state)
+    for name, layer in quantized_layers(model).items():
+        integers = whole.pop(f"{name}.{INTEGERS}", None)
+        if integers is None:
+            continue
+        if layer.scheme.weights.bits <= 4:
+            integers = _from_nibbles(integers, layer.weight.shape)
+        zero_point = whole.get(f"{name}.weight_zero_point")
+        whole[f"{name}.weight"] = layer.dequantize(integers, Grid(whole[f"{name}.weight_scale"], zero_point))
+    return whole
+
+
+def _nibbles(integers: Tensor) -> Tensor:
+    """Two integers of 4 bits to a byte, the first in the lower half, flat."""
+    flat = integers.flatten()
+    low, high = nn.functional.pad(flat, (0, flat.numel() % 2)).view(-1, 2).unbind(1)
+    return (low & 15).to(torch.uint8) | ((high & 15).to(torch.uint8) << 4)
+
+
+def _from_nibbles(packed: Tensor, shape: torch.Size) -> Tensor:
+    flat = torch.stack([packed & 15, packed >> 4], dim=1).to(torch.int8).flatten()[: shape.numel()]
+    return ((flat ^ 8) - 8).view(shape)

@@ -1,0 +1,147 @@
+"""Which layers of a model are quantised, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from distill.errors import UserError
+from distill.quantize.layers import QUANTIZED, QuantizedLayer, quantize_layer, quantized_layers
+from distill.quantize.scheme import ActivationScheme, LayerScheme, WeightScheme
+from distill.targets import check_overrides, override, select
+
+__all__ = ["choose", "first", "swap"]
+
+
+def first(model: nn.Module) -> set[str]:
+    """The name of the first layer with weights, if it reads numbers (an image, a table) and not tokens."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, tuple(QUANTIZED))]
+    return {layers[0][0]} if layers and not isinstance(layers[0][1], nn.Embedding) else set()
+
+
+def choose(
+    model: nn.Module,
+    *,
+    weights: WeightScheme,
+    activations: ActivationScheme | None,
+    embeddings: WeightScheme | None,
+    overrides: Mapping[str, int | WeightScheme | None] | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    key: str,
+) -> dict[str, LayerScheme]:
+    """Name -> scheme of every layer to quantise, in the order of the model.
+
+    Head and first layer (:func:`first`) are left out unless ``include`` names them. A head that is tied to a
+    quantised embedding is quantised with it, by the embedding's scheme: there is one matrix, so there is one grid.
+
+    Args:
+        model: The student.
+        weights: Of linear maps and convolutions.
+        activations: Of their inputs.
+        embeddings: Of embeddings; ``None`` leaves these out.
+        overrides: Regular expression -> another width, another scheme, or ``None`` to leave a layer out; where
+            several are found in a name, the last one holds.
+        include: Regular expressions of the names to quantise; everything but head and first layer by default.
+        exclude: Of those to leave out.
+        key: Where the settings stand in the configuration.
+
+    Raises:
+        UserError: if a pattern is found in no name, nothing is left, a group does not divide a layer's inputs, a layer
+            is of no known class, or layers that share a weight would be quantised differently.
+    """
+    check_overrides(model, overrides, f"{key}.overrides")
+    kinds = tuple(kind for kind in QUANTIZED if embeddings is not None or kind is not nn.Embedding)
+    chosen: dict[str, LayerScheme] = {}
+    skipped = first(model) if include is None else set()
+    for name, module in select(model, kinds, include, exclude, key=key).items():
+        if name in skipped or (include is None and type(module) not in QUANTIZED):
+            continue  # derived classes may compute something else: the projection inside nn.MultiheadAttention does
+        _check_class(name, module, key)
+        default = embeddings if isinstance(module, nn.Embedding) else weights
+        found = override(name, overrides, default)
+        scheme = (default or weights).with_bits(found) if isinstance(found, int) else found
+        if scheme is not None:
+            inputs = None if isinstance(module, nn.Embedding) else activations
+            chosen[name] = LayerScheme(weights=scheme, activations=inputs)
+    chosen = _with_ties(model, chosen, key)
+    if not chosen:
+        raise UserError("no layer of the student is chosen", key=key, mend="widen include, or exclude less")
+    for name, layer in chosen.items():
+        _check_groups(name, model.get_submodule(name), layer.weights, key)
+    return chosen
+
+
+def _check_class(name: str, module: nn.Module, key: str) -> None:
+    if isinstance(module, QuantizedLayer):
+        raise UserError("is quantised already", key=key, value=name, mend="begin from the student before that")
+    if type(module) not in QUANTIZED:
+        raise UserError(
+            f"is a {type(module).__name__}, which may compute something else than the class it is derived from",
+            key=key,
+            value=name,
+            mend=f"leave it out: exclude: ['{name}']",
+        )
+
+
+def _check_groups(name: str, module: nn.Module, scheme: WeightScheme, key: str) -> None:
+    if scheme.group_size is None:
+        return
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)
+    inputs = weight.shape[0] if QUANTIZED[type(module)].__name__ == "QuantizedTransposedLinear" else weight[0].numel()
+    if inputs % scheme.group_size:
+        raise UserError(
+            f"must divide the {inputs} inputs of {name}",
+            key=f"{key}.group_size",
+            value=scheme.group_size,
+            mend="give another size, or this layer another scheme in overrides",
+        )
+
+
+def _sharing(model: nn.Module) -> list[list[str]]:
+    """Names of the modules that share one weight, where several do."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name)
+    return [names for names in owners.values() if len(names) > 1]
+
+
+def _with_ties(model: nn.Module, chosen: dict[str, LayerScheme], key: str) -> dict[str, LayerScheme]:
+    """``chosen`` with one scheme for each weight, however many modules compute with it."""
+    for names in _sharing(model):
+        if not any(name in chosen and "weight" in model.get_submodule(name)._parameters for name in names):
+            continue
+        modules = {name: model.get_submodule(name) for name in names}
+        if len({id(module._parameters.get("weight")) for module in modules.values()}) > 1:
+            continue  # a shared bias, which is not quantised
+        table = next((name for name in names if isinstance(modules[name], nn.Embedding)), None)
+        lead = table if table in chosen else next(name for name in names if name in chosen)
+        for name, module in modules.items():
+            _check_class(name, module, key)
+            if name in chosen and (lead == table or chosen[name].weights == chosen[lead].weights):
+                chosen[name] = replace(chosen[name], weights=chosen[lead].weights)
+            elif name not in chosen and lead == table:
+                chosen[name] = LayerScheme(weights=chosen[lead].weights)
+            else:
+                raise UserError(
+                    f"shares its weight with {lead}, and one weight has one scheme",
+                    key=key,
+                    value=name,
+                    mend="give both the same scheme, or leave both out",
+                )
+    return chosen
+
+
+def swap(model: nn.Module, chosen: Mapping[str, LayerScheme]) -> dict[str, QuantizedLayer]:
+    """Make the chosen layers quantised ones, in ``float`` mode, in place; they share learned scales like weights."""
+    scales: dict[int, nn.Parameter] = {}
+    for name, scheme in chosen.items():
+        layer = quantize_layer(model.get_submodule(name), scheme)
+        if scheme.weights.learned:
+            assert isinstance(layer.weight_scale, nn.Parameter)
+            layer.weight_scale = scales.setdefault(id(layer.weight), layer.weight_scale)
+    return quantized_layers(model)

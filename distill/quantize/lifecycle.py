@@ -1,0 +1,128 @@
+"""The life of quantised layers: ranges that follow the inputs, freezing, and going back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from distill.quantize.layers import QuantizedLayer, quantize_layer, quantized_layers
+from distill.quantize.observers import followed, input_qparams, reduce_over_ranks, unseen
+from distill.quantize.scheme import LayerScheme
+from distill.quantize.weights import Grid, scale_shape
+
+__all__ = ["as_float", "conclude", "find_ranged", "follow", "freeze", "freeze_structure", "restore", "start_scales"]
+
+
+@torch.no_grad()
+def follow(layers: Iterable[QuantizedLayer]) -> None:
+    """Move the ranges of static inputs by what was seen since the last time, on all ranks together."""
+    static = [layer for layer in layers if layer.static]
+    batch = [unseen(layer.weight.device) if layer.seen is None else layer.seen for layer in static]
+    for layer, seen in zip(static, reduce_over_ranks(batch), strict=True):
+        assert layer.scheme.activations is not None
+        layer.input_range.copy_(followed(layer.input_range, seen, layer.scheme.activations))
+        layer.ranged = layer.ranged or layer.seen is not None
+        layer.seen = None
+
+
+def find_ranged(layers: Iterable[QuantizedLayer]) -> None:
+    """Find out, after a state dict was loaded, which layers know the range of their inputs."""
+    for layer in layers:
+        if layer.static:
+            layer.ranged = bool(layer.input_range.isfinite().all())
+
+
+@torch.no_grad()
+def start_scales(layers: Iterable[QuantizedLayer]) -> None:
+    """Start the trained scales from the weights as they are now."""
+    for layer in layers:
+        if layer.scheme.weights.learned:
+            layer.weight_scale.copy_(layer.initial_scale())
+
+
+def restore(layer: QuantizedLayer) -> None:
+    """Make a layer that is not frozen the plain module that it was."""
+    for name in ("input_range", "weight_scale", "scheme", "mode", "observing", "seen", "ranged"):
+        if hasattr(layer, name):
+            delattr(layer, name)
+    layer.__class__ = layer.plain  # type: ignore[assignment]
+
+
+@torch.no_grad()
+def freeze(layers: Iterable[QuantizedLayer]) -> None:
+    """Lay the weights on their grids for good, drop the observers, and keep what an integer layer needs.
+
+    Args:
+        layers: All layers that share weights together: a weight is laid on its grid once.
+    """
+    found = [(layer, layer.grid()) for layer in layers if layer.mode != "frozen"]
+    done: set[int] = set()
+    for layer, at in found:
+        if id(layer.weight) not in done:
+            layer.weight.copy_(layer.on_grid(at))
+            done.add(id(layer.weight))
+    for layer, at in found:
+        scale, zero_point = None, None
+        if layer.static:
+            assert layer.scheme.activations is not None
+            scale, zero_point = input_qparams(layer.input_range, layer.scheme.activations)
+            del layer.input_range
+        if layer.scheme.weights.learned:
+            del layer.weight_scale
+        _freeze_as(layer, at, scale, zero_point)
+
+
+def _freeze_as(layer: QuantizedLayer, at: Grid, scale: Tensor | None, zero_point: Tensor | None) -> None:
+    def integer(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.to(torch.int32)
+
+    layer.mode, layer.observing, layer.seen = "frozen", False, None
+    layer.register_buffer("weight_scale", at.scale.clone())
+    layer.register_buffer("weight_zero_point", integer(at.zero_point))
+    layer.register_buffer("input_scale", scale)
+    layer.register_buffer("input_zero_point", integer(zero_point))
+
+
+def freeze_structure(module: nn.Module, scheme: LayerScheme) -> QuantizedLayer:
+    """A frozen layer of ``module`` whose values are for a state dict to fill."""
+    layer = quantize_layer(module, scheme)
+    weights, device = scheme.weights, layer.weight.device
+    scale = torch.ones(scale_shape(layer.rows.shape, weights), device=device)
+    one, static = torch.ones((), device=device), layer.static
+    if weights.learned:
+        del layer.weight_scale
+    if static:
+        del layer.input_range
+    at = Grid(scale, None if weights.symmetric else scale)
+    _freeze_as(layer, at, one if static else None, one.clone() if static else None)
+    return layer
+
+
+def conclude(layers: Mapping[str, QuantizedLayer]) -> dict[str, QuantizedLayer]:
+    """Freeze the layers, but for those whose static input was never seen: never used, they become plain again.
+
+    Returns:
+        The frozen ones.
+    """
+    used = {name: layer for name, layer in layers.items() if layer.ranged or not layer.static}
+    for layer in layers.values():
+        if layer not in used.values():
+            restore(layer)
+    freeze(used.values())
+    return used
+
+
+@contextmanager
+def as_float(model: nn.Module) -> Iterator[None]:
+    """Without rounding, inside the block; layers that are frozen stay so."""
+    layers = [layer for layer in quantized_layers(model).values() if layer.mode == "fake"]
+    for layer in layers:
+        layer.mode = "float"
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.mode = "fake"

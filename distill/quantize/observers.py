@@ -1,0 +1,111 @@
+"""The ranges of a layer's input: of one batch, and followed from batch to batch.
+
+A range is a tensor ``[2]``, low and high. Parts of a batch (micro-batches, ranks, several calls of one layer) join to
+the widest of theirs, so that how a batch is divided changes nothing with ``minmax`` and ``moving_average``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from distill.quantize.fake import affine_qparams, at_least_float32, fake_quantize, symmetric_scale
+from distill.quantize.scheme import ActivationScheme
+
+__all__ = ["batch_range", "dynamic_qparams", "followed", "input_qparams", "reduce_over_ranks", "unseen", "widest"]
+
+_SAMPLE = 1 << 15
+"""Values of a batch that ``percentile`` and ``mse`` look at."""
+
+_SHRINK = 25
+"""Ranges that ``mse`` tries: 1/25, 2/25, ... of the full one."""
+
+
+def unseen(device: torch.device | None = None) -> Tensor:
+    """The range of nothing, which any other joined to it replaces."""
+    return torch.tensor([math.inf, -math.inf], device=device)
+
+
+def widest(a: Tensor, b: Tensor) -> Tensor:
+    """The smallest range that holds both."""
+    return torch.stack([torch.minimum(a[0], b[0]), torch.maximum(a[1], b[1])])
+
+
+def batch_range(x: Tensor, scheme: ActivationScheme) -> Tensor:
+    """The range of one batch, by the scheme's observer.
+
+    ``percentile`` and ``mse`` look at positions spread evenly over the batch, all features of each, at most 32,768
+    values together.
+
+    Args:
+        x: The layer's input, ``[..., features]``.
+        scheme: The scheme.
+    """
+    x = at_least_float32(x.detach())
+    if scheme.observer in ("minmax", "moving_average"):
+        return torch.stack(torch.aminmax(x))
+    values = _sample(x)
+    return _percentile(values, scheme.percentile) if scheme.observer == "percentile" else _least_error(values, scheme)
+
+
+def _sample(x: Tensor) -> Tensor:
+    positions = x.reshape(-1, x.shape[-1])
+    wanted = max(1, _SAMPLE // x.shape[-1])
+    if len(positions) > wanted:
+        chosen = torch.linspace(0, len(positions) - 1, wanted, device=x.device).long()
+        positions = positions[chosen]
+    return positions.flatten()
+
+
+def _percentile(values: Tensor, percentile: float) -> Tensor:
+    """The values below which 100 - percentile and percentile percent lie."""
+    outside = min(round(values.numel() * (1 - percentile / 100)), (values.numel() - 1) // 2)
+    return torch.stack([values.kthvalue(1 + outside).values, values.kthvalue(values.numel() - outside).values])
+
+
+def _least_error(values: Tensor, scheme: ActivationScheme) -> Tensor:
+    """The full range shrunk to what rounds ``values`` with the least squared error."""
+    full = torch.stack(torch.aminmax(values))
+    tried = [full * (part / _SHRINK) for part in range(_SHRINK, 0, -1)]
+    errors = torch.stack(
+        [(fake_quantize(values, *input_qparams(r, scheme), scheme.bounds) - values).square().sum() for r in tried]
+    )
+    return torch.stack(tried)[errors.argmin()]
+
+
+def followed(before: Tensor, batch: Tensor, scheme: ActivationScheme) -> Tensor:
+    """The range after one more batch: the widest so far, or before + momentum * (batch - before).
+
+    A batch that was not seen changes nothing.
+    """
+    if scheme.observer == "minmax":
+        return widest(before, batch)
+    moved = torch.where(before.isfinite(), before.lerp(batch, scheme.momentum), batch)
+    return torch.where(batch.isfinite(), moved, before)
+
+
+def reduce_over_ranks(ranges: Sequence[Tensor]) -> list[Tensor]:
+    """The widest of each range over the ranks, all in one exchange."""
+    if not ranges or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return list(ranges)
+    ends = torch.stack(list(ranges)) * ranges[0].new_tensor([-1.0, 1.0])
+    torch.distributed.all_reduce(ends, op=torch.distributed.ReduceOp.MAX)
+    return list((ends * ends.new_tensor([-1.0, 1.0])).unbind())
+
+
+def input_qparams(seen: Tensor, scheme: ActivationScheme) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of a range ``[..., 2]``; both ``[...]``, the zero point a whole number."""
+    low, high = seen.unbind(-1)
+    if scheme.symmetric:
+        scale = symmetric_scale(torch.maximum(-low, high), scheme.bounds[1])
+        return scale, torch.zeros_like(scale)
+    return affine_qparams(low, high, scheme.bounds)
+
+
+def dynamic_qparams(x: Tensor, scheme: ActivationScheme, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of ``x`` from its own values along ``dims``; they broadcast against ``x``."""
+    x = at_least_float32(x.detach())
+    return input_qparams(torch.stack([x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)], dim=-1), scheme)

@@ -1,0 +1,207 @@
+"""How much each layer minds being pruned or rounded, and what each should give so that the model reaches a target."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import kl_div, log_softmax, mse_loss
+
+from distill.allocate import allocate
+from distill.prune.granularity import as_matrix, from_matrix
+from distill.prune.masks import choose, count_at
+from distill.quantize.scheme import WeightScheme
+from distill.quantize.weights import fake_quantize_rows, grid
+from distill.signals import Batch, Request
+from distill.targets import select
+from distill.tasks.base import Task
+
+__all__ = ["BITS", "SPARSITIES", "Point", "draw", "overrides", "scan", "write"]
+
+Kind = Literal["sparsity", "bits"]
+
+SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
+BITS = (8, 6, 4, 3, 2)
+
+
+@dataclass(frozen=True)
+class Point:
+    """The model with one layer compressed and all else as it was.
+
+    Attributes:
+        layer: Name of the layer.
+        weights: How many it has.
+        kind: ``sparsity`` or ``bits``.
+        level: Its sparsity, or the bits of its weights.
+        metric: The task's metric.
+        divergence: Mean over the predictions of KL(model as it was || model with this layer compressed), in nats;
+            for a regression the mean squared difference. It tells layers apart where the metric, counted over a few
+            hundred samples, does not.
+    """
+
+    layer: str
+    weights: int
+    kind: Kind
+    level: float
+    metric: float
+    divergence: float
+
+
+def pruned(module: nn.Module, sparsity: float) -> Tensor:
+    """The module's weight without its smallest entries."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    gone = choose(weight.detach().abs().flatten(), count_at(sparsity, weight.numel()))
+    return weight.detach().masked_fill(gone.view_as(weight), 0)
+
+
+def rounded(module: nn.Module, bits: int) -> Tensor:
+    """The module's weight on a symmetric grid of so many bits, with a scale for each output channel."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    scheme, rows = WeightScheme(bits=bits), as_matrix(module, weight.detach())
+    return from_matrix(module, fake_quantize_rows(rows, grid(rows, scheme), scheme))
+
+
+@contextmanager
+def _with_weight(module: nn.Module, weight: Tensor) -> Iterator[None]:
+    parameter = module.weight
+    assert isinstance(parameter, nn.Parameter)
+    kept = parameter.data
+    parameter.data = weight.to(kept.dtype)
+    try:
+        yield
+    finally:
+        parameter.data = kept
+
+
+def scan(
+    model: nn.Module,
+    task: Task,
+    batches: Sequence[Batch],
+    modules: Mapping[str, nn.Module] | None = None,
+    *,
+    sparsities: Sequence[float] = SPARSITIES,
+    bits: Sequence[int] = BITS,
+    progress: Any = None,
+) -> tuple[float, list[Point]]:
+    """Compress one layer at a time and look what becomes of the predictions.
+
+    Args:
+        model: The student, in eval mode; afterwards it is as before.
+        task: Reads the batches and judges.
+        batches: With labels.
+        modules: The layers, by name; all linear ones but the head if not given.
+        sparsities: To try in each layer.
+        bits: To try in each layer.
+        progress: Wraps an iterable of known length: ``rich.progress.track``, say.
+
+    Returns:
+        The metric of the model as it is, and the points.
+    """
+    modules = select(model, key="sensitivity") if modules is None else modules
+    model.eval()
+    metric, reference = _evaluate(model, task, batches)
+    kinds: list[tuple[Kind, float]] = [("sparsity", level) for level in sparsities]
+    kinds += [("bits", level) for level in bits]
+    tries = [(name, module, kind, level) for name, module in modules.items() for kind, level in kinds]
+    points = []
+    for name, module, kind, level in tries if progress is None else progress(tries):
+        weight = pruned(module, level) if kind == "sparsity" else rounded(module, int(level))
+        with _with_weight(module, weight):
+            value, logits = _evaluate(model, task, batches)
+        points.append(Point(name, weight.numel(), kind, level, value, _divergence(reference, logits)))
+    return metric, points
+
+
+@torch.inference_mode()
+def _evaluate(model: nn.Module, task: Task, batches: Iterable[Batch]) -> tuple[float, list[Tensor]]:
+    metrics, rows = task.metrics(), []
+    for batch in batches:
+        logits = task.forward(model, batch, Request(logits=True)).logits
+        assert logits is not None
+        task.update(metrics, logits, batch)
+        rows.append((logits.flatten(0, -2) if batch.mask is None else logits[batch.mask]).float())
+    return float(metrics[task.monitor].compute()), rows
+
+
+def _divergence(reference: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    count = sum(len(rows) for rows in reference)
+    total = 0.0
+    for theirs, ours in zip(reference, other, strict=True):
+        if theirs.shape[-1] == 1:
+            total += float(mse_loss(ours, theirs, reduction="sum"))
+        else:
+            # A layer rounded to nothing may give any logits; what is no number is as far off as can be.
+            logp = log_softmax(ours, -1).nan_to_num(nan=-100.0, neginf=-100.0)
+            total += float(kl_div(logp, log_softmax(theirs, -1), log_target=True, reduction="sum"))
+    return max(0.0, total / count)
+
+
+def overrides(points: Sequence[Point], kind: Kind, target: float) -> dict[str, float]:
+    """Layer -> sparsity (or bits), the mean over all weights at least (at most) ``target``, at the least divergence.
+
+    Args:
+        points: Of :func:`scan`.
+        kind: What is chosen.
+        target: Mean sparsity, or mean bits, of the weights scanned.
+
+    Raises:
+        ValueError: if the levels that were tried do not reach the target.
+    """
+    curves: dict[str, list[tuple[float, float]]] = {}
+    levels: dict[str, list[float]] = {}
+    whole = 0.0 if kind == "sparsity" else float(max(p.level for p in points if p.kind == "bits"))
+    for point in sorted(
+        (p for p in points if p.kind == kind), key=lambda p: p.level if kind == "sparsity" else -p.level
+    ):
+        saving = point.weights * (point.level if kind == "sparsity" else whole - point.level)
+        if kind == "sparsity" and point.layer not in curves:
+            curves[point.layer], levels[point.layer] = [(0.0, 0.0)], [0.0]
+        curves.setdefault(point.layer, []).append((saving, point.divergence))
+        levels.setdefault(point.layer, []).append(point.level)
+    weights = sum({p.layer: p.weights for p in points}.values())
+    chosen = allocate(curves, weights * (target if kind == "sparsity" else whole - target))
+    return {layer: levels[layer][number] for layer, number in chosen.items()}
+
+
+def write(points: Sequence[Point], path: str | Path) -> None:
+    """Write the points as CSV."""
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, [field.name for field in fields(Point)])
+        table.writeheader()
+        table.writerows(asdict(point) for point in points)
+
+
+def draw(points: Sequence[Point], path: str | Path) -> None:
+    """Draw divergence against sparsity and against bits, a line a layer, the most sensitive ones named."""
+    from distill.plots import figure, save
+
+    drawn = figure(11, 4.5)
+    for panel, kind in zip(drawn.subplots(1, 2, sharey=True), ("sparsity", "bits"), strict=True):
+        lines: dict[str, list[Point]] = {}
+        for point in points:
+            if point.kind == kind:
+                lines.setdefault(point.layer, []).append(point)
+        worst = sorted(lines, key=lambda name: -max(p.divergence for p in lines[name]))[:5]
+        for name, line in lines.items():
+            at, cost = [p.level for p in line], [max(p.divergence, 1e-7) for p in line]
+            named = name in worst
+            panel.plot(
+                at, cost, marker=".", label=name if named else None, color=None if named else "0.8", zorder=named
+            )
+        panel.set_yscale("log")
+        panel.set_xlabel("sparsity of the layer" if kind == "sparsity" else "bits of the layer's weights")
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=7)
+        if kind == "bits":
+            panel.invert_xaxis()
+        else:
+            panel.set_ylabel("divergence from the model as it was, nats")
+    save(drawn, path)

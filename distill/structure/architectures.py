@@ -1,0 +1,168 @@
+"""What of a transformer's layers can be removed: which features of which parameters belong to a head or a neuron.
+
+The names of the parameters and what their axes run over are those of :data:`distill.students.width.FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from distill.errors import UserError
+from distill.structure.low_rank import LowRankLinear
+from distill.students.layers import layer_list
+from distill.students.width import FAMILIES, Family, Role, Widths
+
+__all__ = ["KINDS", "Kind", "Slice", "Units", "find_units", "layer_modules"]
+
+Kind = Literal["heads", "neurons"]
+
+KINDS: Mapping[Kind, str] = {"heads": "head", "neurons": "neuron"}
+"""What is removed -> its name in the singular, with which its buffers begin (``head_mask``)."""
+
+_ROLES: Mapping[Kind, tuple[Role, ...]] = {"heads": ("heads", "kv_heads", "fused"), "neurons": ("ffn",)}
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The features of one axis of a parameter, by the unit that they belong to.
+
+    Attributes:
+        parameter: Its name in the model.
+        axis: Of the parameter.
+        features: Indices along the axis, ``[units, features of a unit]``, on the parameter's device.
+        reads: Whether this is the map after the units, which reads what they put out.
+    """
+
+    parameter: str
+    axis: int
+    features: Tensor
+    reads: bool
+
+
+@dataclass(frozen=True)
+class Units:
+    """The heads, or the feed-forward neurons, of one layer. Set to zero in every slice, a unit adds nothing.
+
+    Under grouped-query attention a unit of the heads is a head of keys and values with its query heads.
+
+    Attributes:
+        kind: ``heads`` or ``neurons``.
+        layer: 1 is the first.
+        owner: Name of the layer's module, which carries the mask.
+        slices: Where the units' weights are.
+    """
+
+    kind: Kind
+    layer: int
+    owner: str
+    slices: tuple[Slice, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.slices[0].features)
+
+    @property
+    def output(self) -> Slice:
+        """The columns of the map that reads the units' output."""
+        return next(part for part in self.slices if part.reads)
+
+
+def layer_modules(model: nn.Module, key: str) -> tuple[str, nn.ModuleList]:
+    """Name and list of the layers of a model whose architecture is known.
+
+    Args:
+        model: The student.
+        key: What asks for it, for error messages.
+
+    Raises:
+        UserError: naming the architectures that are, if this one is not.
+    """
+    _family(model, key)
+    assert isinstance(model, PreTrainedModel)
+    name = layer_list(model)
+    layers = model.get_submodule(name)
+    assert isinstance(layers, nn.ModuleList)
+    return name, layers
+
+
+def find_units(model: nn.Module, kind: Kind, key: str) -> list[Units]:
+    """The units of every layer; a layer that shares its parameters with an earlier one is passed over.
+
+    Args:
+        model: Of transformers.
+        kind: ``heads`` or ``neurons``.
+        key: What asks for it, for error messages.
+
+    Raises:
+        UserError: if the architecture is not known, or the layers are not built as it builds them.
+    """
+    family = _family(model, key)
+    prefix, layers = layer_modules(model, key)
+    size = _sizes(model)
+    found: dict[int, list[Slice]] = {number: [] for number in range(len(layers))}
+    for name, parameter in model.named_parameters():
+        if not name.startswith(f"{prefix}.") or not name.endswith((".weight", ".bias")):
+            continue  # what else a module holds beside its weight, such as scales, is no weight of a unit
+        number = int(name.removeprefix(f"{prefix}.").partition(".")[0])
+        for axis, role in enumerate(_axes(model, family, name, key)):
+            if role in _ROLES[kind]:
+                features = _by_unit(parameter.shape[axis], size[role], fused=role == "fused").to(parameter.device)
+                found[number].append(Slice(name, axis, features, _reads(model, name, axis)))
+    return [Units(kind, number + 1, f"{prefix}.{number}", tuple(slices)) for number, slices in found.items() if slices]
+
+
+def _family(model: nn.Module, key: str) -> Family:
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if not isinstance(model, PreTrainedModel) or kind not in FAMILIES:
+        raise UserError(
+            f"it is known how {', '.join(FAMILIES)} are built, and this is {kind or type(model).__name__}",
+            key=key,
+            mend="take a student of one of them, or GradualMagnitudePruning, which needs to know no architecture",
+        )
+    return FAMILIES[kind]
+
+
+def _sizes(model: nn.Module) -> dict[Role, int]:
+    """Features of one unit along an axis of each role."""
+    widths = Widths.of(model.config, FAMILIES[model.config.model_type])  # type: ignore[union-attr, index]
+    group = widths.heads // widths.kv_heads
+    one = widths.head_dim
+    return {"heads": group * one, "kv_heads": one, "fused": 3 * one, "ffn": 1}
+
+
+def _axes(model: nn.Module, family: Family, name: str, key: str) -> tuple[Role, ...]:
+    """What the axes of a layer's parameter run over; of a factor, the axis between the two is nobody's."""
+    module, _, kind = name.rpartition(".")
+    owner, _, factor = module.rpartition(".")
+    try:
+        if not isinstance(model.get_submodule(owner), LowRankLinear):
+            return family.axes(name)
+        (out,), weight = family.axes(f"{owner}.bias"), family.axes(f"{owner}.weight")
+    except UserError as error:
+        raise UserError(
+            f"what the axes of {name} run over is not known", key=key, mend="use a student with the usual layers"
+        ) from error
+    if factor == "up":
+        return (out, None) if kind == "weight" else (out,)
+    return None, weight[1] if weight[0] == out else weight[0]
+
+
+def _reads(model: nn.Module, name: str, axis: int) -> bool:
+    module = model.get_submodule(name.rpartition(".")[0])
+    into = 0 if isinstance(module, Conv1D) else 1
+    return name.endswith(".weight") and axis == into
+
+
+def _by_unit(size: int, per_unit: int, *, fused: bool) -> Tensor:
+    """The indices of an axis by unit; where queries, keys and values lie side by side, a unit has a part of each."""
+    index = torch.arange(size)
+    if fused:
+        return index.view(3, -1, per_unit // 3).transpose(0, 1).reshape(-1, per_unit)
+    return index.view(-1, per_unit)

@@ -1,0 +1,244 @@
+"""What is to be removed of a student: prepared, switched off part by part, taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from distill.artifact import steps_of, structural
+from distill.errors import UserError
+from distill.prune.masks import count_at
+from distill.structure import importance
+from distill.structure.activations import ActivationSums
+from distill.structure.architectures import KINDS, Kind, Units, find_units, layer_modules
+from distill.structure.low_rank import LowRankLinear
+from distill.structure.masking import LayerSwitch, dropped
+from distill.structure.removal import keep_units, remove_layers
+
+__all__ = ["Criterion", "Parts", "Plan", "Scope"]
+
+Criterion = Literal["magnitude", "taylor", "activation"]
+Scope = Literal["layer", "global"]
+
+MEMORY = 0.99
+"""How much of the importance measured so far the next step keeps: about the last hundred steps count."""
+
+
+class Parts:
+    """A student's layers, heads and neurons, found once and used at every step.
+
+    Args:
+        student: Of a known architecture.
+        key: What asks for it, for error messages.
+
+    Raises:
+        UserError: if the architecture is not known.
+    """
+
+    def __init__(self, student: nn.Module, key: str) -> None:
+        self.student = student
+        _, self.layers = layer_modules(student, key)
+        self.units: dict[Kind, list[Units]] = {kind: find_units(student, kind, key) for kind in KINDS}
+        self.weights = dict(student.named_parameters())
+
+    def mask(self, units: Units) -> Tensor:
+        """Which of the units stay, boolean, ``[units]``: a buffer of their layer."""
+        return self.student.get_submodule(units.owner).get_buffer(f"{KINDS[units.kind]}_mask")
+
+    def measured(self, units: Units) -> Tensor:
+        """The moving average of their importance, ``[units]``: likewise."""
+        return self.student.get_submodule(units.owner).get_buffer(f"{KINDS[units.kind]}_importance")
+
+    @property
+    def by_layer(self) -> list[tuple[Units, ...]]:
+        """The heads and the neurons of each layer."""
+        return list(zip(*self.units.values(), strict=True))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be removed, and by which criterion. All that changes is in buffers of the student.
+
+    Attributes:
+        heads: Part of the attention heads, in [0, 1).
+        neurons: Part of the feed-forward neurons, in [0, 1).
+        layers: How many layers, or which; 1 is the first.
+        criterion: What makes a unit important.
+        scope: Among which units the least important are chosen.
+        key: Where all this stands, for error messages.
+    """
+
+    heads: float
+    neurons: float
+    layers: int | list[int]
+    criterion: Criterion
+    scope: Scope
+    key: str
+
+    @property
+    def fractions(self) -> dict[Kind, float]:
+        """How much of which kind is removed, of those of which something is."""
+        asked: dict[Kind, float] = {"heads": self.heads, "neurons": self.neurons}
+        return {kind: fraction for kind, fraction in asked.items() if fraction}
+
+    @property
+    def layer_count(self) -> int:
+        """How many layers are removed."""
+        return len(self.layers) if isinstance(self.layers, list) else self.layers
+
+    def _removed(self, kind: Kind, parts: Parts) -> list[int]:
+        """How many units go in the end: of each layer, or of all together."""
+        counts = [units.count for units in parts.units[kind]]
+        if self.scope == "global":
+            return [min(count_at(self.fractions[kind], sum(counts)), sum(counts) - len(counts))]
+        return [min(count_at(self.fractions[kind], count), count - 1) for count in counts]
+
+    # ------------------------------------------------------------------ before the training
+
+    def prepare(self, student: nn.Module) -> list[RemovableHandle]:
+        """Give the student its masks, all true, and the switches of its layers.
+
+        Raises:
+            UserError: if the student's architecture is not known, or has not so much to remove.
+        """
+        parts = Parts(student, self.key)
+        for kind, fraction in self.fractions.items():
+            if not sum(self._removed(kind, parts)):
+                counts = " or ".join(str(count) for count in sorted({units.count for units in parts.units[kind]}))
+                rule, mend = f"this is none of {counts} {kind} a layer", "remove more, or leave it out"
+                raise UserError(rule, key=f"{self.key}.{kind}", value=fraction, mend=mend)
+            for units in parts.units[kind]:
+                self._add_buffers(student.get_submodule(units.owner), KINDS[kind], units.count)
+        if not self.layers:
+            return []
+        self._check_layers(parts)
+        self._add_buffers(parts.layers, "layer", len(parts.layers))
+        # In front of the hooks by which transformers keeps hidden states: what they keep is what the next layer sees.
+        return [
+            layer.register_forward_hook(LayerSwitch(parts.layers, index), prepend=True)
+            for index, layer in enumerate(parts.layers)
+        ]
+
+    def _check_layers(self, parts: Parts) -> None:
+        key, depth = f"{self.key}.layers", len(parts.layers)
+        numbers = self.layers if isinstance(self.layers, list) else list(range(1, self.layers + 1))
+        known = set(numbers) <= set(range(1, depth + 1)) and len(set(numbers)) == len(numbers)
+        if not known or not 0 < len(numbers) < depth:
+            rule = f"the student has layers 1 to {depth}, and one must stay"
+            mend = f"give how many of them, or different numbers, fewer than {depth}"
+            raise UserError(rule, key=key, value=self.layers, mend=mend)
+        student = parts.student
+        shared = len(parts.units["neurons"]) < depth
+        if shared or structural(steps_of(student)) or any(isinstance(m, LowRankLinear) for m in student.modules()):
+            rule = "layers are removed of a student that was not made smaller in other ways before"
+            mend = "remove layers in a first run, alone or with heads and neurons"
+            raise UserError(rule, key=key, value=self.layers, mend=mend)
+
+    def _add_buffers(self, module: nn.Module, unit: str, count: int) -> None:
+        device = next(module.parameters()).device
+        if f"{unit}_mask" not in module._buffers:
+            module.register_buffer(f"{unit}_mask", torch.ones(count, dtype=torch.bool, device=device))
+        if self.criterion != "magnitude" and f"{unit}_importance" not in module._buffers:
+            module.register_buffer(f"{unit}_importance", torch.zeros(count, device=device))
+
+    # ------------------------------------------------------------------ in training
+
+    def watch(self, parts: Parts, activations: ActivationSums) -> None:
+        """Have the activations summed that the criterion ``activation`` reads."""
+        for kind in self.fractions:
+            for units in parts.units[kind]:
+                weight = parts.weights[units.output.parameter]
+                for module in parts.student.modules():
+                    if module._parameters.get("weight") is weight:  # of several layers, where they share it
+                        activations.watch_input(f"{units.owner}.{kind}", module)
+        if self.layers:
+            for index, layer in enumerate(parts.layers):
+                activations.watch_change(str(index), layer)
+
+    def measure(self, parts: Parts, sums: Mapping[str, Tensor]) -> None:
+        """Take one step's gradients, or activations, into the moving averages of importance."""
+        for kind in self.fractions:
+            for units in parts.units[kind]:
+                if self.criterion == "taylor":
+                    scores = importance.taylor(units, parts.weights)
+                else:
+                    scores = importance.output_norm(units, parts.weights, sums[f"{units.owner}.{kind}"])
+                _remember(parts.measured(units), scores)
+        if self.layers:
+            if self.criterion == "taylor":
+                values = [importance.layer_taylor(layer, parts.weights) for layer in parts.by_layer]
+            else:
+                values = [importance.layer_change(sums[str(index)]) for index in range(len(parts.layers))]
+            _remember(parts.layers.get_buffer("layer_importance"), torch.stack(values))
+
+    def switch_off(self, parts: Parts, progress: float) -> None:
+        """Bring the masks to where ``progress``, in [0, 1], of all that is to be removed is gone."""
+        for kind in self.fractions:
+            found = parts.units[kind]
+            masks = [parts.mask(units) for units in found]
+            scores = [self._importance(parts, units) for units in found]
+            counts = [count_at(progress, count) for count in self._removed(kind, parts)]
+            if self.scope == "global":
+                kept: Sequence[Tensor] = importance.choose_globally(scores, masks, counts[0])
+            else:
+                kept = [importance.choose(*of) for of in zip(scores, masks, counts, strict=True)]
+            for mask, stay in zip(masks, kept, strict=True):
+                mask.copy_(stay)
+        if self.layers:
+            mask = parts.layers.get_buffer("layer_mask")
+            mask.copy_(importance.choose(self._layer_importance(parts), mask, count_at(progress, self.layer_count)))
+
+    def _importance(self, parts: Parts, units: Units) -> Tensor:
+        by_weights = self.criterion == "magnitude"
+        return importance.magnitude(units, parts.weights) if by_weights else parts.measured(units)
+
+    def _layer_importance(self, parts: Parts) -> Tensor:
+        if self.criterion == "magnitude":
+            scores = torch.stack([importance.layer_magnitude(layer, parts.weights) for layer in parts.by_layer])
+        else:
+            scores = parts.layers.get_buffer("layer_importance")
+        if isinstance(self.layers, list):
+            listed = [index + 1 in self.layers for index in range(len(parts.layers))]
+            scores = scores.masked_fill(~torch.tensor(listed, device=scores.device), torch.inf)
+        return scores
+
+    def zeros(self, parts: Parts) -> list[tuple[nn.Parameter, int, Tensor]]:
+        """What the masks say is zero: parameters, axes, and indices along them."""
+        found = [units for kind in self.fractions for units in parts.units[kind]]
+        gone = [entry for units in found for entry in dropped(units, parts.mask(units))]
+        return [(parts.weights[name], axis, index) for name, axis, index in gone]
+
+    # ------------------------------------------------------------------ after it
+
+    def finish(self, student: nn.Module) -> list[dict[str, Any]]:
+        """Take out what the masks say is gone, and the masks; the steps of ``compression.json``."""
+        parts = Parts(student, self.key)
+        steps: list[dict[str, Any]] = []
+        kept = {
+            kind: {units.layer: parts.mask(units).nonzero().flatten().tolist() for units in parts.units[kind]}
+            for kind in self.fractions
+        }
+        if self.layers:
+            numbers = [index + 1 for index in parts.layers.get_buffer("layer_mask").nonzero().flatten().tolist()]
+            steps.append({"kind": "layers", "kept": numbers, "of": len(parts.layers)})
+            kept = {kind: {i: of[number] for i, number in enumerate(numbers, 1)} for kind, of in kept.items()}
+            remove_layers(student, numbers, self.key)
+        for module in (parts.layers, *parts.layers):
+            for unit in ("layer", *KINDS.values()):
+                module._buffers.pop(f"{unit}_mask", None)
+                module._buffers.pop(f"{unit}_importance", None)
+        for kind, stay in kept.items():
+            keep_units(student, kind, stay, self.key)
+        if kept:
+            removed: dict[str, Any] = {kind: {str(layer): stay for layer, stay in of.items()} for kind, of in kept.items()}
+            steps.append({"kind": "remove", **removed})
+        return steps
+
+
+def _remember(average: Tensor, scores: Tensor) -> None:
+    average.mul_(MEMORY).add_(scores, alpha=1 - MEMORY)
