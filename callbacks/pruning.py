@@ -46,7 +46,7 @@ class GradualMagnitudePruning(Compression):
         initial_sparsity: At ``begin``.
         begin: Moment of the first update: a step (integer), or a fraction of the run (float in [0, 1]).
         end: Moment at which ``final_sparsity`` is reached, likewise.
-        every_n_steps: Steps from one update to the next; a fiftieth of the run if not given.
+        every_n_steps: Steps from one update to the next; a fiftieth of the run, and at least 20, if not given.
         schedule: ``cubic`` (Zhu & Gupta 2017), ``linear``, ``one_shot`` (at ``begin``), or a table of moments and
             the sparsity from then on, which takes the place of sparsities, ``begin`` and ``end``.
         scope: One ranking over all weights (``global``), one a layer (``layer``), or regular expressions searched
@@ -140,6 +140,9 @@ class GradualMagnitudePruning(Compression):
     def _check(self) -> None:
         for pattern, value in self.overrides.items():
             check_sparsity(f"overrides.{pattern}", value)
+            if value and not self.schedule.final:
+                rule, mend = "follows the schedule of final_sparsity, which is 0", "give that one a value"
+                raise UserError(rule, key=f"overrides.{pattern}", value=value, mend=mend)
         if self.granularity.keep:
             wrong = {f"overrides.{p}": v for p, v in self.overrides.items() if v not in (0, self._most)}
             if self.schedule.final != self._most:
@@ -174,13 +177,12 @@ class GradualMagnitudePruning(Compression):
         kinds = (*KINDS, nn.Embedding) if self.embeddings else KINDS
         chosen = select(student, kinds, self.include, self.exclude, key=self._key)
         check_overrides(student, self.overrides, f"{self._key}.overrides")
-        finals = {name: override(name, self.overrides, self.schedule.final) for name in chosen}
-        own = {name: value for name, value in finals.items() if override(name, self.overrides, None) is not None}
+        own = {name: value for name in chosen if (value := override(name, self.overrides, None)) is not None}
         weights: set[int] = set()
-        self._layers = []
+        self._layers, self._gradients, self._figures, self._pruned = [], {}, {}, False
         for name, module in chosen.items():
             layer = Layer(name, module)
-            if finals[name] and id(layer.weight) not in weights:  # tied weights have one mask
+            if own.get(name) != 0 and id(layer.weight) not in weights:  # tied weights have one mask
                 weights.add(id(layer.weight))
                 self._layers.append(layer)
         if not self._layers:
@@ -195,7 +197,7 @@ class GradualMagnitudePruning(Compression):
                 self._layers, self.scope, own, self.schedule.final, self.max_layer_sparsity, "scope"
             )
             for ranking in self._rankings:
-                ranking.check(self.granularity, "max_layer_sparsity")
+                ranking.check(self.granularity, self.criterion)
         except UserError as error:
             raise error.within(self._key) from None
 

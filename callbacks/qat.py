@@ -15,7 +15,7 @@ from distill.callbacks.compression import Compression
 from distill.errors import TrainingError, UserError
 from distill.prune.schedule import check_moment, step_at
 from distill.quantize.artifact import Store, step_of
-from distill.quantize.choose import choose, swap
+from distill.quantize.choose import check_widths, choose, swap
 from distill.quantize.layers import QuantizedLayer, quantized_layers
 from distill.quantize.lifecycle import as_float, conclude, find_ranged, follow, start_scales
 from distill.quantize.scheme import ActivationScheme, WeightScheme
@@ -99,6 +99,7 @@ class QuantizationAwareTraining(Compression):
             check_moment(f"{_KEY}.{name}", moment)
         if len({type(moment) for moment in moments.values()}) == 1:
             self._check_moments(*moments.values())
+        check_widths(self.overrides, f"{_KEY}.overrides")
         if not self.lr_factor > 0:
             raise UserError("must be greater than 0", key=f"{_KEY}.lr_factor", value=self.lr_factor, mend="0.1 is low")
         if self.store not in ("float", "integers"):
@@ -130,10 +131,8 @@ class QuantizationAwareTraining(Compression):
     # ------------------------------------------------------------------ structure
 
     def prepare(self, student: nn.Module) -> None:
-        mine = quantized_layers(student)
-        if mine and all(layer.mode != "frozen" for layer in mine.values()):
-            self._layers = mine  # the run is continued in this process
-            return
+        if self._layers and self._layers == quantized_layers(student):
+            return  # fit once more, in this process
         chosen = choose(
             student,
             weights=self.weights,

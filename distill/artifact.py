@@ -117,7 +117,15 @@ def save(
 
 def _write(folder: Path, model: nn.Module, tokenizer: Any, record: Mapping[str, Any]) -> None:
     with quiet():
-        if isinstance(model, PreTrainedModel):
+        if any(step.get("store") == "integers" for step in record["steps"]):
+            from distill.quantize.artifact import pack
+
+            packed = pack(model.state_dict(), model)
+            if isinstance(model, PreTrainedModel):
+                model.save_pretrained(folder, state_dict=packed)
+            else:
+                safetensors.torch.save_file(packed, folder / WEIGHTS)
+        elif isinstance(model, PreTrainedModel):
             model.save_pretrained(folder)
         else:
             safetensors.torch.save_model(model, str(folder / WEIGHTS))
@@ -201,7 +209,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         raise UserError("no such folder", key="folder", value=str(folder), mend="give the folder of a saved student")
     steps = read_steps(path, "folder")
     if model is not None:
-        loaded = _fill(path, restructure(model, steps))
+        loaded = _fill(path, restructure(model, steps), steps)
     else:
         loaded = _rebuilt(path, steps) if structural(steps) else _open(path)
     loaded._compression_steps = steps  # type: ignore[assignment]
@@ -228,7 +236,7 @@ def _rebuilt(path: Path, steps: Sequence[Mapping[str, Any]]) -> nn.Module:
         config = architecture.config_class.from_pretrained(path)
         config.dtype = torch.float32
         model = architecture(config)
-    return _fill(path, restructure(model, steps))
+    return _fill(path, restructure(model, steps), steps)
 
 
 def _architecture(path: Path) -> Any:
@@ -270,9 +278,14 @@ def _open(path: Path) -> nn.Module:
     return model
 
 
-def _fill(path: Path, model: nn.Module) -> nn.Module:
+def _fill(path: Path, model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> nn.Module:
     try:
-        safetensors.torch.load_model(model, path / WEIGHTS)
+        if any(step.get("store") == "integers" for step in steps):
+            from distill.quantize.artifact import unpack
+
+            model.load_state_dict(unpack(safetensors.torch.load_file(path / WEIGHTS), model))
+        else:
+            safetensors.torch.load_model(model, path / WEIGHTS)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"the weights are not those of this {type(model).__name__} ({_first_line(error)})",

@@ -21,6 +21,8 @@ distill trains a small model from a large one.
   distill fit -c FILE [-c FILE ...] [--key value ...]   train, save and score a student
   distill validate RUN [--key value ...]                score a run's student on its validation data
   distill test RUN [--key value ...]                    score a run's student on its test data
+  distill quantize RUN [--calibrate N] [--bits B]       quantise a run's student without training
+  distill export RUN --to hf|onnx|onnx-int8             write a run's student for others to run, verified
   distill sensitivity RUN [--sparsity S] [--bits B]     which layers can be pruned, which rounded, and how far
   distill list [KIND ...]                               losses, schedules, callbacks, tasks, recipes
 
@@ -80,6 +82,8 @@ def _run(argv: list[str]) -> int:
         "fit": _fit,
         "validate": _evaluate,
         "test": _evaluate,
+        "quantize": _quantize,
+        "export": _export,
         "sensitivity": _sensitivity,
         "list": _list,
     }
@@ -230,6 +234,73 @@ def _sensitivity(command: str, argv: list[str]) -> int:
             overrides=overrides,
             allow=options.allow,
         )
+    return 0
+
+
+def _quantize(command: str, argv: list[str]) -> int:
+    given = _of_run(
+        command,
+        argv,
+        "Quantise the student of a run without training it, into a run of its own: what quantization-aware training\n"
+        "has to beat.",
+        "validation",
+        ("--calibrate", {"type": int, "default": 256, "metavar": "N", "help": "training samples that ranges are from"}),
+        ("--bits", {"type": int, "default": 8, "help": "bits of a weight: 2, 3, 4, 6 or 8 (%(default)s)"}),
+        (
+            "--group",
+            {"type": int, "metavar": "N", "help": "weights that share a scale (a channel's)"},
+        ),
+        ("--asymmetric", {"action": "store_true", "help": "weights with a zero point"}),
+        ("--reduced-range", {"action": "store_true", "help": "weights of 7 bits in 8, for x86 without VNNI"}),
+        (
+            "--activations",
+            {"choices": ("static", "dynamic", "none"), "default": "static", "help": "inputs of layers (%(default)s)"},
+        ),
+        ("--no-embeddings", {"action": "store_true", "help": "leave embeddings in floating point"}),
+        ("--id", {"help": "the new run's id, a new one if not given"}),
+    )
+    if given:
+        options, overrides = given
+        from distill.finished import quantize
+        from distill.quantize.scheme import ActivationScheme, WeightScheme
+
+        quantize(
+            options.run,
+            calibrate=options.calibrate,
+            weights=WeightScheme(
+                bits=options.bits,
+                granularity="channel" if options.group is None else "group",
+                group_size=options.group,
+                symmetric=not options.asymmetric,
+                reduced_range=options.reduced_range,
+            ),
+            activations=None if options.activations == "none" else ActivationScheme(kind=options.activations),
+            embeddings=not options.no_embeddings,
+            run_id=options.id,
+            overrides=overrides,
+            allow=options.allow,
+        )
+    return 0
+
+
+def _export(command: str, argv: list[str]) -> int:
+    given = _of_run(
+        command,
+        argv,
+        "Write a run's student in a format that others run, verify on its validation data that it does the same,\n"
+        "and measure it. Needs the export extra for ONNX.",
+        "validation",
+        ("--to", {"choices": ("hf", "onnx", "onnx-int8"), "help": "the format"}),
+        ("--output", {"metavar": "DIR", "help": "folder to write; exports/FORMAT in the run's own if not given"}),
+        ("--isa", {"choices": ("avx2", "vnni", "arm"), "help": "what integers are for; this machine if not given"}),
+    )
+    if given:
+        options, overrides = given
+        if options.to is None:
+            raise UserError("must be given", key="--to", mend="hf, onnx or onnx-int8")
+        from distill.export.run import export
+
+        export(options.run, options.to, options.output, options.isa, overrides=overrides, allow=options.allow)
     return 0
 
 

@@ -17,14 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.build import Job, build, make_trainer, quiet
+from distill.callbacks import compressions
 from distill.models import parameter_count
 from distill.module import Distillation
-from distill.optim import learning_rate_factor
 from distill.outcome import duration, wide
 from distill.run import Run
-from distill.schedules import Constant, Schedule
+from distill.timeline import timeline
 
-__all__ = ["dry_run", "timeline"]
+__all__ = ["dry_run"]
 
 MOMENTS = (0.0, 0.05, 0.25, 0.5, 0.75, 1.0)
 """Parts of the run at which schedules are shown."""
@@ -158,29 +158,13 @@ def _figures(job: Job, trainer: Trainer, measured: Measured) -> dict[str, Any]:
         "seconds": measured.seconds * module.total_steps,
         "device": str(trainer.strategy.root_device),
         "precision": str(trainer.precision),
-        "timeline": timeline(module),
+        "timeline": timeline(module, compressions(trainer), moments(module.total_steps)),
     }
 
 
 def moments(total: int) -> list[int]:
     """How many steps are done at :data:`MOMENTS` of a run of ``total`` steps, each once; then comes the last one."""
     return sorted({round(moment * (total - 1)) for moment in MOMENTS})
-
-
-def timeline(module: Distillation) -> dict[str, list[float]]:
-    """Everything that changes during the run, as the steps at :func:`moments` see it.
-
-    Returns:
-        Learning rate, weights and temperatures by name.
-    """
-    total, config = module.total_steps, module.optimizer_config
-    steps = moments(total)
-    lines = {"learning rate": [config.lr * learning_rate_factor(config, step, total) for step in steps]}
-    for loss in module.losses:
-        for name, value in vars(loss).items():
-            if isinstance(value, Schedule) and (name == "weight" or not isinstance(value, Constant)):
-                lines[f"{loss.name} {name}"] = [value(step, total) for step in steps]
-    return lines
 
 
 def _show(job: Job, figures: Mapping[str, Any], console: Console) -> None:

@@ -1,9 +1,9 @@
-"""What can be done with a run that has saved its student: score it, see where it is sensitive."""
+"""What can be done with a run that has saved its student: score it, quantise it, see where it is sensitive."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,14 @@ from distill.build import Job, build, make_trainer, quiet
 from distill.config import apply_override, dump, parse_value
 from distill.errors import UserError
 from distill.launch import interruptible
-from distill.outcome import number, show_scores, wide
+from distill.outcome import number, outcome, show_scores, wide
+from distill.quantize import ptq
+from distill.quantize.scheme import ActivationScheme, WeightScheme
 from distill.run import Run
-from distill.signals import Batch
+from distill.signals import Batch, Request
+from distill.tasks import Task
 
-__all__ = ["evaluate", "reopen", "sensitivity"]
+__all__ = ["evaluate", "quantize", "reopen", "sensitivity"]
 
 
 def reopen(
@@ -82,6 +85,14 @@ def evaluate(
         UserError: as :func:`reopen`.
     """
     run, job = reopen(folder, split, overrides=overrides, allow=allow)
+    main, scores = _score(job, split)
+    if main:
+        show_scores(f"{run.name} {run.id}: {split}", scores)
+    return scores
+
+
+def _score(job: Job, split: str) -> tuple[bool, dict[str, float]]:
+    """Whether this is the process that speaks, and the figures by name."""
     with quiet():
         trainer = make_trainer(job, enable_checkpointing=False, callbacks=[])
     with quiet(), interruptible(trainer):
@@ -91,10 +102,7 @@ def evaluate(
         except MisconfigurationException as error:
             rule = f"there is no data to {split}"
             raise UserError(rule, key="data", mend="name the split in data.splits") from error
-    scores = {name: float(value) for name, value in scores.items()}
-    if trainer.is_global_zero:
-        show_scores(f"{run.name} {run.id}: {split}", scores)
-    return scores
+    return trainer.is_global_zero, {name: float(value) for name, value in scores.items()}
 
 
 def _take_student(config: dict[str, Any], run: Run) -> bool:
@@ -107,6 +115,87 @@ def _take_student(config: dict[str, Any], run: Run) -> bool:
         {"attn_implementation": attention} if attention is not None else {}
     )
     return True
+
+
+# ---------------------------------------------------------------------- quantisation
+
+
+def quantize(
+    folder: str | Path,
+    *,
+    calibrate: int = 256,
+    weights: WeightScheme | None = None,
+    activations: ActivationScheme | None = None,
+    embeddings: bool = True,
+    run_id: str | None = None,
+    overrides: Sequence[tuple[str, str]] = (),
+    allow: Sequence[str] = (),
+) -> Run:
+    """Quantise a run's student without training it: the baseline of quantization-aware training.
+
+    Args:
+        folder: The run.
+        calibrate: Training samples that static inputs take their ranges from.
+        weights: 8 bits a channel if not given.
+        activations: Inputs of the layers; ``None`` leaves them as they are.
+        embeddings: Whether embeddings are quantised too, to 8 bits a row.
+        run_id: Id of the new run.
+        overrides: As of :func:`reopen`.
+        allow: Likewise.
+
+    Returns:
+        A run of its own, ``<runs>/<name>-quantized/<id>``, that can be scored and exported.
+
+    Raises:
+        UserError: as :func:`reopen`, or if the student is quantised already or the scheme does not fit it.
+    """
+    if calibrate < 1:
+        raise UserError("must be at least 1", key="--calibrate", value=calibrate, mend="256 are usually enough")
+    run, job = reopen(folder, "validate", overrides=overrides, allow=allow)
+    _refuse_quantized(job, folder, "quantise")
+    new = Run.plan(job.config["runs"], f"{run.name}-quantized", run_id)
+    student, task = job.module.student, job.module.task
+    _, before = _score(job, "validate")
+    job.data.setup("fit")
+    batches = _first(job.data.train_dataloader(), task, calibrate, torch.device("cpu"))
+    steps = ptq.quantize(
+        student,
+        batches,
+        lambda model, batch: task.forward(model, batch, Request(logits=True)),
+        weights=weights,
+        activations=activations,
+        embeddings=WeightScheme() if embeddings else None,
+        key="",
+    )
+    artifact.note(student, *steps)
+    _, scores = _score(job, "validate")
+    new.begin(run.config)
+    artifact.save(new.student, student, getattr(job.data, "tokenizer", None))
+    mine = {name.removeprefix("val/"): value for name, value in scores.items() if name.startswith("val/")}
+    new.write_result(outcome(job.module, mine, name=new.name, id=new.id, made_from=str(run.folder), train_seconds=0.0))
+    monitor = f"val/{task.monitor}"
+    show_scores(
+        f"{new.name} {new.id}: validate",
+        {f"{task.monitor}, as it was": before[monitor], f"{task.monitor}, quantised": scores[monitor]},
+    )
+    print(f"quantised student: {new.student}")
+    return new
+
+
+def _refuse_quantized(job: Job, folder: str | Path, verb: str) -> None:
+    if any(step["kind"] == "quantize" for step in artifact.steps_of(job.module.student)):
+        rule = "this student is quantised already"
+        raise UserError(rule, key="RUN", value=str(folder), mend=f"{verb} that of the run that it was made from")
+
+
+def _first(loader: Iterable[Any], task: Task, samples: int, device: torch.device) -> list[Batch]:
+    """The first batches of ``loader``, until they hold so many samples."""
+    batches: list[Batch] = []
+    for raw in loader:
+        batches.append(task.batch(raw).to(device))
+        if sum(batch.size for batch in batches) >= samples:
+            break
+    return batches
 
 
 # ---------------------------------------------------------------------- sensitivity
@@ -149,16 +238,10 @@ def sensitivity(
             raise UserError(rule, key=key, value=value, mend="choose another")
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, with_teacher=False)
     student, task = job.module.student, job.module.task
-    if any(step["kind"] == "quantize" for step in artifact.steps_of(student)):
-        rule = "this student is quantised already"
-        raise UserError(rule, key="RUN", value=str(folder), mend="scan the run that it was made from")
+    _refuse_quantized(job, folder, "scan")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student.to(device)
-    batches: list[Batch] = []
-    for raw in job.data.val_dataloader():
-        batches.append(task.batch(raw).to(device))
-        if sum(batch.size for batch in batches) >= samples:
-            break
+    batches = _first(job.data.val_dataloader(), task, samples, device)
     console = wide()
     metric, points = scanning.scan(
         student, task, batches, progress=lambda tries: track(tries, "layers", console=console)

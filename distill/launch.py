@@ -18,11 +18,12 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from distill import artifact
 from distill.build import RUN_ID, Job, build, make_trainer, quiet
-from distill.callbacks import compressions
+from distill.callbacks import ExponentialMovingAverage, compressions
 from distill.errors import UserError
 from distill.loggers import make_loggers
 from distill.outcome import Scores, outcome, show_outcome
 from distill.run import Run
+from distill.timeline import DrawTimeline
 
 __all__ = ["fit", "interruptible"]
 
@@ -52,6 +53,7 @@ def fit(config: Mapping[str, Any], *, allow: Sequence[str] = (), run_id: str | N
         job.run.begin(job.config)
     try:
         trainer.loggers = make_loggers(job.logging, job.run, job.config)
+        trainer.callbacks.insert(0, DrawTimeline(job.run.folder / "timeline.png"))  # type: ignore[attr-defined]
         started = time.perf_counter()
         with _share(job.run), quiet(), interruptible(trainer):
             trainer.fit(job.module, datamodule=job.data)
@@ -99,7 +101,12 @@ def interruptible(trainer: Trainer) -> Iterator[None]:
 def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     """Save the student of the best checkpoint as it is shipped, and show the table."""
     steps = trainer.global_step
-    step = _restore_best(job, trainer)
+    step, states = _restore_best(job, trainer)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ExponentialMovingAverage):
+            if callback.state_key in states:
+                callback.load_state_dict(states[callback.state_key])
+            callback.finish(job.module.student)
     kept = next(callback.by_step for callback in trainer.callbacks if isinstance(callback, Scores))  # type: ignore[attr-defined]
     scores = kept.get(step, kept[max(kept)] if kept else {})
     changed = compressions(trainer)
@@ -125,15 +132,16 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     print(f"student of step {step} ({which}): {job.run.student}")
 
 
-def _restore_best(job: Job, trainer: Trainer) -> int:
-    """Give the student the weights of the best checkpoint; the step they are of."""
+def _restore_best(job: Job, trainer: Trainer) -> tuple[int, dict[str, Any]]:
+    """Give the student the weights of the best checkpoint; its step and its callbacks' states."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
             saved = torch.load(callback.best_model_path, map_location="cpu", weights_only=True)
             if saved["global_step"] != trainer.global_step:
                 job.module.load_state_dict(saved["state_dict"])
-            return int(saved["global_step"])
-    return trainer.global_step
+                return int(saved["global_step"]), saved["callbacks"]
+            break
+    return trainer.global_step, {}
 
 
 def _validated(job: Job, trainer: Trainer) -> dict[str, float]:

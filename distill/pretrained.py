@@ -94,7 +94,7 @@ def _compressed(
 ) -> PreTrainedModel:
     """A model whose structure transformers cannot tell: its head is the one it was saved with."""
     model = load(location)
-    wanted = auto_model._model_mapping.get(type(getattr(model, "config", None)))
+    wanted = auto_model._model_mapping.get(type(getattr(model, "config", None)), None)
     if not isinstance(model, PreTrainedModel) or not isinstance(model, wanted or ()):
         raise UserError(
             f"this is a compressed {type(model).__name__}, which cannot do this task ({auto_model.__name__})",

@@ -35,27 +35,26 @@ SECTIONS: dict[str, tuple[str, Callable[[Settings], list[Row]]]] = {
 }
 
 
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parser(description: str | None, steps: int = 60) -> argparse.ArgumentParser:
+    """The options that benchmarks of training share."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     data = Path(os.environ.get("DISTILL_DATA", Path(__file__).parents[2] / "shared/data")) / "sst2"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=str(data), help="folder of SST-2 (%(default)s)")
-    parser.add_argument("--model", default="nreimers/MiniLM-L6-H384-uncased", help="encoder: hub id or folder")
-    parser.add_argument("--only", choices=SECTIONS, action="append", help="this section; may be given again")
-    parser.add_argument("--steps", type=int, default=60, help="timed steps of a repeat")
-    parser.add_argument("--repeats", type=int, default=5, help="repeats, of which medians are taken")
-    parser.add_argument("--threads", type=int, default=cores, help="threads of torch (all cores)")
-    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="of everybody alike")
-    parser.add_argument("--phrases", type=int, default=20_000, help="size of the training subset")
-    parser.add_argument("--batch-size", type=int, default=32, help="phrases of a batch")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    return parser.parse_args(argv)
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--data", default=str(data), help="folder of SST-2 (%(default)s)")
+    made.add_argument("--model", default="nreimers/MiniLM-L6-H384-uncased", help="encoder: hub id or folder")
+    made.add_argument("--steps", type=int, default=steps, help="timed steps of a repeat")
+    made.add_argument("--repeats", type=int, default=5, help="repeats, of which medians are taken")
+    made.add_argument("--threads", type=int, default=cores, help="threads of torch (all cores)")
+    made.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="of everybody alike")
+    made.add_argument("--phrases", type=int, default=20_000, help="size of the training subset")
+    made.add_argument("--batch-size", type=int, default=32, help="phrases of a batch")
+    made.add_argument("--out", type=Path, help="write the figures as JSON")
+    return made
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, list[Row]]:
-    given = arguments(argv)
-    torch.set_num_threads(given.threads)
-    settings = Settings(
+def settings(given: argparse.Namespace) -> Settings:
+    """What :func:`parser` read."""
+    return Settings(
         data=given.data,
         model=given.model,
         steps=given.steps,
@@ -64,6 +63,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[Row]]:
         phrases=given.phrases,
         batch_size=given.batch_size,
     )
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, list[Row]]:
+    options = parser(__doc__)
+    options.add_argument("--only", choices=SECTIONS, action="append", help="this section; may be given again")
+    given = options.parse_args(argv)
+    torch.set_num_threads(given.threads)
     console = Console() if sys.stdout.isatty() else Console(width=160)
     about = machine(given.threads, given.precision)
     console.print("  ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
@@ -72,10 +78,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[Row]]:
         warnings.simplefilter("ignore")
         for name in given.only or SECTIONS:
             title, section = SECTIONS[name]
-            results[name] = section(settings)
+            results[name] = section(settings(given))
             show(title, results[name], console)
     if given.out:
-        write(given.out, about, asdict(settings), results)
+        write(given.out, about, asdict(settings(given)), results)
     return results
 
 

@@ -3,8 +3,9 @@
 
     scripts/quickstart [--seed 0] [--runs runs]
 
-Trains one small student twice on the same tokens, alone and from the shipped teacher, and ends with a table of
-bits per byte and perplexity on held-out modules and with a completion by each model.
+Trains one small student twice on the same tokens, alone and from the shipped teacher; prunes and quantises the
+distilled one while it is distilled on; exports it as integers for onnxruntime. Ends with a table of bits per byte and
+perplexity on held-out modules, a completion by each model, and the export's size and speed.
 """
 
 from __future__ import annotations
@@ -23,22 +24,25 @@ from transformers import AutoTokenizer
 
 import distill
 from distill import config as configuration
+from distill.export.run import export
 from distill.launch import fit
 from distill.paths import resolve
 from distill.run import Run
 
 ALONE = ["quickstart/alone"]
 DISTILLED = ["quickstart/distilled"]
+COMPRESSED = ["quickstart/compressed"]
 TEACHER = "distill:quickstart/teacher"
 PROMPT = '''def read_lines(path):
     """Return the lines of a file."""
     with open('''
 
 
-def train(title: str, files: list[str], seed: int, runs: str, console: Console) -> Run:
+def train(title: str, files: list[str], console: Console, **overrides: str) -> Run:
     console.rule(title)
-    console.print("$ distill fit", *(f"-c {file}" for file in files), f"--seed {seed}")
-    return fit(configuration.load(files, [("seed", str(seed)), ("runs", runs)]))
+    given = {key.replace("__", "."): value for key, value in overrides.items()}
+    console.print("$ distill fit", *(f"-c {file}" for file in files), *(f"--{k} {v}" for k, v in given.items()))
+    return fit(configuration.load(files, list(given.items())))
 
 
 @torch.inference_mode()
@@ -53,23 +57,20 @@ def complete(model: Any, tokenizer: Any, tokens: int = 48) -> str:
     return str(tokenizer.decode(out[0, inputs.shape[1] :], skip_special_tokens=True))
 
 
-def table(alone: dict[str, Any], distilled: dict[str, Any]) -> Table:
+def table(runs: dict[str, dict[str, Any]]) -> Table:
+    """The teacher and the students, by their results."""
     made = Table(
         title="Held-out modules of the standard library (bits per byte and perplexity: lower is better)",
         title_justify="left",
     )
     for column in ("model", "bits per byte", "perplexity", "token accuracy", "agreement", "parameters", "training"):
         made.add_column(column, justify="left" if column == "model" else "right")
-    rows = (
-        ("teacher", distilled["scores"]["teacher"], distilled["parameters"]["teacher"], None),
-        ("student, alone", alone["scores"]["student"], alone["parameters"]["student"], alone["train_seconds"]),
-        (
-            "student, distilled",
-            distilled["scores"]["student"],
-            distilled["parameters"]["student"],
-            distilled["train_seconds"],
-        ),
-    )
+    one = runs["student, distilled"]
+    rows: list[tuple[str, Any, int, float | None]] = [
+        ("teacher", one["scores"]["teacher"], one["parameters"]["teacher"], None)
+    ]
+    for name, result in runs.items():
+        rows.append((name, result["scores"]["student"], result["parameters"]["student"], result["train_seconds"]))
     for name, scores, parameters, seconds in rows:
         made.add_row(
             name,
@@ -91,21 +92,24 @@ def main() -> None:
     console = Console(width=None if Console().is_terminal else 120)
     started = time.perf_counter()
 
-    alone = train("1/2  the student alone", ALONE, arguments.seed, arguments.runs, console)
-    distilled = train("2/2  the same student, distilled", DISTILLED, arguments.seed, arguments.runs, console)
+    common = {"seed": str(arguments.seed), "runs": arguments.runs}
+    alone = train("1/3  the student alone", ALONE, console, **common)
+    distilled = train("2/3  the same student, distilled", DISTILLED, console, **common)
+    start = {"model__student__path": str(distilled.folder)}
+    compressed = train("3/3  distilled on, 80 % pruned, int8", COMPRESSED, console, **common, **start)
+    console.rule("export")
+    console.print(f"$ distill export {compressed.folder} --to onnx-int8")
+    export(compressed.folder, "onnx-int8")
 
     console.rule("result")
-    console.print(table(alone.result, distilled.result))
+    students = {"student, alone": alone, "student, distilled": distilled, "student, 80 % pruned, int8": compressed}
+    console.print(table({name: run.result for name, run in students.items()}))
     tokenizer = AutoTokenizer.from_pretrained(resolve("distill:quickstart/tokenizer", "tokenizer"))
-    models = {
-        "teacher": resolve(TEACHER, "teacher"),
-        "student, alone": alone.student,
-        "student, distilled": distilled.student,
-    }
+    models = {"teacher": Path(resolve(TEACHER, "teacher"))} | {name: run.student for name, run in students.items()}
     for name, folder in models.items():
         text = Text(PROMPT, style="dim") + Text(complete(distill.load(folder), tokenizer))
         console.print(Panel(text, title=name, title_align="left"))
-    console.print(f"The distilled student is in {Path(distilled.student)}: distill.load(folder) opens it.")
+    console.print(f"The students are in {distilled.student} and {compressed.student}: distill.load(folder) opens them.")
     console.print(f"{time.perf_counter() - started:.0f} s in all.")
 
 

@@ -9,6 +9,7 @@ from distill.losses.dkd import DecoupledKD
 from distill.losses.hint import FitNetHint
 from distill.losses.hinton import HintonKL
 from distill.losses.jensen_shannon import JensenShannon
+from distill.losses.l1 import L1
 from distill.losses.logit_mse import LogitMSE
 from distill.losses.relation import RelationTransfer
 from distill.losses.relational import RelationalKD
@@ -18,6 +19,7 @@ from distill.losses.skew import SkewKL
 
 __all__ = [
     "DIST",
+    "L1",
     "AttentionTransfer",
     "CosineHidden",
     "CrossEntropy",

@@ -67,7 +67,7 @@ class SparsitySchedule:
         initial: Likewise, not above ``final``.
         begin: Moment of the first update: a step (integer), or a fraction of the run (float in [0, 1]).
         end: Moment at which ``final`` is reached, likewise; ``begin`` where it is one-shot.
-        every: Steps from one update to the next; a fiftieth of the run if not given.
+        every: Steps from one update to the next; a fiftieth of the run, and at least 20, if not given.
         freeze: Moment of the last update, likewise; ``end`` if not given.
         curve: ``cubic``, ``linear`` or ``one_shot``.
         table: Moment -> sparsity from then on, instead of a curve; the other values follow from it.
@@ -145,9 +145,10 @@ class SparsitySchedule:
         """
         for earlier, later in (("begin", "end"), ("end", "freeze")):
             self._check_order(earlier, later, total_steps)
-        if step_at(self.end, total_steps) > total_steps:
+        if self.last_step(total_steps) > total_steps:
+            key = "end" if self.freeze is None else "freeze"
             rule = f"the run ends after {total_steps} steps, before pruning does"
-            raise UserError(rule, key="end", value=self.end, mend="let it end earlier, or train longer")
+            raise UserError(rule, key=key, value=getattr(self, key), mend="let it end earlier, or train longer")
 
     def end_step(self, total_steps: int) -> int:
         """The step at which ``final`` is reached."""
@@ -166,7 +167,7 @@ class SparsitySchedule:
         step = min(step, self.last_step(total_steps))
         if step < begin:
             return None
-        every = self.every or max(1, total_steps // 50)
+        every = self.every or max(20, total_steps // 50)
         latest = begin + (step - begin) // every * every
         return max(latest, end) if step >= end else latest
 

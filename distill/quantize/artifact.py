@@ -40,26 +40,29 @@ def pack(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     ``<layer>.weight`` becomes ``<layer>.weight_integers``; the scales stay beside it.
 
     Args:
-        state: Of ``model``; of tied weights one name is enough.
+        state: Of ``model``; tied weights are packed once, whether it names them once or more.
         model: With frozen layers.
     """
-    packed = dict(state)
+    packed, done = dict(state), set[int]()
     for name, layer in quantized_layers(model).items():
-        if layer.mode == "frozen" and packed.pop(f"{name}.weight", None) is not None:
-            integers = layer.integers()
-            packed[f"{name}.{INTEGERS}"] = _nibbles(integers) if layer.scheme.weights.bits <= 4 else integers
+        if layer.mode != "frozen" or packed.pop(f"{name}.weight", None) is None or id(layer.weight) in done:
+            continue
+        integers = layer.integers()
+        packed[f"{name}.{INTEGERS}"] = _nibbles(integers) if layer.scheme.weights.bits <= 4 else integers
+        done.add(id(layer.weight))
     return packed
 
 
 def unpack(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The state dict that :func:`pack` was given, to the bit.
+    """The state dict of the model that was packed, to the bit; tied weights under all their names.
 
     Args:
         state: Packed, or not.
         model: Of the structure that was packed; its values do not matter.
     """
-    whole = dict(state)
-    for name, layer in quantized_layers(model).items():
+    whole, shared = dict(state), dict[int, Tensor]()
+    layers = quantized_layers(model)
+    for name, layer in layers.items():
         integers = whole.pop(f"{name}.{INTEGERS}", None)
         if integers is None:
             continue
@@ -67,6 +70,10 @@ def unpack(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
             integers = _from_nibbles(integers, layer.weight.shape)
         zero_point = whole.get(f"{name}.weight_zero_point")
         whole[f"{name}.weight"] = layer.dequantize(integers, Grid(whole[f"{name}.weight_scale"], zero_point))
+        shared[id(layer.weight)] = whole[f"{name}.weight"]
+    for name, layer in layers.items():
+        if id(layer.weight) in shared:
+            whole[f"{name}.weight"] = shared[id(layer.weight)]
     return whole
 
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from distill.errors import UserError
 from distill.quantize.layers import QUANTIZED, QuantizedLayer, quantize_layer, quantized_layers
-from distill.quantize.scheme import ActivationScheme, LayerScheme, WeightScheme
+from distill.quantize.scheme import BITS, ActivationScheme, LayerScheme, WeightScheme
 from distill.targets import check_overrides, override, select
 
-__all__ = ["choose", "first", "swap"]
+__all__ = ["check_widths", "choose", "first", "swap"]
 
 
 def first(model: nn.Module) -> set[str]:
@@ -52,7 +52,10 @@ def choose(
         UserError: if a pattern is found in no name, nothing is left, a group does not divide a layer's inputs, a layer
             is of no known class, or layers that share a weight would be quantised differently.
     """
+    for name in quantized_layers(model):
+        raise UserError("is quantised already", key=key, value=name, mend="begin from the student before that")
     check_overrides(model, overrides, f"{key}.overrides")
+    check_widths(overrides or {}, f"{key}.overrides")
     kinds = tuple(kind for kind in QUANTIZED if embeddings is not None or kind is not nn.Embedding)
     chosen: dict[str, LayerScheme] = {}
     skipped = first(model) if include is None else set()
@@ -74,9 +77,19 @@ def choose(
     return chosen
 
 
+def check_widths(overrides: Mapping[str, int | WeightScheme | None], key: str) -> None:
+    """Refuse widths that no scheme has.
+
+    Raises:
+        UserError: naming the pattern.
+    """
+    for pattern, found in overrides.items():
+        if isinstance(found, int) and (isinstance(found, bool) or found not in BITS):
+            widths = ", ".join(map(str, BITS))
+            raise UserError(f"must be one of {widths}", key=f"{key}.{pattern}", value=found, mend="choose one of these")
+
+
 def _check_class(name: str, module: nn.Module, key: str) -> None:
-    if isinstance(module, QuantizedLayer):
-        raise UserError("is quantised already", key=key, value=name, mend="begin from the student before that")
     if type(module) not in QUANTIZED:
         raise UserError(
             f"is a {type(module).__name__}, which may compute something else than the class it is derived from",

@@ -56,15 +56,11 @@ def freeze(layers: Iterable[QuantizedLayer]) -> None:
     """Lay the weights on their grids for good, drop the observers, and keep what an integer layer needs.
 
     Args:
-        layers: All layers that share weights together: a weight is laid on its grid once.
+        layers: All layers that share weights together: once the first has moved them, the others' grids would differ.
     """
     found = [(layer, layer.grid()) for layer in layers if layer.mode != "frozen"]
-    done: set[int] = set()
     for layer, at in found:
-        if id(layer.weight) not in done:
-            layer.weight.copy_(layer.on_grid(at))
-            done.add(id(layer.weight))
-    for layer, at in found:
+        layer.weight.copy_(layer.on_grid(at))
         scale, zero_point = None, None
         if layer.static:
             assert layer.scheme.activations is not None

@@ -1,4 +1,4 @@
-"""What of a transformer's layers can be removed: which features of which parameters belong to a head or a neuron.
+"""What of a transformer can be removed: which features of which parameters belong to a head, a neuron, a coordinate.
 
 The names of the parameters and what their axes run over are those of :data:`distill.students.width.FAMILIES`.
 """
@@ -21,12 +21,16 @@ from distill.students.width import FAMILIES, Family, Role, Widths
 
 __all__ = ["KINDS", "Kind", "Slice", "Units", "find_units", "layer_modules"]
 
-Kind = Literal["heads", "neurons"]
+Kind = Literal["heads", "neurons", "hidden"]
 
-KINDS: Mapping[Kind, str] = {"heads": "head", "neurons": "neuron"}
+KINDS: Mapping[Kind, str] = {"heads": "head", "neurons": "neuron", "hidden": "hidden"}
 """What is removed -> its name in the singular, with which its buffers begin (``head_mask``)."""
 
-_ROLES: Mapping[Kind, tuple[Role, ...]] = {"heads": ("heads", "kv_heads", "fused"), "neurons": ("ffn",)}
+_ROLES: Mapping[Kind, tuple[Role, ...]] = {
+    "heads": ("heads", "kv_heads", "fused"),
+    "neurons": ("ffn",),
+    "hidden": ("hidden",),
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Slice:
         parameter: Its name in the model.
         axis: Of the parameter.
         features: Indices along the axis, ``[units, features of a unit]``, on the parameter's device.
-        reads: Whether this is the map after the units, which reads what they put out.
+        reads: Whether this is a map after the units, which reads what they put out.
     """
 
     parameter: str
@@ -48,14 +52,15 @@ class Slice:
 
 @dataclass(frozen=True)
 class Units:
-    """The heads, or the feed-forward neurons, of one layer. Set to zero in every slice, a unit adds nothing.
+    """The heads, or the feed-forward neurons, of one layer, or the coordinates of the residual stream of all layers.
 
-    Under grouped-query attention a unit of the heads is a head of keys and values with its query heads.
+    Set to zero in every slice, a unit adds nothing. Under grouped-query attention a unit of the heads is a head of keys
+    and values with its query heads.
 
     Attributes:
-        kind: ``heads`` or ``neurons``.
-        layer: 1 is the first.
-        owner: Name of the layer's module, which carries the mask.
+        kind: ``heads``, ``neurons`` or ``hidden``.
+        layer: 1 is the first; 0 stands for the whole model.
+        owner: Name of the layer's module, or of the model (empty), which carries the mask.
         slices: Where the units' weights are.
     """
 
@@ -69,9 +74,9 @@ class Units:
         return len(self.slices[0].features)
 
     @property
-    def output(self) -> Slice:
-        """The columns of the map that reads the units' output."""
-        return next(part for part in self.slices if part.reads)
+    def readers(self) -> tuple[Slice, ...]:
+        """The columns of the maps that read the units' output: one map, or for the residual stream many."""
+        return tuple(part for part in self.slices if part.reads)
 
 
 def layer_modules(model: nn.Module, key: str) -> tuple[str, nn.ModuleList]:
@@ -97,7 +102,7 @@ def find_units(model: nn.Module, kind: Kind, key: str) -> list[Units]:
 
     Args:
         model: Of transformers.
-        kind: ``heads`` or ``neurons``.
+        kind: ``heads`` or ``neurons``; or ``hidden``, of which there is one entry for the whole model.
         key: What asks for it, for error messages.
 
     Raises:
@@ -106,16 +111,18 @@ def find_units(model: nn.Module, kind: Kind, key: str) -> list[Units]:
     family = _family(model, key)
     prefix, layers = layer_modules(model, key)
     size = _sizes(model)
-    found: dict[int, list[Slice]] = {number: [] for number in range(len(layers))}
+    whole = kind == "hidden"
+    found: dict[int, list[Slice]] = {layer: [] for layer in range(len(layers) + 1)}
     for name, parameter in model.named_parameters():
-        if not name.startswith(f"{prefix}.") or not name.endswith((".weight", ".bias")):
+        if not (whole or name.startswith(f"{prefix}.")) or not name.endswith((".weight", ".bias")):
             continue  # what else a module holds beside its weight, such as scales, is no weight of a unit
-        number = int(name.removeprefix(f"{prefix}.").partition(".")[0])
+        layer = 0 if whole else int(name.removeprefix(f"{prefix}.").partition(".")[0]) + 1
         for axis, role in enumerate(_axes(model, family, name, key)):
             if role in _ROLES[kind]:
                 features = _by_unit(parameter.shape[axis], size[role], fused=role == "fused").to(parameter.device)
-                found[number].append(Slice(name, axis, features, _reads(model, name, axis)))
-    return [Units(kind, number + 1, f"{prefix}.{number}", tuple(slices)) for number, slices in found.items() if slices]
+                found[layer].append(Slice(name, axis, features, _reads(model, name, axis)))
+    owners = {layer: f"{prefix}.{layer - 1}" if layer else "" for layer in found}
+    return [Units(kind, layer, owners[layer], tuple(slices)) for layer, slices in found.items() if slices]
 
 
 def _family(model: nn.Module, key: str) -> Family:
@@ -134,7 +141,7 @@ def _sizes(model: nn.Module) -> dict[Role, int]:
     widths = Widths.of(model.config, FAMILIES[model.config.model_type])  # type: ignore[union-attr, index]
     group = widths.heads // widths.kv_heads
     one = widths.head_dim
-    return {"heads": group * one, "kv_heads": one, "fused": 3 * one, "ffn": 1}
+    return {"heads": group * one, "kv_heads": one, "fused": 3 * one, "ffn": 1, "hidden": 1}
 
 
 def _axes(model: nn.Module, family: Family, name: str, key: str) -> tuple[Role, ...]:
@@ -157,7 +164,7 @@ def _axes(model: nn.Module, family: Family, name: str, key: str) -> tuple[Role, 
 def _reads(model: nn.Module, name: str, axis: int) -> bool:
     module = model.get_submodule(name.rpartition(".")[0])
     into = 0 if isinstance(module, Conv1D) else 1
-    return name.endswith(".weight") and axis == into
+    return name.endswith(".weight") and axis == into and not isinstance(module, nn.Embedding)
 
 
 def _by_unit(size: int, per_unit: int, *, fused: bool) -> Tensor:

@@ -62,18 +62,18 @@ def taylor(units: Units, weights: Mapping[str, Tensor]) -> Tensor:
 def output_norm(units: Units, weights: Mapping[str, Tensor], squares: Tensor) -> Tensor:
     """The norm of what a unit adds, inputs taken as uncorrelated: sqrt(sum_j ||x_j||^2 * ||W_j||^2), ``[units]``.
 
-    j runs over the unit's features, x_j is a feature over all positions and W_j the column that reads it; for
-    one feature this is the norm of the scores of Wanda, "A Simple and Effective Pruning Approach for Large Language
-    Models" (Sun et al., 2024).
+    j runs over the unit's features, x_j is a feature over all positions and W_j the column that reads it; where several
+    maps do, the columns of all, and all that they read. For one feature of one map this is the norm of the scores of
+    Wanda, "A Simple and Effective Pruning Approach for Large Language Models" (Sun et al., 2024).
 
     Args:
         units: Of one layer.
         weights: Parameters by name.
         squares: ||x_j||^2 of every feature, ``[features]``.
     """
-    part = units.output
-    columns = weights[part.parameter].detach().float().square().sum(1 - part.axis)
-    return (columns * squares)[part.features].sum(1).sqrt()
+    parts = [(part, weights[part.parameter].detach().float()) for part in units.readers]
+    columns = torch.stack([weight.square().sum(1 - part.axis) for part, weight in parts]).sum(0)
+    return (columns * squares)[units.readers[0].features].sum(1).sqrt()
 
 
 def layer_magnitude(layer: Sequence[Units], weights: Mapping[str, Tensor]) -> Tensor:
@@ -94,7 +94,7 @@ def layer_taylor(layer: Sequence[Units], weights: Mapping[str, Tensor]) -> Tenso
         layer: Its heads and its neurons.
         weights: Parameters by name.
     """
-    maps = [weights[units.output.parameter] for units in layer]
+    maps = [weights[part.parameter] for units in layer for part in units.readers]
     sums = [(w.detach() * w.grad).float().sum() for w in maps if w.grad is not None]
     return torch.stack(sums).sum().abs() if sums else torch.zeros((), device=maps[0].device)
 

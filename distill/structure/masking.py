@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from distill.structure.architectures import Slice, Units
 
-__all__ = ["LayerSwitch", "dropped", "features"]
+__all__ = ["LayerSwitch", "factors", "features"]
 
 
 def features(part: Slice, chosen: Tensor) -> Tensor:
@@ -17,17 +18,24 @@ def features(part: Slice, chosen: Tensor) -> Tensor:
     return part.features[chosen].flatten().sort().values
 
 
-def dropped(units: Units, mask: Tensor) -> list[tuple[str, int, Tensor]]:
-    """What is zero where units are gone: parameter, axis, and indices along it.
+def factors(units: Units, mask: Tensor, weights: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """What sets units that are gone to zero: a parameter's name, and 0 or 1 for each place along its axis.
 
     Both sides of such a unit are zero, and so are the gradients of both: it cannot come back.
 
     Args:
         units: Of one layer.
         mask: Which stay, boolean, ``[units]``.
+        weights: Parameters by name.
     """
-    gone = [(part.parameter, part.axis, features(part, ~mask)) for part in units.slices]
-    return [(name, axis, index) for name, axis, index in gone if len(index)]
+    if mask.all():
+        return []
+    found = []
+    for part in units.slices:
+        weight = weights[part.parameter]
+        factor = weight.new_ones(weight.shape[part.axis]).index_fill(0, features(part, ~mask), 0.0)
+        found.append((part.parameter, factor[:, None] if part.axis < weight.dim() - 1 else factor))
+    return found
 
 
 class LayerSwitch:

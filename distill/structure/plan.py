@@ -13,11 +13,13 @@ from torch.utils.hooks import RemovableHandle
 from distill.artifact import steps_of, structural
 from distill.errors import UserError
 from distill.prune.masks import count_at
+from distill.quantize.layers import QuantizedLayer
 from distill.structure import importance
 from distill.structure.activations import ActivationSums
 from distill.structure.architectures import KINDS, Kind, Units, find_units, layer_modules
 from distill.structure.low_rank import LowRankLinear
-from distill.structure.masking import LayerSwitch, dropped
+from distill.structure.masking import LayerSwitch, factors
+from distill.structure.norms import mask_norm, unmask_norm
 from distill.structure.removal import keep_units, remove_layers
 
 __all__ = ["Criterion", "Parts", "Plan", "Scope"]
@@ -30,21 +32,30 @@ MEMORY = 0.99
 
 
 class Parts:
-    """A student's layers, heads and neurons, found once and used at every step.
+    """A student's layers and the units in them, found once and used at every step.
 
     Args:
         student: Of a known architecture.
+        hidden: Whether the coordinates of the residual stream are looked for too.
         key: What asks for it, for error messages.
 
     Raises:
         UserError: if the architecture is not known.
     """
 
-    def __init__(self, student: nn.Module, key: str) -> None:
+    def __init__(self, student: nn.Module, key: str, *, hidden: bool = False) -> None:
         self.student = student
         _, self.layers = layer_modules(student, key)
-        self.units: dict[Kind, list[Units]] = {kind: find_units(student, kind, key) for kind in KINDS}
+        kinds = [kind for kind in KINDS if hidden or kind != "hidden"]
+        self.units: dict[Kind, list[Units]] = {kind: find_units(student, kind, key) for kind in kinds}
         self.weights = dict(student.named_parameters())
+
+    @property
+    def norms(self) -> list[nn.Module]:
+        """The norms of the residual stream: modules whose weight is a vector over it. None if it is not looked at."""
+        slices = [part for units in self.units.get("hidden", []) for part in units.slices]
+        vectors = {id(self.weights[part.parameter]) for part in slices if self.weights[part.parameter].dim() == 1}
+        return [module for module in self.student.modules() if id(module._parameters.get("weight")) in vectors]
 
     def mask(self, units: Units) -> Tensor:
         """Which of the units stay, boolean, ``[units]``: a buffer of their layer."""
@@ -57,7 +68,7 @@ class Parts:
     @property
     def by_layer(self) -> list[tuple[Units, ...]]:
         """The heads and the neurons of each layer."""
-        return list(zip(*self.units.values(), strict=True))
+        return list(zip(self.units["heads"], self.units["neurons"], strict=True))
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,7 @@ class Plan:
     Attributes:
         heads: Part of the attention heads, in [0, 1).
         neurons: Part of the feed-forward neurons, in [0, 1).
+        hidden: Part of the coordinates of the residual stream, in [0, 1).
         layers: How many layers, or which; 1 is the first.
         criterion: What makes a unit important.
         scope: Among which units the least important are chosen.
@@ -75,6 +87,7 @@ class Plan:
 
     heads: float
     neurons: float
+    hidden: float
     layers: int | list[int]
     criterion: Criterion
     scope: Scope
@@ -83,13 +96,17 @@ class Plan:
     @property
     def fractions(self) -> dict[Kind, float]:
         """How much of which kind is removed, of those of which something is."""
-        asked: dict[Kind, float] = {"heads": self.heads, "neurons": self.neurons}
+        asked: dict[Kind, float] = {"heads": self.heads, "neurons": self.neurons, "hidden": self.hidden}
         return {kind: fraction for kind, fraction in asked.items() if fraction}
 
     @property
     def layer_count(self) -> int:
         """How many layers are removed."""
         return len(self.layers) if isinstance(self.layers, list) else self.layers
+
+    def parts(self, student: nn.Module) -> Parts:
+        """What the plan is about, found in a student."""
+        return Parts(student, self.key, hidden=bool(self.hidden))
 
     def _removed(self, kind: Kind, parts: Parts) -> list[int]:
         """How many units go in the end: of each layer, or of all together."""
@@ -106,14 +123,16 @@ class Plan:
         Raises:
             UserError: if the student's architecture is not known, or has not so much to remove.
         """
-        parts = Parts(student, self.key)
+        parts = self.parts(student)
         for kind, fraction in self.fractions.items():
             if not sum(self._removed(kind, parts)):
                 counts = " or ".join(str(count) for count in sorted({units.count for units in parts.units[kind]}))
-                rule, mend = f"this is none of {counts} {kind} a layer", "remove more, or leave it out"
+                rule, mend = f"this is none of {counts}", "remove more, or leave it out"
                 raise UserError(rule, key=f"{self.key}.{kind}", value=fraction, mend=mend)
             for units in parts.units[kind]:
                 self._add_buffers(student.get_submodule(units.owner), KINDS[kind], units.count)
+        for norm in parts.norms:
+            mask_norm(norm, f"{self.key}.hidden")
         if not self.layers:
             return []
         self._check_layers(parts)
@@ -152,29 +171,45 @@ class Plan:
         """Have the activations summed that the criterion ``activation`` reads."""
         for kind in self.fractions:
             for units in parts.units[kind]:
-                weight = parts.weights[units.output.parameter]
-                for module in parts.student.modules():
-                    if module._parameters.get("weight") is weight:  # of several layers, where they share it
+                readers = [parts.weights[part.parameter] for part in units.readers]
+                for module in parts.student.modules():  # several layers may share one
+                    if any(module._parameters.get("weight") is weight for weight in readers):
                         activations.watch_input(f"{units.owner}.{kind}", module)
         if self.layers:
             for index, layer in enumerate(parts.layers):
                 activations.watch_change(str(index), layer)
 
+    def check_quantised(self, parts: Parts) -> None:
+        """Refuse scales over groups of inputs that lose some of their members: the others would be rounded anew.
+
+        Raises:
+            UserError: naming the map.
+        """
+        for kind in self.fractions:
+            for units in parts.units[kind]:
+                for name in (part.parameter.rpartition(".")[0] for part in units.readers):
+                    module = parts.student.get_submodule(name)
+                    if isinstance(module, QuantizedLayer) and module.scheme.weights.group_size is not None:
+                        size = module.scheme.weights.group_size
+                        rule = f"{name} has a scale for every {size} inputs, of which {kind} go"
+                        mend = "quantise it per channel (overrides), or remove in a run before"
+                        raise UserError(rule, key=f"{self.key}.{kind}", value=self.fractions[kind], mend=mend)
+
     def measure(self, parts: Parts, sums: Mapping[str, Tensor]) -> None:
         """Take one step's gradients, or activations, into the moving averages of importance."""
         for kind in self.fractions:
-            for units in parts.units[kind]:
-                if self.criterion == "taylor":
-                    scores = importance.taylor(units, parts.weights)
-                else:
-                    scores = importance.output_norm(units, parts.weights, sums[f"{units.owner}.{kind}"])
-                _remember(parts.measured(units), scores)
+            if self.criterion == "taylor":
+                scores = [importance.taylor(units, parts.weights) for units in parts.units[kind]]
+            else:
+                norms = {units.owner: sums[f"{units.owner}.{kind}"] for units in parts.units[kind]}
+                scores = [importance.output_norm(u, parts.weights, norms[u.owner]) for u in parts.units[kind]]
+            _remember([parts.measured(units) for units in parts.units[kind]], scores)
         if self.layers:
             if self.criterion == "taylor":
                 values = [importance.layer_taylor(layer, parts.weights) for layer in parts.by_layer]
             else:
                 values = [importance.layer_change(sums[str(index)]) for index in range(len(parts.layers))]
-            _remember(parts.layers.get_buffer("layer_importance"), torch.stack(values))
+            _remember([parts.layers.get_buffer("layer_importance")], [torch.stack(values)])
 
     def switch_off(self, parts: Parts, progress: float) -> None:
         """Bring the masks to where ``progress``, in [0, 1], of all that is to be removed is gone."""
@@ -189,6 +224,8 @@ class Plan:
                 kept = [importance.choose(*of) for of in zip(scores, masks, counts, strict=True)]
             for mask, stay in zip(masks, kept, strict=True):
                 mask.copy_(stay)
+        for norm in parts.norms:
+            norm.get_buffer("hidden_mask").copy_(parts.mask(parts.units["hidden"][0]))
         if self.layers:
             mask = parts.layers.get_buffer("layer_mask")
             mask.copy_(importance.choose(self._layer_importance(parts), mask, count_at(progress, self.layer_count)))
@@ -207,17 +244,17 @@ class Plan:
             scores = scores.masked_fill(~torch.tensor(listed, device=scores.device), torch.inf)
         return scores
 
-    def zeros(self, parts: Parts) -> list[tuple[nn.Parameter, int, Tensor]]:
-        """What the masks say is zero: parameters, axes, and indices along them."""
+    def factors(self, parts: Parts) -> list[tuple[nn.Parameter, Tensor]]:
+        """By what parameters are to be multiplied, so that what the masks say is gone is zero."""
         found = [units for kind in self.fractions for units in parts.units[kind]]
-        gone = [entry for units in found for entry in dropped(units, parts.mask(units))]
-        return [(parts.weights[name], axis, index) for name, axis, index in gone]
+        pairs = [pair for units in found for pair in factors(units, parts.mask(units), parts.weights)]
+        return [(parts.weights[name], factor) for name, factor in pairs]
 
     # ------------------------------------------------------------------ after it
 
     def finish(self, student: nn.Module) -> list[dict[str, Any]]:
         """Take out what the masks say is gone, and the masks; the steps of ``compression.json``."""
-        parts = Parts(student, self.key)
+        parts = self.parts(student)
         steps: list[dict[str, Any]] = []
         kept = {
             kind: {units.layer: parts.mask(units).nonzero().flatten().tolist() for units in parts.units[kind]}
@@ -226,19 +263,28 @@ class Plan:
         if self.layers:
             numbers = [index + 1 for index in parts.layers.get_buffer("layer_mask").nonzero().flatten().tolist()]
             steps.append({"kind": "layers", "kept": numbers, "of": len(parts.layers)})
-            kept = {kind: {i: of[number] for i, number in enumerate(numbers, 1)} for kind, of in kept.items()}
+            place = {number: i for i, number in enumerate(numbers, 1)} | {0: 0}
+            kept = {kind: {place[n]: stay for n, stay in of.items() if n in place} for kind, of in kept.items()}
             remove_layers(student, numbers, self.key)
-        for module in (parts.layers, *parts.layers):
+        for norm in parts.norms:
+            unmask_norm(norm)
+        for module in (student, parts.layers, *parts.layers):
             for unit in ("layer", *KINDS.values()):
                 module._buffers.pop(f"{unit}_mask", None)
                 module._buffers.pop(f"{unit}_importance", None)
         for kind, stay in kept.items():
             keep_units(student, kind, stay, self.key)
         if kept:
-            removed: dict[str, Any] = {kind: {str(layer): stay for layer, stay in of.items()} for kind, of in kept.items()}
+            removed: dict[str, Any] = {
+                kind: {str(layer): stay for layer, stay in of.items()} for kind, of in kept.items()
+            }
             steps.append({"kind": "remove", **removed})
         return steps
 
 
-def _remember(average: Tensor, scores: Tensor) -> None:
-    average.mul_(MEMORY).add_(scores, alpha=1 - MEMORY)
+def _remember(averages: Sequence[Tensor], scores: Sequence[Tensor]) -> None:
+    """Average in the scores of a step as multiples of their mean: so steps count alike, however large the loss is."""
+    mean = torch.cat(list(scores)).mean().clamp(min=torch.finfo(torch.float32).tiny)
+    for average, score in zip(averages, scores, strict=True):
+        # A gradient that overflowed in half precision, whose step is skipped, says nothing.
+        average.mul_(MEMORY).add_((score / mean).nan_to_num(0.0, 0.0, 0.0), alpha=1 - MEMORY)

@@ -32,8 +32,8 @@ def keep_units(model: nn.Module, kind: Kind, kept: Mapping[int, Sequence[int]], 
 
     Args:
         model: Of transformers.
-        kind: ``heads`` or ``neurons``.
-        kept: Layer (1 is the first) -> the units that stay, 0 is the first; layers that are not there keep all.
+        kind: ``heads``, ``neurons`` or ``hidden``.
+        kept: Layer (1 is the first; 0 for ``hidden``) -> the units that stay, 0 is the first. Others keep all.
         key: What asks for it, for error messages.
 
     Raises:
@@ -53,16 +53,14 @@ def keep_units(model: nn.Module, kind: Kind, kept: Mapping[int, Sequence[int]], 
 
 
 def _shrink(model: nn.Module, units: Units, chosen: Tensor) -> None:
-    places = _places(model)
-    weights = dict(model.named_parameters())
+    holders = _holders(model)
     for part in units.slices:
         index = features(part, chosen.to(part.features.device))
-        old = weights[part.parameter]
-        for module, name in places[id(old)]:
+        old = model.get_parameter(part.parameter)
+        new = nn.Parameter(old.detach().index_select(part.axis, index), requires_grad=old.requires_grad)
+        for module, name in holders[part.parameter]:
             if name == "weight":
                 _shrink_beside(module, old, part.axis, index)
-        new = nn.Parameter(old.detach().index_select(part.axis, index), requires_grad=old.requires_grad)
-        for module, name in places[id(old)]:
             setattr(module, name, new)
             _tell_shape(module)
     if units.kind == "heads":
@@ -71,14 +69,14 @@ def _shrink(model: nn.Module, units: Units, chosen: Tensor) -> None:
             _tell_heads(owner, before, after)
 
 
-def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """Every module, and name in it, that holds a parameter: several where layers share it. By the parameter's id."""
+def _holders(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
+    """Every module, and name in it, that holds a parameter: several where layers share it. By the parameter's name."""
     places: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 places.setdefault(id(parameter), []).append((module, name))
-    return places
+    return {name: places[id(parameter)] for name, parameter in model.named_parameters()}
 
 
 def _shrink_beside(module: nn.Module, weight: Tensor, axis: int, index: Tensor) -> None:
@@ -106,13 +104,17 @@ def _layers_of(model: nn.Module, units: Units) -> list[nn.Module]:
 
 
 def _tell_shape(module: nn.Module) -> None:
-    """Let a linear map say the widths that its weight has."""
+    """Let a module say the widths that its weight has."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     if isinstance(module, Conv1D):
         module.nx, module.nf = weight.shape
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = weight.shape
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        module.normalized_shape = tuple(weight.shape)
 
 
 def _tell_heads(layer: nn.Module, before: int, after: int) -> None:
@@ -155,7 +157,7 @@ def rebuild(model: nn.Module, step: Mapping[str, Any]) -> None:
 
     Args:
         model: Of transformers, of the structure before.
-        step: ``heads`` and ``neurons``: layer -> the units that stayed.
+        step: ``heads``, ``neurons`` and ``hidden``: layer -> the units that stayed.
 
     Raises:
         UserError: if this is not the model that it was removed from.

@@ -1,0 +1,1 @@
+"""What a user ships: a folder for transformers, ONNX in float and in integers."""

@@ -1,0 +1,150 @@
+"""A model as an ONNX graph in float32."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.onnx import OnnxExporterError
+from transformers import PreTrainedModel
+
+from distill.artifact import quiet
+from distill.errors import UserError
+from distill.models import forward
+from distill.signals import Batch, Request
+
+__all__ = ["OPSET", "feed", "to_onnx"]
+
+OPSET = 20  # the first with Gelu
+
+_LARGEST_FILE = 2_000_000_000  # of protobuf, in bytes, less some room for the graph
+
+# What exported models read; position ids they count themselves.
+_TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class _Logits(nn.Module):
+    """Tensors in, logits out."""
+
+    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        signals = forward(self.model, dict(zip(self.names, inputs, strict=True)), Request(logits=True))
+        assert signals.logits is not None
+        return signals.logits
+
+
+def feed(batch: Batch) -> dict[str, Tensor]:
+    """What an exported model reads of a batch: token ids, attention mask and, where the data has them, token types.
+
+    Plain modules read what they were trained on.
+    """
+    if "input_ids" not in batch.inputs:
+        return dict(batch.inputs)
+    ids = batch.inputs["input_ids"]
+    real = torch.ones_like(ids) if batch.tokens is None else batch.tokens.to(ids.dtype)
+    known = batch.inputs | {"attention_mask": real}
+    return {name: known[name] for name in _TEXT_INPUTS if name in known}
+
+
+def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor]) -> None:
+    """Write ``model`` as an ONNX file whose batch size, and for sequences the length, are free.
+
+    Weights of other precisions become float32. Weights beyond the 2 GB of a protobuf file lie beside it.
+
+    Args:
+        model: It is not changed.
+        path: Where to.
+        inputs: An example, by the names that the file's inputs get. The output is called ``logits``.
+
+    Raises:
+        UserError: if the exporter cannot follow the model.
+    """
+    model = copy.deepcopy(model).eval().float()
+    if isinstance(model, PreTrainedModel):
+        model.set_attn_implementation("eager")  # the others leave more operators behind, which take longer
+    example = {name: _example(tensor) for name, tensor in inputs.items()}
+    shapes = tuple(_free(tensor) for tensor in example.values())
+    size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    try:
+        with torch.no_grad(), _silent():
+            program = torch.onnx.export(
+                _Logits(model, tuple(example)).eval(),
+                tuple(example.values()),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(example),
+                output_names=["logits"],
+                dynamic_shapes={"inputs": shapes},
+                verbose=False,
+            )
+    except OnnxExporterError as error:
+        raise UserError(
+            f"torch.onnx.export cannot follow this {type(model).__name__} ({_cause(error)})",
+            key="--to",
+            mend="export it with --to hf",
+        ) from error
+    assert program is not None
+    _strip(program.model)
+    program.save(path, external_data=size > _LARGEST_FILE)
+
+
+def _strip(model: Any) -> None:
+    """Take out what nobody runs: where in the source a node comes from, and the shapes between nodes.
+
+    It can be as large as a small model, names the paths of this machine, and misleads ``quantize_dynamic``.
+    """
+    graph = model.graph
+    nodes = list(graph.all_nodes())
+    between = {value for node in nodes for value in node.outputs} - set(graph.outputs)
+    for value in (*between, *graph.initializers.values()):
+        value.shape, value.type = None, None
+    for place in (model, graph, *nodes, *between, *graph.initializers.values(), *graph.inputs, *graph.outputs):
+        place.metadata_props.clear()
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what lies at the bottom of an error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+
+
+def _example(tensor: Tensor) -> Tensor:
+    """Two rows, and several tokens: an exporter takes a dimension of one for one that never changes."""
+    if _is_sequence(tensor):
+        return tensor[:1].repeat(2, 8)[:, :8].contiguous()  # nor may rows lie further apart than they are long
+    return tensor[:1].repeat(2, *[1] * (tensor.dim() - 1))
+
+
+def _free(tensor: Tensor) -> dict[int, str]:
+    return {0: "batch", 1: "length"} if _is_sequence(tensor) else {0: "batch"}
+
+
+def _is_sequence(tensor: Tensor) -> bool:
+    return tensor.dim() == 2 and not tensor.is_floating_point()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what the exporter says of its own working."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

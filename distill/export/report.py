@@ -1,0 +1,80 @@
+"""What an export came to: sizes, and the table that is printed."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from distill.outcome import number, wide
+
+__all__ = ["show", "sizes"]
+
+_BLOCK = 1 << 20
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of the files in ``folder``, and what gzip makes of them: only this one grows smaller with zeros."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {"bytes": sum(path.stat().st_size for path in files), "gzipped_bytes": sum(map(_gzipped, files))}
+
+
+def _gzipped(path: Path) -> int:
+    compress, size = zlib.compressobj(wbits=31), 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            size += len(compress.compress(block))
+    return size + len(compress.flush())
+
+
+def show(report: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the report of an export."""
+    table = Table(title=str(report["folder"]), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_header=False)
+    for name, value in _rows(report).items():
+        table.add_row(name, value)
+    (console or wide()).print(table)
+
+
+def _rows(report: Mapping[str, Any]) -> dict[str, str]:
+    found, reference = report["verified"], report.get("reference")
+    size = f"{megabytes(report['bytes'])} ({megabytes(report['gzipped_bytes'])} gzipped)"
+    if reference:
+        ratio = reference["bytes"] / report["bytes"]
+        size += f"; {reference['name']} {megabytes(reference['bytes'])}, {ratio:.2f} times as large"
+    rows = {"size": size}
+    if "isa" in report:
+        matmuls = report["integer_matmuls"]
+        names = ", ".join(f"{count} {name}" for name, count in matmuls.items())
+        rows["integer matmuls"] = f"{sum(matmuls.values())} of {report['integer_products']}" + (
+            f" ({names})" if names else ""
+        )
+        rows["weights"] = f"{report['weights']} for {report['isa']}, the largest is {report['largest_weight']}"
+    elif report["quantized_layers"]:
+        rows["quantised layers"] = f"{report['quantized_layers']}, weights as floats on their grid, inputs not rounded"
+    if found["agreement"] is not None:
+        rows["equal decisions"] = f"{found['agreement']:.2%} of {found['predictions']:,}"
+    rows["largest difference"] = f"{found['relative_error']:.1e} of the largest logit"
+    rows[found["metric"]] = f"{number(found['exported'])} (in torch {number(found['trained'])})"
+    if "latency_ms" in report:
+        rows["latency"] = _latency(report)
+    return rows
+
+
+def _latency(report: Mapping[str, Any]) -> str:
+    times, reference = report["latency_ms"], report.get("reference")
+    text = f"{times['export']:.2f} ms, one thread, batch 1"
+    text += f", {report['length']} tokens" if report.get("length") else ""
+    if reference:
+        taken = times[reference["name"]]
+        text += f"; {reference['name']} {taken:.2f} ms, {taken / times['export']:.2f} times as long"
+    return text
+
+
+def megabytes(count: int) -> str:
+    """``12.3 MB``, of 10⁶ bytes."""
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"

@@ -1,0 +1,135 @@
+"""``distill export``: a run's student in a format that others run, verified before it is there."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from distill import artifact
+from distill.build import Job
+from distill.errors import UserError
+from distill.export.convert import frozen_layers, without_quantization
+from distill.export.folder import REPORT, replacing
+from distill.export.formats import FORMATS, MODEL, check_name, check_student, write
+from distill.export.graph import feed, to_onnx
+from distill.export.isa import check_isa, host_isa
+from distill.export.report import show, sizes
+from distill.export.runtime import latency, session
+from distill.finished import reopen
+from distill.outcome import wide
+from distill.signals import Batch
+
+__all__ = ["FORMATS", "LENGTH", "export"]
+
+LENGTH = 128
+"""Tokens of the text whose latency is measured, or as many as the models read."""
+
+_REPEATS = 100
+
+
+def export(
+    folder: str | Path,
+    to: str,
+    output: str | Path | None = None,
+    isa: str | None = None,
+    *,
+    overrides: Sequence[tuple[str, str]] = (),
+    allow: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write a run's student as ``to``, verify it on the run's validation data, measure it, and print a table.
+
+    Args:
+        folder: The run.
+        to: ``hf``, a folder for ``AutoModel.from_pretrained``; ``onnx``, in float32; ``onnx-int8``, a quantised
+            student with its integers.
+        output: The folder to write; ``<run>/exports/<to>`` if not given. An earlier export there is replaced.
+        isa: What integers are stored for: ``avx2``, ``vnni`` or ``arm``; this machine if not given.
+        overrides: Keys and YAML texts that replace parts of the run's configuration.
+        allow: Packages whose classes it may name, besides our own.
+
+    Returns:
+        The report, which ``export.json`` in the folder holds too.
+
+    Raises:
+        UserError: if the student cannot be written so, or what was written does not do what the student does; then
+            there is no folder.
+    """
+    check_name(to)
+    isa = host_isa() if isa is None else check_isa(isa)
+    run, job = reopen(folder, "validate", overrides=overrides, allow=allow)
+    student = job.module.student.eval()
+    check_student(to, student)
+    target = Path(output) if output is not None else run.folder / "exports" / to
+    with replacing(target) as fresh, wide().status(f"writing {to}"):
+        report: dict[str, Any] = {"to": to, "run": f"{run.name} {run.id}"}
+        report |= write(to, student, fresh, task=job.module.task, batches=lambda: _batches(job), isa=isa)
+        report |= sizes(fresh)
+        if to != "hf":
+            report |= _measure(job, student, fresh / MODEL)
+        _complete(fresh, job, student, report)
+    report["folder"] = str(target)
+    show(report)
+    return report
+
+
+def _batches(job: Job) -> Iterator[Batch]:
+    if not is_overridden("val_dataloader", job.data):
+        rule = "there is no validation data to verify the export with"
+        raise UserError(rule, key="data", mend="name the split in data.splits")
+    for raw in job.data.val_dataloader():
+        yield job.module.task.batch(raw)
+
+
+def _complete(folder: Path, job: Job, student: nn.Module, report: dict[str, Any]) -> None:
+    """Put the tokenizer, the configuration and the report beside the model."""
+    tokenizer = getattr(job.data, "tokenizer", None)
+    with artifact.quiet():
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        if isinstance(student, PreTrainedModel) and not (folder / "config.json").exists():
+            student.config.save_pretrained(folder)
+    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+# ---------------------------------------------------------------------- latency
+
+
+def _measure(job: Job, student: nn.Module, path: Path) -> dict[str, Any]:
+    """Latency of the export against the float teacher; without a teacher, against the student in float."""
+    teacher = next(iter(job.module.teacher.models), None) if job.module.teacher is not None else None
+    reference = teacher if teacher is not None else without_quantization(student) if frozen_layers(student) else None
+    length = min([LENGTH, *(_positions(model) for model in (student, reference) if model is not None)])
+    inputs = _one(next(iter(_batches(job))), length)
+    found: dict[str, Any] = {"length": length} if "input_ids" in inputs else {}
+    sessions = {"export": session(path)}
+    with tempfile.TemporaryDirectory() as folder:
+        if reference is not None:
+            name = "the float teacher" if teacher is not None else "the float student"
+            to_onnx(reference, Path(folder) / MODEL, inputs)
+            sessions[name] = session(Path(folder) / MODEL)
+            found["reference"] = {"name": name, **sizes(Path(folder))}
+        found["latency_ms"] = latency(sessions, dict.fromkeys(sessions, inputs), _REPEATS)
+    return found
+
+
+def _one(batch: Batch, length: int) -> dict[str, Tensor]:
+    """One sample; of text, ``length`` tokens without padding."""
+    inputs = feed(batch)
+    if "input_ids" not in inputs:
+        return {name: tensor[:1] for name, tensor in inputs.items()}
+    inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+    return {name: tensor[:1].repeat(1, length)[:, :length] for name, tensor in inputs.items()}
+
+
+def _positions(model: nn.Module) -> int:
+    """How many tokens the model reads at most, as far as it says."""
+    config = getattr(model, "config", None)
+    return int(getattr(config, "max_position_embeddings", None) or LENGTH)

@@ -1,0 +1,107 @@
+"""Running ONNX files in onnxruntime: sessions, logits, what became of the graph, latency."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.errors import UserError
+
+__all__ = ["INTEGER_MATMULS", "integer_matmuls", "latency", "logits", "require", "session"]
+
+INTEGER_MATMULS = frozenset(
+    {
+        "DynamicQuantizeMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "QGemm",
+        "QLinearConv",
+        "QLinearMatMul",
+    }
+)
+"""Operators of onnxruntime that multiply integers."""
+
+
+def require() -> None:
+    """Refuse to go on without the packages of the ``export`` extra.
+
+    Raises:
+        UserError: if one is missing.
+    """
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            __import__(name)
+        except ImportError as error:
+            mend = 'pip install "lightning-distill[export]"'
+            raise UserError(f"needs {name}, which is not installed", key="--to", mend=mend) from error
+
+
+def session(path: Path, *, threads: int = 1, optimized: Path | None = None) -> Any:
+    """An ``onnxruntime.InferenceSession`` of the file on the CPU.
+
+    Args:
+        path: The ONNX file.
+        threads: Threads of one operator.
+        optimized: Where to write the graph as it is run.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def logits(run: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The logits that a :func:`session` computes for ``inputs``."""
+    [output] = run.run(["logits"], _feed(inputs))
+    return torch.from_numpy(np.asarray(output))
+
+
+def _feed(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: tensor.numpy() for name, tensor in inputs.items()}
+
+
+def integer_matmuls(path: Path) -> dict[str, int]:
+    """How many of :data:`INTEGER_MATMULS`, by name, are in the graph that onnxruntime makes of the file to run it."""
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        session(path, optimized=optimized)
+        graph = onnx.load(optimized, load_external_data=False).graph
+    found = Counter(node.op_type for node in graph.node)
+    return {name: found[name] for name in sorted(INTEGER_MATMULS & set(found))}
+
+
+def latency(sessions: Mapping[str, Any], inputs: Mapping[str, Mapping[str, Tensor]], repeats: int) -> dict[str, float]:
+    """Median milliseconds of one call of each session.
+
+    They take turns, so that whatever else the machine does meanwhile falls on all of them alike.
+
+    Args:
+        sessions: By name.
+        inputs: Of each session, by its name.
+        repeats: Timed calls of each; a tenth as many are made before.
+    """
+    feeds = {name: _feed(inputs[name]) for name in sessions}
+    taken: dict[str, list[float]] = {name: [] for name in sessions}
+    warm_up = max(1, repeats // 10)
+    for repeat in range(-warm_up, repeats):
+        for name, run in sessions.items():
+            started = time.perf_counter()
+            run.run(None, feeds[name])
+            if repeat >= 0:
+                taken[name].append(1000 * (time.perf_counter() - started))
+    return {name: median(times) for name, times in taken.items()}

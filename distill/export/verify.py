@@ -1,0 +1,125 @@
+"""Does an exported model do what the trained one does?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from distill.errors import UserError
+from distill.export.graph import feed
+from distill.models import forward
+from distill.signals import Batch, Request, Signals
+from distill.tasks import Task
+
+__all__ = ["Comparison", "Predict", "check_float", "check_integer", "compare", "torch_logits"]
+
+Predict = Callable[[dict[str, Tensor]], Tensor]
+"""Named inputs to logits."""
+
+RELATIVE_ERROR = 1e-4
+AGREEMENT = 0.995
+METRIC = 0.003  # three tenths of a point, of a metric in [0, 1]; of the metric itself where it is larger
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same data.
+
+    Attributes:
+        predictions: How many predictions were compared.
+        relative_error: max |a - b| / max |a| over the logits of all predictions, a of the trained model.
+        agreement: The part of the decisions that are equal; ``None`` where predictions are no classes.
+        metric: The name of the task's metric.
+        trained: Its value for the trained model.
+        exported: And for the exported one.
+    """
+
+    predictions: int
+    relative_error: float
+    agreement: float | None
+    metric: str
+    trained: float
+    exported: float
+
+
+def torch_logits(model: nn.Module) -> Predict:
+    """``model`` as a function of its inputs."""
+
+    @torch.no_grad()
+    def predict(inputs: dict[str, Tensor]) -> Tensor:
+        logits = forward(model, inputs, Request(logits=True)).logits
+        assert logits is not None
+        return logits.float()
+
+    return predict
+
+
+def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Predict) -> Comparison:
+    """Run both models over ``batches``, reading nothing but what exported models read (:func:`feed`)."""
+    metrics = task.metrics(), task.metrics()
+    count = equal = decided = 0
+    difference, largest = torch.zeros(()), torch.zeros(())
+    for batch in batches:
+        inputs = feed(batch)
+        first, second = trained(inputs), exported(inputs)
+        task.update(metrics[0], first, batch)
+        task.update(metrics[1], second, batch)
+        a, b = Signals(first).at(batch.mask), Signals(second).at(batch.mask)
+        count += len(a)
+        # Not a number anywhere is as far off as can be.
+        difference = torch.maximum(difference, (a - b).abs().nan_to_num(torch.inf).max())
+        largest = torch.maximum(largest, a.abs().max())
+        decisions = task.predict(a), task.predict(b)
+        if decisions[0] is not None and decisions[1] is not None:
+            equal, decided = equal + int((decisions[0] == decisions[1]).sum()), decided + decisions[0].numel()
+    if not count:
+        raise UserError("holds nothing to verify the export with", key="data.splits.validation", mend="name another")
+    return Comparison(
+        predictions=count,
+        relative_error=float(difference / largest.clamp(min=torch.finfo(torch.float32).tiny)),
+        agreement=equal / decided if decided else None,
+        metric=task.monitor,
+        trained=float(metrics[0][task.monitor].compute()),
+        exported=float(metrics[1][task.monitor].compute()),
+    )
+
+
+def check_float(found: Comparison) -> None:
+    """Refuse logits that differ by more than 1e-4 of the largest.
+
+    Raises:
+        UserError: with the figures.
+    """
+    if not found.relative_error <= RELATIVE_ERROR:
+        raise UserError(
+            f"the exported model's logits differ from the trained model's by {found.relative_error:.1e} of the "
+            f"largest, and {RELATIVE_ERROR:.0e} is allowed; nothing was written",
+            key="--to",
+            mend="this is a fault of ours or of the exporter: please report it with the run's config.yaml",
+        )
+
+
+def check_integer(found: Comparison) -> None:
+    """Refuse decisions of which more than 0.5 % differ, and a metric that is off by more than 0.3 points.
+
+    Raises:
+        UserError: with the figures.
+    """
+    faults = []
+    if found.agreement is not None and not found.agreement >= AGREEMENT:
+        faults.append(f"{found.agreement:.2%} of its decisions are the trained model's, and {AGREEMENT:.1%} must be")
+    allowed = METRIC * max(1.0, abs(found.trained))
+    if not abs(found.trained - found.exported) <= allowed:
+        faults.append(
+            f"its {found.metric} is {found.exported:.4g}, the trained model's {found.trained:.4g}, and a difference of "
+            f"{allowed:.2g} is allowed"
+        )
+    if faults:
+        raise UserError(
+            f"the exported model does not do what the trained one does: {'; '.join(faults)}; nothing was written",
+            key="--to",
+            mend="validate on more data if these are few, else train longer with quantisation on, or export to onnx",
+        )

@@ -1,0 +1,50 @@
+"""Run by test_structured.py: structured pruning on two ranks; saves the student's state of each."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.strategies import DDPStrategy
+from torch.utils.data import DataLoader
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from test_structured import batches, fit, over_ranks
+
+
+class Keep(Callback):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        torch.save(pl_module.student.state_dict(), f"{self.path}.{trainer.global_rank}")
+
+
+class Deal(DataLoader[Any]):
+    """Deals the micro-batches to the ranks."""
+
+    def __iter__(self) -> Any:
+        return iter(batches(4)[torch.distributed.get_rank() :: 2])
+
+
+def main(out: Path) -> None:
+    module, pruning = over_ranks()
+    fit(
+        out.parent,
+        module,
+        pruning,
+        Keep(out),
+        loader=Deal(range(2), batch_size=None),  # type: ignore[arg-type]
+        devices=2,
+        strategy=DDPStrategy(process_group_backend="gloo"),
+        use_distributed_sampler=False,
+        max_steps=2,
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

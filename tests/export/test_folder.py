@@ -1,0 +1,65 @@
+"""An export is there whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distill.errors import UserError
+from distill.export.folder import REPORT, replacing
+
+
+def test_the_folder_is_there_when_the_block_has_ended(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "b"
+    with replacing(target) as fresh:
+        (fresh / "model").write_text("new")
+        assert not target.exists()
+    assert (target / "model").read_text() == "new"
+    assert [p.name for p in target.parent.iterdir()] == ["b"]
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with replacing(tmp_path / "exports" / "out") as fresh:
+            (fresh / "model").write_text("new")
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_leaves_an_earlier_export_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / REPORT).write_text("old")
+
+    def fail() -> None:
+        with replacing(tmp_path / "out") as fresh:
+            (fresh / REPORT).write_text("new")
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        fail()
+    assert (tmp_path / "out" / REPORT).read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_earlier_export_is_replaced_whole(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / REPORT).write_text("old")
+    (tmp_path / "out" / "more").write_text("old")
+    with replacing(tmp_path / "out") as fresh:
+        (fresh / REPORT).write_text("new")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [REPORT]
+
+
+def test_what_is_no_export_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match=r"--output = .*no earlier export"), replacing(tmp_path):
+        pass
+    with pytest.raises(UserError, match=r"--output = .*no earlier export"), replacing(tmp_path / "thesis.txt"):
+        pass
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    with pytest.raises(UserError, match="cannot be written to"), replacing(tmp_path / "thesis.txt" / "out"):
+        pass

@@ -1,0 +1,166 @@
+"""What is written does what the student does, or it is not written."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+
+from distill.artifact import note
+from distill.errors import UserError
+from distill.export import formats
+from distill.export.formats import MODEL, check_name, check_student, write
+from distill.export.runtime import logits, session
+from distill.quantize.layers import quantized_layers
+from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.signals import Batch
+from distill.tasks import CausalLM, TextClassification
+
+Quantize = Callable[[nn.Module, WeightScheme, ActivationScheme | None], nn.Module]
+
+
+@pytest.fixture(scope="module")
+def integers(
+    quantized: nn.Module, task: TextClassification, batches: list[Batch], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("int8")
+    return folder, write("onnx-int8", quantized, folder, task=task, batches=lambda: batches, isa="vnni")
+
+
+def test_every_quantised_linear_is_one_product_of_integers(
+    integers: tuple[Path, dict[str, Any]], quantized: nn.Module
+) -> None:
+    linears = sum(isinstance(layer, nn.Linear) for layer in quantized_layers(quantized).values())
+    assert linears == 6 + 1  # the layer's and the pooler's; the head is left out
+    _, report = integers
+    assert sum(report["integer_matmuls"].values()) == report["integer_products"] == linears
+    assert report["quantized_layers"] == linears + 3
+    assert (report["weights"], report["largest_weight"]) == ("int8", 127)
+
+
+def test_decisions_are_those_of_the_fake_quantised_student(
+    integers: tuple[Path, dict[str, Any]], quantized: nn.Module, batches: list[Batch]
+) -> None:
+    folder, report = integers
+    run, equal = session(folder / MODEL), []
+    for batch in batches:
+        with torch.no_grad():
+            equal.append(quantized(**batch.inputs).logits.argmax(-1) == logits(run, batch.inputs).argmax(-1))
+    assert torch.cat(equal).all()
+    assert report["verified"]["agreement"] == 1.0
+    assert report["verified"]["predictions"] == sum(batch.size for batch in batches)
+
+
+def test_no_quantised_weight_is_in_the_file_as_floats(
+    integers: tuple[Path, dict[str, Any]], quantized: nn.Module
+) -> None:
+    stored = {i.name.removeprefix("model."): i for i in onnx.load(integers[0] / MODEL).graph.initializer}
+    for name, layer in quantized_layers(quantized).items():
+        kept = stored.pop(f"{name}.weight")
+        assert kept.data_type == onnx.TensorProto.INT8, name
+        rows = layer.integers().numpy()
+        expected = rows.T if isinstance(layer, nn.Linear) else rows
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(kept), expected)
+    matrices = {n for n, i in stored.items() if len(i.dims) > 1 and min(i.dims) > 1}
+    assert matrices == {"classifier.weight"}
+
+
+def test_the_student_is_as_it_was(integers: tuple[Path, dict[str, Any]], quantized: nn.Module) -> None:
+    assert len(quantized_layers(quantized)) == integers[1]["quantized_layers"]
+    assert all(layer.mode == "frozen" for layer in quantized_layers(quantized).values())
+
+
+def test_a_tied_table_is_stored_once_and_as_integers(quantize: Quantize, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    words, sizes = 301, {"n_positions": 32, "n_embd": 32, "n_layer": 1, "n_head": 2, "initializer_range": 0.2}
+    student = GPT2LMHeadModel(GPT2Config(vocab_size=words, bos_token_id=0, eos_token_id=0, **sizes))
+    ids = torch.randint(0, 61, (4, 12))
+    data = Batch(inputs={"input_ids": ids}, labels=ids.roll(-1, 1), extras={"bytes": torch.ones_like(ids)})
+    layers = quantize(student, WeightScheme(), ActivationScheme())
+    report = write("onnx-int8", layers, tmp_path, task=CausalLM(), batches=lambda: [data], isa="avx2")
+    assert report["verified"]["metric"] == "bits_per_byte"
+    assert report["weights"] == "uint8"
+    assert sum(report["integer_matmuls"].values()) == report["integer_products"] == 4
+    tables = [i for i in onnx.load(tmp_path / MODEL).graph.initializer if words in i.dims and min(i.dims) > 1]
+    assert [i.data_type for i in tables] == [onnx.TensorProto.INT8]
+
+
+# ---------------------------------------------------------------------- plain weights
+
+
+def test_any_transformers_opens_the_plain_folder(
+    quantized: nn.Module, task: TextClassification, batches: list[Batch], tmp_path: Path
+) -> None:
+    report = write("hf", quantized, tmp_path, task=task, batches=lambda: batches, isa="vnni")
+    assert report["verified"]["relative_error"] < 1e-6
+    opened, loading = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert set(loading["unexpected_keys"]) == {"classifier.weight", "classifier.bias"}
+    table = quantized.bert.embeddings.word_embeddings  # type: ignore[union-attr]
+    step = table.weight_scale[:, None]
+    torch.testing.assert_close(opened.embeddings.word_embeddings.weight, step * table.integers())
+    assert all(path.stat().st_mode & 0o044 for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["remove", "low_rank", "share"])
+def test_structures_that_transformers_cannot_express_are_refused(
+    bert: BertForSequenceClassification, kind: str
+) -> None:
+    student = copy.deepcopy(bert)
+    note(student, {"kind": "layers"}, {"kind": kind})
+    with pytest.raises(UserError, match=r"--to = 'hf': transformers cannot open this student.*--to onnx"):
+        check_student("hf", student)
+    check_student("onnx", student)
+
+
+def test_a_plain_module_is_no_model_of_transformers() -> None:
+    with pytest.raises(UserError, match="Linear is none of its models"):
+        check_student("hf", nn.Linear(2, 2))
+
+
+# ---------------------------------------------------------------------- refusals
+
+
+def test_a_student_without_integers_has_none_to_export(bert: BertForSequenceClassification) -> None:
+    with pytest.raises(UserError, match=r"--to = 'onnx-int8': this student was not quantised.*distill quantize RUN"):
+        check_student("onnx-int8", bert)
+
+
+def test_an_unknown_format_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"--to = 'onnx-int4': no such format.*'onnx-int8'"):
+        check_name("onnx-int4")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    check_name("hf")
+    with pytest.raises(UserError, match=r"needs onnxruntime.*lightning-distill\[export\]"):
+        check_name("onnx")
+
+
+@pytest.mark.parametrize(("to", "rule"), [("hf", "differ"), ("onnx-int8", "decisions")])
+def test_what_does_something_else_is_refused(
+    to: str,
+    rule: str,
+    quantized: nn.Module,
+    task: TextClassification,
+    batches: list[Batch],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both writers are made to turn the head round."""
+    wrong = copy.deepcopy(quantized)
+    with torch.no_grad():
+        wrong.classifier.weight.neg_()  # type: ignore[union-attr]
+    monkeypatch.setattr(formats, "to_huggingface", lambda model, folder: wrong.save_pretrained(folder))  # type: ignore[operator]
+    monkeypatch.setattr(formats, "_write_onnx", lambda *_: formats.torch_logits(wrong))
+    with pytest.raises(UserError, match=f"{rule}.*nothing was written"):
+        write(to, quantized, tmp_path, task=task, batches=lambda: batches, isa="vnni")

@@ -1,0 +1,162 @@
+"""Each kind of integer layer computes what its integers say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from distill.errors import UserError
+from distill.export.convert import frozen_layers, largest_integer, with_integers, without_quantization
+from distill.export.graph import to_onnx
+from distill.export.runtime import integer_matmuls, logits, session
+from distill.quantize.layers import QuantizedLayer, quantize_layer
+from distill.quantize.lifecycle import freeze
+from distill.quantize.scheme import ActivationScheme, LayerScheme, WeightScheme
+
+WIDTH, OUT = 48, 10
+FULL = ActivationScheme()
+SCHEMES: dict[str, tuple[type[nn.Module], WeightScheme, ActivationScheme | None]] = {
+    "static": (nn.Linear, WeightScheme(), FULL),
+    "static_asymmetric": (nn.Linear, WeightScheme(symmetric=False), FULL),
+    "static_one_scale": (nn.Linear, WeightScheme(granularity="tensor", reduced_range=True), FULL),
+    "static_signed_inputs": (nn.Linear, WeightScheme(bits=4), ActivationScheme(symmetric=True)),
+    "static_narrow_inputs": (nn.Linear, WeightScheme(), ActivationScheme(bits=4)),
+    "static_transposed": (Conv1D, WeightScheme(), FULL),
+    "dynamic": (nn.Linear, WeightScheme(), ActivationScheme(kind="dynamic")),
+    "dynamic_asymmetric": (nn.Linear, WeightScheme(symmetric=False), ActivationScheme(kind="dynamic", symmetric=True)),
+    "groups": (nn.Linear, WeightScheme(bits=4, granularity="group", group_size=8), None),
+    "groups_asymmetric": (nn.Linear, WeightScheme(bits=3, granularity="group", group_size=8, symmetric=False), FULL),
+    "nibbles": (nn.Linear, WeightScheme(bits=4, granularity="group", group_size=16), None),
+    "nibbles_asymmetric": (nn.Linear, WeightScheme(bits=4, granularity="group", group_size=16, symmetric=False), FULL),
+    "groups_dynamic": (
+        nn.Linear,
+        WeightScheme(granularity="group", group_size=12),
+        ActivationScheme(kind="dynamic", bits=6),
+    ),
+    "weights_only": (nn.Linear, WeightScheme(granularity="tensor", bits=2), None),
+}
+INTEGER = [name for name in SCHEMES if name.startswith(("static", "dynamic"))]
+
+
+class Layers(nn.Module):
+    """Layers side by side over the same inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleDict(
+            {name: kind(OUT, WIDTH) if kind is Conv1D else kind(WIDTH, OUT) for name, (kind, _, _) in SCHEMES.items()}
+        )
+        for name, (_, weights, activations) in SCHEMES.items():
+            layer = quantize_layer(self.layers[name], LayerScheme(weights=weights, activations=activations))
+            with torch.no_grad():
+                layer.weight.normal_()
+                assert isinstance(layer.bias, Tensor)
+                layer.bias.normal_()
+                if layer.static:
+                    layer.input_range.copy_(torch.tensor([-1.5, 2.0]))
+            freeze([layer])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([layer(x) for layer in self.layers.values()], dim=-1)
+
+
+def rounded(x: NDArray[np.float64], scale: float, zero: float, low: int, high: int) -> NDArray[np.float64]:
+    return scale * (np.clip(np.rint(x / scale) + zero, low, high) - zero)
+
+
+def oracle(layer: QuantizedLayer, transposed: bool, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The layer in float64, from its integers and scales."""
+    q = layer.integers().numpy().astype(np.float64)
+    q = q.T if transposed else q
+    scale = layer.weight_scale.numpy().astype(np.float64)
+    zero = np.zeros_like(scale) if layer.weight_zero_point is None else layer.weight_zero_point.numpy()
+    if scale.ndim:
+        groups = 1 if scale.ndim == 1 else scale.shape[1]
+        scale, zero = (np.repeat(v.reshape(OUT, groups), WIDTH // groups, axis=1) for v in (scale, zero))
+    scheme = layer.scheme.activations
+    if scheme is not None:
+        low, high = scheme.bounds
+        for row in range(len(x)):
+            if layer.input_scale is not None:
+                s, z = float(layer.input_scale), float(layer.input_zero_point)  # type: ignore[arg-type]
+            elif scheme.symmetric:
+                s, z = np.abs(x[row]).max() / high, 0.0
+            else:
+                a, b = min(x[row].min(), 0), max(x[row].max(), 0)
+                s = (b - a) / (high - low)
+                z = np.clip(low - np.rint(a / s), low, high)
+            x[row] = rounded(x[row], s, z, low, high)
+    return x @ (scale * (q - zero)).T + layer.bias.detach().numpy()  # type: ignore[union-attr, operator]
+
+
+@pytest.fixture(scope="module")
+def layers() -> Layers:
+    return Layers().eval()
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["int8", "uint8"])
+def path(request: pytest.FixtureRequest, layers: Layers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    to_onnx(with_integers(layers, unsigned=request.param), path, {"x": torch.zeros(1, WIDTH)})
+    return path
+
+
+def test_every_layer_agrees_with_its_integers_in_float64(layers: Layers, path: Path) -> None:
+    x = torch.randn(50, WIDTH, generator=torch.Generator().manual_seed(1))
+    found = logits(session(path), {"x": x}).double().numpy()
+    for index, (name, layer) in enumerate(layers.layers.items()):
+        assert isinstance(layer, QuantizedLayer)
+        expected = oracle(layer, SCHEMES[name][0] is Conv1D, x.double().numpy().copy())
+        error = np.abs(found[:, index * OUT : (index + 1) * OUT] - expected)
+        # Half a step of the input's grid away from an integer, float32 may round the other way: one row at most.
+        assert (error.max(axis=1) > 1e-5 * np.abs(expected).max()).sum() <= 1, name
+
+
+def test_products_of_integers_are_products_of_integers_in_the_runtime(path: Path) -> None:
+    assert sum(integer_matmuls(path).values()) == len(INTEGER)
+
+
+def test_their_weights_are_integers_in_the_file(path: Path, request: pytest.FixtureRequest) -> None:
+    found = {i.name.split(".")[-2]: i for i in onnx.load(path).graph.initializer if i.name.endswith(".weight")}
+    unsigned = "uint8" in request.node.name
+    wanted = onnx.TensorProto.UINT8 if unsigned else onnx.TensorProto.INT8
+    for name in INTEGER:
+        assert list(found[name].dims) == [WIDTH, OUT]
+        assert found[name].data_type == wanted
+
+
+def test_weights_of_4_bits_in_groups_are_stored_two_to_a_byte(path: Path) -> None:
+    nodes = [node for node in onnx.load(path).graph.node if node.op_type == "MatMulNBits"]
+    stored = {i.name: i for i in onnx.load(path).graph.initializer}
+    assert [list(stored[node.input[1]].dims) for node in nodes] == [[OUT, WIDTH // 16, 8]] * 2
+
+
+def test_the_largest_integer_is_that_of_the_products(layers: Layers) -> None:
+    expected = max(int(np.abs(layers.layers[name].integers().numpy().astype(int)).max()) for name in INTEGER)
+    assert largest_integer(frozen_layers(layers)) == expected == 128
+
+
+def test_without_quantisation_the_weights_stay_and_the_inputs_pass(layers: Layers) -> None:
+    plain = without_quantization(layers)
+    assert not frozen_layers(plain)
+    assert {type(m) for m in plain.layers.values()} == {nn.Linear, Conv1D}
+    assert set(plain.state_dict()) == {f"layers.{name}.{kind}" for name in SCHEMES for kind in ("weight", "bias")}
+    x = torch.randn(3, WIDTH)
+    weight = layers.layers["static"].weight
+    torch.testing.assert_close(plain.layers["static"](x), x @ weight.T + layers.layers["static"].bias)
+    assert len(frozen_layers(layers)) == len(SCHEMES)
+
+
+def test_a_quantised_convolution_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3))
+    freeze([quantize_layer(model[0], LayerScheme(weights=WeightScheme()))])
+    with pytest.raises(UserError, match=r"0 is a Conv2d.*export to onnx"):
+        with_integers(model, unsigned=False)

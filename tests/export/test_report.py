@@ -1,0 +1,72 @@
+"""What an export says of itself."""
+
+from __future__ import annotations
+
+import gzip
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from distill.export.report import show, sizes
+
+REPORT = {
+    "folder": "runs/a/b/exports/onnx-int8",
+    "bytes": 2_000_000,
+    "gzipped_bytes": 1_500_000,
+    "verified": {
+        "predictions": 872,
+        "relative_error": 0.02,
+        "agreement": 0.9989,
+        "metric": "accuracy",
+        "trained": 0.9011,
+        "exported": 0.9,
+    },
+    "isa": "avx2",
+    "weights": "int8",
+    "largest_weight": 63,
+    "quantized_layers": 16,
+    "integer_products": 13,
+    "integer_matmuls": {"MatMulIntegerToFloat": 13},
+    "length": 128,
+    "reference": {"name": "the float teacher", "bytes": 10_000_000, "gzipped_bytes": 9_000_000},
+    "latency_ms": {"export": 4.0, "the float teacher": 10.0},
+}
+
+
+def test_a_file_of_zeros_is_as_large_as_any_and_small_only_when_compressed(tmp_path: Path) -> None:
+    dense = np.random.default_rng(0).standard_normal(300_000, dtype=np.float32)
+    dense[::10] = 0
+    sparse = np.where(np.arange(300_000) % 10, np.float32(0), dense + 1)
+    found = {}
+    for name, values in {"dense": dense, "sparse": sparse}.items():
+        folder = tmp_path / name
+        (folder / "below").mkdir(parents=True)
+        (folder / "below" / "weights").write_bytes(values.tobytes())
+        found[name] = sizes(folder)
+        oracle = len(gzip.compress(values.tobytes(), compresslevel=6))
+        assert abs(found[name]["gzipped_bytes"] - oracle) < 0.01 * oracle
+    assert found["dense"]["bytes"] == found["sparse"]["bytes"] == 1_200_000
+    assert found["sparse"]["gzipped_bytes"] < 0.4 * found["dense"]["gzipped_bytes"]
+
+
+def test_the_table_names_every_figure() -> None:
+    console = Console(width=160, record=True, file=StringIO())
+    show(REPORT, console)
+    text = console.export_text()
+    for words in (
+        "2.0 MB (1.5 MB gzipped); the float teacher 10.0 MB, 5.00 times as large",
+        "13 of 13 (13 MatMulIntegerToFloat)",
+        "int8 for avx2, the largest is 63",
+        "99.89% of 872",
+        "0.9 (in torch 0.9011)",
+        "4.00 ms, one thread, batch 1, 128 tokens; the float teacher 10.00 ms, 2.50 times as long",
+    ):
+        assert words in text
+
+
+def test_plain_formats_say_what_became_of_the_quantisation() -> None:
+    console = Console(width=160, record=True, file=StringIO())
+    show({**{name: value for name, value in REPORT.items() if name != "isa"}, "to": "onnx"}, console)
+    assert "16, weights as floats on their grid, inputs not rounded" in console.export_text()

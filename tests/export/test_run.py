@@ -1,0 +1,110 @@
+"""``distill export``, from a run's folder to a verified export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from distill import artifact
+from distill.errors import UserError
+from distill.export import formats
+from distill.export.run import export
+from distill.export.runtime import logits, session
+from distill.export.verify import Comparison
+from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.run import Run
+
+Quantize = Callable[[nn.Module, WeightScheme, ActivationScheme | None], nn.Module]
+NAMES = ["negative", "positive"]
+
+
+def classifier(words: int, width: int) -> BertForSequenceClassification:
+    torch.manual_seed(width)
+    config = BertConfig(
+        vocab_size=words,
+        hidden_size=width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=width,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        id2label=dict(enumerate(NAMES)),
+        label2id={name: i for i, name in enumerate(NAMES)},
+    )
+    return BertForSequenceClassification(config).eval()
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_tokenizer_dir: str, text_folder: str, quantize: Quantize) -> Run:
+    """A run whose student was quantised, and whose teacher is no larger than it must be."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    teacher = tmp_path / "teacher"
+    artifact.save(teacher, classifier(len(tokenizer), 32), tokenizer)
+    config = {
+        "model": {"task": "text-classification", "teacher": {"path": str(teacher)}, "student": {"path": str(teacher)}},
+        "data": {"path": text_folder, "tokenizer": str(teacher), "max_length": 32},
+        "trainer": {"max_steps": 1},
+    }
+    made = Run.create(tmp_path / "runs", "small", config, "one")
+    student = quantize(classifier(len(tokenizer), 16), WeightScheme(reduced_range=True), ActivationScheme())
+    artifact.save(made.student, student, tokenizer)
+    return made
+
+
+def test_a_run_becomes_a_folder_with_everything_in_it(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    report = export(run.folder, "onnx-int8", isa="avx2")
+    folder = run.folder / "exports" / "onnx-int8"
+    assert {"model.onnx", "config.json", "tokenizer.json", "export.json"} <= {p.name for p in folder.iterdir()}
+    written = json.loads((folder / "export.json").read_text())
+    assert written | {"folder": str(folder)} == report
+    assert report["verified"]["predictions"] == 41
+    assert report["weights"] == "int8"
+    assert report["largest_weight"] == 63
+    assert sum(report["integer_matmuls"].values()) == report["integer_products"] == 7
+    assert report["bytes"] == (folder / "model.onnx").stat().st_size < report["reference"]["bytes"]
+    assert report["length"] == 64
+    assert set(report["latency_ms"]) == {"export", "the float teacher"}
+    shown = capsys.readouterr().out
+    assert "7 of 7" in shown
+    assert "the float teacher" in shown
+    inputs = AutoTokenizer.from_pretrained(folder)("a good film", return_tensors="pt")
+    with torch.no_grad():
+        expected = artifact.load(run.student)(**inputs).logits
+    torch.testing.assert_close(logits(session(folder / "model.onnx"), inputs), expected, rtol=0, atol=1e-5)
+
+
+def test_plain_weights_open_in_transformers(run: Run, tmp_path: Path) -> None:
+    report = export(run.folder, "hf", tmp_path / "mine")
+    assert "latency_ms" not in report
+    opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "mine")
+    assert opened.config.id2label == dict(enumerate(NAMES))
+    stored = artifact.load(run.student).classifier.weight
+    torch.testing.assert_close(opened.classifier.weight, stored, rtol=0, atol=0)
+
+
+def test_what_is_not_verified_leaves_no_folder(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(run.folder.rglob("*"))
+    found = Comparison(41, relative_error=0.1, agreement=0.97, metric="accuracy", trained=0.9, exported=0.9)
+
+    def fake(model: nn.Module, folder: Path, batches: Any) -> None:
+        (folder / "model.onnx").write_bytes(b"wrong")
+
+    monkeypatch.setattr(formats, "_write_onnx", fake)
+    monkeypatch.setattr(formats, "compare", lambda *_: found)
+    with pytest.raises(UserError, match=r"97\.00% of its decisions"):
+        export(run.folder, "onnx-int8")
+    assert sorted(run.folder.rglob("*")) == before
+
+
+def test_mistakes_show_before_the_run_is_opened() -> None:
+    with pytest.raises(UserError, match="--to = 'tflite': no such format"):
+        export("nowhere", "tflite")
+    with pytest.raises(UserError, match="--isa = 'sse': no such target"):
+        export("nowhere", "onnx", isa="sse")

@@ -1,0 +1,99 @@
+"""What counts as the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from distill.errors import UserError
+from distill.export.verify import Comparison, check_float, check_integer, compare
+from distill.signals import IGNORE, Batch
+from distill.tasks import CausalLM, TextClassification
+
+SAME = Comparison(predictions=1000, relative_error=0.0, agreement=1.0, metric="accuracy", trained=0.9, exported=0.9)
+
+
+def batch(rows: int, labels: Sequence[int]) -> Batch:
+    return Batch(inputs={"input_ids": torch.zeros(rows, 2, dtype=torch.long)}, labels=torch.tensor(labels))
+
+
+def turns(*logits: list[list[float]]):  # type: ignore[no-untyped-def]
+    """Gives one answer after the other."""
+    answers = iter(logits)
+    return lambda inputs: torch.tensor(next(answers))
+
+
+def test_the_figures_are_over_all_batches(task: TextClassification) -> None:
+    found = compare(
+        task,
+        [batch(2, [0, 1]), batch(2, [1, 1])],
+        turns([[4.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]]),
+        turns([[4.0, 0.5], [0.0, 2.0]], [[0.0, 1.0], [0.0, 1.0]]),
+    )
+    assert found == Comparison(
+        predictions=4, relative_error=0.25, agreement=0.75, metric="accuracy", trained=0.75, exported=1.0
+    )
+
+
+def test_positions_that_do_not_count_are_not_compared() -> None:
+    labels = torch.tensor([[0, 1], [1, IGNORE]])
+    data = Batch(
+        inputs={"input_ids": torch.zeros(2, 2, dtype=torch.long)},
+        labels=labels,
+        mask=labels != IGNORE,
+        tokens=labels != IGNORE,
+        extras={"bytes": torch.ones(2, 2, dtype=torch.int32)},
+    )
+    trained = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [5.0, 5.0]]])
+    exported = trained.clone()
+    exported[1, 1] = torch.tensor([0.0, torch.nan])
+    seen: list[dict[str, Tensor]] = []
+
+    def predict(inputs: dict[str, Tensor]) -> Tensor:
+        seen.append(inputs)
+        return exported
+
+    found = compare(CausalLM(), [data], lambda inputs: trained, predict)
+    assert (found.predictions, found.relative_error, found.agreement) == (3, 0.0, 1.0)
+    assert seen[0]["attention_mask"].tolist() == [[1, 1], [1, 0]]
+
+
+def test_what_is_no_number_is_no_agreement(task: TextClassification) -> None:
+    nothing = torch.nan
+    found = compare(task, [batch(1, [0])], turns([[1.0, 0.0]]), turns([[nothing, nothing]]))
+    with pytest.raises(UserError, match="differ"):
+        check_float(found)
+
+
+def test_regression_is_judged_by_its_metric_alone() -> None:
+    task = TextClassification()
+    data = Batch(inputs={"input_ids": torch.zeros(3, 2, dtype=torch.long)}, labels=torch.tensor([1.0, 2.0, 4.0]))
+    scores = [[1.0], [2.0], [4.0]]
+    found = compare(task, [data], turns(scores), turns([[4.0], [2.0], [1.0]]))
+    assert found.agreement is None
+    assert found.trained == pytest.approx(1.0)
+    with pytest.raises(UserError, match="pearson"):
+        check_integer(found)
+
+
+def test_no_data_is_no_proof(task: TextClassification) -> None:
+    with pytest.raises(UserError, match="nothing to verify"):
+        compare(task, [], turns(), turns())
+
+
+def test_the_bounds() -> None:
+    check_float(replace(SAME, relative_error=1e-4))
+    check_integer(replace(SAME, agreement=0.995, exported=0.8971, relative_error=0.3))
+    check_integer(replace(SAME, agreement=None))
+    with pytest.raises(UserError, match=r"1\.1e-04"):
+        check_float(replace(SAME, relative_error=1.1e-4))
+    with pytest.raises(UserError, match=r"99\.40%"):
+        check_integer(replace(SAME, agreement=0.994))
+    with pytest.raises(UserError, match=r"accuracy is 0\.8969"):
+        check_integer(replace(SAME, exported=0.8969))
+    with pytest.raises(UserError, match="accuracy is nan"):
+        check_integer(replace(SAME, exported=float("nan")))

@@ -1,0 +1,88 @@
+import pytest
+import torch
+from torch import nn
+
+from distill.errors import UserError
+from distill.prune import FunctionCriterion, Magnitude, Movement, Wanda
+from distill.targets import Conv1D
+
+
+def observed(criterion, module, *batches):
+    criterion.prepare(module, "layer")
+    for batch in batches:
+        handle = criterion.watch(module)
+        module(batch)
+        handle.remove()
+        criterion.settle(module)
+    return criterion.score(module)
+
+
+def test_magnitude_is_the_absolute_value():
+    module = nn.Linear(3, 2)
+    assert torch.equal(Magnitude().score(module), module.weight.detach().abs())
+
+
+def test_movement_is_minus_the_sum_of_weight_times_gradient():
+    module, criterion = nn.Linear(3, 2), Movement()
+    criterion.prepare(module, "layer")
+    expected = torch.zeros(2, 3, dtype=torch.float64)
+    for _ in range(3):
+        gradient = torch.randn(2, 3)
+        module.weight.grad = gradient.clone()
+        criterion.learn(module)
+        expected -= module.weight.detach().double() * gradient.double()
+        with torch.no_grad():
+            module.weight.add_(torch.randn(2, 3))
+    torch.testing.assert_close(criterion.score(module).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_movement_outlives_a_step_whose_gradients_overflowed():
+    module, criterion = nn.Linear(2, 1), Movement()
+    criterion.prepare(module, "layer")
+    module.weight.grad = torch.tensor([[float("inf"), float("nan")]])
+    criterion.learn(module)
+    assert not criterion.score(module).any()
+
+
+def norms(x):
+    return x.double().square().mean(0).sqrt()
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+def test_wanda_is_weight_times_norm_of_its_input(kind):
+    torch.manual_seed(0)
+    x = torch.randn(4, 5, 3) * torch.tensor([1.0, 5.0, 0.1])
+    module = nn.Linear(3, 2) if kind == "linear" else Conv1D(2, 3)
+    score = observed(Wanda(), module, x)
+    norm, weight = norms(x.flatten(0, 1)), module.weight.detach().abs().double()
+    expected = weight * (norm[None] if kind == "linear" else norm[:, None])
+    torch.testing.assert_close(score.double() / 0.1**0.5, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_wanda_of_a_convolution_reads_the_channels_of_each_group(groups):
+    torch.manual_seed(0)
+    x, module = torch.randn(3, 4, 6, 5), nn.Conv2d(4, 6, 3, groups=groups)
+    score = observed(Wanda(), module, x) / 0.1**0.5
+    norm = norms(x.movedim(1, -1).flatten(0, 2))
+    for out in range(6):
+        for channel in range(4 // groups):
+            first = out // (6 // groups) * (4 // groups)
+            expected = module.weight[out, channel].detach().abs().double() * norm[first + channel]
+            torch.testing.assert_close(score[out, channel].double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_wanda_does_not_look_in_validation():
+    module, criterion = nn.Linear(3, 2), Wanda()
+    assert not observed(criterion, module.eval(), torch.randn(4, 3)).any()
+
+
+def test_wanda_refuses_an_embedding():
+    with pytest.raises(UserError, match="words"):
+        Wanda().prepare(nn.Embedding(3, 2), "words")
+
+
+def test_a_function_of_ones_own_gives_the_scores():
+    module = nn.Linear(3, 2)
+    score = FunctionCriterion(lambda weight, module: weight**2 + module.bias[:, None]).score(module)
+    torch.testing.assert_close(score, (module.weight**2 + module.bias[:, None]).detach())

@@ -1,0 +1,145 @@
+import pytest
+import torch
+from torch import nn
+
+from distill.errors import UserError
+from distill.prune import FunctionCriterion, Granularity, Magnitude
+from distill.prune.layers import MASK, Layer, Ranking, rankings
+from distill.targets import Conv1D
+
+
+def layer(module, name="layer"):
+    module.register_buffer(MASK, torch.ones_like(module.weight, dtype=torch.bool))
+    return Layer(name, module)
+
+
+@pytest.mark.parametrize(("text", "keep"), [("2:4", 2), ("1:4", 1), ("4:8", 4)])
+@pytest.mark.parametrize("kind", ["linear", "conv1d", "conv"])
+def test_every_group_along_the_inputs_keeps_its_n_largest(kind, text, keep):
+    torch.manual_seed(0)
+    module = {"linear": nn.Linear(16, 6), "conv1d": Conv1D(6, 16), "conv": nn.Conv2d(8, 6, (2, 1))}[kind]
+    before = module.weight.detach().clone()
+    granularity, one = Granularity.parse(text), layer(module)
+    for part in (0.3, 0.7, 1.0):
+        Ranking([one], granularity.most).update(part * granularity.most, granularity, Magnitude())
+    group = granularity.columns
+
+    def groups(weight):
+        """Every group, found by indices."""
+        if kind == "linear":
+            return [weight[o, i : i + group] for o in range(6) for i in range(0, 16, group)]
+        if kind == "conv1d":
+            return [weight[i : i + group, o] for o in range(6) for i in range(0, 16, group)]
+        return [weight[o, i : i + group, k, 0] for o in range(6) for k in range(2) for i in range(0, 8, group)]
+
+    for old, new in zip(groups(before), groups(module.weight.detach()), strict=True):
+        best = set(old.abs().topk(keep).indices.tolist())
+        assert {i for i in range(group) if new[i] != 0} == best
+        assert all(new[i] == old[i] for i in best)
+
+
+def test_while_the_schedule_runs_whole_groups_are_pruned_the_cheapest_first():
+    module = nn.Linear(4, 3, bias=False)
+    module.weight.data = torch.tensor([[1.0, 9.0, 9.0, 1.0], [3.0, 9.0, 9.0, 3.0], [2.0, 9.0, 9.0, 2.0]])
+    one, granularity = layer(module), Granularity.parse("2:4")
+    Ranking([one], 0.5).update(0.5 / 3, granularity, Magnitude())
+    assert one.mask.tolist() == [[False, True, True, False], [True] * 4, [True] * 4]
+    Ranking([one], 0.5).update(1 / 3, granularity, Magnitude())
+    assert one.mask[2].tolist() == [False, True, True, False]
+    assert one.mask[1].all()
+
+
+def test_blocks_go_as_a_whole():
+    torch.manual_seed(0)
+    module = nn.Linear(6, 8)
+    before = module.weight.detach().clone()
+    one = layer(module)
+    Ranking([one], 0.5).update(0.5, Granularity.parse("4x2"), Magnitude())
+    sums = {(r, c): before[r : r + 4, c : c + 2].abs().sum().item() for r in (0, 4) for c in (0, 2, 4)}
+    gone = sorted(sums, key=sums.__getitem__)[:3]
+    for (r, c), block in {k: one.mask[k[0] : k[0] + 4, k[1] : k[1] + 2] for k in sums}.items():
+        assert block.any() == block.all() == ((r, c) not in gone)
+
+
+def test_a_global_ranking_prunes_the_least_of_all_layers():
+    torch.manual_seed(0)
+    small, large = nn.Linear(5, 4), nn.Linear(4, 4)
+    small.weight.data *= 0.1
+    weights = torch.cat([m.weight.detach().abs().flatten() for m in (small, large)]).double().tolist()
+    pair = [layer(small, "small"), layer(large, "large")]
+    Ranking(pair, 0.5).update(0.5, Granularity(), Magnitude())
+    gone = sorted(range(36), key=lambda i: (weights[i], i))[:18]
+    assert torch.cat([p.mask.flatten() for p in pair]).tolist() == [i not in gone for i in range(36)]
+
+
+def test_a_cap_holds_in_every_layer_and_the_count_is_still_exact():
+    small, large = nn.Linear(5, 4), nn.Linear(4, 4)
+    small.weight.data *= 1e-3
+    pair = [layer(small, "small"), layer(large, "large")]
+    Ranking(pair, 0.5, cap=0.6).update(0.5, Granularity(), Magnitude())
+    assert [int((~p.mask).sum()) for p in pair] == [12, 6]
+
+
+def test_a_cap_under_which_the_sparsity_cannot_be_reached_is_refused():
+    ranking = Ranking([layer(nn.Linear(4, 4))], 0.8, cap=0.5)
+    with pytest.raises(UserError, match=r"max_layer_sparsity = 0.5.*reach 0.5 only"):
+        ranking.check(Granularity(), Magnitude())
+
+
+def test_a_weight_that_is_zero_by_itself_does_not_change_places_with_a_pruned_one():
+    module = nn.Linear(4, 1, bias=False)
+    module.weight.data = torch.tensor([[0.5, 0.1, 0.2, 0.3]])
+    one = layer(module)
+    Ranking([one], 0.5).update(0.25, Granularity(), Magnitude())
+    module.weight.data[0, 0] = 0.0
+    Ranking([one], 0.5).update(0.25, Granularity(), Magnitude())
+    assert one.mask.tolist() == [[True, False, True, True]]
+
+
+def test_what_is_pruned_is_zero_and_not_minus_zero():
+    module = nn.Linear(2, 1, bias=False)
+    module.weight.data = torch.tensor([[-0.1, -0.5]])
+    one = layer(module)
+    Ranking([one], 0.5).update(0.5, Granularity(), Magnitude())
+    assert module.weight.tolist() == [[0.0, -0.5]]
+    assert not torch.signbit(module.weight[0, 0])
+
+
+def test_scores_of_another_shape_are_refused():
+    wrong, ranking = FunctionCriterion(lambda weight, module: weight[0]), Ranking([layer(nn.Linear(2, 3))], 0.5)
+    with pytest.raises(UserError, match="a score for each weight of layer"):
+        ranking.check(Granularity(), wrong)
+
+
+def make(*names):
+    return [layer(nn.Linear(2, 2), name) for name in names]
+
+
+def found(scope, finals=None):
+    layers = make("a.query", "a.key", "a.ffn", "b.query", "b.ffn")
+    made = rankings(layers, scope, finals or {}, 0.8, 0.9, "scope")
+    return [([one.name for one in ranking.layers], ranking.final, ranking.cap) for ranking in made]
+
+
+def test_scopes_tell_who_competes_with_whom():
+    every = ["a.query", "a.key", "a.ffn", "b.query", "b.ffn"]
+    assert found("global") == [(every, 0.8, 0.9)]
+    assert found("layer") == [([name], 0.8, 1.0) for name in every]
+    assert found(["query|key"]) == [(["a.query", "a.key", "b.query"], 0.8, 0.9), (["a.ffn", "b.ffn"], 0.8, 0.9)]
+    assert found(["^a", "query"]) == [(every[:3], 0.8, 0.9), (["b.query"], 0.8, 0.9), (["b.ffn"], 0.8, 0.9)]
+
+
+def test_a_layer_with_a_sparsity_of_its_own_is_ranked_by_itself():
+    assert found("global", {"a.key": 0.5}) == [
+        (["a.key"], 0.5, 1.0),
+        (["a.query", "a.ffn", "b.query", "b.ffn"], 0.8, 0.9),
+    ]
+
+
+@pytest.mark.parametrize(("scope", "key"), [(["qury"], "scope.0"), (["query", "("], "scope.1")])
+def test_a_group_that_finds_no_layer_is_refused_with_the_nearest(scope, key):
+    with pytest.raises(UserError) as error:
+        found(scope)
+    assert error.value.key == key
+    if scope == ["qury"]:
+        assert "query" in str(error.value)

@@ -1,0 +1,85 @@
+"""The promises of factorised linear maps, against numpy's singular value decomposition."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from distill.errors import UserError
+from distill.structure.low_rank import LowRankLinear, factorise, rank_of_energy, rebuild, replace, saves, shape
+
+
+@pytest.mark.parametrize("rank", [1, 3, 7])
+def test_factors_are_the_best_approximation_of_their_rank(rank: int) -> None:
+    weight = torch.randn(11, 7, generator=torch.Generator().manual_seed(0))
+    down, up = factorise(weight, rank)
+    assert (down.shape, up.shape) == ((rank, 7), (11, rank))
+    u, s, v = np.linalg.svd(weight.double().numpy(), full_matrices=False)
+    best = u[:, :rank] * s[:rank] @ v[:rank]
+    np.testing.assert_allclose((up @ down).numpy(), best, atol=1e-5)
+    # Of equal size: both have singular values sqrt(s).
+    for factor in (down, up):
+        np.testing.assert_allclose(np.linalg.svd(factor.numpy())[1], np.sqrt(s[:rank]), rtol=1e-4)
+
+
+def test_rank_of_energy_is_the_least_that_keeps_enough() -> None:
+    singular = torch.tensor([3.0, 2.0, 1.0, 0.0])  # squares 9, 4, 1 of 14
+    assert [rank_of_energy(singular, e) for e in (0.1, 9 / 14, 0.65, 13 / 14, 0.95, 1.0)] == [1, 1, 2, 2, 3, 3]
+
+
+def test_a_factorised_map_computes_the_product_of_its_factors() -> None:
+    for linear in (nn.Linear(6, 4), nn.Linear(6, 4, bias=False), Conv1D(4, 6)):
+        assert shape(linear) == (4, 6)
+        holder = nn.Sequential(linear)
+        bias = getattr(linear, "bias", None)
+        replace(holder, {"0": 2})
+        new = holder[0]
+        assert isinstance(new, LowRankLinear)
+        assert new.up.bias is bias
+        x = torch.randn(3, 6)
+        expected = x @ (new.up.weight @ new.down.weight).T + (0 if bias is None else bias)
+        torch.testing.assert_close(new(x), expected)
+        assert (new.in_features, new.out_features) == (6, 4)
+        assert sum(p.numel() for p in new.parameters()) == 2 * (6 + 4) + (0 if bias is None else 4)
+
+
+def test_it_saves_only_below_half_the_harmonic_mean() -> None:
+    assert saves(8, 8, 3)
+    assert not saves(8, 8, 4)  # as many weights
+
+
+def test_a_module_in_two_places_is_replaced_in_both() -> None:
+    linear = nn.Linear(4, 4)
+    holder = nn.ModuleList([linear, linear])
+    replace(holder, {"0": 1})
+    assert holder[0] is holder[1]
+    assert isinstance(holder[0], LowRankLinear)
+
+
+def test_maps_that_share_their_weight_share_their_factors() -> None:
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    holder = nn.ModuleList([first, second])
+    replace(holder, {"0": 1, "1": 1})
+    assert holder[0].down.weight is holder[1].down.weight  # type: ignore[union-attr]
+    assert holder[0].up.weight is holder[1].up.weight  # type: ignore[union-attr]
+    assert holder[0].up.bias is not holder[1].up.bias  # type: ignore[union-attr]
+
+
+def test_rebuilding_gives_the_names_and_shapes(tiny: Callable[..., Any]) -> None:
+    model = tiny("gpt2")
+    ranks = {"transformer.h.0.attn.c_attn": 3, "transformer.h.2.mlp.c_fc": 2}
+    other = copy.deepcopy(model)
+    replace(model, ranks)
+    rebuild(other, {"kind": "low_rank", "modules": ranks})
+    left, right = model.state_dict(), other.state_dict()
+    assert {n: v.shape for n, v in left.items()} == {n: v.shape for n, v in right.items()}
+    with pytest.raises(UserError, match=r"transformer\.h\.9"):
+        rebuild(other, {"kind": "low_rank", "modules": {"transformer.h.9.mlp.c_fc": 2}})
