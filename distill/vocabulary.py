@@ -197,7 +197,7 @@ def check_widths(student: Signals, teacher: Signals) -> None:
     ours, theirs = student.logits.shape[-1], teacher.logits.shape[-1]
     if ours != theirs:
         raise UserError(
-            f"the student has {ours} outputs and the teacher {theirs}, and nothing tells that they are the same classes",
+            f"the student has {ours} outputs and the teacher {theirs}, and nothing says that these are the same",
             key="model.student",
             mend="give the student a head of the teacher's classes; for language models name both tokenizers",
         )

@@ -3,9 +3,10 @@
 
     python scripts/compare.py sst2/alone sst2/hinton --seeds 0 1 2 -- --model.teacher runs/sst2-teacher/ID
 
-A recipe made of several files joins them with ``+`` (``quickstart/alone+quickstart/distilled``). Everything after
-``--`` goes to every ``distill fit``. A run's id is its seed (``runs/sst2-alone/seed-0``); runs that have finished
-are read, not repeated, so an interrupted comparison goes on where it stopped.
+A recipe made of several files joins them with ``+`` (``sst2/int4+sst2/labels-only``), and its runs bear both names.
+Everything after ``--`` goes to every ``distill fit``, with ``{seed}`` replaced. A run's id is its seed
+(``runs/sst2-alone/seed-0``); runs that have finished are read, not repeated, so an interrupted comparison goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from distill import config as configuration
 def run(recipe: str, seed: int, runs: Path, overrides: list[str]) -> dict[str, Any]:
     """The result of one recipe with one seed."""
     files = recipe.split("+")
-    name = configuration.load(files)["name"]
+    name = "-".join([configuration.load(files[:1])["name"], *(Path(file).stem for file in files[1:])])
     folder = runs / name / f"seed-{seed}"
     result = folder / "result.json"
     if not result.exists():
         shutil.rmtree(folder, ignore_errors=True)  # an unfinished run of this script
         command = [sys.executable, "-m", "distill.cli", "fit", *(word for file in files for word in ("-c", file))]
-        command += ["--seed", str(seed), "--id", folder.name, "--runs", str(runs), *overrides]
+        command += ["--seed", str(seed), "--id", folder.name, "--runs", str(runs), "--name", name]
+        command += [word.replace("{seed}", str(seed)) for word in overrides]
         print("$ distill", " ".join(command[3:]), flush=True)
         subprocess.run(command, check=True)
     found: dict[str, Any] = json.loads(result.read_text())

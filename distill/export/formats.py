@@ -23,7 +23,7 @@ from distill.export.graph import feed, to_onnx
 from distill.export.huggingface import check_structure, to_huggingface
 from distill.export.isa import weight_type
 from distill.export.runtime import integer_matmuls, logits, require, session
-from distill.export.verify import Predict, check_float, check_integer, compare, torch_logits
+from distill.export.verify import Predict, check_float, check_integer, compare, nothing_to_compare, torch_logits
 from distill.signals import Batch
 from distill.tasks import Task
 
@@ -103,7 +103,10 @@ def _write_hf(plain: nn.Module, folder: Path) -> Predict:
 
 
 def _write_onnx(model: nn.Module, folder: Path, batches: Callable[[], Iterable[Batch]]) -> Predict:
-    to_onnx(model, folder / MODEL, feed(next(iter(batches()))))
+    example = next(iter(batches()), None)
+    if example is None:
+        raise nothing_to_compare()
+    to_onnx(model, folder / MODEL, feed(example))
     run = session(folder / MODEL)
     return lambda inputs: logits(run, inputs)
 

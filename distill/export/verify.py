@@ -14,7 +14,7 @@ from distill.models import forward
 from distill.signals import Batch, Request, Signals
 from distill.tasks import Task
 
-__all__ = ["Comparison", "Predict", "check_float", "check_integer", "compare", "torch_logits"]
+__all__ = ["Comparison", "Predict", "check_float", "check_integer", "compare", "nothing_to_compare", "torch_logits"]
 
 Predict = Callable[[dict[str, Tensor]], Tensor]
 """Named inputs to logits."""
@@ -58,7 +58,11 @@ def torch_logits(model: nn.Module) -> Predict:
 
 
 def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Predict) -> Comparison:
-    """Run both models over ``batches``, reading nothing but what exported models read (:func:`feed`)."""
+    """Run both models over ``batches``, reading nothing but what exported models read (:func:`feed`).
+
+    Raises:
+        UserError: if there is no prediction in them.
+    """
     metrics = task.metrics(), task.metrics()
     count = equal = decided = 0
     difference, largest = torch.zeros(()), torch.zeros(())
@@ -68,6 +72,8 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
         task.update(metrics[0], first, batch)
         task.update(metrics[1], second, batch)
         a, b = Signals(first).at(batch.mask), Signals(second).at(batch.mask)
+        if not len(a):
+            continue
         count += len(a)
         # Not a number anywhere is as far off as can be.
         difference = torch.maximum(difference, (a - b).abs().nan_to_num(torch.inf).max())
@@ -76,7 +82,7 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
         if decisions[0] is not None and decisions[1] is not None:
             equal, decided = equal + int((decisions[0] == decisions[1]).sum()), decided + decisions[0].numel()
     if not count:
-        raise UserError("holds nothing to verify the export with", key="data.splits.validation", mend="name another")
+        raise nothing_to_compare()
     return Comparison(
         predictions=count,
         relative_error=float(difference / largest.clamp(min=torch.finfo(torch.float32).tiny)),
@@ -85,6 +91,11 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
         trained=float(metrics[0][task.monitor].compute()),
         exported=float(metrics[1][task.monitor].compute()),
     )
+
+
+def nothing_to_compare() -> UserError:
+    """What to say where there is no prediction to compare."""
+    return UserError("holds nothing to verify the export with", key="data.splits.validation", mend="name another")
 
 
 def check_float(found: Comparison) -> None:

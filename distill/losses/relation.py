@@ -64,9 +64,9 @@ class RelationTransfer(DistillationLoss):
     Version 1 (MiniLM) adds the attention distribution, softmax(Q K^T / sqrt(size)), and the relation of the
     values to each other; both models need the same number of heads. Version 2 (MiniLMv2) adds the relations of
     queries, keys and values to themselves, after cutting them into ``relation_heads`` heads, so the
-    numbers of heads may differ. Relations are over the real tokens of a document; the attention distribution of decoders also
-    over none but the past. Queries and keys are taken before any rotary embedding: for models
-    with one, version 1's attention distribution is that of the contents alone.
+    numbers of heads may differ. Relations are over the real tokens of a document; the attention distribution of
+    decoders also over none but the past. Queries and keys are taken before any rotary embedding: for models with one,
+    version 1's attention distribution is that of the contents alone.
 
     Args:
         version: 1 or 2.

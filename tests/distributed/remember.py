@@ -1,4 +1,4 @@
-"""Run by test_ranks.py: one epoch with a remembered teacher on two ranks, the checkpoint, and what is resumed from it."""
+"""Run by test_ranks.py: a remembered teacher on two ranks, the checkpoint, and what comes back from it."""
 
 from __future__ import annotations
 

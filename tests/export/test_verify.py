@@ -83,6 +83,9 @@ def test_regression_is_judged_by_its_metric_alone() -> None:
 def test_no_data_is_no_proof(task: TextClassification) -> None:
     with pytest.raises(UserError, match="nothing to verify"):
         compare(task, [], turns(), turns())
+    unlabelled = replace(batch(1, [0]), mask=torch.tensor([False]))
+    with pytest.raises(UserError, match="nothing to verify"):
+        compare(task, [unlabelled], turns([[1.0, 0.0]]), turns([[1.0, 0.0]]))
 
 
 def test_the_bounds() -> None:
