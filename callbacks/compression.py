@@ -24,7 +24,8 @@ class Compression(Callback, ABC):
     and says what was done. State that belongs to a weight (masks, observers, scales) is in persistent buffers of
     the weight's module. The teacher is never touched.
 
-    Several compress one student in a fixed order, by :attr:`order`: change the structure, mask, then quantise.
+    Several compress one student in a fixed order, by :attr:`order`: change the structure, mask, then quantise. No two
+    of them mask the same weights.
     """
 
     order: ClassVar[int]
@@ -40,6 +41,7 @@ class Compression(Callback, ABC):
             student = pl_module.student
             assert isinstance(student, nn.Module)
             self.prepare(student)
+            self._check_apart(compressions(trainer), student)
 
     def _check_order(self, others: list[Compression]) -> None:
         names = [type(other).__name__ for other in others]
@@ -60,6 +62,19 @@ class Compression(Callback, ABC):
                 mend="join their targets; per-layer overrides take what differs",
             )
 
+    def _check_apart(self, others: list[Compression], student: nn.Module) -> None:
+        mine = self.masked(student)
+        for other in others[: others.index(self)]:  # those that are prepared
+            both = [name for name in other.masked(student) if name in mine]
+            if both:
+                more = f" and {len(both) - 1} other weights" if len(both) > 1 else ""
+                raise UserError(
+                    f"both would mask {both[0]}{more}, of which neither would then have its part",
+                    key="callbacks",
+                    value=[type(other).__name__, type(self).__name__],
+                    mend="leave one of them out, or have one leave what the other masks (include, exclude)",
+                )
+
     @abstractmethod
     def prepare(self, student: nn.Module) -> None:
         """Give the student its structure for the run, exactly computing what it computed before where that is possible.
@@ -75,6 +90,10 @@ class Compression(Callback, ABC):
         Returns:
             The steps of ``compression.json``, each with its ``kind`` and what is needed to rebuild the structure.
         """
+
+    def masked(self, student: nn.Module) -> list[str]:
+        """Names of the student's parameters of which it sets values to zero; asked after :meth:`prepare`."""
+        return []
 
     def complete(self, step: int, total_steps: int) -> bool:
         """Whether after ``step`` optimizer steps the compression has reached what was asked for.

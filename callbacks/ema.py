@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distill.errors import UserError
 from distill.prune.layers import MASK
-from distill.prune.schedule import check_moment, step_at
+from distill.schedules import check_moment, step_at
 
 __all__ = ["ExponentialMovingAverage"]
 

@@ -204,8 +204,7 @@ class GradualMagnitudePruning(Compression):
     def finish(self, student: nn.Module) -> list[dict[str, Any]]:
         layers = {}
         for layer in self._layers:
-            if layer.mask.shape == layer.weight.shape:  # rows may have been removed since, with all that was in them
-                layer.zero()
+            layer.zero()
             for name in (MASK, *self.criterion.buffers):
                 delattr(layer.module, name)
             zeros = int((layer.weight == 0).sum())
@@ -221,6 +220,9 @@ class GradualMagnitudePruning(Compression):
         }
         self._layers, self._rankings = [], []
         return [step]
+
+    def masked(self, student: nn.Module) -> list[str]:
+        return [f"{layer.name}.weight" for layer in self._layers]
 
     def complete(self, step: int, total_steps: int) -> bool:
         return step >= self.schedule.last_step(total_steps)

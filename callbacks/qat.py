@@ -13,12 +13,12 @@ from torchmetrics import Metric
 
 from distill.callbacks.compression import Compression
 from distill.errors import TrainingError, UserError
-from distill.prune.schedule import check_moment, step_at
 from distill.quantize.artifact import Store, step_of
 from distill.quantize.choose import check_widths, choose, swap
 from distill.quantize.layers import QuantizedLayer, quantized_layers
 from distill.quantize.lifecycle import as_float, conclude, find_ranged, follow, start_scales
 from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.schedules import check_moment, step_at
 from distill.signals import Request
 
 __all__ = ["QuantizationAwareTraining"]

@@ -102,6 +102,9 @@ class StructuredPruning(Compression):
         _remove(self._switches)
         return self.plan.finish(student)
 
+    def masked(self, student: nn.Module) -> list[str]:
+        return self.plan.masked(student)
+
     # ------------------------------------------------------------------ schedule
 
     def progress(self, step: int, total_steps: int) -> float:

@@ -28,6 +28,7 @@ from distill.module import Distillation
 from distill.outcome import LastValidation, Scores
 from distill.run import Run
 from distill.scrub import refuse_hidden
+from distill.students.build import refuse_quantized
 from distill.typed import Typed, located
 from distill.vocabulary import check_length, check_tokenizer
 
@@ -96,6 +97,9 @@ def build(
         # The student's fresh weights are a function of the seed, whatever reading the data drew.
         seed_everything(seed, workers=True, verbose=False)
         module = typed.model(losses, labels)
+        if stage == "fit":
+            student = typed.config["model"]["student"]
+            refuse_quantized(module.student, student.get("path") if isinstance(student, Mapping) else student)
         if isinstance(data, TextData):
             check_tokenizer(data.tokenizer, module.student)
             teachers = module.teacher.models if module.teacher else []

@@ -158,15 +158,20 @@ def quantize(
     _, before = _score(job, "validate")
     job.data.setup("fit")
     batches = _first(job.data.train_dataloader(), task, calibrate, torch.device("cpu"))
-    steps = ptq.quantize(
-        student,
-        batches,
-        lambda model, batch: task.forward(model, batch, Request(logits=True)),
-        weights=weights,
-        activations=activations,
-        embeddings=WeightScheme() if embeddings else None,
-        key="",
-    )
+    try:
+        steps = ptq.quantize(
+            student,
+            batches,
+            lambda model, batch: task.forward(model, batch, Request(logits=True)),
+            weights=weights,
+            activations=activations,
+            embeddings=WeightScheme() if embeddings else None,
+            key="quantize",
+        )
+    except UserError as error:
+        if error.key != "quantize.weights.group_size":
+            raise
+        raise UserError(error.rule, key="--group", value=error.value, mend="give another size") from error
     artifact.note(student, *steps)
     _, scores = _score(job, "validate")
     new.begin(run.config)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.artifact import steps_of
 from distill.errors import UserError, nearest
 from distill.signals import Request, Signals
 
@@ -50,19 +51,40 @@ class ModelSpec:
     def num_layers(self) -> int:
         return self._number("num_hidden_layers", "n_layer", "n_layers")
 
+    def _removed(self, kind: str) -> list[Mapping[str, Any]]:
+        """For each removal of ``kind`` from the model, layer -> the units that stayed; its configuration tells none."""
+        return [step[kind] for step in steps_of(self.model) if step["kind"] == "remove" and kind in step]
+
     @property
     def hidden_size(self) -> int:
+        removed = self._removed("hidden")
+        return len(removed[-1]["0"]) if removed else self._configured_width
+
+    @property
+    def _configured_width(self) -> int:
         return self._number("hidden_size", "n_embd", "dim")
 
     @property
-    def num_heads(self) -> int:
+    def _configured_heads(self) -> int:
         return self._number("num_attention_heads", "n_head", "n_heads")
 
     @property
-    def attention_width(self) -> int:
-        """Features of the queries of all heads together; not every architecture has it equal the hidden size."""
+    def _head_size(self) -> int:
+        """Features of a query head; not in every architecture do the heads together have the hidden size."""
         size = getattr(self.config, "head_dim", None)
-        return self.num_heads * size if isinstance(size, int) else self.hidden_size
+        return size if isinstance(size, int) else self._configured_width // self._configured_heads
+
+    def num_heads(self, layer: int) -> int:
+        """Heads of the attention in ``layer``, 1 being the first and -1 the last."""
+        if not self._removed("heads"):
+            return self._configured_heads
+        projections = self.projections(self.attention_layer(layer, "layer"), "layer")
+        fused = 3 if len(projections) == 1 else 1
+        return self.width(projections[0], "layer") // fused // self._head_size
+
+    def attention_width(self, layer: int) -> int:
+        """Features of the queries of all heads of ``layer`` together."""
+        return self.num_heads(layer) * self._head_size
 
     def layer(self, number: int, key: str) -> int:
         """``number`` counted from the front: 0 is the embedding output, k the output of layer k.
@@ -180,17 +202,17 @@ class ModelSpec:
         owner = self.projections(layer, key)[0].rpartition(".")[0]
         return bool(getattr(self.model.get_submodule(owner), "is_causal", False))
 
-    def split_heads(self, outputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs of the :meth:`projections` as queries, keys and values ``[B, heads, T, size]``.
+    def split_heads(self, outputs: tuple[Tensor, ...], layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs of the :meth:`projections` of ``layer`` as queries, keys and values ``[B, heads, T, size]``.
 
         Under grouped-query attention each head of keys and values is repeated for its group.
         """
         parts = outputs[0].chunk(3, dim=-1) if len(outputs) == 1 else outputs
-        size = parts[0].shape[-1] // self.num_heads
+        heads = self.num_heads(layer)
+        size = parts[0].shape[-1] // heads
         split = [part.view(*part.shape[:-1], -1, size).transpose(1, 2) for part in parts]
         query, key, value = (
-            p if p.shape[1] == self.num_heads else p.repeat_interleave(self.num_heads // p.shape[1], dim=1)
-            for p in split
+            p if p.shape[1] == heads else p.repeat_interleave(heads // p.shape[1], dim=1) for p in split
         )
         return query, key, value
 
@@ -243,7 +265,7 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
         logits=logits if request.logits else None,
         hidden_states={k: hidden[k] for k in request.hidden_states},
         attentions={k: attentions[number - 1] for k, number in maps.items()},
-        projections={k: spec.split_heads(tuple(kept[path] for path in paths)) for k, paths in projections.items()},
+        projections={k: spec.split_heads(tuple(kept[p] for p in paths), k) for k, paths in projections.items()},
         taps={name: kept[name] for name in request.taps},
     )
 

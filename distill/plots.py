@@ -36,7 +36,7 @@ def draw_timeline(steps: Sequence[int], lines: Mapping[str, Sequence[float]], pa
     for panel, (name, values) in zip(panels, lines.items(), strict=True):
         panel.plot(steps, values, linewidth=1.6)
         panel.set_title(name, loc="left", fontsize=9)
-        panel.set_ylim(bottom=min(0.0, *values), top=max(values) * 1.15 or 1.0)
+        panel.set_ylim(bottom=min(0.0, *values), top=max(values) * 1.25 or 1.0)
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel("optimizer step")

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 
 from distill.errors import UserError
 
-__all__ = ["Constant", "Cosine", "Linear", "Schedule", "WarmUp", "as_schedule"]
+__all__ = ["Constant", "Cosine", "Linear", "Schedule", "WarmUp", "as_schedule", "check_moment", "step_at"]
 
 
 class Schedule(ABC):
@@ -31,14 +31,20 @@ class Constant(Schedule):
         return self.value
 
 
-def _check_moment(key: str, value: int | float) -> None:
-    if not value >= 0 or (isinstance(value, float) and value > 1):
-        raise UserError(
-            "must be a step (integer, 0 or more) or a fraction of the run (float in [0, 1])",
-            key=key,
-            value=value,
-            mend="write 100 or 0.1",
-        )
+def check_moment(key: str, value: int | float) -> None:
+    """Refuse what is no moment.
+
+    Raises:
+        UserError: if it is no step and no fraction of the run.
+    """
+    if isinstance(value, bool) or not value >= 0 or (isinstance(value, float) and value > 1):
+        rule = "must be a step (integer, 0 or more) or a fraction of the run (float in [0, 1])"
+        raise UserError(rule, key=key, value=value, mend="write 100 or 0.1")
+
+
+def step_at(moment: int | float, total_steps: int) -> int:
+    """The optimizer step of a moment: an integer is the step, a float a fraction of the run, halves rounded up."""
+    return moment if isinstance(moment, int) else math.floor(moment * total_steps + 0.5)
 
 
 class Ramp(Schedule):
@@ -52,8 +58,8 @@ class Ramp(Schedule):
     """
 
     def __init__(self, start: float, end: float, begin: int | float = 0.0, until: int | float = 1.0) -> None:
-        _check_moment("begin", begin)
-        _check_moment("until", until)
+        check_moment("begin", begin)
+        check_moment("until", until)
         if type(begin) is type(until) and begin > until:
             raise UserError("must not lie after 'until'", key="begin", value=begin, mend=f"until is {until}")
         self.start, self.end, self.begin, self.until = start, end, begin, until
@@ -88,7 +94,7 @@ class WarmUp(Linear):
     """From 0 to ``value`` over the first ``steps`` (a number of steps, or a fraction of the run)."""
 
     def __init__(self, value: float, steps: int | float = 0.1) -> None:
-        _check_moment("steps", steps)
+        check_moment("steps", steps)
         super().__init__(0.0, value, begin=0 if isinstance(steps, int) else 0.0, until=steps)
 
 

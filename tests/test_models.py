@@ -17,9 +17,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from distill.artifact import note
 from distill.errors import UserError
 from distill.models import ModelSpec, detached, forward, parameter_count
 from distill.signals import Request
+from distill.structure.removal import rebuild
 
 SHARED = {"vocab_size": 50, "attn_implementation": "eager", "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 MODELS = {
@@ -81,7 +83,31 @@ def test_projections_are_split_into_the_heads_of_the_model(name):
     projections = forward(model, INPUTS, Request(projections=frozenset({1, -1}))).projections
     for q, k, v in projections.values():
         assert q.shape == k.shape == v.shape == (2, 4, 5, SIZE[name])
-    assert ModelSpec(model, "m").attention_width == 4 * SIZE[name]
+    assert ModelSpec(model, "m").attention_width(1) == 4 * SIZE[name]
+
+
+@every_model
+def test_widths_are_those_that_are_left_where_heads_and_coordinates_were_removed(name):
+    model = make(name)
+    # Of Llama's four query heads two share each of the two heads of keys and values, and go together.
+    units, queries = (
+        ({1: [1], 3: [0]}, {1: 2, 2: 4, 3: 2}) if name == "llama" else ({1: [0, 3], 3: [2]}, {1: 2, 2: 4, 3: 1})
+    )
+    step = {
+        "kind": "remove",
+        "heads": {str(layer): kept for layer, kept in units.items()},
+        "hidden": {"0": [0, 1, 2, 3, 5, 7, 8, 9, 12, 15]},
+    }
+    rebuild(model, step)
+    note(model, step)
+    spec = ModelSpec(model, "m")
+    signals = forward(model, INPUTS, Request(hidden_states=frozenset({0, 2}), projections=frozenset({1, 2, -1})))
+    assert {hidden.shape[-1] for hidden in signals.hidden_states.values()} == {spec.hidden_size} == {10}
+    for number, layer in ((1, 1), (2, 2), (-1, 3)):
+        assert spec.num_heads(number) == queries[layer]
+        assert spec.attention_width(number) == queries[layer] * SIZE[name]
+        for part in signals.projections[number]:
+            assert part.shape == (2, queries[layer], 5, SIZE[name])
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "gpt2"])

@@ -30,7 +30,7 @@ def test_the_example_in_python_runs_as_it_stands(tmp_path: Path) -> None:
 def test_a_recipe_opens_with_its_command_and_its_needs(recipe: str) -> None:
     lines = configuration.recipes()[recipe].read_text().splitlines()
     head = [line for line in lines[:8] if line.startswith("#")]
-    assert any(line.startswith(f"#   distill fit -c {recipe}") for line in head)
+    assert any(line.startswith("#   distill fit -c ") and recipe in line.split() for line in head)
     assert any("Needs:" in line for line in head)
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from distill.errors import UserError
-from distill.schedules import Constant, Cosine, Linear, WarmUp, as_schedule
+from distill.schedules import Constant, Cosine, Linear, WarmUp, as_schedule, step_at
 
 
 @pytest.mark.parametrize(("step", "value"), [(0, 4.0), (25, 4.0), (50, 3.0), (75, 2.0), (100, 2.0)])
@@ -38,12 +38,17 @@ def test_a_number_is_a_constant_schedule_and_a_schedule_itself():
     assert Constant(2.0)(5, 10) == 2.0
 
 
+def test_a_moment_is_a_step_or_a_fraction_of_the_run_halves_rounded_up():
+    assert [step_at(m, 5) for m in (0, 3, 1, 0.0, 0.5, 0.1, 1.0)] == [0, 3, 1, 0, 3, 1, 5]
+
+
 @pytest.mark.parametrize(
     ("make", "key"),
     [
         (lambda: Linear(0.0, 1.0, begin=-1), "begin"),
         (lambda: Linear(0.0, 1.0, until=1.5), "until"),
         (lambda: Linear(0.0, 1.0, begin=0.7, until=0.3), "begin"),
+        (lambda: Linear(0.0, 1.0, begin=True), "begin"),
         (lambda: WarmUp(1.0, -5), "steps"),
         (lambda: WarmUp(1.0, 1.5), "steps"),
     ],

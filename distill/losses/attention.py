@@ -69,14 +69,16 @@ class AttentionTransfer(DistillationLoss):
         teacher = self.require_teacher(teacher)
         for model in (student, teacher):
             model.check_attentions("AttentionTransfer")
-        if student.num_heads != teacher.num_heads:
-            raise UserError(
-                f"AttentionTransfer needs the teacher's number of heads, {teacher.num_heads}",
-                key=f"{student.key}.num_attention_heads",
-                value=student.num_heads,
-                mend="use RelationTransfer with version: 2",
-            )
         self.pairs = layer_pairs(self.layers, student, teacher, attention=True)
+        for ours, theirs in self.pairs:
+            heads, wanted = student.num_heads(ours), teacher.num_heads(theirs)
+            if heads != wanted:
+                raise UserError(
+                    f"AttentionTransfer needs the teacher's number of heads, {wanted}",
+                    key=f"{student.key}.num_attention_heads",
+                    value=heads,
+                    mend="use RelationTransfer with version: 2",
+                )
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:
         totals = [

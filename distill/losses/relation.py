@@ -126,18 +126,20 @@ class RelationTransfer(DistillationLoss):
             )
         ]
         self.causal = any(causal)
-        if self.version == 1 and student.num_heads != teacher.num_heads:
+        heads, wanted = student.num_heads(self.student_layer), teacher.num_heads(self.teacher_layer)
+        if self.version == 1 and heads != wanted:
             raise UserError(
-                f"version 1 needs the teacher's number of heads, {teacher.num_heads}",
+                f"version 1 needs the teacher's number of heads, {wanted}",
                 key=f"{student.key}.num_attention_heads",
-                value=student.num_heads,
+                value=heads,
                 mend="use version: 2",
             )
-        self.heads = self.relation_heads or teacher.num_heads
-        for model in (student, teacher) if self.version == 2 else ():
-            if model.attention_width % self.heads:
+        self.heads = self.relation_heads or wanted
+        for model, layer in ((student, self.student_layer), (teacher, self.teacher_layer)) if self.version == 2 else ():
+            width = model.attention_width(layer)
+            if width % self.heads:
                 raise UserError(
-                    f"must divide the width of the queries of {model.key}, {model.attention_width}",
+                    f"must divide the width of the queries of {model.key}, {width}",
                     key="relation_heads",
                     value=self.heads,
                     mend="choose a common divisor of both models' widths",

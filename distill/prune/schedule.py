@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from distill.errors import UserError
+from distill.schedules import check_moment, step_at
 
-__all__ = ["CURVES", "SparsitySchedule", "check_moment", "check_sparsity", "step_at"]
+__all__ = ["CURVES", "SparsitySchedule", "check_sparsity"]
 
 
 def _cubic(part: float) -> float:
@@ -28,11 +28,6 @@ CURVES = {"cubic": _cubic, "linear": _linear, "one_shot": _one_shot}
 """Part of the way in time -> part of the way in sparsity, both in [0, 1]."""
 
 
-def step_at(moment: int | float, total_steps: int) -> int:
-    """The optimizer step of a moment: an integer is the step, a float a fraction of the run, halves rounded up."""
-    return moment if isinstance(moment, int) else math.floor(moment * total_steps + 0.5)
-
-
 def check_sparsity(key: str, value: float) -> None:
     """Refuse what is no sparsity.
 
@@ -41,17 +36,6 @@ def check_sparsity(key: str, value: float) -> None:
     """
     if not 0 <= value < 1:
         raise UserError("a sparsity lies in [0, 1)", key=key, value=value, mend="0.8 prunes 80 % of the weights")
-
-
-def check_moment(key: str, value: int | float) -> None:
-    """Refuse what is no moment.
-
-    Raises:
-        UserError: if it is no step and no fraction of the run.
-    """
-    if isinstance(value, bool) or not value >= 0 or (isinstance(value, float) and value > 1):
-        rule = "must be a step (integer, 0 or more) or a fraction of the run (float in [0, 1])"
-        raise UserError(rule, key=key, value=value, mend="write 100 or 0.1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,7 +108,7 @@ def _check_groups(name: str, module: nn.Module, scheme: WeightScheme, key: str) 
     if inputs % scheme.group_size:
         raise UserError(
             f"must divide the {inputs} inputs of {name}",
-            key=f"{key}.group_size",
+            key=f"{key}.{'embeddings' if isinstance(module, nn.Embedding) else 'weights'}.group_size",
             value=scheme.group_size,
             mend="give another size, or this layer another scheme in overrides",
         )

@@ -165,6 +165,15 @@ class Plan:
         if self.criterion != "magnitude" and f"{unit}_importance" not in module._buffers:
             module.register_buffer(f"{unit}_importance", torch.zeros(count, device=device))
 
+    def masked(self, student: nn.Module) -> list[str]:
+        """Names of the parameters of which a part is to be removed, or which may be removed with their layer."""
+        parts = self.parts(student)
+        found = [part.parameter for kind in self.fractions for units in parts.units[kind] for part in units.slices]
+        prefix, _ = layer_modules(student, self.key)
+        numbers = range(1, len(parts.layers) + 1) if isinstance(self.layers, int) else self.layers
+        gone = tuple(f"{prefix}.{number - 1}." for number in numbers if self.layers)
+        return list(dict.fromkeys([*found, *(name for name in parts.weights if name.startswith(gone))]))
+
     # ------------------------------------------------------------------ in training
 
     def watch(self, parts: Parts, activations: ActivationSums) -> None:

@@ -19,7 +19,7 @@ from distill.students.layers import choose_layers, keep_layers
 from distill.students.width import narrow, widths
 from distill.tasks.base import Task, TextTask
 
-__all__ = ["build_student", "freeze"]
+__all__ = ["build_student", "freeze", "refuse_quantized"]
 
 _KEY = "model.student"
 _ALWAYS_KNOWN = {"num_labels", "id2label", "label2id", "problem_type", "rope_theta", "rope_scaling", "head_dim"}
@@ -93,6 +93,7 @@ def _loaded_or_copied(
 
 def _part(origin: PreTrainedModel, config: StudentConfig) -> PreTrainedModel:
     """Some layers and coordinates of ``origin``, with what was left out noted on the new model."""
+    refuse_quantized(origin, config.path)
     depth = ModelSpec(origin, _KEY).num_layers
     kept = list(range(1, depth + 1))
     if config.cuts_layers:
@@ -161,6 +162,22 @@ def _vocabulary(config: StudentConfig, teacher: nn.Module | None) -> dict[str, A
         # Embeddings do not train the row of the padding, and this one is no mere padding.
         del found["pad_token_id"]
     return found
+
+
+def refuse_quantized(student: nn.Module, path: str | None) -> None:
+    """Refuse to train, or to take apart, what is quantised: its weights lie on grids, which they would leave.
+
+    Args:
+        student: The student, or what it is to be made of.
+        path: Where that is from; ``None`` if it is the teacher.
+
+    Raises:
+        UserError: if it is.
+    """
+    if any(step["kind"] == "quantize" for step in steps_of(student)):
+        rule = "weights that are quantised already would leave their grids in training"
+        mend = "start from a student that was made without quantisation, and quantise this one"
+        raise UserError(rule, key=_KEY if path is None else f"{_KEY}.path", value=path, mend=mend)
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:

@@ -446,8 +446,8 @@ def test_all_compressions_go_together(tmp_path: Path, family: str) -> None:
     callbacks = [
         ShareParameters([[1, 2]]),
         LowRank(rank=3),
-        StructuredPruning(heads=0.5, neurons=0.5, hidden=0.25, end=4, every_n_steps=1),
-        GradualMagnitudePruning(0.5, end=4),
+        StructuredPruning(heads=0.5, end=4, every_n_steps=1),
+        GradualMagnitudePruning(0.5, end=4, include=[r"intermediate|\d\.output|mlp"]),
         QuantizationAwareTraining(begin=2, freeze_observers=6),
     ]
     module = pair(classifier(family))

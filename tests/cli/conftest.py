@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,13 +49,10 @@ def teacher_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: st
     return str(folder)
 
 
-@pytest.fixture
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher_dir: str, text_folder: str) -> dict[str, Any]:
-    """The configuration of ``base.yaml`` in the current folder: two steps of Hinton's distillation."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    config = {
+@pytest.fixture(scope="session")
+def recipe(teacher_dir: str, text_folder: str) -> dict[str, Any]:
+    """A configuration, to be copied before it is changed: two steps of Hinton's distillation."""
+    return {
         "model": {
             "task": "text-classification",
             "teacher": {"path": teacher_dir},
@@ -69,6 +67,15 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher_dir: str, text
         "trainer": {"max_steps": 2, "limit_val_batches": 1, "accelerator": "cpu", "enable_progress_bar": False},
         "logging": {"tensorboard": False},
     }
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of ``base.yaml`` in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    config = copy.deepcopy(recipe)
     Path("base.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return config
 

@@ -2,7 +2,6 @@ import pytest
 
 from distill.errors import UserError
 from distill.prune import SparsitySchedule
-from distill.prune.schedule import step_at
 
 
 def test_the_cubic_passes_the_points_computed_by_hand():
@@ -59,10 +58,6 @@ def test_it_never_falls_and_ends_exactly_at_the_final_sparsity():
             found = [schedule(step, total) for step in range(total + 1)]
             assert found == sorted(found)
             assert found[-1] == 0.7
-
-
-def test_a_moment_is_a_step_or_a_fraction_of_the_run_halves_rounded_up():
-    assert [step_at(m, 5) for m in (0, 3, 1, 0.0, 0.5, 0.1, 1.0)] == [0, 3, 1, 0, 3, 1, 5]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+#!/usr/bin/env python
+"""Draw what runs keep against what they weigh and how long they take, from their exports.
+
+    python scripts/pareto.py runs/sst2-alone/seed-0 runs/sst2-prune80-int8/seed-0 ... --out pareto.png
+
+Each run must have been exported (``distill export RUN --to onnx`` or ``onnx-int8``); of two exports the one in integers
+counts. Latency is a ratio to the float teacher's, measured in turn with it, so figures of different moments compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from distill.errors import UserError
+from distill.plots import figure, save
+from distill.run import Run
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One run.
+
+    Attributes:
+        name: Of the run, without its id.
+        metric: What the run was judged by.
+        score: The student's.
+        bytes: Of the export's model.
+        speed: Times as fast as the float teacher, or as the reference that the export was measured against.
+    """
+
+    name: str
+    metric: str
+    score: float
+    bytes: int
+    speed: float
+
+    @classmethod
+    def of(cls, folder: str) -> Exported:
+        """Read a run.
+
+        Raises:
+            UserError: if it was not exported.
+        """
+        run = Run.open(folder)
+        reports = [run.folder / "exports" / to / "export.json" for to in ("onnx-int8", "onnx")]
+        found = next((path for path in reports if path.is_file()), None)
+        if found is None:
+            raise UserError("was not exported", key="RUN", value=folder, mend=f"distill export {folder} --to onnx")
+        report = json.loads(found.read_text(encoding="utf-8"))
+        metric, latency = run.result["monitor"], report["latency_ms"]
+        speed = latency[report["reference"]["name"]] / latency["export"]
+        return cls(run.name, metric, run.result["scores"]["student"][metric], report["bytes"], speed)
+
+
+def best(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (cost, score) that no other beats in both, by rising cost."""
+    front: list[tuple[float, float]] = []
+    for cost, score in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or score > front[-1][1]:
+            front.append((cost, score))
+    return front
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("--out", type=Path, default=Path("pareto.png"))
+    arguments = parser.parse_args()
+    found = [Exported.of(folder) for folder in arguments.runs]
+    table = Table("run", found[0].metric, "MB", "times as fast")
+    for one in found:
+        table.add_row(one.name, f"{one.score:.4f}", f"{one.bytes / 1e6:.1f}", f"{one.speed:.2f}")
+    Console().print(table)
+
+    drawn = figure(11, 4.8)
+    left, right = drawn.subplots(1, 2, sharey=True)
+    for panel, label, costs in (
+        (left, "MB on disk", [one.bytes / 1e6 for one in found]),
+        (right, "time of one sample, the float teacher's = 1", [1 / one.speed for one in found]),
+    ):
+        panel.scatter(costs, [one.score for one in found], s=28, zorder=3)
+        front = best([(cost, one.score) for cost, one in zip(costs, found, strict=True)])
+        panel.step(*zip(*front, strict=True), where="post", color="0.6", linewidth=1)
+        for cost, one in zip(costs, found, strict=True):
+            panel.annotate(one.name, (cost, one.score), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        panel.set_xlabel(label)
+        panel.set_xlim(left=0)
+        panel.grid(alpha=0.3)
+    left.set_ylabel(found[0].metric)
+    save(drawn, arguments.out)
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
