@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -17,12 +14,13 @@ import safetensors.torch
 import torch
 import transformers
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from distill.errors import UserError, nearest
 from distill.paths import resolve
+from distill.replacing import replacing
 
 __all__ = [
     "KINDS",
@@ -32,6 +30,7 @@ __all__ = [
     "note",
     "quiet",
     "read_steps",
+    "recount",
     "restructure",
     "save",
     "steps_of",
@@ -79,6 +78,27 @@ def note(model: nn.Module, *steps: Mapping[str, Any]) -> None:
     model._compression_steps = [*steps_of(model), *map(dict, steps)]  # type: ignore[assignment]
 
 
+def recount(model: nn.Module) -> None:
+    """Bring the zeros that the steps tell of up to date: trained on without a mask, they are zeros no more.
+
+    Layers that are there no longer are left out.
+    """
+    modules = dict(model.named_modules())
+    steps = steps_of(model)
+    for step in steps:
+        if step["kind"] == "sparsity" and "layers" in step:
+            weights = {name: getattr(modules.get(name), "weight", None) for name in step["layers"]}
+            layers = {
+                name: {"weights": weight.numel(), "zeros": int((weight == 0).sum())}
+                for name, weight in weights.items()
+                if isinstance(weight, Tensor)
+            }
+            total = sum(counts["weights"] for counts in layers.values())
+            zeros = sum(counts["zeros"] for counts in layers.values())
+            step |= {"actual": zeros / max(1, total), "layers": layers}
+    model._compression_steps = steps  # type: ignore[assignment]
+
+
 def save(
     folder: str | Path, model: nn.Module, tokenizer: Any = None, steps: Sequence[Mapping[str, Any]] | None = None
 ) -> None:
@@ -95,24 +115,14 @@ def save(
 
     Raises:
         ValueError: if a step is of an unknown kind, which :func:`load` would refuse.
+        UserError: if nothing can be written there.
     """
     record = {"version": VERSION, "steps": [dict(step) for step in (steps_of(model) if steps is None else steps)]}
     for step in record["steps"]:  # type: ignore[attr-defined]
         if step.get("kind") not in KINDS:
             raise ValueError(f"unknown kind of step: {step.get('kind')!r}")
-    target = Path(folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
-    fresh, old = beside.with_suffix(".new"), beside.with_suffix(".old")
-    fresh.mkdir()
-    try:
+    with replacing(folder, "folder") as fresh:
         _write(fresh, model, tokenizer, record)
-        _sync(fresh)
-        _swap(fresh, target, old)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(folder: Path, model: nn.Module, tokenizer: Any, record: Mapping[str, Any]) -> None:
@@ -135,28 +145,6 @@ def _write(folder: Path, model: nn.Module, tokenizer: Any, record: Mapping[str, 
     for weights in folder.glob("*.safetensors"):
         # safetensors makes files that only their owner may read; those that are shipped are as readable as the rest.
         weights.chmod((folder / RECORD).stat().st_mode)
-
-
-def _sync(folder: Path) -> None:
-    """Have the files on the disk before any name leads to them."""
-    for path in [*(p for p in folder.rglob("*") if p.is_file()), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _swap(fresh: Path, target: Path, old: Path) -> None:
-    # A folder that is not empty cannot be replaced in one move.
-    if target.exists():
-        target.rename(old)
-    try:
-        fresh.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
 
 
 def read_steps(folder: str | Path, key: str) -> list[dict[str, Any]]:

@@ -207,15 +207,14 @@ class Bar(RichProgressBar):
 
 
 def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str, Any]) -> list[ModelCheckpoint]:
-    """The best and the last, unless the configuration brings callbacks of its own for it."""
+    """The best, which is shipped, and the last, unless the configuration brings callbacks of its own."""
     mine = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
     for callback in mine:
         callback.dirpath = callback.dirpath or str(job.run.checkpoints)
-    if mine:
-        return []
     common: dict[str, Any] = {"dirpath": job.run.checkpoints, "auto_insert_metric_name": False}
-    last = ModelCheckpoint(**common, filename="last", enable_version_counter=False)
-    if arguments.get("limit_val_batches") == 0 or not is_overridden("val_dataloader", job.data):
-        return [last]
+    last = [] if mine else [ModelCheckpoint(**common, filename="last", enable_version_counter=False)]
+    validates = arguments.get("limit_val_batches") != 0 and is_overridden("val_dataloader", job.data)
+    if not validates or any(isinstance(callback, Best) for callback in mine):
+        return last
     task = job.module.task
-    return [Best(**common, filename="step={step}", monitor=f"val/{task.monitor}", mode=task.mode), last]
+    return [Best(**common, filename="step={step}", monitor=f"val/{task.monitor}", mode=task.mode), *last]

@@ -262,18 +262,12 @@ def _quantize(command: str, argv: list[str]) -> int:
     if given:
         options, overrides = given
         from distill.finished import quantize
-        from distill.quantize.scheme import ActivationScheme, WeightScheme
+        from distill.quantize.scheme import ActivationScheme
 
         quantize(
             options.run,
             calibrate=options.calibrate,
-            weights=WeightScheme(
-                bits=options.bits,
-                granularity="channel" if options.group is None else "group",
-                group_size=options.group,
-                symmetric=not options.asymmetric,
-                reduced_range=options.reduced_range,
-            ),
+            weights=_weights(options),
             activations=None if options.activations == "none" else ActivationScheme(kind=options.activations),
             embeddings=not options.no_embeddings,
             run_id=options.id,
@@ -281,6 +275,23 @@ def _quantize(command: str, argv: list[str]) -> int:
             allow=options.allow,
         )
     return 0
+
+
+def _weights(options: argparse.Namespace) -> Any:
+    """The scheme that the options describe; mistakes in it are theirs."""
+    from distill.quantize.scheme import WeightScheme
+
+    try:
+        return WeightScheme(
+            bits=options.bits,
+            granularity="channel" if options.group is None else "group",
+            group_size=options.group,
+            symmetric=not options.asymmetric,
+            reduced_range=options.reduced_range,
+        )
+    except UserError as error:
+        option = {"bits": "--bits", "group_size": "--group", "reduced_range": "--reduced-range"}[error.key]
+        raise UserError(error.rule, key=option, value=error.value, mend=error.mend) from error
 
 
 def _export(command: str, argv: list[str]) -> int:

@@ -144,7 +144,7 @@ def quantize(
         allow: Likewise.
 
     Returns:
-        A run of its own, ``<runs>/<name>-quantized/<id>``, that can be scored and exported.
+        A run of its own, ``<name>-quantized/<id>`` beside the run's own folders, that can be scored and exported.
 
     Raises:
         UserError: as :func:`reopen`, or if the student is quantised already or the scheme does not fit it.
@@ -153,7 +153,9 @@ def quantize(
         raise UserError("must be at least 1", key="--calibrate", value=calibrate, mend="256 are usually enough")
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow)
     _refuse_quantized(job, folder, "quantise")
-    new = Run.plan(job.config["runs"], f"{run.name}-quantized", run_id)
+    elsewhere = any(key == "runs" for key, _ in overrides)
+    root = job.config["runs"] if elsewhere else run.folder.parents[1]
+    new = Run.plan(root, f"{run.name}-quantized", run_id)
     student, task = job.module.student, job.module.task
     _, before = _score(job, "validate")
     job.data.setup("fit")
@@ -174,10 +176,15 @@ def quantize(
         raise UserError(error.rule, key="--group", value=error.value, mend="give another size") from error
     artifact.note(student, *steps)
     _, scores = _score(job, "validate")
-    new.begin(run.config)
-    artifact.save(new.student, student, getattr(job.data, "tokenizer", None))
     mine = {name.removeprefix("val/"): value for name, value in scores.items() if name.startswith("val/")}
-    new.write_result(outcome(job.module, mine, name=new.name, id=new.id, made_from=str(run.folder), train_seconds=0.0))
+    result = outcome(job.module, mine, name=new.name, id=new.id, made_from=str(run.folder), train_seconds=0.0)
+    new.begin(run.config, made_by=f"distill quantize {run.folder}")
+    try:
+        artifact.save(new.student, student, getattr(job.data, "tokenizer", None))
+        new.write_result(result)
+    except BaseException:
+        new.discard()
+        raise
     monitor = f"val/{task.monitor}"
     show_scores(
         f"{new.name} {new.id}: validate",
@@ -248,6 +255,7 @@ def sensitivity(
     student.to(device)
     batches = _first(job.data.val_dataloader(), task, samples, device)
     console = wide()
+    shared = scanning.layers(student)
     metric, points = scanning.scan(
         student, task, batches, progress=lambda tries: track(tries, "layers", console=console)
     )
@@ -255,17 +263,19 @@ def sensitivity(
     written.mkdir(parents=True, exist_ok=True)
     scanning.write(points, written / "points.csv")
     scanning.draw(points, written / "sensitivity.png")
-    (written / "overrides.yaml").write_text(_overrides(run, points, sparsity, bits), encoding="utf-8")
+    (written / "overrides.yaml").write_text(_overrides(run, points, shared, sparsity, bits), encoding="utf-8")
     _show_points(f"{run.name} {run.id}: {task.monitor} {number(metric)} as it is", points, console)
     print(f"{written}: points.csv, sensitivity.png, overrides.yaml")
     return written
 
 
-def _overrides(run: Run, points: Sequence[scanning.Point], sparsity: float, bits: float) -> str:
+def _overrides(
+    run: Run, points: Sequence[scanning.Point], shared: Mapping[str, Sequence[str]], sparsity: float, bits: float
+) -> str:
     """The YAML that gives each layer what it minds least."""
 
     def exactly(chosen: Mapping[str, float]) -> dict[str, float]:
-        return {f"^{re.escape(name)}$": level for name, level in chosen.items()}
+        return {f"^{re.escape(name)}$": level for first, level in chosen.items() for name in shared[first]}
 
     sparse = exactly(scanning.overrides(points, "sparsity", sparsity))
     narrow = {name: int(level) for name, level in exactly(scanning.overrides(points, "bits", bits)).items()}

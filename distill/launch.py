@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -12,13 +13,12 @@ from typing import Any
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from distill import artifact
 from distill.build import RUN_ID, Job, build, make_trainer, quiet
-from distill.callbacks import ExponentialMovingAverage, compressions
+from distill.callbacks import Best, ExponentialMovingAverage, compressions
 from distill.errors import UserError
 from distill.loggers import make_loggers
 from distill.outcome import Scores, outcome, show_outcome
@@ -26,6 +26,8 @@ from distill.run import Run
 from distill.timeline import DrawTimeline
 
 __all__ = ["fit", "interruptible"]
+
+_log = logging.getLogger(__name__)
 
 SIGTERM_CODE = 128 + int(signal.SIGTERM)
 
@@ -108,11 +110,13 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
                 callback.load_state_dict(states[callback.state_key])
             callback.finish(job.module.student)
     kept = next(callback.by_step for callback in trainer.callbacks if isinstance(callback, Scores))  # type: ignore[attr-defined]
-    scores = kept.get(step, kept[max(kept)] if kept else {})
     changed = compressions(trainer)
+    unfinished = [type(c).__name__ for c in changed if not c.complete(step, job.module.total_steps)]
+    artifact.recount(job.module.student)
     for compression in changed:
         artifact.note(job.module.student, *compression.finish(job.module.student))
-    if changed and kept:
+    scores = kept.get(step, {})
+    if trainer.enable_validation and (changed or step not in kept):
         scores = _validated(job, trainer)  # what is shipped is what is judged
     if not trainer.is_global_zero:
         return
@@ -124,18 +128,26 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         id=job.run.id,
         steps=steps,
         saved_step=step,
+        complete=not unfinished,
         train_seconds=round(seconds, 3),
     )
     job.run.write_result(result)
     show_outcome(result)
     which = f"the best of {steps} by {job.module.task.monitor}" if step != steps else "the last"
     print(f"student of step {step} ({which}): {job.run.student}")
+    if unfinished:
+        _log.warning(
+            "the run ended at step %d of %d, before %s had done what was asked for: the student is larger than that",
+            steps,
+            job.module.total_steps,
+            " and ".join(unfinished),
+        )
 
 
 def _restore_best(job: Job, trainer: Trainer) -> tuple[int, dict[str, Any]]:
     """Give the student the weights of the best checkpoint; its step and its callbacks' states."""
     for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+        if isinstance(callback, Best) and callback.best_model_path:
             saved = torch.load(callback.best_model_path, map_location="cpu", weights_only=True)
             if saved["global_step"] != trainer.global_step:
                 job.module.load_state_dict(saved["state_dict"])

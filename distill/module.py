@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -14,18 +15,24 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
+from distill.artifact import recount, steps_of
+from distill.callbacks.compression import compressions
 from distill.errors import UserError
 from distill.finite import FiniteWatch
+from distill.loggers import is_rank_zero
 from distill.losses import CrossEntropy, DistillationLoss
 from distill.models import ModelSpec
 from distill.optim import OptimizerConfig, learning_rate_factor, make_optimizer
 from distill.signals import Batch, Needs, Request, Signals
 from distill.students import StudentConfig, build_student
+from distill.students.build import refuse_quantized
 from distill.tasks import Task, make_task
 from distill.teachers import LiveTeacher, TeacherConfig, TeacherSource, build_teacher
 from distill.vocabulary import check_pair, check_widths
 
 __all__ = ["Distillation"]
+
+_log = logging.getLogger(__name__)
 
 
 class Distillation(LightningModule):
@@ -114,6 +121,7 @@ class Distillation(LightningModule):
     # ------------------------------------------------------------------ training
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        refuse_quantized(self.student, None)
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
             raise UserError(
@@ -130,6 +138,9 @@ class Distillation(LightningModule):
     def on_fit_start(self) -> None:
         self._place_teacher()
         self._positions = torch.zeros((), device=self.device)
+        pruned = any(step["kind"] == "sparsity" for step in steps_of(self.student))
+        if pruned and not any(c.masked(self.student) for c in compressions(self.trainer)) and is_rank_zero():
+            _log.warning("model.student was pruned, and nothing holds its zeros; add GradualMagnitudePruning")
 
     def on_validation_start(self) -> None:
         self._place_teacher()
@@ -142,6 +153,7 @@ class Distillation(LightningModule):
 
     def on_train_end(self) -> None:
         self._finite.check()
+        recount(self.student)
 
     def _place_teacher(self) -> None:
         if self.teacher is not None:

@@ -29,7 +29,7 @@ def new_id() -> str:
 class Run:
     """``<runs>/<name>/<id>/``.
 
-    * ``config.yaml``: the resolved configuration, without secrets; ``distill fit -c`` repeats the run;
+    * ``config.yaml``: the resolved configuration, without secrets; ``distill fit -c`` repeats the training;
     * ``checkpoints/``: what training goes on from;
     * ``student/``: what is shipped, written by :mod:`distill.artifact`;
     * ``result.json``: the figures of the final table;
@@ -79,8 +79,12 @@ class Run:
         run.begin(config)
         return run
 
-    def begin(self, config: Mapping[str, Any]) -> None:
+    def begin(self, config: Mapping[str, Any], made_by: str | None = None) -> None:
         """Make the planned folder.
+
+        Args:
+            config: Of the run.
+            made_by: The command that made it, where it is not the training of ``config``.
 
         Raises:
             UserError: if another run took it in the meantime.
@@ -91,7 +95,8 @@ class Run:
             raise UserError(
                 f"the run folder {self.folder} exists", key="--id", value=self.id, mend="give another id"
             ) from None
-        self._write(self.config_file, f"# Repeat this run: distill fit -c {self.config_file}\n" + dump(scrub(config)))
+        head = f"Made by: {made_by}" if made_by else f"Repeat this run: distill fit -c {self.config_file}"
+        self._write(self.config_file, f"# {head}\n" + dump(scrub(config)))
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, mse_loss
 
 from distill.allocate import allocate
+from distill.callbacks.pruning import KINDS
 from distill.prune.granularity import as_matrix, from_matrix
 from distill.prune.masks import choose, count_at
 from distill.quantize.scheme import WeightScheme
@@ -22,7 +23,7 @@ from distill.signals import Batch, Request
 from distill.targets import select
 from distill.tasks.base import Task
 
-__all__ = ["BITS", "SPARSITIES", "Point", "draw", "overrides", "scan", "write"]
+__all__ = ["BITS", "SPARSITIES", "Point", "draw", "layers", "overrides", "scan", "write"]
 
 Kind = Literal["sparsity", "bits"]
 
@@ -69,6 +70,18 @@ def rounded(module: nn.Module, bits: int) -> Tensor:
     return from_matrix(module, fake_quantize_rows(rows, grid(rows, scheme), scheme))
 
 
+def layers(model: nn.Module) -> dict[str, list[str]]:
+    """What is scanned: all that pruning takes where nothing else is said, each weight once.
+
+    Returns:
+        Name of the first layer with a weight -> names of all layers that have it.
+    """
+    names: dict[int, list[str]] = {}
+    for name, module in select(model, KINDS, key="sensitivity").items():
+        names.setdefault(id(module.weight), []).append(name)
+    return {shared[0]: shared for shared in names.values()}
+
+
 @contextmanager
 def _with_weight(module: nn.Module, weight: Tensor) -> Iterator[None]:
     parameter = module.weight
@@ -97,7 +110,7 @@ def scan(
         model: The student, in eval mode; afterwards it is as before.
         task: Reads the batches and judges.
         batches: With labels.
-        modules: The layers, by name; all linear ones but the head if not given.
+        modules: The layers, by name; :func:`layers` if not given.
         sparsities: To try in each layer.
         bits: To try in each layer.
         progress: Wraps an iterable of known length: ``rich.progress.track``, say.
@@ -105,7 +118,7 @@ def scan(
     Returns:
         The metric of the model as it is, and the points.
     """
-    modules = select(model, key="sensitivity") if modules is None else modules
+    modules = {name: model.get_submodule(name) for name in layers(model)} if modules is None else modules
     model.eval()
     metric, reference = _evaluate(model, task, batches)
     kinds: list[tuple[Kind, float]] = [("sparsity", level) for level in sparsities]
@@ -122,7 +135,8 @@ def scan(
 
 @torch.inference_mode()
 def _evaluate(model: nn.Module, task: Task, batches: Iterable[Batch]) -> tuple[float, list[Tensor]]:
-    metrics, rows = task.metrics(), []
+    device = next(model.parameters()).device
+    metrics, rows = {name: metric.to(device) for name, metric in task.metrics().items()}, []
     for batch in batches:
         logits = task.forward(model, batch, Request(logits=True)).logits
         assert logits is not None

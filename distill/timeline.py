@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from distill.callbacks import Compression, compressions
+from distill.callbacks import Compression, QuantizationAwareTraining, compressions
 from distill.loggers import is_rank_zero
 from distill.module import Distillation
 from distill.optim import learning_rate_factor
-from distill.schedules import Constant, Schedule
+from distill.schedules import Constant, Schedule, step_at
 
 __all__ = ["DrawTimeline", "timeline"]
 
@@ -32,7 +32,12 @@ def timeline(
         Name -> value after each of ``steps``.
     """
     total, config = module.total_steps, module.optimizer_config
-    lines = {"learning rate": [config.lr * learning_rate_factor(config, step, total) for step in steps]}
+    rates = [config.lr * learning_rate_factor(config, step, total) for step in steps]
+    for callback in callbacks:
+        if isinstance(callback, QuantizationAwareTraining):
+            begin = step_at(callback.begin, total)
+            rates = [rate * (callback.lr_factor if at >= begin else 1) for at, rate in zip(steps, rates, strict=True)]
+    lines = {"learning rate": rates}
     for loss in module.losses:
         for name, value in vars(loss).items():
             if isinstance(value, Schedule) and (name == "weight" or not isinstance(value, Constant)):

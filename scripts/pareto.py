@@ -4,13 +4,15 @@
     python scripts/pareto.py runs/sst2-alone/seed-0 runs/sst2-prune80-int8/seed-0 ... --out pareto.png
 
 Each run must have been exported (``distill export RUN --to onnx`` or ``onnx-int8``); of two exports the one in integers
-counts. Latency is a ratio to the float teacher's, measured in turn with it, so figures of different moments compare.
+counts. Latency is a ratio to that of the float teacher (the float student's, of a run without one), measured in turn
+with it, so figures of different moments compare.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,15 +31,19 @@ class Exported:
     Attributes:
         name: Of the run, without its id.
         metric: What the run was judged by.
+        mode: ``max`` or ``min``: whether more of it is better.
         score: The student's.
         bytes: Of the export's model.
-        speed: Times as fast as the float teacher, or as the reference that the export was measured against.
+        reference: What the export was timed against: the float teacher, or the float student.
+        speed: Times as fast as the reference.
     """
 
     name: str
     metric: str
+    mode: str
     score: float
     bytes: int
+    reference: str
     speed: float
 
     @classmethod
@@ -45,7 +51,7 @@ class Exported:
         """Read a run.
 
         Raises:
-            UserError: if it was not exported.
+            UserError: if it was not exported, or timed against nothing.
         """
         run = Run.open(folder)
         reports = [run.folder / "exports" / to / "export.json" for to in ("onnx-int8", "onnx")]
@@ -53,16 +59,34 @@ class Exported:
         if found is None:
             raise UserError("was not exported", key="RUN", value=folder, mend=f"distill export {folder} --to onnx")
         report = json.loads(found.read_text(encoding="utf-8"))
-        metric, latency = run.result["monitor"], report["latency_ms"]
-        speed = latency[report["reference"]["name"]] / latency["export"]
-        return cls(run.name, metric, run.result["scores"]["student"][metric], report["bytes"], speed)
+        if "reference" not in report:
+            rule = "was exported without a teacher to time it against"
+            raise UserError(rule, key="RUN", value=folder, mend="leave it out")
+        result, latency, reference = run.result, report["latency_ms"], report["reference"]["name"]
+        metric, speed = result["monitor"], latency[reference] / latency["export"]
+        score = result["scores"]["student"][metric]
+        return cls(run.name, metric, result["mode"], score, report["bytes"], reference, speed)
 
 
-def best(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points (cost, score) that no other beats in both, by rising cost."""
+def check_alike(found: Sequence[Exported]) -> None:
+    """Refuse runs that one picture cannot compare.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    for what in ("metric", "reference"):
+        kinds = sorted({getattr(one, what) for one in found})
+        if len(kinds) > 1:
+            rule = f"these runs differ in their {what}: {' and '.join(kinds)}"
+            raise UserError(rule, key="RUN", mend="draw them apart")
+
+
+def best(points: list[tuple[float, float]], mode: str = "max") -> list[tuple[float, float]]:
+    """The points (cost, score) that no other beats in both, by rising cost; ``mode`` min: the lower score is better."""
+    sign = 1 if mode == "max" else -1
     front: list[tuple[float, float]] = []
-    for cost, score in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or score > front[-1][1]:
+    for cost, score in sorted(points, key=lambda point: (point[0], -sign * point[1])):
+        if not front or sign * score > sign * front[-1][1]:
             front.append((cost, score))
     return front
 
@@ -73,7 +97,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("pareto.png"))
     arguments = parser.parse_args()
     found = [Exported.of(folder) for folder in arguments.runs]
-    table = Table("run", found[0].metric, "MB", "times as fast")
+    check_alike(found)
+    mode, reference = found[0].mode, found[0].reference
+    table = Table("run", found[0].metric, "MB", f"times as fast as {reference}")
     for one in found:
         table.add_row(one.name, f"{one.score:.4f}", f"{one.bytes / 1e6:.1f}", f"{one.speed:.2f}")
     Console().print(table)
@@ -82,10 +108,10 @@ def main() -> None:
     left, right = drawn.subplots(1, 2, sharey=True)
     for panel, label, costs in (
         (left, "MB on disk", [one.bytes / 1e6 for one in found]),
-        (right, "time of one sample, the float teacher's = 1", [1 / one.speed for one in found]),
+        (right, f"time of one sample, {reference}'s = 1", [1 / one.speed for one in found]),
     ):
         panel.scatter(costs, [one.score for one in found], s=28, zorder=3)
-        front = best([(cost, one.score) for cost, one in zip(costs, found, strict=True)])
+        front = best([(cost, one.score) for cost, one in zip(costs, found, strict=True)], mode)
         panel.step(*zip(*front, strict=True), where="post", color="0.6", linewidth=1)
         for cost, one in zip(costs, found, strict=True):
             panel.annotate(one.name, (cost, one.score), xytext=(5, 4), textcoords="offset points", fontsize=8)

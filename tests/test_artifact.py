@@ -109,11 +109,38 @@ def test_a_write_that_fails_leaves_the_older_artifact(tmp_path: Path, monkeypatc
 
     for step in ("_sync", "_swap"):
         with monkeypatch.context() as patch:
-            patch.setattr(artifact, step, fail)
+            patch.setattr(f"distill.replacing.{step}", fail)
             with pytest.raises(OSError, match="no space left"):
                 save(tmp_path / "student", classifier(1))
         assert same(load(tmp_path / "student"), classifier(0))
         assert [p.name for p in tmp_path.iterdir()] == ["student"]
+
+
+def test_what_a_kill_left_behind_hinders_no_save(tmp_path: Path) -> None:
+    for name in (".student.new", ".student.old", ".student.1a2b3c4d.new", ".student.1a2b3c4d.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").write_text("")
+    for seed in (0, 1):
+        save(tmp_path / "student", classifier(seed))
+        assert same(load(tmp_path / "student"), classifier(seed))
+
+
+def test_zeros_are_counted_anew(tmp_path: Path) -> None:
+    model = classifier()
+    name = "bert.pooler.dense"
+    counts = {name: {"weights": 64, "zeros": 60}, "gone": {"weights": 10, "zeros": 10}}
+    note(model, {"kind": "sparsity", "target": 0.8, "actual": 0.9, "layers": counts}, {"kind": "layers"})
+    with torch.no_grad():
+        model.get_parameter(f"{name}.weight").fill_(1)[0].zero_()  # 1 of 8 rows
+    artifact.recount(model)
+    first, second = steps_of(model)
+    assert first == {
+        "kind": "sparsity",
+        "target": 0.8,
+        "actual": 0.125,
+        "layers": {name: {"weights": 64, "zeros": 8}},
+    }
+    assert second == {"kind": "layers"}
 
 
 def record(folder: Path, **changes: Any) -> None:

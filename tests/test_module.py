@@ -11,11 +11,13 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from distill.callbacks import Determinism
+from distill.artifact import note, steps_of
+from distill.callbacks import Determinism, GradualMagnitudePruning
 from distill.errors import TrainingError, UserError
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
 from distill.module import Distillation
 from distill.optim import OptimizerConfig
+from distill.quantize.ptq import quantize
 from distill.signals import IGNORE, Batch
 from distill.tasks import Plain
 from distill.teachers import LiveTeacher
@@ -337,3 +339,32 @@ def test_a_pair_of_other_numbers_of_classes_is_refused(tmp_path: Path) -> None:
     module = Distillation(Net(classes=3), Plain(), Net(classes=5), [HintonKL()])
     with pytest.raises(UserError, match="student has 3 outputs and the teacher 5"):
         trainer(tmp_path).fit(module, DataLoader(samples(), batch_size=4))  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------- students that were compressed before
+
+
+def test_a_student_that_is_quantised_is_not_trained(tmp_path: Path) -> None:
+    student = Net()
+    note(student, *quantize(student, [torch.randn(4, 4)], include=["body"]))
+    before = student.body.weight.clone()
+    with pytest.raises(UserError, match=r"model\.student: weights that are quantised already"):
+        trainer(tmp_path).fit(pair(student=student), DataLoader(samples(), batch_size=8))
+    assert torch.equal(student.body.weight, before)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_zeros_that_nothing_holds_are_told_of_and_not_recorded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, held: bool
+) -> None:
+    student = Net()
+    with torch.no_grad():
+        student.body.weight[1:].zero_()
+    note(student, {"kind": "sparsity", "actual": 0.875, "layers": {"body": {"weights": 32, "zeros": 28}}})
+    callbacks = [GradualMagnitudePruning(0.5, schedule="one_shot")] if held else []
+    trainer(tmp_path, callbacks=callbacks).fit(pair(student=student), DataLoader(samples(), batch_size=8))
+    assert ("nothing holds its zeros" in caplog.text) == (not held)
+    [step] = steps_of(student)
+    zeros = int((student.body.weight == 0).sum())
+    assert step["layers"] == {"body": {"weights": 32, "zeros": zeros}}
+    assert step["actual"] == zeros / 32 < 0.875

@@ -8,9 +8,10 @@ import numpy
 import pytest
 import torch
 from torch import nn
+from torchmetrics import Metric
 from transformers.pytorch_utils import Conv1D
 
-from distill.sensitivity import Point, draw, overrides, pruned, rounded, scan, write
+from distill.sensitivity import Point, draw, layers, overrides, pruned, rounded, scan, write
 from distill.signals import Batch
 from distill.tasks import Plain
 
@@ -49,6 +50,38 @@ def test_each_point_is_the_model_with_one_layer_compressed_by_hand() -> None:
     expected = (reference * numpy.log(reference / found)).sum(1).mean()
     assert points[2].divergence == pytest.approx(expected, rel=1e-4)
     assert points[2].weights == 100
+
+
+def test_a_weight_that_layers_share_is_scanned_once() -> None:
+    model = net()
+    shared = nn.Linear(10, 10)
+    shared.weight = model[2].weight
+    model = nn.Sequential(*model[:3], nn.ReLU(), shared, nn.ReLU(), model[4])
+    assert layers(model) == {"0": ["0"], "2": ["2", "4"]}
+    _, points = scan(model, Plain(), batches(), sparsities=[0.5], bits=[])
+    assert [(p.layer, p.weights) for p in points] == [("0", 60), ("2", 100)]
+
+
+def test_convolutions_are_scanned() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    images = Batch({"input": torch.randn(6, 1, 4, 4)}, labels=torch.arange(6) % 3, ids=list(range(6)))
+    _, points = scan(model, Plain(), [images], sparsities=[0.5], bits=[2])
+    assert [(p.layer, p.weights) for p in points] == [("0", 36)] * 2
+    assert all(p.divergence > 0 for p in points)
+
+
+def test_metrics_are_on_the_device_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[torch.device] = []
+    to = Metric.to
+
+    def spy(metric: Metric, device: torch.device) -> Metric:
+        moved.append(device)
+        return to(metric, device)
+
+    monkeypatch.setattr(Metric, "to", spy)
+    scan(net(), Plain(), batches(), sparsities=[], bits=[])
+    assert set(moved) == {torch.device("cpu")}
 
 
 @pytest.mark.parametrize("module", [nn.Linear(4, 3), Conv1D(3, 4), nn.Conv2d(2, 3, 2)])

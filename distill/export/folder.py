@@ -1,50 +1,28 @@
-"""A folder that appears whole or not at all."""
+"""Where an export may be written."""
 
 from __future__ import annotations
 
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from distill.errors import UserError
+from distill.replacing import replacing
 
-__all__ = ["REPORT", "replacing"]
+__all__ = ["REPORT", "replacing_export"]
 
 REPORT = "export.json"
 """What every export holds besides its model; a folder with it may be exported to again."""
 
 
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A new folder that takes ``target``'s place when the block ends well; otherwise nothing of it stays.
+def replacing_export(target: Path) -> AbstractContextManager[Path]:
+    """As :func:`~distill.replacing.replacing`, but what is no export is never replaced.
 
     Raises:
         UserError: if something else than an earlier export stands there, or nothing can be written there.
     """
     if target.exists() and not (target / REPORT).is_file() and not _is_empty_folder(target):
         raise UserError("exists and is no earlier export", key="--output", value=str(target), mend="name another")
-    beside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
-    fresh, old = beside.with_suffix(".new"), beside.with_suffix(".old")
-    alone = not target.parent.exists()
-    try:
-        fresh.mkdir(parents=True)
-    except OSError as error:
-        rule = f"cannot be written to ({error.strerror})"
-        raise UserError(rule, key="--output", value=str(target), mend="name another folder") from error
-    try:
-        yield fresh
-        if target.exists():  # a folder that is not empty cannot be replaced in one move
-            target.rename(old)
-        fresh.rename(target)
-    finally:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-        if alone and not target.exists():
-            target.parent.rmdir()
+    return replacing(target, "--output")
 
 
 def _is_empty_folder(path: Path) -> bool:

@@ -17,7 +17,7 @@ from distill import artifact
 from distill.build import Job
 from distill.errors import UserError
 from distill.export.convert import frozen_layers, without_quantization
-from distill.export.folder import REPORT, replacing
+from distill.export.folder import REPORT, replacing_export
 from distill.export.formats import FORMATS, MODEL, check_name, check_student, write
 from distill.export.graph import feed, to_onnx
 from distill.export.isa import check_isa, host_isa
@@ -68,7 +68,7 @@ def export(
     student = job.module.student.eval()
     check_student(to, student)
     target = Path(output) if output is not None else run.folder / "exports" / to
-    with replacing(target) as fresh, wide().status(f"writing {to}"):
+    with replacing_export(target) as fresh, wide().status(f"writing {to}"):
         report: dict[str, Any] = {"to": to, "run": f"{run.name} {run.id}"}
         report |= write(to, student, fresh, task=job.module.task, batches=lambda: _batches(job), isa=isa)
         report |= sizes(fresh)

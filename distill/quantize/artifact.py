@@ -37,10 +37,11 @@ def rebuild(model: nn.Module, step: Mapping[str, Any]) -> None:
 def pack(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """A state dict with the frozen layers' weights as integers, two to a byte up to 4 bits.
 
-    ``<layer>.weight`` becomes ``<layer>.weight_integers``; the scales stay beside it.
+    ``<layer>.weight`` becomes ``<layer>.weight_integers``; the scales stay beside it. What is shared is kept once,
+    under the first of its names.
 
     Args:
-        state: Of ``model``; tied weights are packed once, whether it names them once or more.
+        state: Of ``model``, with tied weights once or more.
         model: With frozen layers.
     """
     packed, done = dict(state), set[int]()
@@ -50,19 +51,19 @@ def pack(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         integers = layer.integers()
         packed[f"{name}.{INTEGERS}"] = _nibbles(integers) if layer.scheme.weights.bits <= 4 else integers
         done.add(id(layer.weight))
-    return packed
+    first: dict[Any, str] = {}
+    return {name: tensor for name, tensor in packed.items() if first.setdefault(_place(tensor), name) == name}
 
 
 def unpack(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of the model that was packed, to the bit; tied weights under all their names.
+    """The state dict of the model that was packed, to the bit; what is shared under all its names.
 
     Args:
         state: Packed, or not.
         model: Of the structure that was packed; its values do not matter.
     """
-    whole, shared = dict(state), dict[int, Tensor]()
-    layers = quantized_layers(model)
-    for name, layer in layers.items():
+    whole = dict(state)
+    for name, layer in quantized_layers(model).items():
         integers = whole.pop(f"{name}.{INTEGERS}", None)
         if integers is None:
             continue
@@ -70,11 +71,14 @@ def unpack(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
             integers = _from_nibbles(integers, layer.weight.shape)
         zero_point = whole.get(f"{name}.weight_zero_point")
         whole[f"{name}.weight"] = layer.dequantize(integers, Grid(whole[f"{name}.weight_scale"], zero_point))
-        shared[id(layer.weight)] = whole[f"{name}.weight"]
-    for name, layer in layers.items():
-        if id(layer.weight) in shared:
-            whole[f"{name}.weight"] = shared[id(layer.weight)]
-    return whole
+    places = {name: _place(tensor) for name, tensor in model.state_dict().items()}
+    kept = {place: whole[name] for name, place in places.items() if name in whole}
+    return whole | {name: kept[place] for name, place in places.items() if name not in whole and place in kept}
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """The same for tensors that are one in memory."""
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def _nibbles(integers: Tensor) -> Tensor:

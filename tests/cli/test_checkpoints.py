@@ -14,6 +14,8 @@ import pytest
 import torch
 import yaml
 
+from distill import launch
+
 Distill = Callable[..., Any]
 
 SCRIPTED = """
@@ -115,4 +117,20 @@ def test_validation_does_not_open_the_checkpoints(base: dict[str, Any], distill:
     for path in Path("runs/base/one/checkpoints").iterdir():
         torch.save(Exploit(), path)
     assert distill("validate", "runs/base/one").code == 0
+    assert not Path("called").exists()
+
+
+def test_a_pickle_in_place_of_the_best_checkpoint_is_not_run(
+    base: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restore = launch._restore_best
+
+    def planted(job: Any, trainer: Any) -> Any:
+        [best] = job.run.checkpoints.glob("step=*")
+        torch.save(Exploit(), best)
+        return restore(job, trainer)
+
+    monkeypatch.setattr(launch, "_restore_best", planted)
+    with pytest.raises(pickle.UnpicklingError):
+        distill("fit", "-c", "base.yaml", "--id", "one")
     assert not Path("called").exists()

@@ -112,6 +112,7 @@ def test_a_run_folder_holds_everything_and_nothing_lies_beside_it(
         "result.json",
         "student",
         "tensorboard",
+        "timeline.png",
     }
     result = json.loads((folder / "result.json").read_text())
     assert result["steps"] == result["saved_step"] == 2

@@ -6,6 +6,8 @@ import copy
 import csv
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -23,7 +25,7 @@ from distill import launch
 from distill.artifact import steps_of
 from distill.config import load
 from distill.errors import UserError
-from distill.finished import evaluate
+from distill.finished import evaluate, quantize
 from distill.run import Run
 
 Distill = Callable[..., Any]
@@ -207,6 +209,56 @@ def test_no_checkpoint_from_before_the_end_of_the_compression_is_the_best(
     assert count == round(0.8 * total)
 
 
+def test_a_checkpoint_of_the_users_own_ships_no_student_that_is_half_pruned(
+    tmp_path: Path, recipe: dict[str, Any]
+) -> None:
+    # The lowest step scores best: the earlier, the better.
+    own = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "step", "mode": "min"}}
+    found = train(tmp_path, recipe, [PRUNE, own])
+    assert found.run.result["saved_step"] >= 10
+    assert found.run.result["complete"] is True
+    count, total = zeros(load_file(found.run.student / "model.safetensors"), ENCODER)
+    assert count == round(0.8 * total)
+    names = {path.name for path in found.run.checkpoints.iterdir()}
+    assert any(name.startswith("epoch=") for name in names)
+    assert f"step={found.run.result['saved_step']}.ckpt" in names
+
+
+def test_a_run_that_ends_before_its_compression_says_so(
+    tmp_path: Path, recipe: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    stop = {
+        "class_path": "EarlyStopping",
+        "init_args": {"monitor": "val/accuracy", "stopping_threshold": 0.0, "mode": "max"},
+    }
+    found = train(tmp_path, recipe, [PRUNE, stop])
+    assert found.run.result["steps"] == 5
+    assert found.run.result["complete"] is False
+    [line] = [record.getMessage() for record in caplog.records if record.name == "distill.launch"]
+    assert "step 5 of 20, before GradualMagnitudePruning" in line
+
+
+def test_the_figures_are_those_of_the_step_that_is_shipped(
+    base: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Validated in the second of three epochs only, and no checkpoint is kept to go back to.
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("falling.py").write_text(SCRIPTED)
+    base["model"] |= {"task": {"class_path": "falling.Task"}, "losses": ["CrossEntropy"]}
+    base["model"]["student"]["path"] = base["model"].pop("teacher")["path"]
+    base["data"]["batch_size"] = 50
+    base["trainer"] |= {"max_steps": -1, "max_epochs": 3, "check_val_every_n_epoch": 2}
+    base["trainer"] |= {"num_sanity_val_steps": 0, "enable_checkpointing": False}
+    Path("base.yaml").write_text(yaml.safe_dump(base))
+    code, out, err = distill("fit", "-c", "base.yaml", "--allow", "falling", "--id", "one")
+    sys.modules.pop("falling")
+    assert code == 0, err
+    assert "step 6: " in out
+    result = json.loads(Path("runs/base/one/result.json").read_text())
+    assert result["saved_step"] == 9
+    assert result["scores"]["student"]["falling"] == pytest.approx(0.8)  # that of step 6 is 0.9
+
+
 def test_shipped_weights_are_the_average_and_zero_where_they_are_pruned(tmp_path: Path, recipe: dict[str, Any]) -> None:
     average = {"class_path": "ExponentialMovingAverage", "init_args": {"decay": 0.9}}
     found = train(tmp_path, recipe, [PRUNE, average])
@@ -366,6 +418,60 @@ def test_a_run_is_quantised_without_training_into_a_run_of_its_own(
     )
     scores = Run.open(folder).result["scores"]["student"]
     assert evaluate(folder)["val/accuracy"] == scores["accuracy"]
+
+
+def test_the_quantised_run_lies_beside_its_source_and_says_how_it_was_made(
+    plain: Fitted, tmp_path: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "elsewhere" / "copied" / "one"
+    shutil.copytree(plain.run.folder, source)
+    text = (source / "config.yaml").read_text()
+    (source / "config.yaml").write_text(re.sub(r"(?m)^runs: .*", "runs: runs", text))
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    made = quantize(source, calibrate=8, run_id="new")
+    assert made.folder == source.parents[1] / "copied-quantized" / "new"
+    assert not list(Path().iterdir())
+    first = made.config_file.read_text().splitlines()[0]
+    assert first == f"# Made by: distill quantize {source}"
+
+    def fail(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("distill.artifact.save", fail)
+    with pytest.raises(OSError, match="no space left"):
+        quantize(source, calibrate=8, run_id="failed")
+    assert [path.name for path in made.folder.parent.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize(("samples", "batches"), [(8, 1), (9, 2), (24, 3)])
+def test_as_many_batches_are_calibrated_with_as_hold_the_samples(
+    samples: int, batches: int, plain: Fitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Seen(Exception):
+        pass
+
+    def look(student: nn.Module, given: list[Any], *_: Any, **__: Any) -> None:
+        assert [batch.size for batch in given] == [8] * batches
+        raise Seen
+
+    monkeypatch.setattr("distill.quantize.ptq.quantize", look)
+    with pytest.raises(Seen):
+        quantize(plain.run.folder, calibrate=samples, run_id="seen")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--bits", "5"], "--bits = 5: must be one of"),
+        (["--bits", "4", "--reduced-range"], "--reduced-range = True: is for symmetric weights of 8 bits"),
+        (["--group", "1"], "--group = 1: must be at least 2"),
+    ],
+)
+def test_a_mistake_in_an_option_names_the_option(options: list[str], said: str, distill: Distill) -> None:
+    code, _, err = distill("quantize", "any", *options)
+    assert code == 2
+    assert said in err
 
 
 def test_groups_that_do_not_divide_a_layer_are_refused(plain: Fitted, distill: Distill) -> None:

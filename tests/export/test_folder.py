@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from distill.errors import UserError
-from distill.export.folder import REPORT, replacing
+from distill.export.folder import REPORT, replacing_export
 
 
 def test_the_folder_is_there_when_the_block_has_ended(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b"
-    with replacing(target) as fresh:
+    with replacing_export(target) as fresh:
         (fresh / "model").write_text("new")
         assert not target.exists()
     assert (target / "model").read_text() == "new"
@@ -21,7 +21,7 @@ def test_the_folder_is_there_when_the_block_has_ended(tmp_path: Path) -> None:
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     def fail() -> None:
-        with replacing(tmp_path / "exports" / "out") as fresh:
+        with replacing_export(tmp_path / "exports" / "out") as fresh:
             (fresh / "model").write_text("new")
             raise ValueError
 
@@ -30,12 +30,42 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_failure_leaves_none_of_several_new_folders_and_says_what_it_was(tmp_path: Path) -> None:
+    def fail() -> None:
+        with replacing_export(tmp_path / "a" / "b" / "out"):
+            (tmp_path / "a" / "mine").write_text("of somebody else")
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        fail()
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["mine"]
+
+
+def test_the_current_folder_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match=r"--output = '\.': the current folder"), replacing_export(Path(".")):
+        pytest.fail("this is too late")
+    assert [p.name for p in tmp_path.iterdir()] == ["here"]
+
+
+def test_two_exports_to_one_folder_are_not_in_each_others_way(tmp_path: Path) -> None:
+    with replacing_export(tmp_path / "out") as first:
+        (first / REPORT).write_text("first")
+        with replacing_export(tmp_path / "out") as second:
+            (second / REPORT).write_text("second")
+    assert (tmp_path / "out" / REPORT).read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_failure_leaves_an_earlier_export_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / REPORT).write_text("old")
 
     def fail() -> None:
-        with replacing(tmp_path / "out") as fresh:
+        with replacing_export(tmp_path / "out") as fresh:
             (fresh / REPORT).write_text("new")
             raise ValueError
 
@@ -49,17 +79,17 @@ def test_an_earlier_export_is_replaced_whole(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / REPORT).write_text("old")
     (tmp_path / "out" / "more").write_text("old")
-    with replacing(tmp_path / "out") as fresh:
+    with replacing_export(tmp_path / "out") as fresh:
         (fresh / REPORT).write_text("new")
     assert [p.name for p in (tmp_path / "out").iterdir()] == [REPORT]
 
 
 def test_what_is_no_export_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match=r"--output = .*no earlier export"), replacing(tmp_path):
+    with pytest.raises(UserError, match=r"--output = .*no earlier export"), replacing_export(tmp_path):
         pass
-    with pytest.raises(UserError, match=r"--output = .*no earlier export"), replacing(tmp_path / "thesis.txt"):
+    with pytest.raises(UserError, match=r"--output = .*no earlier export"), replacing_export(tmp_path / "thesis.txt"):
         pass
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
-    with pytest.raises(UserError, match="cannot be written to"), replacing(tmp_path / "thesis.txt" / "out"):
+    with pytest.raises(UserError, match="cannot be written to"), replacing_export(tmp_path / "thesis.txt" / "out"):
         pass

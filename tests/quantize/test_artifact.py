@@ -11,7 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 import distill
 from distill import artifact
@@ -19,6 +24,7 @@ from distill.quantize.artifact import pack, rebuild, unpack
 from distill.quantize.layers import QuantizedLinear, quantized_layers
 from distill.quantize.ptq import quantize
 from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.structure.sharing import share
 
 SCHEMES = [
     {"weights": WeightScheme(), "activations": ActivationScheme(), "embeddings": WeightScheme()},
@@ -153,3 +159,38 @@ def test_transformers_writes_a_packed_state_and_it_is_read_again(
     rebuild(fresh, step)
     fresh.load_state_dict(unpack(load_file(tmp_path / "packed" / "model.safetensors"), fresh))
     assert torch.equal(fresh(tokens).logits, model(tokens).logits)
+
+
+class Sharing(nn.Module):
+    """Layers that share biases and norms, but not all of their weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third, self.head = (nn.Linear(8, 8) for _ in range(4))
+        self.norm, self.other_norm = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.second.bias = self.first.bias
+        self.third.weight = self.second.weight
+        self.other_norm.weight = self.norm.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.other_norm(self.third(self.norm(self.second(self.first(x))))))  # type: ignore[no-any-return]
+
+
+def test_what_a_plain_module_shares_is_stored_once_beside_integers(tmp_path: Path) -> None:
+    model, x = Sharing(), torch.randn(5, 8)
+    steps = quantize(model, [x], store="integers")
+    artifact.save(tmp_path / "net", model, steps=steps)
+    names = set(load_file(tmp_path / "net" / "model.safetensors"))
+    assert not names & {"second.bias", "third.weight", "third.weight_integers", "other_norm.weight"}
+    loaded = distill.load(tmp_path / "net", Sharing())
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_layers_that_share_all_their_parameters_load_from_integers(tmp_path: Path, tokens: Tensor) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertForSequenceClassification(BertConfig(vocab_size=40, initializer_range=0.2, **sizes)).eval()
+    share(model.bert.encoder.layer, [[1, 2]])
+    artifact.note(model, {"kind": "share", "groups": [[1, 2]]}, *quantize(model, [tokens], store="integers"))
+    artifact.save(tmp_path / "student", model)
+    assert torch.equal(distill.load(tmp_path / "student")(tokens).logits, model(tokens).logits)

@@ -1,0 +1,75 @@
+"""A folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from distill.errors import UserError
+
+__all__ = ["replacing"]
+
+
+@contextmanager
+def replacing(target: str | Path, key: str) -> Iterator[Path]:
+    """A new folder that takes ``target``'s place when the block ends well; otherwise nothing of it stays.
+
+    A kill at any time leaves either the old folder, the new one, or none; never a mixture of both. What it leaves
+    beside them is in nobody's way.
+
+    Args:
+        target: A folder, which need not exist.
+        key: Where the user named it.
+
+    Raises:
+        UserError: if nothing can be written there.
+    """
+    place = Path(target).resolve()
+    if Path.cwd().is_relative_to(place):
+        raise UserError("the current folder cannot be replaced", key=key, value=str(target), mend="name another folder")
+    beside = f".{place.name}.{uuid.uuid4().hex[:8]}"
+    fresh, old = place.with_name(f"{beside}.new"), place.with_name(f"{beside}.old")
+    above = [folder for folder in place.parents if not folder.exists()]
+    try:
+        try:
+            fresh.mkdir(parents=True)
+        except OSError as error:
+            rule = f"cannot be written to ({error.strerror})"
+            raise UserError(rule, key=key, value=str(target), mend="name another folder") from error
+        yield fresh
+        _sync(fresh)
+        _swap(fresh, place, old)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if place.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            with suppress(OSError):  # what else is in one of them stays
+                for folder in above:
+                    folder.rmdir()
+
+
+def _sync(folder: Path) -> None:
+    """Have the files on the disk before any name leads to them."""
+    for path in [*(p for p in folder.rglob("*") if p.is_file()), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _swap(fresh: Path, target: Path, old: Path) -> None:
+    # A folder that is not empty cannot be replaced in one move.
+    if target.exists():
+        target.rename(old)
+    try:
+        fresh.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
