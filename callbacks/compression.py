@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import nn
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor, nn
 
+from distill.callbacks.steps import StepCallback
 from distill.errors import UserError
 
 __all__ = ["Compression", "compressions"]
 
 
-class Compression(Callback, ABC):
+class Compression(StepCallback, ABC):
     """A callback that compresses the student while it is trained.
 
     Its life: :meth:`prepare` gives the student its final structure in ``setup``, before weights are restored and
-    the optimizer is made, so that the optimizer, the state dict and a resumed run see one structure from step 0;
+    the optimizer is made, so that the optimizer, the state dict, a resumed run and the validation of a checkpoint
+    see one structure from step 0;
     what happens when is a pure function of the optimizer step; :meth:`finish` leaves the student as it is shipped
     and says what was done. State that belongs to a weight (masks, observers, scales) is in persistent buffers of
     the weight's module. The teacher is never touched.
@@ -31,17 +33,21 @@ class Compression(Callback, ABC):
     order: ClassVar[int]
     """0 changes the structure (low rank, sharing), 1 masks, 2 quantises."""
 
+    _prepared: nn.Module | None = None
+
     @property
     def state_key(self) -> str:
         return type(self).__qualname__
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self._check_order(compressions(trainer))
-            student = pl_module.student
-            assert isinstance(student, nn.Module)
-            self.prepare(student)
-            self._check_apart(compressions(trainer), student)
+        student = pl_module.student
+        assert isinstance(student, nn.Module)
+        if stage != "fit" and self._prepared is student:
+            return  # it is being trained, or finished
+        self._check_order(compressions(trainer))
+        self.prepare(student)
+        self._prepared = student
+        self._check_apart(compressions(trainer), student)
 
     def _check_order(self, others: list[Compression]) -> None:
         names = [type(other).__name__ for other in others]
@@ -93,6 +99,10 @@ class Compression(Callback, ABC):
 
     def masked(self, student: nn.Module) -> list[str]:
         """Names of the student's parameters of which it sets values to zero; asked after :meth:`prepare`."""
+        return []
+
+    def factors(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
+        """Parameters that it masks now, and what each is multiplied by: 0 where it is masked, else 1."""
         return []
 
     def complete(self, step: int, total_steps: int) -> bool:

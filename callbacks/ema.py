@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
+from distill.callbacks.compression import compressions
+from distill.callbacks.steps import StepCallback, total_steps
 from distill.errors import UserError
-from distill.prune.layers import MASK
 from distill.schedules import check_moment, step_at
 
 __all__ = ["ExponentialMovingAverage"]
 
 
-class ExponentialMovingAverage(Callback):
+class ExponentialMovingAverage(StepCallback):
     """Average the student's trained weights over optimizer steps; validate and ship the average.
 
     After step t, average = d * average + (1 - d) * weights with d = min(decay, (1 + n) / (10 + n)), n being the
@@ -43,40 +44,36 @@ class ExponentialMovingAverage(Callback):
         self.decay, self.begin = decay, begin
         self._average: dict[str, Tensor] = {}
         self._swapped = False
-        self._step = 0
 
     # ------------------------------------------------------------------ the average
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         weights = _trained(pl_module)
         if self._average.keys() != weights.keys():  # not restored from a checkpoint
             self._average = {name: p.detach().clone() for name, p in weights.items()}
         self._average = {name: value.to(weights[name].device) for name, value in self._average.items()}
-        self._step = trainer.global_step
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step == self._step:
-            return  # gradients are still accumulated
-        self._step = trainer.global_step
-        module: Any = pl_module
-        done = self._step - step_at(self.begin, module.total_steps)
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        done = self._step - step_at(self.begin, total_steps(pl_module))
         decay = min(self.decay, (1 + done) / (10 + done)) if done > 0 else 0.0
         weights = _trained(pl_module)
         torch._foreach_lerp_(list(self._average.values()), list(weights.values()), 1 - decay)
-        self._mask(pl_module)
+        self._mask(trainer, pl_module)
 
-    def _mask(self, pl_module: LightningModule) -> None:
-        for name, mask in _student(pl_module).named_buffers():
-            weight = name.removesuffix(MASK) + "weight"
-            if name.endswith(MASK) and weight in self._average:
-                self._average[weight].mul_(mask.view(torch.uint8))
+    def _mask(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        names = {id(weight): name for name, weight in _trained(pl_module).items()}
+        for compression in compressions(trainer):
+            for weight, factor in compression.factors():
+                average = self._average.get(names.get(id(weight), ""))
+                if average is not None:
+                    average.mul_(factor.to(average.device))
 
     # ------------------------------------------------------------------ its use
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._mask(trainer, pl_module)  # masks may be younger
         self._swap(pl_module, True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -90,8 +87,6 @@ class ExponentialMovingAverage(Callback):
         """Have the student hold the average, or its own weights again."""
         if averaged == self._swapped or not self._average:
             return
-        if averaged:
-            self._mask(pl_module)  # masks may be younger
         for name, weight in _trained(pl_module).items():
             own = weight.clone()
             weight.copy_(self._average[name])

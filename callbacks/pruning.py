@@ -13,6 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from distill.callbacks.compression import Compression
+from distill.callbacks.steps import logs_now, total_steps
 from distill.errors import UserError
 from distill.losses.base import check_choice
 from distill.prune.criteria import CRITERIA, Criterion
@@ -125,7 +126,6 @@ class GradualMagnitudePruning(Compression):
         self._watching: list[RemovableHandle] = []
         self._gradients: dict[str, Tensor] = {}
         self._figures: dict[str, float] = {}
-        self._step = 0
         self._pruned = False
 
     @property
@@ -224,6 +224,9 @@ class GradualMagnitudePruning(Compression):
     def masked(self, student: nn.Module) -> list[str]:
         return [f"{layer.name}.weight" for layer in self._layers]
 
+    def factors(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
+        return [(layer.weight, layer.factor) for layer in self._layers]
+
     def complete(self, step: int, total_steps: int) -> bool:
         return step >= self.schedule.last_step(total_steps)
 
@@ -234,28 +237,28 @@ class GradualMagnitudePruning(Compression):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         try:
-            self.schedule.check(_total(pl_module))
-            if self.criterion.learns and self.schedule(0, _total(pl_module)):
+            self.schedule.check(total_steps(pl_module))
+            if self.criterion.learns and self.schedule(0, total_steps(pl_module)):
                 rule = f"{type(self.criterion).__name__} has no scores before the first step"
                 raise UserError(rule, key="begin", value=self.schedule.begin, mend="begin: 1, or later")
         except UserError as error:
             raise error.within(self._key) from None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         for optimizer in trainer.optimizers:
             if type(optimizer) not in _ELEMENTWISE:
                 self._handles.append(optimizer.register_step_post_hook(lambda *_: self._zero()))
-        self._step = trainer.global_step
-        self._update(trainer, _total(pl_module))
+        self._update(trainer, total_steps(pl_module))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if not self._watching and self.schedule.updates_at(trainer.global_step + 1, _total(pl_module)):
+        if not self._watching and self.schedule.updates_at(trainer.global_step + 1, total_steps(pl_module)):
             handles = [self.criterion.watch(layer.module) for layer in self._layers]
             self._watching = [handle for handle in handles if handle is not None]
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         # Here gradients are those of all micro-batches and ranks, and not clipped yet.
-        step, total = trainer.global_step, _total(pl_module)
+        step, total = trainer.global_step, total_steps(pl_module)
         if step < self.schedule.last_step(total):
             for layer in self._layers:
                 self.criterion.learn(layer.module)
@@ -266,17 +269,12 @@ class GradualMagnitudePruning(Compression):
                 if layer.weight.grad is not None:
                     layer.weight.grad.mul_(layer.factor)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step == self._step:
-            return  # gradients are still accumulated
-        self._step, total = trainer.global_step, _total(pl_module)
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        total = total_steps(pl_module)
         if self.schedule.updates_at(self._step, total):
             self._settle()
             self._update(trainer, total)
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self._figures and every and self._step % every == 0:
+        if self._figures and logs_now(trainer):
             pl_module.log_dict(self._figures)
             self._figures = {}
 
@@ -336,10 +334,6 @@ def _criterion(criterion: str | Criterion) -> Criterion:
         return criterion
     check_choice("criterion", criterion, CRITERIA)
     return CRITERIA[criterion]()
-
-
-def _total(pl_module: Any) -> int:
-    return int(pl_module.total_steps)
 
 
 def _magnitude(weight: nn.Parameter) -> Tensor:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from distill.callbacks.compression import Compression
+from distill.callbacks.steps import logs_now, total_steps
 from distill.errors import TrainingError, UserError
 from distill.quantize.artifact import Store, step_of
 from distill.quantize.choose import check_widths, choose, swap
@@ -90,7 +91,6 @@ class QuantizationAwareTraining(Compression):
         self.store: Store = store
         self._check()
         self._layers: dict[str, QuantizedLayer] = {}
-        self._step = 0  # the last one that was acted upon
         self._float_metrics: dict[str, Metric] = {}
 
     def _check(self) -> None:
@@ -127,6 +127,15 @@ class QuantizationAwareTraining(Compression):
             if not holds:
                 value = getattr(self, name)
                 raise UserError(rule, key=f"{_KEY}.{name}", value=value, mend="order them: observe, begin, freeze")
+
+    def _check_run(self, total_steps: int) -> None:
+        """Refuse moments that are in no order, or too late, in a run of so many steps."""
+        observe, begin, freeze = self._moments(total_steps)
+        self._check_moments(observe, begin, freeze)
+        late = {"begin": begin > total_steps, "observe": self._static and observe >= total_steps}
+        for name in (name for name, is_late in late.items() if is_late):
+            rule, mend = f"the run ends after {total_steps} steps, before this", "let it be earlier, or train longer"
+            raise UserError(rule, key=f"{_KEY}.{name}", value=getattr(self, name), mend=mend)
 
     # ------------------------------------------------------------------ structure
 
@@ -166,27 +175,23 @@ class QuantizationAwareTraining(Compression):
 
     # ------------------------------------------------------------------ training
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_run(total_steps(pl_module))
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        total = _total(pl_module)
-        self._check_moments(*self._moments(total))
+        super().on_train_start(trainer, pl_module)
+        total = total_steps(pl_module)
         find_ranged(self._layers.values())
         if self.lr_factor != 1:
             self._scale_learning_rate(trainer, total)
-        self._step = trainer.global_step
         self._act(self._step, total)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step == self._step:
-            return  # a part of an accumulated batch
-        self._step = trainer.global_step
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         observed = [layer for layer in self._layers.values() if layer.observing]
         if observed:
             follow(observed)
-        self._act(self._step, _total(pl_module))
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and self._step % every == 0:
+        self._act(self._step, total_steps(pl_module))
+        if logs_now(trainer):
             self._log(pl_module)
 
     def _act(self, step: int, total_steps: int) -> None:
@@ -269,8 +274,13 @@ class QuantizationAwareTraining(Compression):
             pl_module.log_dict(scores, sync_dist=trainer.world_size > 1)
         self._float_metrics = {}
 
+    # ------------------------------------------------------------------ checkpoints
 
-def _total(pl_module: LightningModule) -> int:
-    total = pl_module.total_steps
-    assert isinstance(total, int)
-    return total
+    def state_dict(self) -> dict[str, Any]:
+        # The validation of a checkpoint knows no step: it must be told whether the student rounds.
+        return {"rounding": any(layer.mode == "fake" for layer in self._layers.values())}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        find_ranged(self._layers.values())
+        for layer in self._layers.values():
+            layer.mode = "fake" if state_dict["rounding"] else "float"

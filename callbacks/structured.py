@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from distill.callbacks.compression import Compression
+from distill.callbacks.steps import logs_now, total_steps
 from distill.errors import UserError, nearest
-from distill.prune.schedule import SparsitySchedule
+from distill.prune.schedule import Progress
 from distill.structure.activations import ActivationSums
 from distill.structure.plan import Criterion, Plan, Scope
 
@@ -83,8 +84,7 @@ class StructuredPruning(Compression):
             raise UserError("nothing is to be removed", key=KEY, mend="give heads, neurons, hidden or layers")
         self.plan = Plan(heads, neurons, hidden, layers, criterion, scope, KEY)
         try:
-            # Only the part of the way counts, whatever the sparsity at its end.
-            self.schedule = SparsitySchedule(final=0.5, begin=begin, end=end, every=every_n_steps, curve=schedule)
+            self.schedule = Progress(begin=begin, end=end, every=every_n_steps, curve=schedule)
         except UserError as error:
             raise error.within(KEY) from None
         self._activations = ActivationSums()
@@ -105,11 +105,14 @@ class StructuredPruning(Compression):
     def masked(self, student: nn.Module) -> list[str]:
         return self.plan.masked(student)
 
+    def factors(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
+        return self._factors
+
     # ------------------------------------------------------------------ schedule
 
     def progress(self, step: int, total_steps: int) -> float:
         """How much of what is to be removed is gone after ``step`` optimizer steps, in [0, 1]."""
-        return self.schedule(step, total_steps) / self.schedule.final
+        return self.schedule.progress(step, total_steps)
 
     def complete(self, step: int, total_steps: int) -> bool:
         return step >= self.schedule.end_step(total_steps)
@@ -124,7 +127,8 @@ class StructuredPruning(Compression):
     # ------------------------------------------------------------------ training
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        total = self._total(pl_module)
+        super().on_train_start(trainer, pl_module)
+        total = total_steps(pl_module)
         try:
             self.schedule.check(total)
         except UserError as error:
@@ -136,7 +140,6 @@ class StructuredPruning(Compression):
         assert isinstance(student, nn.Module)
         self._parts, self._factors = self.plan.parts(student), []
         self.plan.check_quantised(self._parts)
-        self._step = trainer.global_step
         self._hooks = [trainer.optimizers[0].register_step_post_hook(self._apply)]
         if self.plan.criterion == "activation" and not self.complete(self._step, total):
             self.plan.watch(self._parts, self._activations)
@@ -147,20 +150,16 @@ class StructuredPruning(Compression):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         # Of all micro-batches and ranks, and not yet clipped.
-        if self.plan.criterion == "taylor" and not self.complete(self._step, self._total(pl_module)):
+        if self.plan.criterion == "taylor" and not self.complete(self._step, total_steps(pl_module)):
             self.plan.measure(self._parts, {})
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step == self._step:
-            return  # still accumulating
-        self._step, total = trainer.global_step, self._total(pl_module)
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        total = total_steps(pl_module)
         sums = self._activations.take(trainer.world_size)
         if sums:
             self.plan.measure(self._parts, sums)
         self._advance(total)
-        if trainer.log_every_n_steps and self._step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if logs_now(trainer):
             values = self.timeline([self._step], total)
             pl_module.log_dict({f"structure/{name}".replace(" ", "_"): value for name, (value,) in values.items()})
 
@@ -188,12 +187,6 @@ class StructuredPruning(Compression):
     def _stop(self) -> None:
         self._activations.stop()
         _remove(self._hooks)
-
-    @staticmethod
-    def _total(pl_module: LightningModule) -> int:
-        total = pl_module.total_steps
-        assert isinstance(total, int)
-        return total
 
 
 def _remove(handles: list[RemovableHandle]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from distill.errors import UserError, nearest
+from distill.errors import TrainingError, UserError, nearest
 from distill.prune.criteria import Criterion
 from distill.prune.granularity import Granularity, as_matrix, from_matrix
 from distill.prune.masks import choose, count_at, exchange, protect
@@ -62,7 +62,7 @@ class Ranking:
     Attributes:
         layers: These.
         final: The sparsity that they reach together.
-        cap: The most of one layer that is pruned.
+        cap: The most of one layer's weights that is pruned.
     """
 
     layers: Sequence[Layer]
@@ -76,19 +76,28 @@ class Ranking:
             UserError: with what can be reached, or the shape that is wanted.
         """
         units = [layer.weight.numel() // granularity.size for layer in self.layers]
-        most = sum(int(self.cap * count) for count in units)
+        most = sum(self._most(count, granularity) for count in units)
         if most < count_at(self.final / granularity.most, sum(units)):
+            reached = granularity.most * most / sum(units)
             raise UserError(
-                f"under this cap {self.layers[0].name} and those ranked with it reach {most / sum(units):.4g} only",
+                f"under this cap {self.layers[0].name} and those ranked with it reach {reached:.4g} only",
                 key="max_layer_sparsity",
                 value=self.cap,
                 mend=f"for {self.final:.4g} allow more",
             )
         for layer in self.layers:
-            shape = criterion.score(layer.module).shape
+            scores = criterion.score(layer.module)
+            shape = scores.shape
             if shape != layer.weight.shape:
                 rule = f"must give a score for each weight of {layer.name}: {tuple(layer.weight.shape)}"
                 raise UserError(rule, key="criterion", value=tuple(shape), mend="return scores of the weight's shape")
+            if not scores.isfinite().all():
+                rule, mend = f"its scores of {layer.name} are not all finite", "return finite scores"
+                raise UserError(rule, key="criterion", value=type(criterion).__name__, mend=mend)
+
+    def _most(self, units: int, granularity: Granularity) -> int:
+        """How many of a layer's units the cap, which is one of weights, lets be pruned."""
+        return min(units, int(self.cap / granularity.most * units))
 
     @torch.no_grad()
     def update(
@@ -107,10 +116,13 @@ class Ranking:
             criterion: Gives the scores.
             gradients: Layer -> magnitudes of the gradient, where pruned weights may come back.
             swapped: The part of the kept weights that may be given for them.
+
+        Raises:
+            TrainingError: if a score is not finite.
         """
         units = [self._units(layer, granularity, criterion) for layer in self.layers]
         sizes = [len(part) for part in units]
-        cost = torch.cat([protect(granularity.costs(part), int(self.cap * len(part))) for part in units])
+        cost = torch.cat([protect(granularity.costs(part), self._most(len(part), granularity)) for part in units])
         count = count_at(sparsity / granularity.most, len(cost))
         if gradients:
             parts = [granularity.units(as_matrix(layer.module, gradients[layer.name])).sum(1) for layer in self.layers]
@@ -125,8 +137,11 @@ class Ranking:
 
     @staticmethod
     def _units(layer: Layer, granularity: Granularity, criterion: Criterion) -> Tensor:
+        scores = criterion.score(layer.module)
+        if not scores.isfinite().all():
+            raise TrainingError(f"{type(criterion).__name__} gives scores of {layer.name} that are not all finite")
         # Minus infinity for what is pruned, which goes first again; ten times as fast as masked_fill on a CPU.
-        scores = criterion.score(layer.module) - layer.factor.reciprocal().sub_(1)
+        scores = scores - layer.factor.reciprocal().sub_(1)
         return granularity.units(as_matrix(layer.module, scores))
 
 

@@ -128,8 +128,8 @@ def lsq_initial_scale(mean: Tensor, bound: int) -> Tensor:
 
 
 def positive(scale: Tensor) -> Tensor:
-    """The size of a trained scale, whose sign does not matter."""
-    return scale.abs().clamp_min(_SMALLEST)
+    """The size of a trained scale, whose sign does not matter, in float32 or better."""
+    return at_least_float32(scale).abs().clamp_min(_SMALLEST)
 
 
 class _Beside(Function):

@@ -19,7 +19,8 @@ only the input is still rounded. Attributes of a frozen layer, from which an int
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, cast
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,16 @@ class QuantizedLayer(nn.Module):
     weight_zero_point: Tensor | None
     input_scale: Tensor | None
     input_zero_point: Tensor | None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Ranges and scales stay float32 where the model is converted to half precision.
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in before.items():
+            now = self._buffers[name]
+            if buffer is not None and now is not None and now.element_size() < buffer.element_size():
+                self._buffers[name] = buffer.to(now.device)
+        return self
 
     @property
     def static(self) -> bool:

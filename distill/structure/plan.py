@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers.pytorch_utils import Conv1D
 
 from distill.artifact import steps_of, structural
 from distill.errors import UserError
@@ -196,9 +197,11 @@ class Plan:
         """
         for kind in self.fractions:
             for units in parts.units[kind]:
-                for name in (part.parameter.rpartition(".")[0] for part in units.readers):
+                for part in units.slices:
+                    name, _, kind_of_parameter = part.parameter.rpartition(".")
                     module = parts.student.get_submodule(name)
-                    if isinstance(module, QuantizedLayer) and module.scheme.weights.group_size is not None:
+                    inputs = kind_of_parameter == "weight" and part.axis == (0 if isinstance(module, Conv1D) else 1)
+                    if inputs and isinstance(module, QuantizedLayer) and module.scheme.weights.group_size is not None:
                         size = module.scheme.weights.group_size
                         rule = f"{name} has a scale for every {size} inputs, of which {kind} go"
                         mend = "quantise it per channel (overrides), or remove in a run before"

@@ -82,14 +82,17 @@ def _holders(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
 def _shrink_beside(module: nn.Module, weight: Tensor, axis: int, index: Tensor) -> None:
     """Masks of the weight, and scales and the like that hold one value, or row of values, an output."""
     out = 1 if isinstance(module, Conv1D) else 0
+    outputs = weight.shape[out]
     beside = {name: parameter for name, parameter in module._parameters.items() if name not in ("weight", "bias")}
     for name, tensor in (*module._buffers.items(), *beside.items()):
         if tensor is None:
             continue
         if tensor.shape == weight.shape:
             small = tensor.detach().index_select(axis, index)
-        elif axis == out and tensor.dim() and tensor.shape[0] == weight.shape[out]:
+        elif axis == out and tensor.dim() and tensor.shape[0] == outputs:
             small = tensor.detach().index_select(0, index)
+        elif axis == out and tensor.dim() == 1 and name == "weight_scale":  # trained, and several an output
+            small = tensor.detach().view(outputs, -1).index_select(0, index).flatten()
         else:
             continue
         setattr(module, name, nn.Parameter(small, tensor.requires_grad) if name in beside else small)

@@ -11,13 +11,15 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers import BertConfig, BertForSequenceClassification
 
-from distill.callbacks import Determinism, ExponentialMovingAverage, GradualMagnitudePruning
+from distill.callbacks import Determinism, ExponentialMovingAverage, GradualMagnitudePruning, StructuredPruning
 from distill.errors import UserError
 from distill.losses import CrossEntropy
 from distill.module import Distillation
 from distill.optim import OptimizerConfig
-from distill.tasks import Plain
+from distill.signals import Batch
+from distill.tasks import Plain, TextClassification
 
 
 def make() -> Distillation:
@@ -27,7 +29,9 @@ def make() -> Distillation:
     return Distillation(student, Plain(), None, [CrossEntropy()], OptimizerConfig(lr=0.05, warmup=0))
 
 
-def fit(module: Distillation, *callbacks: Callback, resume: Path | None = None, **more: Any) -> Trainer:
+def fit(
+    module: Distillation, *callbacks: Callback, resume: Path | None = None, rows: Any = None, **more: Any
+) -> Trainer:
     arguments: dict[str, Any] = {"max_steps": 8, "enable_checkpointing": False} | more
     trainer = Trainer(
         accelerator="cpu",
@@ -41,6 +45,7 @@ def fit(module: Distillation, *callbacks: Callback, resume: Path | None = None, 
     )
     x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     loader: Any = DataLoader([(x[i], x[i].argmax()) for i in range(4)] * 16, batch_size=4)
+    loader = loader if rows is None else DataLoader(rows, batch_size=None)
     trainer.fit(module, loader, loader, ckpt_path=resume, weights_only=True)
     return trainer
 
@@ -188,3 +193,54 @@ def test_what_is_out_of_range_is_refused(wrong: Any, key: str) -> None:
     with pytest.raises(UserError) as error:
         ExponentialMovingAverage(**wrong)
     assert error.value.key == f"callbacks.ExponentialMovingAverage.{key}"
+
+
+class Tied(nn.Module):
+    """A table that the last but one layer reads too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(4, 8)
+        self.last = nn.Linear(8, 4, bias=False)
+        self.last.weight = self.table.weight
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.head(self.last(self.table(input.argmax(-1))))
+
+
+def test_a_weight_that_is_masked_under_its_second_name_is_zero_in_the_average() -> None:
+    module, average = make(), ExponentialMovingAverage(0.9)
+    module.student = Tied()
+    pruning = GradualMagnitudePruning(0.5, schedule="one_shot", begin=4, include=["last"])
+    fit(module, pruning, average, limit_val_batches=0)
+    kept = module.student.last.weight_mask
+    assert int((~kept).sum()) == 16
+    found = average.state_dict()["table.weight"]
+    assert not found[~kept].any()
+    assert found[kept].all()
+
+
+def test_what_is_about_to_be_removed_is_zero_in_the_average() -> None:
+    seen: list[dict[str, Tensor]] = []
+
+    class Look(Callback):
+        def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+            seen.append(weights(pl_module))
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    student = BertForSequenceClassification(BertConfig(vocab_size=9, max_position_embeddings=8, **sizes))
+    task = TextClassification(["LABEL_0", "LABEL_1"])
+    module = Distillation(student, task, None, [CrossEntropy()], OptimizerConfig(lr=0.05, warmup=0))
+    ids = torch.arange(1, 9).view(2, 4)
+    rows = [Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels=torch.tensor([0, 1]))] * 16
+    pruning = StructuredPruning(neurons=0.5, schedule="one_shot", begin=4)
+    fit(module, pruning, ExponentialMovingAverage(0.9), Look(), rows=rows)
+    layer = student.bert.encoder.layer[0]
+    gone = ~layer.neuron_mask
+    assert int(gone.sum()) == 4
+    last = seen[-1]
+    assert not last["bert.encoder.layer.0.intermediate.dense.weight"][gone].any()
+    assert not last["bert.encoder.layer.0.output.dense.weight"][:, gone].any()
+    assert last["bert.encoder.layer.0.intermediate.dense.weight"][~gone].all()

@@ -570,3 +570,26 @@ def test_a_configuration_names_it_and_gives_every_setting(written: str, name: st
     assert isinstance(pruning, GradualMagnitudePruning)
     assert getattr(pruning.schedule, name) == getattr(again.schedule, name) == expected
     assert pruning.granularity == again.granularity
+
+
+def test_a_checkpoint_is_validated_by_a_trainer_that_never_trained(tmp_path: Path) -> None:
+    module, fresh = distillation(), distillation()
+    fit(module, GradualMagnitudePruning(0.5, end=5)).save_checkpoint(tmp_path / "last.ckpt")
+    arguments: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
+    trainer = Trainer(**arguments, callbacks=[GradualMagnitudePruning(0.5, end=5)])
+    loader: Any = DataLoader(rows(), batch_size=4)
+    trainer.validate(fresh, loader, ckpt_path=tmp_path / "last.ckpt", verbose=False, weights_only=True)
+    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in module.state_dict().items())
+    assert sum(zeros(fresh.student).values()) == 118
+
+
+def test_validating_a_finished_student_leaves_it_finished() -> None:
+    module, pruning = distillation(), GradualMagnitudePruning(0.5, end=5)
+    trainer = fit(module, pruning)
+    pruning.finish(module.student)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    assert not any("mask" in name for name in before)
+    loader: Any = DataLoader(rows(), batch_size=4)
+    trainer.validate(module, loader, verbose=False)
+    assert module.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())

@@ -521,3 +521,72 @@ def test_yaml_says_all_of_it_and_what_is_resolved_says_the_same() -> None:
         assert first.begin == 100
         assert second.activations is None
         assert second.weights == second.embeddings == WeightScheme()
+
+
+@pytest.mark.parametrize(
+    ("moments", "key"),
+    [
+        ({"begin": 11, "freeze_observers": 20}, "begin"),
+        ({"begin": 11, "activations": None}, "begin"),
+        ({"observe": 10, "begin": 10, "freeze_observers": 20}, "observe"),
+        ({"observe": 1.0, "begin": 10, "freeze_observers": 20}, "observe"),
+    ],
+)
+def test_moments_after_the_end_of_the_run_are_refused_before_the_first_step(
+    tmp_path: Path, moments: dict[str, Any], key: str
+) -> None:
+    watch = Watch(lambda student: None)
+    with pytest.raises(UserError, match="the run ends after 10 steps") as error:
+        fit(tmp_path, module(), QuantizationAwareTraining(**moments), watch)
+    assert error.value.key == f"callbacks.QuantizationAwareTraining.{key}"
+    assert not watch.seen
+
+
+@pytest.mark.parametrize("begin", [4, 10])
+def test_a_checkpoint_is_validated_as_it_was_by_a_trainer_that_never_trained(tmp_path: Path, begin: int) -> None:
+    def qat() -> QuantizationAwareTraining:
+        two = WeightScheme(bits=2)
+        return QuantizationAwareTraining(two, ActivationScheme(bits=2), two, begin=begin, freeze_observers=10)
+
+    class Keep(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+            if trainer.global_step == 9:
+                trainer.save_checkpoint(tmp_path / "nine.ckpt")
+                expected.append(predicted(pl_module.student))
+                pl_module.student.train()
+
+    expected: list[Tensor] = []
+    fit(tmp_path, module(), qat(), Keep())
+    fresh = module(bert(3))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[qat()])
+    trainer.validate(fresh, loader(batches(1)), ckpt_path=tmp_path / "nine.ckpt", verbose=False, weights_only=True)
+    assert layer(fresh.student).mode == ("fake" if begin == 4 else "float")
+    assert torch.equal(predicted(fresh.student), expected[0])
+
+
+def test_validating_a_finished_student_leaves_it_finished(tmp_path: Path) -> None:
+    model, qat = module(), QuantizationAwareTraining()
+    trainer = fit(tmp_path, model, qat)
+    qat.finish(model.student)
+    shipped = predicted(model.student)
+    trainer.validate(model, loader(batches(1)), verbose=False)
+    assert layer(model.student).mode == "frozen"
+    assert torch.equal(predicted(model.student), shipped)
+
+
+@pytest.mark.parametrize("weights", [WeightScheme(), WeightScheme(symmetric=False), LEARNED])
+def test_a_student_in_bfloat16_has_its_ranges_and_scales_in_float32(tmp_path: Path, weights: WeightScheme) -> None:
+    model, qat = module(), QuantizationAwareTraining(weights, begin=4)
+    fit(tmp_path, model, qat, precision="bf16-true")
+    dense = layer(model.student)
+    assert dense.weight.dtype is torch.bfloat16
+    assert dense.input_range.dtype is torch.float32
+    assert dense.input_range.isfinite().all()
+    trained = predicted(model.student)
+    qat.finish(model.student)
+    assert dense.weight_scale.dtype is torch.float32
+    values = dense.integers().float()
+    if dense.weight_zero_point is not None:
+        values = values - dense.weight_zero_point[:, None]
+    assert torch.equal((values * dense.weight_scale[:, None]).bfloat16(), dense.weight)
+    assert torch.equal(predicted(model.student), trained)

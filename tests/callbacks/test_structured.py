@@ -459,3 +459,37 @@ def test_all_compressions_go_together(tmp_path: Path, family: str) -> None:
     torch.testing.assert_close(logits(student), trained, rtol=1e-5, atol=1e-5)
     save(tmp_path / "student", student)
     assert torch.equal(logits(distill.load(tmp_path / "student")), logits(student))
+
+
+def test_trained_scales_of_groups_shrink_with_their_outputs(tmp_path: Path) -> None:
+    grouped = WeightScheme(bits=4, granularity="group", group_size=4, learned=True)
+    pruning = StructuredPruning(heads=0.5, neurons=0.5, end=4, every_n_steps=1)
+    qat = QuantizationAwareTraining(grouped, overrides={r"output\.dense": WeightScheme()}, begin=2, freeze_observers=6)
+    module = pair(classifier())
+    fit(tmp_path, module, pruning, qat)
+    student = module.student
+    trained = logits(student)
+    for callback in (pruning, qat):
+        note(student, *callback.finish(student))
+    torch.testing.assert_close(logits(student), trained, rtol=1e-5, atol=1e-5)
+    save(tmp_path / "student", student)
+    assert torch.equal(logits(distill.load(tmp_path / "student")), logits(student))
+
+
+def test_scales_over_groups_of_an_embedding_that_narrows_are_refused(tmp_path: Path) -> None:
+    qat = QuantizationAwareTraining(embeddings=WeightScheme(bits=4, granularity="group", group_size=4))
+    with pytest.raises(UserError, match=r"word_embeddings.*every 4 inputs, of which hidden go"):
+        fit(tmp_path, pair(classifier()), StructuredPruning(hidden=0.5), qat)
+
+
+def test_a_checkpoint_is_validated_by_a_trainer_that_never_trained(tmp_path: Path) -> None:
+    def pruning() -> StructuredPruning:
+        return StructuredPruning(heads=0.5, hidden=0.3, layers=1, end=4, every_n_steps=1)
+
+    module, fresh = pair(classifier()), pair(classifier(seed=1))
+    trainer = fit(tmp_path, module, pruning(), max_steps=6)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    other = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[pruning()])
+    data = DataLoader(batches(2), batch_size=None)  # type: ignore[arg-type]
+    other.validate(fresh, data, ckpt_path=tmp_path / "last.ckpt", verbose=False, weights_only=True)
+    assert torch.equal(logits(fresh.student), logits(module.student))

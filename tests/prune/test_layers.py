@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from distill.errors import UserError
+from distill.errors import TrainingError, UserError
 from distill.prune import FunctionCriterion, Granularity, Magnitude
 from distill.prune.layers import MASK, Layer, Ranking, rankings
 from distill.targets import Conv1D
@@ -143,3 +145,24 @@ def test_a_group_that_finds_no_layer_is_refused_with_the_nearest(scope, key):
     assert error.value.key == key
     if scope == ["qury"]:
         assert "query" in str(error.value)
+
+
+def test_a_cap_is_one_of_weights_where_groups_are_pruned_too():
+    pair = [layer(nn.Linear(8, 4), "small"), layer(nn.Linear(8, 4), "large")]
+    pair[0].module.weight.data *= 1e-3
+    two_of_four = Granularity.parse("2:4")
+    Ranking(pair, 0.5, cap=0.5).check(two_of_four, Magnitude())
+    Ranking(pair, 0.5, cap=0.25).update(0.25, two_of_four, Magnitude())
+    assert [int((~p.mask).sum()) for p in pair] == [8, 8]
+    with pytest.raises(UserError, match=r"max_layer_sparsity = 0.25.*reach 0.25 only"):
+        Ranking(pair, 0.5, cap=0.25).check(two_of_four, Magnitude())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_scores_that_are_not_finite_are_refused_before_training_and_end_it(value):
+    wrong = FunctionCriterion(lambda weight, module: weight.abs().index_fill(0, torch.tensor([0]), value))
+    ranking = Ranking([layer(nn.Linear(2, 3))], 0.5)
+    with pytest.raises(UserError, match=r"FunctionCriterion.*of layer are not all finite"):
+        ranking.check(Granularity(), wrong)
+    with pytest.raises(TrainingError, match="FunctionCriterion gives scores of layer"):
+        ranking.update(0.5, Granularity(), wrong)

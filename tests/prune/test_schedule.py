@@ -2,6 +2,7 @@ import pytest
 
 from distill.errors import UserError
 from distill.prune import SparsitySchedule
+from distill.prune.schedule import Progress
 
 
 def test_the_cubic_passes_the_points_computed_by_hand():
@@ -98,3 +99,11 @@ def test_moments_that_only_the_length_of_the_run_makes_wrong_are_refused_with_it
         schedule.check(100)
     assert error.value.key == key
     schedule.check(fits)
+
+
+def test_progress_is_the_part_of_the_way_by_each_curve():
+    # p = 0, 1/4, 1/2, 1 at steps 20, 30, 40, 60
+    parts = {"cubic": [0, 0, 37 / 64, 7 / 8, 1], "linear": [0, 0, 1 / 4, 1 / 2, 1], "one_shot": [0, 1, 1, 1, 1]}
+    for curve, expected in parts.items():
+        progress = Progress(begin=0.2, end=0.6, every=1, curve=curve).progress
+        assert [progress(step, 100) for step in (19, 20, 30, 40, 60)] == pytest.approx(expected, abs=1e-12)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import distill
 from distill.artifact import save
 from distill.errors import UserError
+from distill.quantize.layers import quantize_layer
+from distill.quantize.scheme import LayerScheme, WeightScheme
 from distill.structure.removal import keep_units, rebuild, remove_layers
 
 HEADS = {1: [0, 2], 3: [1]}
@@ -210,3 +212,15 @@ def test_units_that_are_not_there_are_refused(tiny: Callable[..., Any], kept: di
 def test_layers_that_know_their_depth_are_not_removed(tiny: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="scale_attn_by_inverse_layer_idx"):
         remove_layers(tiny("gpt2", scale_attn_by_inverse_layer_idx=True), [1], "key")
+
+
+def test_trained_scales_of_groups_shrink_with_the_outputs(tiny: Callable[..., Any]) -> None:
+    grouped = LayerScheme(weights=WeightScheme(bits=4, granularity="group", group_size=4, learned=True))
+    for family, name in (("bert", "bert.encoder.layer.0.intermediate.dense"), ("gpt2", "transformer.h.0.mlp.c_fc")):
+        model = tiny(family)
+        up = quantize_layer(model.get_submodule(name), grouped)
+        up.weight_scale.data = torch.arange(80.0)
+        keep_units(model, "neurons", {1: [4, 7]}, "key")
+        assert isinstance(up.weight_scale, nn.Parameter)
+        assert up.weight_scale.tolist() == [16, 17, 18, 19, 28, 29, 30, 31]
+        assert up.grid().scale.shape == (2, 4)
