@@ -1,0 +1,105 @@
+"""Runs side by side: where their configurations differ, and what came of them. Light: no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from distill.config_diff import MISSING, config_diff
+from distill.errors import UserError
+from distill.listing import figure, read_json, summary
+from distill.run import Run
+from distill.tables import duration, number, plain_table, wide
+
+__all__ = ["compare"]
+
+
+def compare(folders: Sequence[str | Path], console: Console | None = None) -> None:
+    """Print the keys in which the runs' configurations differ, and their figures.
+
+    Raises:
+        UserError: if there are fewer than two, or one is no run or cannot be read.
+    """
+    if len(folders) < 2:
+        raise UserError("needs two runs or more", key="--compare", mend="distill runs --compare RUN RUN")
+    runs = [Run.open(folder) for folder in folders]
+    titles = [str(folder) for folder in folders]
+    configs = [run.config for run in runs]
+    console = console or wide()
+    _show_configs(titles, config_diff(*configs), console)
+    _show_figures(titles, runs, console)
+
+
+def _show_configs(titles: Sequence[str], different: Mapping[str, Sequence[Any]], console: Console) -> None:
+    if not different:
+        console.print("their configurations are the same")
+        return
+    table = plain_table("configurations, where they differ")
+    for name in ("", *titles):
+        table.add_column(escape(name), overflow="fold")
+    for key, values in different.items():
+        table.add_row(escape(key), *(escape(_written(value)) for value in values))
+    console.print(table)
+
+
+def _written(value: Any) -> str:
+    """A value in one line."""
+    if value is MISSING:
+        return "-"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _show_figures(titles: Sequence[str], runs: Sequence[Run], console: Console) -> None:
+    results = [read_json(run.result_file)[0] for run in runs]
+    students, teachers = ([_scores(result, who) for result in results] for who in ("student", "teacher"))
+    names = list(dict.fromkeys(name for scores in students for name in scores))
+    table = plain_table("figures")
+    table.add_column("", overflow="fold")
+    for name in [*names, "kept", "parameters", "train time", "step saved"]:
+        table.add_column(name, justify="right")
+    for title, who, scores in _teachers(titles, results, teachers):
+        table.add_row(escape(title), *_cells(scores, names), "", _count(figure(who, "parameters", "teacher")), "", "")
+    for title, run, result, scores in zip(titles, runs, results, students, strict=True):
+        if not result:
+            table.add_row(escape(f"{title} ({summary(run.folder).state})"))
+            continue
+        kept = figure(result, "kept_percent", result.get("monitor"))
+        seconds = figure(result, "train_seconds")
+        table.add_row(
+            escape(title),
+            *_cells(scores, names),
+            "" if kept is None else f"{kept:.1f} %",
+            _count(figure(result, "parameters", "student")),
+            "" if seconds is None else duration(seconds),
+            _count(figure(result, "saved_step")),
+        )
+    console.print(table)
+
+
+def _teachers(
+    titles: Sequence[str], results: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, float]]
+) -> list[tuple[str, Mapping[str, Any], Mapping[str, float]]]:
+    """The teachers' rows: one for all runs if they had the same scores, else one for each run."""
+    taught = [row for row in zip(titles, results, scores, strict=True) if row[2]]
+    if all(row[2] == taught[0][2] for row in taught):
+        return [("teacher", result, score) for _, result, score in taught[:1]]
+    return [(f"teacher of {title}", result, score) for title, result, score in taught]
+
+
+def _scores(result: Mapping[str, Any], who: str) -> dict[str, float]:
+    scores = result.get("scores")
+    found = scores.get(who) if isinstance(scores, dict) else None
+    return {name: value for name, value in found.items() if figure(found, name) is not None} if found else {}
+
+
+def _cells(scores: Mapping[str, float], names: Sequence[str]) -> list[str]:
+    return [number(scores[name]) if name in scores else "" for name in names]
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None else f"{value:,}"

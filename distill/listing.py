@@ -1,0 +1,196 @@
+"""The runs below a folder: what became of each, read off the small files of its own folder. Light: no torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from distill.errors import UserError
+from distill.run import Run
+from distill.tables import duration, number, plain_table, wide
+
+__all__ = ["Summary", "figure", "find_runs", "read_json", "show_runs", "summary"]
+
+_DEPTH = 2  # FOLDER/<name>/<id>
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One run as it is listed.
+
+    Attributes:
+        folder: Its folder, as other commands take it.
+        name: The run's name.
+        id: The run's id.
+        state: ``running``, ``finished``, ``failed`` or ``interrupted``.
+        step: Optimizer steps done; ``None`` before the first were recorded.
+        total_steps: What it was to do; ``None`` where that is not known.
+        monitor: The metric by which the best student is chosen.
+        value: That of the student that was saved; of an unfinished run, the best validation so far.
+        train_seconds: How long it trained; known of a finished run.
+        started: When, in seconds since the epoch.
+        note: Why it failed, or what of it cannot be read.
+    """
+
+    folder: str
+    name: str
+    id: str
+    state: str
+    step: int | None = None
+    total_steps: int | None = None
+    monitor: str | None = None
+    value: float | None = None
+    train_seconds: float | None = None
+    started: float = 0.0
+    note: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``--json`` prints, the time as ISO 8601 in UTC."""
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started))
+        return asdict(self) | {"started": when}
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The runs' folders: ``folder`` itself, or what lies one or two levels below it.
+
+    Raises:
+        UserError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError("no such folder", key="FOLDER", value=str(folder), mend="name the folder of your runs")
+    return sorted(_below(folder, _DEPTH))
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    if (folder / "config.yaml").is_file():
+        yield folder  # what lies in a run is its own
+    elif depth:
+        try:
+            inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        except OSError:  # not ours to read
+            return
+        for path in inside:
+            yield from _below(path, depth - 1)
+
+
+def read_json(file: Path) -> tuple[dict[str, Any], str]:
+    """The mapping that ``file`` holds, and what is wrong with the file; an absent one is empty and right."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}, ""
+    except (OSError, ValueError):
+        found = None
+    return (found, "") if isinstance(found, dict) else ({}, f"{file.name} cannot be read")
+
+
+def figure(found: Any, *keys: Any) -> float | None:
+    """The finite number below ``keys``; ``None`` where there is none, whatever else stands there."""
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    right = isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found)
+    return found if right else None
+
+
+def summary(folder: Path) -> Summary:
+    """What became of the run in ``folder``. Files that cannot be read are told of, and hide nothing else."""
+    run = Run(folder.absolute())
+    result, broken_result = read_json(run.result_file)
+    failure, broken_failure = read_json(run.failure_file)
+    plan, broken_plan = read_json(run.folder / "plan.json")
+    monitor, mode = (str({**plan, **result}.get(key) or "") for key in ("monitor", "mode"))
+    if result:
+        step, broken_metrics = _whole(figure(result, "steps")), ""
+        value = figure(result, "scores", "student", monitor)
+    else:
+        step, values, broken_metrics = _history(run.folder / "metrics.csv", f"val/{monitor}")
+        value = (max if mode == "max" else min)(values) if values and mode else None
+    state = run.state
+    notes = [str(failure.get("message", "")) if state == "failed" else "", broken_result, broken_failure, broken_plan]
+    return Summary(
+        folder=str(folder),
+        name=run.name,
+        id=run.id,
+        state=state,
+        step=step,
+        total_steps=_whole(figure(plan, "total_steps")),
+        monitor=monitor or None,
+        value=value,
+        train_seconds=figure(result, "train_seconds"),
+        started=_started(run),
+        note="; ".join(note for note in [*notes, broken_metrics] if note),
+    )
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _started(run: Run) -> float:
+    """When the run was started: its id says so, unless the user chose that."""
+    try:
+        return time.mktime(time.strptime(run.id[:15], "%Y%m%d-%H%M%S"))
+    except ValueError:
+        return run.config_file.stat().st_mtime
+
+
+def _history(file: Path, column: str) -> tuple[int | None, list[float], str]:
+    """The last step, the finite values of ``column``, and what is wrong with the file."""
+    step, values = None, []
+    try:
+        text = file.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a run that writes may have written half a line
+        for row in csv.DictReader(io.StringIO(whole)):
+            step = int(row["step"]) if row.get("step") else step
+            if row.get(column) and math.isfinite(value := float(row[column])):
+                values.append(value)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, csv.Error):
+        return step, values, f"{file.name} cannot be read"
+    return step, values, ""
+
+
+def show_runs(folder: str | Path, *, as_json: bool = False, console: Console | None = None) -> None:
+    """Print the runs below ``folder``, oldest first.
+
+    Raises:
+        UserError: if there is no such folder.
+    """
+    found = sorted((summary(path) for path in find_runs(Path(folder))), key=lambda s: (s.started, s.folder))
+    if as_json:
+        print(json.dumps([s.as_json() for s in found], indent=2, allow_nan=False))
+    elif not found:
+        print(f"no runs below {folder}")
+    else:
+        _show(found, console or wide())
+
+
+def _show(found: Sequence[Summary], console: Console) -> None:
+    table = plain_table()
+    for name in ("run", "state", "step", "best", "train time", "started"):
+        table.add_column(name, justify="right" if name in ("step", "train time") else "left", overflow="fold")
+    if noted := any(s.note for s in found):
+        table.add_column("note", overflow="fold")
+    for s in found:
+        step = "" if s.step is None else f"{s.step:,}"
+        table.add_row(
+            escape(s.folder),
+            s.state,
+            f"{step} of {s.total_steps:,}" if step and s.total_steps and s.state != "finished" else step,
+            "" if s.value is None else f"{s.monitor} {number(s.value)}",
+            "" if s.train_seconds is None else duration(s.train_seconds),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(s.started)),
+            *([escape(s.note)] if noted else []),
+        )
+    console.print(table)

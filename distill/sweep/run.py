@@ -1,0 +1,188 @@
+"""Running the trials of a sweep one after the other, and telling which was best."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from distill.config import apply_override, load, parse_value
+from distill.errors import TrainingError, UserError, nearest
+from distill.listing import figure, read_json
+from distill.run import Run, new_id
+from distill.scrub import scrub
+from distill.sweep.file import Recipe, SweepFile, find_sweep, read_sweep
+from distill.sweep.process import run_to_end
+from distill.sweep.search import trials
+from distill.tables import number, plain_table, wide
+
+__all__ = ["sweep"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a sweep."""
+
+    run: Run
+    parameters: Mapping[str, Any]
+
+    def words(self) -> list[str]:
+        """The parameters as arguments of ``distill fit``."""
+        return [f"--{key}={_text(value)}" for key, value in self.parameters.items()]
+
+    def score(self, metric: str | None) -> float:
+        """The student's; NaN where the run has none, so that it can be told from every number."""
+        found = figure(read_json(self.run.result_file)[0], "scores", "student", metric)
+        return math.nan if found is None else found
+
+
+def _text(value: Any) -> str:
+    """``value`` as the command line takes it."""
+    plain = isinstance(value, str) and value[:1] not in ("[", "{") and parse_value(value, "") == value
+    return value if plain else json.dumps(value)
+
+
+def sweep(name: str, given: Recipe, *, seed: int = 0, dry_run: bool = False, console: Console | None = None) -> None:
+    """Run the trials of a sweep file that have not finished yet, and show the table of all.
+
+    Args:
+        name: The file, or a shipped one's name.
+        given: The recipe on the command line. With files it takes the place of the file's own ``command``; without,
+            it is added to that.
+        seed: Of a random search.
+        dry_run: Only list the trials.
+        console: Where to print.
+
+    Raises:
+        UserError: if the file cannot be understood, or nothing has the metric that it names.
+        TrainingError: if trials failed. The others have run.
+        KeyboardInterrupt: if one came; the trial was told.
+    """
+    file, console = read_sweep(find_sweep(name)), console or wide()
+    recipe = _recipe(file, given)
+    planned = _plan(file, recipe, seed)
+    if dry_run:
+        _show(f"{file.name}: {len(planned)} trials", planned, file.metric, console)
+        return
+    _record(planned, recipe)
+    failed: list[str] = []
+    try:
+        for index, trial in enumerate(planned, 1):
+            if trial.run.state != "finished":
+                console.print(f"trial {index} of {len(planned)}: {escape(shlex.join(trial.words()))}", soft_wrap=True)
+                if code := run_to_end(_command(recipe, trial)):
+                    console.print(f"{trial.run.id} failed with exit code {code}")
+                    failed.append(trial.run.id)
+                    continue
+            _check_metric(file, trial)
+    finally:
+        _conclude(file, recipe, planned, failed, console)
+    if failed:
+        raise TrainingError(f"{len(failed)} of {len(planned)} trials failed: {', '.join(failed)}")
+
+
+def _recipe(file: SweepFile, given: Recipe) -> Recipe:
+    if given.files:
+        return given
+    if file.recipe is None:
+        raise UserError("says no `command`, so a recipe must be given", key="-c", mend="distill sweep FILE -c RECIPE")
+    allow, overrides = file.recipe.allow + given.allow, file.recipe.overrides + given.overrides
+    return replace(file.recipe, allow=allow, overrides=overrides)
+
+
+def _plan(file: SweepFile, recipe: Recipe, seed: int) -> list[Trial]:
+    """All trials, each with the folder of its run; their keys have been looked up in the recipe."""
+    config = load(recipe.files, recipe.overrides)
+    root = config.get("runs") or "runs"
+    Run.plan(root, file.name, new_id())  # the name and the folder are judged before anything is written
+    planned = []
+    for index, parameters in enumerate(trials(file, seed), 1):
+        changed = copy.deepcopy(config)
+        for key, value in parameters.items():
+            apply_override(changed, key, value)
+        planned.append(Trial(Run(Path(root) / file.name / f"trial-{index:04d}"), parameters))
+    return planned
+
+
+def _record(planned: Sequence[Trial], recipe: Recipe) -> None:
+    """Write ``sweep.json`` beside the runs: which parameters a trial's number stands for.
+
+    Raises:
+        UserError: if the runs that are there were made with other ones.
+    """
+    file = planned[0].run.folder.parent / "sweep.json"
+    common = {"files": recipe.files, "allow": recipe.allow, "overrides": dict(recipe.overrides)}
+    fresh = scrub({"recipe": common, "trials": [trial.parameters for trial in planned]})
+    if old := read_json(file)[0]:
+        before = old.get("trials", [])
+        shared = min(len(before), len(planned))
+        if old.get("recipe") != fresh["recipe"] or before[:shared] != fresh["trials"][:shared]:
+            rule = "the runs of this name were made by another sweep"
+            raise UserError(rule, key="name", value=file.parent.name, mend=f"choose another, or remove {file.parent}")
+        fresh["trials"] += before[shared:]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}.new")
+    beside.write_text(json.dumps(fresh, indent=2) + "\n", encoding="utf-8")
+    os.replace(beside, file)
+
+
+def _command(recipe: Recipe, trial: Trial) -> list[str]:
+    run = trial.run
+    own = [f"--name={run.name}", "--id", run.id, "--resume", "auto"]
+    return [sys.executable, "-m", "distill.cli", "fit", *recipe.words(), *own, *trial.words()]
+
+
+def _check_metric(file: SweepFile, trial: Trial) -> None:
+    scores = read_json(trial.run.result_file)[0].get("scores", {}).get("student", {})
+    if file.metric is not None and file.metric not in scores:
+        raise UserError(
+            "no trial has this metric", key="metric.name", value=file.metric, mend=nearest(file.metric, scores)
+        )
+
+
+def _conclude(
+    file: SweepFile, recipe: Recipe, planned: Sequence[Trial], failed: Sequence[str], console: Console
+) -> None:
+    """Show the table, best first, and how to repeat the best."""
+    results = [found for trial in planned if (found := read_json(trial.run.result_file)[0])]
+    if not results:
+        return
+    metric, mode = file.metric or results[0].get("monitor"), file.mode or results[0].get("mode")
+    sign = -1 if mode == "max" else 1
+
+    def rank(trial: Trial) -> float:
+        score = trial.score(metric)
+        return math.inf if math.isnan(score) else sign * score
+
+    ordered = sorted(planned, key=rank)
+    title = f"{file.name}: {len(results)} of {len(planned)} trials, by {metric}"
+    _show(title, ordered, metric, console, failed)
+    if math.isnan(ordered[0].score(metric)):
+        return
+    best = ["distill", "fit", *recipe.words(), *ordered[0].words()]
+    console.print(f"best is {ordered[0].run.folder}:\n  {escape(shlex.join(best))}", soft_wrap=True)
+
+
+def _show(
+    title: str, planned: Sequence[Trial], metric: str | None, console: Console, failed: Sequence[str] = ()
+) -> None:
+    table = plain_table(title)
+    keys = list(planned[0].parameters)
+    for name in ("trial", "state", metric or "", *keys):
+        table.add_column(escape(name), overflow="fold", justify="right" if name == metric else "left")
+    for trial in planned:
+        score = trial.score(metric)
+        state = "failed" if trial.run.id in failed else trial.run.state if trial.run.folder.exists() else ""
+        shown = (number(v) if isinstance(v, float) else _text(v) for v in trial.parameters.values())
+        table.add_row(trial.run.id, state, "" if math.isnan(score) else number(score), *map(escape, shown))
+    console.print(table)

@@ -1,0 +1,142 @@
+"""The trials of a sweep: a grid, or draws from distributions, by scikit-learn and SciPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distill.errors import UserError, nearest
+from distill.sweep.file import SweepFile
+
+__all__ = ["trials"]
+
+# Name -> its arguments with their defaults; None where they must be given. The names and what they mean are W&B's.
+_BETWEEN: dict[str, Any] = {"min": None, "max": None}
+_AROUND: dict[str, Any] = {"mu": 0.0, "sigma": 1.0}
+_CONTINUOUS = {
+    "uniform": _BETWEEN,
+    "log_uniform": _BETWEEN,  # of exponents
+    "log_uniform_values": _BETWEEN,
+    "normal": _AROUND,
+    "log_normal": _AROUND,
+}
+_ROUNDED = {f"q_{name}": {**arguments, "q": 1} for name, arguments in _CONTINUOUS.items()}
+_LISTED: dict[str, dict[str, Any]] = {"constant": {"value": None}, "categorical": {"values": None}}
+_KNOWN = {**_LISTED, "int_uniform": _BETWEEN, **_CONTINUOUS, **_ROUNDED}
+
+
+def trials(sweep: SweepFile, seed: int = 0) -> list[dict[str, Any]]:
+    """The parameters of every trial: a pure function of the file and the seed.
+
+    Args:
+        sweep: The file.
+        seed: Of a random search.
+
+    Raises:
+        UserError: if a parameter cannot be understood, or scikit-learn is not installed.
+    """
+    try:
+        from sklearn.model_selection import ParameterGrid, ParameterSampler
+    except ImportError:
+        mend = 'pip install "lightning-distill[sweep]"'
+        raise UserError("needs scikit-learn", key="distill sweep", mend=mend) from None
+    space = {key: _choices(f"parameters.{key}", given) for key, given in sweep.parameters.items()}
+    drawn = [key for key, choices in space.items() if not isinstance(choices, Sequence)]
+    if sweep.method == "grid":
+        if drawn:
+            rule, mend = "a grid has no continuous parameters", "give `values`, or say `method: random`"
+            raise UserError(rule, key=f"parameters.{drawn[0]}", mend=mend)
+        found = list(ParameterGrid(space))[: sweep.cap]
+    else:
+        if sweep.cap is None:
+            raise UserError("a random search needs a number of trials", key="run_cap", mend="add `run_cap: 20`")
+        most = sweep.cap if drawn else math.prod(map(len, space.values()))  # no trial twice
+        found = list(ParameterSampler(space, min(sweep.cap, most), random_state=seed))
+    return [{key: _plain(trial[key]) for key in space} for trial in found]  # in the order of the file
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as one of Python."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _choices(key: str, given: Mapping[str, Any]) -> Any:
+    """What to try for a parameter: a sequence, or a distribution with ``rvs``.
+
+    Raises:
+        UserError: naming what of it cannot be.
+    """
+    kind = given.get("distribution", _implied(given))
+    if kind not in _KNOWN:
+        mend = nearest(str(kind), _KNOWN) if kind else "write {values: [...]}"
+        raise UserError("no such distribution", key=f"{key}.distribution", value=kind, mend=mend)
+    arguments = {**_KNOWN[kind], **{name: value for name, value in given.items() if name != "distribution"}}
+    for name, value in arguments.items():
+        if name not in _KNOWN[kind]:
+            mend = f"{kind} takes {' and '.join(_KNOWN[kind])}"
+            raise UserError("does not belong here", key=f"{key}.{name}", value=value, mend=mend)
+        if name not in given and value is None:
+            raise UserError("must be given", key=f"{key}.{name}", mend=f"{kind} needs it")
+    if kind == "constant":
+        return [arguments["value"]]
+    if kind == "categorical":
+        values = arguments["values"]
+        if not isinstance(values, list) or not values:
+            raise UserError("must be a list of one or more", key=f"{key}.values", value=values, mend="say what to try")
+        return values
+    _check(key, kind, arguments)
+    if kind == "int_uniform":
+        return range(arguments["min"], arguments["max"] + 1)
+    return _distribution(kind, **arguments)
+
+
+def _implied(given: Mapping[str, Any]) -> str | None:
+    """The distribution where none is named."""
+    if "value" in given or "values" in given:
+        return "constant" if "value" in given else "categorical"
+    if {"min", "max"} <= given.keys():
+        return "int_uniform" if all(isinstance(given[end], int) for end in ("min", "max")) else "uniform"
+    return None
+
+
+def _check(key: str, kind: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse numbers that make no distribution."""
+    kinds = int if kind == "int_uniform" else (int, float)
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+            what = "whole number" if kind == "int_uniform" else "number"
+            raise UserError(f"must be a {what}", key=f"{key}.{name}", value=value, mend=f"{kind} needs one")
+        positive = name in ("sigma", "q") or (name == "min" and kind.endswith("log_uniform_values"))
+        if positive and value <= 0:
+            raise UserError("must be greater than 0", key=f"{key}.{name}", value=value, mend="choose another")
+    if "min" in arguments and arguments["min"] >= arguments["max"]:
+        raise UserError("must be less than max", key=f"{key}.min", value=arguments["min"], mend="or give one `value`")
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """Draws rounded to multiples of ``q``."""
+
+    continuous: Any
+    q: float
+
+    def rvs(self, random_state: Any = None) -> float:
+        return round(float(self.continuous.rvs(random_state=random_state)) / self.q) * self.q
+
+
+def _distribution(kind: str, **arguments: float) -> Any:
+    from scipy.stats import lognorm, loguniform, norm, uniform
+
+    if kind.startswith("q_"):
+        q = arguments.pop("q")
+        return _Rounded(_distribution(kind.removeprefix("q_"), **arguments), q)
+    one, other = arguments.values()
+    if kind == "uniform":
+        return uniform(one, other - one)
+    if kind == "log_uniform":
+        return loguniform(math.exp(one), math.exp(other))
+    if kind == "log_uniform_values":
+        return loguniform(one, other)
+    return norm(one, other) if kind == "normal" else lognorm(s=other, scale=math.exp(one))
