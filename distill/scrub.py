@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -37,10 +38,31 @@ _COLUMNS = {
 }
 _HARMLESS = frozenset(_TOKENS | _COLUMNS)
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
-_QUERY = re.compile(r"([?&][^=&\s]*(?:token|key|secret|password|signature|sig|credential)=)[^&\s]+", re.IGNORECASE)
-# Tokens of the services a run talks to, wherever they stand.
-_KNOWN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|wandb_v\d_[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|sk-[\w-]{20,})")
+# What stands before a secret within a text, and the secret: each is replaced by the first, and HIDDEN.
+_AFTER = (
+    # https://user:password@host; a password may hold an @
+    re.compile(r"(://)[^/?#\s]+(?=@)"),
+    # ...?token=..., and the key of a signed address
+    re.compile(r"([?&][^=&\s]*(?:token|key|secret|password|signature|sig|credential)=)[^&\s]+", re.IGNORECASE),
+    # Password=...; of a connection
+    re.compile(r"(\b(?:password|passwd|pwd|api_?key|client_?secret|access_?token)=)[^\s;,&]+", re.IGNORECASE),
+    # Authorization: Basic ..., as in a header
+    re.compile(r"(\b(?:authorization|x-api-key|api-key)\s*:\s*(?:[A-Za-z]+\s+)?)[^\s,;]+", re.IGNORECASE),
+    re.compile(r"(\bbearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE),
+)
+# Tokens of the services a run may talk to, wherever they stand.
+_KNOWN = re.compile(
+    r"""\b(?: hf_[A-Za-z0-9]{20,} | wandb_v\d_[\w-]{20,} | local-[0-9a-f]{40} | gh[pousr]_[A-Za-z0-9]{20,}
+    | github_pat_\w{20,} | glpat-[\w-]{20,} | sk-[\w-]{20,} | xox[abeoprs]-[\w-]{10,} | A[KS]IA[0-9A-Z]{16}\b
+    | AIza[\w-]{35} | eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,} )
+    | -----BEGIN[ ][A-Z ]*PRIVATE[ ]KEY-----.* """,
+    re.VERBOSE | re.DOTALL,
+)
+# W&B's older keys look like the names of commits, which stand under such keys as these.
+_HEX = re.compile(r"(?=.*[0-9])(?=.*[a-f])[0-9a-f]{40}")
+_COMMITS = frozenset(
+    {"revision", "commit", "sha", "sha1", "hash", "digest", "fingerprint", "checksum", "version", "ref"}
+)
 
 
 def is_secret(name: str, value: object = "") -> bool:
@@ -49,7 +71,9 @@ def is_secret(name: str, value: object = "") -> bool:
     if _STRONG & set(words):
         return True
     weak = bool(_WEAK & set(words)) or (len(words) > 1 and words[-1] in _WEAK_PLURAL)
-    return weak and isinstance(value, str) and not _HARMLESS & set(words)
+    # Names of modules and patterns of them are keys too: encoder.layer.0.attention.self.key.
+    plain = re.fullmatch(r"[\w-]+", name) is not None
+    return weak and plain and isinstance(value, str) and not _HARMLESS & set(words)
 
 
 def scrub(value: Any, name: str = "") -> Any:
@@ -62,10 +86,26 @@ def scrub(value: Any, name: str = "") -> Any:
         return value
     if is_secret(name, value):
         return HIDDEN
-    if isinstance(value, str):
-        value = _CREDENTIALS.sub(f"{HIDDEN}@", value)
-        return _KNOWN.sub(HIDDEN, _QUERY.sub(rf"\g<1>{HIDDEN}", value))
-    return value
+    return _scrub_text(value, name) if isinstance(value, str) else value
+
+
+def _scrub_text(text: str, name: str) -> str:
+    if _HEX.fullmatch(text) and not _COMMITS & {word.lower() for word in _WORD.findall(name)}:
+        return HIDDEN
+    if _is_basic(text):
+        return HIDDEN
+    for pattern in _AFTER:
+        text = pattern.sub(rf"\g<1>{HIDDEN}", text)
+    return _KNOWN.sub(HIDDEN, text)
+
+
+def _is_basic(text: str) -> bool:
+    """Whether ``text`` is the value of a header with a name and a password: ``Basic dXNlcjpwYXNzd29yZA==``."""
+    scheme, _, rest = text.partition(" ")
+    try:
+        return scheme.lower() == "basic" and b":" in base64.b64decode(rest.strip(), validate=True)
+    except ValueError:
+        return False
 
 
 def refuse_hidden(value: Any, key: str = "") -> None:

@@ -1,7 +1,7 @@
 """Whether a run can talk to W&B, decided before the first ``wandb.init``.
 
-``wandb.init`` against a server that does not answer raises after many seconds, and the same process cannot fall
-back to offline after that.
+``wandb.init`` against a server that does not answer raises after many seconds only; a short question beforehand
+spares the wait.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-__all__ = ["Decision", "decide", "find_key"]
+__all__ = ["Decision", "decide", "find_key", "sweep_run_id"]
 
 DEFAULT_URL = "https://api.wandb.ai"
 _QUERY = {"query": "query { viewer { id } }"}
@@ -27,7 +27,7 @@ _QUERY = {"query": "query { viewer { id } }"}
 class Decision(NamedTuple):
     """``online``, ``offline`` or ``disabled``, and why."""
 
-    mode: str
+    mode: Literal["online", "offline", "disabled"]
     reason: str
 
 
@@ -63,6 +63,14 @@ def find_key(url: str, environment: Mapping[str, str]) -> str | None:
     except (OSError, netrc.NetrcParseError):
         return None
     return found[2] if found and found[2] else None
+
+
+def sweep_run_id(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The id that ``wandb agent`` has given the run it started this process for; ``None`` outside a sweep.
+
+    Within a sweep W&B heeds no other id.
+    """
+    return environment.get("WANDB_RUN_ID") or None if environment.get("WANDB_SWEEP_ID") else None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

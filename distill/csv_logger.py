@@ -1,0 +1,144 @@
+"""The run's history in ``metrics.csv``, the one that is complete whatever happens to the run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import warnings
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+
+from distill.guarded import Guarded
+
+__all__ = ["CsvLogger", "read_rows"]
+
+
+class CsvLogger(Guarded, Logger):
+    """Appends to ``metrics.csv``; Lightning's own empties the file of an existing folder.
+
+    Its column ``step`` counts the optimizer steps done, as the console and the checkpoints' names do. Lightning
+    gives its loggers the number of the step, from 0: that is ``trainer/global_step`` in TensorBoard and W&B.
+
+    A run that was killed and resumed leaves the same bytes as one that was not: rows after the checkpoint are dropped,
+    with the columns that only they had, and logged again.
+
+    Args:
+        folder: The run's folder.
+        at: The optimizer step that a resumed run goes on from; ``None`` keeps whatever rows are there.
+    """
+
+    label = "metrics.csv"
+
+    def __init__(self, folder: str | Path, at: int | None = None) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+        self._waiting: list[dict[str, Any]] = []
+        self._columns: list[str] = []
+        self._size = 0  # of what was written whole
+        self._durable = True
+        self._told = False
+        self._try("read what it holds", lambda: self._go_on(at))
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run's ``config.yaml`` holds them."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        def take() -> None:
+            done = None if step is None else step + 1
+            self._waiting.append({"step": done, **{name: float(value) for name, value in metrics.items()}})
+
+        self._try("take a row", take)
+
+    def save(self) -> None:
+        """Write what waits, for the system to keep should this process be killed.
+
+        Lightning calls this after every row, when to wait for the disk would hold up the step. Called with nothing
+        waiting, as before a checkpoint, it does wait: then the rows survive the machine too.
+        """
+        try:
+            if self._waiting:
+                self._write()
+            elif not self._durable:
+                with self.path.open("rb") as file:
+                    os.fsync(file.fileno())
+                self._durable = True
+        except OSError as error:
+            if not self._told:
+                warnings.warn(f"{self.path} could not be written ({error}); its rows wait in memory.", stacklevel=2)
+            self._told = True
+
+    def finalize(self, status: str) -> None:
+        self.save()
+        self.save()
+
+    def _write(self) -> None:
+        new = dict.fromkeys(name for row in self._waiting for name in row if name not in self._columns)
+        if new:
+            self._replace([*read_rows(self.path, self._size), *self._waiting], [*self._columns, *new])
+        else:
+            with self.path.open("r+b") as file:
+                file.seek(self._size)  # over what a write that failed may have left
+                file.write(_text(self._waiting, self._columns))
+                file.truncate()
+                self._size = file.tell()
+            self._durable = False
+        self._waiting = []
+
+    def _go_on(self, at: int | None) -> None:
+        if not self.path.is_file():
+            return
+        rows = [row for row in read_rows(self.path) if at is None or not row["step"] or int(row["step"]) <= at]
+        if rows:
+            self._replace(rows, [name for name in rows[0] if name == "step" or any(row[name] for row in rows)])
+        else:
+            self.path.unlink()
+
+    def _replace(self, rows: Sequence[Mapping[str, Any]], columns: list[str]) -> None:
+        """Write the whole file, so that a kill leaves the old one or the new one."""
+        text = _text([dict(zip(columns, columns, strict=True)), *rows], columns)
+        fresh = self.path.with_name(".metrics.csv.new")
+        with fresh.open("wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, self.path)
+        self._columns, self._size, self._durable = columns, len(text), True
+
+
+def read_rows(path: Path, size: int | None = None) -> list[dict[str, str]]:
+    """The rows in the first ``size`` bytes of a ``metrics.csv`` up to the first that is not whole.
+
+    A kill may cut off the last line, and a machine that stops may leave nonsense after what was made durable.
+    """
+    if not path.is_file():
+        return []
+    whole, _, _ = path.read_bytes()[:size].rpartition(b"\n")
+    rows: list[dict[str, str]] = []
+    for row in csv.DictReader(io.StringIO(whole.decode(errors="replace"), newline="")):
+        if None in row or None in row.values() or not (row["step"] == "" or row["step"].isdecimal()):
+            break
+        rows.append(row)
+    return rows
+
+
+def _text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()

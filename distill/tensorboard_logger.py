@@ -1,0 +1,44 @@
+"""TensorBoard, in the folder ``tensorboard`` of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from distill.guarded import Guarded, is_rank_zero
+
+__all__ = ["SafeTensorBoardLogger"]
+
+
+class SafeTensorBoardLogger(Guarded, TensorBoardLogger):
+    """Lightning's logger, which never stops the run.
+
+    A resumed run adds a file that tells TensorBoard to forget what the earlier ones hold beyond the checkpoint.
+
+    Args:
+        folder: The run's folder.
+        at: The optimizer step that a resumed run goes on from.
+    """
+
+    label = "TensorBoard"
+
+    def __init__(self, folder: str | Path, at: int | None = None) -> None:
+        # The optimizer step number n is logged as n - 1: the first one to be logged again is `at`.
+        super().__init__(folder, name="tensorboard", version="", default_hp_metric=False, purge_step=at)
+        if at is not None and is_rank_zero():
+            Path(self.log_dir, self.NAME_HPARAMS_FILE).unlink(missing_ok=True)  # written anew, as it may have changed
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self._try("take the hyperparameters", lambda: super(SafeTensorBoardLogger, self).log_hyperparams(params))
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._try("log", lambda: super(SafeTensorBoardLogger, self).log_metrics(metrics, step))
+
+    def save(self) -> None:
+        self._try("write", lambda: super(SafeTensorBoardLogger, self).save())
+
+    def finalize(self, status: str) -> None:
+        self._try("finish", lambda: super(SafeTensorBoardLogger, self).finalize(status))

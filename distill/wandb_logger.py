@@ -1,0 +1,300 @@
+"""W&B: one run for life, online or offline, whatever becomes of the process and of the server."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lightning_fabric.loggers.logger import _DummyExperiment
+from pytorch_lightning.loggers import WandbLogger
+
+from distill.csv_logger import read_rows
+from distill.guarded import Guarded, is_rank_zero
+from distill.run import Run
+from distill.scrub import scrub
+from distill.wandb_file import history
+
+if TYPE_CHECKING:
+    from distill.loggers import WandbConfig
+
+__all__ = ["FINISH_SECONDS", "INIT_SECONDS", "SafeWandbLogger", "log_export"]
+
+INIT_SECONDS = 20.0
+"""How long W&B may try to start online."""
+
+FLUSH_SECONDS = 1.0
+"""Of the rows, so much dies with W&B's service process."""
+
+FINISH_SECONDS = 60.0
+"""How long a run that has ended waits for W&B to send what it has; the rest stays on the disk for ``wandb sync``."""
+
+Mode = Literal["online", "offline", "disabled"]
+
+# Files of online runs are left out by default.
+_SYNC = "`wandb sync --include-online` of the folder wandb sends what is on the disk"
+
+AXIS = "trainer/global_step"
+
+
+def _settings() -> Any:
+    import wandb
+
+    # What is not asked of the server is not sent: the command line and the environment may hold secrets.
+    return wandb.Settings(
+        console="off",
+        disable_git=True,
+        save_code=False,
+        silent=True,
+        init_timeout=INIT_SECONDS,
+        finish_timeout=max(FINISH_SECONDS - 5, FINISH_SECONDS / 2),  # W&B gives up by itself before we do
+        finish_timeout_raises=True,
+        x_disable_meta=True,
+        x_save_requirements=False,
+        x_transaction_log_flush_interval=FLUSH_SECONDS,
+    )
+
+
+class SafeWandbLogger(Guarded, WandbLogger):
+    """W&B under the run's own id, inside its folder, plotted over ``trainer/global_step``; it never stops the run.
+
+    **History.** W&B only appends, and its service process, which writes the file, dies with the run, up to a second
+    of rows unwritten. So a row is known by its step and the names in it, of which a run has no two alike: one that is
+    recorded is not logged again, and at a resume those that are not are taken from ``metrics.csv``. That is right
+    wherever the run was killed, also between two rows of one step. Recorded is what the local files hold; but when
+    online, of the files of online runs only what the server says it has, as nobody syncs these. Without a
+    ``metrics.csv``, what the service had not written is lost.
+
+    **Trouble.** Where W&B cannot start online, or its service process ends, the run goes on offline, as a resumed one
+    does; after that without W&B. A server that fails later costs nothing: the service keeps trying beside the
+    training, and all is in the local file.
+
+    Args:
+        config: Where W&B puts the run.
+        run: The run.
+        mode: ``online`` or ``offline``, as :func:`distill.wandb_mode.decide` found.
+        at: The optimizer step that a resumed run goes on from.
+    """
+
+    label = "W&B"
+
+    def __init__(self, config: WandbConfig, run: Run, mode: str, at: int | None = None) -> None:
+        logging.getLogger("wandb").setLevel(logging.ERROR)
+        super().__init__(
+            name=f"{run.name} {run.id}",
+            save_dir=run.folder.absolute(),  # its service process may have begun in another folder
+            id=run.id,
+            project=config.project,
+            entity=config.entity,
+            group=scrub(config.group),
+            tags=scrub(config.tags) or None,
+        )
+        self._wandb_init.pop("anonymous")  # W&B warns wherever it is set
+        self._run, self._artifacts = run, config.artifacts
+        self._recorded: set[tuple[int, str]] = set()
+        self._hyperparameters: Any = None
+        self._fallen = False
+        self._try("start", lambda: self._start(mode, at))
+
+    # ------------------------------------------------------------------ start
+
+    def _start(self, mode: str, at: int | None) -> None:
+        """Begin, or go on after the optimizer step ``at``."""
+        import wandb
+
+        files = sorted(Path(self._run.folder, "wandb").glob("*run-*/*.wandb"))  # of the processes before this one
+        with _unreported():
+            # Not `offline=True`: that sets WANDB_MODE for the whole process and everything it starts.
+            self._experiment = wandb.init(**{**self._wandb_init, "mode": mode}, settings=_settings())
+        self._experiment.define_metric(AXIS)
+        self._experiment.define_metric("*", step_metric=AXIS, step_sync=True)
+        if self._hyperparameters is not None:
+            super().log_hyperparams(self._hyperparameters)
+        if at is not None:
+            self._catch_up(files, mode == "online", at)
+
+    def _catch_up(self, files: Iterable[Path], online: bool, at: int) -> None:
+        """Log the rows up to the optimizer step ``at`` that are not in ``files``."""
+        experiment: Any = self._experiment
+        self._recorded = set()
+        for file in files:
+            sent = experiment.starting_step if online and not file.parent.name.startswith("offline") else None
+            for row in history(file):
+                if AXIS in row and (sent is None or row["_step"] < sent):
+                    self._recorded.add(_key(row[AXIS], row))
+        for line in read_rows(self._run.folder / "metrics.csv"):
+            done = int(line.pop("step") or 0)
+            if 0 < done <= at:
+                self._log({name: float(value) for name, value in line.items() if value}, done - 1)
+
+    def _try(self, what: str, action: Callable[[], object]) -> None:
+        def again() -> None:
+            try:
+                action()
+            except Exception as error:
+                if self._fallen or not is_rank_zero():
+                    raise
+                self._fall_back(what, error)
+                if what != "start":
+                    action()
+
+        super()._try(what, again)
+
+    def _fall_back(self, what: str, error: Exception) -> None:
+        """Go on offline: only a new service process can."""
+        import wandb
+
+        self._fallen = True
+        for _ in range(2):  # the first only tells that the service is dead
+            with contextlib.suppress(Exception):
+                _within(FINISH_SECONDS / 4, wandb.teardown)
+                break
+        self._start("offline", sys.maxsize)
+        reason = f"it could not {what} ({error!r}); {_SYNC}"
+        warnings.warn(f"W&B is offline from here on: {reason}.", stacklevel=2)
+
+    @property
+    def experiment(self) -> Any:
+        return _DummyExperiment() if self._experiment is None else self._experiment
+
+    # ------------------------------------------------------------------ log
+
+    def log_hyperparams(self, params: Any) -> None:
+        self._hyperparameters = params
+        self._try("take the hyperparameters", lambda: super(SafeWandbLogger, self).log_hyperparams(params))
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._try("log", lambda: self._log(metrics, step))
+
+    def _log(self, metrics: Mapping[str, float], step: int | None) -> None:
+        key = None if step is None else _key(step, metrics)
+        if key is None or key not in self._recorded:
+            super().log_metrics(metrics, step)
+        if key is not None:
+            self._recorded.add(key)
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Nothing: checkpoints stay in the run's folder."""
+
+    def log_artifact(self, kind: str, folder: str | Path) -> None:
+        """Keep ``folder`` with the run, if the configuration asks for artifacts of this kind.
+
+        The student's comes last: it ends the run, which :meth:`finalize` has left open for it.
+        """
+        if kind in self._artifacts:
+            self._try(f"keep the {kind}", lambda: _log_folder(self._experiment, f"{self._run.name}-{kind}", folder))
+        if kind == "student":
+            self._finish("success")
+
+    def finalize(self, status: str) -> None:
+        """End the run, so that its file is complete when the command ends; wait :data:`FINISH_SECONDS` at most."""
+        if status != "success" or "student" not in self._artifacts:
+            self._finish(status)
+
+    def _finish(self, status: str) -> None:
+        if self._experiment is not None:
+            self._fallen = True  # there is nothing to go on with
+            finish = partial(self._experiment.finish, exit_code=0 if status == "success" else 1)
+            self._try("finish", lambda: _within(FINISH_SECONDS, finish))
+            self._experiment, self._failed = None, True
+
+
+def log_export(config: WandbConfig, run: Run, folder: Path, mode: Mode) -> None:
+    """Keep an exported ``folder``, in a W&B run of its own: opening the training's again would say that it is running.
+
+    Args:
+        config: Of the training.
+        run: The training.
+        folder: What was exported.
+        mode: ``online`` or ``offline``.
+    """
+    if "exports" in config.artifacts and mode != "disabled":
+        _Export(config, run, mode).log(folder)
+
+
+class _Export(Guarded):
+    label = "W&B"
+
+    def __init__(self, config: WandbConfig, run: Run, mode: Mode) -> None:
+        self._config, self._run, self._mode = config, run, mode
+
+    def log(self, folder: Path) -> None:
+        self._try("keep the export", lambda: self._log(folder))
+
+    def _log(self, folder: Path) -> None:
+        import wandb
+
+        with _unreported():
+            experiment = wandb.init(
+                name=f"{self._run.name} {self._run.id} {folder.name}",
+                id=f"{self._run.id}-{folder.name}",
+                dir=self._run.folder.absolute(),
+                project=self._config.project,
+                entity=self._config.entity,
+                group=scrub(self._config.group),
+                job_type="export",
+                resume="allow",
+                mode=self._mode,
+                settings=_settings(),
+            )
+        _log_folder(experiment, f"{self._run.name}-{folder.name}", folder)
+        _within(FINISH_SECONDS, experiment.finish)
+
+
+def _log_folder(experiment: Any, name: str, folder: str | Path) -> None:
+    import wandb
+
+    artifact = wandb.Artifact(name, type="model")
+    # Immutable: sent from where it lies, without a copy in the user's home.
+    artifact.add_dir(str(folder), policy="immutable", skip_cache=True)
+    experiment.log_artifact(artifact)
+
+
+def _key(step: Any, row: Mapping[str, Any]) -> tuple[int, str]:
+    """What a row is known by: its step and its names, but for W&B's own."""
+    names = sorted(name for name in row if not name.startswith("_") and name != AXIS)
+    return int(step), sys.intern("\n".join(names))
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Let W&B not report on itself: it would ask the server even offline, and wait for its answers at the end."""
+    before = os.environ.get("WANDB_ERROR_REPORTING")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["WANDB_ERROR_REPORTING"]
+
+
+def _within(seconds: float, action: Callable[[], object]) -> None:
+    """Do ``action``, but do not wait for it any longer than ``seconds``.
+
+    Raises:
+        TimeoutError: if it has not come to an end by then.
+        Exception: whatever ``action`` raises.
+    """
+    raised: list[Exception] = []
+
+    def act() -> None:
+        try:
+            action()
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=act, daemon=True)  # a process that ends does not wait for it
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no end within {seconds:g} s; {_SYNC}")
+    if raised:
+        raise raised[0]

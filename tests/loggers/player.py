@@ -1,0 +1,119 @@
+"""Logs ten steps of a run as a training does; killed where it is told to be, and going on from a checkpoint.
+
+Reads a line of JSON for each run, which is played by a process of its own, forked after the slow imports; writes its
+exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+STEPS = 10
+
+
+def rows(after: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What is logged after so many steps: training terms, and every third step validation's figures after them."""
+    for step in range(after, STEPS):
+        yield step, {"train/loss": 1.0 / (step + 1), "epoch": step // 5}
+        if step % 3 == 2:
+            yield step, {"val/accuracy": 0.1 * step, "epoch": step // 5}
+
+
+def main(
+    runs: str,
+    at: int | None = None,
+    kill_after: int | None = None,
+    wait: float = 0.0,
+    pause: bool = False,
+    kill_service: bool = False,
+    csv: bool = True,
+    seconds: float = 5.0,
+    lr: float = 1.0,
+    artifacts: tuple[str, ...] = (),
+) -> None:
+    """Log.
+
+    Args:
+        runs: Folder of the runs.
+        at: Go on from this step.
+        kill_after: Be killed after so many rows.
+        wait: Seconds before that, or before the end.
+        pause: After the first row, say so and wait for the file ``go``.
+        kill_service: Kill W&B's service process after the fourth row.
+        csv: Log to ``metrics.csv`` too.
+        seconds: How long W&B may take to start, and to finish.
+        lr: A hyperparameter.
+        artifacts: What is kept.
+    """
+    from distill import wandb_logger
+    from distill.loggers import LoggingConfig, WandbConfig, keep_student, make_loggers
+    from distill.run import Run
+
+    wandb_logger.FINISH_SECONDS = wandb_logger.INIT_SECONDS = seconds
+    wandb_logger.FLUSH_SECONDS = 0.2
+    run = Run.create(runs, "mine", {}, "one") if at is None else Run.open(f"{runs}/mine/one")
+    config = LoggingConfig(csv=csv, tensorboard=False, wandb=WandbConfig(group="g", artifacts=list(artifacts)))
+    loggers = make_loggers(config, run, {"lr": lr, "model": {"api_key": "s3cret"}}, at=at)
+    for number, (step, row) in enumerate(rows(at or 0), 1):
+        for logger in loggers:
+            logger.log_metrics(row, step)
+            logger.save()
+        if pause and number == 1:
+            print("paused", flush=True)
+            while not os.path.exists("go"):
+                time.sleep(0.02)
+        if kill_service and number == 4:
+            _kill_service()
+        if number == kill_after:
+            time.sleep(wait)
+            os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(wait)
+    for logger in loggers:
+        logger.finalize("success")
+    if artifacts:
+        run.student.mkdir()
+        (run.student / "model.safetensors").write_bytes(b"weights")
+        keep_student(loggers, run)
+
+
+def _kill_service() -> None:
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    for line in listed.splitlines():
+        pid, parent, command = line.split(maxsplit=2)
+        if parent == str(os.getpid()) and "wandb-core" in command:
+            os.kill(int(pid), signal.SIGKILL)
+            time.sleep(0.3)
+
+
+def forked(job: dict[str, Any]) -> bool:
+    """Whether this is the process that is to play ``job``; the other one has waited for its end."""
+    child = os.fork()
+    if child:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(code, flush=True)
+        return False
+    os.environ.update(job["environment"])
+    os.chdir(job["folder"])
+    output = os.open(job["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    return True
+
+
+if __name__ == "__main__":
+    import distill.loggers  # noqa: F401
+    import wandb  # noqa: F401
+
+    for line in iter(sys.stdin.readline, ""):
+        job = json.loads(line)
+        if forked(job):
+            main(**job["arguments"])
+            break

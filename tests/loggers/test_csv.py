@@ -1,0 +1,130 @@
+"""``metrics.csv`` of a run that was killed and resumed is, byte for byte, that of one that was not."""
+
+from __future__ import annotations
+
+import csv
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.loggers import CsvLogger
+
+# As a run logs them: validation every third step, and at the seventh a term that was not there before.
+ROWS: list[tuple[int, dict[str, Any]]] = []
+for number in range(12):
+    ROWS.append((number, {"train/loss": 1 / (number + 1), "epoch": number // 6}))
+    if number % 3 == 2:
+        ROWS.append((number, {"val/accuracy": 0.1 * number, 'odd "name", with a comma': float("nan"), "epoch": 0}))
+    if number == 7:
+        ROWS.append((number, {"train/late": 2.0, "train/loss": 0.5}))
+
+
+def log(logger: CsvLogger, rows: list[tuple[int, dict[str, Any]]]) -> None:
+    for step, row in rows:
+        logger.log_metrics(row, step)
+        logger.save()
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path) -> bytes:
+    folder = tmp_path / "undisturbed"
+    folder.mkdir()
+    logger = CsvLogger(folder)
+    log(logger, ROWS)
+    logger.finalize("success")
+    return (folder / "metrics.csv").read_bytes()
+
+
+def test_metrics_lie_in_the_runs_folder_itself(tmp_path: Path) -> None:
+    logger = CsvLogger(tmp_path)
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.log_metrics({"b": 0.1 + 0.2}, 1)
+    logger.finalize("success")
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {"step": "1", "a": "1.0", "b": ""},
+            {"step": "2", "a": "", "b": "0.30000000000000004"},
+        ]
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_a_resumed_run_leaves_the_same_bytes(at: int, undisturbed: bytes, tmp_path: Path) -> None:
+    again = [(step, row) for step, row in ROWS if step >= at]
+    for done in range(len(ROWS) - len(again), len(ROWS) + 1):  # killed anywhere after the checkpoint
+        log(CsvLogger(tmp_path), ROWS[:done])
+        log(CsvLogger(tmp_path, at), again)
+        assert (tmp_path / "metrics.csv").read_bytes() == undisturbed
+        (tmp_path / "metrics.csv").unlink()
+
+
+def test_a_line_that_was_cut_off_is_written_again(undisturbed: bytes, tmp_path: Path) -> None:
+    at = 6
+    begin = undisturbed.index(b"\n6,") + 1
+    whole = undisturbed.index(b"\n", undisturbed.index(b"\n6,", begin) + 1) + 1  # validation's row of step 6 included
+    for size in range(whole, len(undisturbed) + 1, 3):
+        (tmp_path / "metrics.csv").write_bytes(undisturbed[:size])
+        log(CsvLogger(tmp_path, at), [(step, row) for step, row in ROWS if step >= at])
+        assert (tmp_path / "metrics.csv").read_bytes() == undisturbed
+
+
+def test_nonsense_beyond_the_checkpoint_is_dropped(undisturbed: bytes, tmp_path: Path) -> None:
+    end = undisturbed.index(b"\n10,") + 1
+    (tmp_path / "metrics.csv").write_bytes(undisturbed[:end] + b"\0" * 64 + b"\n\xff\xfe,\n")
+    log(CsvLogger(tmp_path, 9), [(step, row) for step, row in ROWS if step >= 9])
+    assert (tmp_path / "metrics.csv").read_bytes() == undisturbed
+
+
+def test_a_run_resumed_twice_leaves_the_same_bytes(undisturbed: bytes, tmp_path: Path) -> None:
+    log(CsvLogger(tmp_path), ROWS[:9])
+    log(CsvLogger(tmp_path, 3), [(step, row) for step, row in ROWS if 3 <= step < 10])
+    log(CsvLogger(tmp_path, 8), [(step, row) for step, row in ROWS if step >= 8])
+    assert (tmp_path / "metrics.csv").read_bytes() == undisturbed
+
+
+def test_a_row_is_in_the_file_when_it_was_saved_and_on_the_disk_when_saved_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").read_bytes()))
+    logger = CsvLogger(tmp_path)
+    log(logger, [(0, {"a": 1.0}), (1, {"a": 2.0}), (2, {"a": 3.0})])
+    assert (tmp_path / "metrics.csv").read_bytes() == b"step,a\n1,1.0\n2,2.0\n3,3.0\n"
+    assert len(synced) == 1  # the new file
+    logger.save()
+    assert synced[1:] == [b"step,a\n1,1.0\n2,2.0\n3,3.0\n"]
+    logger.save()
+    assert len(synced) == 2
+
+
+def test_a_disk_that_is_full_for_a_while_costs_one_warning_and_no_row(
+    undisturbed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = CsvLogger(tmp_path)
+    log(logger, ROWS[:2])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with monkeypatch.context() as full:
+            full.setattr(Path, "open", _no_space)
+            log(logger, ROWS[2:9])
+        with (tmp_path / "metrics.csv").open("ab") as file:
+            file.write(b"3,0.3")  # what a write that failed may leave
+        log(logger, ROWS[9:])
+    assert len(said) == 1
+    assert "could not be written" in str(said[0].message)
+    assert (tmp_path / "metrics.csv").read_bytes() == undisturbed
+
+
+def _no_space(*_: Any, **__: Any) -> Any:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_file_that_is_not_ours_costs_the_file_and_not_the_run(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("what,ever\n1,2\n")
+    with pytest.warns(UserWarning, match=r"metrics\.csv is left out"):
+        logger = CsvLogger(tmp_path, 3)
+    log(logger, ROWS)
+    assert (tmp_path / "metrics.csv").read_text() == "what,ever\n1,2\n"
