@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
 from distill.callbacks.compression import Compression
 from distill.callbacks.steps import logs_now, total_steps
+from distill.callbacks.temperatures import too_hot
 from distill.errors import TrainingError, UserError
 from distill.quantize.artifact import Store, step_of
 from distill.quantize.choose import check_widths, choose, swap
@@ -23,6 +26,8 @@ from distill.schedules import check_moment, step_at
 from distill.signals import Request
 
 __all__ = ["QuantizationAwareTraining"]
+
+_log = logging.getLogger(__name__)
 
 _INT8 = WeightScheme()
 _INPUTS = ActivationScheme()
@@ -37,6 +42,9 @@ class QuantizationAwareTraining(Compression):
     were pruned stay exactly 0. Observers look at training batches only, all ranks' together. Linear maps,
     convolutions and embeddings are quantised; head and first layer (of a model that reads numbers) are not, unless
     ``include`` names them, but a head tied to a quantised embedding is quantised with it.
+
+    Weights of 3 bits or fewer want losses of temperature 1, and a warning says so from above 2 on: soft targets that
+    help in floating point can ruin the training of so few levels.
 
     Logged under ``qat/``: whether rounding and observing are on, the mean and widest input range, and mean scales;
     validation is of the rounded student, and ``val/float_<metric>`` of the same weights without rounding.
@@ -176,7 +184,12 @@ class QuantizationAwareTraining(Compression):
     # ------------------------------------------------------------------ training
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check_run(total_steps(pl_module))
+        total, losses = total_steps(pl_module), pl_module.losses
+        self._check_run(total)
+        bits = min(layer.scheme.weights.bits for layer in self._layers.values())
+        for key, highest in too_hot(losses, bits, self._moments(total)[1], total).items():  # type: ignore[arg-type]
+            if trainer.is_global_zero:
+                _log.warning("%s = %g: can ruin the training of weights of %d bits; set it to 1", key, highest, bits)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -204,22 +217,21 @@ class QuantizationAwareTraining(Compression):
             start_scales(self._layers.values())
 
     def _scale_learning_rate(self, trainer: Trainer, total_steps: int) -> None:
-        """Multiply the learning rate during the optimizer's steps only: the scheduler knows nothing of it."""
+        """Have the schedulers multiply the learning rate, so that what is logged is what is applied."""
         begin = self._moments(total_steps)[1]
 
-        def scale(optimizer: Optimizer, *_: Any) -> None:
-            if trainer.global_step >= begin:
-                for group in optimizer.param_groups:
-                    group["lr_before_qat"] = group["lr"]
-                    group["lr"] = group["lr"] * self.lr_factor
+        def scaled(factor: Callable[[int], float], step: int) -> float:
+            return factor(step) * (self.lr_factor if step >= begin else 1)
 
-        def undo(optimizer: Optimizer, *_: Any) -> None:
-            for group in optimizer.param_groups:
-                group["lr"] = group.pop("lr_before_qat", group["lr"])
-
-        for optimizer in trainer.optimizers:
-            optimizer.register_step_pre_hook(scale)
-            optimizer.register_step_post_hook(undo)
+        schedulers = [c.scheduler for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, LambdaLR)]
+        if not schedulers:
+            rule, mend = "multiplies what a LambdaLR gives, and this run has none", "leave it out, or bring one"
+            raise UserError(rule, key=f"{_KEY}.lr_factor", value=self.lr_factor, mend=mend)
+        for scheduler in schedulers:
+            scheduler.lr_lambdas = [partial(scaled, factor) for factor in scheduler.lr_lambdas]
+            groups = scheduler.optimizer.param_groups
+            for group, peak, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+                group["lr"] = peak * factor(scheduler.last_epoch)
 
     @torch.no_grad()
     def _log(self, pl_module: LightningModule) -> None:

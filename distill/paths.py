@@ -6,12 +6,18 @@ from pathlib import Path
 
 from distill.errors import UserError, nearest
 
-__all__ = ["PACKAGE_PREFIX", "RECIPES", "resolve"]
+__all__ = ["PACKAGE_PREFIX", "RECIPES", "find_local", "resolve"]
 
 PACKAGE_PREFIX = "distill:"
 """``distill:quickstart/teacher`` is the folder ``configs/quickstart/teacher`` shipped in the package."""
 
 RECIPES = Path(__file__).parent / "configs"
+
+
+def find_local(path: str, folder: str | Path = "") -> Path | None:
+    """The file or folder that ``path`` names, looked for from ``folder``; ``None`` where it leads elsewhere."""
+    found = Path(folder, Path(path).expanduser())
+    return found if path and not path.startswith(PACKAGE_PREFIX) and found.exists() else None
 
 
 def resolve(path: str, key: str) -> str:
@@ -30,14 +36,15 @@ def resolve(path: str, key: str) -> str:
             known = (PACKAGE_PREFIX + str(p.parent.relative_to(RECIPES)) for p in RECIPES.glob("*/*/*.json"))
             raise UserError("the package ships no such folder", key=key, value=path, mend=nearest(path, known))
         return str(shipped)
-    local = Path(path).expanduser()
+    local = find_local(path)
+    if local is None:
+        if Path(path).expanduser().is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
+            raise UserError("no such folder", key=key, value=path, mend="check the path, or give a hub id")
+        return path
     if (local / "config.yaml").exists():
         if not (local / "student").is_dir():
             raise UserError(
                 "this run has saved no student yet", key=key, value=path, mend="let it finish, or name another model"
             )
         return str(local / "student")
-    looks_local = local.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1
-    if looks_local and not local.exists():
-        raise UserError("no such folder", key=key, value=path, mend="check the path, or give a hub id")
-    return str(local) if local.exists() else path
+    return str(local)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distill.quantize.fake import affine_qparams, symmetric_scale
+from distill.quantize.observers import range_qparams
 
 __all__ = [
     "DynamicInput",
@@ -86,13 +86,10 @@ class DynamicInput(nn.Module):
 
     def integers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The integers, unsigned but still floats ``[..., in]``, their scales and their zero points ``[..., 1]``."""
-        low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)  # and by the reciprocal, as in training
-        if self.symmetric:
-            scale = symmetric_scale(torch.maximum(-low, high), self.bounds[1])
-            zero_point = torch.zeros_like(scale)
-        else:
-            scale, zero_point = affine_qparams(low, high, self.bounds)
+        low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+        scale, zero_point = range_qparams(low, high, self.bounds, self.symmetric)
         shift = 128 if self.bounds[0] < 0 else 0
+        # By the reciprocal, as in training.
         return ((x * scale.reciprocal()).round() + zero_point).clamp(*self.bounds) + shift, scale, zero_point + shift
 
     def forward(self, x: Tensor) -> Tensor:

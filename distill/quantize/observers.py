@@ -15,7 +15,16 @@ from torch import Tensor
 from distill.quantize.fake import affine_qparams, at_least_float32, fake_quantize, symmetric_scale
 from distill.quantize.scheme import ActivationScheme
 
-__all__ = ["batch_range", "dynamic_qparams", "followed", "input_qparams", "reduce_over_ranks", "unseen", "widest"]
+__all__ = [
+    "batch_range",
+    "dynamic_qparams",
+    "followed",
+    "input_qparams",
+    "range_qparams",
+    "reduce_over_ranks",
+    "unseen",
+    "widest",
+]
 
 _SAMPLE = 1 << 15
 """Values of a batch that ``percentile`` and ``mse`` look at."""
@@ -96,16 +105,21 @@ def reduce_over_ranks(ranges: Sequence[Tensor]) -> list[Tensor]:
     return list((ends * ends.new_tensor([-1.0, 1.0])).unbind())
 
 
-def input_qparams(seen: Tensor, scheme: ActivationScheme) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of a range ``[..., 2]``; both ``[...]``, the zero point a whole number."""
-    low, high = seen.unbind(-1)
-    if scheme.symmetric:
-        scale = symmetric_scale(torch.maximum(-low, high), scheme.bounds[1])
+def range_qparams(low: Tensor, high: Tensor, bounds: tuple[int, int], symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of a range, both of the shape of its ends, the zero point a whole number."""
+    if symmetric:
+        scale = symmetric_scale(torch.maximum(-low, high), bounds[1])
         return scale, torch.zeros_like(scale)
-    return affine_qparams(low, high, scheme.bounds)
+    return affine_qparams(low, high, bounds)
+
+
+def input_qparams(seen: Tensor, scheme: ActivationScheme) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of a range ``[..., 2]``; both ``[...]``."""
+    low, high = seen.unbind(-1)
+    return range_qparams(low, high, scheme.bounds, scheme.symmetric)
 
 
 def dynamic_qparams(x: Tensor, scheme: ActivationScheme, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Scale and zero point of ``x`` from its own values along ``dims``; they broadcast against ``x``."""
     x = at_least_float32(x.detach())
-    return input_qparams(torch.stack([x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)], dim=-1), scheme)
+    return range_qparams(x.amin(dims, keepdim=True), x.amax(dims, keepdim=True), scheme.bounds, scheme.symmetric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
+from distill.callbacks import StructuredPruning
+
 sys.path.insert(0, str(Path(__file__).parent))
 
-from test_structured import batches, fit, over_ranks
+from conftest import batches, classifier, fit, pair
 
 
 class Keep(Callback):
@@ -31,12 +34,10 @@ class Deal(DataLoader[Any]):
         return iter(batches(4)[torch.distributed.get_rank() :: 2])
 
 
-def main(out: Path) -> None:
-    module, pruning = over_ranks()
+def main(out: Path, student: dict[str, Any], settings: dict[str, Any]) -> None:
     fit(
-        out.parent,
-        module,
-        pruning,
+        pair(classifier(**student)),
+        StructuredPruning(**settings),
         Keep(out),
         loader=Deal(range(2), batch_size=None),  # type: ignore[arg-type]
         devices=2,
@@ -47,4 +48,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]))

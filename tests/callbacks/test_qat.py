@@ -225,20 +225,80 @@ def test_ranges_are_of_the_batch_however_it_is_divided(tmp_path: Path) -> None:
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
 
 
-def test_the_learning_rate_is_scaled_while_rounding_and_the_schedule_knows_nothing_of_it(tmp_path: Path) -> None:
-    rates: dict[float, list[float]] = {}
-    for factor in (1.0, 0.5):
+@pytest.mark.parametrize("begin", [0, 4])
+def test_the_learning_rate_is_scaled_while_rounding_and_logged_as_it_is_applied(tmp_path: Path, begin: int) -> None:
+    class Rates(Callback):
+        def __init__(self) -> None:
+            self.applied: list[list[float]] = []
+            self.logged: list[float] = []
 
-        class Rate(Callback):
-            def on_before_zero_grad(self, trainer: Trainer, pl_module: Any, optimizer: Any, f: float = factor) -> None:
-                rates.setdefault(f, []).append(optimizer.param_groups[0]["lr"])
+        def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+            def look(optimizer: Any, *_: Any) -> None:
+                self.applied.append([group["lr"] for group in optimizer.param_groups])
 
-        qat = QuantizationAwareTraining(begin=4, lr_factor=factor)
-        trainer = fit(tmp_path, module(), qat, Rate())
-        assert "lr_before_qat" not in trainer.optimizers[0].param_groups[0]
-        assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
-    ratios = [a / b for a, b in zip(rates[0.5], rates[1.0], strict=True)]
-    assert ratios == [1.0] * 4 + [0.5] * 6
+            trainer.optimizers[0].register_step_pre_hook(look)
+
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == len(self.logged) + 1:  # the next micro-batch is logged for the same step
+                self.logged.append(float(trainer.callback_metrics["train/learning_rate"]))
+
+    plain, scaled = Rates(), Rates()
+    for factor, rates in ((1.0, plain), (0.5, scaled)):
+        qat = QuantizationAwareTraining(observe=0, begin=begin, lr_factor=factor)
+        fit(tmp_path, module(warmup=3), rates, qat, rows=batches(20), accumulate_grad_batches=2)
+        assert rates.logged == pytest.approx([first for first, *_ in rates.applied])
+    ratios = [
+        b / a
+        for before, after in zip(plain.applied, scaled.applied, strict=True)
+        for a, b in zip(before, after, strict=True)
+    ]
+    groups = len(plain.applied[0])
+    assert ratios == pytest.approx([1.0] * groups * begin + [0.5] * groups * (10 - begin))
+
+
+def test_a_learning_rate_that_is_not_scheduled_is_not_silently_left_as_it_was(tmp_path: Path) -> None:
+    class Unscheduled(Distillation):
+        def configure_optimizers(self) -> Any:
+            return super().configure_optimizers()["optimizer"]  # type: ignore[call-overload, index]
+
+    model = Unscheduled(bert(), TextClassification(["no", "yes"]), bert(7, layers=2), [HintonKL()])
+    with pytest.raises(UserError, match=r"lr_factor = 0\.5: multiplies what a LambdaLR gives"):
+        fit(tmp_path, model, QuantizationAwareTraining(lr_factor=0.5))
+
+
+# ---------------------------------------------------------------------- few bits and soft targets
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "distill.callbacks.qat"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "bits"),
+    [
+        ({"weights": WeightScheme(bits=3)}, 3),
+        ({"weights": WeightScheme(bits=2), "embeddings": None}, 2),
+        ({"overrides": {"intermediate": 3}}, 3),
+    ],
+    ids=["3 bits", "2 bits", "3 bits in one layer"],
+)
+def test_a_high_temperature_with_few_bits_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, settings: dict[str, Any], bits: int
+) -> None:
+    # Trap 30.
+    losses = [CrossEntropy(), HintonKL(temperature=5.0), HintonKL(temperature=1.0, name="mild")]
+    fit(tmp_path, module(losses=losses), QuantizationAwareTraining(**settings), max_steps=2)
+    expected = f"model.losses.1.temperature = 5: can ruin the training of weights of {bits} bits; set it to 1"
+    assert warnings_of(caplog) == [expected]
+
+
+@pytest.mark.parametrize(("bits", "temperature"), [(3, 1.0), (3, 2.0), (4, 5.0), (8, 5.0)])
+def test_nothing_is_said_of_a_low_temperature_or_of_more_bits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, bits: int, temperature: float
+) -> None:
+    model = module(losses=[CrossEntropy(), HintonKL(temperature)])
+    fit(tmp_path, model, QuantizationAwareTraining(WeightScheme(bits=bits)), max_steps=2)
+    assert not warnings_of(caplog)
 
 
 def test_trained_scales_start_from_the_weights_at_the_beginning_of_rounding(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from pytorch_lightning import Callback, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import distill
 from distill.artifact import note, save
 from distill.callbacks import (
-    Determinism,
     GradualMagnitudePruning,
     LowRank,
     QuantizationAwareTraining,
@@ -29,90 +29,13 @@ from distill.callbacks import (
 )
 from distill.errors import UserError
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
-from distill.module import Distillation
 from distill.optim import OptimizerConfig
 from distill.quantize.scheme import WeightScheme
 from distill.signals import Batch
-from distill.tasks import TextClassification
 
-SIZES = {
-    "bert": {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 20},
-    "distilbert": {"dim": 16, "n_layers": 3, "n_heads": 4, "hidden_dim": 20},
-    "gpt2": {"n_embd": 16, "n_layer": 3, "n_head": 4, "n_inner": 20, "pad_token_id": 0},
-    "qwen2": {
-        "hidden_size": 16,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "intermediate_size": 20,
-        "pad_token_id": 0,
-    },
-}
-SIZES["roberta"], SIZES["llama"] = SIZES["bert"], SIZES["qwen2"]
+Make = Callable[..., Any]
 
-
-def classifier(family: str = "bert", seed: int = 0, **changes: Any) -> Any:
-    torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, vocab_size=30, max_position_embeddings=20, **(SIZES[family] | changes))
-    model = AutoModelForSequenceClassification.from_config(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
-
-
-def batches(count: int = 12) -> list[Batch]:
-    generator = torch.Generator().manual_seed(0)
-    made = []
-    for _ in range(count):
-        ids = torch.randint(2, 30, (4, 6), generator=generator)
-        tokens = torch.arange(6) < torch.randint(3, 7, (4, 1), generator=generator)
-        inputs = {"input_ids": ids.where(tokens, 0), "attention_mask": tokens.long()}
-        made.append(Batch(inputs, labels=torch.randint(0, 2, (4,), generator=generator), tokens=tokens))
-    return made
-
-
-def pair(student: Any, optimizer: OptimizerConfig | None = None, **arguments: Any) -> Distillation:
-    student.config.label2id, student.config.id2label = {"a": 0, "b": 1}, {0: "a", 1: "b"}
-    return Distillation(
-        student,
-        TextClassification(["a", "b"]),
-        **arguments,
-        optimizer=optimizer or OptimizerConfig(lr=0.01, warmup=0),
-    )
-
-
-def fit(
-    folder: Path,
-    module: Distillation,
-    *callbacks: Callback,
-    resume: str | None = None,
-    rows: list[Batch] | None = None,
-    loader: DataLoader[Any] | None = None,
-    **arguments: Any,
-) -> Trainer:
-    defaults: dict[str, Any] = {"max_steps": 8, "gradient_clip_val": 1.0}
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        callbacks=[*callbacks, Determinism()],
-        **(defaults | arguments),
-    )
-    rows = rows or batches(arguments.get("accumulate_grad_batches", 1) * 12)
-    data = loader or DataLoader(rows, batch_size=None)  # type: ignore[arg-type]
-    trainer.fit(module, data, ckpt_path=resume, weights_only=True)
-    return trainer
-
-
-def logits(model: nn.Module) -> Tensor:
-    model.eval()
-    with torch.no_grad():
-        out: Tensor = model(**batches(1)[0].inputs).logits
-        return out
+FAMILIES = ["bert", "distilbert", "gpt2", "llama", "qwen2", "roberta"]
 
 
 class Watch(Callback):
@@ -145,26 +68,30 @@ class Watch(Callback):
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_masked_weights_are_exactly_zero_after_every_step(tmp_path: Path, name: Any, accumulate: int) -> None:
+def test_masked_weights_are_exactly_zero_after_every_step(
+    name: Any, accumulate: int, classifier: Make, pair: Make, fit: Make
+) -> None:
     optimizer = OptimizerConfig(
         name=name, lr=0.01, weight_decay=0.1, warmup=0, **({"momentum": 0.9} if name == "sgd" else {})
     )
     watch = Watch()
     pruning = StructuredPruning(heads=0.5, neurons=0.75, begin=1, end=5, every_n_steps=2, schedule="linear")
     module = pair(classifier(), optimizer)
-    fit(tmp_path, module, pruning, watch, accumulate_grad_batches=accumulate)
+    fit(module, pruning, watch, accumulate_grad_batches=accumulate)
     # Nothing until step 1, a half after step 3 (1 of 2 heads, 7.5 of 15 neurons), all after step 5; in optimizer steps.
     after = watch.neurons[accumulate :: accumulate + 1]
     assert after == [0, 0, 8, 8, 15, 15, 15, 15]
     assert watch.heads[accumulate :: accumulate + 1] == [0, 0, 1, 1, 2, 2, 2, 2]
 
 
-@pytest.mark.parametrize("family", sorted(SIZES))
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("hidden", [0.0, 0.3])
-def test_what_was_masked_is_removed_and_reloads_identical(tmp_path: Path, family: str, hidden: float) -> None:
+def test_what_was_masked_is_removed_and_reloads_identical(
+    tmp_path: Path, family: str, hidden: float, classifier: Make, pair: Make, fit: Make, logits: Make
+) -> None:
     module = pair(classifier(family))
     pruning = StructuredPruning(heads=0.5, neurons=0.5, hidden=hidden, layers=1, end=4, every_n_steps=1)
-    fit(tmp_path, module, pruning, max_steps=6)
+    fit(module, pruning, max_steps=6)
     student = module.student
     masked, before = logits(student), sum(p.numel() for p in student.parameters())
     steps = pruning.finish(student)
@@ -180,8 +107,9 @@ def test_what_was_masked_is_removed_and_reloads_identical(tmp_path: Path, family
     assert torch.equal(logits(distill.load(tmp_path / "student")), removed)
 
 
-def test_a_causal_language_model_keeps_its_tied_head(tmp_path: Path) -> None:
-    config = AutoConfig.for_model("qwen2", vocab_size=30, tie_word_embeddings=True, **SIZES["qwen2"])
+def test_a_causal_language_model_keeps_its_tied_head(tmp_path: Path, logits: Make) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 4}
+    config = AutoConfig.for_model("qwen2", intermediate_size=20, vocab_size=30, tie_word_embeddings=True, **sizes)
     student = AutoModelForCausalLM.from_config(config)
     pruning = StructuredPruning(heads=0.5, neurons=0.5)
     pruning.prepare(student)
@@ -195,17 +123,19 @@ def test_a_causal_language_model_keeps_its_tied_head(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("criterion", ["magnitude", "taylor", "activation"])
 @pytest.mark.parametrize("scope", ["layer", "global"])
-def test_a_resumed_run_ends_bit_for_bit_like_the_undisturbed_one(tmp_path: Path, criterion: Any, scope: Any) -> None:
+def test_a_resumed_run_ends_bit_for_bit_like_the_undisturbed_one(
+    tmp_path: Path, criterion: Any, scope: Any, classifier: Make, batches: Make, pair: Make, fit: Make
+) -> None:
     def pruning() -> StructuredPruning:
         return StructuredPruning(0.5, 0.5, 0.25, 1, criterion, scope, begin=2, end=7, every_n_steps=2)
 
     same = [batches(1)[0]] * 12  # a plain loader does not know where it was
     module = pair(classifier())
-    fit(tmp_path, module, pruning(), rows=same)
+    fit(module, pruning(), rows=same)
     begun = pair(classifier())
-    fit(tmp_path, begun, pruning(), Stop(5), rows=same).save_checkpoint(tmp_path / "five.ckpt")
+    fit(begun, pruning(), Stop(5), rows=same).save_checkpoint(tmp_path / "five.ckpt")
     rest = pair(classifier(seed=5))
-    fit(tmp_path, rest, pruning(), resume=str(tmp_path / "five.ckpt"), rows=same)
+    fit(rest, pruning(), resume=tmp_path / "five.ckpt", rows=same)
     left, right = module.student.state_dict(), rest.student.state_dict()
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
@@ -222,7 +152,9 @@ class Stop(Callback):
         trainer.should_stop = trainer.global_step >= self.step
 
 
-def test_importance_does_not_depend_on_how_a_batch_is_cut(tmp_path: Path) -> None:
+def test_importance_does_not_depend_on_how_a_batch_is_cut(
+    classifier: Make, batches: Make, pair: Make, fit: Make
+) -> None:
     # Taylor importance is of the gradient that the optimizer uses, whatever the accumulation.
     def importance(accumulate: int) -> Tensor:
         module = pair(classifier(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
@@ -235,13 +167,15 @@ def test_importance_does_not_depend_on_how_a_batch_is_cut(tmp_path: Path) -> Non
             for i in range(0, 4, size)
         ]
         pruning = StructuredPruning(heads=0.5, criterion="taylor", begin=1, end=1)
-        fit(tmp_path, module, pruning, rows=rows, max_steps=1, accumulate_grad_batches=accumulate)
+        fit(module, pruning, rows=rows, max_steps=1, accumulate_grad_batches=accumulate)
         return torch.cat([layer.head_importance for layer in module.student.bert.encoder.layer])  # type: ignore[union-attr]
 
     torch.testing.assert_close(importance(1), importance(4), rtol=1e-3, atol=1e-6)
 
 
-def test_importance_by_activation_is_that_of_the_tokens_of_the_step(tmp_path: Path) -> None:
+def test_importance_by_activation_is_that_of_the_tokens_of_the_step(
+    classifier: Make, batches: Make, pair: Make, fit: Make
+) -> None:
     module = pair(classifier())
     layers: Any = module.student.bert.encoder.layer  # type: ignore[union-attr]
     grabbed: list[Tensor] = []
@@ -250,7 +184,7 @@ def test_importance_by_activation_is_that_of_the_tokens_of_the_step(tmp_path: Pa
         reader = layer.attention.output.dense
         reader.register_forward_pre_hook(lambda _module, args: grabbed.append(args[0].detach().double()))
         columns.append(reader.weight.detach().double().square().sum(0))
-    fit(tmp_path, module, StructuredPruning(heads=0.5, criterion="activation", begin=1, end=1), Freeze(), max_steps=1)
+    fit(module, StructuredPruning(heads=0.5, criterion="activation", begin=1, end=1), Freeze(), max_steps=1)
     tokens = batches(1)[0].tokens[..., None]  # type: ignore[index]
     squares = [(context * tokens).square().sum((0, 1)) for context in grabbed]
     norms = torch.stack([(x * w).view(4, 4).sum(1).sqrt() for x, w in zip(squares, columns, strict=True)])
@@ -266,7 +200,7 @@ class Freeze(Callback):
             group["lr"] = 0.0
 
 
-def test_the_criterion_chooses_the_heads(tmp_path: Path) -> None:
+def test_the_criterion_chooses_the_heads(classifier: Make, pair: Make, fit: Make) -> None:
     student = classifier()
     with torch.no_grad():
         for layer in student.bert.encoder.layer:
@@ -276,14 +210,16 @@ def test_the_criterion_chooses_the_heads(tmp_path: Path) -> None:
             layer.attention.output.dense.weight[:, 8:12] *= 0.1
     for criterion in ("magnitude", "taylor", "activation"):
         module = pair(copy.deepcopy(student))
-        fit(tmp_path, module, StructuredPruning(heads=0.25, criterion=criterion, begin=2, end=4), max_steps=5)  # type: ignore[arg-type]
+        fit(module, StructuredPruning(heads=0.25, criterion=criterion, begin=2, end=4), max_steps=5)  # type: ignore[arg-type]
         masks = [layer.head_mask.tolist() for layer in module.student.bert.encoder.layer]  # type: ignore[union-attr]
         assert masks == [[True, True, False, True]] * 3, criterion
 
 
-def test_coordinates_of_the_stream_are_zero_wherever_it_is_written_and_read(tmp_path: Path) -> None:
+def test_coordinates_of_the_stream_are_zero_wherever_it_is_written_and_read(
+    classifier: Make, batches: Make, pair: Make, fit: Make
+) -> None:
     module = pair(classifier())
-    fit(tmp_path, module, StructuredPruning(hidden=0.25, end=4, every_n_steps=1), max_steps=6)
+    fit(module, StructuredPruning(hidden=0.25, end=4, every_n_steps=1), max_steps=6)
     bert: Any = module.student.bert
     gone = ~module.student.hidden_mask  # type: ignore[operator]
     assert int(gone.sum()) == 4
@@ -296,43 +232,45 @@ def test_coordinates_of_the_stream_are_zero_wherever_it_is_written_and_read(tmp_
     assert all((state[..., gone] == 0).all() and (state[..., ~gone] != 0).any() for state in hidden)
 
 
-def test_named_layers_go_and_no_others(tmp_path: Path) -> None:
+def test_named_layers_go_and_no_others(classifier: Make, pair: Make, fit: Make, logits: Make) -> None:
     module = pair(classifier())
     pruning = StructuredPruning(layers=[3, 1], end=2, every_n_steps=1)
-    fit(tmp_path, module, pruning, max_steps=3)
+    fit(module, pruning, max_steps=3)
     masked = logits(module.student)
     assert pruning.finish(module.student) == [{"kind": "layers", "kept": [2], "of": 3}]
     assert module.student.config.num_hidden_layers == 1  # type: ignore[union-attr]
     assert torch.equal(logits(module.student), masked)
 
 
-def test_hints_read_what_the_next_layer_sees(tmp_path: Path) -> None:
+def test_hints_read_what_the_next_layer_sees(classifier: Make, batches: Make, pair: Make, fit: Make) -> None:
     losses = [CrossEntropy(), HintonKL(), FitNetHint({1: 1, 2: 2, 3: 3})]
     teacher = classifier(seed=3)
     module = pair(classifier(), teacher=teacher, losses=losses)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    fit(tmp_path, module, StructuredPruning(0.5, 0.5, 0.25, [2], end=4, every_n_steps=1), max_steps=6)
+    fit(module, StructuredPruning(0.5, 0.5, 0.25, [2], end=4, every_n_steps=1), max_steps=6)
     hidden = module.student.eval()(**batches(1)[0].inputs, output_hidden_states=True).hidden_states  # type: ignore[operator]
     assert torch.equal(hidden[2], hidden[1])
     assert not torch.equal(hidden[3], hidden[2])
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
-def test_it_works_under_bf16_autocast(tmp_path: Path) -> None:
+def test_it_works_under_bf16_autocast(classifier: Make, pair: Make, fit: Make, logits: Make) -> None:
     module = pair(classifier())
     pruning = StructuredPruning(0.5, 0.5, 0.25, 1, "activation", begin=1, end=2, every_n_steps=1)
-    fit(tmp_path, module, pruning, precision="bf16-mixed", max_steps=3)
+    fit(module, pruning, precision="bf16-mixed", max_steps=3)
     masked = logits(module.student)
     pruning.finish(module.student)
     torch.testing.assert_close(logits(module.student), masked, rtol=1e-6, atol=1e-6)
 
 
-def test_a_shrunken_student_can_be_shrunken_again(tmp_path: Path) -> None:
+def test_a_shrunken_student_can_be_shrunken_again(
+    tmp_path: Path, classifier: Make, pair: Make, fit: Make, logits: Make
+) -> None:
     student: Any = classifier()
     for part in (1, 2):
         module = pair(student)
         pruning = StructuredPruning(heads=0.5, neurons=0.5, end=2)
-        fit(tmp_path / str(part), module, pruning, max_steps=3)
+        fit(module, pruning, max_steps=3)
         note(student, *pruning.finish(student))
         save(tmp_path / f"student-{part}", student)
         student = distill.load(tmp_path / f"student-{part}")
@@ -397,37 +335,38 @@ def test_values_out_of_range_are_refused_at_once(arguments: dict[str, Any], key:
     ],
 )
 def test_what_does_not_fit_the_student_is_refused_before_training(
-    tmp_path: Path, arguments: dict[str, Any], key: str
+    arguments: dict[str, Any], key: str, classifier: Make, pair: Make, fit: Make
 ) -> None:
     module = pair(classifier())
     before = {name: value.clone() for name, value in module.student.state_dict().items()}
     with pytest.raises(UserError) as caught:
-        fit(tmp_path, module, StructuredPruning(**arguments))
+        fit(module, StructuredPruning(**arguments))
     assert caught.value.key == f"callbacks.StructuredPruning.{key}"
     assert all(torch.equal(value, module.student.state_dict()[name]) for name, value in before.items())
 
 
-def test_one_of_each_stays_in_every_layer(tmp_path: Path) -> None:
+def test_one_of_each_stays_in_every_layer(classifier: Make, pair: Make, fit: Make) -> None:
     for scope in ("layer", "global"):
         module = pair(classifier())
-        fit(tmp_path, module, StructuredPruning(heads=0.99, neurons=0.99, scope=scope, end=1), max_steps=2)  # type: ignore[arg-type]
+        fit(module, StructuredPruning(heads=0.99, neurons=0.99, scope=scope, end=1), max_steps=2)  # type: ignore[arg-type]
         for layer in module.student.bert.encoder.layer:  # type: ignore[union-attr]
             assert int(layer.head_mask.sum()) == int(layer.neuron_mask.sum()) == 1
 
 
-def over_ranks() -> tuple[Distillation, StructuredPruning]:
-    student = classifier(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    return pair(student), StructuredPruning(0.5, 0.5, 0.25, 1, "activation", begin=1, end=2, every_n_steps=1)
-
-
-def test_ranks_agree_and_measure_what_one_process_measures(tmp_path: Path) -> None:
-    command = [sys.executable, str(Path(__file__).with_name("run_structured.py")), str(tmp_path / "rank")]
+def test_ranks_agree_and_measure_what_one_process_measures(
+    tmp_path: Path, classifier: Make, batches: Make, pair: Make, fit: Make
+) -> None:
+    student = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    settings = {"heads": 0.5, "neurons": 0.5, "hidden": 0.25, "layers": 1, "criterion": "activation"}
+    settings |= {"begin": 1, "end": 2, "every_n_steps": 1}
+    script = str(Path(__file__).with_name("run_structured.py"))
+    command = [sys.executable, script, str(tmp_path / "rank"), json.dumps(student), json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (torch.load(tmp_path / f"rank.{rank}", weights_only=True) for rank in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    module, pruning = over_ranks()
-    fit(tmp_path, module, pruning, rows=batches(4), max_steps=2, accumulate_grad_batches=2)
+    module = pair(classifier(**student))
+    fit(module, StructuredPruning(**settings), rows=batches(4), max_steps=2, accumulate_grad_batches=2)
     alone = module.student.state_dict()
     for name in alone:
         if name.endswith(("_mask", "_importance")):
@@ -435,14 +374,16 @@ def test_ranks_agree_and_measure_what_one_process_measures(tmp_path: Path) -> No
     assert sum(int((~mask).sum()) for name, mask in alone.items() if name.endswith("head_mask")) == 6
 
 
-def test_scales_over_groups_of_inputs_that_go_are_refused(tmp_path: Path) -> None:
+def test_scales_over_groups_of_inputs_that_go_are_refused(classifier: Make, pair: Make, fit: Make) -> None:
     grouped = WeightScheme(bits=4, granularity="group", group_size=4)
     with pytest.raises(UserError, match=r"layer\.0\.output\.dense.*every 4 inputs"):
-        fit(tmp_path, pair(classifier()), StructuredPruning(neurons=0.5), QuantizationAwareTraining(weights=grouped))
+        fit(pair(classifier()), StructuredPruning(neurons=0.5), QuantizationAwareTraining(weights=grouped))
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
-def test_all_compressions_go_together(tmp_path: Path, family: str) -> None:
+def test_all_compressions_go_together(
+    tmp_path: Path, family: str, classifier: Make, pair: Make, fit: Make, logits: Make
+) -> None:
     callbacks = [
         ShareParameters([[1, 2]]),
         LowRank(rank=3),
@@ -451,7 +392,7 @@ def test_all_compressions_go_together(tmp_path: Path, family: str) -> None:
         QuantizationAwareTraining(begin=2, freeze_observers=6),
     ]
     module = pair(classifier(family))
-    fit(tmp_path, module, *callbacks)
+    fit(module, *callbacks)
     student = module.student
     trained = logits(student)
     for callback in callbacks:
@@ -461,12 +402,14 @@ def test_all_compressions_go_together(tmp_path: Path, family: str) -> None:
     assert torch.equal(logits(distill.load(tmp_path / "student")), logits(student))
 
 
-def test_trained_scales_of_groups_shrink_with_their_outputs(tmp_path: Path) -> None:
+def test_trained_scales_of_groups_shrink_with_their_outputs(
+    tmp_path: Path, classifier: Make, pair: Make, fit: Make, logits: Make
+) -> None:
     grouped = WeightScheme(bits=4, granularity="group", group_size=4, learned=True)
     pruning = StructuredPruning(heads=0.5, neurons=0.5, end=4, every_n_steps=1)
     qat = QuantizationAwareTraining(grouped, overrides={r"output\.dense": WeightScheme()}, begin=2, freeze_observers=6)
     module = pair(classifier())
-    fit(tmp_path, module, pruning, qat)
+    fit(module, pruning, qat)
     student = module.student
     trained = logits(student)
     for callback in (pruning, qat):
@@ -476,18 +419,20 @@ def test_trained_scales_of_groups_shrink_with_their_outputs(tmp_path: Path) -> N
     assert torch.equal(logits(distill.load(tmp_path / "student")), logits(student))
 
 
-def test_scales_over_groups_of_an_embedding_that_narrows_are_refused(tmp_path: Path) -> None:
+def test_scales_over_groups_of_an_embedding_that_narrows_are_refused(classifier: Make, pair: Make, fit: Make) -> None:
     qat = QuantizationAwareTraining(embeddings=WeightScheme(bits=4, granularity="group", group_size=4))
     with pytest.raises(UserError, match=r"word_embeddings.*every 4 inputs, of which hidden go"):
-        fit(tmp_path, pair(classifier()), StructuredPruning(hidden=0.5), qat)
+        fit(pair(classifier()), StructuredPruning(hidden=0.5), qat)
 
 
-def test_a_checkpoint_is_validated_by_a_trainer_that_never_trained(tmp_path: Path) -> None:
+def test_a_checkpoint_is_validated_by_a_trainer_that_never_trained(
+    tmp_path: Path, classifier: Make, batches: Make, pair: Make, fit: Make, logits: Make
+) -> None:
     def pruning() -> StructuredPruning:
         return StructuredPruning(heads=0.5, hidden=0.3, layers=1, end=4, every_n_steps=1)
 
     module, fresh = pair(classifier()), pair(classifier(seed=1))
-    trainer = fit(tmp_path, module, pruning(), max_steps=6)
+    trainer = fit(module, pruning(), max_steps=6)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     other = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[pruning()])
     data = DataLoader(batches(2), batch_size=None)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Run by test_compression.py: fit a configuration; each process saves what it has at the end, and what it wrote."""
+"""Run by test_one_run.py: fit a configuration; each process saves what it has at the end, and what it wrote."""
 
 from __future__ import annotations
 

@@ -1,0 +1,15 @@
+"""The promises of what is said of temperatures, for weights of few bits."""
+
+from __future__ import annotations
+
+from distill.callbacks.temperatures import too_hot
+from distill.losses import CrossEntropy, HintonKL
+from distill.schedules import Linear
+
+
+def test_only_the_temperature_while_rounding_counts() -> None:
+    falling, rising = Linear(8.0, 1.0, begin=0, until=10), Linear(1.0, 8.0, begin=10, until=20)
+    losses = [HintonKL(falling), CrossEntropy(), HintonKL(rising)]
+    assert too_hot(losses, 3, begin=10, total_steps=20) == {"model.losses.2.temperature": 8.0}
+    assert too_hot(losses, 3, begin=9, total_steps=10) == {}
+    assert too_hot(losses, 3, begin=5, total_steps=10) == {"model.losses.0.temperature": 4.5}

@@ -1,0 +1,109 @@
+"""Models of other kinds are compressed too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import distill as package
+
+Train = Callable[..., Any]
+Zeros = Callable[..., tuple[int, int]]
+
+
+def test_a_causal_language_model_is_distilled_pruned_and_quantised(
+    tmp_path: Path, train: Train, pruning: dict[str, Any], quantization: dict[str, Any], zeros: Zeros
+) -> None:
+    llama = {
+        "model_type": "llama",
+        "vocab_size": 2048,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 24,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": True,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    teacher = tmp_path / "teacher"
+    tokenizer = _tokenizer()
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    wide = AutoConfig.for_model(**(llama | {"hidden_size": 32}))
+    AutoModelForCausalLM.from_config(wide).save_pretrained(teacher)
+    tokenizer.save_pretrained(teacher)
+    model = {"task": "causal-lm", "teacher": str(teacher), "student": {"config": llama}, "losses": ["HintonKL"]}
+    data = {"pack_length": 32, "columns": {"text": "sentence"}}
+    found = train(tmp_path, [pruning, quantization], model=model, data=data)
+    state = load_file(found.run.student / "model.safetensors")
+    pruned = [name for name in state if "proj" in name and name.endswith("weight")]
+    count, total = zeros(state, pruned)
+    assert len(pruned) == 2 * 7
+    assert count == round(0.8 * total)
+    assert torch.equal(found.logits(package.load(found.run.student)), found.logits())
+
+
+def _tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    from distill.paths import resolve
+
+    return AutoTokenizer.from_pretrained(resolve("distill:quickstart/tokenizer", "tokenizer"))
+
+
+def test_a_plain_pair_of_convolutions_is_compressed_in_python(tmp_path: Path) -> None:
+    from pytorch_lightning import Trainer
+    from torch.utils.data import DataLoader
+
+    from distill.callbacks import GradualMagnitudePruning, QuantizationAwareTraining
+    from distill.losses import CrossEntropy, HintonKL
+    from distill.module import Distillation
+    from distill.optim import OptimizerConfig
+    from distill.tasks import Plain
+
+    def net(width: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(1, width, 3),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(4 * width, 3),
+        )
+
+    torch.manual_seed(0)
+    images = torch.randn(32, 1, 6, 6)
+    loader = DataLoader(list(zip(images, images.flatten(1).argmax(1) % 3, strict=True)), batch_size=8)
+    student = net(8)
+    module = Distillation(student, Plain(), net(16), [HintonKL(), CrossEntropy()], OptimizerConfig(lr=0.01, warmup=0))
+    callbacks = [
+        GradualMagnitudePruning(0.75, end=6, every_n_steps=1),
+        QuantizationAwareTraining(begin=6, observe=2, freeze_observers=10),
+    ]
+    trainer = Trainer(
+        max_steps=12,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        callbacks=callbacks,  # type: ignore[arg-type]
+    )
+    trainer.fit(module, loader)
+    for callback in callbacks:
+        package.artifact.note(student, *callback.finish(student))
+    convolutions = torch.cat([student.get_parameter(name).flatten() for name in ("0.weight", "2.weight")])
+    assert int((convolutions == 0).sum()) == round(0.75 * convolutions.numel())
+    package.artifact.save(tmp_path / "student", student)
+    reloaded = package.load(tmp_path / "student", net(8))
+    with torch.no_grad():
+        assert torch.equal(reloaded(images), student.eval()(images))

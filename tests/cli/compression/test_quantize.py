@@ -1,0 +1,120 @@
+"""What `distill quantize` promises."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from distill.finished import evaluate, quantize
+from distill.run import Run
+
+Distill = Callable[..., Any]
+
+
+@pytest.mark.parametrize(
+    ("options", "bits", "inputs"),
+    [
+        ([], 8, "static"),
+        (["--activations", "dynamic"], 8, "dynamic"),
+        (["--bits", "4", "--group", "16", "--activations", "none"], 4, None),
+    ],
+    ids=["static", "dynamic", "int4"],
+)
+def test_a_run_is_quantised_without_training_into_a_run_of_its_own(
+    options: list[str], bits: int, inputs: str | None, plain: Any, distill: Distill
+) -> None:
+    new = f"{bits}-{inputs}"
+    code, out, err = distill("quantize", str(plain.run.folder), "--calibrate", "32", "--id", new, *options)
+    assert code == 0, err
+    folder = plain.run.folder.parents[1] / f"{plain.run.name}-quantized" / new
+    assert str(folder / "student") in out
+    *_, step = json.loads((folder / "student/compression.json").read_text())["steps"]
+    name = "bert.encoder.layer.0.attention.self.query"
+    query = step["modules"][name]
+    assert query["weights"]["bits"] == bits
+    assert (query["activations"] or {}).get("kind") == inputs
+    weight = load_file(folder / "student/model.safetensors")[f"{name}.weight"]
+    rows = weight.reshape(-1, 16 if bits == 4 else weight.shape[1])
+    assert max(len(row.unique()) for row in rows) <= 2**bits
+    assert not torch.equal(
+        weight, plain.module.student.state_dict()["bert.encoder.layer.0.attention.self.query.weight"]
+    )
+    scores = Run.open(folder).result["scores"]["student"]
+    assert evaluate(folder)["val/accuracy"] == scores["accuracy"]
+
+
+def test_the_quantised_run_lies_beside_its_source_and_says_how_it_was_made(
+    plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "elsewhere" / "copied" / "one"
+    shutil.copytree(plain.run.folder, source)
+    text = (source / "config.yaml").read_text()
+    (source / "config.yaml").write_text(re.sub(r"(?m)^runs: .*", "runs: runs", text))
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    made = quantize(source, calibrate=8, run_id="new")
+    assert made.folder == source.parents[1] / "copied-quantized" / "new"
+    assert not list(Path().iterdir())
+    first = made.config_file.read_text().splitlines()[0]
+    assert first == f"# Made by: distill quantize {source}"
+
+    def fail(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("distill.artifact.save", fail)
+    with pytest.raises(OSError, match="no space left"):
+        quantize(source, calibrate=8, run_id="failed")
+    assert [path.name for path in made.folder.parent.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize(("samples", "batches"), [(8, 1), (9, 2), (24, 3)])
+def test_as_many_batches_are_calibrated_with_as_hold_the_samples(
+    samples: int, batches: int, plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Seen(Exception):
+        pass
+
+    def look(student: nn.Module, given: list[Any], *_: Any, **__: Any) -> None:
+        assert [batch.size for batch in given] == [8] * batches
+        raise Seen
+
+    monkeypatch.setattr("distill.quantize.ptq.quantize", look)
+    with pytest.raises(Seen):
+        quantize(plain.run.folder, calibrate=samples, run_id="seen")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--bits", "5"], "--bits = 5: must be one of"),
+        (["--bits", "4", "--reduced-range"], "--reduced-range = True: is for symmetric weights of 8 bits"),
+        (["--group", "1"], "--group = 1: must be at least 2"),
+    ],
+)
+def test_a_mistake_in_an_option_names_the_option(options: list[str], said: str, distill: Distill) -> None:
+    code, _, err = distill("quantize", "any", *options)
+    assert code == 2
+    assert said in err
+
+
+def test_groups_that_do_not_divide_a_layer_are_refused(plain: Any, distill: Distill) -> None:
+    code, _, err = distill("quantize", str(plain.run.folder), "--bits", "4", "--group", "24", "--id", "odd")
+    assert code == 2
+    assert "--group = 24: must divide the 32 inputs of bert.encoder.layer.0" in err
+    assert not list(plain.run.folder.parents[1].glob("*/odd"))
+
+
+def test_a_student_is_not_quantised_twice(joint: Any, distill: Distill) -> None:
+    code, _, err = distill("quantize", str(joint.run.folder))
+    assert code == 2
+    assert "quantised already" in err
+    assert not list(joint.run.folder.parents[1].glob("*-quantized"))

@@ -1,0 +1,135 @@
+"""Which student of a compressing run is shipped, and with which figures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+Distill = Callable[..., Any]
+Train = Callable[..., Any]
+Zeros = Callable[..., tuple[int, int]]
+
+
+SCRIPTED = """
+import itertools
+import torch
+from torchmetrics import Metric
+from distill.tasks import TextClassification
+
+class Falling(Metric):
+    values = itertools.count(9, -1)
+    def update(self, *figures):
+        pass
+    def compute(self):
+        return torch.tensor(next(self.values) / 10)
+
+class Task(TextClassification):
+    monitor = "falling"
+    def metrics(self):
+        return super().metrics() | {"falling": Falling()}
+"""
+
+
+def test_no_checkpoint_from_before_the_end_of_the_compression_is_the_best(
+    base: dict[str, Any],
+    distill: Distill,
+    monkeypatch: pytest.MonkeyPatch,
+    pruning: dict[str, Any],
+    quantization: dict[str, Any],
+    encoder: list[str],
+    zeros: Zeros,
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("falling.py").write_text(SCRIPTED)
+    base["model"] |= {"task": {"class_path": "falling.Task"}, "losses": ["CrossEntropy"]}
+    base["model"]["student"]["path"] = base["model"].pop("teacher")["path"]
+    base["trainer"] |= {"max_steps": 8, "val_check_interval": 2, "num_sanity_val_steps": 0}
+    pruning["init_args"] |= {"end": 5}
+    quantization["init_args"] |= {"observe": 1, "begin": 3, "freeze_observers": 7, "float_validation": False}
+    Path("base.yaml").write_text(yaml.safe_dump(base | {"callbacks": [pruning, quantization]}))
+    code, _, err = distill("fit", "-c", "base.yaml", "--allow", "falling", "--id", "one")
+    sys.modules.pop("falling")
+    assert code == 0, err
+    folder = Path("runs/base/one")
+    assert json.loads((folder / "result.json").read_text())["saved_step"] == 6
+    assert [path.name for path in (folder / "checkpoints").glob("best-*")] == ["best-6.ckpt"]
+    count, total = zeros(load_file(folder / "student/model.safetensors"), encoder)
+    assert count == round(0.8 * total)
+
+
+def test_a_checkpoint_of_the_users_own_ships_no_student_that_is_half_pruned(
+    tmp_path: Path, train: Train, pruning: dict[str, Any], encoder: list[str], zeros: Zeros
+) -> None:
+    # The lowest step scores best: the earlier, the better.
+    own = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "step", "mode": "min"}}
+    found = train(tmp_path, [pruning, own])
+    assert found.run.result["saved_step"] >= 10
+    assert found.run.result["complete"] is True
+    count, total = zeros(load_file(found.run.student / "model.safetensors"), encoder)
+    assert count == round(0.8 * total)
+    names = {path.name for path in found.run.checkpoints.iterdir()}
+    assert any(name.startswith("epoch=") for name in names)
+    assert f"best-{found.run.result['saved_step']}.ckpt" in names
+
+
+def test_a_run_that_ends_before_its_compression_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, train: Train, pruning: dict[str, Any]
+) -> None:
+    stop = {
+        "class_path": "EarlyStopping",
+        "init_args": {"monitor": "val/accuracy", "stopping_threshold": 0.0, "mode": "max"},
+    }
+    found = train(tmp_path, [pruning, stop])
+    assert found.run.result["steps"] == 5
+    assert found.run.result["complete"] is False
+    [line] = [record.getMessage() for record in caplog.records if record.name == "distill.launch"]
+    assert "step 5 of 20, before GradualMagnitudePruning" in line
+
+
+def test_the_figures_are_those_of_the_step_that_is_shipped(
+    base: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Validated in the second of three epochs only, and no checkpoint is kept to go back to.
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("falling.py").write_text(SCRIPTED)
+    base["model"] |= {"task": {"class_path": "falling.Task"}, "losses": ["CrossEntropy"]}
+    base["model"]["student"]["path"] = base["model"].pop("teacher")["path"]
+    base["data"]["batch_size"] = 50
+    base["trainer"] |= {"max_steps": -1, "max_epochs": 3, "check_val_every_n_epoch": 2}
+    base["trainer"] |= {"num_sanity_val_steps": 0, "enable_checkpointing": False}
+    Path("base.yaml").write_text(yaml.safe_dump(base))
+    code, out, err = distill("fit", "-c", "base.yaml", "--allow", "falling", "--id", "one")
+    sys.modules.pop("falling")
+    assert code == 0, err
+    assert "step 6: " in out
+    result = json.loads(Path("runs/base/one/result.json").read_text())
+    assert result["saved_step"] == 9
+    assert result["scores"]["student"]["falling"] == pytest.approx(0.8)  # that of step 6 is 0.9
+
+
+def test_shipped_weights_are_the_average_and_zero_where_they_are_pruned(
+    tmp_path: Path, train: Train, pruning: dict[str, Any], encoder: list[str], zeros: Zeros
+) -> None:
+    average = {"class_path": "ExponentialMovingAverage", "init_args": {"decay": 0.9}}
+    found = train(tmp_path, [pruning, average])
+    state = load_file(found.run.student / "model.safetensors")
+    count, total = zeros(state, encoder)
+    assert count == round(0.8 * total)
+    step = found.run.result["saved_step"]
+    [path] = found.run.checkpoints.glob(f"best-{step}.ckpt")
+    saved = torch.load(path, weights_only=True)
+    [averages] = [value for key, value in saved["callbacks"].items() if key.startswith("ExponentialMovingAverage")]
+    masks = saved["state_dict"]
+    for name, value in averages.items():
+        mask = masks.get(f"student.{name}_mask", torch.ones(()))
+        torch.testing.assert_close(state[name], value * mask, rtol=0, atol=0)
+    raw = saved["state_dict"]["student.classifier.weight"]
+    assert not torch.equal(state["classifier.weight"], raw)
