@@ -4,10 +4,12 @@ from distill.callbacks.best import Best
 from distill.callbacks.compression import Compression, compressions
 from distill.callbacks.determinism import Determinism
 from distill.callbacks.ema import ExponentialMovingAverage
+from distill.callbacks.last import Last
 from distill.callbacks.low_rank import LowRank
 from distill.callbacks.pruning import GradualMagnitudePruning
 from distill.callbacks.qat import QuantizationAwareTraining
 from distill.callbacks.sharing import ShareParameters
+from distill.callbacks.start_from import StartFrom
 from distill.callbacks.structured import StructuredPruning
 
 __all__ = [
@@ -16,9 +18,11 @@ __all__ = [
     "Determinism",
     "ExponentialMovingAverage",
     "GradualMagnitudePruning",
+    "Last",
     "LowRank",
     "QuantizationAwareTraining",
     "ShareParameters",
+    "StartFrom",
     "StructuredPruning",
     "compressions",
 ]

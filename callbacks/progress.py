@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from distill.loggers import is_rank_zero
 from distill.module import Distillation
-from distill.outcome import duration, number
+from distill.tables import duration, number
 
 __all__ = ["Progress"]
 

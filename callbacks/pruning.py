@@ -246,10 +246,12 @@ class GradualMagnitudePruning(Compression):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        figures = self._figures
         for optimizer in trainer.optimizers:
             if type(optimizer) not in _ELEMENTWISE:
                 self._handles.append(optimizer.register_step_post_hook(lambda *_: self._zero()))
         self._update(trainer, total_steps(pl_module))
+        self._figures = figures or self._figures  # of a resumed run, whose masks did not change just now
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self._watching and self.schedule.updates_at(trainer.global_step + 1, total_steps(pl_module)):
@@ -276,7 +278,12 @@ class GradualMagnitudePruning(Compression):
             self._update(trainer, total)
         if self._figures and logs_now(trainer):
             pl_module.log_dict(self._figures)
-            self._figures = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"figures": self._figures}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self._figures = dict(state_dict["figures"])
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for handle in (*self._handles, *self._watching):

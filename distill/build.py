@@ -17,22 +17,26 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_every
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from distill.callbacks import Best, Determinism
+from distill.absolute import absolute
+from distill.callbacks import Best, Determinism, Last
 from distill.callbacks.progress import Progress
+from distill.checkpoint import SafeCheckpointIO
 from distill.class_paths import check, check_classes, guarded
 from distill.complete import complete, origin
+from distill.config import dump
 from distill.data import TextData
 from distill.errors import UserError
 from distill.loggers import LoggingConfig, is_rank_zero
 from distill.module import Distillation
 from distill.outcome import LastValidation, Scores
 from distill.run import Run
-from distill.scrub import refuse_hidden
+from distill.scrub import refuse_hidden, scrub
 from distill.students.build import refuse_quantized
 from distill.typed import Typed, located
 from distill.vocabulary import check_length, check_tokenizer
+from distill.wandb_mode import sweep_run_id
 
-__all__ = ["RUN_ID", "Job", "build", "make_trainer"]
+__all__ = ["RUN_ID", "Job", "build", "make_trainer", "quiet", "resolve"]
 
 RUN_ID = "DISTILL_RUN_ID"
 """Variable that tells the processes which a distributed run starts whose folder is theirs."""
@@ -44,7 +48,7 @@ class Job:
 
     Attributes:
         config: The resolved configuration.
-        run: The run; its folder is not there yet.
+        run: The run; the folder of a new one is not there yet.
         data: Read and ready.
         module: With teacher, student and losses.
         callbacks: Those of the configuration.
@@ -62,7 +66,12 @@ class Job:
 
 
 def build(
-    config: Mapping[str, Any], *, allow: Sequence[str] = (), run_id: str | None = None, stage: str = "fit"
+    config: Mapping[str, Any],
+    *,
+    allow: Sequence[str] = (),
+    run_id: str | None = None,
+    run: Run | None = None,
+    stage: str = "fit",
 ) -> Job:
     """Build all that ``config`` describes.
 
@@ -70,19 +79,18 @@ def build(
         config: As :func:`distill.config.load` gives it.
         allow: Packages whose classes the configuration may name, besides our own.
         run_id: The run's id; a new one if not given.
+        run: The run, where it is there already and goes on.
         stage: What the data is read for: ``fit``, ``validate`` or ``test``.
 
     Raises:
         UserError: for whatever is wrong with it. Nothing was written.
     """
-    refuse_hidden(config)
-    check(config, allow)
     with guarded(allow), quiet():
-        check_classes(config)
-        typed = Typed(complete(config), allow)
+        typed = _typed(config, allow)
         check_trainer(typed.config["trainer"])
         seed = typed.config["seed"]
-        run = _plan(typed.config, run_id) if stage == "fit" else Run(Path())
+        if run is None:
+            run = _plan(typed.config, run_id) if stage == "fit" else Run(Path())
         # What costs nothing to build comes first, so that its mistakes do not wait for data and models.
         made = {"logging": typed.make("logging"), "callbacks": typed.make("callbacks")}
         losses = typed.losses()
@@ -104,7 +112,24 @@ def build(
             check_tokenizer(data.tokenizer, module.student)
             teachers = module.teacher.models if module.teacher else []
             check_length(*data.longest, [("model.student", module.student), *(("model.teacher", m) for m in teachers)])
-        return Job(typed.resolved(), run, data, module, arguments=arguments, **made)
+        return Job(absolute(typed.resolved(), Path.cwd()), run, data, module, arguments=arguments, **made)
+
+
+def resolve(config: Mapping[str, Any], allow: Sequence[str] = ()) -> dict[str, Any]:
+    """``config`` as a run made of it would keep it.
+
+    Raises:
+        UserError: as :func:`build`, for what needs neither data nor models.
+    """
+    with guarded(allow), quiet():
+        return absolute(_typed(config, allow).resolved(), Path.cwd())
+
+
+def _typed(config: Mapping[str, Any], allow: Sequence[str]) -> Typed:
+    refuse_hidden(config)
+    check(config, allow)
+    check_classes(config)
+    return Typed(complete(config), allow)
 
 
 @contextmanager
@@ -133,7 +158,11 @@ def quiet() -> Iterator[None]:
 
 def _plan(config: Mapping[str, Any], run_id: str | None) -> Run:
     """The run's folder; on ranks other than zero the one that rank zero makes."""
-    run_id = run_id or os.environ.get(RUN_ID)
+    given = sweep_run_id()
+    if given is not None and run_id not in (None, given):
+        rule = f"a run of a W&B sweep has the id that its agent gave it, {given}"
+        raise UserError(rule, key="--id", value=run_id, mend="leave it out")
+    run_id = run_id or given or os.environ.get(RUN_ID)
     if is_rank_zero():
         return Run.plan(config["runs"], config["name"], run_id)
     if run_id is None:
@@ -181,7 +210,8 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
         own.append(Determinism(job.config["seed"]))
     own.append(Bar(leave=True) if bar else Progress())
     if checkpoints:
-        own += _checkpoint(job, callbacks, given)
+        given["plugins"] = [*_listed(given.get("plugins")), SafeCheckpointIO()]
+        callbacks = _checkpoint(job, callbacks, given)
     try:
         return Trainer(
             **given,
@@ -206,15 +236,29 @@ class Bar(RichProgressBar):
         return text if endless else super()._get_train_description(current_epoch)
 
 
-def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str, Any]) -> list[ModelCheckpoint]:
-    """The best, which is shipped, and the last, unless the configuration brings callbacks of its own."""
+def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str, Any]) -> list[Callback]:
+    """``callbacks``, with what saves the best, which is shipped, and the last, which the run goes on from."""
     mine = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
     for callback in mine:
         callback.dirpath = callback.dirpath or str(job.run.checkpoints)
-    common: dict[str, Any] = {"dirpath": job.run.checkpoints, "auto_insert_metric_name": False}
-    last = [] if mine else [ModelCheckpoint(**common, filename="last", enable_version_counter=False)]
+    last = next((callback for callback in callbacks if isinstance(callback, Last)), None) or Last()
+    last.folder, last.config = job.run.checkpoints, dump(scrub(job.config))
+    # First, so that it saves before the others begin with a batch.
+    others: list[Callback] = [last, *(callback for callback in callbacks if callback is not last)]
     validates = arguments.get("limit_val_batches") != 0 and is_overridden("val_dataloader", job.data)
     if not validates or any(isinstance(callback, Best) for callback in mine):
-        return last
+        return others
     task = job.module.task
-    return [Best(**common, filename="step={step}", monitor=f"val/{task.monitor}", mode=task.mode), *last]
+    best = Best(
+        dirpath=job.run.checkpoints,
+        filename="best-{step}",
+        auto_insert_metric_name=False,
+        monitor=f"val/{task.monitor}",
+        mode=task.mode,
+        enable_version_counter=False,  # a resumed run comes by the same place again
+    )
+    return [*others, best]
+
+
+def _listed(plugins: Any) -> list[Any]:
+    return list(plugins) if isinstance(plugins, (list, tuple)) else [] if plugins is None else [plugins]

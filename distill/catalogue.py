@@ -16,8 +16,8 @@ import distill.losses
 import distill.schedules
 from distill.config import recipes
 from distill.losses import DistillationLoss
-from distill.outcome import wide
 from distill.schedules import Schedule
+from distill.tables import wide
 from distill.tasks import TASKS
 
 __all__ = ["KINDS", "Entry", "catalogue", "show"]

@@ -19,11 +19,15 @@ _HELP = """\
 distill trains a small model from a large one.
 
   distill fit -c FILE [-c FILE ...] [--key value ...]   train, save and score a student
+  distill resume RUN [--max-epochs N] [--max-steps N]   go on with a run that was interrupted, or extend it
   distill validate RUN [--key value ...]                score a run's student on its validation data
   distill test RUN [--key value ...]                    score a run's student on its test data
   distill quantize RUN [--calibrate N] [--bits B]       quantise a run's student without training
   distill export RUN --to hf|onnx|onnx-int8             write a run's student for others to run, verified
   distill sensitivity RUN [--sparsity S] [--bits B]     which layers can be pruned, which rounded, and how far
+  distill runs [FOLDER] [--json]                        what became of the runs below a folder
+  distill runs --compare RUN RUN [RUN ...]              how runs differ, in configuration and figures
+  distill sweep FILE [-c FILE ...] [--key value ...]    a grid or random search over keys, one run a trial
   distill list [KIND ...]                               losses, schedules, callbacks, tasks, recipes
 
   distill COMMAND --help                                options of a command
@@ -42,6 +46,13 @@ keys (dotted, as in the YAML; init_args may be left out):
 _OVER_RUN = """\
 --key value replaces a part of the run's configuration, as for distill fit:
   distill {command} runs/NAME/ID --data.eval_batch_size 8 --data.splits.{split} SPLIT
+"""
+
+_SWEEP = """\
+FILE is a W&B sweep file (method grid or random; `wandb sweep FILE` and `wandb agent` take it too), or the name of a
+shipped one: sweeps/sst2-hinton. Without -c the recipe is the one that its `command` names. Trials that have finished
+are read, not repeated: the same command goes on where an interrupted one stopped.
+  distill sweep sweeps/sst2-hinton --model.teacher runs/sst2-teacher/ID
 """
 
 _KINDS = ("losses", "schedules", "callbacks", "tasks", "recipes")
@@ -80,11 +91,14 @@ def _complain(message: str, code: int) -> int:
 def _run(argv: list[str]) -> int:
     commands = {
         "fit": _fit,
+        "resume": _resume,
         "validate": _evaluate,
         "test": _evaluate,
         "quantize": _quantize,
         "export": _export,
         "sensitivity": _sensitivity,
+        "runs": _runs,
+        "sweep": _sweep,
         "list": _list,
     }
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -151,6 +165,10 @@ def _fit(command: str, argv: list[str]) -> int:
     _allow(parser)
     parser.add_argument("--dry-run", action="store_true", help="build everything, take two steps, write nothing")
     parser.add_argument("--id", help="the run's id, a new one if not given")
+    parser.add_argument("--from", dest="start", metavar="RUN", help="begin with the configuration and weights of RUN")
+    parser.add_argument(
+        "--resume", choices=("auto",), help="with --id: start the run, go on with it, or leave it if it has finished"
+    )
     options, overrides = _split(parser, argv)
     if options.help:
         from distill.keys import keys
@@ -160,8 +178,19 @@ def _fit(command: str, argv: list[str]) -> int:
         return 0
     from distill.config import load
 
-    config = load(options.config, overrides)
-    if options.dry_run:
+    if options.resume and (options.id is None or options.dry_run):
+        raise UserError("needs a run to go on with", key="--resume", value=options.resume, mend="add --id ID")
+    files = [options.start, *options.config] if options.start else options.config
+    config = load(files, overrides)
+    if options.start:
+        from distill.resume import starting_from
+
+        config = starting_from(options.start, config)
+    if options.resume:
+        from distill.resume import fit_or_resume
+
+        fit_or_resume(config, options.id, allow=options.allow)
+    elif options.dry_run:
         from distill.dry_run import dry_run
 
         dry_run(config, allow=options.allow, run_id=options.id)
@@ -169,6 +198,26 @@ def _fit(command: str, argv: list[str]) -> int:
         from distill.launch import fit
 
         fit(config, allow=options.allow, run_id=options.id)
+    return 0
+
+
+def _resume(command: str, argv: list[str]) -> int:
+    parser = _options(command, "Go on with a run that was interrupted, as if it had not been, or extend one.")
+    parser.add_argument("run", metavar="RUN", nargs="?", help="the run's folder, as `distill fit` named it")
+    for name in ("epochs", "steps"):
+        parser.add_argument(f"--max-{name}", metavar="N", help=f"extend the run to so many {name}")
+    _allow(parser)
+    options, overrides = _split(parser, argv)
+    if options.help:
+        print(parser.format_help())
+        return 0
+    if options.run is None:
+        raise UserError("must be given", key="RUN", mend="distill resume runs/NAME/ID")
+    lengths = {"trainer.max_epochs": options.max_epochs, "trainer.max_steps": options.max_steps}
+    overrides += [(key, value) for key, value in lengths.items() if value is not None]
+    from distill.resume import resume
+
+    resume(options.run, overrides=overrides, allow=options.allow)
     return 0
 
 
@@ -312,6 +361,50 @@ def _export(command: str, argv: list[str]) -> int:
         from distill.export.run import export
 
         export(options.run, options.to, options.output, options.isa, overrides=overrides, allow=options.allow)
+    return 0
+
+
+def _runs(command: str, argv: list[str]) -> int:
+    parser = _options(command, "Show the runs below a folder, oldest first, or compare some.")
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", help="of runs, or one run's own (runs)")
+    parser.add_argument("--json", action="store_true", help="print a JSON list, for scripts")
+    parser.add_argument("--compare", nargs="+", metavar="RUN", help="show where these differ, and their figures")
+    options = parser.parse_args(argv)
+    if options.help:
+        print(parser.format_help())
+        return 0
+    if options.compare is not None:
+        if options.folder is not None or options.json:
+            raise UserError("stands alone", key="--compare", mend="distill runs --compare RUN RUN")
+        from distill.compare import compare
+
+        compare(options.compare)
+    else:
+        from distill.listing import show_runs
+
+        show_runs(options.folder or "runs", as_json=options.json)
+    return 0
+
+
+def _sweep(command: str, argv: list[str]) -> int:
+    parser = _options(command, "Search over keys of a configuration: one run for each trial, and a table, best first.")
+    parser.epilog = _SWEEP
+    parser.add_argument("file", metavar="FILE", nargs="?", help="what to try")
+    parser.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help="as for distill fit")
+    _allow(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of a random search; a run's own stands in its recipe (0)")
+    parser.add_argument("--dry-run", action="store_true", help="list the trials, write nothing")
+    options, overrides = _split(parser, argv)
+    if options.help:
+        print(parser.format_help())
+        return 0
+    if options.file is None:
+        raise UserError("must be given", key="FILE", mend="distill sweep FILE -c RECIPE")
+    from distill.sweep.file import Recipe
+    from distill.sweep.run import sweep
+
+    given = Recipe(files=tuple(options.config), allow=tuple(options.allow), overrides=tuple(overrides))
+    sweep(options.file, given, seed=options.seed, dry_run=options.dry_run)
     return 0
 
 

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.build import Job, build, make_trainer, quiet
-from distill.callbacks import compressions
+from distill.callbacks import Last, compressions
 from distill.models import parameter_count
 from distill.module import Distillation
-from distill.outcome import duration, wide
 from distill.run import Run
+from distill.tables import duration, wide
 from distill.timeline import timeline
 
 __all__ = ["dry_run"]
@@ -119,7 +119,7 @@ def dry_run(
     """
     job = build(config, allow=allow, run_id=run_id)
     measured = Measured()
-    kept = [callback for callback in job.callbacks if not isinstance(callback, (Checkpoint, EarlyStopping))]
+    kept = [callback for callback in job.callbacks if not isinstance(callback, (Checkpoint, EarlyStopping, Last))]
     with quiet():
         trainer = make_trainer(
             job,

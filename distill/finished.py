@@ -20,11 +20,12 @@ from distill.build import Job, build, make_trainer, quiet
 from distill.config import apply_override, dump, parse_value
 from distill.errors import UserError
 from distill.launch import interruptible
-from distill.outcome import number, outcome, show_scores, wide
+from distill.outcome import outcome, show_scores
 from distill.quantize import ptq
 from distill.quantize.scheme import ActivationScheme, WeightScheme
 from distill.run import Run
 from distill.signals import Batch, Request
+from distill.tables import number, wide
 from distill.tasks import Task
 
 __all__ = ["evaluate", "quantize", "reopen", "sensitivity"]

@@ -5,27 +5,32 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from safetensors import SafetensorError
 
 from distill import artifact
 from distill.build import RUN_ID, Job, build, make_trainer, quiet
-from distill.callbacks import Best, ExponentialMovingAverage, compressions
-from distill.errors import UserError
-from distill.loggers import make_loggers
+from distill.callbacks import Best, ExponentialMovingAverage, Last, compressions
+from distill.checkpoint import Damaged, read
+from distill.errors import TrainingError, UserError
+from distill.loggers import keep_student, make_loggers
+from distill.module import Distillation
 from distill.outcome import Scores, outcome, show_outcome
 from distill.run import Run
+from distill.scrub import scrub
 from distill.timeline import DrawTimeline
 
-__all__ = ["fit", "interruptible"]
+__all__ = ["fit", "interruptible", "last_of", "train"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,26 +55,82 @@ def fit(config: Mapping[str, Any], *, allow: Sequence[str] = (), run_id: str | N
     job = build(config, allow=allow, run_id=run_id)
     with quiet():
         trainer = make_trainer(job)
+    with ExitStack() as stack:
+        if trainer.is_global_zero:
+            job.run.begin(job.config)
+            stack.enter_context(job.run.locked())
+        try:
+            train(job, trainer)
+        except UserError:
+            if trainer.is_global_zero:
+                job.run.discard()
+            raise
+    return job.run
+
+
+def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path | None = None) -> None:
+    """Train, and save what comes of it.
+
+    Args:
+        job: Built; its run's folder is there, and is this process's alone.
+        trainer: Its own.
+        at: The optimizer steps that had been done before; nothing for a new run.
+        checkpoint: What it goes on from; the start if not given.
+    """
     main = trainer.is_global_zero
-    if main:
-        job.run.begin(job.config)
+    trainer.loggers = loggers = make_loggers(job.logging, job.run, job.config, at=at)
+    started_with = [_Plan(job.run), DrawTimeline(job.run.folder / "timeline.png")]
+    trainer.callbacks[:0] = started_with  # type: ignore[attr-defined]
+    started = time.perf_counter()
     try:
-        trainer.loggers = make_loggers(job.logging, job.run, job.config)
-        trainer.callbacks.insert(0, DrawTimeline(job.run.folder / "timeline.png"))  # type: ignore[attr-defined]
-        started = time.perf_counter()
         with _share(job.run), quiet(), interruptible(trainer):
-            trainer.fit(job.module, datamodule=job.data)
-        seconds = time.perf_counter() - started
+            trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
     except UserError:
-        if main:
-            job.run.discard()
         raise
     except MisconfigurationException as error:
-        if main:
-            job.run.discard()
         raise UserError(str(error).splitlines()[0], key="trainer", mend="check its arguments") from error
-    _conclude(job, trainer, seconds)
-    return job.run
+    except OSError as error:
+        raise _unwritten(error, job.run) from error
+    except Exception as error:
+        if main:
+            job.run.write_failure(scrub(str(error) or type(error).__name__))
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        if main:
+            print(f"to go on: distill resume {job.run.folder}", file=sys.stderr)
+        raise
+    last = last_of(trainer)
+    try:
+        _conclude(job, trainer, last.seconds if last else time.perf_counter() - started)
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(error, job.run) from error
+    if main:
+        keep_student(loggers, job.run)
+
+
+def _unwritten(error: Exception, run: Run) -> TrainingError:
+    """Of a disk that is full, or that may not be written to."""
+    reason = getattr(error, "strerror", None) or str(error)
+    mend = "its last good checkpoint is kept: make room, and go on with"
+    return TrainingError(f"{run.folder} cannot be written to ({reason}). {mend}: distill resume {run.folder}")
+
+
+def last_of(trainer: Trainer) -> Last | None:
+    """The callback that saves what the run goes on from, if there is one."""
+    return next((callback for callback in trainer.callbacks if isinstance(callback, Last)), None)  # type: ignore[attr-defined]
+
+
+class _Plan(Callback):
+    """Writes down what the run is about to do."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Distillation)
+        if trainer.is_global_zero:
+            task = pl_module.task
+            self.run.write_plan({"monitor": task.monitor, "mode": task.mode, "total_steps": pl_module.total_steps})
 
 
 @contextmanager
@@ -103,7 +164,7 @@ def interruptible(trainer: Trainer) -> Iterator[None]:
 def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     """Save the student of the best checkpoint as it is shipped, and show the table."""
     steps = trainer.global_step
-    step, states = _restore_best(job, trainer)
+    step, total, states = _restore_best(job, trainer)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ExponentialMovingAverage):
             if callback.state_key in states:
@@ -111,7 +172,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
             callback.finish(job.module.student)
     kept = next(callback.by_step for callback in trainer.callbacks if isinstance(callback, Scores))  # type: ignore[attr-defined]
     changed = compressions(trainer)
-    unfinished = [type(c).__name__ for c in changed if not c.complete(step, job.module.total_steps)]
+    unfinished = [type(c).__name__ for c in changed if not c.complete(step, total)]
     artifact.recount(job.module.student)
     for compression in changed:
         artifact.note(job.module.student, *compression.finish(job.module.student))
@@ -139,21 +200,27 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         _log.warning(
             "the run ended at step %d of %d, before %s had done what was asked for: the student is larger than that",
             steps,
-            job.module.total_steps,
+            total,
             " and ".join(unfinished),
         )
 
 
-def _restore_best(job: Job, trainer: Trainer) -> tuple[int, dict[str, Any]]:
-    """Give the student the weights of the best checkpoint; its step and its callbacks' states."""
+def _restore_best(job: Job, trainer: Trainer) -> tuple[int, int, dict[str, Any]]:
+    """Give the student the weights of the best checkpoint; its step, of how many, and its callbacks' states."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, Best) and callback.best_model_path:
-            saved = torch.load(callback.best_model_path, map_location="cpu", weights_only=True)
+            trainer.strategy.checkpoint_io.teardown()
+            try:
+                saved = read(callback.best_model_path)
+            except Damaged as error:
+                _log.warning("%s; the student is that of the last step instead", error)
+                break
             if saved["global_step"] != trainer.global_step:
                 job.module.load_state_dict(saved["state_dict"])
-                return int(saved["global_step"]), saved["callbacks"]
+                # Of how many the run had when it was saved: it may have been extended since.
+                return int(saved["global_step"]), int(saved["total_steps"]), saved["callbacks"]
             break
-    return trainer.global_step, {}
+    return trainer.global_step, job.module.total_steps, {}
 
 
 def _validated(job: Job, trainer: Trainer) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -291,28 +291,44 @@ class Distillation(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._finite.check()  # no checkpoint of a run that has already gone wrong
+        checkpoint["data"], checkpoint["total_steps"] = self._data_fingerprint(), self.total_steps
         if self.teacher is not None:
             checkpoint["teacher"] = {
                 "fingerprint": self.teacher.fingerprint,
                 "remembered": self._of_all_ranks(self.teacher.state_dict()),
-                "data": self._data_fingerprint(),
                 "scores": self.teacher_scores,
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.refuse_changed(checkpoint, self._data_fingerprint())
         saved = checkpoint.get("teacher")
-        if (saved is None) != (self.teacher is None):
-            self._refuse("the run began without a teacher" if saved is None else "the run began with a teacher")
         if saved is None or self.teacher is None:
             return
-        if saved["fingerprint"] != self.teacher.fingerprint:
-            self._refuse("this is not the teacher that the run began with (its weights or its tokenizer differ)")
         remembered = saved["remembered"]
-        if any(remembered) and saved["data"] != self._data_fingerprint():
-            self._refuse("the training data is not that of the run, whose teacher's answers are kept by sample", "data")
         same_world = len(remembered) == self.trainer.world_size
         self.teacher.load_state_dict(remembered[self.trainer.global_rank] if same_world else _joined(remembered))
         self.teacher_scores = dict(saved["scores"])
+
+    def refuse_changed(self, checkpoint: Mapping[str, Any], data: str | None) -> None:
+        """Refuse a checkpoint of another teacher, other data or another tokenizer.
+
+        Args:
+            checkpoint: A run's.
+            data: The fingerprint of the data that is there now, where a data module tells.
+
+        Raises:
+            UserError: saying which of them has changed.
+        """
+        began = checkpoint.get("data")
+        if began is not None and data is not None and began != data:
+            if began.rpartition("-")[2] != data.rpartition("-")[2]:
+                self._refuse("the tokenizer is not the one that the run began with", "data.tokenizer")
+            self._refuse("the training data, as it is tokenised, is not that of the run", "data")
+        saved = checkpoint.get("teacher")
+        if (saved is None) != (self.teacher is None):
+            self._refuse("the run began without a teacher" if saved is None else "the run began with a teacher")
+        if saved is not None and self.teacher is not None and saved["fingerprint"] != self.teacher.fingerprint:
+            self._refuse("this is not the teacher that the run began with (its weights or its tokenizer differ)")
 
     def _of_all_ranks(self, state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
         """One state a rank, on the rank that writes: which samples a rank has seen is part of the run."""

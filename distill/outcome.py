@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from distill.loggers import is_rank_zero
 from distill.models import parameter_count
 from distill.module import Distillation
+from distill.tables import duration, number, plain_table, wide
 
-__all__ = ["LastValidation", "Scores", "duration", "kept", "outcome", "show_outcome", "show_scores", "wide"]
+__all__ = ["LastValidation", "Scores", "kept", "outcome", "show_outcome", "show_scores"]
 
 _PREFIX = "val/"
 
@@ -40,6 +40,12 @@ class Scores(Callback):
         if self.spoken and is_rank_zero():
             figures = "  ".join(f"{name} {number(value)}" for name, value in scores.items())
             print(f"step {trainer.global_step}: {figures}", flush=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"by_step": self.by_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.by_step = dict(state_dict["by_step"])
 
 
 class LastValidation(Callback):
@@ -89,7 +95,7 @@ def show_outcome(result: Mapping[str, Any], console: Console | None = None) -> N
     """Print the final table: teacher and student, their figures, what was kept of a teacher, parameters and time."""
     names = list(result["scores"]["student"])
     taught = "teacher" in result["parameters"]
-    table = Table(title=f"{result['name']} {result['id']}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = plain_table(f"{result['name']} {result['id']}")
     table.add_column("")
     for name in [*names, *(["kept"] if taught else []), "parameters", "train time"]:
         table.add_column(name, justify="right", overflow="fold")
@@ -112,22 +118,3 @@ def show_scores(title: str, scores: Mapping[str, float], console: Console | None
     for name, value in scores.items():
         table.add_row(name, number(value))
     (console or wide()).print(table)
-
-
-def wide() -> Console:
-    """A console that does not fold tables into the 80 columns it takes a file or a pipe to have."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
-
-
-def number(value: float) -> str:
-    """Four significant digits, or all of those before the point."""
-    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def duration(seconds: float) -> str:
-    """``1 h 02 min``, ``3 min 05 s`` or ``12.3 s``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

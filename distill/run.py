@@ -9,14 +9,18 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from distill.config import dump, read_file
 from distill.errors import UserError
+from distill.lock import held, locked
 from distill.scrub import scrub
 
-__all__ = ["Run", "new_id"]
+__all__ = ["Run", "State", "new_id"]
+
+State = Literal["running", "finished", "failed", "interrupted"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -32,7 +36,9 @@ class Run:
     * ``config.yaml``: the resolved configuration, without secrets; ``distill fit -c`` repeats the training;
     * ``checkpoints/``: what training goes on from;
     * ``student/``: what is shipped, written by :mod:`distill.artifact`;
+    * ``plan.json``: how many steps it has, and by which metric its best student is chosen;
     * ``result.json``: the figures of the final table;
+    * ``failure.json``: why training could not go on, where it could not;
     * ``metrics.csv`` and the folders of the other loggers.
 
     Nothing is on the disk before :meth:`create`.
@@ -46,6 +52,8 @@ class Run:
         self.id, self.name = self.folder.name, self.folder.parent.name
         self.checkpoints, self.student = self.folder / "checkpoints", self.folder / "student"
         self.config_file, self.result_file = self.folder / "config.yaml", self.folder / "result.json"
+        self.failure_file, self.lock_file = self.folder / "failure.json", self.folder / ".lock"
+        self.plan_file = self.folder / "plan.json"
 
     @classmethod
     def plan(cls, root: str | Path, name: str, run_id: str | None = None) -> Run:
@@ -87,14 +95,29 @@ class Run:
             made_by: The command that made it, where it is not the training of ``config``.
 
         Raises:
-            UserError: if another run took it in the meantime.
+            UserError: if another run took it in the meantime, or it cannot be written to.
         """
         try:
             self.folder.mkdir(parents=True)
+            self._write_config(config, made_by)
         except FileExistsError:
             raise UserError(
                 f"the run folder {self.folder} exists", key="--id", value=self.id, mend="give another id"
             ) from None
+        except OSError as error:
+            self.discard()
+            rule = f"cannot be written to ({error.strerror})"
+            raise UserError(
+                rule, key="runs", value=str(self.folder), mend="make room, or name another folder"
+            ) from None
+
+    def extend(self, config: Mapping[str, Any]) -> None:
+        """Have the run go on by ``config``: it is neither finished nor failed any more."""
+        self._write_config(config)
+        self.result_file.unlink(missing_ok=True)
+        self.failure_file.unlink(missing_ok=True)
+
+    def _write_config(self, config: Mapping[str, Any], made_by: str | None = None) -> None:
         head = f"Made by: {made_by}" if made_by else f"Repeat this run: distill fit -c {self.config_file}"
         self._write(self.config_file, f"# {head}\n" + dump(scrub(config)))
 
@@ -117,6 +140,31 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
         return read_file(self.config_file)
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Be the one process that writes this run.
+
+        Raises:
+            UserError: if another one is.
+        """
+        return locked(self.lock_file)
+
+    @property
+    def state(self) -> State:
+        """``running`` while a process writes it; ``interrupted`` if that ended before the run did."""
+        if held(self.lock_file):
+            return "running"
+        if self.result_file.is_file():
+            return "finished"
+        return "failed" if self.failure_file.is_file() else "interrupted"
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """Write ``plan.json``: what a list of runs says of one that has not finished."""
+        self._write(self.plan_file, json.dumps(plan, indent=2) + "\n")
+
+    def write_failure(self, message: str) -> None:
+        """Write ``failure.json``; a resumed run removes it."""
+        self._write(self.failure_file, json.dumps({"message": message}, indent=2) + "\n")
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``."""

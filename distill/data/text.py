@@ -167,7 +167,7 @@ class TextData(LightningDataModule):
             return 0
         return _PACK_LENGTH if self.pack_length is None else self.pack_length
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of the tokenised training samples and the tokenizer: what a sample's id stands for."""
         self.setup("fit")

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from distill.outcome import number, wide
+from distill.tables import number, wide
 
 __all__ = ["show", "sizes"]
 

@@ -24,8 +24,9 @@ from distill.export.isa import check_isa, host_isa
 from distill.export.report import show, sizes
 from distill.export.runtime import latency, session
 from distill.finished import reopen
-from distill.outcome import wide
+from distill.loggers import keep_export
 from distill.signals import Batch
+from distill.tables import wide
 
 __all__ = ["FORMATS", "LENGTH", "export"]
 
@@ -75,6 +76,8 @@ def export(
         if to != "hf":
             report |= _measure(job, student, fresh / MODEL)
         _complete(fresh, job, student, report)
+    if output is None:  # what lies elsewhere is the user's
+        keep_export(job.logging, run, target)
     report["folder"] = str(target)
     show(report)
     return report

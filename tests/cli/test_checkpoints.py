@@ -48,7 +48,7 @@ def test_the_best_of_figures_that_are_all_below_0_is_kept(base: dict[str, Any], 
     result = json.loads(Path("runs/base/one/result.json").read_text())
     assert result["saved_step"] == 4
     assert result["scores"]["student"]["matthews"] == pytest.approx(-0.1)
-    assert [path.name for path in Path("runs/base/one/checkpoints").glob("step=*")] == ["step=4.ckpt"]
+    assert [path.name for path in Path("runs/base/one/checkpoints").glob("best-*")] == ["best-4.ckpt"]
     sys.modules.pop("scripted")
     sys.path.remove(str(Path.cwd()))
 
@@ -126,7 +126,7 @@ def test_a_pickle_in_place_of_the_best_checkpoint_is_not_run(
     restore = launch._restore_best
 
     def planted(job: Any, trainer: Any) -> Any:
-        [best] = job.run.checkpoints.glob("step=*")
+        [best] = job.run.checkpoints.glob("best-*")
         torch.save(Exploit(), best)
         return restore(job, trainer)
 

@@ -106,9 +106,11 @@ def test_a_run_folder_holds_everything_and_nothing_lies_beside_it(
     assert {p.split("/")[0] for p in files(Path()) - before} == {"runs"}
     folder = Path("runs/base/one")
     assert {p.name for p in folder.iterdir()} == {
+        ".lock",
         "checkpoints",
         "config.yaml",
         "metrics.csv",
+        "plan.json",
         "result.json",
         "student",
         "tensorboard",
@@ -135,7 +137,7 @@ def test_without_a_teacher_nothing_is_said_of_what_was_kept(
 def test_console_checkpoints_and_metrics_count_the_steps_that_are_done(base: dict[str, Any], distill: Distill) -> None:
     _, out, _ = distill("fit", "-c", "base.yaml", "--id", "one", "--trainer.log_every_n_steps", "1")
     assert "step 2: accuracy" in out
-    assert Path("runs/base/one/checkpoints/step=2.ckpt").is_file()
+    assert Path("runs/base/one/checkpoints/best-2.ckpt").is_file()
     with Path("runs/base/one/metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows if row["train/loss"]] == ["1", "2"]
@@ -190,13 +192,13 @@ def test_files_and_overrides_are_applied_in_their_order(base: dict[str, Any], di
 def test_a_run_that_ends_within_an_epoch_is_validated_and_saved(base: dict[str, Any], distill: Distill) -> None:
     assert distill("fit", "-c", "base.yaml", "--id", "one").code == 0
     assert "val/accuracy" in Path("runs/base/one/metrics.csv").read_text()
-    assert {p.name for p in Path("runs/base/one/checkpoints").iterdir()} == {"last.ckpt", "step=2.ckpt"}
+    assert {p.name for p in Path("runs/base/one/checkpoints").iterdir()} == {"last-2.ckpt", "best-2.ckpt"}
 
 
 def test_without_validation_the_last_student_is_saved(base: dict[str, Any], distill: Distill) -> None:
     assert distill("fit", "-c", "base.yaml", "--id", "one", "--trainer.limit_val_batches", "0").code == 0
     assert Path("runs/base/one/student/model.safetensors").is_file()
-    assert Path("runs/base/one/checkpoints/last.ckpt").is_file()
+    assert Path("runs/base/one/checkpoints/last-2.ckpt").is_file()
 
 
 def test_the_student_of_the_best_checkpoint_is_saved(base: dict[str, Any], distill: Distill) -> None:
@@ -205,7 +207,7 @@ def test_the_student_of_the_best_checkpoint_is_saved(base: dict[str, Any], disti
     argv += ["--trainer.limit_val_batches", "1.0", "--model.optimizer.schedule", "constant"]
     assert distill("fit", "-c", "base.yaml", "--id", "one", *argv).code == 0
     result = json.loads(Path("runs/base/one/result.json").read_text())
-    [best] = Path("runs/base/one/checkpoints").glob("step=*.ckpt")
+    [best] = Path("runs/base/one/checkpoints").glob("best-*.ckpt")
     saved = torch.load(best, weights_only=True)
     assert result["saved_step"] == saved["global_step"]
     from distill import load as load_student

@@ -1,0 +1,183 @@
+"""The checkpoints that a run goes on from."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from distill.checkpoint import SafeCheckpointIO
+from distill.errors import UserError
+from distill.interrupts import Interrupts
+
+__all__ = ["Last", "saved"]
+
+_NAME = re.compile(r"last-(\d+)\.ckpt")
+
+
+def saved(folder: str | Path) -> dict[int, Path]:
+    """The checkpoints in ``folder`` that a run can go on from, by the optimizer steps done, the newest first."""
+    found = {int(match[1]): path for path in Path(folder).glob("last-*.ckpt") if (match := _NAME.fullmatch(path.name))}
+    return dict(sorted(found.items(), reverse=True))
+
+
+class Last(Callback):
+    """Saves all that the run needs to go on exactly: every so many minutes, after every epoch, at the end, and when
+    a signal asks the run to stop.
+
+    It saves where a batch is about to begin, and at the end of training: all that belongs to the step before,
+    validation, schedulers, loggers and the hooks of the epoch's end included, is then done. Lightning's own moments lie
+    between these, and what comes after them is lost to a resumed run. Gradients are never half accumulated there. When
+    it saves changes nothing in what is trained.
+
+    On SIGTERM or SIGINT the step (or the validation) that is under way is finished and saved, and the run ends.
+
+    Args:
+        minutes: The longest time between two checkpoints.
+        every_n_steps: Save after so many optimizer steps too.
+        keep: So many of the newest are kept, 2 at least: should the newest be damaged, the one before is still there.
+
+    Raises:
+        UserError: if a value is out of range.
+    """
+
+    def __init__(self, minutes: float = 10.0, every_n_steps: int | None = None, keep: int = 2) -> None:
+        if not minutes > 0:
+            rule = "must be greater than 0"
+            raise UserError(rule, key="callbacks.Last.minutes", value=minutes, mend="10 is usual")
+        for name, value, least in (("every_n_steps", every_n_steps, 1), ("keep", keep, 2)):
+            if value is not None and value < least:
+                rule = f"must be at least {least}"
+                raise UserError(rule, key=f"callbacks.Last.{name}", value=value, mend="raise it")
+        self.minutes, self.every_n_steps, self.keep = minutes, every_n_steps, keep
+        self.folder: Path | None = None
+        self.config = ""
+        """The run's configuration, without secrets; in every checkpoint, so that a change of it is seen."""
+        self.seconds = 0.0
+        """Spent training, in all of the run's processes one after the other."""
+        self.ended = False
+        """Whether the training had come to its end, by its length or because a callback stopped it."""
+        self.extends = False
+        """Whether training goes on all the same."""
+        self._interrupts = Interrupts()
+        self._step = 0
+        self._saving = False
+        self._since = 0.0
+
+    # ------------------------------------------------------------------ when
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since = time.monotonic()
+        trainer.should_stop = self.ended and not self.extends
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step, self.ended = trainer.global_step, False  # what it goes on from is saved already
+        self._interrupts.install()  # after Lightning's own, which would end the run in the middle of a step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        step = trainer.global_step
+        late = time.monotonic() - self._since > 60 * self.minutes
+        asked, late = _agreed(trainer, self._interrupts.received, late)
+        often = self.every_n_steps is not None and step // self.every_n_steps > self._step // self.every_n_steps
+        if step > self._step and (asked or late or often or batch_idx == 0):
+            self.save(trainer)
+        if asked:
+            trainer.strategy.checkpoint_io.teardown()  # it is on the disk before anything else is done
+            raise SIGTERMException if asked == signal.SIGTERM else KeyboardInterrupt
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.ended = True
+        self.save(trainer)
+        self._interrupts.restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._interrupts.restore()
+
+    # ------------------------------------------------------------------ what
+
+    def save(self, trainer: Trainer) -> None:
+        """Save the run as it is now, and remove what is older than the newest ``keep``."""
+        for logger in trainer.loggers:
+            logger.save()  # the history is never behind the checkpoint
+        self.seconds += time.monotonic() - self._since
+        self._since, self._step = time.monotonic(), trainer.global_step
+        assert self.folder is not None
+        self._saving = True
+        try:
+            trainer.save_checkpoint(self.folder / f"last-{self._step}.ckpt")
+        finally:
+            self._saving = False
+        writer = trainer.strategy.checkpoint_io
+        if trainer.is_global_zero and isinstance(writer, SafeCheckpointIO):
+            writer.then(self._remove_old)
+
+    def _remove_old(self) -> None:
+        assert self.folder is not None
+        for path in list(saved(self.folder).values())[self.keep :]:
+            path.unlink(missing_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "ended": self.ended}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.seconds, self.ended = state_dict["seconds"], state_dict["ended"]
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._saving:
+            checkpoint["config"] = self.config
+            _settle(trainer, checkpoint["loops"]["fit_loop"])
+
+
+def _settle(trainer: Trainer, loops: dict[str, Any]) -> None:
+    """Have Lightning's counters say that everything begun is done, and that a batch of the same epoch comes next.
+
+    Args:
+        trainer: Between two batches, or at the end of training.
+        loops: The state of its fit loop; altered in place.
+    """
+    batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
+    at_end = batches["current"]["ready"] == batches["current"]["completed"]
+    for counts in (batches["total"], batches["current"]):
+        counts["ready"] = counts["started"] = counts["processed"] = counts["completed"]
+    batches["is_last_batch"] = False
+    if at_end:  # as if one more batch was to come: of the next epoch where this one is complete
+        whole = batches["current"]["completed"] >= trainer.num_training_batches
+        if whole:
+            batches["current"] = dict.fromkeys(batches["current"], 0)
+        for counts in (epochs["total"], epochs["current"]):
+            counts["processed"] = counts["completed"] = counts["completed"] - (not whole)
+            counts["ready"] = counts["started"] = counts["completed"] + 1
+    if _validation_follows(trainer, epochs["current"]["completed"], batches):
+        # Where a validation falls on this place, Lightning steps over it on its way back, and counts one step for it.
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+
+
+def _validation_follows(trainer: Trainer, epochs: int, batches: Mapping[str, Any]) -> bool:
+    """Whether Lightning, with so many epochs and batches done, would validate now."""
+    if getattr(trainer, "_val_check_time_interval", None) is not None:  # counted anew from the start of the process
+        return False
+    every = trainer.check_val_every_n_epoch
+    if not trainer.enable_validation or (every is not None and (epochs + 1) % every):
+        return False
+    done = batches["total" if every is None else "current"]["ready"]
+    return trainer.val_check_batch != float("inf") and done % trainer.val_check_batch == 0
+
+
+def _agreed(trainer: Trainer, asked: int, late: bool) -> tuple[int, bool]:
+    """What any rank says, on all of them: they must save together, and a signal may reach one alone."""
+    if trainer.world_size == 1:
+        return asked, late
+    # Lightning waits for the device here too, at every batch, to pass SIGTERM on.
+    flags = torch.tensor([asked, late], device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+    asked, late = flags.tolist()
+    return asked, bool(late)

@@ -1,0 +1,56 @@
+"""Weights to begin with, of another run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from distill.callbacks.last import saved
+from distill.checkpoint import Damaged, read
+from distill.errors import UserError
+
+__all__ = ["StartFrom"]
+
+_KEY = "callbacks.StartFrom.run"
+_STUDENT = "student."
+
+
+class StartFrom(Callback):
+    """Begin with the student as another run's newest checkpoint has it; ``distill fit --from RUN`` adds this.
+
+    All else begins anew: steps, optimizer, schedules, masks and scales. Stands before the callbacks that compress, as
+    the weights are those of the student before they change it.
+
+    Args:
+        run: The folder of the other run.
+
+    Raises:
+        UserError: when training is set up, if it has no checkpoint that is whole, or of another student.
+    """
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit" or trainer.ckpt_path is not None:
+            return  # a run that goes on has weights of its own
+        student = pl_module.student
+        assert isinstance(student, nn.Module)
+        weights = {name.removeprefix(_STUDENT): value for name, value in self._read().items()}
+        for name, own in student.state_dict().items():
+            if name not in weights or weights[name].shape != own.shape:
+                rule = f"the student of that run is another one: {name} is not the same in both"
+                mend = "keep model.student as it was, or start from what that run has saved: --model.student.path RUN"
+                raise UserError(rule, key=_KEY, value=self.run, mend=mend)
+        student.load_state_dict({name: weights[name] for name in student.state_dict()})
+
+    def _read(self) -> dict[str, Tensor]:
+        for path in saved(Path(self.run) / "checkpoints").values():
+            try:
+                found: dict[str, Tensor] = read(path)["state_dict"]
+            except Damaged:
+                continue
+            return {name: value for name, value in found.items() if name.startswith(_STUDENT)}
+        raise UserError("that run has no checkpoint that is whole", key=_KEY, value=self.run, mend="name another run")

@@ -1,0 +1,215 @@
+"""Checkpoint files that are whole or not there, that know when they were altered, and that hold up no step.
+
+A checkpoint is a file of ``torch.save``, which is a zip archive. Its archive comment is the SHA-256 of all that comes
+before it: one file carries its own seal, and torch and every zip tool still open it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import struct
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from pytorch_lightning.plugins import CheckpointIO
+from torch import Tensor
+
+__all__ = ["Damaged", "SafeCheckpointIO", "is_whole", "read", "snapshot", "write"]
+
+_log = logging.getLogger(__name__)
+
+_END = struct.Struct("<4s4H2LH")  # zip's end of central directory; its last field is the length of the comment
+_MAGIC = b"PK\x05\x06"
+_DIGITS = 64
+_BLOCK = 1 << 20
+
+
+class Damaged(Exception):
+    """A checkpoint that is cut off or altered."""
+
+
+# ---------------------------------------------------------------------- files
+
+
+def write(checkpoint: Any, path: str | Path) -> None:
+    """Write ``checkpoint`` so that ``path`` is the old file or the new one, never a part of it, wherever it is killed.
+
+    Raises:
+        OSError: if it cannot be written. ``path`` is as it was.
+    """
+    path = Path(path)
+    # Beside the target, as only within one file system a file takes another's place in one move.
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
+    try:
+        with fresh.open("wb") as file:
+            sealed = _Sealed(file)
+            try:
+                torch.save(checkpoint, sealed)  # type: ignore[arg-type]
+            except RuntimeError as error:  # torch's word for a write that failed
+                raise sealed.failed or error from None
+            sealed.close()
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+        _sync(path.parent)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+class _Sealed:
+    """Passes on what is written, all but the zip's last record, which gets the hash of it all as its comment."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.failed: OSError | None = None
+        self._hash, self._rest = hashlib.sha256(), b""
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data)
+        if len(view) < _END.size:
+            view = memoryview(self._rest + data)
+        else:
+            self._pass(self._rest)
+        self._pass(view[: -_END.size])
+        self._rest = bytes(view[-_END.size :])
+        return len(data)
+
+    def _pass(self, data: bytes | memoryview) -> None:
+        self._hash.update(data)
+        try:
+            self.file.write(data)
+        except OSError as error:
+            self.failed = error
+            raise
+
+    def flush(self) -> None:
+        """Nothing: the file is flushed when it is complete."""
+
+    def close(self) -> None:
+        *fields, _ = _END.unpack(self._rest)
+        assert fields[0] == _MAGIC
+        self._pass(_END.pack(*fields, _DIGITS))
+        self.file.write(self._hash.hexdigest().encode())
+
+
+def is_whole(path: str | Path) -> bool:
+    """Whether the file at ``path`` is a checkpoint that is as it was written."""
+    try:
+        with Path(path).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size - _DIGITS
+            found, left = hashlib.sha256(), size
+            while left > 0:
+                block = file.read(min(_BLOCK, left))
+                if not block:
+                    return False
+                found.update(block)
+                left -= len(block)
+            return size > 0 and file.read() == found.hexdigest().encode()
+    except OSError:
+        return False
+
+
+def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The checkpoint at ``path``; nothing in it is executed.
+
+    Raises:
+        Damaged: if it is not whole, or holds what a checkpoint never does, such as a pickled object.
+    """
+    if not is_whole(path):
+        raise Damaged(f"{path} is cut off or was altered")
+    try:
+        found: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # of pickle, of zip, of torch
+        raise Damaged(f"{path} is no checkpoint of a run ({type(error).__name__})") from error
+    return found
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in ``folder`` on the disk too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---------------------------------------------------------------------- Lightning
+
+
+def snapshot(value: Any, _copies: dict[Any, Tensor] | None = None) -> Any:
+    """``value`` with every tensor in it copied to the CPU; what shared its memory (tied weights) shares it still."""
+    copies = {} if _copies is None else _copies
+    if isinstance(value, Tensor):
+        key = (value.data_ptr(), value.dtype, value.shape, value.stride(), value.device)
+        if key not in copies or not value.numel():
+            copies[key] = value.detach().to("cpu", copy=True)
+        return copies[key]
+    if isinstance(value, dict):
+        made = type(value)() if type(value) is not dict else {}
+        made.update((name, snapshot(item, copies)) for name, item in value.items())
+        return made
+    if type(value) in (list, tuple):
+        return type(value)(snapshot(item, copies) for item in value)
+    return value
+
+
+class SafeCheckpointIO(CheckpointIO):
+    """Writes checkpoints in the background, one at a time, as :func:`write` does.
+
+    The step waits for a copy of the tensors only. A checkpoint that cannot be written is told of once, and is then
+    not there; training goes on, and what was to be removed in its favour stays.
+    """
+
+    def __init__(self) -> None:
+        self._worker = ThreadPoolExecutor(1, "checkpoint")  # done before the interpreter ends
+        self._last: Future[None] | None = None
+        self._failed = False
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        self.flush()  # never two copies in memory
+        self._submit(self._write, snapshot(checkpoint), Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        self.flush()
+        return read(path, map_location)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove the file once the checkpoint written last is on the disk; if that failed, leave it."""
+        self.then(lambda: Path(path).unlink(missing_ok=True))
+
+    def then(self, action: Callable[[], object]) -> None:
+        """Do ``action`` when the checkpoint written last is on the disk; if that failed, don't."""
+        self._submit(self._follow, action)
+
+    def flush(self) -> None:
+        """Wait until all is written."""
+        if self._last is not None:
+            self._last.result()
+
+    def teardown(self) -> None:
+        self.flush()
+
+    def _submit(self, function: Callable[..., None], *arguments: Any) -> None:
+        self._last = self._worker.submit(function, *arguments)
+
+    def _follow(self, action: Callable[[], object]) -> None:
+        if not self._failed:
+            action()
+
+    def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(checkpoint, path)
+        except OSError as error:
+            if not self._failed:
+                rule = "the run goes on, with the last good one kept"
+                _log.warning("checkpoint %s could not be written (%s): %s", path, error.strerror or error, rule)
+            self._failed = True
+        else:
+            self._failed = False

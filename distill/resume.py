@@ -1,0 +1,143 @@
+"""Going on with a run that was interrupted, to the bits that it would have ended with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from distill.build import build, make_trainer, quiet, resolve
+from distill.callbacks.last import saved
+from distill.checkpoint import Damaged, read
+from distill.config import apply_override, dump, parse_value, parse_yaml
+from distill.config_diff import config_diff
+from distill.errors import UserError
+from distill.launch import fit, last_of, train
+from distill.loggers import is_rank_zero
+from distill.outcome import show_outcome
+from distill.run import Run
+from distill.scrub import scrub
+
+__all__ = ["fit_or_resume", "resume", "starting_from"]
+
+_log = logging.getLogger(__name__)
+
+_LENGTH = ("trainer.max_epochs", "trainer.max_steps")
+"""All of a configuration that may change while a run goes on."""
+
+
+def resume(folder: str | Path, *, overrides: Sequence[tuple[str, str]] = (), allow: Sequence[str] = ()) -> Run:
+    """Go on with a run from its newest checkpoint that is whole; from the start where there is none.
+
+    Args:
+        folder: The run's.
+        overrides: Keys and YAML texts. Only ``trainer.max_epochs`` and ``trainer.max_steps`` may differ from what the
+            run began with; they extend it.
+        allow: Packages whose classes its configuration may name, besides our own.
+
+    Returns:
+        The run. One that has finished, and is not extended, is left as it is.
+
+    Raises:
+        UserError: if configuration, teacher, tokenizer or data are not as they were, or another process writes the
+            run. Nothing was written.
+        TrainingError: if the loss stops being finite.
+    """
+    run = Run.open(folder)
+    config = _extended(run, overrides)
+    extends = config != run.config
+    with ExitStack() as stack:
+        if is_rank_zero():
+            stack.enter_context(run.locked())
+        if run.result_file.is_file() and not extends:
+            show_outcome(run.result)
+            print(f"{run.folder} has finished; --max-epochs or --max-steps extends it")
+            return run
+        path, checkpoint = _newest(run)
+        if checkpoint is not None:
+            _refuse_changed(config, parse_yaml(checkpoint["config"], "RUN"), run)
+        job = build(config, allow=allow, run=run)
+        if checkpoint is not None:
+            job.module.refuse_changed(checkpoint, getattr(job.data, "fingerprint", None))
+        with quiet():
+            trainer = make_trainer(job)
+        last = last_of(trainer)
+        if last is not None:
+            last.extends = extends
+        at = 0 if checkpoint is None else int(checkpoint["global_step"])
+        del checkpoint
+        if trainer.is_global_zero:
+            run.extend(job.config)
+            print(f"going on with {run.folder} from step {at}", flush=True)
+        train(job, trainer, at=at, checkpoint=path)
+    return run
+
+
+def fit_or_resume(config: Mapping[str, Any], run_id: str, *, allow: Sequence[str] = ()) -> Run:
+    """Whatever a job that may be started again and again has to do: begin the run, go on with it, or leave it.
+
+    Args:
+        config: As :func:`distill.config.load` gives it; of a run that is there, its own.
+        run_id: The run's id.
+        allow: Packages whose classes it may name, besides our own.
+
+    Raises:
+        UserError: as :func:`resume` and :func:`distill.launch.fit`.
+    """
+    full = resolve(config, allow)
+    run = Run(Path(full["runs"]) / full["name"] / run_id)
+    if not run.config_file.is_file():
+        if run.folder.is_dir() and is_rank_zero():
+            run.folder.rmdir()  # killed at its very beginning
+        return fit(config, allow=allow, run_id=run_id)
+    _refuse_changed(parse_yaml(dump(scrub(full)), "--config"), run.config, run)
+    return resume(run.folder, allow=allow)
+
+
+def starting_from(folder: str | Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with the weights of the run in ``folder`` to begin with.
+
+    Raises:
+        UserError: if that is no run.
+    """
+    run = Run.open(folder)
+    others = [
+        spec for spec in config.get("callbacks") or [] if spec.get("class_path", "").split(".")[-1] != "StartFrom"
+    ]
+    start = {"class_path": "StartFrom", "init_args": {"run": str(run.folder)}}
+    return {**config, "callbacks": [start, *others]}
+
+
+def _extended(run: Run, overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The run's configuration, with another length if one is given."""
+    config = run.config
+    for key, text in overrides:
+        apply_override(config, key, parse_value(text, f"--{key}"))
+    _refuse_changed(config, run.config, run)
+    return config
+
+
+def _refuse_changed(now: dict[str, Any], began: dict[str, Any], run: Run) -> None:
+    """Refuse what would make it another run."""
+    changed = {key: values for key, values in config_diff(began, now).items() if key not in _LENGTH}
+    if not changed:
+        return
+    lines = "".join(f"\n  {key}: {old} -> {new}" for key, (old, new) in changed.items())
+    arguments = " ".join(f"--{key} {new}" for key, (_, new) in changed.items())
+    rule = f"a run goes on with the configuration that it began with. Changed are:{lines}\n"
+    mend = f"put it back, or begin another run from this one: distill fit --from {run.folder} {arguments}"
+    raise UserError(rule, key="RUN", value=str(run.folder), mend=mend)
+
+
+def _newest(run: Run) -> tuple[Path | None, dict[str, Any] | None]:
+    """The newest checkpoint that is whole; those newer than that are put aside, and a line says so."""
+    for path in saved(run.checkpoints).values():
+        try:
+            return path, read(path)
+        except Damaged as error:
+            _log.warning("%s: it is put aside, and the one before is taken", error)
+            if is_rank_zero():
+                path.replace(path.with_suffix(".damaged"))
+    return None, None

@@ -1,0 +1,218 @@
+"""A run that is resumed ends with the bits that it would have ended with.
+
+Each case is trained once with a checkpoint kept at every step, and then resumed from some of them in a fresh build.
+All that the last checkpoint holds is compared, and all that was logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from distill.callbacks import Determinism, GradualMagnitudePruning, Last, QuantizationAwareTraining
+from distill.callbacks.last import saved
+from distill.checkpoint import SafeCheckpointIO, read
+from distill.losses import FitNetHint, HintonKL
+from distill.module import Distillation
+from distill.optim import OptimizerConfig
+from distill.tasks import Plain
+
+Train = Callable[..., Any]
+Changed = Callable[..., dict[str, Any]]
+Differences = Callable[[Any, Any], list[str]]
+
+EPOCH = 7  # steps: 55 samples in batches of 8
+
+
+def spec(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": name, "init_args": arguments}
+
+
+PRUNING = {"final_sparsity": 0.8, "begin": 0.0, "end": 0.7}
+PRUNE = spec("GradualMagnitudePruning", **PRUNING)
+MOVEMENT = spec("GradualMagnitudePruning", **PRUNING, criterion="movement")
+WANDA = spec("GradualMagnitudePruning", **PRUNING, criterion="wanda")
+REMOVE = spec("StructuredPruning", heads=0.5, neurons=0.5, criterion="taylor", begin=0.1, end=0.6)
+QUANTIZATION = {"observe": 0.2, "begin": 0.4, "freeze_observers": 0.8}
+QUANTIZE = spec("QuantizationAwareTraining", **QUANTIZATION)
+LSQ = spec("QuantizationAwareTraining", **QUANTIZATION, weights={"bits": 4, "learned": True}, lr_factor=0.5)
+AVERAGE = spec("ExponentialMovingAverage", decay=0.9)
+STOP = spec("pytorch_lightning.callbacks.EarlyStopping", monitor="val/accuracy", mode="max", patience=1)
+HINT = {"losses": [spec("HintonKL"), spec("FitNetHint", regressor="always")]}
+
+# Name -> what it changes in the recipe, which is trained for two epochs unless told otherwise.
+CASES: dict[str, dict[str, Any]] = {
+    "distillation alone": {},
+    "a hint with a trained regressor": {"model": HINT},
+    "pruning, quantisation, averages and clipping": {
+        "trainer": {"val_check_interval": 5, "gradient_clip_val": 1.0},
+        "callbacks": [PRUNE, QUANTIZE, AVERAGE],
+    },
+    "movement pruning with learned step sizes in bf16-mixed": {
+        "trainer": {"val_check_interval": 5, "precision": "bf16-mixed"},
+        "callbacks": [MOVEMENT, LSQ],
+    },
+    "pruning by Wanda": {"callbacks": [WANDA]},
+    "heads and neurons removed by Taylor, quantisation": {"callbacks": [REMOVE, QUANTIZE]},
+    "low rank": {"callbacks": [spec("LowRank", rank=4)]},
+    "shared layers": {"callbacks": [spec("ShareParameters", groups=2)]},
+    "four micro-batches to a step": {
+        "trainer": {"accumulate_grad_batches": 4, "max_epochs": 3},
+        "callbacks": [PRUNE, QUANTIZE],
+    },
+    "batches made by workers": {"data": {"num_workers": 2}, "callbacks": [PRUNE]},
+    "early stopping": {"trainer": {"max_epochs": 9, "val_check_interval": 5}, "callbacks": [STOP]},
+    "validation within the epoch": {"trainer": {"val_check_interval": 3}},
+    "validation of every second epoch": {"trainer": {"check_val_every_n_epoch": 2, "max_epochs": 3}},
+    "validation after so many steps, over the epochs": {
+        "trainer": {"check_val_every_n_epoch": None, "val_check_interval": 4}
+    },
+    "an end within an epoch": {"trainer": {"max_epochs": -1, "max_steps": 10}},
+    "no validation": {"trainer": {"limit_val_batches": 0}},
+}
+
+
+def case(recipe: dict[str, Any], changed: Changed, changes: dict[str, Any]) -> dict[str, Any]:
+    small = {"max_epochs": 2, "max_steps": -1, "log_every_n_steps": 1}
+    return changed(changed(recipe, {"trainer": small, "data": {"train_samples": 55}}), changes)
+
+
+def some(config: dict[str, Any], steps: int) -> list[int]:
+    """The first step, one within the epoch, one with a validation, the epoch's end, and the last before the end."""
+    trainer = config["trainer"]
+    per_epoch = -(-EPOCH // trainer.get("accumulate_grad_batches", 1))
+    return sorted({1, trainer.get("val_check_interval", per_epoch - 2), per_epoch, steps - 1} - {0, steps})
+
+
+def every(config: dict[str, Any], steps: int) -> list[int]:
+    return list(range(1, steps))
+
+
+def same_from(
+    chosen: Callable[[dict[str, Any], int], list[int]],
+    config: dict[str, Any],
+    folder: Path,
+    train: Train,
+    differences: Differences,
+) -> None:
+    """Resume from each of the chosen steps, and require the same end."""
+    whole = train(config, folder / "whole")
+    final = whole.final
+    for step in chosen(config, whole.steps):
+        resumed = train(config, folder / f"from-{step}", whole.checkpoints[step])
+        assert resumed.steps == whole.steps, step
+        assert differences(final, resumed.final) == [], step
+        assert resumed.rows == [row for row in whole.rows if row[0] >= step], step
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_resumed_from_anywhere_ends_with_the_same_bits(
+    name: str, recipe: dict[str, Any], changed: Changed, train: Train, differences: Differences, tmp_path: Path
+) -> None:
+    config = case(recipe, changed, CASES[name])
+    same_from(some, config, tmp_path, train, differences)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_resumed_from_every_single_step_ends_with_the_same_bits(
+    name: str, recipe: dict[str, Any], changed: Changed, train: Train, differences: Differences, tmp_path: Path
+) -> None:
+    same_from(every, case(recipe, changed, CASES[name]), tmp_path, train, differences)
+
+
+# ---------------------------------------------------------------------- language models
+
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+
+
+@pytest.fixture(params=["causal-lm", "masked-lm"])
+def language_model(request: pytest.FixtureRequest, teacher_dir: str, tiny_tokenizer_dir: str, tmp_path: Path) -> Any:
+    """What is changed in the recipe for a language model: packed blocks, or masks that are drawn anew every epoch."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    tokenizer, folder = AutoTokenizer.from_pretrained(tiny_tokenizer_dir), str(tmp_path / "teacher")
+    if request.param == "causal-lm":
+        config = AutoConfig.for_model(**LLAMA, vocab_size=len(tokenizer))
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    else:
+        AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(teacher_dir)).save_pretrained(folder)
+    tokenizer.eos_token = tokenizer.sep_token
+    tokenizer.save_pretrained(folder)
+    data = {"columns": {"text": "sentence"}} | ({"pack_length": 24} if request.param == "causal-lm" else {})
+    model = {"task": request.param, "teacher": folder, "student": {"layers": "uniform", "num_layers": 1}}
+    return {"model": model | {"losses": ["HintonKL", "CrossEntropy"]}, "data": data, "callbacks": [PRUNE, QUANTIZE]}
+
+
+def test_a_language_model_resumed_from_anywhere_ends_with_the_same_bits(
+    language_model: Any,
+    recipe: dict[str, Any],
+    changed: Changed,
+    train: Train,
+    differences: Differences,
+    tmp_path: Path,
+) -> None:
+    same_from(some, case(recipe, changed, language_model), tmp_path, train, differences)
+
+
+# ---------------------------------------------------------------------- without a configuration
+
+
+def test_a_plain_pair_of_convolutions_resumed_at_the_epochs_end_ends_with_the_same_bits(
+    differences: Differences, tmp_path: Path
+) -> None:
+    """In Python a loader's place within the epoch is the user's affair; batch norm's statistics are not."""
+
+    def net(width: int) -> nn.Module:
+        first = nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU()
+        second = nn.Conv2d(width, width, 3), nn.ReLU(), nn.Dropout()
+        return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(4 * width, 3))
+
+    def fit(folder: Path, checkpoint: Path | None = None) -> dict[int, Path]:
+        torch.manual_seed(0)
+        images, losses = torch.randn(32, 1, 6, 6), [HintonKL(), FitNetHint(taps={"0": "0"})]
+        loader = DataLoader(list(zip(images, images.flatten(1).argmax(1) % 3, strict=True)), batch_size=8)
+        module = Distillation(net(4), Plain(), net(8), losses, OptimizerConfig(lr=0.01, warmup=0))
+        pruning = GradualMagnitudePruning(0.75, end=8, every_n_steps=1)
+        quantization = QuantizationAwareTraining(begin=4, observe=2, freeze_observers=10)
+        last = Last(keep=1000)
+        last.folder = folder
+        trainer = Trainer(
+            max_epochs=3,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+            callbacks=[last, pruning, quantization, Determinism()],
+            plugins=[SafeCheckpointIO()],
+        )
+        trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
+        return saved(folder)
+
+    whole = fit(tmp_path / "whole")
+    assert list(whole) == [12, 8, 4]
+    for step in (4, 8):
+        resumed = fit(tmp_path / f"from-{step}", whole[step])
+        assert differences(read(whole[12]), read(resumed[12])) == []

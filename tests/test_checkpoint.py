@@ -1,0 +1,171 @@
+"""Checkpoint files: whole or not there, sealed, and written behind the training's back."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distill import checkpoint as files
+from distill.checkpoint import Damaged, SafeCheckpointIO, is_whole, read, snapshot, write
+
+SMALL = {"weights": torch.arange(1000.0), "step": 3, "names": ["a", "b"]}
+
+
+class Exploit:
+    """Makes a folder as soon as it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("called",)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    write(SMALL, tmp_path / "a.ckpt")
+    found = read(tmp_path / "a.ckpt")
+    assert torch.equal(found["weights"], SMALL["weights"])
+    assert {k: v for k, v in found.items() if k != "weights"} == {"step": 3, "names": ["a", "b"]}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_torch_and_zip_open_it_too(tmp_path: Path) -> None:
+    write(SMALL, tmp_path / "a.ckpt")
+    assert torch.equal(torch.load(tmp_path / "a.ckpt", weights_only=True, mmap=True)["weights"], SMALL["weights"])
+    with zipfile.ZipFile(tmp_path / "a.ckpt") as archive:
+        assert archive.testzip() is None
+        assert len(archive.comment) == 64
+
+
+@pytest.mark.parametrize("place", ["first", "weights", "before the seal", "in the seal"])
+def test_one_altered_bit_is_seen(place: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    write(SMALL, path)
+    content = bytearray(path.read_bytes())
+    at = {"first": 0, "weights": content.find(SMALL["weights"].numpy().tobytes()) + 9}.get(
+        place, len(content) - (65 if place == "before the seal" else 1)
+    )
+    content[at] ^= 1
+    path.write_bytes(content)
+    assert not is_whole(path)
+    with pytest.raises(Damaged, match="cut off or was altered"):
+        read(path)
+
+
+def test_a_part_of_a_file_is_never_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    write(SMALL, path)
+    content = path.read_bytes()
+    for size in (0, 1, 63, 64, 65, 1000, len(content) - 64, len(content) - 1):
+        path.write_bytes(content[:size])
+        assert not is_whole(path), size
+    assert not is_whole(tmp_path / "missing.ckpt")
+    assert not is_whole(tmp_path)
+
+
+def test_a_pickle_is_not_executed_even_with_a_seal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write({"state_dict": Exploit()}, "a.ckpt")
+    assert is_whole("a.ckpt")
+    with pytest.raises(Damaged, match="no checkpoint of a run"):
+        read("a.ckpt")
+    assert not Path("called").exists()
+    pickle.loads(pickle.dumps(Exploit()))  # it would have worked
+    assert Path("called").exists()
+
+
+class Full:
+    """A disk that is full after so many bytes."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pass_on = files._Sealed._pass
+
+        def limited(sealed: Any, data: Any) -> None:
+            self.room -= len(data)
+            if self.room < 0:
+                sealed.failed = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise sealed.failed
+            pass_on(sealed, data)
+
+        monkeypatch.setattr(files._Sealed, "_pass", limited)
+
+
+@pytest.mark.parametrize("room", [0, 10, 300, 2000])
+def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write({"old": 1}, tmp_path / "a.ckpt")
+    Full(room).install(monkeypatch)
+    with pytest.raises(OSError, match="No space left"):
+        write(SMALL, tmp_path / "a.ckpt")
+    assert read(tmp_path / "a.ckpt") == {"old": 1}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_snapshot_is_not_changed_by_what_comes_after_and_keeps_ties() -> None:
+    weights = torch.ones(3)
+    state = {"a": weights, "tied": weights, "more": [weights[:2], {"n": 1}], "empty": torch.ones(0)}
+    copied = snapshot(state)
+    weights.zero_()
+    assert copied["a"].tolist() == [1, 1, 1]
+    assert copied["a"] is copied["tied"]
+    assert copied["more"][0].tolist() == [1, 1]
+    assert copied["more"][1] == {"n": 1}
+
+
+def test_the_step_does_not_wait_for_the_disk_and_never_two_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, go_on, running, most = threading.Event(), threading.Event(), 0, 0
+    real = files.write
+
+    def slow(checkpoint: Any, path: Path) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        started.set()
+        assert go_on.wait(10)
+        real(checkpoint, path)
+        running -= 1
+
+    monkeypatch.setattr(files, "write", slow)
+    writer = SafeCheckpointIO()
+    writer.save_checkpoint(SMALL, tmp_path / "a.ckpt")
+    assert started.wait(10)
+    assert not (tmp_path / "a.ckpt").exists()  # save_checkpoint has returned, and the file is still to come
+    go_on.set()
+    writer.save_checkpoint(SMALL, tmp_path / "b.ckpt")
+    writer.teardown()
+    assert most == 1
+    assert is_whole(tmp_path / "a.ckpt")
+    assert is_whole(tmp_path / "b.ckpt")
+
+
+def test_what_a_failed_checkpoint_was_to_replace_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = SafeCheckpointIO()
+    writer.save_checkpoint(SMALL, tmp_path / "a.ckpt")
+    writer.flush()
+    full = Full(100)
+    full.install(monkeypatch)
+    for name in ("b", "c"):
+        writer.save_checkpoint(SMALL, tmp_path / f"{name}.ckpt")
+        writer.remove_checkpoint(tmp_path / "a.ckpt")
+    writer.flush()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
+    assert len(caplog.records) == 1
+    assert "No space left" in caplog.text
+    full.room = 10**6
+    writer.save_checkpoint(SMALL, tmp_path / "d.ckpt")
+    writer.remove_checkpoint(tmp_path / "a.ckpt")
+    writer.flush()
+    assert [path.name for path in tmp_path.iterdir()] == ["d.ckpt"]
