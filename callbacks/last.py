@@ -134,6 +134,7 @@ class Last(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._saving:
             checkpoint["config"] = self.config
+            checkpoint["ranks"] = [trainer.world_size, getattr(trainer.datamodule, "batch_size", None)]  # type: ignore[attr-defined]
             _settle(trainer, checkpoint["loops"]["fit_loop"])
 
 

@@ -8,7 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from distill.build import build, make_trainer, quiet, resolve
+from pytorch_lightning import Trainer
+
+from distill.build import Job, build, make_trainer, quiet, resolve
 from distill.callbacks.last import saved
 from distill.checkpoint import Damaged, read
 from distill.config import apply_override, dump, parse_value, parse_yaml
@@ -25,7 +27,10 @@ __all__ = ["fit_or_resume", "resume", "starting_from"]
 _log = logging.getLogger(__name__)
 
 _LENGTH = ("trainer.max_epochs", "trainer.max_steps")
-"""All of a configuration that may change while a run goes on."""
+"""What extends a run."""
+
+_MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
+"""What a run is trained on: it may go on elsewhere, and then the bits are others."""
 
 
 def resume(folder: str | Path, *, overrides: Sequence[tuple[str, str]] = (), allow: Sequence[str] = ()) -> Run:
@@ -33,8 +38,8 @@ def resume(folder: str | Path, *, overrides: Sequence[tuple[str, str]] = (), all
 
     Args:
         folder: The run's.
-        overrides: Keys and YAML texts. Only ``trainer.max_epochs`` and ``trainer.max_steps`` may differ from what the
-            run began with; they extend it.
+        overrides: Keys and YAML texts. Only ``trainer.max_epochs`` and ``trainer.max_steps``, which extend the run, and
+            what it is trained on (``trainer.devices`` and the like) may differ from what it began with.
         allow: Packages whose classes its configuration may name, besides our own.
 
     Returns:
@@ -47,7 +52,7 @@ def resume(folder: str | Path, *, overrides: Sequence[tuple[str, str]] = (), all
     """
     run = Run.open(folder)
     config = _extended(run, overrides)
-    extends = config != run.config
+    extends = any(key in _LENGTH for key in config_diff(run.config, config))
     with ExitStack() as stack:
         if is_rank_zero():
             stack.enter_context(run.locked())
@@ -66,7 +71,10 @@ def resume(folder: str | Path, *, overrides: Sequence[tuple[str, str]] = (), all
         last = last_of(trainer)
         if last is not None:
             last.extends = extends
-        at = 0 if checkpoint is None else int(checkpoint["global_step"])
+        at = 0
+        if checkpoint is not None:
+            at = int(checkpoint["global_step"])
+            _deal_anew(job, trainer, *checkpoint["ranks"])
         del checkpoint
         if trainer.is_global_zero:
             run.extend(job.config)
@@ -121,7 +129,7 @@ def _extended(run: Run, overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 def _refuse_changed(now: dict[str, Any], began: dict[str, Any], run: Run) -> None:
     """Refuse what would make it another run."""
-    changed = {key: values for key, values in config_diff(began, now).items() if key not in _LENGTH}
+    changed = {key: values for key, values in config_diff(began, now).items() if key not in _LENGTH + _MACHINE}
     if not changed:
         return
     lines = "".join(f"\n  {key}: {old} -> {new}" for key, (old, new) in changed.items())
@@ -129,6 +137,32 @@ def _refuse_changed(now: dict[str, Any], began: dict[str, Any], run: Run) -> Non
     rule = f"a run goes on with the configuration that it began with. Changed are:{lines}\n"
     mend = f"put it back, or begin another run from this one: distill fit --from {run.folder} {arguments}"
     raise UserError(rule, key="RUN", value=str(run.folder), mend=mend)
+
+
+def _deal_anew(job: Job, trainer: Trainer, ranks: int, batch_size: int | None) -> None:
+    """Have another number of ranks train on the same global batches; a line says that the bits will differ.
+
+    Args:
+        job: The run's.
+        trainer: Its own.
+        ranks: How many there were.
+        batch_size: Of each of them, where the data has one.
+    """
+    now = trainer.world_size
+    if now == ranks:
+        return
+    if batch_size is None or batch_size * ranks % now:
+        rule = f"{ranks} ranks with batches of {batch_size} cannot be dealt to {now}"
+        raise UserError(rule, key="trainer.devices", value=now, mend="use another number")
+    job.data.batch_size = batch_size * ranks // now  # type: ignore[attr-defined]
+    if trainer.is_global_zero:
+        _log.warning(
+            "%d ranks instead of %d: each takes batches of %d, so that the global batches stay as they were; sums are "
+            "added in another order, so the bits will not be those of an undisturbed run",
+            now,
+            ranks,
+            batch_size * ranks // now,
+        )
 
 
 def _newest(run: Run) -> tuple[Path | None, dict[str, Any] | None]:
