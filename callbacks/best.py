@@ -38,7 +38,8 @@ class Best(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         folder = Path(self.dirpath or "")
         state = dict(state_dict)
-        state |= {name: str(folder / state[name]) if state[name] else "" for name in _PATHS}
-        scores = {str(folder / name): score for name, score in state["best_k_models"].items()}
+        # Only their last part: these files are removed when a better one comes.
+        state |= {name: str(folder / Path(state[name]).name) if state[name] else "" for name in _PATHS}
+        scores = {str(folder / Path(name).name): score for name, score in state["best_k_models"].items()}
         super().load_state_dict(state | {"best_k_models": scores, "dirpath": self.dirpath})
         self.current_score = state["current_score"]  # which Lightning saves but does not load

@@ -54,7 +54,7 @@ def reopen(
     run = Run.open(folder)
     if not run.student.is_dir():
         rule = "this run has saved no student yet"
-        raise UserError(rule, key="RUN", value=str(folder), mend="let it finish")
+        raise UserError(rule, key="RUN", value=str(folder), mend=f"let it finish: distill resume {folder}")
     config = run.config
     described = _take_student(config, run)
     if not with_teacher:

@@ -71,9 +71,8 @@ class Run:
             raise UserError("cannot be written to", key="runs", value=str(root), mend="name another folder")
         run = cls(Path(root) / name / (run_id or new_id()))
         if run.folder.exists():
-            raise UserError(
-                f"the run folder {run.folder} exists", key="--id", value=run.id, mend="give another id, or none"
-            )
+            mend = f"distill resume {run.folder}, or give another id, or none"
+            raise UserError(f"the run folder {run.folder} exists", key="--id", value=run.id, mend=mend)
         return run
 
     @classmethod
@@ -178,7 +177,8 @@ class Run:
             UserError: if the run has not finished.
         """
         if not self.result_file.is_file():
-            raise UserError("this run has not finished", key="RUN", value=str(self.folder), mend="let it finish")
+            mend = f"let it finish: distill resume {self.folder}"
+            raise UserError("this run has not finished", key="RUN", value=str(self.folder), mend=mend)
         found: dict[str, Any] = json.loads(self.result_file.read_text(encoding="utf-8"))
         return found
 
