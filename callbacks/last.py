@@ -37,7 +37,8 @@ class Last(Callback):
     between these, and what comes after them is lost to a resumed run. Gradients are never half accumulated there. When
     it saves changes nothing in what is trained.
 
-    On SIGTERM or SIGINT the step (or the validation) that is under way is finished and saved, and the run ends.
+    On SIGTERM or SIGINT the step (or the validation) that is under way is finished and saved, and the run ends; if it
+    was the last step, the run is concluded.
 
     Args:
         minutes: The longest time between two checkpoints.
@@ -74,6 +75,7 @@ class Last(Callback):
     # ------------------------------------------------------------------ when
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.folder = self.folder or Path(trainer.default_root_dir, "checkpoints")
         self._since = time.monotonic()
         trainer.should_stop = self.ended and not self.extends
 
@@ -97,9 +99,14 @@ class Last(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.ended = True
         self.save(trainer)
-        self._interrupts.restore()
+        self.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if not self._interrupts.received:  # else a second signal still means at once, until the loggers are done
+            self.release()
+
+    def release(self) -> None:
+        """Give the signals back to who had them."""
         self._interrupts.restore()
 
     # ------------------------------------------------------------------ what

@@ -9,7 +9,7 @@ from typing import Any
 
 from distill.paths import find_local
 
-__all__ = ["absolute"]
+__all__ = ["absolute", "is_place"]
 
 _PLACES = re.compile(r"model\.(teacher|student)(\.path|\.tokenizer)?|data\.init_args\.(path|tokenizer|files\..+)")
 """Dotted keys, without positions in lists, whose texts may name a local file or folder."""
@@ -26,6 +26,14 @@ def absolute(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         folder: The working folder that its relative paths are of; absolute.
     """
     return {key: _walked(value, key, folder) for key, value in config.items()}
+
+
+def is_place(key: str) -> bool:
+    """Whether the dotted ``key``, as an override gives it, may name a local file or folder."""
+    parts = [part for part in key.split(".") if not part.isdigit()]
+    if parts[0] == "data":
+        parts.insert(1, "init_args")
+    return _PLACES.fullmatch(".".join(parts)) is not None
 
 
 def _walked(value: Any, place: str, folder: Path) -> Any:

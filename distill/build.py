@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from distill.absolute import absolute
@@ -209,8 +210,13 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
     if not any(isinstance(callback, Determinism) for callback in callbacks):
         own.append(Determinism(job.config["seed"]))
     own.append(Bar(leave=True) if bar else Progress())
+    if not checkpoints and any(isinstance(callback, Last) for callback in callbacks):
+        rule = "contradicts the callback Last, which saves checkpoints"
+        raise UserError(rule, key="trainer.enable_checkpointing", value=False, mend="leave one of them out")
     if checkpoints:
         given["plugins"] = [*_listed(given.get("plugins")), SafeCheckpointIO()]
+        if SLURMEnvironment.detect():  # its own way of requeueing saves in the middle of a step
+            given["plugins"].append(SLURMEnvironment(auto_requeue=False))
         callbacks = _checkpoint(job, callbacks, given)
     try:
         return Trainer(
@@ -219,7 +225,8 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
             logger=False,
             default_root_dir=job.run.folder,
             enable_progress_bar=bar,
-            enable_checkpointing=checkpoints,
+            # Without one of these Lightning would add its own.
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             enable_model_summary=False,
             use_distributed_sampler=False,  # the data's batches know the ranks
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import pickle
 import struct
 import uuid
 from collections.abc import Callable
@@ -20,6 +21,8 @@ import torch
 from pytorch_lightning.plugins import CheckpointIO
 from torch import Tensor
 
+from distill.errors import TrainingError, UserError
+
 __all__ = ["Damaged", "SafeCheckpointIO", "is_whole", "read", "snapshot", "write"]
 
 _log = logging.getLogger(__name__)
@@ -28,10 +31,12 @@ _END = struct.Struct("<4s4H2LH")  # zip's end of central directory; its last fie
 _MAGIC = b"PK\x05\x06"
 _DIGITS = 64
 _BLOCK = 1 << 20
+_PLAIN = (bool, int, float, complex, str, bytes, set, torch.Size, torch.dtype, torch.device)
+"""What ``torch.load(weights_only=True)`` reads, besides tensors and what holds several values."""
 
 
 class Damaged(Exception):
-    """A checkpoint that is cut off or altered."""
+    """A checkpoint that is cut off, altered, or not there."""
 
 
 # ---------------------------------------------------------------------- files
@@ -99,34 +104,42 @@ class _Sealed:
 
 
 def is_whole(path: str | Path) -> bool:
-    """Whether the file at ``path`` is a checkpoint that is as it was written."""
-    try:
-        with Path(path).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size - _DIGITS
-            found, left = hashlib.sha256(), size
-            while left > 0:
-                block = file.read(min(_BLOCK, left))
-                if not block:
-                    return False
-                found.update(block)
-                left -= len(block)
-            return size > 0 and file.read() == found.hexdigest().encode()
-    except OSError:
-        return False
+    """Whether the file at ``path`` is a checkpoint that is as it was written.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size - _DIGITS
+        found, left = hashlib.sha256(), size
+        while left > 0:
+            block = file.read(min(_BLOCK, left))
+            if not block:
+                return False
+            found.update(block)
+            left -= len(block)
+        return size > 0 and file.read() == found.hexdigest().encode()
 
 
 def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """The checkpoint at ``path``; nothing in it is executed.
 
     Raises:
-        Damaged: if it is not whole, or holds what a checkpoint never does, such as a pickled object.
+        Damaged: if it is not whole.
+        UserError: if it is, but holds what a checkpoint never does, such as a pickled object.
+        OSError: if it cannot be read.
     """
-    if not is_whole(path):
+    try:
+        whole = is_whole(path)
+    except (FileNotFoundError, IsADirectoryError):
+        raise Damaged(f"{path} is not there") from None
+    if not whole:
         raise Damaged(f"{path} is cut off or was altered")
     try:
         found: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # of pickle, of zip, of torch
-        raise Damaged(f"{path} is no checkpoint of a run ({type(error).__name__})") from error
+    except pickle.UnpicklingError as error:
+        rule = "holds more than tensors and plain values, and is not opened"
+        raise UserError(rule, key="checkpoint", value=str(path), mend="remove it if it is not yours") from error
     return found
 
 
@@ -142,8 +155,12 @@ def _sync(folder: Path) -> None:
 # ---------------------------------------------------------------------- Lightning
 
 
-def snapshot(value: Any, _copies: dict[Any, Tensor] | None = None) -> Any:
-    """``value`` with every tensor in it copied to the CPU; what shared its memory (tied weights) shares it still."""
+def snapshot(value: Any, _copies: dict[Any, Tensor] | None = None, _place: str = "") -> Any:
+    """``value`` with every tensor in it copied to the CPU; what shared its memory (tied weights) shares it still.
+
+    Raises:
+        TrainingError: if there is something in it that could not be read safely again.
+    """
     copies = {} if _copies is None else _copies
     if isinstance(value, Tensor):
         key = (value.data_ptr(), value.dtype, value.shape, value.stride(), value.device)
@@ -152,10 +169,16 @@ def snapshot(value: Any, _copies: dict[Any, Tensor] | None = None) -> Any:
         return copies[key]
     if isinstance(value, dict):
         made = type(value)() if type(value) is not dict else {}
-        made.update((name, snapshot(item, copies)) for name, item in value.items())
+        made.update((name, snapshot(item, copies, f"{_place}.{name}")) for name, item in value.items())
         return made
     if type(value) in (list, tuple):
-        return type(value)(snapshot(item, copies) for item in value)
+        return type(value)(snapshot(item, copies, f"{_place}.{index}") for index, item in enumerate(value))
+    if value is not None and type(value) not in _PLAIN:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise TrainingError(
+            f"a checkpoint cannot hold {_place.lstrip('.')}, a {kind}, as it could not be read safely again: have its "
+            "state_dict() return tensors and plain values"
+        )
     return value
 
 
@@ -168,7 +191,7 @@ class SafeCheckpointIO(CheckpointIO):
 
     def __init__(self) -> None:
         self._worker = ThreadPoolExecutor(1, "checkpoint")  # done before the interpreter ends
-        self._last: Future[None] | None = None
+        self._pending: list[Future[None]] = []
         self._failed = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -188,28 +211,32 @@ class SafeCheckpointIO(CheckpointIO):
         self._submit(self._follow, action)
 
     def flush(self) -> None:
-        """Wait until all is written."""
-        if self._last is not None:
-            self._last.result()
+        """Wait until all is written.
+
+        Raises:
+            Exception: whatever a write ended with, other than the trouble with the disk that was told of.
+        """
+        pending, self._pending = self._pending, []
+        for future in pending:
+            future.result()
 
     def teardown(self) -> None:
         self.flush()
 
     def _submit(self, function: Callable[..., None], *arguments: Any) -> None:
-        self._last = self._worker.submit(function, *arguments)
+        self._pending.append(self._worker.submit(function, *arguments))
 
     def _follow(self, action: Callable[[], object]) -> None:
         if not self._failed:
             action()
 
     def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
+        told, self._failed = self._failed, True
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(checkpoint, path)
+            self._failed = False
         except OSError as error:
-            if not self._failed:
+            if not told:
                 rule = "the run goes on, with the last good one kept"
                 _log.warning("checkpoint %s could not be written (%s): %s", path, error.strerror or error, rule)
-            self._failed = True
-        else:
-            self._failed = False

@@ -14,8 +14,9 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 
 from distill.guarded import Guarded
+from distill.metrics_file import read_rows
 
-__all__ = ["CsvLogger", "read_rows"]
+__all__ = ["CsvLogger"]
 
 
 class CsvLogger(Guarded, Logger):
@@ -120,22 +121,6 @@ class CsvLogger(Guarded, Logger):
             os.fsync(file.fileno())
         os.replace(fresh, self.path)
         self._columns, self._size, self._durable = columns, len(text), True
-
-
-def read_rows(path: Path, size: int | None = None) -> list[dict[str, str]]:
-    """The rows in the first ``size`` bytes of a ``metrics.csv`` up to the first that is not whole.
-
-    A kill may cut off the last line, and a machine that stops may leave nonsense after what was made durable.
-    """
-    if not path.is_file():
-        return []
-    whole, _, _ = path.read_bytes()[:size].rpartition(b"\n")
-    rows: list[dict[str, str]] = []
-    for row in csv.DictReader(io.StringIO(whole.decode(errors="replace"), newline="")):
-        if None in row or None in row.values() or not (row["step"] == "" or row["step"].isdecimal()):
-            break
-        rows.append(row)
-    return rows
 
 
 def _text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:

@@ -25,14 +25,20 @@ class Interrupts:
         self._before: dict[signal.Signals, Any] = {}
 
     def install(self) -> None:
-        """Take the signals from here on; nothing where this is not the main thread, which has none."""
+        """Take the signals from here on, unless they are taken already.
+
+        Those that are ignored stay so, as SIGINT is in a script's background. Other threads than the main one have no
+        signals to take.
+        """
         if threading.current_thread() is threading.main_thread() and not self._before:
-            self._before = {number: signal.signal(number, self._receive) for number in _STOP}
+            heeded = [number for number in _STOP if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._receive) for number in heeded}
 
     def restore(self) -> None:
-        """Give the signals back to who had them."""
+        """Give the signals back to who had them, but for those that somebody else has taken since."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._receive:
+                signal.signal(number, handler)
         self._before = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -33,6 +34,8 @@ from distill.timeline import DrawTimeline
 __all__ = ["fit", "interruptible", "last_of", "train"]
 
 _log = logging.getLogger(__name__)
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 SIGTERM_CODE = 128 + int(signal.SIGTERM)
 
@@ -79,7 +82,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
     """
     main = trainer.is_global_zero
     trainer.loggers = loggers = make_loggers(job.logging, job.run, job.config, at=at)
-    started_with = [_Plan(job.run), DrawTimeline(job.run.folder / "timeline.png")]
+    started_with = [_Plan(job, at is not None), DrawTimeline(job.run.folder / "timeline.png")]
     trainer.callbacks[:0] = started_with  # type: ignore[attr-defined]
     started = time.perf_counter()
     try:
@@ -89,9 +92,9 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
         raise
     except MisconfigurationException as error:
         raise UserError(str(error).splitlines()[0], key="trainer", mend="check its arguments") from error
-    except OSError as error:
-        raise _unwritten(error, job.run) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise _unwritten(error, job.run) from error
         if main:
             job.run.write_failure(scrub(str(error) or type(error).__name__))
         raise
@@ -99,10 +102,14 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
         if main:
             print(f"to go on: distill resume {job.run.folder}", file=sys.stderr)
         raise
-    last = last_of(trainer)
+    finally:
+        if (last := last_of(trainer)) is not None:
+            last.release()
     try:
         _conclude(job, trainer, last.seconds if last else time.perf_counter() - started)
     except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno not in _DISK:
+            raise
         raise _unwritten(error, job.run) from error
     if main:
         keep_student(loggers, job.run)
@@ -123,14 +130,18 @@ def last_of(trainer: Trainer) -> Last | None:
 class _Plan(Callback):
     """Writes down what the run is about to do."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, job: Job, goes_on: bool) -> None:
+        self.job, self.goes_on = job, goes_on
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Distillation)
-        if trainer.is_global_zero:
-            task = pl_module.task
-            self.run.write_plan({"monitor": task.monitor, "mode": task.mode, "total_steps": pl_module.total_steps})
+        if not trainer.is_global_zero:
+            return
+        run, task = self.job.run, pl_module.task
+        if self.goes_on:  # not before: until here it may be refused, and stays as it is
+            run.extend(self.job.config)
+        plan = {"id": run.id, "monitor": task.monitor, "mode": task.mode, "total_steps": pl_module.total_steps}
+        run.write_plan(plan)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import time
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from distill.errors import UserError
+from distill.metrics_file import iterate_rows
 from distill.run import Run
 from distill.tables import duration, number, plain_table, wide
 
@@ -148,15 +148,11 @@ def _history(file: Path, column: str) -> tuple[int | None, list[float], str]:
     """The last step, the finite values of ``column``, and what is wrong with the file."""
     step, values = None, []
     try:
-        text = file.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a run that writes may have written half a line
-        for row in csv.DictReader(io.StringIO(whole)):
-            step = int(row["step"]) if row.get("step") else step
+        for row in iterate_rows(file):
+            step = int(row["step"]) if row["step"] else step
             if row.get(column) and math.isfinite(value := float(row[column])):
                 values.append(value)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, csv.Error):
+    except (OSError, KeyError, ValueError, csv.Error):
         return step, values, f"{file.name} cannot be read"
     return step, values, ""
 

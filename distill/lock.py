@@ -18,15 +18,50 @@ _PATIENCE = 0.3
 
 # A lock of the operating system, not the file itself: it ends with its process, however that ends.
 
+_open: set[int] = set()
+"""The descriptors by which this process holds locks."""
+
+
+def _let_go() -> None:
+    """Close a forked process's copies: a worker that outlives its run would hold that."""
+    for descriptor in _open:
+        os.close(descriptor)
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
     """Hold the lock ``file`` of a run.
 
-    Processes that this one starts while it holds the lock do not hold it.
+    Processes that this one starts while it holds the lock, forks included, do not hold it.
+
+    Raises:
+        UserError: if another process holds it, or the file system does not grant it.
+    """
+    try:
+        descriptor = _take(file)
+    except OSError as error:
+        rule = f"{file.name} cannot be locked ({error.strerror})"
+        mend = "check that you may write there, and that it is no network folder without locks"
+        raise UserError(rule, key="RUN", value=str(file.parent), mend=mend) from None
+    _open.add(descriptor)
+    try:
+        yield
+    finally:
+        if descriptor in _open:  # not in a forked process
+            _open.remove(descriptor)
+            os.close(descriptor)
+
+
+def _take(file: Path) -> int:
+    """The descriptor that holds the lock, with this process's name in the file.
 
     Raises:
         UserError: if another process holds it.
+        OSError: if the file cannot be opened, locked or written.
     """
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -36,9 +71,10 @@ def locked(file: Path) -> Iterator[None]:
             raise UserError(rule, key="RUN", value=str(file.parent), mend="wait for it, or stop it first")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        yield
-    finally:
+    except BaseException:
         os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _taken(descriptor: int) -> bool:
@@ -55,15 +91,20 @@ def _taken(descriptor: int) -> bool:
 
 
 def held(file: Path) -> bool:
-    """Whether a process holds the lock ``file``."""
+    """Whether a process holds the lock ``file``, as far as that can be told.
+
+    To look needs no leave to write, and those who look at the same time do not take each other for a holder.
+    """
     try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
     except BlockingIOError:
         return True
+    except OSError:  # a file system without locks
+        return False
     finally:
         os.close(descriptor)

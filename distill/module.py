@@ -323,7 +323,7 @@ class Distillation(LightningModule):
         if began is not None and data is not None and began != data:
             if began.rpartition("-")[2] != data.rpartition("-")[2]:
                 self._refuse("the tokenizer is not the one that the run began with", "data.tokenizer")
-            self._refuse("the training data, as it is tokenised, is not that of the run", "data")
+            self._refuse("the data, as it is tokenised, is not that of the run", "data")
         saved = checkpoint.get("teacher")
         if (saved is None) != (self.teacher is None):
             self._refuse("the run began without a teacher" if saved is None else "the run began with a teacher")

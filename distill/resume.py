@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,11 +12,12 @@ from typing import Any
 
 from pytorch_lightning import Trainer
 
+from distill.absolute import is_place
 from distill.build import Job, build, make_trainer, quiet, resolve
 from distill.callbacks.last import saved
 from distill.checkpoint import Damaged, read
-from distill.config import apply_override, dump, parse_value, parse_yaml
-from distill.config_diff import config_diff
+from distill.config import apply_override, long_form, parse_value, parse_yaml
+from distill.config_diff import MISSING, config_diff
 from distill.errors import UserError
 from distill.launch import fit, last_of, train
 from distill.loggers import is_rank_zero
@@ -38,8 +41,9 @@ def resume(folder: str | Path, *, overrides: Sequence[tuple[str, str]] = (), all
 
     Args:
         folder: The run's.
-        overrides: Keys and YAML texts. Only ``trainer.max_epochs`` and ``trainer.max_steps``, which extend the run, and
-            what it is trained on (``trainer.devices`` and the like) may differ from what it began with.
+        overrides: Keys and YAML texts. They may give what ``config.yaml`` hides (secrets), extend the run
+            (``trainer.max_epochs``, ``trainer.max_steps``), name what it is trained on (``trainer.devices`` and the
+            like), and say where teacher, student and data are now. Nothing else may differ from what it began with.
         allow: Packages whose classes its configuration may name, besides our own.
 
     Returns:
@@ -48,39 +52,13 @@ def resume(folder: str | Path, *, overrides: Sequence[tuple[str, str]] = (), all
     Raises:
         UserError: if configuration, teacher, tokenizer or data are not as they were, or another process writes the
             run. Nothing was written.
-        TrainingError: if the loss stops being finite.
+        TrainingError: if the loss stops being finite, or the run cannot be written.
     """
     run = Run.open(folder)
-    config = _extended(run, overrides)
-    extends = any(key in _LENGTH for key in config_diff(run.config, config))
-    with ExitStack() as stack:
-        if is_rank_zero():
-            stack.enter_context(run.locked())
-        if run.result_file.is_file() and not extends:
-            show_outcome(run.result)
-            print(f"{run.folder} has finished; --max-epochs or --max-steps extends it")
-            return run
-        path, checkpoint = _newest(run)
-        if checkpoint is not None:
-            _refuse_changed(config, parse_yaml(checkpoint["config"], "RUN"), run)
-        job = build(config, allow=allow, run=run)
-        if checkpoint is not None:
-            job.module.refuse_changed(checkpoint, getattr(job.data, "fingerprint", None))
-        with quiet():
-            trainer = make_trainer(job)
-        last = last_of(trainer)
-        if last is not None:
-            last.extends = extends
-        at = 0
-        if checkpoint is not None:
-            at = int(checkpoint["global_step"])
-            _deal_anew(job, trainer, *checkpoint["ranks"])
-        del checkpoint
-        if trainer.is_global_zero:
-            run.extend(job.config)
-            print(f"going on with {run.folder} from step {at}", flush=True)
-        train(job, trainer, at=at, checkpoint=path)
-    return run
+    config = run.config
+    for key, text in overrides:
+        apply_override(config, key, parse_value(text, f"--{key}"))
+    return _go_on(run, config, allow)
 
 
 def fit_or_resume(config: Mapping[str, Any], run_id: str, *, allow: Sequence[str] = ()) -> Run:
@@ -96,12 +74,11 @@ def fit_or_resume(config: Mapping[str, Any], run_id: str, *, allow: Sequence[str
     """
     full = resolve(config, allow)
     run = Run(Path(full["runs"]) / full["name"] / run_id)
-    if not run.config_file.is_file():
-        if run.folder.is_dir() and is_rank_zero():
-            run.folder.rmdir()  # killed at its very beginning
-        return fit(config, allow=allow, run_id=run_id)
-    _refuse_changed(parse_yaml(dump(scrub(full)), "--config"), run.config, run)
-    return resume(run.folder, allow=allow)
+    if run.config_file.is_file():
+        return _go_on(Run.open(run.folder), full, allow)
+    if is_rank_zero() and run.folder.is_dir() and not saved(run.checkpoints):
+        shutil.rmtree(run.folder, ignore_errors=True)  # killed at its very beginning
+    return fit(config, allow=allow, run_id=run_id)
 
 
 def starting_from(folder: str | Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,36 +88,90 @@ def starting_from(folder: str | Path, config: Mapping[str, Any]) -> dict[str, An
         UserError: if that is no run.
     """
     run = Run.open(folder)
-    others = [
-        spec for spec in config.get("callbacks") or [] if spec.get("class_path", "").split(".")[-1] != "StartFrom"
-    ]
+    full = long_form(config)
+    others = [spec for spec in full.get("callbacks") or [] if not _named(spec).endswith("StartFrom")]
     start = {"class_path": "StartFrom", "init_args": {"run": str(run.folder)}}
-    return {**config, "callbacks": [start, *others]}
+    return {**full, "callbacks": [start, *others]}
 
 
-def _extended(run: Run, overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """The run's configuration, with another length if one is given."""
-    config = run.config
-    for key, text in overrides:
-        apply_override(config, key, parse_value(text, f"--{key}"))
+def _named(spec: Any) -> str:
+    return str(spec.get("class_path")) if isinstance(spec, Mapping) else str(spec)
+
+
+def _go_on(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
+    """Go on with ``run`` by ``config``, which holds the secrets that the run's own file hides."""
     _refuse_changed(config, run.config, run)
-    return config
+    with ExitStack() as stack:
+        if is_rank_zero():
+            stack.enter_context(run.locked())
+        extends = any(key in _LENGTH for key in config_diff(run.config, config))
+        if run.result_file.is_file() and not extends:
+            show_outcome(run.result)
+            print(f"{run.folder} has finished; --max-epochs or --max-steps extends it")
+            return run
+        path, checkpoint = _newest(run)
+        if checkpoint is None and run.result_file.is_file():
+            mend = f"begin another run: distill fit -c {run.folder}"
+            raise UserError("there is no checkpoint to go on from", key="RUN", value=str(run.folder), mend=mend)
+        if checkpoint is not None:
+            began = parse_yaml(checkpoint["config"], "RUN")
+            _refuse_changed(config, began, run)
+            _refuse_shorter(config, checkpoint)
+            # By the checkpoint: a process that was killed may have rewritten the folder's file.
+            extends = any(key in _LENGTH for key in config_diff(began, config))
+        job = build(config, allow=allow, run=run)
+        if checkpoint is not None:
+            job.module.refuse_changed(checkpoint, getattr(job.data, "fingerprint", None))
+        with quiet():
+            trainer = make_trainer(job)
+        at = 0
+        if checkpoint is not None:
+            at = int(checkpoint["global_step"])
+            _deal_anew(job, trainer, *checkpoint["ranks"])
+        last = last_of(trainer)
+        if last is not None:
+            last.extends = extends
+        del checkpoint
+        if trainer.is_global_zero:
+            print(f"going on with {run.folder} from step {at}", flush=True)
+        train(job, trainer, at=at, checkpoint=path)
+    return run
 
 
-def _refuse_changed(now: dict[str, Any], began: dict[str, Any], run: Run) -> None:
+def _refuse_changed(now: Mapping[str, Any], began: Mapping[str, Any], run: Run) -> None:
     """Refuse what would make it another run."""
-    changed = {key: values for key, values in config_diff(began, now).items() if key not in _LENGTH + _MACHINE}
+    may = _LENGTH + _MACHINE
+    changed = {
+        key: values
+        for key, values in config_diff(began, scrub(now)).items()
+        if key not in may and not is_place(key)  # whether the same lies there is judged by its content
+    }
     if not changed:
         return
     lines = "".join(f"\n  {key}: {old} -> {new}" for key, (old, new) in changed.items())
-    arguments = " ".join(f"--{key} {new}" for key, (_, new) in changed.items())
+    arguments = [
+        f"--{key} {json.dumps(new)}"
+        for key, (old, new) in changed.items()
+        if MISSING not in (old, new) and not isinstance(new, (dict, list))
+    ]
     rule = f"a run goes on with the configuration that it began with. Changed are:{lines}\n"
-    mend = f"put it back, or begin another run from this one: distill fit --from {run.folder} {arguments}"
+    command = " ".join(["distill fit --from", str(run.folder), *arguments])
+    mend = f"put it back, or begin another run from this one: {command}"
     raise UserError(rule, key="RUN", value=str(run.folder), mend=mend)
 
 
+def _refuse_shorter(config: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
+    """Refuse an end that the run has left behind."""
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
+    for name, done in (("max_epochs", epochs), ("max_steps", checkpoint["global_step"])):
+        wanted = config["trainer"].get(name)
+        if isinstance(wanted, int) and 0 <= wanted < done:
+            rule = f"the run has done {done} already"
+            raise UserError(rule, key=f"trainer.{name}", value=wanted, mend="give a larger number")
+
+
 def _deal_anew(job: Job, trainer: Trainer, ranks: int, batch_size: int | None) -> None:
-    """Have another number of ranks train on the same global batches; a line says that the bits will differ.
+    """Have whatever number of ranks train on the same global batches; a line says that the bits will differ.
 
     Args:
         job: The run's.
@@ -149,13 +180,13 @@ def _deal_anew(job: Job, trainer: Trainer, ranks: int, batch_size: int | None) -
         batch_size: Of each of them, where the data has one.
     """
     now = trainer.world_size
-    if now == ranks:
+    if now == ranks and batch_size is None:
         return
     if batch_size is None or batch_size * ranks % now:
         rule = f"{ranks} ranks with batches of {batch_size} cannot be dealt to {now}"
         raise UserError(rule, key="trainer.devices", value=now, mend="use another number")
     job.data.batch_size = batch_size * ranks // now  # type: ignore[attr-defined]
-    if trainer.is_global_zero:
+    if now != ranks and trainer.is_global_zero:
         _log.warning(
             "%d ranks instead of %d: each takes batches of %d, so that the global batches stay as they were; sums are "
             "added in another order, so the bits will not be those of an undisturbed run",
@@ -166,12 +197,23 @@ def _deal_anew(job: Job, trainer: Trainer, ranks: int, batch_size: int | None) -
 
 
 def _newest(run: Run) -> tuple[Path | None, dict[str, Any] | None]:
-    """The newest checkpoint that is whole; those newer than that are put aside, and a line says so."""
-    for path in saved(run.checkpoints).values():
-        try:
-            return path, read(path)
-        except Damaged as error:
-            _log.warning("%s: it is put aside, and the one before is taken", error)
-            if is_rank_zero():
-                path.replace(path.with_suffix(".damaged"))
+    """The newest checkpoint that is whole; those newer than that are put aside, and a line says so.
+
+    Raises:
+        UserError: if one cannot be read, or holds what no checkpoint does.
+    """
+    try:
+        if is_rank_zero():
+            for path in run.checkpoints.glob(".*.new"):  # a killed process was writing it
+                path.unlink(missing_ok=True)
+        for path in saved(run.checkpoints).values():
+            try:
+                return path, read(path)
+            except Damaged as error:
+                _log.warning("%s: it is put aside, and the one before is taken", error)
+                if is_rank_zero():
+                    path.replace(path.with_suffix(".damaged"))
+    except OSError as error:
+        rule = f"its checkpoints cannot be read ({error.strerror})"
+        raise UserError(rule, key="RUN", value=str(run.folder), mend="mend that first; nothing was lost") from error
     return None, None

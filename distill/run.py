@@ -112,9 +112,9 @@ class Run:
 
     def extend(self, config: Mapping[str, Any]) -> None:
         """Have the run go on by ``config``: it is neither finished nor failed any more."""
-        self._write_config(config)
-        self.result_file.unlink(missing_ok=True)
+        self.result_file.unlink(missing_ok=True)  # first: what has finished is what the configuration says
         self.failure_file.unlink(missing_ok=True)
+        self._write_config(config)
 
     def _write_config(self, config: Mapping[str, Any], made_by: str | None = None) -> None:
         head = f"Made by: {made_by}" if made_by else f"Repeat this run: distill fit -c {self.config_file}"
@@ -133,6 +133,8 @@ class Run:
         if not run.config_file.is_file():
             rule = "is no run's folder: it has no config.yaml"
             raise UserError(rule, key="RUN", value=str(folder), mend=_others(Path(folder) / "any"))
+        if run.plan_file.is_file():  # an id is for life, also where the folder was renamed
+            run.id = json.loads(run.plan_file.read_text(encoding="utf-8")).get("id", run.id)
         return run
 
     @property

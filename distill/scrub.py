@@ -9,7 +9,7 @@ from typing import Any
 
 from distill.errors import UserError
 
-__all__ = ["HIDDEN", "is_secret", "refuse_hidden", "scrub"]
+__all__ = ["HIDDEN", "is_secret", "refuse_hidden", "scrub", "scrub_override"]
 
 HIDDEN = "***"
 """Stands where a secret stood."""
@@ -50,6 +50,9 @@ _AFTER = (
     re.compile(r"(\b(?:authorization|x-api-key|api-key)\s*:\s*(?:[A-Za-z]+\s+)?)[^\s,;]+", re.IGNORECASE),
     re.compile(r"(\bbearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE),
 )
+_ARGUMENT = re.compile(r"--(\w[\w.-]*)")
+# Its value ends where the next begins, in a list as Python prints it too.
+_WITH_VALUE = re.compile(rf"(?<![\w-]){_ARGUMENT.pattern}=(.*?)(?=['\"]?,?\s+['\"]?--|\Z)", re.DOTALL)
 # Tokens of the services a run may talk to, wherever they stand.
 _KNOWN = re.compile(
     r"""\b(?: hf_[A-Za-z0-9]{20,} | wandb_v\d_[\w-]{20,} | local-[0-9a-f]{40} | gh[pousr]_[A-Za-z0-9]{20,}
@@ -81,7 +84,7 @@ def scrub(value: Any, name: str = "") -> Any:
     if isinstance(value, Mapping):
         return {key: scrub(item, name if is_secret(name) else str(key)) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [scrub(item, name) for item in value]
+        return [_scrub_item(item, before, name) for before, item in zip(("", *value), value, strict=False)]
     if value is None or isinstance(value, bool) or value == "":
         return value
     if is_secret(name, value):
@@ -89,11 +92,29 @@ def scrub(value: Any, name: str = "") -> Any:
     return _scrub_text(value, name) if isinstance(value, str) else value
 
 
+def scrub_override(key: str, value: Any) -> Any:
+    """``value`` without secrets, as :func:`scrub` leaves it in the configuration that ``--key value`` makes.
+
+    The key of an override is dotted, and each of its parts a key of its own. A dotted key *within* a configuration is
+    one name: that of a module.
+    """
+    parts = key.split(".")
+    return scrub(value, next(filter(is_secret, parts), parts[-1]))
+
+
+def _scrub_item(item: Any, before: Any, name: str) -> Any:
+    """An item of a list; ``before`` it may stand the argument whose value it is (``["--data.token", "x"]``)."""
+    follows = isinstance(before, str) and not str(item).startswith("--") and not is_secret(name)
+    argument = _ARGUMENT.fullmatch(before) if follows else None
+    return scrub_override(argument[1], item) if argument else scrub(item, name)
+
+
 def _scrub_text(text: str, name: str) -> str:
     if _HEX.fullmatch(text) and not _COMMITS & {word.lower() for word in _WORD.findall(name)}:
         return HIDDEN
     if _is_basic(text):
         return HIDDEN
+    text = _WITH_VALUE.sub(lambda match: f"--{match[1]}={scrub_override(*match.groups())}", text)
     for pattern in _AFTER:
         text = pattern.sub(rf"\g<1>{HIDDEN}", text)
     return _KNOWN.sub(HIDDEN, text)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from distill.guarded import Guarded, is_rank_zero
+from distill.guarded import Guarded
 
 __all__ = ["SafeTensorBoardLogger"]
 
@@ -28,8 +28,9 @@ class SafeTensorBoardLogger(Guarded, TensorBoardLogger):
     def __init__(self, folder: str | Path, at: int | None = None) -> None:
         # The optimizer step number n is logged as n - 1: the first one to be logged again is `at`.
         super().__init__(folder, name="tensorboard", version="", default_hp_metric=False, purge_step=at)
-        if at is not None and is_rank_zero():
-            Path(self.log_dir, self.NAME_HPARAMS_FILE).unlink(missing_ok=True)  # written anew, as it may have changed
+        if at is not None:  # what it goes on with may have changed, and is written anew
+            file = Path(self.log_dir, self.NAME_HPARAMS_FILE)
+            self._try("remove the hyperparameters of before", lambda: file.unlink(missing_ok=True))
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         self._try("take the hyperparameters", lambda: super(SafeTensorBoardLogger, self).log_hyperparams(params))

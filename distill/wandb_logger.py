@@ -14,11 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lightning_fabric.loggers.logger import _DummyExperiment
 from pytorch_lightning.loggers import WandbLogger
 
-from distill.csv_logger import read_rows
 from distill.guarded import Guarded, is_rank_zero
+from distill.metrics_file import read_rows
 from distill.run import Run
 from distill.scrub import scrub
 from distill.wandb_file import history
@@ -61,6 +60,25 @@ def _settings() -> Any:
         x_save_requirements=False,
         x_transaction_log_flush_interval=FLUSH_SECONDS,
     )
+
+
+class _Absent:
+    """Stands for W&B's run where there is none, as on other ranks: whatever is done with it, nothing happens."""
+
+    def __getattr__(self, name: str) -> _Absent:
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Absent:
+        return self
+
+    def __getitem__(self, key: Any) -> _Absent:
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Nothing."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
 
 
 class SafeWandbLogger(Guarded, WandbLogger):
@@ -163,7 +181,7 @@ class SafeWandbLogger(Guarded, WandbLogger):
 
     @property
     def experiment(self) -> Any:
-        return _DummyExperiment() if self._experiment is None else self._experiment
+        return _Absent() if self._experiment is None else self._experiment
 
     # ------------------------------------------------------------------ log
 

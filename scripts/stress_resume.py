@@ -30,6 +30,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,13 @@ def recipe(folder: Path) -> dict[str, Any]:
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=32, **special)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=32, **special)  # type: ignore[no-untyped-call]
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     torch.manual_seed(0)
     config = AutoConfig.for_model("bert", **sizes, vocab_size=len(vocabulary), max_position_embeddings=32)
     config.id2label, config.label2id = {0: "negative", 1: "positive"}, {"negative": 0, "positive": 1}
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / "teacher")
+    teacher = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    teacher.save_pretrained(folder / "teacher")
     tokenizer.save_pretrained(folder / "teacher")
     draw = random.Random(0)
     (folder / "data").mkdir()
@@ -104,10 +106,6 @@ def recipe(folder: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------------- kills
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def die_at(owner: Any, name: str, seconds: float, calls: int, doing: Callable[..., object]) -> None:
     """Die in ``owner.name``, so many seconds from now and then so many calls later.
 
@@ -123,7 +121,7 @@ def die_at(owner: Any, name: str, seconds: float, calls: int, doing: Callable[..
     def doomed(*given: Any, **named: Any) -> Any:
         if time.monotonic() > begin and next(left, None) is None:
             doing(original, *given, **named)
-            die()
+            signal.raise_signal(signal.SIGKILL)
         return original(*given, **named)
 
     setattr(owner, name, doomed)
@@ -145,7 +143,7 @@ def half_of_it(original: Callable[..., object], file: Any, data: bytes) -> None:
 
 
 def any_time(draw: random.Random, seconds: float) -> None:
-    threading.Timer(draw.uniform(0, seconds), die).start()
+    threading.Timer(draw.uniform(0, seconds), signal.raise_signal, [signal.SIGKILL]).start()
 
 
 def checkpoint(draw: random.Random, seconds: float) -> None:
@@ -154,7 +152,7 @@ def checkpoint(draw: random.Random, seconds: float) -> None:
     if draw.random() < 0.6:
         die_at(distill.checkpoint._Sealed, "write", when, draw.randint(0, 100), half_of_it)
     else:
-        die_at(distill.checkpoint.os, "replace", when, 0, draw.choice([nothing, all_of_it]))
+        die_at(os, "replace", when, 0, draw.choice([nothing, all_of_it]))
 
 
 def validation(draw: random.Random, seconds: float) -> None:
@@ -244,8 +242,7 @@ def stress(kills: int, seed: int, folder: Path, given: Path | None = None) -> in
         given = folder / "recipe.yaml"
         given.write_text(yaml.safe_dump(recipe(folder), sort_keys=False))
     fit = ["fit", "-c", str(given), "--runs", "runs", "--name", "stress", "--id"]
-    place, draw = folder / "runs/stress", random.Random(seed)
-    started = time.monotonic()
+    place, draw, started = folder / "runs/stress", random.Random(seed), time.monotonic()
     if code := attempt([*fit, "undisturbed"], folder):
         raise SystemExit(f"the undisturbed run ended with exit code {code}: see {folder / 'log.txt'}")
     seconds = time.monotonic() - started
@@ -254,10 +251,11 @@ def stress(kills: int, seed: int, folder: Path, given: Path | None = None) -> in
     killed = runs = differences = 0
     while killed < kills:
         runs += 1
-        run, moments = place / f"run-{runs}", []
+        run = place / f"run-{runs}"
+        moments: list[str] = []
         while killed + len(moments) < kills:
             [moment] = draw.choices(list(MOMENTS), list(MOMENTS.values()))
-            code = attempt(_argv(run, fit), folder, lambda moment=moment: moment(draw, seconds))
+            code = attempt(_argv(run, fit), folder, partial(moment, draw, seconds))
             if code != -signal.SIGKILL:
                 break
             moments.append(moment.__name__)
@@ -266,11 +264,9 @@ def stress(kills: int, seed: int, folder: Path, given: Path | None = None) -> in
         killed += len(moments)
         changed = [f"exit code {code}"] if code else different(run, reference)
         said = f"differs in {', '.join(changed[:8])}" if changed else "no difference"
-        names = ", ".join(moments).replace("_", " ") or "none"
-        print(f"run {runs}: {said}; {killed} kills so far, here: {names}", flush=True)
-        if changed:
-            differences += 1
-        else:
+        print(f"run {runs}: {said}; {killed} kills so far, here: {', '.join(moments) or 'none'}", flush=True)
+        differences += bool(changed)
+        if not changed:
             shutil.rmtree(run)
     print(f"{killed} kills, {runs} runs, {differences} differences", flush=True)
     return differences

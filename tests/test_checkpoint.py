@@ -7,14 +7,17 @@ import os
 import pickle
 import threading
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
 from distill import checkpoint as files
 from distill.checkpoint import Damaged, SafeCheckpointIO, is_whole, read, snapshot, write
+from distill.errors import TrainingError, UserError
 
 SMALL = {"weights": torch.arange(1000.0), "step": 3, "names": ["a", "b"]}
 
@@ -64,15 +67,16 @@ def test_a_part_of_a_file_is_never_whole(tmp_path: Path) -> None:
     for size in (0, 1, 63, 64, 65, 1000, len(content) - 64, len(content) - 1):
         path.write_bytes(content[:size])
         assert not is_whole(path), size
-    assert not is_whole(tmp_path / "missing.ckpt")
-    assert not is_whole(tmp_path)
+    for path in (tmp_path / "missing.ckpt", tmp_path):
+        with pytest.raises(Damaged, match="is not there"):
+            read(path)
 
 
 def test_a_pickle_is_not_executed_even_with_a_seal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write({"state_dict": Exploit()}, "a.ckpt")
     assert is_whole("a.ckpt")
-    with pytest.raises(Damaged, match="no checkpoint of a run"):
+    with pytest.raises(UserError, match="more than tensors"):
         read("a.ckpt")
     assert not Path("called").exists()
     pickle.loads(pickle.dumps(Exploit()))  # it would have worked
@@ -119,6 +123,26 @@ def test_a_snapshot_is_not_changed_by_what_comes_after_and_keeps_ties() -> None:
     assert copied["a"] is copied["tied"]
     assert copied["more"][0].tolist() == [1, 1]
     assert copied["more"][1] == {"n": 1}
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"hold callbacks.Mine.best, a numpy.float64"):
+        SafeCheckpointIO().save_checkpoint({"callbacks": {"Mine": {"best": numpy.float64(1)}}}, tmp_path / "a.ckpt")
+    plain = {"a": [1, 2.0, True, None, "x", (torch.float32, torch.Size([1]))], "b": OrderedDict(c={1})}
+    write(snapshot(plain), tmp_path / "a.ckpt")
+    assert read(tmp_path / "a.ckpt") == plain
+
+
+def test_a_write_that_failed_for_another_reason_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, done = SafeCheckpointIO(), []
+    monkeypatch.setattr(files, "write", lambda *_: 1 / 0)
+    writer.save_checkpoint(SMALL, tmp_path / "b.ckpt")
+    writer.then(lambda: done.append(1))
+    with pytest.raises(ZeroDivisionError):
+        writer.flush()
+    assert not done
 
 
 def test_the_step_does_not_wait_for_the_disk_and_never_two_are_written(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distill.scrub import HIDDEN, scrub
+from distill.scrub import HIDDEN, scrub, scrub_override
 
 HEX = hashlib.sha1(b"a key").hexdigest()
 BASIC = base64.b64encode(b"user:hunter2").decode()
@@ -72,3 +72,55 @@ HARMLESS: dict[str, Any] = {
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_only_resembles_a_secret_stays(name: str) -> None:
     assert scrub({name: HARMLESS[name]}) == {name: HARMLESS[name]}
+
+
+# ---------------------------------------------------------------------- overrides
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["callbacks.0.api_key", "data.token", "model.hub_token", "password", "data.keys_of.secret.0", "data.token.of"],
+)
+def test_each_part_of_an_overrides_key_is_a_key(key: str) -> None:
+    assert scrub_override(key, "hunter2") == HIDDEN
+    assert scrub_override(key, ["hunter2"]) == [HIDDEN]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.tokenizer", "x"),
+        ("model.optimizer.lr", 1e-4),
+        ("data.text_key", "sentence"),
+        ("model.revision", HEX),
+        ("callbacks.0.layers.query|key", "channel"),
+        ("model.losses.0.taps", {"encoder.layer.0.attention.self.key": "encoder.layer.1.attention.self.key"}),
+    ],
+)
+def test_other_overrides_stay(key: str, value: Any) -> None:
+    assert scrub_override(key, value) == value
+
+
+ARGUMENTS: dict[str, tuple[Any, Any]] = {
+    "with its value": (["--model.hub_token=hunter2", "--seed=1"], [f"--model.hub_token={HIDDEN}", "--seed=1"]),
+    "and its value": (["--model.hub_token", "hunter2", "--seed", "1"], ["--model.hub_token", HIDDEN, "--seed", "1"]),
+    "of two words": (["--data.password=hunter 2"], [f"--data.password={HIDDEN}"]),
+    "with a mapping": (["--data.headers", {"token": "hunter2"}], ["--data.headers", {"token": HIDDEN}]),
+    "in a text": ("fit --api-key=hunter2 --seed=1", f"fit --api-key={HIDDEN} --seed=1"),
+    "in a printed list": ("['fit', '--a.token=hunter2', '--seed=1']", f"['fit', '--a.token={HIDDEN}', '--seed=1']"),
+    "under another name": ([f"--data.name={HEX}"], [f"--data.name={HIDDEN}"]),
+    "without a value": (["--use-token", "--seed", "1"], ["--use-token", "--seed", "1"]),
+    "that is harmless": (["--data.text_key=a", "--sort-key", "b"], ["--data.text_key=a", "--sort-key", "b"]),
+    "that is asked for": ("give it with --data.token", "give it with --data.token"),
+}
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_an_argument_is_known_by_its_name(case: str) -> None:
+    given, left = ARGUMENTS[case]
+    assert scrub(given) == left
+    assert scrub({"command": given}) == {"command": left}
+
+
+def test_arguments_below_a_secret_go_with_it() -> None:
+    assert scrub({"secrets": ["--user", "hunter2"]}) == {"secrets": [HIDDEN, HIDDEN]}

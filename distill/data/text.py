@@ -169,9 +169,10 @@ class TextData(LightningDataModule):
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the tokenised training samples and the tokenizer: what a sample's id stands for."""
+        """A hash of the tokenised samples, those that judge the best among them, and of the tokenizer."""
         self.setup("fit")
-        return f"{self._samples['train'].fingerprint}-{tokenizer_fingerprint(self.tokenizer)}"
+        samples = [self._samples[use].fingerprint for use in ("train", "validation") if use in self._samples]
+        return "-".join([*samples, tokenizer_fingerprint(self.tokenizer)])
 
     # ------------------------------------------------------------------ life cycle
 

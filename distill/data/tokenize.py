@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import sys
@@ -99,7 +100,8 @@ def tokenize(
 
     if "label" in columns and (labels is None or split not in labels.splits):
         columns = {role: column for role, column in columns.items() if role != "label"}
-    encode = _Encode(task.encode(tokenizer, max_length), dict(columns), labels)
+    # A copy: encoding sets a tokenizer's truncation, which would be saved with the student.
+    encode = _Encode(task.encode(copy.deepcopy(tokenizer), max_length), dict(columns), labels)
     key = _hash(
         [
             dataset._fingerprint,

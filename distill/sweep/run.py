@@ -20,7 +20,7 @@ from distill.config import apply_override, load, parse_value
 from distill.errors import TrainingError, UserError, nearest
 from distill.listing import figure, read_json
 from distill.run import Run, new_id
-from distill.scrub import scrub
+from distill.scrub import scrub, scrub_override
 from distill.sweep.file import Recipe, SweepFile, find_sweep, read_sweep
 from distill.sweep.process import run_to_end
 from distill.sweep.search import trials
@@ -121,8 +121,10 @@ def _record(planned: Sequence[Trial], recipe: Recipe) -> None:
         UserError: if the runs that are there were made with other ones.
     """
     file = planned[0].run.folder.parent / "sweep.json"
-    common = {"files": recipe.files, "allow": recipe.allow, "overrides": dict(recipe.overrides)}
-    fresh = scrub({"recipe": common, "trials": [trial.parameters for trial in planned]})
+    common = scrub({"files": recipe.files, "allow": recipe.allow})
+    common["overrides"] = {key: _recorded(key, text) for key, text in recipe.overrides}
+    parameters = [{key: scrub_override(key, value) for key, value in t.parameters.items()} for t in planned]
+    fresh = {"recipe": common, "trials": parameters}
     if old := read_json(file)[0]:
         before = old.get("trials", [])
         shared = min(len(before), len(planned))
@@ -134,6 +136,14 @@ def _record(planned: Sequence[Trial], recipe: Recipe) -> None:
     beside = file.with_name(f".{file.name}.new")
     beside.write_text(json.dumps(fresh, indent=2) + "\n", encoding="utf-8")
     os.replace(beside, file)
+
+
+def _recorded(key: str, text: str) -> str:
+    """The text of an override without its secrets, those inside a list or a mapping included."""
+    value = parse_value(text, f"--{key}")
+    if isinstance(value, (dict, list)):
+        return json.dumps(scrub_override(key, value), default=str)
+    return str(scrub_override(key, text))
 
 
 def _command(recipe: Recipe, trial: Trial) -> list[str]:

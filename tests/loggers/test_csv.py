@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from distill.listing import summary
 from distill.loggers import CsvLogger
+from distill.run import Run
 
 # As a run logs them: validation every third step, and at the seventh a term that was not there before.
 ROWS: list[tuple[int, dict[str, Any]]] = []
@@ -128,3 +130,14 @@ def test_a_file_that_is_not_ours_costs_the_file_and_not_the_run(tmp_path: Path) 
         logger = CsvLogger(tmp_path, 3)
     log(logger, ROWS)
     assert (tmp_path / "metrics.csv").read_text() == "what,ever\n1,2\n"
+
+
+@pytest.mark.parametrize("nonsense", ["12\n", "12,0.5,0.5,0.5\n", "-12,0.5\n", "\0\0\0\n"], ids=repr)
+def test_a_row_that_a_resumed_run_drops_is_none_in_a_list_of_runs(nonsense: str, tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "mine", {}, "one")
+    (run.folder / "metrics.csv").write_text("step,a\n3,1.0\n" + nonsense)
+    found = summary(run.folder)
+    assert (found.step, found.note) == (3, "metrics.csv cannot be read")
+    log(CsvLogger(run.folder), [(3, {"a": 2.0})])
+    assert (run.folder / "metrics.csv").read_text() == "step,a\n3,1.0\n4,2.0\n"
+    assert (summary(run.folder).step, summary(run.folder).note) == (4, "")

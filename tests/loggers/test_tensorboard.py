@@ -63,3 +63,11 @@ def test_what_goes_wrong_ends_it_alone(tmp_path: Path) -> None:
         log(logger, 0, 3)
     log(logger, 3, 6)
     logger.finalize("success")
+
+
+def test_a_folder_that_cannot_be_changed_stops_no_run(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard" / "hparams.yaml").mkdir(parents=True)  # in the way, and no file to remove
+    with pytest.warns(UserWarning, match="TensorBoard is left out"):
+        logger = SafeTensorBoardLogger(tmp_path, 3)
+    log(logger, 3, 6)
+    logger.finalize("success")

@@ -73,6 +73,17 @@ def test_a_logger_that_breaks_ends_alone(tmp_path: Path, monkeypatch: pytest.Mon
     ]
 
 
+def test_what_a_callback_does_with_an_absent_run_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.guarded.is_rank_zero", lambda: False)  # where W&B is never started
+    run = SafeWandbLogger(WandbConfig(), Run.create(tmp_path, "mine", {}), "offline").experiment
+    run.log({"a": 1.0})
+    run.config["a"] = 1
+    run.config.update({"b": 2}, allow_val_change=True)
+    run.summary["best"]["accuracy"] = 0.5
+    run.name = "another"
+    assert list(run.logged_artifacts()) == []
+
+
 class Endless:
     """An experiment whose service process answers no more."""
 

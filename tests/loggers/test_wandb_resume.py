@@ -76,10 +76,11 @@ def test_offline_parts_sync_into_one_run_over_the_global_step(play: Any, server:
     play(kill_after=9, wait=0.6).end(KILLED)
     play(at=4, lr=2.0).end()
     command = [str(Path(sys.executable).with_name("wandb")), "sync", str(files(tmp_path)[0].parents[1])]
-    synced = subprocess.run(
-        command, env=os.environ | server.environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60, "check": False}
+    # It writes a log of its own into the folder that it is started in.
+    synced = subprocess.run(command, env=os.environ | server.environment, cwd=tmp_path, **options)
     assert synced.returncode == 0, synced.stderr
+    assert list((tmp_path / "wandb" / "logs").iterdir())
     assert list(server.runs) == ["one"]
     assert plain(server.history) == EXPECTED
     assert [row["_step"] for row in server.history] == list(range(len(EXPECTED)))

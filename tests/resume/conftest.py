@@ -1,21 +1,28 @@
-"""Runs that keep every checkpoint, and what is different between two of them."""
+"""Runs that keep every checkpoint, runs that were stopped, and what is different between two of them."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
+import os
+import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+import yaml
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from distill.build import build, make_trainer, quiet
 from distill.callbacks.last import saved
 from distill.checkpoint import read
+from distill.cli import main
 from distill.config import long_form
+from distill.module import Distillation
 from distill.run import Run
 
 # Plain functions, which ranks.py imports too, each with a fixture of its name for the tests.
@@ -128,3 +135,99 @@ def _train() -> Callable[..., Trained]:
 @pytest.fixture(name="differences", scope="session")
 def _differences() -> Callable[[Any, Any], list[str]]:
     return lambda a, b: list(differences(a, b))
+
+
+# ---------------------------------------------------------------------- a run that was stopped
+
+
+STEPS, STOP = 14, 9  # of the run; done when it is stopped
+
+
+class World(NamedTuple):
+    """A folder with a teacher, data and a configuration, and two runs of it: an undisturbed one of 14 steps, and one
+    that was stopped after 9, with the checkpoints of 8 and 9."""
+
+    folder: Path
+    whole: Path
+    stopped: Path
+
+
+def at_call(patch: pytest.MonkeyPatch, name: str, count: int, action: Callable[[], object]) -> None:
+    """Have the module do something in the ``count``-th call of a method."""
+    original, calls = getattr(Distillation, name), iter(range(1, 1000))
+
+    def step(self: Any, *given: Any) -> Any:
+        if next(calls) == count:
+            action()
+        return original(self, *given)
+
+    patch.setattr(Distillation, name, step)
+
+
+@pytest.fixture(name="at_call")
+def _at_call() -> Callable[..., None]:
+    return at_call
+
+
+@pytest.fixture(scope="session")
+def world(
+    tmp_path_factory: pytest.TempPathFactory,
+    recipe: dict[str, Any],
+    teacher_dir: str,
+    text_folder: str,
+    changed: Callable[..., dict[str, Any]],
+    joint: list[dict[str, Any]],
+) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    shutil.copytree(teacher_dir, folder / "teacher")
+    shutil.copytree(text_folder, folder / "data")
+    keep = {"class_path": "Last", "init_args": {"every_n_steps": 2}}
+    changes = {
+        "model": {"teacher": {"path": str(folder / "teacher")}},
+        "data": {"path": str(folder / "data"), "train_samples": 55},
+        "trainer": {"max_epochs": 2, "max_steps": -1, "val_check_interval": 5, "log_every_n_steps": 1},
+        "callbacks": [*joint, keep],
+        "runs": str(folder / "runs"),
+    }
+    (folder / "base.yaml").write_text(yaml.safe_dump(changed(recipe, changes)))
+    fit = ["fit", "-c", str(folder / "base.yaml"), "--id"]
+    assert main([*fit, "whole"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, "training_step", STOP, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit, match="143"):
+            main([*fit, "stopped"])
+    runs = folder / "runs/base"
+    return World(folder, runs / "whole", runs / "stopped")
+
+
+@pytest.fixture
+def run(world: World, tmp_path: Path) -> Path:
+    """A copy of the stopped run."""
+    return Path(shutil.copytree(world.stopped, tmp_path / "base/run"))
+
+
+@pytest.fixture
+def same(world: World, differences: Callable[[Any, Any], list[str]]) -> Callable[[Path], None]:
+    """Requires that a run ended as the undisturbed one: history, scores, the student's bits, the last checkpoint."""
+
+    def check(run: Path) -> None:
+        assert (run / "metrics.csv").read_bytes() == (world.whole / "metrics.csv").read_bytes()
+        for name in ("scores", "steps", "saved_step", "complete"):
+            assert Run(run).result[name] == Run(world.whole).result[name]
+        for name in ("model.safetensors", "compression.json"):
+            assert (run / "student" / name).read_bytes() == (world.whole / "student" / name).read_bytes()
+        ours, theirs = (read(folder / f"checkpoints/last-{STEPS}.ckpt") for folder in (run, world.whole))
+        assert differences(ours, theirs) == []
+
+    return check
+
+
+def hashes(run: Path) -> dict[str, str]:
+    """Of every file, but for the lock, which says who writes."""
+    files = [path for path in run.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(name="hashes")
+def _hashes() -> Callable[[Path], dict[str, str]]:
+    return hashes

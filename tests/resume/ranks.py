@@ -1,7 +1,8 @@
-"""Run by test_ranks.py: on two ranks, train a run undisturbed and stop another one, or resume that."""
+"""Run by test_ranks.py: on two ranks, train a run undisturbed and stop another one, resume that, or extend it."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -15,17 +16,18 @@ from distill.launch import fit
 from distill.module import Distillation
 from distill.resume import resume
 
-STOP = 5
+STEPS, STOP = 8, 5  # of the first run; of the second when it is told to stop
 
 
-def stop_in_step(count: int) -> None:
-    """Have the second rank, and no other, be told to stop in its step of this number."""
-    original, calls = Distillation.training_step, iter(range(1, 1000))
+def watch(seen: list[list[int]], stop: int) -> None:
+    """Take down which samples this rank trains on; the second rank, and no other, is told to stop in a step."""
+    original = Distillation.training_step
 
-    def step(self: Any, *given: Any) -> Any:
-        if next(calls) == count and self.global_rank == 1:
+    def step(self: Any, raw_batch: Any, batch_idx: int) -> Any:
+        seen.append(list(raw_batch.ids))
+        if len(seen) == stop and self.global_rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, *given)
+        return original(self, raw_batch, batch_idx)
 
     Distillation.training_step = step  # type: ignore[method-assign]
 
@@ -34,13 +36,15 @@ def main(phase: str, folder: Path) -> None:
     # A machine with two devices, of which `devices: auto` takes all.
     CPUAccelerator.auto_device_count = staticmethod(lambda: 2)  # type: ignore[method-assign]
     if phase == "train":
-        config = load([str(folder / "base.yaml")])
+        config, seen = load([str(folder / "base.yaml")]), []  # type: ignore[var-annotated]
+        watch(seen, STEPS + STOP)
         fit(config, run_id="whole")
-        stop_in_step(STOP)
+        (folder / f"seen-{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(seen))
         fit(config, run_id="stopped")
-    else:
+    elif phase == "resume":
         resume(folder / "runs/base/stopped")
-        resume(folder / "runs/base/stopped", overrides=[("trainer.max_epochs", "3")])
+    else:
+        resume(folder / "runs/base/whole", overrides=[("trainer.max_epochs", "3")])
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def test_a_run_resumed_from_every_single_step_ends_with_the_same_bits(
 # ---------------------------------------------------------------------- language models
 
 
-LLAMA = {
+LLAMA: dict[str, Any] = {
     "model_type": "llama",
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -154,14 +154,16 @@ def language_model(request: pytest.FixtureRequest, teacher_dir: str, tiny_tokeni
     tokenizer, folder = AutoTokenizer.from_pretrained(tiny_tokenizer_dir), str(tmp_path / "teacher")
     if request.param == "causal-lm":
         config = AutoConfig.for_model(**LLAMA, vocab_size=len(tokenizer))
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     else:
-        AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(teacher_dir)).save_pretrained(folder)
+        config = AutoConfig.from_pretrained(teacher_dir)
+        model = AutoModelForMaskedLM.from_config(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
     tokenizer.eos_token = tokenizer.sep_token
     tokenizer.save_pretrained(folder)
     data = {"columns": {"text": "sentence"}} | ({"pack_length": 24} if request.param == "causal-lm" else {})
-    model = {"task": request.param, "teacher": folder, "student": {"layers": "uniform", "num_layers": 1}}
-    return {"model": model | {"losses": ["HintonKL", "CrossEntropy"]}, "data": data, "callbacks": [PRUNE, QUANTIZE]}
+    changes = {"task": request.param, "teacher": folder, "student": {"layers": "uniform", "num_layers": 1}}
+    return {"model": changes | {"losses": ["HintonKL", "CrossEntropy"]}, "data": data, "callbacks": [PRUNE, QUANTIZE]}
 
 
 def test_a_language_model_resumed_from_anywhere_ends_with_the_same_bits(
@@ -191,12 +193,11 @@ def test_a_plain_pair_of_convolutions_resumed_at_the_epochs_end_ends_with_the_sa
     def fit(folder: Path, checkpoint: Path | None = None) -> dict[int, Path]:
         torch.manual_seed(0)
         images, losses = torch.randn(32, 1, 6, 6), [HintonKL(), FitNetHint(taps={"0": "0"})]
-        loader = DataLoader(list(zip(images, images.flatten(1).argmax(1) % 3, strict=True)), batch_size=8)
+        rows = list(zip(images, images.flatten(1).argmax(1) % 3, strict=True))
+        loader: DataLoader[Any] = DataLoader(rows, batch_size=8)  # type: ignore[arg-type]
         module = Distillation(net(4), Plain(), net(8), losses, OptimizerConfig(lr=0.01, warmup=0))
         pruning = GradualMagnitudePruning(0.75, end=8, every_n_steps=1)
         quantization = QuantizationAwareTraining(begin=4, observe=2, freeze_observers=10)
-        last = Last(keep=1000)
-        last.folder = folder
         trainer = Trainer(
             max_epochs=3,
             accelerator="cpu",
@@ -205,11 +206,11 @@ def test_a_plain_pair_of_convolutions_resumed_at_the_epochs_end_ends_with_the_sa
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
-            callbacks=[last, pruning, quantization, Determinism()],
+            callbacks=[Last(keep=1000), pruning, quantization, Determinism()],
             plugins=[SafeCheckpointIO()],
         )
         trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
-        return saved(folder)
+        return saved(folder / "checkpoints")
 
     whole = fit(tmp_path / "whole")
     assert list(whole) == [12, 8, 4]

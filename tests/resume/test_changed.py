@@ -1,0 +1,117 @@
+"""A run goes on only as what it was: what has changed is named, and nothing is written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+Distill = Callable[..., Any]
+World = Any
+Hashes = Callable[[Path], dict[str, str]]
+
+
+@pytest.fixture
+def refused(distill: Distill, hashes: Hashes) -> Callable[..., str]:
+    """What is said as ``distill resume`` refuses a run, in whose folder nothing is written."""
+
+    def check(run: Path, *argv: str) -> str:
+        before = hashes(run)
+        code, out, err = distill("resume", str(run), *argv)
+        assert code == 2, out
+        assert err.count("distill: error: ") == 1
+        assert "Traceback" not in out + err
+        assert hashes(run) == before
+        return str(err[err.index("distill: error: ") :])
+
+    return check
+
+
+@pytest.fixture
+def mended(world: World) -> Iterator[Callable[[str], Path]]:
+    """A file of the world, to be altered; it is put back in the end."""
+    before: dict[Path, bytes] = {}
+
+    def take(name: str) -> Path:
+        path: Path = world.folder / name
+        before[path] = path.read_bytes()
+        return path
+
+    yield take
+    for path, content in before.items():
+        path.write_bytes(content)
+
+
+def test_another_teacher_is_refused(run: Path, refused: Callable[..., str], mended: Callable[[str], Path]) -> None:
+    path = mended("teacher/model.safetensors")
+    weights = load_file(path)
+    weights["classifier.bias"] += 1e-6
+    save_file(weights, path, {"format": "pt"})
+    said = refused(run)
+    assert "model.teacher: this is not the teacher that the run began with" in said
+    assert "give it back as it was" in said
+
+
+def test_another_tokenizer_is_refused(run: Path, refused: Callable[..., str], mended: Callable[[str], Path]) -> None:
+    path = mended("teacher/tokenizer.json")
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["good"], vocabulary["bad"] = vocabulary["bad"], vocabulary["good"]
+    path.write_text(json.dumps(content))
+    said = refused(run)
+    assert "tokenizer" in said
+    assert "give it back as it was" in said
+
+
+def test_other_training_data_are_refused(run: Path, refused: Callable[..., str], mended: Callable[[str], Path]) -> None:
+    path = mended("data/train.jsonl")
+    path.write_text(path.read_text().replace("story", "film"))
+    said = refused(run)
+    assert "as it is tokenised, is not that of the run" in said
+    assert "give it back as it was" in said
+
+
+def test_other_validation_data_are_refused(
+    run: Path, refused: Callable[..., str], mended: Callable[[str], Path]
+) -> None:
+    path = mended("data/validation.jsonl")
+    path.write_text(path.read_text().replace("story", "film"))
+    assert "give it back as it was" in refused(run)
+
+
+def test_a_configuration_edited_by_hand_is_refused(run: Path, refused: Callable[..., str]) -> None:
+    path = run / "config.yaml"
+    assert "lr: 0.001" in path.read_text()
+    path.write_text(path.read_text().replace("lr: 0.001", "lr: 0.002"))
+    said = refused(run)
+    assert "model.optimizer.lr: 0.001 -> 0.002" in said
+    assert "put it back" in said
+
+
+@pytest.mark.parametrize("argv", ["--model.optimizer.lr 0.002", "--seed 1", "--data.batch_size 4"])
+def test_another_value_on_the_command_line_is_refused(argv: str, run: Path, refused: Callable[..., str]) -> None:
+    key, value = argv.removeprefix("--").split()
+    said = refused(run, *argv.split())
+    assert f"  {key}: " in said
+    assert f"-> {value}" in said
+    assert f"begin another run from this one: distill fit --from {run} {argv}" in said
+
+
+def test_a_run_that_another_process_writes_is_refused(run: Path, refused: Callable[..., str]) -> None:
+    code = "import sys; from distill.run import Run\nwith Run(sys.argv[1]).locked(): print('held', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        said = refused(run)
+        other.stdin.close()
+    assert f"process {other.pid} on " in said
+    assert "is writing this run" in said

@@ -1,0 +1,158 @@
+"""Runs made longer, jobs started again and again, secrets, and runs that begin from another."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from distill.config import read_file
+
+Distill = Callable[..., Any]
+
+
+def result(folder: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path(folder, "result.json").read_text())
+    return found
+
+
+def test_a_job_started_again_begins_goes_on_and_leaves_what_has_finished(base: Any, distill: Distill) -> None:
+    job = ("fit", "-c", "base.yaml", "--id", "job", "--resume", "auto")
+    assert distill(*job).code == 0
+    first = result("runs/base/job")
+    code, out, _ = distill(*job)
+    assert code == 0
+    assert "has finished" in out
+    Path("runs/base/job/result.json").unlink()  # killed just before the end
+    code, out, _ = distill(*job)
+    assert code == 0
+    assert "going on with" in out
+    assert result("runs/base/job")["scores"] == first["scores"]
+    code, out, err = distill(*job, "--trainer.max_steps", "4")
+    assert code == 0, err
+    assert result("runs/base/job")["steps"] == 4
+
+
+def test_a_job_killed_as_its_folder_was_made_can_begin(base: Any, distill: Distill) -> None:
+    folder = Path("runs/base/job")
+    folder.mkdir(parents=True)
+    (folder / ".config.yaml.new").touch()
+    assert distill("fit", "-c", "base.yaml", "--id", "job", "--resume", "auto").code == 0
+
+
+def test_a_job_of_another_configuration_is_refused(base: Any, distill: Distill) -> None:
+    job = ("fit", "-c", "base.yaml", "--id", "job", "--resume", "auto")
+    assert distill(*job).code == 0
+    code, _, err = distill(*job, "--model.optimizer.lr", "0.5")
+    assert code == 2
+    assert "model.optimizer.lr: 0.001 -> 0.5" in err
+    assert "distill fit --from" in err
+    assert "--model.optimizer.lr 0.5" in err
+
+
+def test_auto_needs_a_name_for_the_run(base: Any, distill: Distill) -> None:
+    code, _, err = distill("fit", "-c", "base.yaml", "--resume", "auto")
+    assert code == 2
+    assert "add --id ID" in err
+    assert not Path("runs").exists()
+
+
+def test_a_run_cannot_be_made_shorter_than_it_is(base: Any, distill: Distill) -> None:
+    assert distill("fit", "-c", "base.yaml", "--id", "one").code == 0
+    before = Path("runs/base/one/config.yaml").read_text()
+    code, _, err = distill("resume", "runs/base/one", "--max-steps", "1")
+    assert code == 2
+    assert "trainer.max_steps = 1: the run has done 2 already" in err
+    assert Path("runs/base/one/config.yaml").read_text() == before
+    assert Path("runs/base/one/result.json").is_file()
+
+
+def test_a_finished_run_without_checkpoints_is_not_trained_anew(base: Any, distill: Distill) -> None:
+    assert distill("fit", "-c", "base.yaml", "--id", "one").code == 0
+    shutil.rmtree("runs/base/one/checkpoints")
+    code, _, err = distill("resume", "runs/base/one", "--max-steps", "4")
+    assert code == 2
+    assert "no checkpoint to go on from" in err
+    assert result("runs/base/one")["steps"] == 2
+
+
+def test_a_teacher_that_was_moved_is_given_by_its_new_place(
+    base: dict[str, Any], distill: Distill, teacher_dir: str
+) -> None:
+    shutil.copytree(teacher_dir, "here")
+    base["model"]["teacher"]["path"] = "here"
+    Path("base.yaml").write_text(yaml.safe_dump(base))
+    assert distill("fit", "-c", "base.yaml", "--id", "one").code == 0
+    Path("here").rename("there")
+    assert distill("resume", "runs/base/one", "--max-steps", "4").code == 2
+    places = ("--model.teacher.path", "there", "--data.tokenizer", "there")
+    code, _, err = distill("resume", "runs/base/one", "--max-steps", "4", *places)
+    assert code == 0, err
+    assert read_file(Path("runs/base/one/config.yaml"))["model"]["teacher"]["path"] == str(Path("there").resolve())
+
+
+SECRET = """
+from pytorch_lightning import Callback
+
+class Reporter(Callback):
+    def __init__(self, api_key: str):
+        assert api_key == "hush-12345"
+"""
+
+
+def test_a_run_with_a_secret_is_resumed_by_giving_it_again_and_it_is_not_shown(
+    base: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("reporting.py").write_text(SECRET)
+    base["callbacks"] = [{"class_path": "reporting.Reporter", "init_args": {"api_key": "hush-12345"}}]
+    Path("base.yaml").write_text(yaml.safe_dump(base))
+    allow = ("--allow", "reporting")
+    job = ("fit", "-c", "base.yaml", "--id", "one", "--resume", "auto", *allow)
+    assert distill(*job).code == 0
+    Path("runs/base/one/result.json").unlink()
+    assert distill("resume", "runs/base/one", *allow).code == 2
+    key = ("--callbacks.0.api_key", "hush-12345")
+    code, out, err = distill("resume", "runs/base/one", *allow, *key)
+    assert code == 0, err
+    Path("runs/base/one/result.json").unlink()
+    assert distill(*job).code == 0
+    code, out, err = distill("resume", "runs/base/one", "--max-steps", "4", "--seed", "9", *allow, *key)
+    assert code == 2
+    assert "hush" not in out + err
+
+
+def test_another_run_begins_with_the_weights_of_this_one(base: Any, distill: Distill) -> None:
+    assert distill("fit", "-c", "base.yaml", "--id", "one").code == 0
+    argv = ("--from", "runs/base/one", "--id", "two", "--model.optimizer.lr", "1e-30", "--trainer.max_steps", "1")
+    Path("more.yaml").write_text(yaml.safe_dump({"callbacks": ["Last"]}))
+    code, _, err = distill("fit", *argv, "-c", "more.yaml")
+    assert code == 0, err
+    one, two = (load_file(f"runs/base/{run}/student/model.safetensors") for run in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-6
+    assert read_file(Path("runs/base/two/config.yaml"))["callbacks"][0]["init_args"] == {
+        "run": str(Path("runs/base/one").resolve())
+    }
+
+
+def test_another_student_cannot_begin_with_them(base: Any, distill: Distill) -> None:
+    assert distill("fit", "-c", "base.yaml", "--id", "one").code == 0
+    code, _, err = distill("fit", "--from", "runs/base/one", "--id", "two", "--model.student.num_layers", "3")
+    assert code == 2
+    assert "the student of that run is another one" in err
+    assert not Path("runs/base/two").exists()
+
+
+def test_checkpoints_cannot_be_asked_for_and_switched_off(base: dict[str, Any], distill: Distill) -> None:
+    base["callbacks"] = ["Last"]
+    base["trainer"]["enable_checkpointing"] = False
+    Path("base.yaml").write_text(yaml.safe_dump(base))
+    code, _, err = distill("fit", "-c", "base.yaml")
+    assert code == 2
+    assert "trainer.enable_checkpointing" in err
