@@ -61,8 +61,9 @@ def fit(config: Mapping[str, Any], *, allow: Sequence[str] = (), run_id: str | N
     with ExitStack() as stack:
         if trainer.is_global_zero:
             job.run.begin(job.config)
-            stack.enter_context(job.run.locked())
         try:
+            if trainer.is_global_zero:
+                stack.enter_context(job.run.locked())
             train(job, trainer)
         except UserError:
             if trainer.is_global_zero:

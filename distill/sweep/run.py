@@ -79,7 +79,7 @@ def sweep(name: str, given: Recipe, *, seed: int = 0, dry_run: bool = False, con
     try:
         for index, trial in enumerate(planned, 1):
             if trial.run.state != "finished":
-                console.print(f"trial {index} of {len(planned)}: {escape(shlex.join(trial.words()))}", soft_wrap=True)
+                console.print(f"trial {index} of {len(planned)}: {escape(shlex.join(scrub(trial.words())))}", soft_wrap=True)
                 if code := run_to_end(_command(recipe, trial)):
                     console.print(f"{trial.run.id} failed with exit code {code}")
                     failed.append(trial.run.id)
@@ -180,7 +180,7 @@ def _conclude(
     if math.isnan(ordered[0].score(metric)):
         return
     best = ["distill", "fit", *recipe.words(), *ordered[0].words()]
-    console.print(f"best is {ordered[0].run.folder}:\n  {escape(shlex.join(best))}", soft_wrap=True)
+    console.print(f"best is {ordered[0].run.folder}:\n  {escape(shlex.join(scrub(best)))}", soft_wrap=True)
 
 
 def _show(
@@ -193,6 +193,7 @@ def _show(
     for trial in planned:
         score = trial.score(metric)
         state = "failed" if trial.run.id in failed else trial.run.state if trial.run.folder.exists() else ""
-        shown = (number(v) if isinstance(v, float) else _text(v) for v in trial.parameters.values())
+        given = {key: scrub_override(key, value) for key, value in trial.parameters.items()}
+        shown = (number(v) if isinstance(v, float) else _text(v) for v in given.values())
         table.add_row(trial.run.id, state, "" if math.isnan(score) else number(score), *map(escape, shown))
     console.print(table)
