@@ -79,7 +79,9 @@ def sweep(name: str, given: Recipe, *, seed: int = 0, dry_run: bool = False, con
     try:
         for index, trial in enumerate(planned, 1):
             if trial.run.state != "finished":
-                console.print(f"trial {index} of {len(planned)}: {escape(shlex.join(scrub(trial.words())))}", soft_wrap=True)
+                console.print(
+                    f"trial {index} of {len(planned)}: {escape(shlex.join(scrub(trial.words())))}", soft_wrap=True
+                )
                 if code := run_to_end(_command(recipe, trial)):
                     console.print(f"{trial.run.id} failed with exit code {code}")
                     failed.append(trial.run.id)
