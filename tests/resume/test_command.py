@@ -202,7 +202,7 @@ def test_a_runs_folder_may_be_moved(run: Path, distill: Distill, same: Same, tmp
     assert distill("resume", str(moved)).code == 0
     same(moved)
     assert not run.exists()
-    assert Run(moved).result["id"] == "name"
+    assert Run(moved).result["id"] == "stopped"  # an id is for life
 
 
 # ---------------------------------------------------------------------- extended, or ended early
