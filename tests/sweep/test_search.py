@@ -69,7 +69,7 @@ def normal(x: float) -> float:
         ({"distribution": "normal", "mu": 2, "sigma": 0.5}, lambda x: normal((x - 2) / 0.5)),
         ({"distribution": "log_normal", "mu": -1, "sigma": 2}, lambda x: normal((math.log(x) + 1) / 2)),
     ],
-    ids=str,
+    ids=lambda value: None if callable(value) else str(value),
 )
 def test_draws_follow_their_distribution(given: dict[str, Any], cumulative: Callable[[float], float]) -> None:
     count = 1000
