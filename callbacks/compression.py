@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from distill.callbacks.steps import StepCallback
 from distill.errors import UserError
 
-__all__ = ["Compression", "compressions"]
+__all__ = ["Compression", "compressions", "refuse_twice"]
 
 
 class Compression(StepCallback, ABC):
@@ -60,13 +60,7 @@ class Compression(StepCallback, ABC):
                     value=names,
                     mend="change their order",
                 )
-        if len(set(names)) < len(names):
-            raise UserError(
-                "each of them is given once",
-                key="callbacks",
-                value=names,
-                mend="join their targets; per-layer overrides take what differs",
-            )
+        refuse_twice(others)
 
     def _check_apart(self, others: list[Compression], student: nn.Module) -> None:
         mine = self.masked(student)
@@ -115,6 +109,18 @@ class Compression(StepCallback, ABC):
     def timeline(self, steps: Iterable[int], total_steps: int) -> Mapping[str, list[float]]:
         """Name -> values at these steps, of what changes during the run; for ``--dry-run`` and the plot."""
         return {}
+
+
+def refuse_twice(callbacks: Iterable[Callback]) -> None:
+    """Refuse two compressions of one kind, which would also have one state between them.
+
+    Raises:
+        UserError: naming them.
+    """
+    names = [type(callback).__name__ for callback in callbacks if isinstance(callback, Compression)]
+    if len(set(names)) < len(names):
+        mend = "join their targets; per-layer overrides take what differs"
+        raise UserError("each of them is given once", key="callbacks", value=names, mend=mend)
 
 
 def compressions(trainer: Trainer) -> list[Compression]:

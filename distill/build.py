@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from distill.absolute import absolute
 from distill.callbacks import Best, Determinism, Last
+from distill.callbacks.compression import refuse_twice
 from distill.callbacks.progress import Progress
 from distill.checkpoint import SafeCheckpointIO
 from distill.class_paths import check, check_classes, guarded
@@ -205,6 +206,7 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
     bar = given.pop("enable_progress_bar", None)
     bar = sys.stdout.isatty() if bar is None else bar
     callbacks = list(given.pop("callbacks", job.callbacks))
+    refuse_twice(callbacks)
     checkpoints = given.pop("enable_checkpointing", None) is not False
     own: list[Callback] = [LastValidation(), Scores(spoken=not bar)]
     if not any(isinstance(callback, Determinism) for callback in callbacks):
