@@ -109,8 +109,9 @@ def forked(job: dict[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
-    import distill.loggers  # noqa: F401
     import wandb  # noqa: F401
+
+    import distill.loggers  # noqa: F401
 
     for line in iter(sys.stdin.readline, ""):
         job = json.loads(line)
