@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +75,11 @@ def fit_or_resume(config: Mapping[str, Any], run_id: str, *, allow: Sequence[str
     run = Run(Path(full["runs"]) / full["name"] / run_id)
     if run.config_file.is_file():
         return _go_on(Run.open(run.folder), full, allow)
-    if is_rank_zero() and run.folder.is_dir() and not saved(run.checkpoints):
-        shutil.rmtree(run.folder, ignore_errors=True)  # killed at its very beginning
+    if is_rank_zero() and run.folder.is_dir():
+        for path in run.folder.glob(".config.yaml*.new"):  # killed at its very beginning
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # what else is in it stays, and is told of below
+            run.folder.rmdir()
     return fit(config, allow=allow, run_id=run_id)
 
 

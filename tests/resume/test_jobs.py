@@ -46,6 +46,15 @@ def test_a_job_killed_as_its_folder_was_made_can_begin(base: Any, distill: Disti
     assert distill("fit", "-c", "base.yaml", "--id", "job", "--resume", "auto").code == 0
 
 
+def test_a_folder_that_holds_something_else_is_left_as_it_is(base: Any, distill: Distill) -> None:
+    Path("runs/base/job").mkdir(parents=True)
+    Path("runs/base/job/mine.txt").write_text("kept")
+    code, _, err = distill("fit", "-c", "base.yaml", "--id", "job", "--resume", "auto")
+    assert code == 2
+    assert "exists" in err
+    assert Path("runs/base/job/mine.txt").read_text() == "kept"
+
+
 def test_a_job_of_another_configuration_is_refused(base: Any, distill: Distill) -> None:
     job = ("fit", "-c", "base.yaml", "--id", "job", "--resume", "auto")
     assert distill(*job).code == 0
