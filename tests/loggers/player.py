@@ -84,12 +84,12 @@ def main(
 
 
 def _kill_service() -> None:
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-    for line in listed.splitlines():
-        pid, parent, command = line.split(maxsplit=2)
-        if parent == str(os.getpid()) and "wandb-core" in command:
-            os.kill(int(pid), signal.SIGKILL)
-            time.sleep(0.3)
+    # -ww: else COLUMNS, where the environment has it, cuts the paths that are looked for.
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    processes = [line.split(maxsplit=2) for line in listed.splitlines()]
+    [service] = [int(pid) for pid, parent, args in processes if parent == str(os.getpid()) and "wandb-core" in args]
+    os.kill(service, signal.SIGKILL)
+    time.sleep(0.3)
 
 
 def forked(job: dict[str, Any]) -> bool:
