@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,25 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from distill.callbacks.compression import compressions
 
-__all__ = ["Best"]
+__all__ = ["Best", "within"]
 
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+
+
+def within(state: Mapping[str, Any], folder: str | Path | None) -> dict[str, Any]:
+    """The state of a ``ModelCheckpoint`` with every file that it names in ``folder``.
+
+    These files are removed when better ones come, so a checkpoint may not say that they lie elsewhere; and a run's
+    folder may have been moved.
+    """
+
+    def own(path: str) -> str:
+        name = os.path.basename(path)
+        return "" if name in ("", ".", "..") else os.path.join(folder or "", name)
+
+    paths = {name: own(state[name]) for name in _PATHS}
+    scores = {own(path): score for path, score in state["best_k_models"].items() if own(path)}
+    return {**state, **paths, "best_k_models": scores, "dirpath": folder}
 
 
 class Best(ModelCheckpoint):
@@ -36,10 +54,5 @@ class Best(ModelCheckpoint):
         return state | {"best_k_models": scores, "dirpath": ""}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        folder = Path(self.dirpath or "")
-        state = dict(state_dict)
-        # Only their last part: these files are removed when a better one comes.
-        state |= {name: str(folder / Path(state[name]).name) if state[name] else "" for name in _PATHS}
-        scores = {str(folder / Path(name).name): score for name, score in state["best_k_models"].items()}
-        super().load_state_dict(state | {"best_k_models": scores, "dirpath": self.dirpath})
-        self.current_score = state["current_score"]  # which Lightning saves but does not load
+        super().load_state_dict(within(state_dict, self.dirpath))
+        self.current_score = state_dict["current_score"]  # which Lightning saves but does not load

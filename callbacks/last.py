@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from distill.checkpoint import SafeCheckpointIO
+from distill.callbacks.best import within
+from distill.checkpoint import SafeCheckpointIO, remove
 from distill.errors import UserError
 from distill.interrupts import Interrupts
 
@@ -81,6 +83,9 @@ class Last(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step, self.ended = trainer.global_step, False  # what it goes on from is saved already
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler):
+                callback.on_train_epoch_start(trainer)  # which Lightning leaves out in an epoch that it resumes
         self._interrupts.install()  # after Lightning's own, which would end the run in the middle of a step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -130,13 +135,19 @@ class Last(Callback):
     def _remove_old(self) -> None:
         assert self.folder is not None
         for path in list(saved(self.folder).values())[self.keep :]:
-            path.unlink(missing_ok=True)
+            remove(path)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds, "ended": self.ended}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         self.seconds, self.ended = state_dict["seconds"], state_dict["ended"]
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        states = checkpoint["callbacks"]
+        for callback in trainer.checkpoint_callbacks:  # of the user's own, too
+            if isinstance(callback, ModelCheckpoint) and callback.state_key in states:
+                states[callback.state_key] = within(states[callback.state_key], callback.dirpath)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._saving:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -17,10 +16,11 @@ from distill.callbacks.steps import logs_now, total_steps
 from distill.errors import UserError
 from distill.losses.base import check_choice
 from distill.prune.criteria import CRITERIA, Criterion
-from distill.prune.granularity import Granularity, as_matrix
-from distill.prune.layers import MASK, Layer, Ranking, rankings
-from distill.prune.schedule import CURVES, SparsitySchedule, check_sparsity
-from distill.targets import LINEAR, check_overrides, override, select
+from distill.prune.granularity import Granularity
+from distill.prune.layers import Layer
+from distill.prune.plan import Masks, Plan
+from distill.prune.schedule import CURVES, SparsitySchedule
+from distill.targets import LINEAR
 
 __all__ = ["GradualMagnitudePruning"]
 
@@ -47,7 +47,8 @@ class GradualMagnitudePruning(Compression):
         initial_sparsity: At ``begin``.
         begin: Moment of the first update: a step (integer), or a fraction of the run (float in [0, 1]).
         end: Moment at which ``final_sparsity`` is reached, likewise.
-        every_n_steps: Steps from one update to the next; a fiftieth of the run, and at least 20, if not given.
+        every_n_steps: Steps from one update to the next; a fiftieth of the run, and at least 20, but at most a tenth of
+            the way from ``begin`` to ``end``, if not given.
         schedule: ``cubic`` (Zhu & Gupta 2017), ``linear``, ``one_shot`` (at ``begin``), or a table of moments and
             the sparsity from then on, which takes the place of sparsities, ``begin`` and ``end``.
         scope: One ranking over all weights (``global``), one a layer (``layer``), or regular expressions searched
@@ -98,30 +99,36 @@ class GradualMagnitudePruning(Compression):
         freeze: int | float | None = None,
     ) -> None:
         try:
-            self.granularity = Granularity.parse(granularity)
-            self.criterion = _criterion(criterion)
-            if isinstance(scope, str):
-                check_choice("scope", scope, ("global", "layer"))
-            if isinstance(schedule, str):
-                check_choice("schedule", schedule, CURVES)
+            parsed = Granularity.parse(granularity)
+            curve = schedule if isinstance(schedule, str) else "cubic"
+            check_choice("schedule", curve, CURVES)
             self.schedule = SparsitySchedule(
-                final=self._most if final_sparsity is None else final_sparsity,
+                final=(parsed.most if parsed.keep else 0.8) if final_sparsity is None else final_sparsity,
                 initial=initial_sparsity,
                 begin=begin,
                 end=end,
                 every=every_n_steps,
                 freeze=freeze,
-                curve=schedule if isinstance(schedule, str) else "cubic",
+                curve=curve,
                 table=None if isinstance(schedule, str) else schedule,
             )
-            self.scope, self.include, self.exclude = scope, include, exclude or []
-            self.embeddings, self.overrides = embeddings, overrides or {}
-            self.max_layer_sparsity, self.regrow = max_layer_sparsity, regrow
-            self._check()
+            if isinstance(scope, str):
+                check_choice("scope", scope, ("global", "layer"))
+            self.plan = Plan(
+                final=self.schedule.final,
+                granularity=parsed,
+                criterion=_criterion(criterion),
+                scope=scope,
+                kinds=(*KINDS, nn.Embedding) if embeddings else KINDS,
+                include=include,
+                exclude=exclude or [],
+                overrides=overrides or {},
+                max_layer_sparsity=max_layer_sparsity,
+                regrow=regrow,
+            )
         except UserError as error:
             raise error.within(self._key) from None
-        self._layers: list[Layer] = []
-        self._rankings: list[Ranking] = []
+        self._masks: Masks | None = None
         self._handles: list[RemovableHandle] = []
         self._watching: list[RemovableHandle] = []
         self._gradients: dict[str, Tensor] = {}
@@ -133,34 +140,9 @@ class GradualMagnitudePruning(Compression):
         return f"callbacks.{type(self).__name__}"
 
     @property
-    def _most(self) -> float:
-        """The final sparsity where none is given."""
-        return self.granularity.most if self.granularity.keep else 0.8
-
-    def _check(self) -> None:
-        for pattern, value in self.overrides.items():
-            check_sparsity(f"overrides.{pattern}", value)
-            if value and not self.schedule.final:
-                rule, mend = "follows the schedule of final_sparsity, which is 0", "give that one a value"
-                raise UserError(rule, key=f"overrides.{pattern}", value=value, mend=mend)
-        if self.granularity.keep:
-            wrong = {f"overrides.{p}": v for p, v in self.overrides.items() if v not in (0, self._most)}
-            if self.schedule.final != self._most:
-                wrong["final_sparsity"] = self.schedule.final
-            for key, value in wrong.items():
-                rule, mend = (
-                    f"{self.granularity} is a sparsity of {self._most:.4g}",
-                    "leave it out, or change granularity",
-                )
-                raise UserError(rule, key=key, value=value, mend=mend)
-        if not 0 < self.max_layer_sparsity <= 1:
-            rule, mend = "must lie in (0, 1]", "1.0 allows that a layer is pruned away"
-            raise UserError(rule, key="max_layer_sparsity", value=self.max_layer_sparsity, mend=mend)
-        if not 0 <= self.regrow < 1:
-            raise UserError("must lie in [0, 1)", key="regrow", value=self.regrow, mend="write 0.3, or 0 for none")
-        if self.regrow and self.granularity.keep:
-            rule, mend = "is for unstructured pruning and blocks", f"leave it out with {self.granularity}"
-            raise UserError(rule, key="regrow", value=self.regrow, mend=mend)
+    def _layers(self) -> Sequence[Layer]:
+        """Those that are pruned: none before the student is prepared, nor once it is finished."""
+        return self._masks.layers if self._masks else ()
 
     # ------------------------------------------------------------------ before and after training
 
@@ -168,57 +150,17 @@ class GradualMagnitudePruning(Compression):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             # Equal on all ranks by construction; they would be sent with every forward pass.
-            buffers = (MASK, *self.criterion.buffers)
-            ours = [f"student.{layer.name}.{buffer}" for layer in self._layers for buffer in buffers]
+            ours = [f"student.{name}" for name in self._masks.buffers] if self._masks else []
             ignored = getattr(pl_module, "_ddp_params_and_buffers_to_ignore", [])
             pl_module._ddp_params_and_buffers_to_ignore = [*ignored, *ours]  # type: ignore[assignment]
 
     def prepare(self, student: nn.Module) -> None:
-        kinds = (*KINDS, nn.Embedding) if self.embeddings else KINDS
-        chosen = select(student, kinds, self.include, self.exclude, key=self._key)
-        check_overrides(student, self.overrides, f"{self._key}.overrides")
-        own = {name: value for name in chosen if (value := override(name, self.overrides, None)) is not None}
-        weights: set[int] = set()
-        self._layers, self._gradients, self._figures, self._pruned = [], {}, {}, False
-        for name, module in chosen.items():
-            layer = Layer(name, module)
-            if own.get(name) != 0 and id(layer.weight) not in weights:  # tied weights have one mask
-                weights.add(id(layer.weight))
-                self._layers.append(layer)
-        if not self._layers:
-            rule, mend = "leave no layer to prune", "give one of them a sparsity above 0"
-            raise UserError(rule, key=f"{self._key}.overrides", value=self.overrides, mend=mend)
-        try:
-            for layer in self._layers:
-                self.granularity.check(as_matrix(layer.module, layer.weight).shape, layer.name)
-                layer.module.register_buffer(MASK, torch.ones_like(layer.weight, dtype=torch.bool))
-                self.criterion.prepare(layer.module, layer.name)
-            self._rankings = rankings(
-                self._layers, self.scope, own, self.schedule.final, self.max_layer_sparsity, "scope"
-            )
-            for ranking in self._rankings:
-                ranking.check(self.granularity, self.criterion)
-        except UserError as error:
-            raise error.within(self._key) from None
+        self._masks = self.plan.prepare(student, self._key)
+        self._gradients, self._figures, self._pruned = {}, {}, False
 
     def finish(self, student: nn.Module) -> list[dict[str, Any]]:
-        layers = {}
-        for layer in self._layers:
-            layer.zero()
-            for name in (MASK, *self.criterion.buffers):
-                delattr(layer.module, name)
-            zeros = int((layer.weight == 0).sum())
-            layers[layer.name] = {"weights": layer.weight.numel(), "zeros": zeros}
-        total = sum(counts["weights"] for counts in layers.values())
-        step = {
-            "kind": "sparsity",
-            "target": self.schedule.final,
-            "actual": sum(counts["zeros"] for counts in layers.values()) / max(1, total),
-            "granularity": str(self.granularity),
-            "criterion": type(self.criterion).__name__,
-            "layers": layers,
-        }
-        self._layers, self._rankings = [], []
+        assert self._masks is not None
+        step, self._masks = self._masks.finish(), None
         return [step]
 
     def masked(self, student: nn.Module) -> list[str]:
@@ -238,8 +180,8 @@ class GradualMagnitudePruning(Compression):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         try:
             self.schedule.check(total_steps(pl_module))
-            if self.criterion.learns and self.schedule(0, total_steps(pl_module)):
-                rule = f"{type(self.criterion).__name__} has no scores before the first step"
+            if self.plan.criterion.learns and self.schedule(0, total_steps(pl_module)):
+                rule = f"{type(self.plan.criterion).__name__} has no scores before the first step"
                 raise UserError(rule, key="begin", value=self.schedule.begin, mend="begin: 1, or later")
         except UserError as error:
             raise error.within(self._key) from None
@@ -255,17 +197,22 @@ class GradualMagnitudePruning(Compression):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self._watching and self.schedule.updates_at(trainer.global_step + 1, total_steps(pl_module)):
-            handles = [self.criterion.watch(layer.module) for layer in self._layers]
+            handles = [self.plan.criterion.watch(layer.module) for layer in self._layers]
             self._watching = [handle for handle in handles if handle is not None]
+        if self._watching:
+            task: Any = pl_module.task
+            self.plan.criterion.begin(task.batch(batch))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        # Here gradients are those of all micro-batches and ranks, and not clipped yet.
+        # Of all micro-batches and ranks, unscaled, and not clipped yet.
+        module: Any = pl_module
+        module.average_gradients(optimizer)
         step, total = trainer.global_step, total_steps(pl_module)
         if step < self.schedule.last_step(total):
             for layer in self._layers:
-                self.criterion.learn(layer.module)
-            if self.regrow and self.schedule.updates_at(step + 1, total):
-                self._gradients = {layer.name: _magnitude(layer.weight) for layer in self._layers}
+                self.plan.criterion.learn(layer.module)
+            if self.plan.regrow and self._masks and self.schedule.updates_at(step + 1, total):
+                self._gradients = self._masks.gradients()
         if self._pruned:
             for layer in self._layers:
                 if layer.weight.grad is not None:
@@ -295,41 +242,22 @@ class GradualMagnitudePruning(Compression):
             handle.remove()
         self._watching = []
         for layer in self._layers:
-            self.criterion.settle(layer.module)
+            self.plan.criterion.settle(layer.module)
 
     def _update(self, trainer: Trainer, total: int) -> None:
         """Choose the masks of the last update. Once more, as at the start of a resumed run, this changes nothing."""
         target = self.schedule(self._step, total)
         if not target:
             return
-        before = [layer.mask.clone() for layer in self._layers]
+        assert self._masks is not None
         left = (1 + math.cos(math.pi * min(1.0, self._step / max(1, self.schedule.last_step(total))))) / 2
-        for ranking in self._rankings:
-            sparsity = target * (ranking.final / self.schedule.final)
-            ranking.update(sparsity, self.granularity, self.criterion, self._gradients, self.regrow * left)
+        self._figures = self._masks.update(target, self._gradients, self.plan.regrow * left)
         self._gradients, self._pruned = {}, True
         for optimizer in trainer.optimizers:
             for layer in self._layers:
                 for moment in optimizer.state.get(layer.weight, {}).values():
                     if isinstance(moment, Tensor) and moment.shape == layer.weight.shape:
                         moment.mul_(layer.factor)
-        self._measure(before, target)
-
-    def _measure(self, before: Sequence[Tensor], target: float) -> None:
-        """What is logged next, read from the device at once."""
-        kept = torch.stack([layer.mask.sum() for layer in self._layers])
-        changed = torch.stack(
-            [(layer.mask != old).sum() for layer, old in zip(self._layers, before, strict=True)]
-        ).sum()
-        *counts, churn = torch.cat([kept, changed[None]]).tolist()
-        sizes = [layer.weight.numel() for layer in self._layers]
-        self._figures = {
-            "prune/target_sparsity": target,
-            "prune/sparsity": 1 - sum(counts) / sum(sizes),
-            "prune/churn": churn / sum(sizes),
-        }
-        for layer, count, size in zip(self._layers, counts, sizes, strict=True):
-            self._figures[f"prune/sparsity/{layer.name}"] = 1 - count / size
 
     def _zero(self) -> None:
         for layer in self._layers:
@@ -341,10 +269,3 @@ def _criterion(criterion: str | Criterion) -> Criterion:
         return criterion
     check_choice("criterion", criterion, CRITERIA)
     return CRITERIA[criterion]()
-
-
-def _magnitude(weight: nn.Parameter) -> Tensor:
-    """Of the gradient; zeros where there is none, and where a loss scale overflowed."""
-    if weight.grad is None:
-        return torch.zeros_like(weight)
-    return weight.grad.float().abs().nan_to_num(0.0, 0.0)

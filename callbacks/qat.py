@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -19,6 +18,7 @@ from distill.callbacks.temperatures import too_hot
 from distill.errors import TrainingError, UserError
 from distill.quantize.artifact import Store, step_of
 from distill.quantize.choose import check_widths, choose, swap
+from distill.quantize.figures import figures
 from distill.quantize.layers import QuantizedLayer, quantized_layers
 from distill.quantize.lifecycle import as_float, conclude, find_ranged, follow, start_scales
 from distill.quantize.scheme import ActivationScheme, WeightScheme
@@ -59,7 +59,8 @@ class QuantizationAwareTraining(Compression):
         exclude: Of those to leave out.
         observe: When observers begin.
         begin: When rounding begins.
-        freeze_observers: When observers stop.
+        freeze_observers: When observers stop. Where inputs learn their scales, they stop at ``begin`` (but see one
+            batch at least), and training moves the scales from there to the end of the run.
         lr_factor: The learning rate is multiplied by it from ``begin`` on.
         float_validation: Whether validation also runs without rounding.
         log_layers: Whether the range and the scale of every layer are logged.
@@ -70,7 +71,7 @@ class QuantizationAwareTraining(Compression):
 
     Reference:
         Jacob et al.: Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
-        CVPR 2018. Esser et al.: Learned Step Size Quantization, ICLR 2020.
+        CVPR 2018. Esser et al.: Learned Step Size Quantization, ICLR 2020. Bhalgat et al.: LSQ+, CVPR Workshops 2020.
     """
 
     order: ClassVar[int] = 2
@@ -125,6 +126,11 @@ class QuantizationAwareTraining(Compression):
         observe, begin, freeze = (step_at(moment, total_steps) for moment in moments)
         return observe, begin, freeze
 
+    def _observed(self, total_steps: int) -> range:
+        """Steps after which ranges are followed: until they stand still, or are trained."""
+        observe, begin, freeze = self._moments(total_steps)
+        return range(observe, max(begin, observe + 1) if self.activations and self.activations.learned else freeze)
+
     def _check_moments(self, observe: float, begin: float, freeze: float) -> None:
         rules = (
             ("begin", begin <= freeze, f"must not lie after freeze_observers ({self.freeze_observers})"),
@@ -176,10 +182,10 @@ class QuantizationAwareTraining(Compression):
         return step >= max(begin, observe + 1 if self._static else 0)
 
     def timeline(self, steps: Iterable[int], total_steps: int) -> Mapping[str, list[float]]:
-        observe, begin, freeze = self._moments(total_steps)
+        begin, observed = self._moments(total_steps)[1], self._observed(total_steps)
         steps = list(steps)
         lines = {"fake_quant": [float(step >= begin) for step in steps]}
-        return lines | ({"observing": [float(observe <= step < freeze) for step in steps]} if self._static else {})
+        return lines | ({"observing": [float(step in observed) for step in steps]} if self._static else {})
 
     # ------------------------------------------------------------------ training
 
@@ -205,13 +211,13 @@ class QuantizationAwareTraining(Compression):
             follow(observed)
         self._act(self._step, total_steps(pl_module))
         if logs_now(trainer):
-            self._log(pl_module)
+            pl_module.log_dict(figures(self._layers, self.log_layers))
 
     def _act(self, step: int, total_steps: int) -> None:
         """Switch to what holds after ``step`` steps."""
-        observe, begin, freeze = self._moments(total_steps)
+        begin, observed = self._moments(total_steps)[1], self._observed(total_steps)
         for layer in self._layers.values():
-            layer.observing = layer.static and observe <= step < freeze
+            layer.observing = layer.static and step in observed
             layer.mode = "fake" if step >= begin else "float"
         if step == begin:
             start_scales(self._layers.values())
@@ -232,25 +238,6 @@ class QuantizationAwareTraining(Compression):
             groups = scheduler.optimizer.param_groups
             for group, peak, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
                 group["lr"] = peak * factor(scheduler.last_epoch)
-
-    @torch.no_grad()
-    def _log(self, pl_module: LightningModule) -> None:
-        layers = self._layers
-        values: dict[str, Any] = {
-            "qat/fake_quant": float(any(layer.mode == "fake" for layer in layers.values())),
-            "qat/observing": float(any(layer.observing for layer in layers.values())),
-        }
-        scales = {name: layer.grid().scale.mean() for name, layer in layers.items()}
-        ranges = {name: layer.input_range for name, layer in layers.items() if layer.static and layer.ranged}
-        values["qat/weight_scale_mean"] = torch.stack(list(scales.values())).mean()
-        if ranges:
-            widths = torch.stack([high - low for low, high in ranges.values()])
-            values |= {"qat/input_range_mean": widths.mean(), "qat/input_range_max": widths.max()}
-        if self.log_layers:
-            values |= {f"qat/weight_scale/{name}": scale for name, scale in scales.items()}
-            for name, (low, high) in ranges.items():
-                values |= {f"qat/input_low/{name}": low, f"qat/input_high/{name}": high}
-        pl_module.log_dict(values)
 
     # ------------------------------------------------------------------ validation without rounding
 

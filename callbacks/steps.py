@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-__all__ = ["StepCallback", "logs_now", "total_steps"]
+__all__ = ["StepCallback", "logged", "logs_now", "total_steps"]
 
 
 class StepCallback(Callback):
@@ -39,5 +39,13 @@ def total_steps(pl_module: LightningModule) -> int:
 
 def logs_now(trainer: Trainer) -> bool:
     """Whether figures of the step just done are logged."""
+    return logged(trainer, trainer.global_step)
+
+
+def logged(trainer: Trainer, step: int) -> bool:
+    """Whether figures of an optimizer step (the first is 1) are logged: of every so many, and of ``max_steps``.
+
+    At that one Lightning logs whatever it has, which would be figures of an earlier step.
+    """
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    return bool(every) and trainer.global_step % every == 0
+    return bool(every) and (step % every == 0 or step == trainer.max_steps)

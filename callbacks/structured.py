@@ -46,7 +46,7 @@ class StructuredPruning(Compression):
         scope: Whether every ``layer`` loses the same part, or units are compared over the whole model (``global``).
         begin: Moment the first units may go: a step (integer), or a fraction of the run (float in [0, 1]).
         end: Moment the last ones are gone, likewise.
-        every_n_steps: How often units go in between; a fiftieth of the run if not given.
+        every_n_steps: How often units go in between; as for ``GradualMagnitudePruning`` if not given.
         schedule: ``cubic`` (many at first, then fewer: 1 - (1 - p)^3), ``linear``, or ``one_shot`` (all at ``begin``).
 
     Raises:
@@ -149,8 +149,10 @@ class StructuredPruning(Compression):
         self._activations.tokens = getattr(batch, "tokens", None)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        # Of all micro-batches and ranks, and not yet clipped.
+        # Of all micro-batches and ranks, unscaled, and not clipped yet.
         if self.plan.criterion == "taylor" and not self.complete(self._step, total_steps(pl_module)):
+            module: Any = pl_module
+            module.average_gradients(optimizer)
             self.plan.measure(self._parts, {})
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -33,6 +33,7 @@ from distill.module import Distillation
 from distill.outcome import LastValidation, Scores
 from distill.run import Run
 from distill.scrub import refuse_hidden, scrub
+from distill.sharding import NAME, Sharded, check_sharding
 from distill.students.build import refuse_quantized
 from distill.typed import Typed, located
 from distill.vocabulary import check_length, check_tokenizer
@@ -95,6 +96,7 @@ def build(
             run = _plan(typed.config, run_id) if stage == "fit" else Run(Path())
         # What costs nothing to build comes first, so that its mistakes do not wait for data and models.
         made = {"logging": typed.make("logging"), "callbacks": typed.make("callbacks")}
+        check_sharding(typed.config["trainer"], made["callbacks"])
         losses = typed.losses()
         arguments = {k: v for k, v in typed.make("trainer").items() if k in typed.config["trainer"]}
         data = typed.make("data")
@@ -148,6 +150,7 @@ def quiet() -> Iterator[None]:
             ".*Checkpoint directory .* exists and is not empty.*",
             ".*smaller than the logging interval.*",
             ".*LightningDataModule.setup.*",
+            ".*FSDP2-wrapped module .* returned a view tensor.*",  # which nobody changes in place
         ):
             warnings.filterwarnings("ignore", message=message)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -203,6 +206,9 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
         UserError: if Lightning refuses its arguments.
     """
     given = {**job.arguments, **override}
+    sharded = given.get("strategy") == NAME
+    if sharded:  # outside inference mode: what a pass gathers there could not be trained on
+        given |= {"strategy": Sharded(), "inference_mode": False}
     bar = given.pop("enable_progress_bar", None)
     bar = sys.stdout.isatty() if bar is None else bar
     callbacks = list(given.pop("callbacks", job.callbacks))
@@ -216,7 +222,7 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
         rule = "contradicts the callback Last, which saves checkpoints"
         raise UserError(rule, key="trainer.enable_checkpointing", value=False, mend="leave one of them out")
     if checkpoints:
-        given["plugins"] = [*_listed(given.get("plugins")), SafeCheckpointIO()]
+        given["plugins"] = [*_listed(given.get("plugins")), *([] if sharded else [SafeCheckpointIO()])]
         if SLURMEnvironment.detect():  # its own way of requeueing saves in the middle of a step
             given["plugins"].append(SLURMEnvironment(auto_requeue=False))
         callbacks = _checkpoint(job, callbacks, given)

@@ -2,6 +2,8 @@
 
 A checkpoint is a file of ``torch.save``, which is a zip archive. Its archive comment is the SHA-256 of all that comes
 before it: one file carries its own seal, and torch and every zip tool still open it.
+
+That of a run whose student is sharded (``shards.py``) is a folder, with such a file of every rank.
 """
 
 from __future__ import annotations
@@ -10,20 +12,33 @@ import hashlib
 import logging
 import os
 import pickle
+import shutil
 import struct
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from pytorch_lightning.plugins import CheckpointIO
-from torch import Tensor
 
-from distill.errors import TrainingError, UserError
+from distill.disk import sync
+from distill.errors import UserError
+from distill.snapshot import snapshot
 
-__all__ = ["Damaged", "SafeCheckpointIO", "is_whole", "read", "snapshot", "write"]
+__all__ = [
+    "PARTS",
+    "SHARD",
+    "Damaged",
+    "SafeCheckpointIO",
+    "head",
+    "is_whole",
+    "read",
+    "remove",
+    "shard_path",
+    "write",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +46,6 @@ _END = struct.Struct("<4s4H2LH")  # zip's end of central directory; its last fie
 _MAGIC = b"PK\x05\x06"
 _DIGITS = 64
 _BLOCK = 1 << 20
-_PLAIN = (bool, int, float, complex, str, bytes, set, torch.Size, torch.dtype, torch.device)
-"""What ``torch.load(weights_only=True)`` reads, besides tensors and what holds several values."""
 
 
 class Damaged(Exception):
@@ -62,7 +75,7 @@ def write(checkpoint: Any, path: str | Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(fresh, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         fresh.unlink(missing_ok=True)
 
@@ -122,64 +135,91 @@ def is_whole(path: str | Path) -> bool:
 
 
 def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """The checkpoint at ``path``; nothing in it is executed.
+    """The checkpoint at ``path``, a file or a folder of shards, which are put together; nothing in it is executed.
 
     Raises:
         Damaged: if it is not whole.
         UserError: if it is, but holds what a checkpoint never does, such as a pickled object.
         OSError: if it cannot be read.
     """
+    if not Path(path).is_dir():
+        return _read(path, map_location)
+    first, *others = _shards(path)
+    del first[SHARD]
+    return first | {name: _joined([first[name], *(part[name] for part in others)]) for name in PARTS if name in first}
+
+
+def head(path: str | Path) -> dict[str, Any]:
+    """As :func:`read`, but of a folder of shards, all of which are looked at, only what rank 0 wrote.
+
+    Raises:
+        Damaged: as :func:`read`, and likewise the others.
+    """
+    return _shards(path)[0] if Path(path).is_dir() else read(path)
+
+
+def _read(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
     try:
         whole = is_whole(path)
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise Damaged(f"{path} is not there") from None
     if not whole:
         raise Damaged(f"{path} is cut off or was altered")
     try:
-        found: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        found: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         rule = "holds more than tensors and plain values, and is not opened"
         raise UserError(rule, key="checkpoint", value=str(path), mend="remove it if it is not yours") from error
     return found
 
 
-def _sync(folder: Path) -> None:
-    """Have the names in ``folder`` on the disk too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def remove(path: Path) -> None:
+    """Remove the checkpoint at ``path``, if it is there; of a link nothing but the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------- folders of shards
+
+PARTS = ("state_dict", "optimizer_states")
+"""What of a checkpoint every rank writes; all else is rank 0's alone."""
+
+SHARD = "shard"
+"""Key of a rank's part of a tensor, cut along its first dimension; and of what a file says of itself: its rank, of
+how many, and the name of the saving that all files of a folder have in common."""
+
+
+def shard_path(folder: str | Path, rank: int) -> Path:
+    """Where in ``folder`` a rank's part of the checkpoint lies."""
+    return Path(folder) / f"rank-{rank}.ckpt"
+
+
+def _shards(folder: str | Path) -> list[dict[str, Any]]:
+    """The parts of all ranks. Their tensors are read when they are used."""
+    first = _read(shard_path(folder, 0), mmap=True)
+    if SHARD not in first:
+        raise Damaged(f"{folder} is no folder of shards")
+    parts = [first, *(_read(shard_path(folder, rank), mmap=True) for rank in range(1, first[SHARD]["ranks"]))]
+    if any(part[SHARD]["saving"] != first[SHARD]["saving"] for part in parts):
+        raise Damaged(f"{folder} holds parts of two checkpoints")
+    return parts
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """One value of those of all ranks: shards are put together, and all else is rank 0's."""
+    first = parts[0]
+    if isinstance(first, dict):
+        if first.keys() == {SHARD}:
+            return torch.cat([part[SHARD] for part in parts])
+        return {name: _joined([part[name] for part in parts]) for name in first}
+    if isinstance(first, (list, tuple)):
+        return type(first)(_joined(items) for items in zip(*parts, strict=True))
+    return first
 
 
 # ---------------------------------------------------------------------- Lightning
-
-
-def snapshot(value: Any, _copies: dict[Any, Tensor] | None = None, _place: str = "") -> Any:
-    """``value`` with every tensor in it copied to the CPU; what shared its memory (tied weights) shares it still.
-
-    Raises:
-        TrainingError: if there is something in it that could not be read safely again.
-    """
-    copies = {} if _copies is None else _copies
-    if isinstance(value, Tensor):
-        key = (value.data_ptr(), value.dtype, value.shape, value.stride(), value.device)
-        if key not in copies or not value.numel():
-            copies[key] = value.detach().to("cpu", copy=True)
-        return copies[key]
-    if isinstance(value, dict):
-        made = type(value)() if type(value) is not dict else {}
-        made.update((name, snapshot(item, copies, f"{_place}.{name}")) for name, item in value.items())
-        return made
-    if type(value) in (list, tuple):
-        return type(value)(snapshot(item, copies, f"{_place}.{index}") for index, item in enumerate(value))
-    if value is not None and type(value) not in _PLAIN:
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        raise TrainingError(
-            f"a checkpoint cannot hold {_place.lstrip('.')}, a {kind}, as it could not be read safely again: have its "
-            "state_dict() return tensors and plain values"
-        )
-    return value
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -204,7 +244,7 @@ class SafeCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove the file once the checkpoint written last is on the disk; if that failed, leave it."""
-        self.then(lambda: Path(path).unlink(missing_ok=True))
+        self.then(lambda: remove(Path(path)))
 
     def then(self, action: Callable[[], object]) -> None:
         """Do ``action`` when the checkpoint written last is on the disk; if that failed, don't."""
@@ -219,6 +259,10 @@ class SafeCheckpointIO(CheckpointIO):
         pending, self._pending = self._pending, []
         for future in pending:
             future.result()
+
+    def settle(self) -> None:
+        """As :meth:`flush`, on all ranks together."""
+        self.flush()
 
     def teardown(self) -> None:
         self.flush()

@@ -23,7 +23,7 @@ class UserError(Exception):
     def __init__(self, rule: str, *, key: str = "", mend: str, value: object = None) -> None:
         self.rule, self.key, self.value, self.mend = rule, key, value, mend
         subject = f"{key} = {value!r}: " if key and value is not None else f"{key}: " if key else ""
-        super().__init__(subject + " ".join(_sentence(part) for part in (rule, mend) if part))
+        super().__init__(subject + "".join(_sentence(part) for part in (rule, mend) if part).rstrip(" "))
 
     def within(self, place: str) -> UserError:
         """The same error with its key below ``place``, unless it already names a place from the top."""
@@ -33,8 +33,10 @@ class UserError(Exception):
 
 
 def _sentence(text: str) -> str:
-    """``text`` with one mark at its end."""
-    return text if text.endswith(("?", "!")) else text.rstrip(".") + "."
+    """``text`` with one mark at its end, or a line of its own, and what parts it from the next."""
+    if text.endswith("\n"):
+        return text
+    return f"{text} " if text.endswith(("?", "!")) else f"{text.rstrip('.')}. "
 
 
 def nearest(name: str, names: Iterable[str], *, count: int = 3) -> str:

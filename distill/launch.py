@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from distill import artifact
 from distill.build import RUN_ID, Job, build, make_trainer, quiet
 from distill.callbacks import Best, ExponentialMovingAverage, Last, compressions
-from distill.checkpoint import Damaged, read
+from distill.checkpoint import Damaged, SafeCheckpointIO
 from distill.errors import TrainingError, UserError
 from distill.loggers import keep_student, make_loggers
 from distill.module import Distillation
@@ -141,6 +141,8 @@ class _Plan(Callback):
         run, task = self.job.run, pl_module.task
         if self.goes_on:  # not before: until here it may be refused, and stays as it is
             run.extend(self.job.config)
+        else:
+            print(f"run {run.folder}", flush=True)
         plan = {"id": run.id, "monitor": task.monitor, "mode": task.mode, "total_steps": pl_module.total_steps}
         run.write_plan(plan)
 
@@ -191,9 +193,11 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     scores = kept.get(step, {})
     if trainer.enable_validation and (changed or step not in kept):
         scores = _validated(job, trainer)  # what is shipped is what is judged
-    if not trainer.is_global_zero:
+    student = job.module.whole_student()
+    if student is None or not trainer.is_global_zero:
         return
-    artifact.save(job.run.student, job.module.student, getattr(job.data, "tokenizer", None))
+    steps_done = artifact.steps_of(job.module.student)
+    artifact.save(job.run.student, student, getattr(job.data, "tokenizer", None), steps_done)
     result = outcome(
         job.module,
         scores,
@@ -219,16 +223,18 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
 
 def _restore_best(job: Job, trainer: Trainer) -> tuple[int, int, dict[str, Any]]:
     """Give the student the weights of the best checkpoint; its step, of how many, and its callbacks' states."""
+    writer = trainer.strategy.checkpoint_io
+    if isinstance(writer, SafeCheckpointIO):
+        writer.settle()  # an older one goes when every rank has the newer one
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, Best) and callback.best_model_path:
-            trainer.strategy.checkpoint_io.teardown()
             try:
-                saved = read(callback.best_model_path)
+                saved = trainer.strategy.load_checkpoint(callback.best_model_path, weights_only=True)
             except Damaged as error:
                 _log.warning("%s; the student is that of the last step instead", error)
                 break
             if saved["global_step"] != trainer.global_step:
-                job.module.load_state_dict(saved["state_dict"])
+                trainer.strategy.load_model_state_dict(saved)
                 # Of how many the run had when it was saved: it may have been extended since.
                 return int(saved["global_step"]), int(saved["total_steps"]), saved["callbacks"]
             break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,17 +17,20 @@ from torchmetrics import MeanMetric
 
 from distill.artifact import recount, steps_of
 from distill.callbacks.compression import compressions
+from distill.callbacks.steps import logged
 from distill.errors import UserError
 from distill.finite import FiniteWatch
 from distill.loggers import is_rank_zero
 from distill.losses import CrossEntropy, DistillationLoss
-from distill.models import ModelSpec
 from distill.optim import OptimizerConfig, learning_rate_factor, make_optimizer
-from distill.signals import Batch, Needs, Request, Signals
-from distill.students import StudentConfig, build_student
+from distill.pair import bind, make_student, make_teacher
+from distill.saved_state import refuse_changed, remember, teacher_state
+from distill.sharding import local, shard_run
+from distill.signals import Batch, Request, Signals
+from distill.students import StudentConfig
 from distill.students.build import refuse_quantized
 from distill.tasks import Task, make_task
-from distill.teachers import LiveTeacher, TeacherConfig, TeacherSource, build_teacher
+from distill.teachers import TeacherConfig, TeacherSource
 from distill.vocabulary import check_pair, check_widths
 
 __all__ = ["Distillation"]
@@ -66,11 +69,13 @@ class Distillation(LightningModule):
     ) -> None:
         super().__init__()
         self.task = make_task(task, labels)
-        self.teacher = self._teacher(teacher, labels)
-        self.student = self._student(student, labels)
+        self.teacher = make_teacher(teacher, self.task, labels)
+        self.student = make_student(student, self.task, self.teacher, labels)
         self.losses = nn.ModuleList(losses if losses is not None else [CrossEntropy()])
         self.optimizer_config = optimizer or OptimizerConfig()
-        self._bind_losses()
+        if not self.losses:
+            raise UserError("at least one loss is needed", key="model.losses", value=[], mend="add CrossEntropy")
+        self.needs = bind(self._losses(), self.student, self.teacher)
         # Where the tokenizers agree one head may be a padded version of the other; no other widths may differ.
         self._may_be_padded = check_pair(self.task, student, self.student, self.teacher)
         self.metrics = nn.ModuleDict(self.task.metrics())
@@ -80,43 +85,24 @@ class Distillation(LightningModule):
         self._teacher_metrics = self.task.metrics()
         self._teacher_predictions: dict[tuple[int, ...], Tensor] = {}
         self._finite = FiniteWatch()
-
-    # ------------------------------------------------------------------ building
-
-    def _teacher(self, teacher: Any, labels: list[str] | None) -> TeacherSource | None:
-        if teacher is None or isinstance(teacher, TeacherSource):
-            return teacher
-        if isinstance(teacher, nn.Module):
-            return LiveTeacher(teacher, self.task)
-        return build_teacher(teacher, self.task, labels)
-
-    def _student(self, student: StudentConfig | str | nn.Module, labels: list[str] | None) -> nn.Module:
-        if isinstance(student, nn.Module):
-            return student
-        config = StudentConfig(path=student) if isinstance(student, str) else student
-        return build_student(config, self.task, self.teacher.models[0] if self.teacher else None, labels)
-
-    def _bind_losses(self) -> None:
-        if not self.losses:
-            raise UserError("at least one loss is needed", key="model.losses", value=[], mend="add CrossEntropy")
-        names = [loss.name for loss in self._losses()]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                raise UserError(
-                    "names of losses must differ", key=f"model.losses.{index}.name", value=name, mend="name one of them"
-                )
-        student = ModelSpec(self.student, "model.student")
-        for index, loss in enumerate(self._losses()):
-            try:
-                loss.bind(student, self.teacher.spec if self.teacher else None)
-            except UserError as error:
-                raise error.within(f"model.losses.{index}") from None
-        self.needs = Needs()
-        for loss in self._losses():
-            self.needs = self.needs | loss.needs
+        self._gather: Callable[[], nn.Module | None] | None = None
 
     def _losses(self) -> list[DistillationLoss]:
         return [loss for loss in self.losses if isinstance(loss, DistillationLoss)]
+
+    # ------------------------------------------------------------------ sharding
+
+    def configure_model(self) -> None:
+        # Called again for a validation after training.
+        if self.device_mesh is not None and self._gather is None:
+            self._gather = shard_run(self.student, self._losses(), self.device_mesh)
+
+    def whole_student(self) -> nn.Module | None:
+        """The student with all of its weights, as a plain module.
+
+        Of a sharded run it is gathered, in which all ranks take part: a copy on rank 0, and nothing on the others.
+        """
+        return self.student if self._gather is None else self._gather()
 
     # ------------------------------------------------------------------ training
 
@@ -138,6 +124,7 @@ class Distillation(LightningModule):
     def on_fit_start(self) -> None:
         self._place_teacher()
         self._positions = torch.zeros((), device=self.device)
+        self._summed = False
         pruned = any(step["kind"] == "sparsity" for step in steps_of(self.student))
         if pruned and not any(c.masked(self.student) for c in compressions(self.trainer)) and is_rank_zero():
             _log.warning("model.student was pruned, and nothing holds its zeros; add GradualMagnitudePruning")
@@ -200,12 +187,12 @@ class Distillation(LightningModule):
         batch = self.task.batch(raw_batch).at(self.global_step, self.total_steps)
         objective, terms = self.terms(batch)
         self._finite.watch(terms, batch)
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (self.global_step + 1) % every == 0:
+        if logged(self.trainer, self.global_step + 1):
             self._log_terms(objective / batch.count.clamp(min=1), terms, batch)
         if self._divides_loss:
             return objective / batch.count.clamp(min=1)
         self._positions += batch.count
+        self._summed = True
         return objective * self.trainer.accumulate_grad_batches  # undoes Lightning's division
 
     def _log_terms(self, objective: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
@@ -219,16 +206,24 @@ class Distillation(LightningModule):
         self.log("loss", values["train/loss"], prog_bar=True, logger=False, batch_size=batch.size)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        # After unscaling and before clipping: turn the gradient of the sum into that of the global mean.
-        if self._divides_loss:
+        # After unscaling and before clipping.
+        self.average_gradients(optimizer)
+
+    def average_gradients(self, optimizer: Optimizer) -> None:
+        """Turn gradients of the sum over the step's predictions into those of the global mean, if they are not yet.
+
+        For callbacks to call in ``on_before_optimizer_step``, where their turn comes before the module's.
+        """
+        if not self._summed:
             return
         positions = self._positions.clone()
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(positions)
-        factor = self.trainer.world_size / positions.clamp(min=1)  # DDP averages over the ranks
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        torch._foreach_mul_(gradients, factor)
+        factor = self.trainer.world_size / positions.clamp(min=1)  # DDP and FSDP average over the ranks
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        torch._foreach_mul_([local(p.grad) for p in parameters if p.grad is not None], factor)
         self._positions.zero_()
+        self._summed = False
 
     # ------------------------------------------------------------------ validation
 
@@ -293,62 +288,16 @@ class Distillation(LightningModule):
         self._finite.check()  # no checkpoint of a run that has already gone wrong
         checkpoint["data"], checkpoint["total_steps"] = self._data_fingerprint(), self.total_steps
         if self.teacher is not None:
-            checkpoint["teacher"] = {
-                "fingerprint": self.teacher.fingerprint,
-                "remembered": self._of_all_ranks(self.teacher.state_dict()),
-                "scores": self.teacher_scores,
-            }
+            rank, world = self.trainer.global_rank, self.trainer.world_size
+            checkpoint["teacher"] = teacher_state(self.teacher, self.teacher_scores, rank, world)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.refuse_changed(checkpoint, self._data_fingerprint())
+        refuse_changed(checkpoint, self.teacher, self._data_fingerprint())
         saved = checkpoint.get("teacher")
-        if saved is None or self.teacher is None:
-            return
-        remembered = saved["remembered"]
-        same_world = len(remembered) == self.trainer.world_size
-        self.teacher.load_state_dict(remembered[self.trainer.global_rank] if same_world else _joined(remembered))
-        self.teacher_scores = dict(saved["scores"])
-
-    def refuse_changed(self, checkpoint: Mapping[str, Any], data: str | None) -> None:
-        """Refuse a checkpoint of another teacher, other data or another tokenizer.
-
-        Args:
-            checkpoint: A run's.
-            data: The fingerprint of the data that is there now, where a data module tells.
-
-        Raises:
-            UserError: saying which of them has changed.
-        """
-        began = checkpoint.get("data")
-        if began is not None and data is not None and began != data:
-            if began.rpartition("-")[2] != data.rpartition("-")[2]:
-                self._refuse("the tokenizer is not the one that the run began with", "data.tokenizer")
-            self._refuse("the data, as it is tokenised, is not that of the run", "data")
-        saved = checkpoint.get("teacher")
-        if (saved is None) != (self.teacher is None):
-            self._refuse("the run began without a teacher" if saved is None else "the run began with a teacher")
-        if saved is not None and self.teacher is not None and saved["fingerprint"] != self.teacher.fingerprint:
-            self._refuse("this is not the teacher that the run began with (its weights or its tokenizer differ)")
-
-    def _of_all_ranks(self, state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        """One state a rank, on the rank that writes: which samples a rank has seen is part of the run."""
-        world = self.trainer.world_size
-        if world == 1:
-            return [state]
-        states: list[Any] = [None] * world
-        torch.distributed.gather_object(state, states if self.trainer.global_rank == 0 else None)
-        return states
-
-    @staticmethod
-    def _refuse(rule: str, what: str = "model.teacher") -> None:
-        raise UserError(rule, key=what, mend="give it back as it was, or start a new run")
+        if saved is not None and self.teacher is not None:
+            remember(self.teacher, saved, self.trainer.global_rank, self.trainer.world_size)
+            self.teacher_scores = dict(saved["scores"])
 
     def _data_fingerprint(self) -> str | None:
         """What the samples' ids stand for, where a data module tells."""
         return getattr(getattr(self.trainer, "datamodule", None), "fingerprint", None)
-
-
-def _joined(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What the ranks of another number of processes remember, for each of these."""
-    names = {name: None for state in states for name in state}
-    return {name: torch.cat([state[name] for state in states if name in state]) for name in names}

@@ -28,7 +28,7 @@ def resolve(path: str, key: str) -> str:
     * a local folder is itself, and anything else is taken for a hub id.
 
     Raises:
-        UserError: if ``path`` is meant to be local and does not exist.
+        UserError: if ``path`` is meant to be local and does not exist, or holds runs of which none is named.
     """
     if path.startswith(PACKAGE_PREFIX):
         shipped = RECIPES / path.removeprefix(PACKAGE_PREFIX)
@@ -47,4 +47,7 @@ def resolve(path: str, key: str) -> str:
                 "this run has saved no student yet", key=key, value=path, mend="let it finish, or name another model"
             )
         return str(local / "student")
+    runs = sorted(str(file.parent) for file in local.glob("*/config.yaml"))
+    if runs and not (local / "config.json").exists():
+        raise UserError("holds runs", key=key, value=path, mend=f"name one of them: {', '.join(runs[-5:])}")
     return str(local)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from distill.disk import sync
 from distill.errors import UserError
 
 __all__ = ["replacing"]
@@ -56,11 +56,7 @@ def replacing(target: str | Path, key: str) -> Iterator[Path]:
 def _sync(folder: Path) -> None:
     """Have the files on the disk before any name leads to them."""
     for path in [*(p for p in folder.rglob("*") if p.is_file()), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path)
 
 
 def _swap(fresh: Path, target: Path, old: Path) -> None:

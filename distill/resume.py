@@ -14,7 +14,7 @@ from pytorch_lightning import Trainer
 from distill.absolute import is_place
 from distill.build import Job, build, make_trainer, quiet, resolve
 from distill.callbacks.last import saved
-from distill.checkpoint import Damaged, read
+from distill.checkpoint import Damaged, head, remove
 from distill.config import apply_override, long_form, parse_value, parse_yaml
 from distill.config_diff import MISSING, config_diff
 from distill.errors import UserError
@@ -22,6 +22,7 @@ from distill.launch import fit, last_of, train
 from distill.loggers import is_rank_zero
 from distill.outcome import show_outcome
 from distill.run import Run
+from distill.saved_state import refuse_changed
 from distill.scrub import scrub
 
 __all__ = ["fit_or_resume", "resume", "starting_from"]
@@ -121,9 +122,11 @@ def _go_on(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
             _refuse_shorter(config, checkpoint)
             # By the checkpoint: a process that was killed may have rewritten the folder's file.
             extends = any(key in _LENGTH for key in config_diff(began, config))
+            if extends and run.result_file.is_file():
+                _refuse_at_its_end(config, checkpoint)
         job = build(config, allow=allow, run=run)
         if checkpoint is not None:
-            job.module.refuse_changed(checkpoint, getattr(job.data, "fingerprint", None))
+            refuse_changed(checkpoint, job.module.teacher, getattr(job.data, "fingerprint", None))
         with quiet():
             trainer = make_trainer(job)
         at = 0
@@ -164,12 +167,26 @@ def _refuse_changed(now: Mapping[str, Any], began: Mapping[str, Any], run: Run) 
 
 def _refuse_shorter(config: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
     """Refuse an end that the run has left behind."""
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
-    for name, done in (("max_epochs", epochs), ("max_steps", checkpoint["global_step"])):
+    for name, done in _done(checkpoint).items():
         wanted = config["trainer"].get(name)
         if isinstance(wanted, int) and 0 <= wanted < done:
             rule = f"the run has done {done} already"
             raise UserError(rule, key=f"trainer.{name}", value=wanted, mend="give a larger number")
+
+
+def _refuse_at_its_end(config: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
+    """Refuse an extension that the other limit leaves no room for: the run would end where it is."""
+    for name, done in _done(checkpoint).items():
+        if config["trainer"].get(name) == done:
+            rule = "the run has done that many already, and ends at whichever limit it comes to first"
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(rule, key=f"trainer.{name}", value=done, mend=f"give {option} too (-1: no such limit)")
+
+
+def _done(checkpoint: Mapping[str, Any]) -> dict[str, int]:
+    """How far a run has come, by the names of its limits."""
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
+    return {"max_epochs": epochs, "max_steps": checkpoint["global_step"]}
 
 
 def _deal_anew(job: Job, trainer: Trainer, ranks: int, batch_size: int | None) -> None:
@@ -199,22 +216,25 @@ def _deal_anew(job: Job, trainer: Trainer, ranks: int, batch_size: int | None) -
 
 
 def _newest(run: Run) -> tuple[Path | None, dict[str, Any] | None]:
-    """The newest checkpoint that is whole; those newer than that are put aside, and a line says so.
+    """The newest checkpoint that is whole, without its weights where these are sharded; those newer than that are put
+    aside, and a line says so.
 
     Raises:
         UserError: if one cannot be read, or holds what no checkpoint does.
     """
     try:
         if is_rank_zero():
-            for path in run.checkpoints.glob(".*.new"):  # a killed process was writing it
+            for path in run.checkpoints.rglob(".*.new"):  # a killed process was writing it
                 path.unlink(missing_ok=True)
         for path in saved(run.checkpoints).values():
             try:
-                return path, read(path)
+                return path, head(path)
             except Damaged as error:
                 _log.warning("%s: it is put aside, and the one before is taken", error)
                 if is_rank_zero():
-                    path.replace(path.with_suffix(".damaged"))
+                    aside = path.with_suffix(".damaged")
+                    remove(aside)  # a folder takes no other's place
+                    path.replace(aside)
     except OSError as error:
         rule = f"its checkpoints cannot be read ({error.strerror})"
         raise UserError(rule, key="RUN", value=str(run.folder), mend="mend that first; nothing was lost") from error

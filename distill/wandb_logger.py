@@ -220,8 +220,11 @@ class SafeWandbLogger(Guarded, WandbLogger):
     def _finish(self, status: str) -> None:
         if self._experiment is not None:
             self._fallen = True  # there is nothing to go on with
+            offline = self._experiment.offline
             finish = partial(self._experiment.finish, exit_code=0 if status == "success" else 1)
             self._try("finish", lambda: _within(FINISH_SECONDS, finish))
+            if offline:
+                print(f"W&B was offline; to send it: wandb sync {self._run.folder}/wandb/offline-run-*", flush=True)
             self._experiment, self._failed = None, True
 
 

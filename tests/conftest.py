@@ -7,8 +7,10 @@ import copy
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,6 +145,19 @@ def recipe(teacher_dir: str, text_folder: str) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="session")
+def changed() -> Callable[..., dict[str, Any]]:
+    """A copy of a configuration in which the values of sections are replaced."""
+
+    def copied(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+        config = copy.deepcopy(recipe)
+        for section, values in copy.deepcopy(changes).items():
+            config[section] = config[section] | values if isinstance(values, dict) else values
+        return config
+
+    return copied
+
+
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any]) -> dict[str, Any]:
     """The configuration of ``base.yaml`` in the current folder."""
@@ -164,3 +179,97 @@ def distill(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
         return Result(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def fitted(base: dict[str, Any], distill: Callable[..., Result]) -> Callable[..., Path]:
+    """The folder of a run that is made of ``base.yaml`` and further arguments, and that ends well."""
+
+    def fit(*argv: str, run_id: str = "one") -> Path:
+        code, _, err = distill("fit", "-c", "base.yaml", "--id", run_id, *argv)
+        assert code == 0, err
+        return Path("runs/base", run_id)
+
+    return fit
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Writes a module of the user's into the current folder; it is forgotten after the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    written = []
+
+    def write(name: str, text: str) -> None:
+        Path(f"{name}.py").write_text(text)
+        written.append(name)
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a Python file in a process of its own."""
+
+    def run(file: Path, *argv: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(file), *map(str, argv)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+    return run
+
+
+# ---------------------------------------------------------------------- a plain pair
+
+
+class Convolutions:
+    """A plain student and a teacher twice as wide, paired in Python."""
+
+    def net(self, width: int = 4) -> Any:
+        from torch import nn
+
+        first = nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU()
+        second = nn.Conv2d(width, width, 3), nn.ReLU(), nn.Dropout()
+        return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(4 * width, 3))
+
+    def images(self) -> Any:
+        """Four batches of eight."""
+        import torch
+
+        return torch.randn(32, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+
+    def fit(self, folder: Path, *callbacks: Any, resume: Path | None = None, **trainer: Any) -> Any:
+        """Train a new student in a folder, or go on from a checkpoint, and give the student."""
+        import torch
+        from pytorch_lightning import Trainer
+        from torch.utils.data import DataLoader
+
+        from distill.losses import CrossEntropy, FitNetHint, HintonKL
+        from distill.module import Distillation
+        from distill.optim import OptimizerConfig
+        from distill.tasks import Plain
+
+        torch.manual_seed(0)
+        student, images = self.net(), self.images()
+        losses = [HintonKL(), CrossEntropy(), FitNetHint(taps={"0": "0"})]
+        module = Distillation(student, Plain(), self.net(8), losses, OptimizerConfig(lr=0.01, warmup=0))
+        loader: Any = DataLoader(list(zip(images, images.flatten(1).argmax(1) % 3, strict=True)), batch_size=8)
+        Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+            callbacks=list(callbacks),
+            **trainer,
+        ).fit(module, loader, ckpt_path=resume, weights_only=True)
+        return student
+
+
+@pytest.fixture(scope="session")
+def convolutions() -> Convolutions:
+    """Makes and trains plain networks."""
+    return Convolutions()

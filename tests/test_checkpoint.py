@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from distill import checkpoint as files
-from distill.checkpoint import Damaged, SafeCheckpointIO, is_whole, read, snapshot, write
+from distill.checkpoint import Damaged, SafeCheckpointIO, is_whole, read, write
 from distill.errors import TrainingError, UserError
+from distill.snapshot import snapshot
 
 SMALL = {"weights": torch.arange(1000.0), "step": 3, "names": ["a", "b"]}
 

@@ -33,6 +33,17 @@ def test_a_folder_is_itself_and_a_missing_one_is_told(tmp_path: Path) -> None:
         resolve(str(tmp_path / "missing"), "data.path")
 
 
+def test_a_folder_of_runs_names_them(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "config.yaml").touch()
+    with pytest.raises(UserError, match=f"holds runs. name one of them: {tmp_path / 'one'}"):
+        resolve(str(tmp_path), "model.teacher")
+
+
+def test_a_list_in_a_message_has_lines_of_its_own() -> None:
+    assert str(UserError("these:\n  a\n", key="k", mend="put it back")) == "k: these:\n  a\nput it back."
+
+
 def test_anything_else_is_a_hub_id() -> None:
     assert resolve("bert-base-uncased", "k") == "bert-base-uncased"
     assert resolve("nreimers/MiniLM-L6-H384-uncased", "k") == "nreimers/MiniLM-L6-H384-uncased"

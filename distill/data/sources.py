@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,25 @@ def _load_files(files: Mapping[str, str | list[str]]) -> dict[str, Any]:
     reader, suffix = readers.pop()
     paths = {split: [str(Path(n).expanduser()) for n in names] for split, names in lists.items()}
     options = {"sep": "\t"} if suffix == ".tsv" else {}
-    return _read("data.files", lists, reader, None, data_files=paths, **options)
+    try:
+        return _read("data.files", lists, reader, None, data_files=paths, **options)
+    except UserError as error:
+        raise _other_columns(paths, reader, options) or error from error
+
+
+def _other_columns(paths: Mapping[str, list[str]], reader: str, options: Mapping[str, Any]) -> UserError | None:
+    """What to say where files that are read together have not all the same columns; ``None`` if that is not it."""
+    from datasets import load_dataset
+
+    found: dict[str, tuple[str, ...]] = {}
+    for file in (file for files in paths.values() for file in files):
+        with suppress(Exception):  # one that cannot be read alone either
+            found[file] = tuple(load_dataset(reader, data_files=[file], split="train", **options).column_names)
+    if len({frozenset(columns) for columns in found.values()}) < 2:
+        return None
+    lines = "".join(f"\n  {file}: {', '.join(columns)}" for file, columns in found.items())
+    rule = f"must have the same columns in all files. There are:{lines}\n"
+    return UserError(rule, key="data.files", mend="rename them")
 
 
 def _read(key: str, value: Any, reader: str, name: str | None, **options: Any) -> dict[str, Any]:

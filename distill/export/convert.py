@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from distill.errors import UserError
+from distill.export.convolutions import StaticConv, WeightOnlyConv
 from distill.export.integers import (
     DynamicInput,
     DynamicLinear,
@@ -19,6 +19,8 @@ from distill.export.integers import (
     shifted,
 )
 from distill.quantize.layers import (
+    QuantizedConv1d,
+    QuantizedConv2d,
     QuantizedEmbedding,
     QuantizedLayer,
     QuantizedLinear,
@@ -37,9 +39,16 @@ def frozen_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
 
 
 def multiplies_integers(layer: QuantizedLayer) -> bool:
-    """Whether both sides of the layer's product are integers of one scale each: what a runtime multiplies as such."""
-    linear = isinstance(layer, (QuantizedLinear, QuantizedTransposedLinear))
-    return linear and layer.scheme.activations is not None and layer.scheme.weights.group_size is None
+    """Whether both sides of the layer's product are integers of one scale each: what a runtime multiplies as such.
+
+    Of convolutions a runtime knows those whose input has one grid, and whose weights have one zero point.
+    """
+    weights = layer.scheme.weights
+    if layer.scheme.activations is None or weights.group_size is not None:
+        return False
+    if isinstance(layer, (QuantizedConv1d, QuantizedConv2d)):
+        return layer.static and weights.symmetric
+    return isinstance(layer, (QuantizedLinear, QuantizedTransposedLinear))
 
 
 def largest_integer(layers: dict[str, QuantizedLayer]) -> int:
@@ -63,54 +72,61 @@ def with_integers(model: nn.Module, *, unsigned: bool) -> nn.Module:
     Args:
         model: With frozen layers; elsewhere it stays as it is.
         unsigned: Store the weights of integer products as uint8 around 128.
-
-    Raises:
-        UserError: if a quantised layer is neither a linear map nor an embedding.
     """
     model = copy.deepcopy(model)
     integers: dict[int, Tensor] = {}  # one matrix a weight, however many layers compute with it
     for name, layer in frozen_layers(model).items():
         q = integers.setdefault(id(layer.weight), layer.integers())
         parent = model.get_submodule(name.rpartition(".")[0])
-        setattr(parent, name.rpartition(".")[2], _integer_layer(name, layer, q, unsigned))
+        setattr(parent, name.rpartition(".")[2], _integer_layer(layer, q, unsigned))
     return model
 
 
-def _integer_layer(name: str, layer: QuantizedLayer, q: Tensor, unsigned: bool) -> nn.Module:
-    zero_point = layer.weight_zero_point
+def _integer_layer(layer: QuantizedLayer, q: Tensor, unsigned: bool) -> nn.Module:
     if isinstance(layer, QuantizedEmbedding):
-        return IntegerEmbedding(q, layer.weight_scale, zero_point)
-    if not isinstance(layer, (QuantizedLinear, QuantizedTransposedLinear)):
-        raise UserError(
-            f"{name} is a {layer.plain.__name__}, and linear maps and embeddings are exported as integers",
-            key="--to",
-            value="onnx-int8",
-            mend="leave it out of the quantisation, or export to onnx",
-        )
-    input, bias = _input(layer), None if layer.bias is None else layer.bias.detach()
-    rows = q.t() if isinstance(layer, QuantizedTransposedLinear) else q
+        return IntegerEmbedding(q, layer.weight_scale, layer.weight_zero_point)
+    bias = layer.bias.detach() if isinstance(layer.bias, Tensor) else None
+    if isinstance(layer, (QuantizedConv1d, QuantizedConv2d)):
+        return _conv(layer, q, unsigned, bias)
+    return _linear(layer, q.t() if isinstance(layer, QuantizedTransposedLinear) else q, unsigned, bias)
+
+
+def _linear(layer: QuantizedLayer, rows: Tensor, unsigned: bool, bias: Tensor | None) -> nn.Module:
+    input = _input(layer)
     if not multiplies_integers(layer):
         scheme = layer.scheme.weights
         weights_only = NibbleLinear if NibbleLinear.holds(scheme.bits, scheme.group_size) else WeightOnlyLinear
-        return weights_only(input, rows.contiguous(), layer.weight_scale, zero_point, bias)
-    columns = rows.t().contiguous()
-    zero_point = (torch.zeros_like(layer.weight_scale) if zero_point is None else zero_point).to(torch.int8)
-    if unsigned:
-        columns, zero_point = shifted(columns, zero_point)
-    weight = columns, layer.weight_scale, zero_point, bias
+        return weights_only(input, rows.contiguous(), layer.weight_scale, layer.weight_zero_point, bias)
+    weight, zero_point = _stored(layer, rows.t().contiguous(), unsigned)
     if isinstance(input, DynamicInput):
-        return DynamicLinear(input, *weight)
+        return DynamicLinear(input, weight, layer.weight_scale, zero_point, bias)
     assert input is not None  # or its product would not be one of integers
-    return StaticLinear(input, *weight)
+    return StaticLinear(input, weight, layer.weight_scale, zero_point, bias)
 
 
-def _input(layer: QuantizedLayer) -> StaticInput | DynamicInput | None:
+def _conv(layer: QuantizedConv1d | QuantizedConv2d, q: Tensor, unsigned: bool, bias: Tensor | None) -> nn.Module:
+    input = _input(layer, dims=tuple(range(1, layer.weight.dim())))  # one grid a sample
+    if not multiplies_integers(layer):
+        return WeightOnlyConv(layer._conv_forward, input, q, layer.weight_scale, layer.weight_zero_point, bias)
+    assert isinstance(input, StaticInput)
+    weight, zero_point = _stored(layer, q, unsigned)
+    return StaticConv(layer._conv_forward, input, weight, layer.weight_scale, zero_point, bias)
+
+
+def _stored(layer: QuantizedLayer, integers: Tensor, unsigned: bool) -> tuple[Tensor, Tensor]:
+    """Integers that are multiplied, and their zero point."""
+    zero_point = layer.weight_zero_point
+    zero_point = (torch.zeros_like(layer.weight_scale) if zero_point is None else zero_point).to(torch.int8)
+    return shifted(integers, zero_point) if unsigned else (integers, zero_point)
+
+
+def _input(layer: QuantizedLayer, dims: tuple[int, ...] = (-1,)) -> StaticInput | DynamicInput | None:
     """How the layer's input is rounded."""
     scheme = layer.scheme.activations
     if scheme is None:
         return None
     if not layer.static:
-        return DynamicInput(scheme.bounds, scheme.symmetric)
+        return DynamicInput(scheme.bounds, scheme.symmetric, dims)
     assert layer.input_scale is not None
     assert layer.input_zero_point is not None
     return StaticInput(layer.input_scale, layer.input_zero_point, scheme.bounds)

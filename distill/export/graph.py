@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from distill.artifact import quiet
 from distill.errors import UserError
+from distill.export.batch_norms import fold_batch_norms
 from distill.models import forward
 from distill.signals import Batch, Request
 
@@ -94,6 +95,7 @@ def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor]) -> None:
             mend="export it with --to hf",
         ) from error
     assert program is not None
+    fold_batch_norms(program.model.graph)
     _strip(program.model)
     program.save(path, external_data=size > _LARGEST_FILE)
 

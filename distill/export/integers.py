@@ -22,10 +22,10 @@ __all__ = [
     "StaticInput",
     "StaticLinear",
     "WeightOnlyLinear",
+    "dequantize",
     "shifted",
+    "values",
 ]
-
-_UINT8 = (0, 255)
 
 
 def shifted(integers: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,11 +33,8 @@ def shifted(integers: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
     return (integers.to(torch.int16) + 128).to(torch.uint8), (zero_point.to(torch.int16) + 128).to(torch.uint8)
 
 
-def _quantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    return torch.onnx.ops.symbolic("QuantizeLinear", (x, scale, zero_point), dtype=zero_point.dtype, shape=x.shape)
-
-
-def _dequantize(q: Tensor, scale: Tensor, zero_point: Tensor, axis: int = 1) -> Tensor:
+def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor, axis: int = 1) -> Tensor:
+    """scale * (q - zero point), of one scale or of one for each place along the axis: DequantizeLinear."""
     return torch.onnx.ops.symbolic(
         "DequantizeLinear",
         (q, scale, zero_point),
@@ -65,11 +62,13 @@ class StaticInput(nn.Module):
         self.register_buffer("scale", scale.detach().float().reshape(()).clone())
         self.register_buffer("zero_point", (zero_point.detach().reshape(()) + shift).to(torch.uint8))
         low, high = ((bound - float(zero_point)) * float(scale) for bound in bounds)
-        self.ends = None if (bounds[0] + shift, bounds[1] + shift) == _UINT8 else (low, high)
+        self.ends = None if (bounds[0] + shift, bounds[1] + shift) == (0, 255) else (low, high)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.ends is None else x.clamp(*self.ends)
-        return _dequantize(_quantize(x, self.scale, self.zero_point), self.scale, self.zero_point)
+        grid = self.scale, self.zero_point
+        q = torch.onnx.ops.symbolic("QuantizeLinear", (x, *grid), dtype=torch.uint8, shape=x.shape)
+        return dequantize(q, *grid)
 
 
 class DynamicInput(nn.Module):
@@ -78,15 +77,16 @@ class DynamicInput(nn.Module):
     Args:
         bounds: Smallest and largest integer.
         symmetric: Whether the zero point is 0.
+        dims: Along which a grid is shared, instead of a token's features.
     """
 
-    def __init__(self, bounds: tuple[int, int], symmetric: bool) -> None:
+    def __init__(self, bounds: tuple[int, int], symmetric: bool, dims: tuple[int, ...] = (-1,)) -> None:
         super().__init__()
-        self.bounds, self.symmetric = bounds, symmetric
+        self.bounds, self.symmetric, self.dims = bounds, symmetric, dims
 
     def integers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The integers, unsigned but still floats ``[..., in]``, their scales and their zero points ``[..., 1]``."""
-        low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+        low, high = x.amin(self.dims, keepdim=True), x.amax(self.dims, keepdim=True)
         scale, zero_point = range_qparams(low, high, self.bounds, self.symmetric)
         shift = 128 if self.bounds[0] < 0 else 0
         # By the reciprocal, as in training.
@@ -138,7 +138,7 @@ class StaticLinear(_Layer):
         # A product of two matrices would become a Gemm together with the bias, and no integers be multiplied.
         flat = x.dim() == 2
         rounded: Tensor = self.input(x.unsqueeze(0) if flat else x)
-        y = self.biased(rounded @ _dequantize(self.weight, self.scale, self.zero_point))
+        y = self.biased(rounded @ dequantize(self.weight, self.scale, self.zero_point))
         return y.squeeze(0) if flat else y
 
 
@@ -199,7 +199,7 @@ class WeightOnlyLinear(_Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.input is None else self.input(x)
-        return functional.linear(x, _values(self.weight, self.scale, self.zero_point), self.bias)
+        return functional.linear(x, values(self.weight, self.scale, self.zero_point), self.bias)
 
 
 class NibbleLinear(_Layer):
@@ -265,7 +265,7 @@ class IntegerEmbedding(_Layer):
 
     def forward(self, ids: Tensor) -> Tensor:
         rows = functional.embedding(ids, self.weight)
-        return _values(rows, _looked_up(self.scale, ids), _looked_up(self.zero_point, ids))
+        return values(rows, _looked_up(self.scale, ids), _looked_up(self.zero_point, ids))
 
 
 @overload
@@ -285,7 +285,7 @@ def _columns(values: Tensor | None) -> Tensor | None:
     return values.unsqueeze(-1) if values is not None and values.dim() == 1 else values
 
 
-def _values(integers: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:
+def values(integers: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:
     """scale * (integers - zero point) of rows ``[..., width]``; scales ``[]`` or ``[..., groups]``."""
     groups = scale.shape[-1] if scale.dim() else 1
     values = integers.float().reshape(*integers.shape[:-1], groups, -1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from distill.errors import UserError
+from distill.signals import Batch
 from distill.targets import Conv1D
 
 __all__ = ["CRITERIA", "Criterion", "FunctionCriterion", "Magnitude", "Movement", "Wanda"]
@@ -31,12 +32,16 @@ class Criterion(ABC):
 
     @torch.no_grad()
     def learn(self, module: nn.Module) -> None:
-        """Called before every optimizer step until masks are frozen; ``module.weight.grad`` is that of all ranks."""
+        """Called before every optimizer step until masks are frozen; ``module.weight.grad`` is the objective's."""
         return
 
     def watch(self, module: nn.Module) -> RemovableHandle | None:
         """Called before a step after which masks are chosen: hook what the step's forward passes are to show."""
         return None
+
+    def begin(self, batch: Batch) -> None:
+        """Called before each forward pass that is watched, with what it reads."""
+        return
 
     def settle(self, module: nn.Module) -> None:
         """Called after that step, before the scores are read: must leave equal state on all ranks."""
@@ -66,8 +71,8 @@ class Movement(Criterion):
     """S = - sum over the steps so far of W * dL/dW: what moves away from zero is kept.
 
     This is S trained by gradient descent with the straight-through estimator and a constant learning rate, which,
-    as S begins at zero, changes no ranking. L is the step's objective, times its number of predictions where
-    gradients are accumulated or there are several ranks. A pruned weight is zero, so its score stands still.
+    as S begins at zero, changes no ranking. L is the step's objective, the mean over the predictions of all
+    micro-batches and ranks, and its gradient is not clipped. A pruned weight is zero, so its score stands still.
 
     Reference:
         Sanh, Wolf, Rush: Movement Pruning, NeurIPS 2020.
@@ -94,10 +99,12 @@ class Movement(Criterion):
 
 
 class Wanda(Criterion):
-    """|W| * |x|, with |x| the root mean square of the weight's input over positions, padding included.
+    """|W| * |x|, with |x| the root mean square of the weight's input over positions that hold a token.
 
-    The mean square is taken in the training steps just before masks are chosen, over all ranks, and averaged over
-    these steps exponentially, a tenth of weight to the newest.
+    Padding is left out of inputs ``[B, T, features]`` (of a convolution, ``[B, features, T]``) of a batch that has
+    tokens ``[B, T]``; all positions of other inputs count, as those of images, or a sample's one pooled vector. The
+    mean square is taken in the training steps just before masks are chosen, over all micro-batches and ranks, and
+    averaged over these steps exponentially, a tenth of weight to the newest.
 
     Reference:
         Sun, Liu, Bair, Kolter: A Simple and Effective Pruning Approach for Large Language Models, ICLR 2024.
@@ -107,6 +114,7 @@ class Wanda(Criterion):
     buffers = ("input_square",)
 
     def __init__(self) -> None:
+        self._tokens: Tensor | None = None  # of the batch that is read now
         self._seen: dict[nn.Module, Tensor] = {}  # sums of squares by feature, and last the number of positions
 
     def prepare(self, module: nn.Module, name: str) -> None:
@@ -122,13 +130,12 @@ class Wanda(Criterion):
 
         def collect(module: nn.Module, args: tuple[Any, ...]) -> None:
             if module.training:
-                with torch.no_grad():
-                    rows = args[0].detach().movedim(dim, -1).flatten(0, -2)
-                    sums = torch.linalg.vector_norm(rows, dim=0, dtype=torch.float32).square()
-                    seen = torch.cat([sums, sums.new_tensor([float(len(rows))])])
-                    self._seen[module] = self._seen.get(module, 0) + seen
+                self._seen[module] = self._seen.get(module, 0) + _squares(args[0].movedim(dim, -1), self._tokens)
 
         return module.register_forward_pre_hook(collect)
+
+    def begin(self, batch: Batch) -> None:
+        self._tokens = batch.tokens
 
     @torch.no_grad()
     def settle(self, module: nn.Module) -> None:
@@ -150,6 +157,18 @@ class Wanda(Criterion):
         outputs, inputs = weight.shape[:2]
         by_output = norm.view(groups, 1, inputs).expand(groups, outputs // groups, inputs).reshape(outputs, inputs)
         return weight.abs() * by_output.view(outputs, inputs, *[1] * (weight.dim() - 2))
+
+
+@torch.no_grad()
+def _squares(x: Tensor, tokens: Tensor | None) -> Tensor:
+    """Sums of the squares of each feature of ``x`` ``[..., features]``, and last the number of positions in them."""
+    if tokens is not None and tokens.shape == x.shape[:-1]:
+        # Filled, not multiplied: what stands in padding need not be finite.
+        x, count = x.masked_fill(~tokens[..., None], 0.0), tokens.sum(dtype=torch.float32)[None]
+    else:
+        count = torch.full((1,), float(x[..., 0].numel()), device=x.device)
+    sums = torch.linalg.vector_norm(x.flatten(0, -2), dim=0, dtype=torch.float32).square()
+    return torch.cat([sums, count])
 
 
 class FunctionCriterion(Criterion):

@@ -48,7 +48,8 @@ class Progress:
     Attributes:
         begin: Moment of the first update: a step (integer), or a fraction of the run (float in [0, 1]).
         end: Moment at which all is done, likewise; ``begin`` where it is one-shot.
-        every: Steps from one update to the next; a fiftieth of the run, and at least 20, if not given.
+        every: Steps from one update to the next. If not given, a fiftieth of the run, and at least 20, but no more
+            than a tenth of the way from ``begin`` to ``end``.
         freeze: Moment of the last update, likewise; ``end`` if not given.
         curve: ``cubic``, ``linear`` or ``one_shot``.
 
@@ -114,7 +115,7 @@ class Progress:
         step = min(step, self.last_step(total_steps))
         if step < begin:
             return None
-        every = self.every or max(20, total_steps // 50)
+        every = self.every or max(1, min(max(20, total_steps // 50), (end - begin) // 10))
         latest = begin + (step - begin) // every * every
         return max(latest, end) if step >= end else latest
 

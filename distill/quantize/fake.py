@@ -19,11 +19,13 @@ __all__ = [
     "beside",
     "fake_quantize",
     "fake_quantize_learned",
+    "fake_quantize_learned_affine",
     "lsq_gradient_factor",
     "lsq_initial_scale",
     "positive",
     "round_to_grid",
     "symmetric_scale",
+    "zero_point_of",
 ]
 
 _SMALLEST = 2.0**-100
@@ -40,6 +42,12 @@ def symmetric_scale(largest: Tensor, bound: int) -> Tensor:
     return (largest / bound).clamp_min(_SMALLEST)
 
 
+def zero_point_of(low: Tensor, scale: Tensor, bounds: tuple[int, int]) -> Tensor:
+    """smallest - round(low / scale), within ``bounds``: the integer of 0 where the smallest integer is ``low``."""
+    smallest, largest = bounds
+    return (smallest - (low / scale).round()).clamp(smallest, largest)
+
+
 def affine_qparams(low: Tensor, high: Tensor, bounds: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Scale and zero point that lay [low, high], widened to hold zero, on the integers of ``bounds``.
 
@@ -52,8 +60,7 @@ def affine_qparams(low: Tensor, high: Tensor, bounds: tuple[int, int]) -> tuple[
     smallest, largest = bounds
     low, high = low.clamp_max(0), high.clamp_min(0)
     scale = ((high - low) / (largest - smallest)).clamp_min(_SMALLEST)
-    zero_point = (smallest - (low / scale).round()).clamp(smallest, largest)
-    return scale, zero_point
+    return scale, zero_point_of(low, scale, bounds)
 
 
 def _compact(mask: Tensor) -> Tensor:
@@ -184,5 +191,55 @@ def fake_quantize_learned(x: Tensor, scale: Tensor, bound: int, factor: float) -
     """
     quantized: Tensor = _Learned.apply(  # type: ignore[no-untyped-call]
         at_least_float32(x), positive(scale), bound, factor
+    )
+    return quantized.to(x.dtype)
+
+
+class _LearnedAffine(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, low: Tensor, zero_point: Tensor, bounds: tuple[int, int], factor: float
+    ) -> Tensor:
+        smallest, largest = bounds[0] - zero_point, bounds[1] - zero_point
+        steps = x * scale.reciprocal()
+        integers = torch.maximum(steps.round(), smallest).minimum(largest)
+        inside = steps.gt(smallest).logical_and_(steps.lt(largest))
+        ctx.save_for_backward(inside, integers - steps.where(inside, smallest))
+        ctx.factor, ctx.shape = factor, scale.shape
+        return integers.mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        inside, slope = ctx.saved_tensors
+        of_scale = slope.mul(gradient).sum_to_size(ctx.shape) * ctx.factor
+        of_low = gradient.masked_fill(inside, 0).sum_to_size(ctx.shape) * ctx.factor
+        return gradient * inside, of_scale, of_low, None, None, None
+
+
+def fake_quantize_learned_affine(
+    x: Tensor, scale: Tensor, low: Tensor, bounds: tuple[int, int], factor: float
+) -> Tensor:
+    """:func:`fake_quantize` with the zero point of ``low``, and gradients for ``x``, the scale and ``low``.
+
+    With t = x / scale + zero point, the gradient of ``x`` passes where t lies between the bounds. There that of the
+    scale is ``factor`` times the sum of round(t) - t, and that of ``low`` is 0. Of what is clipped below, that of the
+    scale is 0, of what is clipped above largest - smallest, and that of ``low`` 1: what moves ``low`` to where 0 is
+    an integer counts as a constant, as rounding does.
+
+    Args:
+        x: Any shape.
+        scale: Broadcasts against ``x``; its sign does not matter.
+        low: The value of the smallest integer, of the scale's shape.
+        bounds: The smallest and the largest integer.
+        factor: See :func:`lsq_gradient_factor`.
+
+    Reference:
+        Bhalgat et al.: LSQ+: Improving low-bit quantization through learnable offsets and better initialization,
+        CVPR Workshops 2020.
+    """
+    scale = positive(scale)
+    zero_point = zero_point_of(low.detach(), scale.detach(), bounds)
+    quantized: Tensor = _LearnedAffine.apply(  # type: ignore[no-untyped-call]
+        at_least_float32(x), scale, low, zero_point, bounds, factor
     )
     return quantized.to(x.dtype)

@@ -19,6 +19,7 @@ only the input is still rounded. Attributes of a frozen layer, from which an int
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from distill.quantize.fake import at_least_float32, beside, fake_quantize, positive
+from distill.quantize.inputs import fake_quantize_input_learned, learned_qparams, no_change
 from distill.quantize.observers import batch_range, dynamic_qparams, input_qparams, unseen, widest
 from distill.quantize.scheme import ActivationScheme, LayerScheme
 from distill.quantize.weights import (
@@ -76,6 +78,7 @@ class QuantizedLayer(nn.Module):
     seen: Tensor | None
     ranged: bool
     input_range: Tensor
+    input_change: Tensor
     weight_scale: Tensor
     weight_zero_point: Tensor | None
     input_scale: Tensor | None
@@ -95,6 +98,11 @@ class QuantizedLayer(nn.Module):
     def static(self) -> bool:
         """Whether the input has a scale that an observer finds."""
         return self.scheme.activations is not None and self.scheme.activations.kind == "static"
+
+    @property
+    def learns_input(self) -> bool:
+        """Whether the scale of the input is trained, by :attr:`input_change`, once its range is known."""
+        return self.scheme.activations is not None and self.scheme.activations.learned
 
     def as_rows(self, weight: Tensor) -> Tensor:
         """A view of a weight as ``[out, in]``."""
@@ -165,20 +173,30 @@ class QuantizedLayer(nn.Module):
         if self.observing and self.training:
             self._observe(x)
         if self.mode == "float" or (self.mode == "fake" and self.static and not self.ranged):
-            return x
+            return beside(x, self.input_change) if self.training and self.learns_input else x
         return self._rounded(x, scheme).to(x.dtype)
 
     def _rounded(self, x: Tensor, scheme: ActivationScheme) -> Tensor:
         if not self.static:
             return fake_quantize(x, *dynamic_qparams(x, scheme, self._sharing(x)), scheme.bounds)
+        if self.mode == "fake" and scheme.learned:
+            features = math.prod(x.shape[dim] for dim in self._sharing(x))
+            return fake_quantize_input_learned(x, self.input_range, self.input_change, scheme, features)
         if self.mode == "fake":
-            return fake_quantize(x, *input_qparams(self.input_range, scheme), scheme.bounds)
+            return fake_quantize(x, *self.input_qparams(), scheme.bounds)
         assert self.input_scale is not None
         assert self.input_zero_point is not None
         # The one operator that exporters know as quantise and dequantise; on numbers it gives the same bits.
         return torch.fake_quantize_per_tensor_affine(
             at_least_float32(x), self.input_scale, self.input_zero_point, *scheme.bounds
         )
+
+    def input_qparams(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point of a static input as they are now; not of a frozen layer."""
+        assert self.scheme.activations is not None
+        if self.learns_input:
+            return learned_qparams(self.input_range, self.input_change, self.scheme.activations)
+        return input_qparams(self.input_range, self.scheme.activations)
 
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
@@ -275,4 +293,6 @@ def quantize_layer(module: nn.Module, scheme: LayerScheme) -> QuantizedLayer:
         layer.weight_scale = nn.Parameter(layer.initial_scale())
     if layer.static:
         layer.register_buffer("input_range", unseen(layer.weight.device))
+    if scheme.activations is not None and scheme.activations.learned:
+        layer.input_change = nn.Parameter(no_change(scheme.activations, layer.weight.device))
     return layer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.quantize.layers import QuantizedLayer, quantize_layer, quantized_layers
-from distill.quantize.observers import followed, input_qparams, reduce_over_ranks, unseen
+from distill.quantize.observers import followed, reduce_over_ranks, unseen
 from distill.quantize.scheme import LayerScheme
 from distill.quantize.weights import Grid, scale_shape
 
@@ -37,15 +37,17 @@ def find_ranged(layers: Iterable[QuantizedLayer]) -> None:
 
 @torch.no_grad()
 def start_scales(layers: Iterable[QuantizedLayer]) -> None:
-    """Start the trained scales from the weights as they are now."""
+    """Start the trained scales from the weights as they are now, and those of inputs from the observed ranges."""
     for layer in layers:
         if layer.scheme.weights.learned:
             layer.weight_scale.copy_(layer.initial_scale())
+        if layer.learns_input:
+            layer.input_change.zero_()
 
 
 def restore(layer: QuantizedLayer) -> None:
     """Make a layer that is not frozen the plain module that it was."""
-    for name in ("input_range", "weight_scale", "scheme", "mode", "observing", "seen", "ranged"):
+    for name in ("input_range", "input_change", "weight_scale", "scheme", "mode", "observing", "seen", "ranged"):
         if hasattr(layer, name):
             delattr(layer, name)
     layer.__class__ = layer.plain  # type: ignore[assignment]
@@ -63,12 +65,19 @@ def freeze(layers: Iterable[QuantizedLayer]) -> None:
         layer.weight.copy_(layer.on_grid(at))
         scale, zero_point = None, None
         if layer.static:
-            assert layer.scheme.activations is not None
-            scale, zero_point = input_qparams(layer.input_range, layer.scheme.activations)
-            del layer.input_range
-        if layer.scheme.weights.learned:
-            del layer.weight_scale
+            scale, zero_point = layer.input_qparams()
+        _drop_trained(layer)
         _freeze_as(layer, at, scale, zero_point)
+
+
+def _drop_trained(layer: QuantizedLayer) -> None:
+    """Take from a layer what only training needs."""
+    if layer.static:
+        del layer.input_range
+    if layer.learns_input:
+        del layer.input_change
+    if layer.scheme.weights.learned:
+        del layer.weight_scale
 
 
 def _freeze_as(layer: QuantizedLayer, at: Grid, scale: Tensor | None, zero_point: Tensor | None) -> None:
@@ -88,10 +97,7 @@ def freeze_structure(module: nn.Module, scheme: LayerScheme) -> QuantizedLayer:
     weights, device = scheme.weights, layer.weight.device
     scale = torch.ones(scale_shape(layer.rows.shape, weights), device=device)
     one, static = torch.ones((), device=device), layer.static
-    if weights.learned:
-        del layer.weight_scale
-    if static:
-        del layer.input_range
+    _drop_trained(layer)
     at = Grid(scale, None if weights.symmetric else scale)
     _freeze_as(layer, at, one if static else None, one.clone() if static else None)
     return layer

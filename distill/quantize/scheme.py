@@ -109,9 +109,11 @@ class ActivationScheme:
             range that rounds such a sample with the least squared error.
         momentum: Weight of the newest batch in an average.
         percentile: Of ``percentile``: how much of the values lies below the upper end, and above the lower one.
+        learned: From the range that was observed on, the scale of a static input is trained (LSQ, Esser et al. 2020),
+            and where it is not symmetric its smallest value too (LSQ+, Bhalgat et al. 2020).
 
     Raises:
-        UserError: if a setting is out of range.
+        UserError: if a setting is out of range, or what has no scale of its own is to be learned.
     """
 
     kind: Literal["static", "dynamic", "none"] = "static"
@@ -120,6 +122,7 @@ class ActivationScheme:
     observer: Literal["minmax", "moving_average", "percentile", "mse"] = "moving_average"
     momentum: float = 0.05
     percentile: float = 99.99
+    learned: bool = False
 
     def __post_init__(self) -> None:
         _check_bits(self.bits)
@@ -133,6 +136,8 @@ class ActivationScheme:
             raise UserError("must lie in (0, 1]", key="momentum", value=self.momentum, mend="0.05 is common")
         if not 50 < self.percentile <= 100:
             raise UserError("must lie in (50, 100]", key="percentile", value=self.percentile, mend="99.99 is common")
+        if self.learned and self.kind != "static":
+            raise UserError("only static inputs have a scale to learn", key="learned", value=True, mend="kind: static")
 
     @property
     def bounds(self) -> tuple[int, int]:

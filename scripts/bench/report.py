@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("torch", "pytorch-lightning", "transformers", "accelerate", "textbrewer")
+PACKAGES = ("torch", "pytorch-lightning", "transformers", "accelerate", "textbrewer", "torchao")
 
 
 @dataclass(frozen=True)

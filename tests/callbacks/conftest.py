@@ -31,7 +31,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-# Plain functions, which run_structured.py imports too, each with a fixture of its name for the tests.
+# Plain functions, which structured/ranks.py imports too, each with a fixture of its name for the tests.
 
 
 def classifier(family: str = "bert", seed: int = 0, **changes: Any) -> Any:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from distill.callbacks import Best, Last
 from distill.callbacks.last import saved
@@ -44,12 +47,19 @@ def test_the_best_is_found_again_in_a_folder_that_was_moved(tmp_path: Path) -> N
     assert moved.current_score == 0.5
 
 
-def test_a_checkpoint_cannot_name_files_outside_of_the_run(tmp_path: Path) -> None:
-    planted = state(tmp_path).state_dict()
-    for name in ("best_model_path", "kth_best_model_path"):
-        planted[name] = "../../outside.ckpt"
-    planted["best_k_models"] = {"/outside.ckpt": torch.tensor(0.5)}
-    fresh = Best(dirpath=tmp_path, filename="best-{step}", monitor="val/accuracy", mode="max")
-    fresh.load_state_dict(planted)
-    named = [fresh.best_model_path, fresh.kth_best_model_path, *fresh.best_k_models]
-    assert [Path(path).parent for path in named] == [tmp_path] * 3
+@pytest.mark.parametrize("kind", [Best, ModelCheckpoint])
+def test_a_checkpoint_cannot_name_files_outside_of_the_run(kind: type[ModelCheckpoint], tmp_path: Path) -> None:
+    fresh = kind(dirpath=tmp_path, filename="best-{step}", monitor="val/accuracy", mode="max")
+    planted: dict[str, Any] = {
+        **fresh.state_dict(),
+        **dict.fromkeys(("best_model_path", "last_model_path"), "/etc/a.ckpt"),
+    }
+    planted["kth_best_model_path"] = "/etc/.."
+    planted["best_k_models"] = {"/b.ckpt": torch.tensor(0.5), "../c.ckpt": torch.tensor(0.4), "..": torch.tensor(0.3)}
+    checkpoint = {"callbacks": {fresh.state_key: {**planted, "dirpath": "/etc"}}}
+    trainer = Trainer(callbacks=[fresh], logger=False, accelerator="cpu")
+    Last().on_load_checkpoint(trainer, LightningModule(), checkpoint)
+    fresh.load_state_dict(checkpoint["callbacks"][fresh.state_key])
+    assert fresh.best_model_path == fresh.last_model_path == str(tmp_path / "a.ckpt")
+    assert fresh.kth_best_model_path == ""
+    assert list(fresh.best_k_models) == [str(tmp_path / "b.ckpt"), str(tmp_path / "c.ckpt")]

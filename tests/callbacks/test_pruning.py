@@ -569,7 +569,7 @@ def test_a_configuration_names_it_and_gives_every_setting(written: str, name: st
         [again] = Typed(complete(typed.resolved())).make("callbacks")
     assert isinstance(pruning, GradualMagnitudePruning)
     assert getattr(pruning.schedule, name) == getattr(again.schedule, name) == expected
-    assert pruning.granularity == again.granularity
+    assert pruning.plan.granularity == again.plan.granularity
 
 
 def test_a_checkpoint_is_validated_by_a_trainer_that_never_trained(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_the_mark_is_left_where_the_module_is_allowed(evil: Path, distill: Calla
 
 
 @pytest.fixture
-def mine(base: dict[str, Any]) -> Iterator[str]:
+def mine(base: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A package of the user's in the current folder, which is not on the path."""
     Path("mine").mkdir()
     Path("mine/__init__.py").write_text("")
@@ -136,9 +136,8 @@ def mine(base: dict[str, Any]) -> Iterator[str]:
         "        super().__init__(**kwargs)\n"
         "        assert size\n"
     )
-    before = list(sys.path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     yield "mine.losses.Mine"
-    sys.path[:] = before
     for name in ("mine", "mine.losses"):
         sys.modules.pop(name, None)
 

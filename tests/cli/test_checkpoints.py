@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import yaml
 from distill import checkpoint, launch
 
 Distill = Callable[..., Any]
+Fitted = Callable[..., Path]
 
 SCRIPTED = """
 import torch
@@ -37,27 +37,24 @@ class Task(TextClassification):
 """
 
 
-def test_the_best_of_figures_that_are_all_below_0_is_kept(base: dict[str, Any], distill: Distill) -> None:
-    Path("scripted.py").write_text(SCRIPTED)
+def test_the_best_of_figures_that_are_all_below_0_is_kept(
+    base: dict[str, Any], fitted: Fitted, own_module: Callable[[str, str], None]
+) -> None:
+    own_module("scripted", SCRIPTED)
     base["model"] |= {"task": {"class_path": "scripted.Task"}, "losses": ["CrossEntropy"]}
     base["model"]["student"]["path"] = base["model"].pop("teacher")["path"]
     base["trainer"] |= {"max_steps": 6, "val_check_interval": 2, "num_sanity_val_steps": 0}
     Path("base.yaml").write_text(yaml.safe_dump(base))
-    code, _, err = distill("fit", "-c", "base.yaml", "--allow", "scripted", "--id", "one")
-    assert code == 0, err
-    result = json.loads(Path("runs/base/one/result.json").read_text())
+    run = fitted("--allow", "scripted")
+    result = json.loads((run / "result.json").read_text())
     assert result["saved_step"] == 4
     assert result["scores"]["student"]["matthews"] == pytest.approx(-0.1)
-    assert [path.name for path in Path("runs/base/one/checkpoints").glob("best-*")] == ["best-4.ckpt"]
-    sys.modules.pop("scripted")
-    sys.path.remove(str(Path.cwd()))
+    assert [path.name for path in (run / "checkpoints").glob("best-*")] == ["best-4.ckpt"]
 
 
-def test_a_checkpoint_holds_no_hyperparameters_that_could_replace_the_yaml(
-    base: dict[str, Any], distill: Distill
-) -> None:
-    assert distill("fit", "-c", "base.yaml", "--id", "one").code == 0
-    checkpoints = list(Path("runs/base/one/checkpoints").glob("*.ckpt"))
+def test_a_checkpoint_holds_no_hyperparameters_that_could_replace_the_yaml(fitted: Fitted) -> None:
+    run = fitted()
+    checkpoints = list((run / "checkpoints").glob("*.ckpt"))
     assert len(checkpoints) == 2
     for path in checkpoints:
         assert not [name for name in torch.load(path, weights_only=True) if "hyper" in name or "hparams" in name]
@@ -99,12 +96,11 @@ def test_the_exploit_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "index"])
 @pytest.mark.parametrize("command", ["validate", "fit"])
 def test_a_pickle_in_place_of_weights_is_refused_and_not_run(
-    command: str, file: str, base: dict[str, Any], distill: Distill
+    fitted: Fitted, command: str, file: str, distill: Distill
 ) -> None:
-    run = "runs/base/one"
-    assert distill("fit", "-c", "base.yaml", "--id", "one").code == 0
-    plant(Path(run, "student"), file)
-    argv = [run] if command == "validate" else ["-c", "base.yaml", "--model.teacher.path", run]
+    run = fitted()
+    plant(run / "student", file)
+    argv = [str(run)] if command == "validate" else ["-c", "base.yaml", "--model.teacher.path", str(run)]
     code, out, err = distill(command, *argv)
     assert code == 2
     assert "model." in err
@@ -112,11 +108,11 @@ def test_a_pickle_in_place_of_weights_is_refused_and_not_run(
     assert not Path("called").exists()
 
 
-def test_validation_does_not_open_the_checkpoints(base: dict[str, Any], distill: Distill) -> None:
-    assert distill("fit", "-c", "base.yaml", "--id", "one").code == 0
-    for path in Path("runs/base/one/checkpoints").iterdir():
+def test_validation_does_not_open_the_checkpoints(fitted: Fitted, distill: Distill) -> None:
+    run = fitted()
+    for path in (run / "checkpoints").iterdir():
         torch.save(Exploit(), path)
-    assert distill("validate", "runs/base/one").code == 0
+    assert distill("validate", str(run)).code == 0
     assert not Path("called").exists()
 
 

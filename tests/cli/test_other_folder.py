@@ -16,7 +16,11 @@ Distill = Callable[..., Any]
 
 @pytest.fixture
 def began(
-    base: dict[str, Any], distill: Distill, teacher_dir: str, text_folder: str, monkeypatch: pytest.MonkeyPatch
+    base: dict[str, Any],
+    fitted: Callable[..., Path],
+    teacher_dir: str,
+    text_folder: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """The folder of a run that names its models and its data by relative paths; the current folder is another one."""
     shutil.copytree(teacher_dir, "models/teacher")
@@ -27,9 +31,7 @@ def began(
     }
     base["data"] |= {"path": None, "files": {split: f"rows/{split}.jsonl" for split in ("train", "validation")}}
     Path("base.yaml").write_text(yaml.safe_dump(base))
-    code, _, err = distill("fit", "-c", "base.yaml", "--id", "one")
-    assert code == 0, err
-    folder = Path("runs/base/one").resolve()
+    folder = fitted().resolve()
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
     return folder

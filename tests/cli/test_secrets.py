@@ -8,7 +8,6 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -36,9 +35,9 @@ SECRETS = {
 
 
 @pytest.fixture
-def run(base: dict[str, Any], distill: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run(fitted: Callable[..., Path], own_module: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run, logged everywhere, whose configuration and environment are full of secrets."""
-    Path("notifying.py").write_text(OWN)
+    own_module("notifying", OWN)
     monkeypatch.setenv("NOTIFY_PASSWORD", SECRETS["of the environment"])
     monkeypatch.setenv("WANDB_API_KEY", SECRETS["for W&B's server"])
     arguments = {
@@ -56,9 +55,7 @@ def run(base: dict[str, Any], distill: Callable[..., Any], tmp_path: Path, monke
         "logging": {"tensorboard": True, "wandb": {"mode": "offline", "tags": [SECRETS["among the tags"]]}},
     }
     Path("secrets.yaml").write_text(json.dumps(config))
-    code, _, err = distill("fit", "-c", "base.yaml", "-c", "secrets.yaml", "--allow", "notifying", "--id", "one")
-    assert code == 0, err
-    return next((tmp_path / "runs").glob("*/one"))
+    return fitted("-c", "secrets.yaml", "--allow", "notifying")
 
 
 def test_no_file_of_a_run_holds_a_secret(run: Path) -> None:

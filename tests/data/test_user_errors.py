@@ -85,7 +85,7 @@ def test_a_wrong_setting_is_named_with_its_mend(tmp_path, tiny_tokenizer_dir, op
         ({"validation": [{"sentence": "a"}]}, "needs labels for validation"),
         ({"validation": rows(["a"], [-1])}, "needs labels for validation"),
         ({"validation": [{"sentence": None, "label": 0}]}, "1 rows of the split validation have no text"),
-        ({"validation": [{"words": "a", "label": 0}]}, "cannot be read as a data set"),
+        ({"validation": [{"words": "a", "label": 0}]}, "validation.jsonl: words, label\nrename them."),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
@@ -125,6 +125,15 @@ def test_files_that_cannot_be_read_are_named(tmp_path, tiny_tokenizer_dir):
     broken = tmp_path / "broken.parquet"
     broken.write_bytes(b"no parquet")
     assert "data.files = {'train': " in failing(files={"train": str(broken)}, tokenizer=tiny_tokenizer_dir)
+
+
+def test_files_of_other_columns_are_named_with_what_they_have(tmp_path, tiny_tokenizer_dir):
+    paths = {"train": tmp_path / "a.csv", "validation": tmp_path / "b.csv"}
+    paths["train"].write_text("text\ngood\nbad\n")
+    paths["validation"].write_text("text,label\ngood,1\nbad,0\n")
+    said = failing(files={split: str(path) for split, path in paths.items()}, tokenizer=tiny_tokenizer_dir)
+    assert "data.files: must have the same columns in all files" in said
+    assert f"\n  {paths['train']}: text\n  {paths['validation']}: text, label\nrename them." in said
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path, tiny_tokenizer_dir):

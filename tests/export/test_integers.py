@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from distill.errors import UserError
 from distill.export.convert import frozen_layers, largest_integer, with_integers, without_quantization
 from distill.export.graph import to_onnx
 from distill.export.runtime import integer_matmuls, logits, session
@@ -153,10 +152,3 @@ def test_without_quantisation_the_weights_stay_and_the_inputs_pass(layers: Layer
     weight = layers.layers["static"].weight
     torch.testing.assert_close(plain.layers["static"](x), x @ weight.T + layers.layers["static"].bias)
     assert len(frozen_layers(layers)) == len(SCHEMES)
-
-
-def test_a_quantised_convolution_is_refused() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 3))
-    freeze([quantize_layer(model[0], LayerScheme(weights=WeightScheme()))])
-    with pytest.raises(UserError, match=r"0 is a Conv2d.*export to onnx"):
-        with_integers(model, unsigned=False)

@@ -57,6 +57,7 @@ def test_the_end_of_w_and_bs_own_process_leaves_the_run_offline(play: Any, tmp_p
     assert steps(tmp_path) == STEPS
 
 
-def test_offline_nobody_is_asked_anything(play: Any, server: Any) -> None:
-    play({**server.environment, "WANDB_MODE": "offline"}).end()
+def test_offline_nobody_is_asked_anything_and_what_sends_it_is_said(play: Any, server: Any, tmp_path: Path) -> None:
+    said = play({**server.environment, "WANDB_MODE": "offline"}).end()
     assert server.asked == []
+    assert "to send it: wandb sync runs/mine/one/wandb/offline-run-*" in said.replace(f"{tmp_path}/", "runs/")

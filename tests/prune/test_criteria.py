@@ -1,9 +1,12 @@
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from distill.errors import UserError
 from distill.prune import FunctionCriterion, Magnitude, Movement, Wanda
+from distill.signals import Batch
 from distill.targets import Conv1D
 
 
@@ -70,6 +73,29 @@ def test_wanda_of_a_convolution_reads_the_channels_of_each_group(groups):
             first = out // (6 // groups) * (4 // groups)
             expected = module.weight[out, channel].detach().abs().double() * norm[first + channel]
             torch.testing.assert_close(score[out, channel].double(), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_wanda_leaves_padding_out_whatever_stands_there(kind):
+    torch.manual_seed(0)
+    x, lengths = torch.randn(4, 6, 3) * torch.tensor([1.0, 5.0, 0.1]), [6, 2, 1, 4]
+    tokens = torch.arange(6) < torch.tensor(lengths)[:, None]
+    x[~tokens] = float("nan")
+    module, criterion = nn.Linear(3, 2) if kind == "linear" else nn.Conv1d(3, 2, 3), Wanda()
+    criterion.begin(Batch({"input": x}, tokens=tokens))
+    score = observed(criterion, module, x if kind == "linear" else x.transpose(1, 2))
+    norm = [sum(x[b, t, f].item() ** 2 for b in range(4) for t in range(lengths[b])) / 13 for f in range(3)]
+    for feature, square in enumerate(norm):
+        expected = module.weight[:, feature].detach().abs() * math.sqrt(0.1 * square)
+        torch.testing.assert_close(score[:, feature], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_wanda_counts_all_of_an_input_that_is_no_sequence_of_tokens():
+    torch.manual_seed(0)
+    pooled, criterion, module = torch.randn(4, 3), Wanda(), nn.Linear(3, 2)
+    criterion.begin(Batch({"input": pooled}, tokens=torch.arange(5) < torch.tensor([[5], [2], [1], [4]])))
+    score = observed(criterion, module, pooled) / 0.1**0.5
+    torch.testing.assert_close(score.double(), module.weight.detach().abs().double() * norms(pooled))
 
 
 def test_wanda_does_not_look_in_validation():

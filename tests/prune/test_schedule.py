@@ -49,7 +49,7 @@ def test_updates_go_on_until_masks_are_frozen():
 def test_by_default_there_are_fifty_updates_a_run_or_one_in_twenty_steps():
     schedule = SparsitySchedule(final=0.8, begin=0.0, end=1.0)
     assert [step for step in range(10_000) if schedule.updates_at(step, 10_000)] == list(range(0, 10_000, 200))
-    assert [step for step in range(101) if schedule.updates_at(step, 100)] == [0, 20, 40, 60, 80, 100]
+    assert [step for step in range(401) if schedule.updates_at(step, 400)] == list(range(0, 401, 20))
 
 
 def test_it_never_falls_and_ends_exactly_at_the_final_sparsity():
@@ -107,3 +107,15 @@ def test_progress_is_the_part_of_the_way_by_each_curve():
     for curve, expected in parts.items():
         progress = Progress(begin=0.2, end=0.6, every=1, curve=curve).progress
         assert [progress(step, 100) for step in (19, 20, 30, 40, 60)] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("total", "begin", "end", "every"),
+    [(10_000, 0.0, 0.5, 200), (500, 0.0, 0.5, 20), (30, 0.0, 0.5, 1), (100, 0.0, 0.5, 5), (10_000, 0.0, 0.1, 100)],
+)
+def test_by_itself_it_updates_at_least_ten_times(total: int, begin: float, end: float, every: int) -> None:
+    progress = Progress(begin=begin, end=end)
+    steps = [step for step in range(total + 1) if progress.updates_at(step, total)]
+    assert steps[1] - steps[0] == every
+    assert len(steps) >= 10
+    assert progress.progress(steps[1], total) < 0.5

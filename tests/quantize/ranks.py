@@ -1,6 +1,6 @@
-"""Run by tests/callbacks/test_qat.py on two ranks, whose inputs differ; each saves the student's state.
+"""Run by tests/callbacks/qat/test_together.py on two ranks, whose inputs differ; each saves the student's state.
 
-Scales are learned and begin late: DDP must find a gradient for each of them from the first step on.
+Scales of weights and inputs are learned and begin late: DDP must find a gradient for each from the first step on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from distill.callbacks import QuantizationAwareTraining
 from distill.losses import CrossEntropy
 from distill.module import Distillation
 from distill.optim import OptimizerConfig
-from distill.quantize.scheme import WeightScheme
+from distill.quantize.scheme import ActivationScheme, WeightScheme
 from distill.tasks import Plain
 
 
@@ -36,7 +36,8 @@ def main(out: Path) -> None:
     torch.manual_seed(0)
     student = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     weights = WeightScheme(bits=4, learned=True)
-    qat = QuantizationAwareTraining(weights, begin=2, freeze_observers=4, include=["."])
+    inputs = ActivationScheme(learned=True)
+    qat = QuantizationAwareTraining(weights, inputs, begin=2, freeze_observers=4, include=["."])
     trainer = Trainer(
         accelerator="cpu",
         devices=2,

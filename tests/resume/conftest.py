@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import shutil
@@ -25,7 +24,7 @@ from distill.config import long_form
 from distill.module import Distillation
 from distill.run import Run
 
-# Plain functions, which ranks.py imports too, each with a fixture of its name for the tests.
+# Plain functions and classes, each function with a fixture of its name for the tests.
 
 
 class Rows(Logger):
@@ -70,14 +69,6 @@ def joint() -> list[dict[str, Any]]:
     ]
 
 
-def changed(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A copy of ``recipe`` in which the values of sections are replaced."""
-    config = copy.deepcopy(recipe)
-    for section, values in copy.deepcopy(changes).items():
-        config[section] = config[section] | values if isinstance(values, dict) else values
-    return config
-
-
 def train(config: dict[str, Any], folder: Path, checkpoint: Path | None = None) -> Trained:
     """Train as ``distill fit`` does, from ``checkpoint`` on if one is given, and keep a checkpoint of every step."""
     keep = {"class_path": "Last", "init_args": {"every_n_steps": 1, "keep": 1000}}
@@ -120,11 +111,6 @@ def _bits(a: Tensor, b: Tensor) -> bool:
 @pytest.fixture(name="joint", scope="session")
 def _joint() -> list[dict[str, Any]]:
     return joint()
-
-
-@pytest.fixture(name="changed", scope="session")
-def _changed() -> Callable[..., dict[str, Any]]:
-    return changed
 
 
 @pytest.fixture(name="train", scope="session")

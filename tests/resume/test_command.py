@@ -220,6 +220,16 @@ def test_a_finished_run_is_extended(world: World, tmp_path: Path, distill: Disti
     assert len((run / "metrics.csv").read_text()) > len(history)
 
 
+def test_an_extension_that_the_other_limit_leaves_no_room_for_is_refused(
+    world: World, tmp_path: Path, distill: Distill
+) -> None:
+    run = Path(shutil.copytree(world.whole, tmp_path / "base/run"))
+    code, _, err = distill("resume", str(run), "--max-steps", str(STEPS + 3))
+    assert code == 2
+    assert "trainer.max_epochs = 2: the run has done that many already" in err
+    assert "give --max-epochs too" in err
+
+
 def test_an_extension_that_ended_before_it_saved_anything_is_taken_up_again(
     at_call: AtCall, world: World, tmp_path: Path, distill: Distill
 ) -> None:

@@ -14,6 +14,7 @@ from distill import artifact, checkpoint
 from distill.run import Run
 
 Distill = Callable[..., Any]
+Fitted = Callable[..., Path]
 
 
 def full(*arguments: Any, **more: Any) -> Any:
@@ -21,12 +22,12 @@ def full(*arguments: Any, **more: Any) -> Any:
 
 
 def test_a_run_goes_on_without_room_for_checkpoints(
-    base: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fitted: Fitted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(checkpoint, "write", full)
-    assert distill("fit", "-c", "base.yaml", "--id", "one").code == 0
+    folder = fitted()
     assert len([record for record in caplog.records if "No space left" in record.getMessage()]) == 1
-    run = Run.open("runs/base/one")
+    run = Run.open(folder)
     assert not list(run.checkpoints.glob("*"))
     assert run.result["saved_step"] == 2
     assert (run.student / "model.safetensors").is_file()

@@ -12,17 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
-from torch import nn
-from torch.utils.data import DataLoader
 
 from distill.callbacks import Determinism, GradualMagnitudePruning, Last, QuantizationAwareTraining
 from distill.callbacks.last import saved
 from distill.checkpoint import SafeCheckpointIO, read
-from distill.losses import FitNetHint, HintonKL
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
-from distill.tasks import Plain
 
 Train = Callable[..., Any]
 Changed = Callable[..., dict[str, Any]]
@@ -66,6 +59,9 @@ CASES: dict[str, dict[str, Any]] = {
     "four micro-batches to a step": {
         "trainer": {"accumulate_grad_batches": 4, "max_epochs": 3},
         "callbacks": [PRUNE, QUANTIZE],
+    },
+    "more micro-batches to a step in the second epoch": {
+        "callbacks": [spec("pytorch_lightning.callbacks.GradientAccumulationScheduler", scheduling={0: 1, 1: 2})]
     },
     "batches made by workers": {"data": {"num_workers": 2}, "callbacks": [PRUNE]},
     "early stopping": {"trainer": {"max_epochs": 9, "val_check_interval": 5}, "callbacks": [STOP]},
@@ -181,35 +177,15 @@ def test_a_language_model_resumed_from_anywhere_ends_with_the_same_bits(
 
 
 def test_a_plain_pair_of_convolutions_resumed_at_the_epochs_end_ends_with_the_same_bits(
-    differences: Differences, tmp_path: Path
+    convolutions: Any, differences: Differences, tmp_path: Path
 ) -> None:
     """In Python a loader's place within the epoch is the user's affair; batch norm's statistics are not."""
 
-    def net(width: int) -> nn.Module:
-        first = nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU()
-        second = nn.Conv2d(width, width, 3), nn.ReLU(), nn.Dropout()
-        return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(4 * width, 3))
-
     def fit(folder: Path, checkpoint: Path | None = None) -> dict[int, Path]:
-        torch.manual_seed(0)
-        images, losses = torch.randn(32, 1, 6, 6), [HintonKL(), FitNetHint(taps={"0": "0"})]
-        rows = list(zip(images, images.flatten(1).argmax(1) % 3, strict=True))
-        loader: DataLoader[Any] = DataLoader(rows, batch_size=8)  # type: ignore[arg-type]
-        module = Distillation(net(4), Plain(), net(8), losses, OptimizerConfig(lr=0.01, warmup=0))
         pruning = GradualMagnitudePruning(0.75, end=8, every_n_steps=1)
         quantization = QuantizationAwareTraining(begin=4, observe=2, freeze_observers=10)
-        trainer = Trainer(
-            max_epochs=3,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            callbacks=[Last(keep=1000), pruning, quantization, Determinism()],
-            plugins=[SafeCheckpointIO()],
-        )
-        trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
+        callbacks = [Last(keep=1000), pruning, quantization, Determinism()]
+        convolutions.fit(folder, *callbacks, resume=checkpoint, max_epochs=3, plugins=[SafeCheckpointIO()])
         return saved(folder / "checkpoints")
 
     whole = fit(tmp_path / "whole")

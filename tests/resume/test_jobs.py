@@ -8,16 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from safetensors.torch import load_file
 
 from distill.config import read_file
 
 Distill = Callable[..., Any]
+Fitted = Callable[..., Path]
+OwnModule = Callable[[str, str], None]
 
 
-def result(folder: str) -> dict[str, Any]:
+def result(folder: str | Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(Path(folder, "result.json").read_text())
     return found
 
@@ -72,38 +73,38 @@ def test_auto_needs_a_name_for_the_run(base: Any, distill: Distill) -> None:
     assert not Path("runs").exists()
 
 
-def test_a_run_cannot_be_made_shorter_than_it_is(base: Any, distill: Distill) -> None:
-    assert distill("fit", "-c", "base.yaml", "--id", "one").code == 0
-    before = Path("runs/base/one/config.yaml").read_text()
-    code, _, err = distill("resume", "runs/base/one", "--max-steps", "1")
+def test_a_run_cannot_be_made_shorter_than_it_is(fitted: Fitted, distill: Distill) -> None:
+    run = fitted()
+    before = (run / "config.yaml").read_text()
+    code, _, err = distill("resume", str(run), "--max-steps", "1")
     assert code == 2
     assert "trainer.max_steps = 1: the run has done 2 already" in err
-    assert Path("runs/base/one/config.yaml").read_text() == before
-    assert Path("runs/base/one/result.json").is_file()
+    assert (run / "config.yaml").read_text() == before
+    assert (run / "result.json").is_file()
 
 
-def test_a_finished_run_without_checkpoints_is_not_trained_anew(base: Any, distill: Distill) -> None:
-    assert distill("fit", "-c", "base.yaml", "--id", "one").code == 0
-    shutil.rmtree("runs/base/one/checkpoints")
-    code, _, err = distill("resume", "runs/base/one", "--max-steps", "4")
+def test_a_finished_run_without_checkpoints_is_not_trained_anew(fitted: Fitted, distill: Distill) -> None:
+    run = fitted()
+    shutil.rmtree(run / "checkpoints")
+    code, _, err = distill("resume", str(run), "--max-steps", "4")
     assert code == 2
     assert "no checkpoint to go on from" in err
-    assert result("runs/base/one")["steps"] == 2
+    assert result(run)["steps"] == 2
 
 
 def test_a_teacher_that_was_moved_is_given_by_its_new_place(
-    base: dict[str, Any], distill: Distill, teacher_dir: str
+    fitted: Fitted, base: dict[str, Any], distill: Distill, teacher_dir: str
 ) -> None:
     shutil.copytree(teacher_dir, "here")
     base["model"]["teacher"]["path"] = "here"
     Path("base.yaml").write_text(yaml.safe_dump(base))
-    assert distill("fit", "-c", "base.yaml", "--id", "one").code == 0
+    run = fitted()
     Path("here").rename("there")
-    assert distill("resume", "runs/base/one", "--max-steps", "4").code == 2
+    assert distill("resume", str(run), "--max-steps", "4").code == 2
     places = ("--model.teacher.path", "there", "--data.tokenizer", "there")
-    code, _, err = distill("resume", "runs/base/one", "--max-steps", "4", *places)
+    code, _, err = distill("resume", str(run), "--max-steps", "4", *places)
     assert code == 0, err
-    assert read_file(Path("runs/base/one/config.yaml"))["model"]["teacher"]["path"] == str(Path("there").resolve())
+    assert read_file(run / "config.yaml")["model"]["teacher"]["path"] == str(Path("there").resolve())
 
 
 SECRET = """
@@ -116,9 +117,9 @@ class Reporter(Callback):
 
 
 def test_a_run_with_a_secret_is_resumed_by_giving_it_again_and_it_is_not_shown(
-    base: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
+    base: dict[str, Any], distill: Distill, own_module: OwnModule
 ) -> None:
-    Path("reporting.py").write_text(SECRET)
+    own_module("reporting", SECRET)
     base["callbacks"] = [{"class_path": "reporting.Reporter", "init_args": {"api_key": "hush-12345"}}]
     Path("base.yaml").write_text(yaml.safe_dump(base))
     allow = ("--allow", "reporting")
@@ -136,23 +137,21 @@ def test_a_run_with_a_secret_is_resumed_by_giving_it_again_and_it_is_not_shown(
     assert "hush" not in out + err
 
 
-def test_another_run_begins_with_the_weights_of_this_one(base: Any, distill: Distill) -> None:
-    assert distill("fit", "-c", "base.yaml", "--id", "one").code == 0
-    argv = ("--from", "runs/base/one", "--id", "two", "--model.optimizer.lr", "1e-30", "--trainer.max_steps", "1")
+def test_another_run_begins_with_the_weights_of_this_one(fitted: Fitted, distill: Distill) -> None:
+    run = fitted()
+    argv = ("--from", str(run), "--id", "two", "--model.optimizer.lr", "1e-30", "--trainer.max_steps", "1")
     Path("more.yaml").write_text(yaml.safe_dump({"callbacks": ["Last"]}))
     code, _, err = distill("fit", *argv, "-c", "more.yaml")
     assert code == 0, err
-    one, two = (load_file(f"runs/base/{run}/student/model.safetensors") for run in ("one", "two"))
+    one, two = (load_file(f"runs/base/{name}/student/model.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-6
-    assert read_file(Path("runs/base/two/config.yaml"))["callbacks"][0]["init_args"] == {
-        "run": str(Path("runs/base/one").resolve())
-    }
+    assert read_file(Path("runs/base/two/config.yaml"))["callbacks"][0]["init_args"] == {"run": str(run.resolve())}
 
 
-def test_another_student_cannot_begin_with_them(base: Any, distill: Distill) -> None:
-    assert distill("fit", "-c", "base.yaml", "--id", "one").code == 0
-    code, _, err = distill("fit", "--from", "runs/base/one", "--id", "two", "--model.student.num_layers", "3")
+def test_another_student_cannot_begin_with_them(fitted: Fitted, distill: Distill) -> None:
+    run = fitted()
+    code, _, err = distill("fit", "--from", str(run), "--id", "two", "--model.student.num_layers", "3")
     assert code == 2
     assert "the student of that run is another one" in err
     assert not Path("runs/base/two").exists()

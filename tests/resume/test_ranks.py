@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,13 +17,15 @@ from distill.checkpoint import read
 from distill.module import Distillation
 from distill.run import Run
 
+Ranks = Callable[..., Any]
+
 STEPS, STOP = 8, 5  # of two epochs of 55 samples in batches of 2 x 8; done when it is stopped
 
 
-def ranks(phase: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(Path(__file__).with_name("ranks.py")), phase, str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
+@pytest.fixture(scope="module")
+def ranks(script: Callable[..., Any]) -> Ranks:
+    """Starts the two ranks on a phase of ``ranks.py``, in a folder."""
+    return lambda phase, folder: script(Path(__file__).with_name("ranks.py"), phase, folder)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +34,7 @@ def runs(
     recipe: dict[str, Any],
     changed: Callable[..., dict[str, Any]],
     joint: list[dict[str, Any]],
+    ranks: Ranks,
 ) -> Path:
     """A folder with two runs: one undisturbed, and one that ended as its second rank alone was told to."""
     folder = tmp_path_factory.mktemp("ranks")
@@ -74,7 +74,7 @@ def final(folder: Path, name: str) -> dict[str, Any]:
 
 
 def test_a_run_that_one_of_two_ranks_was_told_to_stop_ends_with_the_same_bits(
-    copy: Path, differences: Callable[[Any, Any], list[str]]
+    copy: Path, ranks: Ranks, differences: Callable[[Any, Any], list[str]]
 ) -> None:
     done = ranks("resume", copy)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -85,7 +85,7 @@ def test_a_run_that_one_of_two_ranks_was_told_to_stop_ends_with_the_same_bits(
 
 
 @pytest.mark.slow
-def test_a_finished_run_on_two_ranks_is_extended(copy: Path) -> None:
+def test_a_finished_run_on_two_ranks_is_extended(copy: Path, ranks: Ranks) -> None:
     done = ranks("extend", copy)
     assert done.returncode == 0, done.stderr[-3000:]
     assert Run(copy / "runs/base/whole").result["steps"] == STEPS * 3 // 2

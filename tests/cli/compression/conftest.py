@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,15 +86,13 @@ def zeros() -> Callable[[Mapping[str, Tensor], list[str]], tuple[int, int]]:
 
 
 @pytest.fixture(scope="session")
-def train(recipe: dict[str, Any]) -> Callable[..., Fitted]:
+def train(recipe: dict[str, Any], changed: Callable[..., dict[str, Any]]) -> Callable[..., Fitted]:
     """Trains the recipe for 20 steps with these callbacks, in a folder, with sections changed."""
 
     def run(folder: Path, callbacks: list[Any], **changes: Any) -> Fitted:
-        config = copy.deepcopy(recipe) | {"runs": str(folder / "runs"), "callbacks": callbacks}
-        config["trainer"] |= {"max_steps": 20, "val_check_interval": 5, "limit_val_batches": 1.0}
-        config["trainer"] |= {"log_every_n_steps": 5}
-        for section, values in changes.items():
-            config[section] = config[section] | values if isinstance(values, dict) else values
+        steps = {"max_steps": 20, "val_check_interval": 5, "limit_val_batches": 1.0, "log_every_n_steps": 5}
+        config = changed(recipe, {"trainer": steps, "runs": str(folder / "runs"), "callbacks": callbacks})
+        config = changed(config, changes)
         path = folder / "recipe.yaml"
         path.write_text(yaml.safe_dump(config))
         jobs: list[Any] = []

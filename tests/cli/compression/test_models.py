@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 import distill as package
+from distill.callbacks import GradualMagnitudePruning, QuantizationAwareTraining
 
 Train = Callable[..., Any]
 Zeros = Callable[..., tuple[int, int]]
@@ -59,51 +59,18 @@ def _tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(resolve("distill:quickstart/tokenizer", "tokenizer"))
 
 
-def test_a_plain_pair_of_convolutions_is_compressed_in_python(tmp_path: Path) -> None:
-    from pytorch_lightning import Trainer
-    from torch.utils.data import DataLoader
-
-    from distill.callbacks import GradualMagnitudePruning, QuantizationAwareTraining
-    from distill.losses import CrossEntropy, HintonKL
-    from distill.module import Distillation
-    from distill.optim import OptimizerConfig
-    from distill.tasks import Plain
-
-    def net(width: int) -> nn.Module:
-        return nn.Sequential(
-            nn.Conv2d(1, width, 3),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(4 * width, 3),
-        )
-
-    torch.manual_seed(0)
-    images = torch.randn(32, 1, 6, 6)
-    loader = DataLoader(list(zip(images, images.flatten(1).argmax(1) % 3, strict=True)), batch_size=8)
-    student = net(8)
-    module = Distillation(student, Plain(), net(16), [HintonKL(), CrossEntropy()], OptimizerConfig(lr=0.01, warmup=0))
+def test_a_plain_pair_of_convolutions_is_compressed_in_python(tmp_path: Path, convolutions: Any) -> None:
     callbacks = [
         GradualMagnitudePruning(0.75, end=6, every_n_steps=1),
         QuantizationAwareTraining(begin=6, observe=2, freeze_observers=10),
     ]
-    trainer = Trainer(
-        max_steps=12,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        callbacks=callbacks,  # type: ignore[arg-type]
-    )
-    trainer.fit(module, loader)
+    student = convolutions.fit(tmp_path, *callbacks, max_steps=12)
     for callback in callbacks:
         package.artifact.note(student, *callback.finish(student))
-    convolutions = torch.cat([student.get_parameter(name).flatten() for name in ("0.weight", "2.weight")])
-    assert int((convolutions == 0).sum()) == round(0.75 * convolutions.numel())
+    weights = torch.cat([student.get_parameter(name).flatten() for name in ("0.weight", "3.weight")])
+    assert int((weights == 0).sum()) == round(0.75 * weights.numel())
     package.artifact.save(tmp_path / "student", student)
-    reloaded = package.load(tmp_path / "student", net(8))
+    reloaded = package.load(tmp_path / "student", convolutions.net())
+    images = convolutions.images()
     with torch.no_grad():
         assert torch.equal(reloaded(images), student.eval()(images))

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +18,7 @@ from distill.artifact import steps_of
 from distill.finished import evaluate
 
 Distill = Callable[..., Any]
+Script = Callable[..., Any]
 Train = Callable[..., Any]
 Zeros = Callable[..., tuple[int, int]]
 
@@ -106,20 +103,18 @@ def test_weights_stored_as_integers_take_less_room_and_load_to_the_bit(
 
 def test_two_processes_end_with_one_student(
     tmp_path: Path,
+    script: Script,
     recipe: dict[str, Any],
+    changed: Callable[..., dict[str, Any]],
     pruning: dict[str, Any],
     quantization: dict[str, Any],
     encoder: list[str],
     zeros: Zeros,
 ) -> None:
-    config = copy.deepcopy(recipe) | {"runs": str(tmp_path / "runs"), "callbacks": [pruning, quantization]}
-    config["trainer"] |= {"max_steps": 8, "val_check_interval": 4, "devices": 2, "strategy": "ddp"}
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(config))
-    script = Path(__file__).with_name("ranks.py")
-    command = [sys.executable, str(script), str(tmp_path / "recipe.yaml"), str(tmp_path)]
-    done = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False
-    )
+    steps = {"max_steps": 8, "val_check_interval": 4, "devices": 2, "strategy": "ddp"}
+    changes = {"trainer": steps, "runs": str(tmp_path / "runs"), "callbacks": [pruning, quantization]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(changed(recipe, changes)))
+    done = script(Path(__file__).with_name("ranks.py"), tmp_path / "recipe.yaml", tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (torch.load(tmp_path / f"trained.{rank}", weights_only=True) for rank in (0, 1))
     assert sum(name.endswith("weight_mask") for name in first) == len(encoder)

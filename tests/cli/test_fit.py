@@ -1,4 +1,4 @@
-"""What the ``distill`` command promises."""
+"""What ``distill fit`` promises."""
 
 from __future__ import annotations
 
@@ -17,93 +17,20 @@ import pytest
 import torch
 import yaml
 
-from distill import __version__
 from distill.config import load
 from distill.errors import UserError
 
 Distill = Callable[..., Any]
-HEAVY = {"torch", "transformers", "pytorch_lightning", "lightning_fabric", "datasets", "numpy", "jsonargparse", "wandb"}
-
-
-def files(folder: Path) -> set[str]:
-    return {str(p.relative_to(folder)) for p in folder.rglob("*")}
-
-
-# ---------------------------------------------------------------------- help
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [["--help"], ["-h"], [], ["--version"], ["list", "--help"], ["validate", "--help"], ["fti"], ["validate"]],
-    ids=" ".join,
-)
-def test_help_imports_nothing_heavy(argv: list[str]) -> None:
-    code = "import sys; from distill.cli import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
-    assert not HEAVY & set(done.stderr.split())
-
-
-def test_help_shows_every_command(distill: Distill) -> None:
-    code, out, _ = distill("--help")
-    assert code == 0
-    for command in ("fit", "validate", "test", "list"):
-        assert f"distill {command}" in out
-
-
-def test_the_installed_command_tells_its_version() -> None:
-    command = Path(sys.executable).with_name("distill")
-    if not command.exists():
-        pytest.skip("the command is not installed beside this interpreter")
-    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout == f"distill {__version__}\n"
-
-
-def test_the_help_of_fit_lists_options_and_keys(distill: Distill) -> None:
-    code, out, _ = distill("fit", "--help")
-    assert code == 0
-    for key in ("--dry-run", "--allow", "model.student.num_layers", "model.optimizer.lr", "data.batch_size"):
-        assert key in out
-    assert "trainer.max_epochs" in out
-    assert "trainer.callbacks" not in out  # cannot be given there
-
-
-def test_the_help_of_fit_says_what_every_key_is(distill: Distill) -> None:
-    _, out, _ = distill("fit", "--help")
-    lines = out[out.index("  model.student ") :].splitlines()
-    keys = [i for i, line in enumerate(lines) if line.startswith(("  model.", "  data.", "  trainer.", "  logging."))]
-    assert len(keys) > 60
-    assert [lines[i] for i in keys if not lines[i + 1].startswith(" " * 6)] == []
-    assert "`" not in out
-
-
-@pytest.mark.parametrize("command", ["validate", "test"])
-def test_the_help_of_evaluation_says_that_keys_may_be_replaced(command: str, distill: Distill) -> None:
-    _, out, _ = distill(command, "--help")
-    assert "--key value" in out
-    assert f"distill {command} runs/NAME/ID --data." in out
-
-
-def test_list_shows_each_thing_with_its_defaults(distill: Distill) -> None:
-    code, out, _ = distill("list")
-    assert code == 0
-    words = " ".join(out.split())
-    for said in ("HintonKL", "temperature=2.0", "CrossEntropy", "Linear", "Determinism", "causal-lm", "quickstart/"):
-        assert said in words
-    code, out, _ = distill("list", "schedules")
-    assert "WarmUp" in out
-    assert "HintonKL" not in out
-
-
-# ---------------------------------------------------------------------- fit
+Fitted = Callable[..., Path]
 
 
 def test_a_run_folder_holds_everything_and_nothing_lies_beside_it(
     base: dict[str, Any], distill: Distill, teacher_dir: str
 ) -> None:
-    before = files(Path())
+    before = set(Path().iterdir())
     code, out, _ = distill("fit", "-c", "base.yaml", "--id", "one", "--logging.tensorboard", "true")
     assert code == 0
-    assert {p.split("/")[0] for p in files(Path()) - before} == {"runs"}
+    assert set(Path().iterdir()) - before == {Path("runs")}
     folder = Path("runs/base/one")
     assert {p.name for p in folder.iterdir()} == {
         ".lock",
@@ -189,30 +116,30 @@ def test_files_and_overrides_are_applied_in_their_order(base: dict[str, Any], di
     assert config["trainer"]["max_steps"] == 1
 
 
-def test_a_run_that_ends_within_an_epoch_is_validated_and_saved(base: dict[str, Any], distill: Distill) -> None:
-    assert distill("fit", "-c", "base.yaml", "--id", "one").code == 0
-    assert "val/accuracy" in Path("runs/base/one/metrics.csv").read_text()
-    assert {p.name for p in Path("runs/base/one/checkpoints").iterdir()} == {"last-2.ckpt", "best-2.ckpt"}
+def test_a_run_that_ends_within_an_epoch_is_validated_and_saved(fitted: Fitted) -> None:
+    run = fitted()
+    assert "val/accuracy" in (run / "metrics.csv").read_text()
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"last-2.ckpt", "best-2.ckpt"}
 
 
-def test_without_validation_the_last_student_is_saved(base: dict[str, Any], distill: Distill) -> None:
-    assert distill("fit", "-c", "base.yaml", "--id", "one", "--trainer.limit_val_batches", "0").code == 0
-    assert Path("runs/base/one/student/model.safetensors").is_file()
-    assert Path("runs/base/one/checkpoints/last-2.ckpt").is_file()
+def test_without_validation_the_last_student_is_saved(fitted: Fitted) -> None:
+    run = fitted("--trainer.limit_val_batches", "0")
+    assert (run / "student/model.safetensors").is_file()
+    assert (run / "checkpoints/last-2.ckpt").is_file()
 
 
-def test_the_student_of_the_best_checkpoint_is_saved(base: dict[str, Any], distill: Distill) -> None:
+def test_the_student_of_the_best_checkpoint_is_saved(fitted: Fitted) -> None:
     # A rate that ruins the student after the first validation.
     argv = ["--trainer.max_steps", "4", "--trainer.val_check_interval", "2", "--model.optimizer.lr", "0.3"]
     argv += ["--trainer.limit_val_batches", "1.0", "--model.optimizer.schedule", "constant"]
-    assert distill("fit", "-c", "base.yaml", "--id", "one", *argv).code == 0
-    result = json.loads(Path("runs/base/one/result.json").read_text())
-    [best] = Path("runs/base/one/checkpoints").glob("best-*.ckpt")
+    run = fitted(*argv)
+    result = json.loads((run / "result.json").read_text())
+    [best] = (run / "checkpoints").glob("best-*.ckpt")
     saved = torch.load(best, weights_only=True)
     assert result["saved_step"] == saved["global_step"]
     from distill import load as load_student
 
-    student = load_student("runs/base/one")
+    student = load_student(str(run))
     for name, value in student.state_dict().items():
         torch.testing.assert_close(value, saved["state_dict"][f"student.{name}"], rtol=0, atol=0)
 
@@ -240,68 +167,6 @@ def test_it_can_all_be_done_from_python(base: dict[str, Any]) -> None:
         fit(config, run_id="one")
 
 
-# ---------------------------------------------------------------------- a dry run
-
-
-def test_a_dry_run_tells_what_would_happen_and_writes_nothing(base: dict[str, Any], distill: Distill) -> None:
-    before = files(Path())
-    schedule = "{class_path: Linear, init_args: {start: 1.0, end: 0.0}}"
-    argv = ["--trainer.max_steps", "40", "--model.losses.0.weight", schedule, "--id", "one"]
-    code, out, err = distill("fit", "-c", "base.yaml", "--dry-run", *argv)
-    assert code == 0, err
-    assert files(Path()) == before
-    for said in ("teacher", "student", "trained", "tokens a step", "memory of a step", "without validation"):
-        assert said in out
-    assert "40 (19 an epoch)" in out
-    assert "runs/base/one" in out
-    assert "0.75" in out  # the weight after a quarter
-    [heads] = [line for line in out.splitlines() if "steps done" in line]
-    assert [word for word in heads.split() if word.isdigit()] == ["0", "2", "10", "20", "29", "39"]
-
-
-def test_a_dry_run_makes_up_no_id(base: dict[str, Any]) -> None:
-    from distill.dry_run import dry_run
-
-    assert dry_run(load(["base.yaml"]))["run_folder"] == "runs/base/<id given with --id, or made at the start>"
-
-
-def test_a_dry_run_counts_what_a_run_would_do(base: dict[str, Any]) -> None:
-    from distill.dry_run import dry_run
-
-    config = load(["base.yaml"], [("trainer", "{max_steps: -1, max_epochs: 3, accumulate_grad_batches: 2}")])
-    figures = dry_run(config)
-    assert figures["steps_an_epoch"] == 10  # 150 samples, 8 a batch, 2 batches a step
-    assert figures["steps"] == 30
-    assert 0 < figures["tokens_a_step"] <= figures["padded_tokens_a_step"]
-    assert figures["seconds"] == pytest.approx(30 * figures["seconds_a_step"])
-    assert figures["trained_parameters"] == figures["student_parameters"] < figures["teacher_parameters"]
-    # One step before the end, linear from the 2 steps of the warm-up down to 0.
-    assert figures["timeline"]["learning rate"][-1] == pytest.approx(1e-3 * 1 / 28)
-
-
-# ---------------------------------------------------------------------- validate and test
-
-
-def test_a_saved_run_is_validated_with_the_figures_of_its_training(base: dict[str, Any], distill: Distill) -> None:
-    distill("fit", "-c", "base.yaml", "--id", "one", "--trainer.limit_val_batches", "1.0")
-    code, out, _ = distill("validate", "runs/base/one")
-    assert code == 0
-    result = json.loads(Path("runs/base/one/result.json").read_text())
-    for name, value in result["scores"]["student"].items():
-        assert f"val/{name}" in out
-        assert f"{value:.4g}" in out
-
-
-def test_test_reads_the_test_split(base: dict[str, Any], distill: Distill, text_folder: str) -> None:
-    distill("fit", "-c", "base.yaml", "--id", "one")
-    code, _, err = distill("test", "runs/base/one")
-    assert code == 2
-    assert "data.splits" in err
-    code, out, _ = distill("test", "runs/base/one", "--data.splits.test", "validation")
-    assert code == 0
-    assert "test/accuracy" in out
-
-
 PLAIN = """
 import torch
 from pytorch_lightning import LightningDataModule
@@ -324,10 +189,9 @@ class Net(torch.nn.Sequential):
 
 
 def test_plain_modules_and_data_of_ones_own_are_run_from_yaml(
-    tmp_path: Path, distill: Distill, monkeypatch: pytest.MonkeyPatch
+    distill: Distill, own_module: Callable[[str, str], None]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("plainly.py").write_text(PLAIN)
+    own_module("plainly", PLAIN)
     config = {
         "seed": 5,
         "model": {
@@ -347,11 +211,6 @@ def test_plain_modules_and_data_of_ones_own_are_run_from_yaml(
     assert code == 0, err
     result = json.loads(Path("runs/plain/one/result.json").read_text())
     assert f"{result['scores']['student']['accuracy']:.4g}" in out
-    sys.modules.pop("plainly")
-    sys.path.remove(str(tmp_path))
-
-
-# ---------------------------------------------------------------------- being stopped
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

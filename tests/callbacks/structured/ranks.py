@@ -1,4 +1,4 @@
-"""Run by test_structured.py: structured pruning on two ranks; saves the student's state of each."""
+"""Run by test_masks.py: structured pruning on two ranks; saves the student's state of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from distill.callbacks import StructuredPruning
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conftest import batches, classifier, fit, pair
 

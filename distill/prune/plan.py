@@ -1,0 +1,198 @@
+"""What of a student is pruned, and how: prepared, masked by one update after another, shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.errors import UserError
+from distill.prune.criteria import Criterion
+from distill.prune.granularity import Granularity, as_matrix
+from distill.prune.layers import MASK, Layer, Ranking, rankings
+from distill.prune.schedule import check_sparsity
+from distill.targets import check_overrides, override, select
+
+__all__ = ["Masks", "Plan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is pruned and how; when is a matter of the schedule.
+
+    Attributes:
+        final: The sparsity that is reached in the end.
+        granularity: What is pruned together.
+        criterion: What a weight is worth.
+        scope: ``global``, ``layer``, or regular expressions of groups.
+        kinds: Modules whose weights are pruned.
+        include: Regular expressions searched in their names; all but the head if ``None``.
+        exclude: Likewise, of those to leave out.
+        overrides: Regular expression -> final sparsity of the layers in whose name it is found.
+        max_layer_sparsity: The most of one layer that a ranking over several prunes.
+        regrow: The part of the kept weights that an update may give for pruned ones.
+
+    Raises:
+        UserError: if a value is out of range, or two contradict each other.
+    """
+
+    final: float
+    granularity: Granularity
+    criterion: Criterion
+    scope: str | Sequence[str]
+    kinds: tuple[type[nn.Module], ...]
+    include: Sequence[str] | None
+    exclude: Sequence[str]
+    overrides: Mapping[str, float]
+    max_layer_sparsity: float
+    regrow: float
+
+    def __post_init__(self) -> None:
+        for pattern, value in self.overrides.items():
+            check_sparsity(f"overrides.{pattern}", value)
+            if value and not self.final:
+                rule, mend = "follows the schedule of final_sparsity, which is 0", "give that one a value"
+                raise UserError(rule, key=f"overrides.{pattern}", value=value, mend=mend)
+        if self.granularity.keep:
+            self._check_groups()
+        if not 0 < self.max_layer_sparsity <= 1:
+            rule, mend = "must lie in (0, 1]", "1.0 allows that a layer is pruned away"
+            raise UserError(rule, key="max_layer_sparsity", value=self.max_layer_sparsity, mend=mend)
+        if not 0 <= self.regrow < 1:
+            raise UserError("must lie in [0, 1)", key="regrow", value=self.regrow, mend="write 0.3, or 0 for none")
+
+    def _check_groups(self) -> None:
+        """Of n:m, whose sparsity is given by itself."""
+        most = self.granularity.most
+        values = {f"overrides.{pattern}": value for pattern, value in self.overrides.items() if value}
+        for key, value in (values | {"final_sparsity": self.final}).items():
+            if value != most:
+                rule, mend = f"{self.granularity} is a sparsity of {most:.4g}", "leave it out, or change granularity"
+                raise UserError(rule, key=key, value=value, mend=mend)
+        if self.regrow:
+            rule, mend = "is for unstructured pruning and blocks", f"leave it out with {self.granularity}"
+            raise UserError(rule, key="regrow", value=self.regrow, mend=mend)
+
+    def prepare(self, student: nn.Module, key: str) -> Masks:
+        """Give the student's layers masks, with nothing pruned yet.
+
+        Args:
+            student: It gets buffers.
+            key: Where the settings stand in the configuration.
+
+        Raises:
+            UserError: if a pattern is found in no name, or the granularity or the criterion fits a layer not.
+        """
+        chosen = select(student, self.kinds, self.include, self.exclude, key=key)
+        check_overrides(student, self.overrides, f"{key}.overrides")
+        own = {name: value for name in chosen if (value := override(name, self.overrides, None)) is not None}
+        layers: dict[int, Layer] = {}
+        for name, module in chosen.items():
+            layer = Layer(name, module)
+            if own.get(name) != 0:
+                layers.setdefault(id(layer.weight), layer)  # tied weights have one mask
+        if not layers:
+            rule, mend = "leave no layer to prune", "give one of them a sparsity above 0"
+            raise UserError(rule, key=f"{key}.overrides", value=self.overrides, mend=mend)
+        try:
+            return Masks(self, list(layers.values()), own)
+        except UserError as error:
+            raise error.within(key) from None
+
+
+class Masks:
+    """The masks of a student's layers. Their state is in the layers' buffers.
+
+    Args:
+        plan: How they are chosen.
+        layers: These; they get their buffers.
+        own: Layer -> a final sparsity of its own.
+
+    Raises:
+        UserError: if the granularity, the criterion, a group or the cap fits a layer not.
+    """
+
+    def __init__(self, plan: Plan, layers: Sequence[Layer], own: Mapping[str, float]) -> None:
+        self.plan, self.layers = plan, layers
+        for layer in layers:
+            plan.granularity.check(as_matrix(layer.module, layer.weight).shape, layer.name)
+            layer.module.register_buffer(MASK, torch.ones_like(layer.weight, dtype=torch.bool))
+            plan.criterion.prepare(layer.module, layer.name)
+        self._rankings: list[Ranking] = rankings(layers, plan.scope, own, plan.final, plan.max_layer_sparsity, "scope")
+        for ranking in self._rankings:
+            ranking.check(plan.granularity, plan.criterion)
+
+    @property
+    def buffers(self) -> list[str]:
+        """Names of all buffers in the student."""
+        return [f"{layer.name}.{buffer}" for layer in self.layers for buffer in self._buffers]
+
+    @property
+    def _buffers(self) -> tuple[str, ...]:
+        return MASK, *self.plan.criterion.buffers
+
+    def zero(self) -> None:
+        """Have every masked weight be zero."""
+        for layer in self.layers:
+            layer.zero()
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Layer -> magnitudes of its gradient now."""
+        return {layer.name: _magnitude(layer.weight) for layer in self.layers}
+
+    def update(self, target: float, gradients: Mapping[str, Tensor], swapped: float) -> dict[str, float]:
+        """Choose the masks anew, from the scores as they are. Done twice it changes nothing.
+
+        Args:
+            target: The sparsity, of a way that ends at the plan's; those of overrides are as far on theirs.
+            gradients: Of :meth:`gradients`, where pruned weights may come back.
+            swapped: The part of the kept weights that may be given for them.
+
+        Returns:
+            What is logged, under ``prune/``: target, sparsity of all and of each layer, and the part that changed.
+        """
+        plan, before = self.plan, [layer.mask.clone() for layer in self.layers]
+        for ranking in self._rankings:
+            sparsity = target * (ranking.final / plan.final)
+            ranking.update(sparsity, plan.granularity, plan.criterion, gradients, swapped)
+        return {"prune/target_sparsity": target} | self._measure(before)
+
+    def _measure(self, before: Sequence[Tensor]) -> dict[str, float]:
+        """What became of the masks, read from the device at once."""
+        kept = torch.stack([layer.mask.sum() for layer in self.layers])
+        changed = torch.stack([(layer.mask != old).sum() for layer, old in zip(self.layers, before, strict=True)])
+        *counts, churn = torch.cat([kept, changed.sum()[None]]).tolist()
+        sizes = [layer.weight.numel() for layer in self.layers]
+        whole = {"prune/sparsity": 1 - sum(counts) / sum(sizes), "prune/churn": churn / sum(sizes)}
+        return whole | {
+            f"prune/sparsity/{layer.name}": 1 - count / size
+            for layer, count, size in zip(self.layers, counts, sizes, strict=True)
+        }
+
+    def finish(self) -> dict[str, Any]:
+        """Leave zeros and no buffers, and say what was done: a step of ``compression.json``."""
+        self.zero()
+        layers = {}
+        for layer in self.layers:
+            for name in self._buffers:
+                delattr(layer.module, name)
+            layers[layer.name] = {"weights": layer.weight.numel(), "zeros": int((layer.weight == 0).sum())}
+        total = sum(counts["weights"] for counts in layers.values())
+        return {
+            "kind": "sparsity",
+            "target": self.plan.final,
+            "actual": sum(counts["zeros"] for counts in layers.values()) / max(1, total),
+            "granularity": str(self.plan.granularity),
+            "criterion": type(self.plan.criterion).__name__,
+            "layers": layers,
+        }
+
+
+def _magnitude(weight: nn.Parameter) -> Tensor:
+    """Of the gradient; zeros where there is none, and where a loss scale overflowed."""
+    if weight.grad is None:
+        return torch.zeros_like(weight)
+    return weight.grad.float().abs().nan_to_num(0.0, 0.0)

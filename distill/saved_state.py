@@ -1,0 +1,78 @@
+"""What a checkpoint says of teacher and data: what the teacher remembers, and whether both are still the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.errors import UserError
+from distill.teachers import TeacherSource
+
+__all__ = ["refuse_changed", "remember", "teacher_state"]
+
+
+def teacher_state(teacher: TeacherSource, scores: Mapping[str, float], rank: int, world: int) -> dict[str, Any]:
+    """What a checkpoint holds of ``teacher``; all ranks take part, and rank 0 has the whole.
+
+    Args:
+        teacher: That of this rank.
+        scores: Its figures on the validation data.
+        rank: This one.
+        world: How many ranks there are.
+    """
+    return {
+        "fingerprint": teacher.fingerprint,
+        "remembered": _of_all_ranks(teacher.state_dict(), rank, world),
+        "scores": dict(scores),
+    }
+
+
+def remember(teacher: TeacherSource, saved: Mapping[str, Any], rank: int, world: int) -> None:
+    """Give ``teacher`` back what it knew on this rank; where the number of ranks has changed, all that any knew."""
+    remembered = saved["remembered"]
+    teacher.load_state_dict(remembered[rank] if len(remembered) == world else _joined(remembered))
+
+
+def refuse_changed(checkpoint: Mapping[str, Any], teacher: TeacherSource | None, data: str | None) -> None:
+    """Refuse a checkpoint of another teacher, other data or another tokenizer.
+
+    Args:
+        checkpoint: A run's.
+        teacher: The one that is there now.
+        data: The fingerprint of the data that is there now, where a data module tells.
+
+    Raises:
+        UserError: saying which of them has changed.
+    """
+    began = checkpoint.get("data")
+    if began is not None and data is not None and began != data:
+        if began.rpartition("-")[2] != data.rpartition("-")[2]:
+            _refuse("the tokenizer is not the one that the run began with", "data.tokenizer")
+        _refuse("the data, as it is tokenised, is not that of the run", "data")
+    saved = checkpoint.get("teacher")
+    if (saved is None) != (teacher is None):
+        _refuse("the run began without a teacher" if saved is None else "the run began with a teacher")
+    if saved is not None and teacher is not None and saved["fingerprint"] != teacher.fingerprint:
+        _refuse("this is not the teacher that the run began with (its weights or its tokenizer differ)")
+
+
+def _refuse(rule: str, what: str = "model.teacher") -> None:
+    raise UserError(rule, key=what, mend="give it back as it was, or start a new run")
+
+
+def _of_all_ranks(state: dict[str, Tensor], rank: int, world: int) -> list[dict[str, Tensor]]:
+    """One state a rank, on the rank that writes: which samples a rank has seen is part of the run."""
+    if world == 1:
+        return [state]
+    states: list[Any] = [None] * world
+    torch.distributed.gather_object(state, states if rank == 0 else None)
+    return states
+
+
+def _joined(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What the ranks of another number of processes remember, for each of these."""
+    names = {name: None for state in states for name in state}
+    return {name: torch.cat([state[name] for state in states if name in state]) for name in names}

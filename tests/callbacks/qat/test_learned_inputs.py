@@ -1,0 +1,202 @@
+"""Quantization-aware training that learns the grid of static inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from pytorch_lightning import Callback, Trainer
+from torch import nn
+
+import distill
+from distill import artifact
+from distill.callbacks import ExponentialMovingAverage, QuantizationAwareTraining
+from distill.export.formats import write
+from distill.module import Distillation
+from distill.quantize.layers import quantized_layers
+from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.tasks import TextClassification
+
+Make = Callable[..., Any]
+
+SYMMETRIC, AFFINE = ActivationScheme(symmetric=True, learned=True), ActivationScheme(learned=True)
+SMALL = {"lr": 1e-3}
+EACH = pytest.mark.parametrize("inputs", [SYMMETRIC, AFFINE], ids=["symmetric", "affine"])
+
+
+class KeepAt(Callback):
+    """Saves a checkpoint after one step."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path, self.step = path, step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+@EACH
+def test_what_was_trained_is_what_is_shipped(
+    tmp_path: Path, inputs: ActivationScheme, module: Make, fit: Make, layer: Make, predicted: Make
+) -> None:
+    model, qat = module(**SMALL), QuantizationAwareTraining(activations=inputs)
+    fit(model, qat)
+    assert layer(model.student).input_change.ne(0).all()
+    trained = predicted(model.student)
+    artifact.save(tmp_path / "student", model.student, steps=qat.finish(model.student))
+    assert torch.equal(predicted(model.student), trained)
+    assert torch.equal(predicted(distill.load(tmp_path / "student")), trained)
+
+
+def test_the_exported_integers_decide_as_the_trained_student(
+    tmp_path: Path, batches: Make, module: Make, fit: Make, layer: Make
+) -> None:
+    pytest.importorskip("onnxruntime")
+    model, qat = module(**SMALL), QuantizationAwareTraining(activations=AFFINE)
+    fit(model, qat)
+    for step in qat.finish(model.student):
+        artifact.note(model.student, step)
+    task = TextClassification(["no", "yes"])
+    found = write("onnx-int8", model.student.eval(), tmp_path, task=task, batches=lambda: batches(4), isa="vnni")
+    assert found["verified"]["agreement"] == 1.0
+    assert found["integer_products"] == 7
+
+
+def test_training_takes_over_from_the_observers_when_rounding_begins(
+    module: Make, fit: Make, layer: Make, watching: Make
+) -> None:
+    qat = QuantizationAwareTraining(activations=AFFINE, observe=2, begin=4, freeze_observers=7)
+    watch = watching(lambda s: (layer(s).observing, layer(s).input_range.tolist(), layer(s).input_change.tolist()))
+    fit(module(**SMALL), qat, watch)
+    observing, ranges, changes = zip(*watch.seen, strict=True)
+    assert list(observing) == [2 <= step < 4 for step in range(10)]
+    assert qat.timeline(range(10), 10)["observing"] == list(map(float, observing))
+    assert all(seen == ranges[4] for seen in ranges[4:])
+    assert all(change == [0.0, 0.0] for change in changes[:5])
+    assert all(before != after for before, after in pairwise(changes[4:]))
+
+
+def test_where_rounding_begins_at_once_one_batch_is_observed(
+    module: Make, fit: Make, layer: Make, watching: Make
+) -> None:
+    qat = QuantizationAwareTraining(activations=SYMMETRIC, begin=0)
+    watch = watching(lambda s: (layer(s).observing, layer(s).ranged, float(layer(s).input_change)))
+    fit(module(**SMALL), qat, watch, max_steps=3)
+    assert [(observing, ranged) for observing, ranged, _ in watch.seen] == [(True, False), (False, True), (False, True)]
+    assert [bool(change) for *_, change in watch.seen] == [False, False, True]
+    assert [qat.complete(step, 3) for step in (0, 1)] == [False, True]
+
+
+def test_until_it_begins_the_student_is_trained_as_without_it(module: Make, fit: Make) -> None:
+    alone, with_it = module(), module()
+    fit(alone)
+    fit(with_it, QuantizationAwareTraining(activations=AFFINE, begin=10, freeze_observers=10))
+    for name, value in alone.student.state_dict().items():
+        assert torch.equal(with_it.student.state_dict()[name], value), name
+
+
+@EACH
+@pytest.mark.parametrize("after", [2, 4, 7])
+def test_a_resumed_run_ends_with_the_bits_of_an_undisturbed_one(
+    tmp_path: Path, after: int, inputs: ActivationScheme, batches: Make, module: Make, fit: Make
+) -> None:
+    def run(*more: Callback, resume: Any = None) -> Distillation:
+        model: Distillation = module(**SMALL)
+        same = batches(1) * 10  # every batch the same, as a plain loader begins anew
+        qat = QuantizationAwareTraining(activations=inputs, observe=1, begin=4, freeze_observers=8)
+        fit(model, qat, *more, rows=same, resume=resume)
+        return model
+
+    whole, resumed = run(KeepAt(tmp_path / "c.ckpt", after)), run(resume=tmp_path / "c.ckpt")
+    assert any(name.endswith("input_change") for name, _ in whole.student.named_parameters())
+    for name, value in whole.student.state_dict().items():
+        assert torch.equal(resumed.student.state_dict()[name], value), name
+
+
+def test_a_checkpoint_is_validated_with_the_grid_that_it_was_saved_with(
+    tmp_path: Path, bert: Make, batches: Make, module: Make, loader: Make, fit: Make, predicted: Make
+) -> None:
+    trained = module(**SMALL)
+    fit(trained, QuantizationAwareTraining(activations=AFFINE), KeepAt(tmp_path / "c.ckpt", 10))
+    fresh, qat = module(bert(3)), QuantizationAwareTraining(activations=AFFINE)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[qat])
+    trainer.validate(fresh, loader(batches(1)), ckpt_path=tmp_path / "c.ckpt", verbose=False, weights_only=True)
+    assert torch.equal(predicted(fresh.student), predicted(trained.student))
+
+
+def test_a_run_fitted_again_begins_from_the_range_that_it_observes(
+    module: Make, fit: Make, layer: Make, watching: Make
+) -> None:
+    model, qat = module(**SMALL), QuantizationAwareTraining(activations=SYMMETRIC, begin=2)
+    fit(model, qat)
+    watch = watching(lambda s: float(layer(s).input_change))
+    fit(model, qat, watch)
+    assert watch.seen[2] == 0 != watch.seen[3]
+
+
+def test_an_average_of_weights_keeps_a_grid_that_fits(module: Make, fit: Make, layer: Make) -> None:
+    # Averaging begins long before there is a scale to average.
+    model, average = module(**SMALL), ExponentialMovingAverage(decay=0.999)
+    qat = QuantizationAwareTraining(activations=SYMMETRIC, begin=8)
+    fit(model, qat, average)
+    observed = float(layer(model.student).input_range.abs().max()) / 127
+    average.finish(model.student)
+    qat.finish(model.student)
+    assert float(layer(model.student).input_scale) == pytest.approx(observed, rel=0.2)
+
+
+def test_a_run_that_ended_early_ships_the_observed_grid(module: Make, fit: Make, layer: Make) -> None:
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            trainer.should_stop = trainer.global_step == 3
+
+    model, qat = module(), QuantizationAwareTraining(activations=SYMMETRIC, begin=8)
+    assert fit(model, qat, Stop()).global_step == 3
+    observed = float(layer(model.student).input_range.abs().max()) / 127
+    qat.finish(model.student)
+    assert float(layer(model.student).input_scale) == pytest.approx(observed)
+
+
+def test_neither_decay_nor_overrides_touch_the_grid(module: Make, fit: Make) -> None:
+    model = module(weight_decay=0.5)
+    overrides: dict[str, int | WeightScheme | None] = {"query": 4, "key": None}
+    qat = QuantizationAwareTraining(activations=AFFINE, overrides=overrides)
+    trainer = fit(model, qat, max_steps=2)
+    changes = {id(p) for name, p in model.student.named_parameters() if name.endswith("input_change")}
+    decays = [
+        group["weight_decay"]
+        for group in trainer.optimizers[0].param_groups
+        for p in group["params"]
+        if id(p) in changes
+    ]
+    layers = quantized_layers(model.student)
+    assert decays == [0.0] * sum(layer.learns_input for layer in layers.values())
+    inside = "bert.encoder.layer.0.attention.self"
+    assert layers[f"{inside}.query"].scheme.activations == AFFINE
+    assert type(model.student.get_submodule(f"{inside}.key")) is nn.Linear
+
+
+@EACH
+def test_a_student_in_bfloat16_ships_its_grid_in_float32(
+    inputs: ActivationScheme, module: Make, fit: Make, layer: Make, predicted: Make
+) -> None:
+    model, qat = module(**SMALL), QuantizationAwareTraining(activations=inputs, begin=4)
+    fit(model, qat, precision="bf16-true")
+    trained = predicted(model.student)
+    qat.finish(model.student)
+    assert layer(model.student).input_scale.dtype is torch.float32
+    assert torch.equal(predicted(model.student), trained)
+
+
+def test_yaml_says_it() -> None:
+    text = "[{class_path: QuantizationAwareTraining, init_args: {activations: {kind: static, learned: true}}}]"
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--callbacks", type=list[Callback], sub_configs=False)
+    (qat,) = parser.instantiate(parser.parse_object({"callbacks": yaml.safe_load(text)})).callbacks
+    assert qat.activations == AFFINE

@@ -1,0 +1,105 @@
+"""Quantization-aware training beside masks, hints, a teacher, autocast and other ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor
+
+from distill.callbacks import QuantizationAwareTraining
+from distill.losses import DistillationLoss, FitNetHint
+from distill.quantize.scheme import WeightScheme
+
+Make = Callable[..., Any]
+
+DENSE = "bert.encoder.layer.0.intermediate.dense"
+LEARNED = WeightScheme(bits=4, learned=True)
+RANKS = Path(__file__).parents[2] / "quantize" / "ranks.py"
+
+
+@pytest.mark.parametrize("weights", [WeightScheme(bits=4), LEARNED, WeightScheme(symmetric=False)], ids=str)
+def test_pruned_weights_stay_exactly_zero(weights: WeightScheme, module: Make, fit: Make, layer: Make) -> None:
+    # Trap 25: what the layer multiplies with is the rounded masked weight.
+    mask = torch.rand(32, 16, generator=torch.Generator().manual_seed(0)) < 0.3
+
+    class Mask(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+            def apply(*_: Any) -> None:
+                with torch.no_grad():
+                    layer(pl_module.student).weight.mul_(mask)
+
+            apply()
+            trainer.optimizers[0].register_step_post_hook(apply)
+
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+            assert (layer(pl_module.student).quantized_weight()[~mask] == 0).all()
+
+    model, qat = module(), QuantizationAwareTraining(weights)
+    fit(model, Mask(), qat)
+    qat.finish(model.student)
+    finished = layer(model.student)
+    assert (finished.weight[~mask] == 0).all()
+    assert (finished.weight[mask] != 0).any()
+    zero = finished.weight_zero_point
+    assert (finished.integers()[~mask] == (0 if zero is None else zero[:, None].expand(32, 16)[~mask])).all()
+
+
+def test_hints_read_the_swapped_layers(module: Make, fit: Make) -> None:
+    taps = {DENSE: DENSE}
+    losses: list[DistillationLoss] = [FitNetHint(), FitNetHint(taps=taps, name="tap")]
+    trainer = fit(module(losses=losses), QuantizationAwareTraining(begin=0))
+    assert 0 < trainer.callback_metrics["train/fit_net_hint"] < 10
+    assert 0 < trainer.callback_metrics["train/tap"] < 10
+
+
+def test_the_teacher_is_untouched_byte_for_byte(module: Make, fit: Make) -> None:
+    model, qat = module(), QuantizationAwareTraining()
+    assert model.teacher is not None
+    teacher = model.teacher.models[0]
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    kinds = [type(m) for m in teacher.modules()]
+    fit(model, qat)
+    qat.finish(model.student)
+    after = teacher.state_dict()
+    assert after.keys() == before.keys()
+    assert all(
+        torch.equal(after[name].view(torch.uint8), value.view(torch.uint8))
+        for name, value in before.items()
+        if value.dim()
+    )
+    assert [type(m) for m in teacher.modules()] == kinds
+
+
+def test_bfloat16_autocast_trains_with_scales_in_float32(module: Make, fit: Make, layer: Make) -> None:
+    model, qat = module(), QuantizationAwareTraining(LEARNED, embeddings=LEARNED)
+    trainer = fit(model, qat, precision="bf16-mixed", max_steps=4)
+    assert trainer.callback_metrics["train/loss"].isfinite()
+    assert layer(model.student).input_range.dtype is torch.float32
+    qat.finish(model.student)
+    assert layer(model.student).weight_scale.dtype is torch.float32
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory, script: Make) -> list[dict[str, Tensor]]:
+    out = tmp_path_factory.mktemp("ranks") / "state"
+    done = script(RANKS, out)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(2)]
+
+
+def test_ranges_and_scales_agree_over_ranks(ranks: list[dict[str, Tensor]]) -> None:
+    first, second = ranks
+    assert first.keys() == second.keys()
+    assert any(name.endswith("input_range") for name in first)
+    assert any(name.endswith("weight_scale") for name in first)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_range_holds_the_inputs_of_all_ranks(ranks: list[dict[str, Tensor]]) -> None:
+    # Rank r reads (r + 1) times the numbers -1 to 1; the first layer's input is what it reads.
+    torch.testing.assert_close(ranks[0]["0.input_range"], torch.tensor([-2.0, 2.0]))

@@ -1,0 +1,82 @@
+"""Settings of structured pruning: its schedule, a YAML, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from pytorch_lightning import Callback
+
+from distill.callbacks import StructuredPruning
+from distill.errors import UserError
+
+Make = Callable[..., Any]
+
+
+def test_schedule_is_told_in_advance() -> None:
+    pruning = StructuredPruning(heads=0.5, layers=2, begin=0.1, end=0.5, every_n_steps=10)
+    # (1 - (1 - 20/40)^3) = 0.875 at step 30 of 10 ... 50.
+    assert pruning.timeline([0, 30, 39, 50, 100], 100) == {
+        "heads removed": [0.0, 0.4375, 0.4375, 0.5, 0.5],
+        "layers removed": [0.0, 1.75, 1.75, 2.0, 2.0],
+    }
+    assert [pruning.complete(step, 100) for step in (0, 49, 50, 100)] == [False, False, True, True]
+
+
+def test_a_configuration_can_name_it() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--callbacks", type=list[Callback])
+    arguments = {"heads": 0.5, "layers": [2], "begin": 100, "end": 0.5, "criterion": "taylor"}
+    spec = {"callbacks": [{"class_path": "distill.callbacks.StructuredPruning", "init_args": arguments}]}
+    made = parser.instantiate(parser.parse_object(spec)).callbacks[0]
+    assert (made.plan.layers, made.schedule.begin, made.schedule.end) == ([2], 100, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        ({"heads": 1.0}, "heads"),
+        ({"neurons": -0.1}, "neurons"),
+        ({"hidden": 1.0}, "hidden"),
+        ({"heads": float("nan")}, "heads"),
+        ({}, ""),
+        ({"heads": 0.5, "every_n_steps": 0}, "every_n_steps"),
+        ({"heads": 0.5, "begin": 0.6, "end": 0.5}, "begin"),
+        ({"heads": 0.5, "end": 1.5}, "end"),
+        ({"heads": 0.5, "criterion": "magnitud"}, "criterion"),
+        ({"heads": 0.5, "scope": "model"}, "scope"),
+        ({"heads": 0.5, "schedule": "cube"}, "schedule"),
+    ],
+)
+def test_values_out_of_range_are_refused_at_once(arguments: dict[str, Any], key: str) -> None:
+    with pytest.raises(UserError) as caught:
+        StructuredPruning(**arguments)
+    assert caught.value.key == f"callbacks.StructuredPruning.{key}".rstrip(".")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        ({"heads": 0.1}, "heads"),  # of four heads it is none
+        ({"layers": 3}, "layers"),
+        ({"layers": -1}, "layers"),
+        ({"layers": [0]}, "layers"),
+        ({"layers": [4]}, "layers"),
+        ({"layers": [1, 1]}, "layers"),
+        ({"heads": 0.5, "end": 100}, "end"),  # the run has 8 steps
+        ({"heads": 0.5, "begin": 0.9, "end": 2}, "begin"),
+        ({"heads": 0.5, "schedule": "one_shot", "criterion": "taylor"}, "criterion"),  # before anything is measured
+    ],
+)
+def test_what_does_not_fit_the_student_is_refused_before_training(
+    arguments: dict[str, Any], key: str, classifier: Make, pair: Make, fit: Make
+) -> None:
+    module = pair(classifier())
+    before = {name: value.clone() for name, value in module.student.state_dict().items()}
+    with pytest.raises(UserError) as caught:
+        fit(module, StructuredPruning(**arguments))
+    assert caught.value.key == f"callbacks.StructuredPruning.{key}"
+    assert all(torch.equal(value, module.student.state_dict()[name]) for name, value in before.items())

@@ -1,0 +1,75 @@
+"""Structured pruning beside other compressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import distill
+from distill.artifact import note, save
+from distill.callbacks import (
+    GradualMagnitudePruning,
+    LowRank,
+    QuantizationAwareTraining,
+    ShareParameters,
+    StructuredPruning,
+)
+from distill.errors import UserError
+from distill.quantize.scheme import WeightScheme
+
+Make = Callable[..., Any]
+
+
+def test_scales_over_groups_of_inputs_that_go_are_refused(classifier: Make, pair: Make, fit: Make) -> None:
+    grouped = WeightScheme(bits=4, granularity="group", group_size=4)
+    with pytest.raises(UserError, match=r"layer\.0\.output\.dense.*every 4 inputs"):
+        fit(pair(classifier()), StructuredPruning(neurons=0.5), QuantizationAwareTraining(weights=grouped))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_all_compressions_go_together(
+    tmp_path: Path, family: str, classifier: Make, pair: Make, fit: Make, logits: Make
+) -> None:
+    callbacks = [
+        ShareParameters([[1, 2]]),
+        LowRank(rank=3),
+        StructuredPruning(heads=0.5, end=4, every_n_steps=1),
+        GradualMagnitudePruning(0.5, end=4, include=[r"intermediate|\d\.output|mlp"]),
+        QuantizationAwareTraining(begin=2, freeze_observers=6),
+    ]
+    module = pair(classifier(family))
+    fit(module, *callbacks)
+    student = module.student
+    trained = logits(student)
+    for callback in callbacks:
+        note(student, *callback.finish(student))
+    torch.testing.assert_close(logits(student), trained, rtol=1e-5, atol=1e-5)
+    save(tmp_path / "student", student)
+    assert torch.equal(logits(distill.load(tmp_path / "student")), logits(student))
+
+
+def test_trained_scales_of_groups_shrink_with_their_outputs(
+    tmp_path: Path, classifier: Make, pair: Make, fit: Make, logits: Make
+) -> None:
+    grouped = WeightScheme(bits=4, granularity="group", group_size=4, learned=True)
+    pruning = StructuredPruning(heads=0.5, neurons=0.5, end=4, every_n_steps=1)
+    qat = QuantizationAwareTraining(grouped, overrides={r"output\.dense": WeightScheme()}, begin=2, freeze_observers=6)
+    module = pair(classifier())
+    fit(module, pruning, qat)
+    student = module.student
+    trained = logits(student)
+    for callback in (pruning, qat):
+        note(student, *callback.finish(student))
+    torch.testing.assert_close(logits(student), trained, rtol=1e-5, atol=1e-5)
+    save(tmp_path / "student", student)
+    assert torch.equal(logits(distill.load(tmp_path / "student")), logits(student))
+
+
+def test_scales_over_groups_of_an_embedding_that_narrows_are_refused(classifier: Make, pair: Make, fit: Make) -> None:
+    qat = QuantizationAwareTraining(embeddings=WeightScheme(bits=4, granularity="group", group_size=4))
+    with pytest.raises(UserError, match=r"word_embeddings.*every 4 inputs, of which hidden go"):
+        fit(pair(classifier()), StructuredPruning(hidden=0.5), qat)

@@ -1,0 +1,49 @@
+"""What ``distill fit --dry-run`` promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.config import load
+
+Distill = Callable[..., Any]
+
+
+def test_a_dry_run_tells_what_would_happen_and_writes_nothing(base: dict[str, Any], distill: Distill) -> None:
+    before = set(Path().rglob("*"))
+    schedule = "{class_path: Linear, init_args: {start: 1.0, end: 0.0}}"
+    argv = ["--trainer.max_steps", "40", "--model.losses.0.weight", schedule, "--id", "one"]
+    code, out, err = distill("fit", "-c", "base.yaml", "--dry-run", *argv)
+    assert code == 0, err
+    assert set(Path().rglob("*")) == before
+    for said in ("teacher", "student", "trained", "tokens a step", "memory of a step", "without validation"):
+        assert said in out
+    assert "40 (19 an epoch)" in out
+    assert "runs/base/one" in out
+    assert "0.75" in out  # the weight after a quarter
+    [heads] = [line for line in out.splitlines() if "steps done" in line]
+    assert [word for word in heads.split() if word.isdigit()] == ["0", "2", "10", "20", "29", "39"]
+
+
+def test_a_dry_run_makes_up_no_id(base: dict[str, Any]) -> None:
+    from distill.dry_run import dry_run
+
+    assert dry_run(load(["base.yaml"]))["run_folder"] == "runs/base/<id given with --id, or made at the start>"
+
+
+def test_a_dry_run_counts_what_a_run_would_do(base: dict[str, Any]) -> None:
+    from distill.dry_run import dry_run
+
+    config = load(["base.yaml"], [("trainer", "{max_steps: -1, max_epochs: 3, accumulate_grad_batches: 2}")])
+    figures = dry_run(config)
+    assert figures["steps_an_epoch"] == 10  # 150 samples, 8 a batch, 2 batches a step
+    assert figures["steps"] == 30
+    assert 0 < figures["tokens_a_step"] <= figures["padded_tokens_a_step"]
+    assert figures["seconds"] == pytest.approx(30 * figures["seconds_a_step"])
+    assert figures["trained_parameters"] == figures["student_parameters"] < figures["teacher_parameters"]
+    # One step before the end, linear from the 2 steps of the warm-up down to 0.
+    assert figures["timeline"]["learning rate"][-1] == pytest.approx(1e-3 * 1 / 28)

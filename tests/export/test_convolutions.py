@@ -1,0 +1,225 @@
+"""Quantised convolutions as integers: what each computes, and what a runtime makes of several of them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.export.convert import with_integers
+from distill.export.formats import MODEL, write
+from distill.export.graph import to_onnx
+from distill.export.runtime import integer_matmuls, logits, session
+from distill.quantize.layers import QuantizedLayer, quantize_layer
+from distill.quantize.lifecycle import freeze
+from distill.quantize.scheme import ActivationScheme, LayerScheme, WeightScheme
+from distill.signals import Batch
+from distill.tasks import Plain
+
+CHANNELS, OUT, SIDE = 4, 6, 7
+INT8, ONE_SCALE = WeightScheme(), WeightScheme(granularity="tensor", reduced_range=True)
+FULL, DYNAMIC = ActivationScheme(), ActivationScheme(kind="dynamic")
+KINDS: dict[str, tuple[dict[str, object], WeightScheme, ActivationScheme | None]] = {
+    "plain": ({"padding": 1}, INT8, FULL),
+    "one_scale": ({"padding": "same", "dilation": 2}, ONE_SCALE, FULL),
+    "signed_inputs": ({"stride": 2, "bias": False}, INT8, ActivationScheme(symmetric=True)),
+    "narrow_inputs": ({"groups": 2}, WeightScheme(bits=4), ActivationScheme(bits=4)),
+    "mirrored": ({"padding": 1, "padding_mode": "reflect"}, INT8, FULL),
+    "great_bias": ({}, INT8, FULL),
+    "asymmetric": ({"padding": 1}, WeightScheme(symmetric=False), FULL),
+    "dynamic": ({"padding": 1}, INT8, DYNAMIC),
+    "groups": ({}, WeightScheme(bits=4, granularity="group", group_size=9, symmetric=False), None),
+}
+
+
+def quantized(layer: nn.Module, scheme: LayerScheme, low: float, high: float) -> QuantizedLayer:
+    """Frozen; a static input of the range."""
+    made = quantize_layer(layer, scheme)
+    if made.static:
+        made.input_range.copy_(torch.tensor([low, high]))
+    freeze([made])
+    return made
+
+
+class Layers(nn.Module):
+    """Convolutions side by side over the same image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleDict()
+        for name, (arguments, weights, activations) in KINDS.items():
+            conv = nn.Conv2d(CHANNELS, OUT, 3, **arguments)  # type: ignore[arg-type]
+            with torch.no_grad():
+                conv.weight[0] = 0.0  # a channel that was pruned away
+                if name == "great_bias":
+                    conv.weight[1] *= 1e-9
+            self.layers[name] = quantized(conv, LayerScheme(weights=weights, activations=activations), -1.5, 2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([layer(x).flatten(1) for layer in self.layers.values()], dim=1)
+
+
+def oracle(layer: QuantizedLayer, arguments: dict[str, object], x: Tensor) -> Tensor:
+    """The layer in float64, from its integers and scales."""
+    scale, x = layer.weight_scale.double(), x.double()
+    zero = torch.zeros_like(scale) if layer.weight_zero_point is None else layer.weight_zero_point.double()
+    rows = layer.integers().double().flatten(1)
+    parts = rows.view(OUT, scale.shape[1] if scale.dim() > 1 else 1, -1)
+    scale, zero = (v.view(*v.shape, *[1] * (3 - v.dim())) if v.dim() else v for v in (scale, zero))
+    weight = (scale * (parts - zero)).view(layer.weight.shape)
+    scheme = layer.scheme.activations
+    if scheme is not None:
+        low, high = scheme.bounds
+        if layer.input_scale is not None:
+            s, z = layer.input_scale.double(), layer.input_zero_point.double()  # type: ignore[union-attr]
+        else:
+            a, b = (
+                end.clamp(*limit)[:, None, None, None]
+                for end, limit in ((x.flatten(1).min(1).values, (None, 0.0)), (x.flatten(1).max(1).values, (0.0, None)))
+            )
+            s = (b - a) / (high - low)
+            z = low - (a / s).round()
+        x = s * (((x / s).round() + z).clamp(low, high) - z)
+    bias = None if layer.bias is None else layer.bias.detach().double()  # type: ignore[union-attr, operator]
+    settings = {key: value for key, value in arguments.items() if key in ("stride", "padding", "dilation", "groups")}
+    if "padding_mode" in arguments:
+        x, settings = F.pad(x, (1, 1, 1, 1), mode="reflect"), {}
+    return F.conv2d(x, weight, bias, **settings)  # type: ignore[arg-type]
+
+
+def half_a_step(layer: QuantizedLayer) -> float:
+    """By which a bias may differ that is rounded to the grid of the product."""
+    return 0.0 if layer.input_scale is None else float(layer.input_scale * layer.weight_scale.max()) / 2
+
+
+@pytest.fixture(scope="module")
+def layers() -> Layers:
+    return Layers().eval()
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["int8", "uint8"])
+def path(request: pytest.FixtureRequest, layers: Layers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / MODEL
+    to_onnx(with_integers(layers, unsigned=request.param), path, {"x": torch.zeros(1, CHANNELS, SIDE, SIDE)})
+    return path
+
+
+def test_every_convolution_agrees_with_its_integers_in_float64(layers: Layers, path: Path) -> None:
+    x = torch.randn(20, CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    found, start = logits(session(path), {"x": x}).double(), 0
+    for name, layer in layers.layers.items():
+        assert isinstance(layer, QuantizedLayer)
+        expected = oracle(layer, KINDS[name][0], x).flatten(1)
+        error = (found[:, start : start + expected.shape[1]] - expected).abs() - half_a_step(layer)
+        start += expected.shape[1]
+        # Half a step of the input's grid away from an integer, float32 may round the other way: one image at most.
+        assert (error.amax(1) > 1e-5 * expected.abs().max()).sum() <= 1, name
+    assert start == found.shape[1]
+
+
+def test_their_weights_are_integers_in_the_file(path: Path, request: pytest.FixtureRequest) -> None:
+    found = {i.name.split(".")[-2]: i for i in onnx.load(path).graph.initializer if i.name.endswith(".weight")}
+    unsigned = onnx.TensorProto.UINT8 if "uint8" in request.node.name else onnx.TensorProto.INT8
+    for name in ("plain", "one_scale", "signed_inputs", "narrow_inputs", "mirrored", "great_bias"):
+        assert found[name].data_type == unsigned
+        assert list(found[name].dims) == [OUT, CHANNELS // (2 if name == "narrow_inputs" else 1), 3, 3]
+
+
+class Pipeline(nn.Module):
+    """Four convolutions, three of them with a batch norm, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        widths = (1, 6, 8, 8, 10)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=1, bias=index != 2) for index, (a, b) in enumerate(pairwise(widths))
+        )
+        self.norms = nn.ModuleList([nn.BatchNorm2d(6), nn.BatchNorm2d(8), nn.BatchNorm2d(8), nn.Identity()])
+        self.head = nn.Linear(10, 4)
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
+        for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = norm(conv(x)).relu()
+            x = F.max_pool2d(x, 2) if index == 1 else x
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    """Frozen, with norms that turn some channels round, and channels without a weight."""
+    net = Pipeline()
+    with torch.no_grad():
+        for norm in net.norms[:3]:
+            assert isinstance(norm, nn.BatchNorm2d)
+            norm.weight.normal_()
+            norm.bias.normal_()
+            norm.running_mean.normal_()  # type: ignore[union-attr]
+            norm.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+            norm.weight[1] = 0.0
+        for conv in net.convs:
+            conv.weight[0] = 0.0  # type: ignore[index]
+        net.head.weight.mul_(20.0)
+    for conv in net.convs:
+        quantized(conv, LayerScheme(weights=INT8, activations=FULL), 0.0, 3.0)
+    return net.eval()
+
+
+def images() -> list[Batch]:
+    x = torch.rand(400, 1, 8, 8, generator=torch.Generator().manual_seed(5)) * 3
+    return [Batch({"input": part}, labels=torch.arange(100) % 4) for part in x.split(100)]
+
+
+@pytest.mark.parametrize("isa", ["avx2", "vnni"])
+def test_convolutions_that_follow_each_other_are_multiplied_as_integers(
+    pipeline: Pipeline, tmp_path: Path, isa: str
+) -> None:
+    report = write("onnx-int8", pipeline, tmp_path, task=Plain(), batches=images, isa=isa)
+    # The last one's output is averaged, and rounded to no grid.
+    assert report["integer_products"] == 4
+    assert report["integer_matmuls"] == integer_matmuls(tmp_path / MODEL) == {"QLinearConv": 3}
+    assert report["weights"] == {"avx2": "uint8", "vnni": "int8"}[isa]
+    assert report["verified"]["agreement"] >= 0.995
+    assert report["verified"]["predictions"] == 400
+    assert abs(report["verified"]["trained"] - report["verified"]["exported"]) <= 0.003
+    assert "BatchNormalization" not in {node.op_type for node in onnx.load(tmp_path / MODEL).graph.node}
+
+
+class Fork(nn.Module):
+    """A convolution whose output a batch norm reads, and the sum of both only if told."""
+
+    def __init__(self, both: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.both = both
+        conv, self.norm = nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5)
+        with torch.no_grad():
+            conv.weight[0] = 0.0  # pruned away
+            self.norm.weight.copy_(torch.tensor([1.0, -2.0, 0.5, 0.0, -0.3]))
+            self.norm.bias.normal_()
+            self.norm.running_mean.normal_()  # type: ignore[union-attr]
+            self.norm.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+        self.conv = quantized(conv, LayerScheme(weights=INT8, activations=FULL), -1.0, 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return (y + self.norm(y) if self.both else self.norm(y)).flatten(1)
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["alone", "read_twice"])
+def test_a_norm_is_folded_where_it_alone_reads_the_convolution(tmp_path: Path, both: bool) -> None:
+    fork, x = Fork(both).eval(), torch.rand(5, 2, 6)
+    to_onnx(with_integers(fork, unsigned=True), tmp_path / MODEL, {"x": x})
+    assert ("BatchNormalization" in {node.op_type for node in onnx.load(tmp_path / MODEL).graph.node}) == both
+    with torch.no_grad():
+        # Half a step of the bias, times a factor of the norm of at most 2 / sqrt(0.5), and another half a step.
+        torch.testing.assert_close(
+            logits(session(tmp_path / MODEL), {"x": x}), fork(x), rtol=1e-5, atol=1e-6 + 4 * half_a_step(fork.conv)
+        )
