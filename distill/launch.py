@@ -210,8 +210,8 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     )
     job.run.write_result(result)
     show_outcome(result)
-    which = f"the best of {steps} by {job.module.task.monitor}" if step != steps else "the last"
-    print(f"student of step {step} ({which}): {job.run.student}")
+    which = f"{step} of {steps} (the best by {job.module.task.monitor})" if step != steps else f"{step} (the last)"
+    print(f"student of step {which}: {job.run.student}")
     if unfinished:
         _log.warning(
             "the run ended at step %d of %d, before %s had done what was asked for: the student is larger than that",

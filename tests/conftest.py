@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,9 @@ from distill.cli import main
 # Before datasets is imported, which reads it once: tests neither find nor leave tokenised data.
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="distill-tests-")
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background; what a test starts would ignore it too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEXT = "a good bad film story with and without any heart it is dull bright never always very not too long short"
 WORDS = TEXT.split()

@@ -219,12 +219,15 @@ def test_a_run_that_is_stopped_says_so_with_its_code(base: dict[str, Any], numbe
     command += ["--id", "one", "--trainer.log_every_n_steps", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as running:
-        for _ in range(600):
-            if Path("runs/base/one/metrics.csv").is_file():
-                break
-            assert running.poll() is None
-            time.sleep(0.1)
-        running.send_signal(number)
-        _, err = running.communicate(timeout=60)
+        try:
+            for _ in range(600):
+                if Path("runs/base/one/metrics.csv").is_file():
+                    break
+                assert running.poll() is None
+                time.sleep(0.1)
+            running.send_signal(number)
+            _, err = running.communicate(timeout=60)
+        finally:
+            running.kill()  # one that does not stop would be waited for
     assert running.returncode == code
     assert "Traceback" not in err
