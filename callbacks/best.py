@@ -23,10 +23,15 @@ def within(state: Mapping[str, Any], folder: str | Path | None) -> dict[str, Any
     These files are removed when better ones come, so a checkpoint may not say that they lie elsewhere; and a run's
     folder may have been moved.
     """
+    place = str(folder or "")
 
     def own(path: str) -> str:
-        name = os.path.basename(path)
-        return "" if name in ("", ".", "..") else os.path.join(folder or "", name)
+        was = state["dirpath"]
+        part = os.path.normpath(os.path.relpath(path, was) if was and os.path.isabs(path) else path)
+        above = os.path.realpath(os.path.dirname(os.path.join(place, part)))  # no link leads elsewhere
+        if os.path.commonpath([above, os.path.realpath(place)]) != os.path.realpath(place):
+            part = os.path.basename(part)
+        return "" if part in ("", ".", "..") else os.path.join(place, part)
 
     paths = {name: own(state[name]) for name in _PATHS}
     scores = {own(path): score for path, score in state["best_k_models"].items() if own(path)}
@@ -49,9 +54,12 @@ class Best(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
-        state |= {name: Path(state[name]).name for name in _PATHS}
-        scores = {Path(path).name: score for path, score in state["best_k_models"].items()}
+        state |= {name: self._part(state[name]) for name in _PATHS}
+        scores = {self._part(path): score for path, score in state["best_k_models"].items()}
         return state | {"best_k_models": scores, "dirpath": ""}
+
+    def _part(self, path: str) -> str:
+        return os.path.relpath(path, self.dirpath) if path else ""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(within(state_dict, self.dirpath))

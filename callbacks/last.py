@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from distill.callbacks.best import within
@@ -82,10 +82,10 @@ class Last(Callback):
         trainer.should_stop = self.ended and not self.extends
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step, self.ended = trainer.global_step, False  # what it goes on from is saved already
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, GradientAccumulationScheduler):
-                callback.on_train_epoch_start(trainer)  # which Lightning leaves out in an epoch that it resumes
+        self._step = trainer.global_step  # what it goes on from is saved already
+        # Once more: of a sharded run Lightning restores the callbacks after the hook above.
+        self.ended = self.ended and not self.extends
+        trainer.should_stop = trainer.should_stop or self.ended
         self._interrupts.install()  # after Lightning's own, which would end the run in the middle of a step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -93,17 +93,22 @@ class Last(Callback):
             return
         step = trainer.global_step
         late = time.monotonic() - self._since > 60 * self.minutes
-        asked, late = _agreed(trainer, self._interrupts.received, late)
+        writer = trainer.strategy.checkpoint_io
+        writing = isinstance(writer, SafeCheckpointIO) and writer.writing
+        asked, late, writing = _agreed(trainer, self._interrupts.received, late, writing)
+        if isinstance(writer, SafeCheckpointIO) and writer.unsettled and not writing:
+            writer.settle()
         often = self.every_n_steps is not None and step // self.every_n_steps > self._step // self.every_n_steps
         if step > self._step and (asked or late or often or batch_idx == 0):
             self.save(trainer)
         if asked:
-            trainer.strategy.checkpoint_io.teardown()  # it is on the disk before anything else is done
+            writer.teardown()  # it is on the disk before anything else is done
             raise SIGTERMException if asked == signal.SIGTERM else KeyboardInterrupt
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.ended = True
-        self.save(trainer)
+        if not self.ended or trainer.global_step > self._step:  # else nothing was trained: it is saved already
+            self.ended = True
+            self.save(trainer)
         self.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -152,6 +157,7 @@ class Last(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._saving:
             checkpoint["config"] = self.config
+            checkpoint["strategy"] = type(trainer.strategy).__name__
             checkpoint["ranks"] = [trainer.world_size, getattr(trainer.datamodule, "batch_size", None)]  # type: ignore[attr-defined]
             _settle(trainer, checkpoint["loops"]["fit_loop"])
 
@@ -191,12 +197,12 @@ def _validation_follows(trainer: Trainer, epochs: int, batches: Mapping[str, Any
     return trainer.val_check_batch != float("inf") and done % trainer.val_check_batch == 0
 
 
-def _agreed(trainer: Trainer, asked: int, late: bool) -> tuple[int, bool]:
+def _agreed(trainer: Trainer, asked: int, late: bool, writing: bool) -> tuple[int, bool, bool]:
     """What any rank says, on all of them: they must save together, and a signal may reach one alone."""
     if trainer.world_size == 1:
-        return asked, late
+        return asked, late, writing
     # Lightning waits for the device here too, at every batch, to pass SIGTERM on.
-    flags = torch.tensor([asked, late], device=trainer.strategy.root_device)
+    flags = torch.tensor([asked, late, writing], device=trainer.strategy.root_device)
     torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
-    asked, late = flags.tolist()
-    return asked, bool(late)
+    asked, late, writing = flags.tolist()
+    return asked, bool(late), bool(writing)

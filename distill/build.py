@@ -33,7 +33,7 @@ from distill.module import Distillation
 from distill.outcome import LastValidation, Scores
 from distill.run import Run
 from distill.scrub import refuse_hidden, scrub
-from distill.sharding import NAME, Sharded, check_sharding
+from distill.sharding import NAME, Sharded, check_modules, check_sharding
 from distill.students.build import refuse_quantized
 from distill.typed import Typed, located
 from distill.vocabulary import check_length, check_tokenizer
@@ -109,6 +109,8 @@ def build(
         # The student's fresh weights are a function of the seed, whatever reading the data drew.
         seed_everything(seed, workers=True, verbose=False)
         module = typed.model(losses, labels)
+        if typed.config["trainer"].get("strategy") == NAME:
+            check_modules(module.student, losses or [])
         if stage == "fit":
             student = typed.config["model"]["student"]
             refuse_quantized(module.student, student.get("path") if isinstance(student, Mapping) else student)

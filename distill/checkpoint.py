@@ -34,6 +34,8 @@ __all__ = [
     "SafeCheckpointIO",
     "head",
     "is_whole",
+    "label",
+    "put",
     "read",
     "remove",
     "shard_path",
@@ -74,10 +76,31 @@ def write(checkpoint: Any, path: str | Path) -> None:
             sealed.close()
             file.flush()
             os.fsync(file.fileno())
-        os.replace(fresh, path)
-        sync(path.parent)
+        put(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def put(fresh: Path, path: Path) -> None:
+    """Have ``fresh`` take the place of what lies at ``path`` beside it, whichever of them is a folder.
+
+    Raises:
+        OSError: if it cannot. ``path`` is as it was.
+    """
+    # Of a folder that takes another's place, or a file's, the old one is out of the way for two renames only.
+    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
+    aside = os.path.lexists(path) and (fresh.is_dir() or path.is_dir())
+    if aside:
+        os.replace(path, old)
+    try:
+        os.replace(fresh, path)
+    except OSError:
+        if aside:
+            os.replace(old, path)
+        raise
+    sync(path.parent)
+    if aside:
+        remove(old)
 
 
 class _Sealed:
@@ -146,7 +169,11 @@ def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
         return _read(path, map_location)
     first, *others = _shards(path)
     del first[SHARD]
-    return first | {name: _joined([first[name], *(part[name] for part in others)]) for name in PARTS if name in first}
+    try:
+        whole = {name: _joined([first[name], *(part[name] for part in others)]) for name in PARTS if name in first}
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise Damaged(f"{path} holds parts that do not fit together") from error
+    return first | whole
 
 
 def head(path: str | Path) -> dict[str, Any]:
@@ -199,18 +226,34 @@ def shard_path(folder: str | Path, rank: int) -> Path:
 def _shards(folder: str | Path) -> list[dict[str, Any]]:
     """The parts of all ranks. Their tensors are read when they are used."""
     first = _read(shard_path(folder, 0), mmap=True)
-    if SHARD not in first:
-        raise Damaged(f"{folder} is no folder of shards")
-    parts = [first, *(_read(shard_path(folder, rank), mmap=True) for rank in range(1, first[SHARD]["ranks"]))]
-    if any(part[SHARD]["saving"] != first[SHARD]["saving"] for part in parts):
-        raise Damaged(f"{folder} holds parts of two checkpoints")
+    ranks, saving = label(first, folder)
+    parts = [first]
+    for rank in range(1, ranks):
+        parts.append(_read(shard_path(folder, rank), mmap=True))
+        if label(parts[-1], folder) != (ranks, saving):
+            raise Damaged(f"{folder} holds parts of two checkpoints")
     return parts
+
+
+def label(part: Any, folder: str | Path) -> tuple[int, str]:
+    """Of how many ranks ``part`` is one's, and the name of the saving.
+
+    Raises:
+        Damaged: if it does not say so.
+    """
+    said = part.get(SHARD) if isinstance(part, dict) else None
+    ranks, saving = (said.get("ranks"), said.get("saving")) if isinstance(said, dict) else (None, None)
+    if type(ranks) is not int or ranks < 1 or not isinstance(saving, str):
+        raise Damaged(f"{folder} is no folder of shards")
+    return ranks, saving
 
 
 def _joined(parts: Sequence[Any]) -> Any:
     """One value of those of all ranks: shards are put together, and all else is rank 0's."""
     first = parts[0]
     if isinstance(first, dict):
+        if not all(isinstance(part, dict) for part in parts):
+            raise TypeError("not the same on all ranks")
         if first.keys() == {SHARD}:
             return torch.cat([part[SHARD] for part in parts])
         return {name: _joined([part[name] for part in parts]) for name in first}
@@ -260,6 +303,16 @@ class SafeCheckpointIO(CheckpointIO):
         for future in pending:
             future.result()
 
+    @property
+    def writing(self) -> bool:
+        """Whether this rank has still to write something."""
+        return not all(future.done() for future in self._pending)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a checkpoint waits for :meth:`settle` to be there; the same on all ranks."""
+        return False
+
     def settle(self) -> None:
         """As :meth:`flush`, on all ranks together."""
         self.flush()
@@ -282,5 +335,8 @@ class SafeCheckpointIO(CheckpointIO):
             self._failed = False
         except OSError as error:
             if not told:
-                rule = "the run goes on, with the last good one kept"
-                _log.warning("checkpoint %s could not be written (%s): %s", path, error.strerror or error, rule)
+                self._tell(path, error)
+
+    def _tell(self, path: Path, error: OSError) -> None:
+        rule = "the run goes on, with the last good one kept"
+        _log.warning("checkpoint %s could not be written (%s): %s", path, error.strerror or error, rule)

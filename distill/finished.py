@@ -24,6 +24,7 @@ from distill.outcome import outcome, show_scores
 from distill.quantize import ptq
 from distill.quantize.scheme import ActivationScheme, WeightScheme
 from distill.run import Run
+from distill.sharding import NAME
 from distill.signals import Batch, Request
 from distill.tables import number, wide
 from distill.tasks import Task
@@ -44,7 +45,8 @@ def reopen(
     Args:
         folder: The run.
         stage: ``validate`` or ``test``.
-        overrides: Keys and YAML texts that replace parts of the run's configuration.
+        overrides: Keys and YAML texts that replace parts of the run's configuration. A sharded run's student is taken
+            whole, on one device, unless they say otherwise.
         allow: Packages whose classes it may name, besides our own.
         with_teacher: Whether the teacher is loaded too.
 
@@ -57,6 +59,8 @@ def reopen(
         raise UserError(rule, key="RUN", value=str(folder), mend=f"let it finish: distill resume {folder}")
     config = run.config
     described = _take_student(config, run)
+    if config["trainer"].get("strategy") == NAME:  # its saved student is whole, and what is done to it here wants that
+        config["trainer"] |= {"strategy": "auto", "devices": 1, "num_nodes": 1}
     if not with_teacher:
         config["model"] |= {"teacher": None, "losses": [{"class_path": "CrossEntropy"}]}
     for key, text in overrides:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -149,6 +150,11 @@ class Distillation(LightningModule):
                 metric.to(self.device)
 
     def on_train_start(self) -> None:
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(
+                callback, GradientAccumulationScheduler
+            ):  # not told of an epoch that is resumed in its middle
+                callback.on_train_epoch_start(self.trainer)
         self._begin()
 
     def on_train_epoch_start(self) -> None:

@@ -47,7 +47,7 @@ def resolve(path: str, key: str) -> str:
                 "this run has saved no student yet", key=key, value=path, mend="let it finish, or name another model"
             )
         return str(local / "student")
-    runs = sorted(str(file.parent) for file in local.glob("*/config.yaml"))
+    runs = sorted(str(folder.parent) for folder in local.glob("*/student") if (folder.parent / "config.yaml").is_file())
     if runs and not (local / "config.json").exists():
         raise UserError("holds runs", key=key, value=path, mend=f"name one of them: {', '.join(runs[-5:])}")
     return str(local)

@@ -132,7 +132,8 @@ def _go_on(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
         at = 0
         if checkpoint is not None:
             at = int(checkpoint["global_step"])
-            _deal_anew(job, trainer, *checkpoint["ranks"])
+            ranks, batch_size = checkpoint["ranks"]
+            _deal_anew(job, trainer, ranks, batch_size, checkpoint["strategy"])
         last = last_of(trainer)
         if last is not None:
             last.extends = extends
@@ -189,16 +190,23 @@ def _done(checkpoint: Mapping[str, Any]) -> dict[str, int]:
     return {"max_epochs": epochs, "max_steps": checkpoint["global_step"]}
 
 
-def _deal_anew(job: Job, trainer: Trainer, ranks: int, batch_size: int | None) -> None:
-    """Have whatever number of ranks train on the same global batches; a line says that the bits will differ.
+def _deal_anew(job: Job, trainer: Trainer, ranks: int, batch_size: int | None, strategy: str) -> None:
+    """Have whatever number of ranks train on the same global batches; a line says where the bits will differ.
 
     Args:
         job: The run's.
         trainer: Its own.
         ranks: How many there were.
         batch_size: Of each of them, where the data has one.
+        strategy: What they were trained by.
     """
-    now = trainer.world_size
+    now, by = trainer.world_size, type(trainer.strategy).__name__
+    if now == ranks and by != strategy and trainer.is_global_zero:
+        _log.warning(
+            "%s instead of %s: sums may be added in another order, so the bits may not be those of an undisturbed run",
+            by,
+            strategy,
+        )
     if now == ranks and batch_size is None:
         return
     if batch_size is None or batch_size * ranks % now:
@@ -224,8 +232,8 @@ def _newest(run: Run) -> tuple[Path | None, dict[str, Any] | None]:
     """
     try:
         if is_rank_zero():
-            for path in run.checkpoints.rglob(".*.new"):  # a killed process was writing it
-                path.unlink(missing_ok=True)
+            for path in list(run.checkpoints.rglob(".*.new")):  # a killed process was writing it
+                remove(path)
         for path in saved(run.checkpoints).values():
             try:
                 return path, head(path)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,14 +21,26 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from distill.callbacks.compression import Compression
 from distill.callbacks.ema import ExponentialMovingAverage
 from distill.errors import UserError
+from distill.losses import DistillationLoss
 from distill.shards import ShardedCheckpointIO, dealt
 
-__all__ = ["NAME", "Sharded", "check_sharding", "gathered", "hollow", "local", "shard", "shard_run"]
+__all__ = [
+    "NAME",
+    "Sharded",
+    "check_modules",
+    "check_sharding",
+    "gathered",
+    "hollow",
+    "local",
+    "shard",
+    "shard_run",
+]
 
 NAME = "sharded"
 """What ``trainer.strategy`` says."""
@@ -37,6 +49,7 @@ _BLOCK = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.\d+$")
 _PRECISIONS = (None, "32", "32-true", "bf16-mixed")
 _WEIGHTS = (Compression, ExponentialMovingAverage, StochasticWeightAveraging, WeightAveraging, ModelPruning)
 """Callbacks that work on whole weights."""
+_MEND = "set trainer.strategy: ddp, or leave it out"
 
 
 # ---------------------------------------------------------------------- modules
@@ -100,7 +113,9 @@ def _with(model: nn.Module, parameters: Mapping[nn.Parameter, nn.Parameter]) -> 
     return copy.deepcopy(model, {id(own): other for own, other in parameters.items()})
 
 
-def shard_run(student: nn.Module, losses: Iterable[nn.Module], mesh: DeviceMesh) -> Callable[[], nn.Module | None]:
+def shard_run(
+    student: nn.Module, losses: Sequence[DistillationLoss], mesh: DeviceMesh
+) -> Callable[[], nn.Module | None]:
     """Shard what a run trains: the student, and each loss that has parameters of its own.
 
     Args:
@@ -110,10 +125,14 @@ def shard_run(student: nn.Module, losses: Iterable[nn.Module], mesh: DeviceMesh)
 
     Returns:
         What gathers the whole student again (:func:`gathered`).
+
+    Raises:
+        UserError: as :func:`check_modules`, or if the mesh is of another strategy.
     """
     if mesh["tensor_parallel"].size() > 1:
         mend = f"write trainer.strategy: {NAME}"
         raise UserError("weights are sharded, and computed with as a whole", key="trainer.strategy", mend=mend)
+    check_modules(student, losses)
     plain = hollow(student)
     shard(student, mesh["data_parallel"])
     for loss in losses:
@@ -134,11 +153,16 @@ class Sharded(ModelParallelStrategy):
     """Shards over all ranks what :meth:`Distillation.configure_model` shards, and saves by the rank.
 
     Checkpoints are folders (``shards.py``). A run goes on from one of another strategy or number of ranks, too.
+
+    Refused (``check_sharding``, ``check_modules``) is what reads or changes whole weights: the callbacks that compress
+    or average them, and losses like L1; further norms with running statistics, which each rank would keep of its own
+    batches, parameters of no dimension, and float16.
     """
 
     def __init__(self) -> None:
         super().__init__(data_parallel_size=1, tensor_parallel_size=1)
         self.checkpoint_io = ShardedCheckpointIO()
+        self._raised = False
 
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
@@ -179,9 +203,17 @@ class Sharded(ModelParallelStrategy):
             }
             optimizer.load_state_dict({**saved, "state": state})
 
+    def on_exception(self, exception: BaseException) -> None:
+        super().on_exception(exception)
+        self._raised = True
+
     def teardown(self) -> None:
+        writer, raised, self._raised = self.checkpoint_io, self._raised, False
+        if raised and isinstance(writer, ShardedCheckpointIO):  # perhaps on this rank alone: it waits for no other
+            writer.flush()
+        else:
+            writer.teardown()
         super().teardown()
-        self.checkpoint_io.teardown()
 
 
 def _moment(value: Any, parameter: Tensor) -> Any:
@@ -211,6 +243,7 @@ def check_sharding(arguments: Mapping[str, Any], callbacks: Sequence[Callback]) 
         raise UserError(rule, key="trainer.strategy", value=written, mend=f"write trainer.strategy: {NAME}")
     if strategy != NAME:
         return
+    # What needs the modules comes when they are built (:func:`check_modules`).
     precision = arguments.get("precision")
     if str(precision) not in map(str, _PRECISIONS):
         mend = "write bf16-mixed or 32-true"
@@ -218,5 +251,28 @@ def check_sharding(arguments: Mapping[str, Any], callbacks: Sequence[Callback]) 
     for index, callback in enumerate(callbacks):
         if isinstance(callback, _WEIGHTS):
             rule = f"works on whole weights, of which under trainer.strategy: {NAME} each rank has a part"
-            mend = "set trainer.strategy: ddp, or leave it out"
-            raise UserError(rule, key=f"callbacks.{index}", value=type(callback).__name__, mend=mend)
+            raise UserError(rule, key=f"callbacks.{index}", value=type(callback).__name__, mend=_MEND)
+
+
+def check_modules(student: nn.Module, losses: Sequence[DistillationLoss]) -> None:
+    """Refuse modules that a sharded run would train otherwise than a whole one, or not at all.
+
+    Args:
+        student: The run's.
+        losses: Likewise, in their order.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for place, module in (("model.student", student), *((f"model.losses.{i}", loss) for i, loss in enumerate(losses))):
+        for name, part in module.named_modules():
+            if isinstance(part, _NormBase) and part.running_mean is not None:
+                rule = f"has running statistics, of which under trainer.strategy: {NAME} each rank keeps its own"
+                raise UserError(rule, key=place, value=name or type(part).__name__, mend=_MEND)
+        for name, parameter in module.named_parameters():
+            if not parameter.dim():
+                rule = f"is a single number, which trainer.strategy: {NAME} cannot cut up"
+                raise UserError(rule, key=place, value=name, mend=_MEND)
+        if isinstance(module, DistillationLoss) and module.reads_weights:
+            rule = f"reads whole weights, of which under trainer.strategy: {NAME} each rank has a part"
+            raise UserError(rule, key=place, value=type(module).__name__, mend=_MEND)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import sys
 import threading
 import warnings
@@ -119,7 +120,7 @@ class SafeWandbLogger(Guarded, WandbLogger):
         self._run, self._artifacts = run, config.artifacts
         self._recorded: set[tuple[int, str]] = set()
         self._hyperparameters: Any = None
-        self._fallen = False
+        self._fallen = self._offline = False
         self._try("start", lambda: self._start(mode, at))
 
     # ------------------------------------------------------------------ start
@@ -132,6 +133,7 @@ class SafeWandbLogger(Guarded, WandbLogger):
         with _unreported():
             # Not `offline=True`: that sets WANDB_MODE for the whole process and everything it starts.
             self._experiment = wandb.init(**{**self._wandb_init, "mode": mode}, settings=_settings())
+        self._offline = mode == "offline"
         self._experiment.define_metric(AXIS)
         self._experiment.define_metric("*", step_metric=AXIS, step_sync=True)
         if self._hyperparameters is not None:
@@ -220,11 +222,11 @@ class SafeWandbLogger(Guarded, WandbLogger):
     def _finish(self, status: str) -> None:
         if self._experiment is not None:
             self._fallen = True  # there is nothing to go on with
-            offline = self._experiment.offline
             finish = partial(self._experiment.finish, exit_code=0 if status == "success" else 1)
             self._try("finish", lambda: _within(FINISH_SECONDS, finish))
-            if offline:
-                print(f"W&B was offline; to send it: wandb sync {self._run.folder}/wandb/offline-run-*", flush=True)
+            if self._offline:
+                folder = shlex.quote(str(self._run.folder))
+                print(f"W&B was offline; to send it: wandb sync {folder}/wandb/offline-run-*", flush=True)
             self._experiment, self._failed = None, True
 
 

@@ -24,7 +24,9 @@ from distill.cli import main
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="distill-tests-")
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background; what a test starts would ignore it too
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # in a script's background; what a test starts would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEXT = "a good bad film story with and without any heart it is dull bright never always very not too long short"

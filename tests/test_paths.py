@@ -34,7 +34,8 @@ def test_a_folder_is_itself_and_a_missing_one_is_told(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_runs_names_them(tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "student").mkdir(parents=True)
+    assert resolve(str(tmp_path), "data.path") == str(tmp_path)
     (tmp_path / "one" / "config.yaml").touch()
     with pytest.raises(UserError, match=f"holds runs. name one of them: {tmp_path / 'one'}"):
         resolve(str(tmp_path), "model.teacher")

@@ -78,7 +78,7 @@ def _load_files(files: Mapping[str, str | list[str]]) -> dict[str, Any]:
     try:
         return _read("data.files", lists, reader, None, data_files=paths, **options)
     except UserError as error:
-        raise _other_columns(paths, reader, options) or error from error
+        raise (_other_columns(paths, reader, options) or error) from error.__cause__
 
 
 def _other_columns(paths: Mapping[str, list[str]], reader: str, options: Mapping[str, Any]) -> UserError | None:
@@ -88,7 +88,8 @@ def _other_columns(paths: Mapping[str, list[str]], reader: str, options: Mapping
     found: dict[str, tuple[str, ...]] = {}
     for file in (file for files in paths.values() for file in files):
         with suppress(Exception):  # one that cannot be read alone either
-            found[file] = tuple(load_dataset(reader, data_files=[file], split="train", **options).column_names)
+            rows = load_dataset(reader, data_files=[file], split="train", streaming=True, **options)
+            found[file] = tuple(next(iter(rows)))
     if len({frozenset(columns) for columns in found.values()}) < 2:
         return None
     lines = "".join(f"\n  {file}: {', '.join(columns)}" for file, columns in found.items())

@@ -17,7 +17,8 @@ def fold_batch_norms(graph: Any) -> None:
 
     A norm multiplies a channel by f = gamma / sqrt(var + eps) and adds beta - f * mean. |f| joins the scale of the
     channel's weights, whose integers take the sign of f, and the bias is rounded anew: that alone changes what the
-    graph computes, by half a step at most. Where 32 bits are too few for the new bias the norm stays.
+    graph computes, by half a step at most. Where 32 bits are too few for the new bias the norm stays, and so does one
+    that reads what the graph computes.
 
     Args:
         graph: An ``onnx_ir.Graph``, which is changed.
@@ -41,6 +42,9 @@ def _fold(graph: Any, norm: Any, conv: Any) -> None:
     input, weight, bias = sources
     if not (_alone(weight.outputs[0]) and _alone(bias.outputs[0])):
         return  # another convolution computes with the same ones
+    constants = (*norm.inputs[1:5], *weight.inputs, *bias.inputs, input.inputs[1])
+    if any(value.const_value is None for value in constants):
+        return  # computed as the graph runs
     gamma, beta, mean, variance = (_constant(value).double() for value in norm.inputs[1:5])
     factor = gamma / (variance + norm.attributes["epsilon"].as_float()).sqrt()
     (q, scale, zero_point), (steps, step, _) = (map(_constant, node.inputs) for node in (weight, bias))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,9 @@ class DistillationLoss(nn.Module, ABC):
         weight: Factor of the term in the objective, 0 or more, or a schedule of it.
         name: Name of the term in the logs; the class name in snake case if none is given.
     """
+
+    reads_weights: ClassVar[bool] = False
+    """Whether it reads the student's weights themselves, of which a rank has not all where the student is sharded."""
 
     def __init__(self, weight: float | Schedule = 1.0, name: str | None = None) -> None:
         super().__init__()

@@ -45,6 +45,8 @@ class L1(DistillationLoss):
         UserError: if a pattern is found in no name, or no module is left.
     """
 
+    reads_weights = True
+
     def __init__(
         self,
         include: list[str] | None = None,

@@ -84,23 +84,33 @@ class Plan:
             key: Where the settings stand in the configuration.
 
         Raises:
-            UserError: if a pattern is found in no name, or the granularity or the criterion fits a layer not.
+            UserError: if a pattern is found in no name, the names of one tied weight are given different sparsities, or
+                the granularity or the criterion fits a layer not.
         """
         chosen = select(student, self.kinds, self.include, self.exclude, key=key)
         check_overrides(student, self.overrides, f"{key}.overrides")
-        own = {name: value for name in chosen if (value := override(name, self.overrides, None)) is not None}
         layers: dict[int, Layer] = {}
-        for name, module in chosen.items():
-            layer = Layer(name, module)
-            if own.get(name) != 0:
-                layers.setdefault(id(layer.weight), layer)  # tied weights have one mask
-        if not layers:
+        for layer in (Layer(name, module) for name, module in chosen.items()):
+            layers.setdefault(id(layer.weight), layer)  # tied weights have one mask
+        own = self._own(student, layers, f"{key}.overrides")
+        pruned = [layer for layer in layers.values() if own.get(layer.name) != 0]
+        if not pruned:
             rule, mend = "leave no layer to prune", "give one of them a sparsity above 0"
             raise UserError(rule, key=f"{key}.overrides", value=self.overrides, mend=mend)
         try:
-            return Masks(self, list(layers.values()), own)
+            return Masks(self, pruned, own)
         except UserError as error:
             raise error.within(key) from None
+
+    def _own(self, student: nn.Module, layers: Mapping[int, Layer], key: str) -> dict[str, float]:
+        """Layer -> the sparsity that overrides give it, by whichever name of its weight."""
+        own: dict[str, float] = {}
+        for name, module in student.named_modules():
+            layer, value = layers.get(id(module._parameters.get("weight"))), override(name, self.overrides, None)
+            if layer is not None and value is not None and own.setdefault(layer.name, value) != value:
+                rule, mend = f"{layer.name} and {name} are one weight", "give both the same sparsity"
+                raise UserError(rule, key=key, value=self.overrides, mend=mend)
+        return own
 
 
 class Masks:

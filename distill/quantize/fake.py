@@ -203,16 +203,17 @@ class _LearnedAffine(Function):
         smallest, largest = bounds[0] - zero_point, bounds[1] - zero_point
         steps = x * scale.reciprocal()
         integers = torch.maximum(steps.round(), smallest).minimum(largest)
-        inside = steps.gt(smallest).logical_and_(steps.lt(largest))
-        ctx.save_for_backward(inside, integers - steps.where(inside, smallest))
+        inside = steps.ge(smallest).logical_and_(steps.le(largest))
+        follows = (low / scale).round().eq(smallest)  # else the zero point stands still at an end of the bounds
+        ctx.save_for_backward(inside, integers - steps.where(inside, smallest.where(follows, 0)), follows)
         ctx.factor, ctx.shape = factor, scale.shape
         return integers.mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        inside, slope = ctx.saved_tensors
+        inside, slope, follows = ctx.saved_tensors
         of_scale = slope.mul(gradient).sum_to_size(ctx.shape) * ctx.factor
-        of_low = gradient.masked_fill(inside, 0).sum_to_size(ctx.shape) * ctx.factor
+        of_low = gradient.masked_fill(inside, 0).sum_to_size(ctx.shape).mul(follows) * ctx.factor
         return gradient * inside, of_scale, of_low, None, None, None
 
 
@@ -221,10 +222,14 @@ def fake_quantize_learned_affine(
 ) -> Tensor:
     """:func:`fake_quantize` with the zero point of ``low``, and gradients for ``x``, the scale and ``low``.
 
-    With t = x / scale + zero point, the gradient of ``x`` passes where t lies between the bounds. There that of the
-    scale is ``factor`` times the sum of round(t) - t, and that of ``low`` is 0. Of what is clipped below, that of the
-    scale is 0, of what is clipped above largest - smallest, and that of ``low`` 1: what moves ``low`` to where 0 is
-    an integer counts as a constant, as rounding does.
+    With t = x / scale + zero point, the gradient of ``x`` passes where t lies between the bounds or on one of them.
+    There that of the scale is ``factor`` times the sum of round(t) - t, and that of ``low`` is 0. Of what is clipped
+    below, that of the scale is 0, of what is clipped above largest - smallest, and that of ``low`` 1: what moves
+    ``low`` to where 0 is an integer counts as a constant, as rounding does.
+
+    A ``low`` half a step or more beyond [(smallest - largest) * scale, 0] changes nothing, as 0 is always on the grid:
+    the zero point is then the smallest or the largest integer. The gradient of ``low`` is 0, and that of the scale is,
+    of what is clipped to an integer q, q - zero point.
 
     Args:
         x: Any shape.

@@ -3,6 +3,10 @@
 What is trained is the change since the range was observed: of the scale and, where the grid is not symmetric, of its
 smallest value. It begins at 0, which is the observed grid to the bit, for every rank and for averages of weights too.
 The gradient of a change is that of what it changes.
+
+As of the scale, the sign of the smallest value does not matter: a grid holds 0, so one above 0 would change nothing,
+have a gradient of 0, and never come back. It counts as its negative. No part of a batch is judged by itself for that,
+so gradients of parts add up to that of the whole.
 """
 
 from __future__ import annotations
@@ -31,8 +35,11 @@ def no_change(scheme: ActivationScheme, device: torch.device) -> Tensor:
 def _changed(seen: Tensor, change: Tensor, scheme: ActivationScheme) -> tuple[Tensor, Tensor]:
     """Scale, whose sign does not matter, and smallest value."""
     scale, _ = input_qparams(seen, scheme)
-    low = seen[0].clamp_max(0)
-    return scale + change[0], low if scheme.symmetric else low + change[1]
+    scale, low = scale + change[0], seen[0].clamp_max(0)
+    if not scheme.symmetric:
+        low = low + change[1]
+        low = torch.where(low > 0, -low, low)  # not -|low|, whose gradient at 0 is 0
+    return scale, low
 
 
 def learned_qparams(seen: Tensor, change: Tensor, scheme: ActivationScheme) -> tuple[Tensor, Tensor]:

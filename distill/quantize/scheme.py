@@ -110,7 +110,8 @@ class ActivationScheme:
         momentum: Weight of the newest batch in an average.
         percentile: Of ``percentile``: how much of the values lies below the upper end, and above the lower one.
         learned: From the range that was observed on, the scale of a static input is trained (LSQ, Esser et al. 2020),
-            and where it is not symmetric its smallest value too (LSQ+, Bhalgat et al. 2020).
+            and where it is not symmetric its smallest value too (LSQ+, Bhalgat et al. 2020). Observers have then done
+            their part: of ``momentum`` and of the callback's ``freeze_observers`` nothing matters beyond ``begin``.
 
     Raises:
         UserError: if a setting is out of range, or what has no scale of its own is to be learned.

@@ -45,7 +45,8 @@ class ActivationSums:
     def _squares(self, x: Tensor) -> Tensor:
         values = x.detach().float()
         if self.tokens is not None and self.tokens.shape == x.shape[:-1]:
-            values = values * self.tokens.to(values.device)[..., None]
+            # Filled, not multiplied: what stands in padding need not be finite.
+            values = values.masked_fill(~self.tokens.to(values.device)[..., None], 0.0)
         return values.square().flatten(0, -2).sum(0)
 
     def _add(self, name: str, sums: Tensor) -> None:

@@ -11,6 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from distill.callbacks import Best, Last
+from distill.callbacks.best import within
 from distill.callbacks.last import saved
 from distill.errors import UserError
 
@@ -63,3 +64,24 @@ def test_a_checkpoint_cannot_name_files_outside_of_the_run(kind: type[ModelCheck
     assert fresh.best_model_path == fresh.last_model_path == str(tmp_path / "a.ckpt")
     assert fresh.kth_best_model_path == ""
     assert list(fresh.best_k_models) == [str(tmp_path / "b.ckpt"), str(tmp_path / "c.ckpt")]
+
+
+@pytest.mark.parametrize("kind", [Best, ModelCheckpoint])
+def test_a_metric_s_slash_makes_a_folder_which_is_found_again_and_no_link_out_of_it(
+    kind: type[ModelCheckpoint], tmp_path: Path
+) -> None:
+    was, now = tmp_path / "was", tmp_path / "now"
+    before = kind(dirpath=was, filename="best-{step}-{val/accuracy:.2f}", monitor="val/accuracy", mode="max")
+    before.best_model_path = str(was / "val/accuracy=0.50.ckpt")
+    before.last_model_path = str(was / "link/a.ckpt")
+    before.best_k_models = {
+        before.best_model_path: torch.tensor(0.5),
+        str(was / "step=4/accuracy=0.50.ckpt"): torch.tensor(0.5),
+    }
+    now.mkdir()
+    (now / "link").symlink_to(tmp_path)
+    after = kind(dirpath=now, filename="best-{step}-{val/accuracy:.2f}", monitor="val/accuracy", mode="max")
+    after.load_state_dict(within(before.state_dict(), after.dirpath))
+    assert after.best_model_path == str(now / "val/accuracy=0.50.ckpt")
+    assert after.last_model_path == str(now / "a.ckpt")
+    assert len(after.best_k_models) == 2

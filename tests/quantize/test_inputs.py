@@ -8,22 +8,23 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from distill.errors import UserError
+from distill.quantize.fake import fake_quantize_learned_affine
 from distill.quantize.figures import figures
 from distill.quantize.inputs import fake_quantize_input_learned, learned_qparams, no_change
 from distill.quantize.layers import QuantizedLayer, quantize_layer
 from distill.quantize.lifecycle import follow, freeze, restore
-from distill.quantize.observers import input_qparams
 from distill.quantize.ptq import quantize
 from distill.quantize.scheme import BITS, ActivationScheme, LayerScheme, WeightScheme
 
 LAYERS = {
-    "linear": (lambda: nn.Linear(8, 6), torch.randn(3, 5, 8)),
-    "transposed": (lambda: Conv1D(6, 8), torch.randn(3, 5, 8)),
-    "conv1d": (lambda: nn.Conv1d(4, 6, 3, padding=1), torch.randn(3, 4, 7)),
-    "conv2d": (lambda: nn.Conv2d(4, 6, 2, padding=1), torch.randn(3, 4, 5, 5)),
+    "linear": (lambda: nn.Linear(8, 6), (3, 5, 8)),
+    "transposed": (lambda: Conv1D(6, 8), (3, 5, 8)),
+    "conv1d": (lambda: nn.Conv1d(4, 6, 3, padding=1), (3, 4, 7)),
+    "conv2d": (lambda: nn.Conv2d(4, 6, 2, padding=1), (3, 4, 5, 5)),
 }
 SYMMETRIC = [True, False]
 
@@ -35,7 +36,8 @@ def learned(symmetric: bool, bits: int = 8) -> ActivationScheme:
 def made(name: str, inputs: ActivationScheme, plain: nn.Module | None = None) -> tuple[QuantizedLayer, Tensor]:
     """A layer that knows the range of its input, and that input."""
     torch.manual_seed(0)
-    make, x = LAYERS[name]
+    make, shape = LAYERS[name]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     layer = quantize_layer(plain or make(), LayerScheme(weights=WeightScheme(), activations=inputs))
     layer.observing = True
     layer.train()(x)
@@ -89,6 +91,89 @@ def test_gradients_are_those_of_the_definition(bits: int, symmetric: bool) -> No
 
 
 @pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("steps_beyond", [-2.3, 0.8, 2.3])
+def test_where_the_zero_point_stands_still_gradients_are_those_of_the_definition(
+    bits: int, steps_beyond: float
+) -> None:
+    steps, h, random = 2**bits - 1, 1e-7, np.random.default_rng(bits)
+    at = (0.37, 0.37 * (steps_beyond if steps_beyond > 0 else steps_beyond - steps))
+    values = np.append(random.normal(size=40) * steps * 0.37, 0.0)
+    upstream = random.normal(size=values.shape)
+    zero = 0 if steps_beyond > 0 else steps
+    before = np.clip(values / at[0] + zero, 0, steps)
+
+    def grid(scale: float, low: float) -> np.ndarray:
+        """As above, but with the zero point within its bounds, where that of ``at`` is not."""
+        offset = at[0] * np.rint(at[1] / at[0]) - at[1]
+        z = np.clip(-(low + offset) / scale, 0, steps)
+        return scale * (np.clip(values / scale + z, 0, steps) + np.rint(before) - before - z)  # type: ignore[no-any-return]
+
+    x, scale, low = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (values, *at))
+    out = fake_quantize_learned_affine(x, scale, low, (0, steps), 0.5)
+    out.backward(torch.tensor(upstream))
+    np.testing.assert_allclose(out.detach().numpy(), grid(*at), atol=1e-12)
+    expected = [
+        0.5 * (upstream * (grid(at[0] + s, at[1] + b) - grid(at[0] - s, at[1] - b))).sum() / (2 * h)
+        for s, b in ((h, 0), (0, h))
+    ]
+    assert scale.grad is not None
+    assert low.grad is not None
+    assert x.grad is not None
+    assert expected[1] == low.grad == 0
+    np.testing.assert_allclose(scale.grad.numpy(), expected[0], rtol=1e-5)
+    inside = (values / at[0] + zero >= 0) & (values / at[0] + zero <= steps)
+    assert 0 < inside.sum() < inside.size
+    np.testing.assert_array_equal(x.grad.numpy(), np.where(inside, upstream, 0))
+
+
+def test_inputs_from_zero_on_leave_the_smallest_value_alone() -> None:
+    # Half of them are 0, as after a ReLU: which stays 0 on every grid.
+    random = torch.Generator().manual_seed(0)
+    x, upstream = (torch.rand(100, generator=random) * 2 - 1).relu(), torch.randn(100, generator=random)
+    change = torch.zeros(2, requires_grad=True)
+    fake_quantize_input_learned(x, torch.tensor([0.0, 1.0]), change, learned(False, 4), 1).backward(upstream)
+    assert change.grad is not None
+    assert change.grad[1] == 0 != change.grad[0]
+
+
+def test_a_smallest_value_of_zero_stands_against_a_long_pull_and_is_left_at_once() -> None:
+    scheme, seen, random = learned(False, 4), torch.tensor([0.0, 1.0]), torch.Generator().manual_seed(0)
+    change = torch.zeros(2, requires_grad=True)
+    descent = torch.optim.Adam([change], lr=0.01)
+
+    def train(x: Tensor, steps: int) -> float:
+        """The smallest value on the grid that it ends with, of a scale that stays."""
+        for _ in range(steps):
+            descent.zero_grad()
+            (fake_quantize_input_learned(x, seen, change, scheme, 1) - x).square().mean().backward()
+            assert change.grad is not None
+            change.grad[0] = 0
+            descent.step()
+        scale, zero = learned_qparams(seen, change, scheme)
+        return float(-zero * scale)
+
+    # What is clipped above would have the whole grid lie higher, where it would not hold 0.
+    assert train(torch.rand(200, generator=random) * 3, 100) >= -1.5 / 15
+    assert train(-torch.rand(200, generator=random), 120) < -0.5
+
+
+@pytest.mark.parametrize("low", [-0.4, 0.0, 0.4, -2.0])
+def test_gradients_of_parts_of_a_batch_add_up_wherever_the_grid_is(low: float) -> None:
+    x, upstream = torch.randn(2, 60, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def gradient(part: slice) -> Tensor:
+        change = torch.tensor([0.0, low], dtype=torch.float64, requires_grad=True)
+        seen = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        fake_quantize_input_learned(x[part], seen, change, learned(False, 4), 7).backward(upstream[part])
+        assert change.grad is not None
+        return change.grad
+
+    whole = gradient(slice(None))
+    assert whole.ne(0).tolist() == [True, low > -1]  # from -2 on, the grid of width 1 would not hold 0
+    torch.testing.assert_close(gradient(slice(10)) + gradient(slice(10, None)), whole)
+
+
+@pytest.mark.parametrize("bits", BITS)
 def test_zero_stays_exactly_zero_wherever_training_moves_the_grid(bits: int) -> None:
     scheme, x = learned(False, bits), torch.tensor([-3.0, 0.0, 3.0])
     for seen in ([-1.0, 2.0], [0.5, 2.0], [-2.0, -1.0]):
@@ -125,9 +210,11 @@ def test_training_begins_from_the_bits_of_the_observed_grid(name: str, symmetric
     other, _ = made(name, ActivationScheme(symmetric=symmetric), copy.deepcopy(_plain(layer)))
     layer.mode = other.mode = "fake"
     assert torch.equal(layer(x), other(x))
-    assert all(
-        map(torch.equal, layer.input_qparams(), input_qparams(layer.input_range, ActivationScheme(symmetric=symmetric)))
-    )
+    low, high = float(x.min()), float(x.max())
+    step = max(-low, high) / 127 if symmetric else (high - low) / 255
+    scale, zero_point = layer.input_qparams()
+    assert float(scale) == pytest.approx(step, rel=1e-6)
+    assert zero_point == (0 if symmetric else round(-low / step))
 
 
 def _plain(layer: QuantizedLayer) -> nn.Module:
@@ -169,32 +256,29 @@ def test_the_gradient_is_balanced_by_the_features_of_a_token_or_sample(name: str
         return layer.input_change.grad.clone()
 
     torch.testing.assert_close(gradient(x[:1]) + gradient(x[1:]), gradient(x))
-    inputs: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    whole = x.clone().requires_grad_()
-    layer(whole).sum().backward()
-    hook.remove()
-    assert whole.grad is not None
-    # What reaches the rounded input, from the plain layer of rounded weights.
-    rounded = x.clone().requires_grad_()
-    plain = _plain(layer)
-    plain.weight.data = layer.on_grid(layer.grid()).detach()  # type: ignore[union-attr]
-    plain(rounded).sum().backward()
-    upstream = rounded.grad
-    scale, zero = (float(value) for value in layer.input_qparams())
-    t = x.double() / scale + zero
-    slope = torch.where(t >= 255, 255.0, torch.where(t <= 0, 0.0, t.round() - t))
-    features = {"linear": 8, "conv2d": 4 * 5 * 5}[name]
+    # By hand: each channel's largest weight is 127, and the range of the input that was observed is that of x. The
+    # map is linear: what reaches the rounded input depends on the rounded weights alone.
+    weight, at = layer.weight.detach().double(), x.double().requires_grad_()
+    step = weight.flatten(1).abs().amax(1).view(-1, *[1] * (weight.dim() - 1)) / 127
+    rounded = step * (weight / step).round()
+    (F.linear(at, rounded) if name == "linear" else F.conv2d(at, rounded, padding=1)).sum().backward()
+    values, upstream = x.double().numpy(), at.grad
     assert upstream is not None
-    expected = (slope * upstream).sum() / np.sqrt(features * 255)
-    torch.testing.assert_close(gradient(x)[0].double(), expected, rtol=1e-3, atol=1e-5)
+    scale = (values.max() - values.min()) / 255
+    t = values / scale + np.rint(-values.min() / scale)
+    slope = np.where(t > 255, 255, np.where(t < 0, 0, np.rint(t) - t))
+    outside = (t > 255) | (t < 0)
+    assert outside.any()
+    features = {"linear": 8, "conv2d": 4 * 5 * 5}[name]
+    expected = [float((s * upstream.numpy()).sum()) / np.sqrt(features * 255) for s in (slope, outside)]
+    np.testing.assert_allclose(gradient(x).numpy(), expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize("mode", ["float", "fake"])
 def test_a_change_has_a_gradient_before_it_is_used(mode: str) -> None:
     # DDP waits for one from every parameter; without a range there is nothing to change yet.
-    for make, x in LAYERS.values():
-        plain = make()
+    for make, shape in LAYERS.values():
+        plain, x = make(), torch.randn(shape)
         layer = quantize_layer(copy.deepcopy(plain), LayerScheme(weights=WeightScheme(), activations=learned(False)))
         layer.mode = mode  # type: ignore[assignment]
         layer.train()(x).sum().backward()

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +15,11 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
+from distill.artifact import load
 from distill.callbacks.last import saved
 from distill.checkpoint import read, shard_path
+from distill.finished import reopen
+from distill.resume import _deal_anew
 from distill.run import Run
 
 STEPS, STOP = 8, 5  # of two epochs of 110 samples in batches of 2 x 8, two to a step; done when it is stopped
@@ -60,6 +64,7 @@ def resumed(runs: Path, tmp_path_factory: pytest.TempPathFactory, on_two_ranks: 
     for name in ("missing", "cut"):
         shutil.copytree(folder / "runs/base/stopped", folder / "runs/base" / name)
     shard_path(newest(folder, "missing"), 1).unlink()
+    shutil.copytree(newest(folder, "missing"), newest(folder, "missing").with_name(".last-8.ckpt.1234.new"))
     path = shard_path(newest(folder, "cut"), 0)
     path.write_bytes(path.read_bytes()[:-100])
     return folder, on_two_ranks("ranks.py", str(folder), "stopped", "missing", "cut")
@@ -134,6 +139,7 @@ def test_a_checkpoint_that_lacks_a_part_is_passed_over_with_a_line(resumed: tupl
     for name in ("missing", "cut"):
         assert f"{name} from step 4" in said
         assert (folder / f"runs/base/{name}/checkpoints/last-{STOP}.damaged").is_dir()
+        assert list((folder / f"runs/base/{name}/checkpoints").glob(".*")) == []
 
 
 def test_one_process_that_is_not_sharded_goes_on_with_what_two_ranks_have_saved(
@@ -146,3 +152,35 @@ def test_one_process_that_is_not_sharded_goes_on_with_what_two_ranks_have_saved(
     ours, theirs = read(run / f"checkpoints/last-{STEPS}.ckpt"), read(newest(folder, "whole"))
     for name, value in theirs["state_dict"].items():
         torch.testing.assert_close(ours["state_dict"][name], value, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_one_process_scores_quantises_and_scans_the_whole_student_of_a_sharded_run(
+    runs: Path, tmp_path: Path, distill: Callable[..., Any]
+) -> None:
+    folder = Path(shutil.copytree(runs / "runs/base/whole", tmp_path / "runs/base/whole"))
+    run, job = reopen(folder, "validate")
+    assert job.arguments["strategy"] == "auto"
+    assert job.arguments["devices"] == 1
+    assert run.config["trainer"]["strategy"] == "sharded"
+    assert reopen(folder, "validate", overrides=[("trainer.strategy", "ddp")])[1].arguments["strategy"] == "ddp"
+    assert distill("quantize", str(folder), "--id", "small").code == 0
+    small = tmp_path / "runs/base-quantized/small/student"
+    layer = load(small).bert.encoder.layer[0].attention.self.query
+    steps = layer.weight.double() / layer.weight_scale.double().reshape(-1, 1)
+    assert (steps - steps.round()).abs().max() < 1e-3
+
+
+def test_a_line_says_that_bits_differ_where_only_the_strategy_has_changed(caplog: pytest.LogCaptureFixture) -> None:
+    class Sharded:
+        pass
+
+    def told(before: str) -> str:
+        caplog.clear()
+        trainer = SimpleNamespace(world_size=2, is_global_zero=True, strategy=Sharded())
+        job = SimpleNamespace(data=SimpleNamespace(batch_size=8))
+        _deal_anew(job, trainer, 2, 8, before)  # type: ignore[arg-type]
+        assert job.data.batch_size == 8
+        return caplog.text
+
+    assert "Sharded instead of DDPStrategy" in told("DDPStrategy")
+    assert told("Sharded") == ""

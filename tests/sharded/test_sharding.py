@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,9 @@ from torch.distributed.tensor import DTensor
 from distill.callbacks import ExponentialMovingAverage, GradualMagnitudePruning, Last
 from distill.checkpoint import read
 from distill.errors import UserError
-from distill.losses import FitNetHint
+from distill.losses import L1, CrossEntropy, DistillationLoss, FitNetHint
 from distill.models import ModelSpec
-from distill.sharding import check_sharding, gathered, hollow, shard, shard_run
+from distill.sharding import check_modules, check_sharding, gathered, hollow, shard, shard_run
 
 TRAINED = runpy.run_path(str(Path(__file__).with_name("together.py")))["trained"]
 
@@ -40,6 +42,8 @@ def test_two_ranks_train_the_weights_that_one_process_trains(precision: str, tol
         torch.testing.assert_close(both["student"][name], value, rtol=0, atol=tolerance, msg=name)
     for name, value in alone["regressors"].items():  # of the first rank, its part
         torch.testing.assert_close(both["regressors"][name], value[: len(value) // 2], rtol=0, atol=tolerance, msg=name)
+    # Of the micro-batches of one process the first rank has every other one.
+    torch.testing.assert_close(both["losses"], alone["losses"][::2], rtol=0, atol=10 * tolerance)
     for what in ("plain", "tied", "trained", "zeros"):
         assert both[what] == alone[what]
 
@@ -127,6 +131,37 @@ def test_callbacks_that_need_whole_weights_are_refused(callback: Any) -> None:
     check_sharding({"strategy": "ddp"}, [Last(), callback])
 
 
+class Scaled(nn.Linear):
+    """With a parameter of no dimension."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(
+    ("student", "losses", "key"),
+    [
+        (nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), [], "model.student"),
+        (nn.InstanceNorm1d(3, affine=True, track_running_stats=True), [], "model.student"),
+        (nn.Sequential(Scaled()), [], "model.student"),
+        (nn.Linear(3, 3), [CrossEntropy(), L1()], "model.losses.1"),
+    ],
+)
+def test_modules_that_would_be_trained_otherwise_are_refused(
+    student: nn.Module, losses: list[DistillationLoss], key: str, mesh: DeviceMesh
+) -> None:
+    for refuse in (check_modules, partial(shard_run, mesh=mesh)):
+        with pytest.raises(UserError, match=r"set trainer\.strategy: ddp") as caught:
+            refuse(student, losses)
+        assert caught.value.key == key
+    assert not any(isinstance(p, DTensor) for p in student.parameters())
+
+
+def test_norms_without_running_statistics_are_not_refused() -> None:
+    check_modules(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False), nn.LayerNorm(3)), [CrossEntropy()])
+
+
 def test_precisions_that_were_not_tried_are_refused() -> None:
     check_sharding({"strategy": "sharded", "precision": "bf16-mixed"}, [])
     with pytest.raises(UserError, match="write bf16-mixed or 32-true") as caught:
@@ -138,4 +173,8 @@ def test_a_refusal_comes_before_anything_is_written(base: dict[str, Any], distil
     result = distill("fit", "-c", "base.yaml", "--trainer.strategy", "fsdp")
     assert result.code == 2
     assert "write trainer.strategy: sharded" in result.err
+    losses = json.dumps(["CrossEntropy", "L1"])
+    result = distill("fit", "-c", "base.yaml", "--trainer.strategy", "sharded", "--model.losses", losses)
+    assert result.code == 2
+    assert "model.losses.1" in result.err
     assert not Path("runs").exists()

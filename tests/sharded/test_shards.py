@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from distill import shards
-from distill.checkpoint import SHARD, Damaged, head, read, shard_path, write
+from distill import checkpoint, shards
+from distill.checkpoint import SHARD, Damaged, SafeCheckpointIO, head, read, shard_path, write
+from distill.errors import TrainingError
 from distill.shards import ShardedCheckpointIO, dealt, localized
 
 WEIGHT = torch.arange(10.0).reshape(5, 2)  # three rows and two
@@ -63,6 +67,31 @@ def test_an_empty_folder_and_a_single_file_in_a_folder_are_damaged(tmp_path: Pat
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "label",
+    [1, {}, {"ranks": "2", "saving": "a"}, {"ranks": True, "saving": "a"}, {"ranks": 0, "saving": "a"}, {"ranks": 2}],
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_sealed_part_that_says_nothing_of_use_is_damaged(
+    rank: int, label: Any, mesh: DeviceMesh, tmp_path: Path
+) -> None:
+    folder = save(tmp_path / "last-4.ckpt")
+    write({"state_dict": {}, SHARD: label}, shard_path(folder, rank))
+    ways: tuple[Callable[[Path], Any], ...] = (read, head, ShardedCheckpointIO().load_checkpoint)
+    for way in ways:
+        with pytest.raises(Damaged):
+            way(folder)
+
+
+@pytest.mark.parametrize("state", [{}, {"w": WEIGHT}, {"w": {SHARD: torch.ones(2, 7)}}, None])
+def test_sealed_parts_that_do_not_fit_together_are_damaged(state: Any, tmp_path: Path) -> None:
+    folder = save(tmp_path / "last-4.ckpt")
+    label = {"rank": 1, "ranks": 2, "saving": "a"}
+    write({"state_dict": state, "optimizer_states": [], SHARD: label}, shard_path(folder, 1))
+    with pytest.raises(Damaged, match="do not fit together"):
+        read(folder)
+
+
 def test_a_part_and_the_whole_are_dealt_as_the_weight_is(mesh: DeviceMesh) -> None:
     like = distribute_tensor(torch.zeros(5, 2), mesh["data_parallel"], [Shard(0)])
     for value in (localized(distribute_tensor(WEIGHT, mesh["data_parallel"], [Shard(0)])), WEIGHT):
@@ -100,7 +129,8 @@ def test_an_older_one_is_removed_when_all_ranks_have_the_newer_one(
         writer.save_checkpoint({"state_dict": {"w": WEIGHT}}, tmp_path / f"best-{step}.ckpt")
     writer.remove_checkpoint(tmp_path / "best-1.ckpt")
     writer.flush()  # this rank has written; of the others it knows nothing yet
-    assert names(tmp_path) == ["best-1.ckpt", "best-2.ckpt"]
+    assert names(tmp_path)[1:] == ["best-1.ckpt"]
+    assert names(tmp_path)[0].startswith(".best-2.ckpt.")
     writer.settle()
     assert names(tmp_path) == ["best-2.ckpt"]
     writer.teardown()
@@ -122,12 +152,105 @@ def test_of_one_that_another_rank_could_not_write_nothing_is_left_and_the_older_
     writer.teardown()
 
 
+def test_the_checkpoint_of_a_name_stays_when_the_next_of_that_name_cannot_be_written(
+    mesh: DeviceMesh, failing: list[bool], tmp_path: Path
+) -> None:
+    writer = ShardedCheckpointIO()
+    writer.save_checkpoint({"state_dict": {"w": WEIGHT}}, tmp_path / "last-8.ckpt")
+    writer.settle()
+    writer.save_checkpoint({"state_dict": {"w": WEIGHT + 1}}, tmp_path / "last-8.ckpt")
+    writer.flush()
+    assert torch.equal(read(tmp_path / "last-8.ckpt")["state_dict"]["w"], WEIGHT)
+    failing.append(True)
+    writer.settle()
+    assert names(tmp_path) == ["last-8.ckpt"]
+    assert torch.equal(read(tmp_path / "last-8.ckpt")["state_dict"]["w"], WEIGHT)
+    writer.save_checkpoint({"state_dict": {"w": WEIGHT + 2}}, tmp_path / "last-8.ckpt")
+    writer.settle()
+    assert names(tmp_path) == ["last-8.ckpt"]
+    assert torch.equal(read(tmp_path / "last-8.ckpt")["state_dict"]["w"], WEIGHT + 2)
+
+
+def test_a_folder_takes_the_place_of_a_file_of_its_name_and_a_file_that_of_a_folder(
+    mesh: DeviceMesh, tmp_path: Path
+) -> None:
+    for value, writer in enumerate((SafeCheckpointIO(), ShardedCheckpointIO(), SafeCheckpointIO())):
+        writer.save_checkpoint({"state_dict": {"w": WEIGHT + value}}, tmp_path / "last-8.ckpt")
+        writer.teardown()
+        assert names(tmp_path) == ["last-8.ckpt"]
+        assert (tmp_path / "last-8.ckpt").is_dir() == isinstance(writer, ShardedCheckpointIO)
+        assert torch.equal(read(tmp_path / "last-8.ckpt")["state_dict"]["w"], WEIGHT + value)
+
+
+def test_the_place_of_a_checkpoint_that_cannot_be_moved_there_is_as_it_was(
+    mesh: DeviceMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer, replace = ShardedCheckpointIO(), os.replace
+    writer.save_checkpoint({"state_dict": {"w": WEIGHT}}, tmp_path / "last-8.ckpt")
+    writer.settle()
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(target).name == "last-8.ckpt" and "-0." not in Path(source).name and first.pop():
+            raise PermissionError(13, "Permission denied")
+        replace(source, target)
+
+    first = [False, True]  # the old one may be put back
+    writer.save_checkpoint({"state_dict": {"w": WEIGHT + 1}}, tmp_path / "last-8.ckpt")
+    writer.flush()
+    monkeypatch.setattr(os, "replace", refuse)
+    writer.settle()
+    assert "Permission denied" in caplog.text
+    assert names(tmp_path) == ["last-8.ckpt"]
+    assert torch.equal(read(tmp_path / "last-8.ckpt")["state_dict"]["w"], WEIGHT)
+
+
+def test_the_name_of_a_new_checkpoint_is_on_the_disk(
+    mesh: DeviceMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[Path, list[str]] = {}
+    monkeypatch.setattr(checkpoint, "sync", lambda path: seen.update({path: names(path)}))
+    writer = ShardedCheckpointIO()
+    writer.save_checkpoint({"state_dict": {"w": WEIGHT}}, tmp_path / "last-8.ckpt")
+    writer.settle()
+    assert seen[tmp_path] == ["last-8.ckpt"]
+
+
+def test_a_rank_that_cannot_save_for_another_reason_stops_all_and_nothing_is_left(
+    mesh: DeviceMesh, failing: list[bool], tmp_path: Path
+) -> None:
+    writer = ShardedCheckpointIO()
+    failing += [False, False, True]  # all are ready; one meets what cannot be saved
+    with pytest.raises(TrainingError, match="another rank"):
+        writer.save_checkpoint({"state_dict": {"w": WEIGHT}}, tmp_path / "last-8.ckpt")
+    failing.append(True)
+    writer.settle()
+    assert names(tmp_path) == []
+    with pytest.raises(TrainingError, match=r"callbacks.Mine, a numpy.float64"):
+        writer.save_checkpoint({"callbacks": {"Mine": numpy.float64(1)}}, tmp_path / "last-8.ckpt")
+    writer.settle()
+    assert names(tmp_path) == []
+
+
+def test_a_rank_whose_writing_broke_is_heard_of_before_it_is_raised(
+    mesh: DeviceMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(shards, "_any", lambda flag: told.append(flag) or flag)
+    monkeypatch.setattr(checkpoint, "write", lambda *_: 1 / 0)
+    writer = ShardedCheckpointIO()
+    writer.save_checkpoint({"state_dict": {"w": WEIGHT}}, tmp_path / "last-8.ckpt")
+    with pytest.raises(ZeroDivisionError):
+        writer.settle()
+    assert told[-1] is True
+    assert names(tmp_path) == []
+
+
 def test_what_another_rank_finds_damaged_is_damaged_on_this_one_too(
     mesh: DeviceMesh, failing: list[bool], tmp_path: Path
 ) -> None:
     writer = ShardedCheckpointIO()
     writer.save_checkpoint({"state_dict": {"w": WEIGHT}}, tmp_path / "best-1.ckpt")
-    failing += [False, True]  # all have written it; one cannot read its part
+    failing += [False, False, False, True]  # all have written it, and it is there; one cannot read its part
     with pytest.raises(Damaged, match="another rank"):
         writer.load_checkpoint(tmp_path / "best-1.ckpt")
     assert torch.equal(writer.load_checkpoint(tmp_path / "best-1.ckpt")["state_dict"]["w"], WEIGHT)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -52,6 +52,16 @@ def micro_batches() -> list[Batch]:
     ]
 
 
+class Losses(Callback):
+    """The loss of every micro-batch, as it is logged."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.seen.append(float(trainer.callback_metrics["loss"]))
+
+
 class Deal(DataLoader[Any]):
     """Deals the micro-batches to the ranks."""
 
@@ -62,7 +72,7 @@ class Deal(DataLoader[Any]):
 
 
 def trained(ranks: int, precision: str) -> dict[str, Any]:
-    """What is left of the training: the student, the regressor, the norms before clipping, zeros as counted."""
+    """What is left of the training: the student, the regressor, the losses of this rank, zeros as counted."""
     torch.manual_seed(0)
     student = model(8)
     with torch.no_grad():
@@ -71,6 +81,7 @@ def trained(ranks: int, precision: str) -> dict[str, Any]:
     note(student, {"kind": "sparsity", "layers": ["model.layers.0.mlp.up_proj"]})
     losses = [CrossEntropy(weight=0.5), HintonKL(), FitNetHint(layers={1: 1, 2: 2})]
     module = Distillation(student, Plain(), model(12), losses, OptimizerConfig(lr=0.05, warmup=0))
+    seen = Losses()
     with quiet():
         trainer = Trainer(
             accelerator="cpu",
@@ -83,6 +94,7 @@ def trained(ranks: int, precision: str) -> dict[str, Any]:
             accumulate_grad_batches=4 // ranks,
             log_every_n_steps=1,
             logger=False,
+            callbacks=[seen],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -97,7 +109,7 @@ def trained(ranks: int, precision: str) -> dict[str, Any]:
     return {
         "student": whole.state_dict(),
         "regressors": regressors,
-        "loss": trainer.callback_metrics["loss"],
+        "losses": torch.tensor(seen.seen),
         "plain": type(whole).__name__,
         "tied": tied,
         "zeros": steps_of(student)[0]["layers"],
