@@ -91,6 +91,13 @@ def best(points: list[tuple[float, float]], mode: str = "max") -> list[tuple[flo
     return front
 
 
+def lines_below(points: Sequence[tuple[float, float]]) -> list[int]:
+    """How many lines each point's name goes down, so that names of points which (nearly) coincide can be read."""
+    wide, high = (0.2 * max(x for x, _ in points), 0.04 * (max(y for _, y in points) - min(y for _, y in points)))
+    near = [[abs(x - a) <= wide and abs(y - b) <= high for a, b in points[:i]] for i, (x, y) in enumerate(points)]
+    return [sum(before) for before in near]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN")
@@ -113,10 +120,19 @@ def main() -> None:
         panel.scatter(costs, [one.score for one in found], s=28, zorder=3)
         front = best([(cost, one.score) for cost, one in zip(costs, found, strict=True)], mode)
         panel.step(*zip(*front, strict=True), where="post", color="0.6", linewidth=1)
-        for cost, one in zip(costs, found, strict=True):
-            panel.annotate(one.name, (cost, one.score), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        places = [(cost, one.score) for cost, one in zip(costs, found, strict=True)]
+        for one, place, lines in zip(found, places, lines_below(places), strict=True):
+            right_half = place[0] > max(costs) / 2
+            panel.annotate(
+                one.name,
+                place,
+                xytext=(-5 if right_half else 5, 4 - 10 * lines),
+                textcoords="offset points",
+                fontsize=8,
+                ha="right" if right_half else "left",
+            )
         panel.set_xlabel(label)
-        panel.set_xlim(left=0)
+        panel.set_xlim(0, 1.05 * max(costs))
         panel.grid(alpha=0.3)
     left.set_ylabel(found[0].metric)
     save(drawn, arguments.out)

@@ -59,6 +59,10 @@ def test_what_does_not_compare_is_refused(pareto: Any, tmp_path: Path, other: di
         pareto.check_alike(found)
 
 
+def test_names_of_points_that_coincide_are_written_below_each_other(pareto: Any) -> None:
+    assert pareto.lines_below([(10.0, 0.5), (10.1, 0.5), (10.0, 0.9), (1.0, 0.5), (9.9, 0.501)]) == [0, 1, 0, 0, 2]
+
+
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
     folders = [exported(tmp_path, "a", "bits_per_byte"), exported(tmp_path, "b", "bits_per_byte")]
     command = [sys.executable, str(SCRIPTS / "pareto.py"), *folders, "--out", str(tmp_path / "pareto.png")]
