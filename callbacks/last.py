@@ -18,6 +18,7 @@ from distill.callbacks.best import within
 from distill.checkpoint import SafeCheckpointIO, remove
 from distill.errors import UserError
 from distill.interrupts import Interrupts
+from distill.saved_state import versions
 
 __all__ = ["Last", "saved"]
 
@@ -158,6 +159,7 @@ class Last(Callback):
         if self._saving:
             checkpoint["config"] = self.config
             checkpoint["strategy"] = type(trainer.strategy).__name__
+            checkpoint["versions"] = versions()
             checkpoint["ranks"] = [trainer.world_size, getattr(trainer.datamodule, "batch_size", None)]  # type: ignore[attr-defined]
             _settle(trainer, checkpoint["loops"]["fit_loop"])
 

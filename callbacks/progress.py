@@ -10,14 +10,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from distill.loggers import is_rank_zero
 from distill.module import Distillation
 from distill.tables import duration, number
+from distill.tracking import due
 
 __all__ = ["Progress"]
-
-SECONDS = 60.0
-"""From one line to the next."""
-
-TENTH_SECONDS = 10.0
-"""From one line to the next, at least, where a tenth of the run is done; shorter runs need no lines."""
 
 
 class Progress(Callback):
@@ -39,8 +34,7 @@ class Progress(Callback):
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
         now, step, total = time.monotonic(), trainer.global_step, pl_module.total_steps
-        tenth = 10 * step // total > 10 * (step - 1) // total
-        if now - self._said < (TENTH_SECONDS if tenth else SECONDS):
+        if not due(step, total, now - self._said):
             return
         self._said = now
         if is_rank_zero():

@@ -229,6 +229,9 @@ def _rebuilt(path: Path, steps: Sequence[Mapping[str, Any]]) -> nn.Module:
 
 def _architecture(path: Path) -> Any:
     """The class of transformers that the configuration names."""
+    if not any(path.glob("*.safetensors*")) and (path / "model.onnx").is_file():
+        mend = f"onnxruntime.InferenceSession('{path / 'model.onnx'}') runs it; load the run's student/ instead"
+        raise UserError("this is an export for onnxruntime, not a student", key="folder", value=str(path), mend=mend)
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -11,7 +11,6 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from distill import artifact
@@ -28,6 +27,7 @@ from distill.sharding import NAME
 from distill.signals import Batch, Request
 from distill.tables import number, wide
 from distill.tasks import Task
+from distill.tracking import track
 
 __all__ = ["evaluate", "quantize", "reopen", "sensitivity"]
 
@@ -158,6 +158,8 @@ def quantize(
         raise UserError("must be at least 1", key="--calibrate", value=calibrate, mend="256 are usually enough")
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow)
     _refuse_quantized(job, folder, "quantise")
+    if job.config["trainer"].get("strategy") == NAME:
+        raise UserError("scales are of whole weights", key="trainer.strategy", value=NAME, mend="leave it out")
     elsewhere = any(key == "runs" for key, _ in overrides)
     root = job.config["runs"] if elsewhere else run.folder.parents[1]
     new = Run.plan(root, f"{run.name}-quantized", run_id)
@@ -261,9 +263,7 @@ def sensitivity(
     batches = _first(job.data.val_dataloader(), task, samples, device)
     console = wide()
     shared = scanning.layers(student)
-    metric, points = scanning.scan(
-        student, task, batches, progress=lambda tries: track(tries, "layers", console=console)
-    )
+    metric, points = scanning.scan(student, task, batches, progress=lambda tries: track(tries, "tried", console))
     written = Path(output) if output is not None else run.folder / "sensitivity"
     written.mkdir(parents=True, exist_ok=True)
     scanning.write(points, written / "points.csv")

@@ -22,7 +22,7 @@ from distill.launch import fit, last_of, train
 from distill.loggers import is_rank_zero
 from distill.outcome import show_outcome
 from distill.run import Run
-from distill.saved_state import refuse_changed
+from distill.saved_state import other_versions, refuse_changed
 from distill.scrub import scrub
 
 __all__ = ["fit_or_resume", "resume", "starting_from"]
@@ -133,7 +133,10 @@ def _go_on(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
         if checkpoint is not None:
             at = int(checkpoint["global_step"])
             ranks, batch_size = checkpoint["ranks"]
-            _deal_anew(job, trainer, ranks, batch_size, checkpoint["strategy"])
+            others = other_versions(checkpoint)
+            if others and trainer.is_global_zero:
+                _log.warning("%s: the bits may not be those of an undisturbed run", others)
+            _deal_anew(job, trainer, ranks, batch_size, checkpoint.get("strategy"))
         last = last_of(trainer)
         if last is not None:
             last.extends = extends
@@ -190,7 +193,7 @@ def _done(checkpoint: Mapping[str, Any]) -> dict[str, int]:
     return {"max_epochs": epochs, "max_steps": checkpoint["global_step"]}
 
 
-def _deal_anew(job: Job, trainer: Trainer, ranks: int, batch_size: int | None, strategy: str) -> None:
+def _deal_anew(job: Job, trainer: Trainer, ranks: int, batch_size: int | None, strategy: str | None) -> None:
     """Have whatever number of ranks train on the same global batches; a line says where the bits will differ.
 
     Args:
@@ -198,10 +201,10 @@ def _deal_anew(job: Job, trainer: Trainer, ranks: int, batch_size: int | None, s
         trainer: Its own.
         ranks: How many there were.
         batch_size: Of each of them, where the data has one.
-        strategy: What they were trained by.
+        strategy: What they were trained by, where the checkpoint says.
     """
     now, by = trainer.world_size, type(trainer.strategy).__name__
-    if now == ranks and by != strategy and trainer.is_global_zero:
+    if now == ranks and strategy not in (None, by) and trainer.is_global_zero:
         _log.warning(
             "%s instead of %s: sums may be added in another order, so the bits may not be those of an undisturbed run",
             by,

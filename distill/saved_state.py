@@ -1,17 +1,32 @@
-"""What a checkpoint says of teacher and data: what the teacher remembers, and whether both are still the same."""
+"""What a checkpoint says of teacher, data and packages, and whether all of them are still the same."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytorch_lightning
 import torch
+import transformers
 from torch import Tensor
 
+from distill import __version__
 from distill.errors import UserError
 from distill.teachers import TeacherSource
 
-__all__ = ["refuse_changed", "remember", "teacher_state"]
+__all__ = ["other_versions", "refuse_changed", "remember", "teacher_state", "versions"]
+
+
+def versions() -> dict[str, str]:
+    """The packages that a step's bits depend on, with their versions."""
+    packages = torch, transformers, pytorch_lightning
+    return {"distill": __version__} | {package.__name__: str(package.__version__) for package in packages}
+
+
+def other_versions(checkpoint: Mapping[str, Any]) -> str:
+    """What trains now instead of what ``checkpoint`` was saved by; empty where nothing has changed."""
+    began, now = checkpoint.get("versions", {}), versions()  # the first checkpoints of all did not say
+    return ", ".join(f"{name} {now[name]} instead of {began[name]}" for name in began if began[name] != now.get(name))
 
 
 def teacher_state(teacher: TeacherSource, scores: Mapping[str, float], rank: int, world: int) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from distill.tasks.base import Task
 __all__ = ["BITS", "SPARSITIES", "Point", "draw", "layers", "overrides", "scan", "write"]
 
 Kind = Literal["sparsity", "bits"]
+_Try = tuple[str, nn.Module, Kind, float]
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 BITS = (8, 6, 4, 3, 2)
@@ -102,7 +103,7 @@ def scan(
     *,
     sparsities: Sequence[float] = SPARSITIES,
     bits: Sequence[int] = BITS,
-    progress: Any = None,
+    progress: Callable[[Sequence[_Try]], Iterable[_Try]] = iter,
 ) -> tuple[float, list[Point]]:
     """Compress one layer at a time and look what becomes of the predictions.
 
@@ -113,7 +114,7 @@ def scan(
         modules: The layers, by name; :func:`layers` if not given.
         sparsities: To try in each layer.
         bits: To try in each layer.
-        progress: Wraps an iterable of known length: ``rich.progress.track``, say.
+        progress: Wraps the list of what is tried: ``rich.progress.track``, say.
 
     Returns:
         The metric of the model as it is, and the points.
@@ -125,7 +126,7 @@ def scan(
     kinds += [("bits", level) for level in bits]
     tries = [(name, module, kind, level) for name, module in modules.items() for kind, level in kinds]
     points = []
-    for name, module, kind, level in tries if progress is None else progress(tries):
+    for name, module, kind, level in progress(tries):
         weight = pruned(module, level) if kind == "sparsity" else rounded(module, int(level))
         with _with_weight(module, weight):
             value, logits = _evaluate(model, task, batches)

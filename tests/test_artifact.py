@@ -174,6 +174,10 @@ def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "plain")
     with pytest.raises(UserError, match="not those of this Linear"):
         load(tmp_path / "plain", model=nn.Linear(2, 2))
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "model.onnx").touch()
+    with pytest.raises(UserError, match=r"for onnxruntime, not a student.*onnxruntime\.InferenceSession"):
+        load(tmp_path / "export")
     save(tmp_path / "cut", classifier())
     (tmp_path / "cut" / "model.safetensors").write_bytes(b"cut off")
     with pytest.raises(UserError, match="cannot be read"):

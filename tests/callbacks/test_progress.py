@@ -11,7 +11,7 @@ from pytorch_lightning import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from distill.callbacks import progress
+from distill import tracking
 from distill.callbacks.progress import Progress
 from distill.module import Distillation
 
@@ -40,8 +40,8 @@ def lines(
 def test_a_line_tells_step_loss_speed_and_time_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "SECONDS", 0.0)
-    monkeypatch.setattr(progress, "TENTH_SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "TENTH_SECONDS", 0.0)
     found = lines(tmp_path, capsys)
     assert len(found) == 20
     said = r"step 3 of 20 \(15 %\): loss \d\.\d+, [\d.,]+ samples/s, \d.* left"
@@ -52,8 +52,8 @@ def test_a_line_tells_step_loss_speed_and_time_left(
 def test_it_counts_optimizer_steps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "SECONDS", 0.0)
-    monkeypatch.setattr(progress, "TENTH_SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "TENTH_SECONDS", 0.0)
     found = lines(tmp_path, capsys, steps=3, accumulate=2)
     assert [line[:11] for line in found] == ["step 1 of 3", "step 2 of 3", "step 3 of 3"]
 
@@ -61,7 +61,7 @@ def test_it_counts_optimizer_steps(
 def test_every_tenth_of_the_run_has_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "TENTH_SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "TENTH_SECONDS", 0.0)
     found = lines(tmp_path, capsys, steps=25)
     assert [int(line.split()[1]) for line in found] == [3, 5, 8, 10, 13, 15, 18, 20, 23, 25]
 
@@ -74,7 +74,7 @@ def test_a_run_that_goes_on_judges_by_its_own_steps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines(tmp_path, capsys, steps=10)
-    monkeypatch.setattr(progress, "SECONDS", 0.0)
-    monkeypatch.setattr(progress, "TENTH_SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "TENTH_SECONDS", 0.0)
     found = lines(tmp_path, capsys, steps=12, resume=str(tmp_path / "last.ckpt"))
     assert [line[:13] for line in found] == ["step 11 of 12", "step 12 of 12"]

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+
+from distill.callbacks.last import saved
+from distill.checkpoint import read, write
 
 Distill = Callable[..., Any]
 World = Any
@@ -115,3 +119,26 @@ def test_a_run_that_another_process_writes_is_refused(run: Path, refused: Callab
         other.stdin.close()
     assert f"process {other.pid} on " in said
     assert "is writing this run" in said
+
+
+def test_other_versions_are_told_and_the_run_goes_on(
+    run: Path, distill: Distill, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in saved(run / "checkpoints").values():
+        checkpoint = read(path)
+        checkpoint["versions"]["torch"] = "1.0.0"
+        write(checkpoint, path)
+    assert distill("resume", str(run)).code == 0
+    assert f"torch {torch.__version__} instead of 1.0.0: the bits may not be those" in caplog.text
+    assert "transformers" not in caplog.text
+
+
+def test_the_first_checkpoints_of_all_named_neither_versions_nor_strategy_and_go_on(
+    run: Path, distill: Distill, same: Callable[[Path], None]
+) -> None:
+    for path in saved(run / "checkpoints").values():
+        checkpoint = read(path)
+        del checkpoint["versions"], checkpoint["strategy"]
+        write(checkpoint, path)
+    assert distill("resume", str(run)).code == 0
+    same(run)

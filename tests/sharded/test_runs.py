@@ -168,6 +168,10 @@ def test_one_process_scores_quantises_and_scans_the_whole_student_of_a_sharded_r
     layer = load(small).bert.encoder.layer[0].attention.self.query
     steps = layer.weight.double() / layer.weight_scale.double().reshape(-1, 1)
     assert (steps - steps.round()).abs().max() < 1e-3
+    code, _, err = distill("quantize", str(folder), "--id", "parts", "--trainer.strategy", "sharded")
+    assert code == 2
+    assert "trainer.strategy = 'sharded': scales are of whole weights" in err
+    assert not (tmp_path / "runs/base-quantized/parts").exists()
 
 
 def test_a_line_says_that_bits_differ_where_only_the_strategy_has_changed(caplog: pytest.LogCaptureFixture) -> None:
