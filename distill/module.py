@@ -285,8 +285,10 @@ class Distillation(LightningModule):
                 scores[f"{split}/agreement"] = self.agreement.compute()
             self.agreement.reset()
         # Equal on all ranks already; every rank needs them, as each decides which checkpoint is best.
-        self.log_dict(scores, sync_dist=self.trainer.world_size > 1)
-        self.log(self.task.monitor, scores[f"{split}/{self.task.monitor}"], prog_bar=True, logger=False)
+        several = self.trainer.world_size > 1
+        self.log_dict(scores, sync_dist=several)
+        best = scores[f"{split}/{self.task.monitor}"]
+        self.log(self.task.monitor, best, prog_bar=True, logger=False, sync_dist=several)
 
     # ------------------------------------------------------------------ checkpoints
 

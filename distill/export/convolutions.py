@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from distill.export.integers import DynamicInput, StaticInput, dequantize, values
+from distill.export.integers import DynamicInput, IntegerLayer, StaticInput, dequantize, values
 
 __all__ = ["StaticConv", "WeightOnlyConv", "bias_steps"]
 
@@ -42,7 +42,7 @@ def bias_steps(
     return scale, steps.int() if bool((steps.abs() < 2**31).all()) else bias
 
 
-class StaticConv(nn.Module):
+class StaticConv(IntegerLayer):
     """y = conv(DQ(Q(x)), DQ(W), DQ(b)), which onnxruntime fuses to one convolution of integers (``QLinearConv``).
 
     It does where the output is rounded to a grid next: before another such layer, with at most a ReLU or a maximum
@@ -59,8 +59,6 @@ class StaticConv(nn.Module):
         bias: ``[out]``, or ``None``.
     """
 
-    weight: Tensor
-    scale: Tensor
     zero_point: Tensor
     bias: Tensor
     bias_scale: Tensor
@@ -75,16 +73,12 @@ class StaticConv(nn.Module):
         zero_point: Tensor,
         bias: Tensor | None,
     ) -> None:
-        super().__init__()
-        self.convolve, self.input = convolve, input
         # Without one the exporter would write a bias of its own, in floats.
         bias = torch.zeros(len(weight)) if bias is None else bias.float()
         zero_point = zero_point.expand(len(weight)).contiguous()
         scale, bias = bias_steps(weight, scale, zero_point, bias, input.scale)
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale)
-        self.register_buffer("zero_point", zero_point)
-        self.register_buffer("bias", bias)
+        super().__init__(weight, scale, zero_point, bias)
+        self.convolve, self.input = convolve, input
         self.register_buffer("bias_scale", input.scale * scale)
         self.register_buffer("bias_zero_point", torch.zeros(len(weight), dtype=torch.int32))
 
@@ -95,7 +89,7 @@ class StaticConv(nn.Module):
         return self.convolve(self.input(x), dequantize(self.weight, self.scale, self.zero_point, axis=0), bias)
 
 
-class WeightOnlyConv(nn.Module):
+class WeightOnlyConv(IntegerLayer):
     """y = conv(x, W) + b, with weights stored as integers and multiplied as floats.
 
     Args:
@@ -107,11 +101,6 @@ class WeightOnlyConv(nn.Module):
         bias: ``[out]``, or ``None``.
     """
 
-    weight: Tensor
-    scale: Tensor
-    zero_point: Tensor | None
-    bias: Tensor | None
-
     def __init__(
         self,
         convolve: Convolve,
@@ -121,12 +110,8 @@ class WeightOnlyConv(nn.Module):
         zero_point: Tensor | None,
         bias: Tensor | None,
     ) -> None:
-        super().__init__()
+        super().__init__(weight.flatten(1), _rows(scale), None if zero_point is None else _rows(zero_point), bias)
         self.convolve, self.input, self.shape = convolve, input, weight.shape
-        self.register_buffer("weight", weight.flatten(1))
-        self.register_buffer("scale", _rows(scale))
-        self.register_buffer("zero_point", None if zero_point is None else _rows(zero_point))
-        self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = values(self.weight, self.scale, self.zero_point).view(self.shape)

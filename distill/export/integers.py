@@ -18,6 +18,7 @@ __all__ = [
     "DynamicInput",
     "DynamicLinear",
     "IntegerEmbedding",
+    "IntegerLayer",
     "NibbleLinear",
     "StaticInput",
     "StaticLinear",
@@ -97,7 +98,7 @@ class DynamicInput(nn.Module):
         return (q - zero_point) * scale
 
 
-class _Layer(nn.Module):
+class IntegerLayer(nn.Module):
     """Integers with what makes values of them."""
 
     weight: Tensor
@@ -116,7 +117,7 @@ class _Layer(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-class StaticLinear(_Layer):
+class StaticLinear(IntegerLayer):
     """y = DQ(Q(x)) DQ(W) + b, which onnxruntime fuses to one product of integers.
 
     Args:
@@ -142,7 +143,7 @@ class StaticLinear(_Layer):
         return y.squeeze(0) if flat else y
 
 
-class DynamicLinear(_Layer):
+class DynamicLinear(IntegerLayer):
     """y = s_x s_w ((q_x - z_x) (q_w - z_w)) + b, where each token has a scale and zero point of its own.
 
     MatMulInteger knows no zero point a row, so z_x times the columns' sums is subtracted from its product.
@@ -175,7 +176,7 @@ class DynamicLinear(_Layer):
         return self.biased((product.float() - zero_point * self.sums) * (scale * self.scale))
 
 
-class WeightOnlyLinear(_Layer):
+class WeightOnlyLinear(IntegerLayer):
     """y = x W^T + b, with weights stored as integers and multiplied as floats.
 
     Args:
@@ -202,7 +203,7 @@ class WeightOnlyLinear(_Layer):
         return functional.linear(x, values(self.weight, self.scale, self.zero_point), self.bias)
 
 
-class NibbleLinear(_Layer):
+class NibbleLinear(IntegerLayer):
     """The same for weights of at most 4 bits in groups, two to a byte.
 
     ``MatMulNBits``, which multiplies them, is an operator of onnxruntime alone.
@@ -251,7 +252,7 @@ def _nibbles(rows: Tensor) -> Tensor:
     return raised[:, ::2] | (raised[:, 1::2] << 4)
 
 
-class IntegerEmbedding(_Layer):
+class IntegerEmbedding(IntegerLayer):
     """Rows looked up as integers, and then multiplied by their scales.
 
     Args:
