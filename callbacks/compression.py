@@ -8,12 +8,13 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
 from torch import Tensor, nn
 
 from distill.callbacks.steps import StepCallback
 from distill.errors import UserError
 
-__all__ = ["Compression", "compressions", "refuse_twice"]
+__all__ = ["Compression", "compressions", "refuse_rivals", "refuse_twice"]
 
 
 class Compression(StepCallback, ABC):
@@ -44,6 +45,7 @@ class Compression(StepCallback, ABC):
         assert isinstance(student, nn.Module)
         if stage != "fit" and self._prepared is student:
             return  # it is being trained, or finished
+        refuse_rivals(trainer.callbacks)  # type: ignore[attr-defined]
         self._check_order(compressions(trainer))
         self.prepare(student)
         self._prepared = student
@@ -121,6 +123,28 @@ def refuse_twice(callbacks: Iterable[Callback]) -> None:
     if len(set(names)) < len(names):
         mend = "join their targets; per-layer overrides take what differs"
         raise UserError("each of them is given once", key="callbacks", value=names, mend=mend)
+
+
+def refuse_rivals(callbacks: Sequence[Callback]) -> None:
+    """Refuse Lightning's own callbacks that prune or average the student, where they disturb a compression.
+
+    Raises:
+        UserError: naming both.
+    """
+    ours = [index for index, callback in enumerate(callbacks) if isinstance(callback, Compression)]
+    for index, callback in enumerate(callbacks if ours else ()):
+        if isinstance(callback, ModelPruning):
+            rule, mend = "keeps masks and weights under names of its own", "use GradualMagnitudePruning alone"
+        elif isinstance(callback, WeightAveraging):
+            rule, mend = "averages masks and ranges too", "use ExponentialMovingAverage"
+        elif isinstance(callback, StochasticWeightAveraging) and index < ours[-1]:
+            rule, mend = "copies the student before it has the structure that is trained", "let it come last"
+        else:
+            continue
+        names = [type(callbacks[at]).__name__ for at in sorted([index, *ours])]
+        raise UserError(
+            f"beside a compression {type(callback).__name__} {rule}", key="callbacks", value=names, mend=mend
+        )
 
 
 def compressions(trainer: Trainer) -> list[Compression]:

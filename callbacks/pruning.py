@@ -20,7 +20,7 @@ from distill.prune.granularity import Granularity
 from distill.prune.layers import Layer
 from distill.prune.plan import Masks, Plan
 from distill.prune.schedule import CURVES, SparsitySchedule
-from distill.targets import LINEAR
+from distill.targets import LINEAR, of_types
 
 __all__ = ["GradualMagnitudePruning"]
 
@@ -61,17 +61,20 @@ class GradualMagnitudePruning(Compression):
         include: Regular expressions searched in module names; all linear maps and convolutions but the head if
             not given.
         exclude: Likewise, of those to leave out.
-        embeddings: Whether embedding tables are among the modules.
+        types: Names of classes, of ``Linear``, ``Conv1D`` (GPT-2's linear map), ``Conv1d``, ``Conv2d`` and ``Conv3d``:
+            only modules of these are pruned; of all of them if not given.
+        embeddings: Whether embedding tables are among the modules, whatever the ``types``.
         overrides: Regular expression -> final sparsity of the layers in whose name it is found, each of which gets
             a ranking of its own; 0 leaves them. The others reach ``final_sparsity`` among themselves.
-        max_layer_sparsity: In (0, 1]: the most of a layer that a ranking over several may prune.
+        max_layer_sparsity: In (0, 1]: the most of a layer that a ranking over several may prune. No override may lie
+            above it, and with ``scope: layer`` it has no place.
         regrow: In [0, 1): the part of the kept weights that an update may give for pruned ones with the largest
             gradient (Evci 2020); it falls to 0 at ``freeze`` as half a cosine.
         freeze: Moment after which masks do not change; ``end`` if not given. Later than ``end`` is of use with
             ``regrow`` only.
 
     Raises:
-        UserError: if a value is out of range, a pattern is found in no name, or a granularity fits a layer not.
+        UserError: if a value is out of range, a pattern has no effect, or a granularity fits a layer not.
 
     Reference:
         Zhu, Gupta: To prune, or not to prune: exploring the efficacy of pruning for model compression, 2017.
@@ -92,6 +95,7 @@ class GradualMagnitudePruning(Compression):
         criterion: str | Criterion = "magnitude",
         include: list[str] | None = None,
         exclude: list[str] | None = None,
+        types: list[str] | None = None,
         embeddings: bool = False,
         overrides: dict[str, float] | None = None,
         max_layer_sparsity: float = 1.0,
@@ -114,12 +118,13 @@ class GradualMagnitudePruning(Compression):
             )
             if isinstance(scope, str):
                 check_choice("scope", scope, ("global", "layer"))
+            kinds = of_types(KINDS, types, "types")
             self.plan = Plan(
                 final=self.schedule.final,
                 granularity=parsed,
                 criterion=_criterion(criterion),
                 scope=scope,
-                kinds=(*KINDS, nn.Embedding) if embeddings else KINDS,
+                kinds=(*kinds, nn.Embedding) if embeddings else kinds,
                 include=include,
                 exclude=exclude or [],
                 overrides=overrides or {},

@@ -17,13 +17,14 @@ from distill.callbacks.steps import logs_now, total_steps
 from distill.callbacks.temperatures import too_hot
 from distill.errors import TrainingError, UserError
 from distill.quantize.artifact import Store, step_of
-from distill.quantize.choose import check_widths, choose, swap
+from distill.quantize.choose import KINDS, check_widths, choose, swap
 from distill.quantize.figures import figures
 from distill.quantize.layers import QuantizedLayer, quantized_layers
 from distill.quantize.lifecycle import as_float, conclude, find_ranged, follow, start_scales
 from distill.quantize.scheme import ActivationScheme, WeightScheme
 from distill.schedules import check_moment, step_at
 from distill.signals import Request
+from distill.targets import of_types
 
 __all__ = ["QuantizationAwareTraining"]
 
@@ -57,6 +58,8 @@ class QuantizationAwareTraining(Compression):
             found in a name holds.
         include: Regular expressions of the layers to quantise; everything but head and first layer by default.
         exclude: Of those to leave out.
+        types: Names of classes, of ``Linear``, ``Conv1D`` (GPT-2's linear map), ``Conv1d`` and ``Conv2d``: only modules
+            of these are quantised, besides embeddings and what is tied to them; of all of them if not given.
         observe: When observers begin.
         begin: When rounding begins.
         freeze_observers: When observers stop. Where inputs learn their scales, they stop at ``begin`` (but see one
@@ -67,7 +70,7 @@ class QuantizationAwareTraining(Compression):
         store: How the artifact keeps the weights: ``float``, which transformers opens too, or as ``integers``.
 
     Raises:
-        UserError: if the moments contradict each other, or the schemes do not fit the student.
+        UserError: if the moments contradict each other, a pattern has no effect, or the schemes do not fit the student.
 
     Reference:
         Jacob et al.: Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
@@ -84,6 +87,7 @@ class QuantizationAwareTraining(Compression):
         overrides: dict[str, int | WeightScheme | None] | None = None,
         include: list[str] | None = None,
         exclude: list[str] | None = None,
+        types: list[str] | None = None,
         observe: int | float = 0.0,
         begin: int | float = 0.1,
         freeze_observers: int | float = 0.9,
@@ -95,6 +99,7 @@ class QuantizationAwareTraining(Compression):
         self.weights, self.embeddings = weights, embeddings
         self.activations = None if activations is None or activations.kind == "none" else activations
         self.overrides, self.include, self.exclude = overrides or {}, include, exclude or []
+        self.kinds = of_types(KINDS, types, f"{_KEY}.types")
         self.observe, self.begin, self.freeze_observers = observe, begin, freeze_observers
         self.lr_factor, self.float_validation, self.log_layers = lr_factor, float_validation, log_layers
         self.store: Store = store
@@ -164,6 +169,7 @@ class QuantizationAwareTraining(Compression):
             overrides=self.overrides,
             include=self.include,
             exclude=self.exclude,
+            kinds=self.kinds,
             key=_KEY,
         )
         self._layers = swap(student, chosen)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar
@@ -225,7 +226,8 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
         raise UserError(rule, key="trainer.enable_checkpointing", value=False, mend="leave one of them out")
     if checkpoints:
         given["plugins"] = [*_listed(given.get("plugins")), *([] if sharded else [SafeCheckpointIO()])]
-        if SLURMEnvironment.detect():  # its own way of requeueing saves in the middle of a step
+        # Its own way of requeueing saves in the middle of a step. Within a job's step torchrun knows the ranks.
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
             given["plugins"].append(SLURMEnvironment(auto_requeue=False))
         callbacks = _checkpoint(job, callbacks, given)
     try:

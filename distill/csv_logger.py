@@ -63,7 +63,8 @@ class CsvLogger(Guarded, Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         def take() -> None:
             done = None if step is None else step + 1
-            self._waiting.append({"step": done, **{name: float(value) for name, value in metrics.items()}})
+            # In an order of their own: Lightning's depends on whether a sanity check came before.
+            self._waiting.append({"step": done, **{name: float(metrics[name]) for name in sorted(metrics)}})
 
         self._try("take a row", take)
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from torch import nn
 
 from distill import artifact
 from distill import sensitivity as scanning
@@ -21,15 +20,18 @@ from distill.errors import UserError
 from distill.launch import interruptible
 from distill.outcome import outcome, show_scores
 from distill.quantize import ptq
+from distill.quantize.choose import candidates
 from distill.quantize.scheme import ActivationScheme, WeightScheme
 from distill.run import Run
-from distill.sharding import NAME
 from distill.signals import Batch, Request
-from distill.tables import number, wide
+from distill.tables import number, plain_table, wide
 from distill.tasks import Task
 from distill.tracking import track
 
 __all__ = ["evaluate", "quantize", "reopen", "sensitivity"]
+
+_ALONE = {"strategy": "auto", "devices": 1, "num_nodes": 1}
+"""Settings of a trainer that starts no other process."""
 
 
 def reopen(
@@ -39,16 +41,18 @@ def reopen(
     overrides: Sequence[tuple[str, str]] = (),
     allow: Sequence[str] = (),
     with_teacher: bool = True,
+    alone: bool = False,
 ) -> tuple[Run, Job]:
     """A run with its saved student and its data.
 
     Args:
         folder: The run.
         stage: ``validate`` or ``test``.
-        overrides: Keys and YAML texts that replace parts of the run's configuration. A sharded run's student is taken
-            whole, on one device, unless they say otherwise.
+        overrides: Keys and YAML texts that replace parts of the run's configuration. Whatever the run was trained
+            on, the student is taken whole, on one device, unless they say otherwise.
         allow: Packages whose classes it may name, besides our own.
         with_teacher: Whether the teacher is loaded too.
+        alone: Refuse what would have several processes do it, each from the beginning.
 
     Raises:
         UserError: if there is no such run, it has no student, or its data cannot be read.
@@ -59,12 +63,15 @@ def reopen(
         raise UserError(rule, key="RUN", value=str(folder), mend=f"let it finish: distill resume {folder}")
     config = run.config
     described = _take_student(config, run)
-    if config["trainer"].get("strategy") == NAME:  # its saved student is whole, and what is done to it here wants that
-        config["trainer"] |= {"strategy": "auto", "devices": 1, "num_nodes": 1}
+    config["trainer"] |= _ALONE
     if not with_teacher:
         config["model"] |= {"teacher": None, "losses": [{"class_path": "CrossEntropy"}]}
     for key, text in overrides:
         apply_override(config, key, parse_value(text, f"--{key}"))
+    if alone:
+        for name, one in _ALONE.items():
+            if (value := config["trainer"][name]) != one:
+                raise UserError("this is done by one process", key=f"trainer.{name}", value=value, mend="leave it out")
     job = build(config, allow=allow, stage=stage)
     if not described:
         artifact.load(run.student, job.module.student)
@@ -156,10 +163,8 @@ def quantize(
     """
     if calibrate < 1:
         raise UserError("must be at least 1", key="--calibrate", value=calibrate, mend="256 are usually enough")
-    run, job = reopen(folder, "validate", overrides=overrides, allow=allow)
+    run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True)
     _refuse_quantized(job, folder, "quantise")
-    if job.config["trainer"].get("strategy") == NAME:
-        raise UserError("scales are of whole weights", key="trainer.strategy", value=NAME, mend="leave it out")
     elsewhere = any(key == "runs" for key, _ in overrides)
     root = job.config["runs"] if elsewhere else run.folder.parents[1]
     new = Run.plan(root, f"{run.name}-quantized", run_id)
@@ -255,35 +260,36 @@ def sensitivity(
         if not low <= value <= high:
             rule = f"must lie between {low:g} and {high:g}"
             raise UserError(rule, key=key, value=value, mend="choose another")
-    run, job = reopen(folder, "validate", overrides=overrides, allow=allow, with_teacher=False)
+    run, job = reopen(folder, "validate", overrides=overrides, allow=allow, with_teacher=False, alone=True)
     student, task = job.module.student, job.module.task
     _refuse_quantized(job, folder, "scan")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student.to(device)
     batches = _first(job.data.val_dataloader(), task, samples, device)
     console = wide()
-    shared = scanning.layers(student)
     metric, points = scanning.scan(student, task, batches, progress=lambda tries: track(tries, "tried", console))
     written = Path(output) if output is not None else run.folder / "sensitivity"
     written.mkdir(parents=True, exist_ok=True)
     scanning.write(points, written / "points.csv")
-    scanning.draw(points, written / "sensitivity.png")
-    (written / "overrides.yaml").write_text(_overrides(run, points, shared, sparsity, bits), encoding="utf-8")
-    _show_points(f"{run.name} {run.id}: {task.monitor} {number(metric)} as it is", points, console)
+    scanning.draw(points, written / "sensitivity.png", metric=metric, task=task)
+    (written / "overrides.yaml").write_text(_overrides(run, student, points, sparsity, bits), encoding="utf-8")
+    title = f"{run.name} {run.id}: {task.monitor} {number(metric)} as it is"
+    _show_points(title, "divergence, nats", points, lambda point: f"{point.divergence:.2g}", console)
+    _show_points(title, task.monitor, points, lambda point: number(point.metric), console)
     print(f"{written}: points.csv, sensitivity.png, overrides.yaml")
     return written
 
 
-def _overrides(
-    run: Run, points: Sequence[scanning.Point], shared: Mapping[str, Sequence[str]], sparsity: float, bits: float
-) -> str:
+def _overrides(run: Run, student: nn.Module, points: Sequence[scanning.Point], sparsity: float, bits: float) -> str:
     """The YAML that gives each layer what it minds least."""
+    shared, rounded = scanning.layers(student), candidates(student, key="sensitivity")
 
-    def exactly(chosen: Mapping[str, float]) -> dict[str, float]:
+    def exactly(kind: scanning.Kind, target: float, taken: Container[str]) -> dict[str, float]:
+        chosen = scanning.overrides([point for point in points if point.layer in taken], kind, target)
         return {f"^{re.escape(name)}$": level for first, level in chosen.items() for name in shared[first]}
 
-    sparse = exactly(scanning.overrides(points, "sparsity", sparsity))
-    narrow = {name: int(level) for name, level in exactly(scanning.overrides(points, "bits", bits)).items()}
+    sparse = exactly("sparsity", sparsity, shared)
+    narrow = {name: int(level) for name, level in exactly("bits", bits, rounded).items()}
     callbacks = [
         {"class_path": "GradualMagnitudePruning", "init_args": {"final_sparsity": sparsity, "overrides": sparse}},
         {"class_path": "QuantizationAwareTraining", "init_args": {"overrides": narrow}},
@@ -291,19 +297,22 @@ def _overrides(
     head = (
         f"# Of each layer of {run.name} as much as it minds least: mean sparsity {sparsity:g}, mean bits {bits:g}.\n"
         "#   distill fit -c RECIPE -c overrides.yaml\n# Drop the callback that is not wanted.\n"
+        "# It replaces RECIPE's callbacks: to keep those, copy `overrides` into them, less the layers they exclude.\n"
     )
-    return head + dump({"callbacks": callbacks})
+    return head + dump({"callbacks": callbacks if narrow else callbacks[:1]})  # no layer may be one to round
 
 
-def _show_points(title: str, points: Sequence[scanning.Point], console: Console) -> None:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("divergence, nats")
+def _show_points(
+    title: str, what: str, points: Sequence[scanning.Point], shown: Callable[[scanning.Point], str], console: Console
+) -> None:
+    table = plain_table(title)
+    table.add_column(what)
     columns = list(dict.fromkeys((point.kind, point.level) for point in points))
-    for kind, level in columns:
-        table.add_column(f"{level:.0%} pruned" if kind == "sparsity" else f"{level:g} bits", justify="right")
-    layers: dict[str, dict[tuple[str, float], float]] = {}
+    for kind, level in columns:  # two lines, so that long names of layers fit beside them
+        table.add_column(f"{level:.0%}\npruned" if kind == "sparsity" else f"{level:g}\nbits", justify="right")
+    layers: dict[str, dict[tuple[str, float], str]] = {}
     for point in points:
-        layers.setdefault(point.layer, {})[point.kind, point.level] = point.divergence
+        layers.setdefault(point.layer, {})[point.kind, point.level] = shown(point)
     for layer, line in layers.items():
-        table.add_row(layer, *(f"{line[column]:.2g}" for column in columns))
+        table.add_row(layer, *(line[column] for column in columns))
     console.print(table)

@@ -202,11 +202,16 @@ class Distillation(LightningModule):
         return objective * self.trainer.accumulate_grad_batches  # undoes Lightning's division
 
     def _log_terms(self, objective: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
-        values: dict[str, Any] = {"train/loss": objective.detach()}
-        for loss in self._losses():
+        means = torch.stack([objective.detach().float(), *(mean.float() for mean in terms.values())])
+        if self.trainer.world_size > 1:  # of the predictions of all ranks, as the gradient is
+            sums = torch.cat([means * batch.count, batch.count[None]])
+            torch.distributed.all_reduce(sums)
+            means = sums[:-1] / sums[-1].clamp(min=1)
+        values: dict[str, Any] = {"train/loss": means[0]}
+        for loss, mean in zip(self._losses(), means[1:], strict=True):
             weight = loss.weight(batch.step, batch.total_steps)
-            values[f"train/{loss.name}"] = terms[loss.name]
-            values[f"train/{loss.name}_weighted"] = weight * terms[loss.name]
+            values[f"train/{loss.name}"] = mean
+            values[f"train/{loss.name}_weighted"] = weight * mean
         values["train/learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict(values, batch_size=batch.size)
         self.log("loss", values["train/loss"], prog_bar=True, logger=False, batch_size=batch.size)

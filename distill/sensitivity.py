@@ -23,12 +23,12 @@ from distill.signals import Batch, Request
 from distill.targets import select
 from distill.tasks.base import Task
 
-__all__ = ["BITS", "SPARSITIES", "Point", "draw", "layers", "overrides", "scan", "write"]
+__all__ = ["BITS", "SPARSITIES", "Kind", "Point", "draw", "layers", "overrides", "scan", "write"]
 
 Kind = Literal["sparsity", "bits"]
 _Try = tuple[str, nn.Module, Kind, float]
 
-SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
+SPARSITIES = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95)
 BITS = (8, 6, 4, 3, 2)
 
 
@@ -172,7 +172,7 @@ def overrides(points: Sequence[Point], kind: Kind, target: float) -> dict[str, f
     """
     curves: dict[str, list[tuple[float, float]]] = {}
     levels: dict[str, list[float]] = {}
-    whole = 0.0 if kind == "sparsity" else float(max(p.level for p in points if p.kind == "bits"))
+    whole = 0.0 if kind == "sparsity" else max((p.level for p in points if p.kind == "bits"), default=0.0)
     for point in sorted(
         (p for p in points if p.kind == kind), key=lambda p: p.level if kind == "sparsity" else -p.level
     ):
@@ -194,29 +194,55 @@ def write(points: Sequence[Point], path: str | Path) -> None:
         table.writerows(asdict(point) for point in points)
 
 
-def draw(points: Sequence[Point], path: str | Path) -> None:
-    """Draw divergence against sparsity and against bits, a line a layer, the most sensitive ones named."""
+def draw(points: Sequence[Point], path: str | Path, *, metric: float, task: Task) -> None:
+    """Draw divergence (above) and metric (below) against sparsity and against bits, a line a layer.
+
+    The layers that mind either most are named, and have the same colours in all four panels.
+
+    Args:
+        points: Of :func:`scan`.
+        path: Of the picture.
+        metric: Of the model as it is.
+        task: Whose metric it is.
+    """
     from distill.plots import figure, save
 
-    drawn = figure(11, 4.5)
-    for panel, kind in zip(drawn.subplots(1, 2, sharey=True), ("sparsity", "bits"), strict=True):
-        lines: dict[str, list[Point]] = {}
-        for point in points:
-            if point.kind == kind:
-                lines.setdefault(point.layer, []).append(point)
-        worst = sorted(lines, key=lambda name: -max(p.divergence for p in lines[name]))[:5]
+    kinds: tuple[Kind, ...] = ("sparsity", "bits")
+    curves = {kind: _curves(points, kind) for kind in kinds}
+    most = [name for lines in curves.values() for name in sorted(lines, key=lambda name: -_most(lines[name]))[:3]]
+    colours = {name: f"C{number}" for number, name in enumerate(dict.fromkeys(most))}
+    drawn = figure(11, 8)
+    panels = drawn.subplots(2, 2, sharex="col", sharey="row")
+    for (above, below), (kind, lines) in zip(panels.T, curves.items(), strict=True):
         for name, line in lines.items():
-            at, cost = [p.level for p in line], [max(p.divergence, 1e-7) for p in line]
-            named = name in worst
-            panel.plot(
-                at, cost, marker=".", label=name if named else None, color=None if named else "0.8", zorder=named
-            )
-        panel.set_yscale("log")
-        panel.set_xlabel("sparsity of the layer" if kind == "sparsity" else "bits of the layer's weights")
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize=7)
+            style = {"marker": ".", "color": colours.get(name, "0.8"), "zorder": 3 if name in colours else 2}
+            above.plot([p.level for p in line], [max(p.divergence, 1e-7) for p in line], **style)
+            whole = [(0.0, metric)] if kind == "sparsity" else []
+            at, values = zip(*whole, *((p.level, p.metric) for p in line), strict=True)
+            below.plot(at, values, label=name if name in colours else None, **style)
         if kind == "bits":
-            panel.invert_xaxis()
-        else:
-            panel.set_ylabel("divergence from the model as it was, nats")
+            below.axhline(metric, color="0.3", linestyle="--", label="the model as it is")
+            below.invert_xaxis()
+        below.set_xlabel("sparsity of the layer" if kind == "sparsity" else "bits of the layer's weights")
+        below.legend(fontsize=7)
+    panels[0, 0].set_yscale("log")
+    panels[0, 0].set_ylabel("divergence from the model as it is, nats")
+    panels[1, 0].set_ylabel(task.monitor)
+    if task.mode == "min":  # a perplexity may grow a thousandfold, beside which nothing else would be seen
+        panels[1, 0].set_yscale("log")
+    for panel in panels.flat:
+        panel.grid(alpha=0.3)
     save(drawn, path)
+
+
+def _curves(points: Iterable[Point], kind: Kind) -> dict[str, list[Point]]:
+    """Layer -> its points."""
+    lines: dict[str, list[Point]] = {}
+    for point in points:
+        if point.kind == kind:
+            lines.setdefault(point.layer, []).append(point)
+    return lines
+
+
+def _most(line: Iterable[Point]) -> float:
+    return max(point.divergence for point in line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import nn
@@ -12,10 +12,24 @@ from transformers.pytorch_utils import Conv1D
 
 from distill.errors import UserError, nearest
 
-__all__ = ["LINEAR", "Conv1D", "check_overrides", "head", "matching", "override", "select"]
+__all__ = [
+    "CHOOSE",
+    "LINEAR",
+    "Conv1D",
+    "check_overrides",
+    "check_pattern",
+    "head",
+    "matching",
+    "of_types",
+    "override",
+    "select",
+]
 
 LINEAR = (nn.Linear, Conv1D)
 """Linear maps; GPT-2's ``Conv1D`` is one whose weight is stored transposed, ``[in, out]``."""
+
+CHOOSE = "leave it out, or have them chosen by include (['.'] takes the head too), exclude, types and embeddings"
+"""The mend of a pattern that is found in modules which are not chosen."""
 
 T = TypeVar("T")
 
@@ -32,6 +46,25 @@ def head(model: nn.Module) -> set[str]:
         return {name for name, _ in model.named_modules() if name and name.split(".")[0] != base}
     layers = [name for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))]
     return set(layers[-1:])
+
+
+def of_types(kinds: tuple[type[nn.Module], ...], names: Sequence[str] | None, key: str) -> tuple[type[nn.Module], ...]:
+    """Those of ``kinds`` whose class has one of these names, to the letter: ``Conv1D`` is not ``Conv1d``.
+
+    Args:
+        kinds: All that can be compressed.
+        names: Of the wanted ones; all of them if ``None``.
+        key: Where the names stand in the configuration.
+
+    Raises:
+        UserError: if there is no such kind (with the nearest).
+    """
+    known = {kind.__name__: kind for kind in kinds}
+    for index, name in enumerate(names or ()):
+        if name not in known:
+            rule = f"is no type that can be compressed here: {', '.join(known)}"
+            raise UserError(rule, key=f"{key}.{index}", value=name, mend=nearest(name, known))
+    return kinds if names is None else tuple(known[name] for name in dict.fromkeys(names))
 
 
 def matching(model: nn.Module, pattern: str, key: str) -> set[str]:
@@ -64,17 +97,22 @@ def select(
     Args:
         model: The student.
         types: Kinds of modules.
-        include: Regular expressions searched in names; all modules of these types but the head if not given.
-        exclude: Likewise, of those to leave out.
+        include: Regular expressions searched in names, each to be found in that of a module of these types; all of them
+            but the head if not given.
+        exclude: Likewise, of those to leave out; these may be found anywhere.
         key: Where the patterns stand in the configuration: ``<key>.include.0``.
         with_head: Whether the head is among them where ``include`` is not given.
 
     Raises:
-        UserError: if a pattern is found in no name, or nothing is left.
+        UserError: if a pattern is found in no such name, or nothing is left.
     """
     wanted: set[str] | None = None
     if include is not None:
-        wanted = set().union(*(matching(model, p, f"{key}.include.{i}") for i, p in enumerate(include)))
+        able = {name for name, module in model.named_modules() if isinstance(module, types)}
+        mend = f"name modules of type {_listed(types)}"
+        wanted = set().union(
+            *(check_pattern(model, p, able, f"{key}.include.{i}", mend) for i, p in enumerate(include))
+        )
     dropped = set().union(*(matching(model, p, f"{key}.exclude.{i}") for i, p in enumerate(exclude)))
     if wanted is None and not with_head:
         dropped |= head(model)
@@ -84,9 +122,8 @@ def select(
         if isinstance(module, types) and name not in dropped and (wanted is None or name in wanted)
     }
     if not chosen:
-        kinds = " or ".join(kind.__name__ for kind in types)
         raise UserError(
-            f"no module of the student is chosen ({kinds})",
+            f"no module of the student is chosen ({_listed(types)})",
             key=key,
             mend="widen include, or exclude less",
         )
@@ -102,11 +139,52 @@ def override(name: str, overrides: Mapping[str, T] | None, default: T) -> T:
     return found
 
 
-def check_overrides(model: nn.Module, overrides: Mapping[str, Any] | None, key: str) -> None:
-    """Refuse patterns that are found in no module's name.
+def check_pattern(model: nn.Module, pattern: str, chosen: Collection[str], key: str, mend: str) -> set[str]:
+    """Refuse a pattern that would have no effect.
+
+    Args:
+        model: The student.
+        pattern: A regular expression.
+        chosen: Names of the modules on which it has one.
+        key: Where the pattern stands in the configuration.
+        mend: What to do where it is found in other modules only.
+
+    Returns:
+        Names of the modules in which it is found.
 
     Raises:
-        UserError: with the nearest names.
+        UserError: as :func:`matching`, or if it is found in no name of those chosen.
+    """
+    found = matching(model, pattern, key)
+    if found.isdisjoint(chosen):
+        weighted = [
+            n for n, m in model.named_modules() if n in found and any(True for _ in m.parameters(recurse=False))
+        ]
+        names = weighted or sorted(found)
+        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+        rule = f"is found only in modules that are not compressed: {', '.join(names[:2])}{more}"
+        raise UserError(rule, key=key, value=pattern, mend=mend)
+    return found
+
+
+def check_overrides(model: nn.Module, overrides: Mapping[str, Any] | None, chosen: Collection[str], key: str) -> None:
+    """Refuse patterns without effect.
+
+    Args:
+        model: The student.
+        overrides: Regular expression -> what holds for the modules in whose name it is found.
+        chosen: Names of the modules that are compressed.
+        key: Where the patterns stand in the configuration.
+
+    Raises:
+        UserError: as :func:`check_pattern`.
     """
     for pattern in overrides or {}:
-        matching(model, pattern, f"{key}.{pattern}")
+        try:
+            check_pattern(model, pattern, chosen, key, CHOOSE)
+        except UserError as error:  # the pattern is a key here, and no value
+            raise UserError(error.rule, key=f"{key}.{pattern}", mend=error.mend) from error
+
+
+def _listed(types: Sequence[type[nn.Module]]) -> str:
+    return " or ".join(kind.__name__ for kind in types) or "of no type"

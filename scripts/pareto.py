@@ -3,15 +3,16 @@
 
     python scripts/pareto.py runs/sst2-alone/seed-0 runs/sst2-prune80-int8/seed-0 ... --out pareto.png
 
-Each run must have been exported (``distill export RUN --to onnx`` or ``onnx-int8``); of two exports the one in integers
-counts. Latency is a ratio to that of the float teacher (the float student's, of a run without one), measured in turn
-with it, so figures of different moments compare.
+Where they had a teacher it is there too. Each run must have been exported (``distill export RUN --to onnx`` or
+``onnx-int8``); of two exports the one in integers counts. Latency is a ratio to that of the float teacher (the float
+student's, of a run without one), measured in turn with it, so figures of different moments compare.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ class Exported:
         bytes: Of the export's model.
         reference: What the export was timed against: the float teacher, or the float student.
         speed: Times as fast as the reference.
+        teacher: What the reference scored and weighs, where it is the teacher.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Exported:
     bytes: int
     reference: str
     speed: float
+    teacher: tuple[float, int] | None = None
 
     @classmethod
     def of(cls, folder: str) -> Exported:
@@ -64,8 +67,9 @@ class Exported:
             raise UserError(rule, key="RUN", value=folder, mend="leave it out")
         result, latency, reference = run.result, report["latency_ms"], report["reference"]["name"]
         metric, speed = result["monitor"], latency[reference] / latency["export"]
-        score = result["scores"]["student"][metric]
-        return cls(run.name, metric, result["mode"], score, report["bytes"], reference, speed)
+        score, teacher = result["scores"]["student"][metric], result["scores"].get("teacher", {}).get(metric)
+        above = None if teacher is None else (teacher, report["reference"]["bytes"])
+        return cls(run.name, metric, result["mode"], score, report["bytes"], reference, speed, above)
 
 
 def check_alike(found: Sequence[Exported]) -> None:
@@ -106,6 +110,9 @@ def main() -> None:
     found = [Exported.of(folder) for folder in arguments.runs]
     check_alike(found)
     mode, reference = found[0].mode, found[0].reference
+    if found[0].teacher is not None:
+        score, weight = found[0].teacher
+        found.append(Exported("teacher", found[0].metric, mode, score, weight, reference, 1.0))
     table = Table("run", found[0].metric, "MB", f"times as fast as {reference}")
     for one in found:
         table.add_row(one.name, f"{one.score:.4f}", f"{one.bytes / 1e6:.1f}", f"{one.speed:.2f}")
@@ -140,4 +147,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"pareto: error: {error}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from transformers import AutoTokenizer
 
 import distill
 from distill import config as configuration
+from distill.export.report import megabytes
 from distill.export.run import export
 from distill.launch import fit
 from distill.paths import resolve
@@ -85,11 +87,21 @@ def table(runs: dict[str, dict[str, Any]]) -> Table:
     return made
 
 
-def main() -> None:
+def shipped(report: dict[str, Any]) -> str:
+    """The export's file, size and speed, beside those of what it was measured against."""
+    other, taken = report["reference"], report["latency_ms"]
+    return (
+        f"{report['folder']}/model.onnx runs in onnxruntime: {megabytes(report['bytes'])}, "
+        f"{other['bytes'] / report['bytes']:.1f} times smaller than {other['name']}, and "
+        f"{taken[other['name']] / taken['export']:.1f} times as fast (one thread, batch 1)."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", default="runs")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     console = Console(width=None if Console().is_terminal else 120)
     started = time.perf_counter()
 
@@ -100,7 +112,7 @@ def main() -> None:
     compressed = train("3/3  distilled on, 80 % pruned, int8", COMPRESSED, console, **common, **start)
     console.rule("export")
     console.print(f"$ distill export {compressed.folder} --to onnx-int8")
-    export(compressed.folder, "onnx-int8")
+    exported = export(compressed.folder, "onnx-int8")
 
     console.rule("result")
     students = {"student, alone": alone, "student, distilled": distilled, "student, 80 % pruned, int8": compressed}
@@ -111,6 +123,7 @@ def main() -> None:
         text = Text(PROMPT, style="dim") + Text(complete(distill.load(folder), tokenizer))
         console.print(Panel(text, title=name, title_align="left"))
     console.print(f"The students are in {distilled.student} and {compressed.student}: distill.load(folder) opens them.")
+    console.print(shipped(exported))
     console.print(f"{time.perf_counter() - started:.0f} s in all.")
 
 

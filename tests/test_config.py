@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from distill.build import resolve
 from distill.config import apply_override, dump, find_file, load, merge, parse_yaml, read_file, recipes, split_override
 from distill.errors import UserError
 from distill.scrub import HIDDEN, is_secret, refuse_hidden, scrub
@@ -135,6 +137,41 @@ def test_every_recipe_opens_with_its_command_and_is_a_mapping() -> None:
         assert head[0].startswith("# ")
         assert any("distill fit -c " in line and name in line.split() for line in head[:4]), name
         assert read_file(path)
+
+
+# ---------------------------------------------------------------------- as a run keeps it
+
+
+def read_again(kept: dict[str, Any], file: Path) -> None:
+    """Requires that a resolved configuration is written, read and resolved to itself, types and order included."""
+    text = dump(kept)
+    config = load([write(file, text)])
+    assert config == kept
+    assert dump(config) == text
+    assert dump(resolve(config)) == text
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_what_a_run_of_a_recipe_keeps_is_the_same_run_again(name: str, tmp_path: Path) -> None:
+    below = ["sst2/prune80-int8"] if name == "sst2/labels-only" else []
+    read_again(resolve(load([*below, name])), tmp_path / "config.yaml")
+
+
+def test_what_a_run_has_kept_is_the_same_run_again(
+    base: dict[str, Any], fitted: Callable[..., Path], tmp_path: Path
+) -> None:
+    pruning = {"final_sparsity": 0.5, "begin": 0.0, "end": 0.5, "every_n_steps": 1, "exclude": ["pooler"]}
+    quantization = {"observe": 0.25, "begin": 0.5, "weights": {"bits": 4, "learned": True}}
+    base["callbacks"] = [
+        {"class_path": "GradualMagnitudePruning", "init_args": pruning},
+        {"class_path": "QuantizationAwareTraining", "init_args": quantization},
+        {"class_path": "pytorch_lightning.callbacks.EarlyStopping", "init_args": {"monitor": "val/f1"}},
+        "Last",
+    ]
+    base["logging"]["wandb"] = {"project": "12:30", "mode": "disabled"}
+    Path("base.yaml").write_text(dump(base))
+    run = fitted("--trainer.max_steps", "8", "--trainer.max_time", "'00:01:00:00'")
+    read_again(read_file(run / "config.yaml"), tmp_path / "again.yaml")
 
 
 # ---------------------------------------------------------------------- overrides

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -11,9 +12,10 @@ from torch import nn
 from torchmetrics import Metric
 from transformers.pytorch_utils import Conv1D
 
+from distill import plots
 from distill.sensitivity import Point, draw, layers, overrides, pruned, rounded, scan, write
 from distill.signals import Batch
-from distill.tasks import Plain
+from distill.tasks import MaskedLM, Plain
 
 
 def net() -> nn.Module:
@@ -50,6 +52,33 @@ def test_each_point_is_the_model_with_one_layer_compressed_by_hand() -> None:
     expected = (reference * numpy.log(reference / found)).sum(1).mean()
     assert points[2].divergence == pytest.approx(expected, rel=1e-4)
     assert points[2].weights == 100
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_the_metric_is_of_the_model_with_one_layer_compressed_by_hand(layer: int) -> None:
+    inputs = torch.randn(2, 20, 6, generator=torch.Generator().manual_seed(2))
+    labels = net()(inputs).argmax(-1)
+    labels[:, 0] = (labels[:, 0] + 1) % 3  # of 40 it has 38 right
+    data = [Batch({"input": x}, labels=y, ids=list(range(20))) for x, y in zip(inputs, labels, strict=True)]
+    whole, points = scan(net(), Plain(), data, sparsities=[0.25, 0.9], bits=[3, 2])
+
+    def accuracy(weight: Any) -> float:
+        by_hand: Any = net()
+        by_hand[layer].weight.data = torch.tensor(weight)
+        rows = zip(by_hand(inputs).flatten(0, 1).tolist(), labels.flatten().tolist(), strict=True)
+        return sum(logits.index(max(logits)) == label for logits, label in rows) / 40
+
+    weight = net().get_submodule(str(layer)).get_parameter("weight").detach().numpy()
+    size, expected = numpy.abs(weight), [accuracy(weight)]
+    for gone in (0.25, 0.9):
+        least = numpy.sort(size.ravel())[: round(gone * size.size)]
+        expected.append(accuracy(numpy.where(numpy.isin(size, least), 0, weight)))
+    for most in (3, 1):
+        step = size.max(1, keepdims=True) / most
+        expected.append(accuracy(numpy.round(weight / step) * step))
+    assert expected[0] == 0.95
+    assert len(set(expected)) > 2
+    assert [whole, *(p.metric for p in points if p.layer == str(layer))] == pytest.approx(expected)
 
 
 def test_a_weight_that_layers_share_is_scanned_once() -> None:
@@ -120,10 +149,48 @@ def test_what_minds_least_gives_most_and_the_target_is_reached() -> None:
         overrides(points(), "sparsity", 0.95)
 
 
-def test_points_are_written_and_drawn(tmp_path: Path) -> None:
+def test_points_are_written(tmp_path: Path) -> None:
     write(points(), tmp_path / "points.csv")
     lines = (tmp_path / "points.csv").read_text().splitlines()
     assert lines[0] == "layer,weights,kind,level,metric,divergence"
     assert lines[1] == "a,100,sparsity,0.5,0.9,0.25"
-    draw(points(), tmp_path / "points.png")
-    assert (tmp_path / "points.png").stat().st_size > 10_000
+
+
+def test_the_picture_has_divergence_and_metric_against_sparsity_and_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "save", lambda figure, _: drawn.append(figure))
+    made = [Point(f"{i}", 9, "sparsity", at, 0.8 - at * i / 10, i * at) for i in range(8) for at in (0.5, 0.9)]
+    made += [Point(f"{i}", 9, "bits", at, 0.8 - i / at / 10, i / at) for i in range(8) for at in (8, 2)]
+    draw(made, tmp_path / "points.png", metric=0.8, task=Plain())
+    drawn[0].savefig(tmp_path / "points.png")  # what cannot be laid out fails here
+    divergence, divergence_of_bits, metric, metric_of_bits = drawn[0].axes
+    assert divergence.get_ylabel() == "divergence from the model as it is, nats"
+    assert (metric.get_ylabel(), metric.get_yscale()) == ("accuracy", "linear")
+    assert (metric.get_xlabel(), metric_of_bits.get_xlabel()) == (
+        "sparsity of the layer",
+        "bits of the layer's weights",
+    )
+    for panel, expected in (
+        (divergence, [[0.5, 3.5], [0.9, 6.3]]),
+        (divergence_of_bits, [[8, 7 / 8], [2, 3.5]]),
+        (metric, [[0, 0.8], [0.5, 0.45], [0.9, 0.17]]),
+        (metric_of_bits, [[8, 0.8 - 0.7 / 8], [2, 0.45]]),
+    ):
+        numpy.testing.assert_allclose(panel.lines[7].get_xydata(), expected, atol=1e-12)
+    whole = metric_of_bits.lines[8]
+    assert (whole.get_linestyle(), set(whole.get_ydata())) == ("--", {0.8})
+    colours = [[str(line.get_color()) for line in panel.lines[:8]] for panel in drawn[0].axes]
+    assert colours == [colours[0]] * 4
+    assert len(set(colours[0][5:])) == 3
+    assert set(colours[0][:5]) == {"0.8"}
+    for panel in (metric, metric_of_bits):
+        assert {text.get_text() for text in panel.get_legend().get_texts()} - {"the model as it is"} == {"5", "6", "7"}
+
+
+def test_a_metric_that_may_explode_has_a_logarithmic_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "save", lambda figure, _: drawn.append(figure))
+    draw(points(), tmp_path / "points.png", metric=20.0, task=MaskedLM())
+    assert (drawn[0].axes[2].get_ylabel(), drawn[0].axes[2].get_yscale()) == ("perplexity", "log")

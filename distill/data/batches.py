@@ -6,6 +6,9 @@ Here the position is the trainer's own count of batches and nothing is stored, s
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -18,7 +21,7 @@ from distill.data.draws import order
 from distill.data.features import Key
 from distill.errors import UserError
 
-__all__ = ["EvaluationBatches", "Loader", "TrainingBatches"]
+__all__ = ["EvaluationBatches", "Loader", "TrainingBatches", "heed_parent_alone"]
 
 _Rows = NDArray[np.int64]
 _MEGA = 64  # batches sorted by length together: enough to leave little padding, few enough to stay random
@@ -138,6 +141,26 @@ class EvaluationBatches(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         for rows in self.batches:
             yield [(0, row) for row in rows.tolist()]
+
+
+def heed_parent_alone(worker: int) -> None:
+    """Have this process, a loader's worker, end on SIGTERM only where the process that it works for has sent it, and
+    never on SIGINT.
+
+    A scheduler tells all processes of a job to stop, and a terminal interrupts them all. The one that trains finishes
+    its step or its validation first, and still needs batches for that.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class Loader(DataLoader[Any]):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningDataModule
 
-from distill.data.batches import EvaluationBatches, Loader, TrainingBatches
+from distill.data.batches import EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
 from distill.data.features import Samples
 from distill.data.packing import PackedSamples
 from distill.data.rows import Rows, read_rows
@@ -255,6 +255,7 @@ class TextData(LightningDataModule):
             batch_sampler=batches,
             collate_fn=_Collate(self.task, self.tokenizer),
             num_workers=self.num_workers,
+            worker_init_fn=heed_parent_alone,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )

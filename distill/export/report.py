@@ -13,7 +13,7 @@ from rich.table import Table
 
 from distill.tables import number, wide
 
-__all__ = ["show", "sizes"]
+__all__ = ["megabytes", "show", "sizes"]
 
 _BLOCK = 1 << 20
 

@@ -65,7 +65,7 @@ def export(
     """
     check_name(to)
     isa = host_isa() if isa is None else check_isa(isa)
-    run, job = reopen(folder, "validate", overrides=overrides, allow=allow)
+    run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True)
     student = job.module.student.eval()
     check_student(to, student)
     target = Path(output) if output is not None else run.folder / "exports" / to

@@ -180,6 +180,6 @@ def _found(pattern: str, layers: Sequence[Layer], key: str) -> list[Layer]:
     except re.error as error:
         raise UserError(f"not a regular expression ({error})", key=key, value=pattern, mend="mend it") from error
     if not found:
-        rule = "found in the name of no layer that is pruned and in no earlier group"
+        rule = "found in the name of no layer that overrides and earlier groups have left"
         raise UserError(rule, key=key, value=pattern, mend=nearest(pattern, names))
     return found

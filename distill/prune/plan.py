@@ -14,7 +14,7 @@ from distill.prune.criteria import Criterion
 from distill.prune.granularity import Granularity, as_matrix
 from distill.prune.layers import MASK, Layer, Ranking, rankings
 from distill.prune.schedule import check_sparsity
-from distill.targets import check_overrides, override, select
+from distill.targets import CHOOSE, check_overrides, check_pattern, override, select
 
 __all__ = ["Masks", "Plan"]
 
@@ -32,7 +32,7 @@ class Plan:
         include: Regular expressions searched in their names; all but the head if ``None``.
         exclude: Likewise, of those to leave out.
         overrides: Regular expression -> final sparsity of the layers in whose name it is found.
-        max_layer_sparsity: The most of one layer that a ranking over several prunes.
+        max_layer_sparsity: The most of one layer that is pruned, where a ranking is over several.
         regrow: The part of the kept weights that an update may give for pruned ones.
 
     Raises:
@@ -61,8 +61,21 @@ class Plan:
         if not 0 < self.max_layer_sparsity <= 1:
             rule, mend = "must lie in (0, 1]", "1.0 allows that a layer is pruned away"
             raise UserError(rule, key="max_layer_sparsity", value=self.max_layer_sparsity, mend=mend)
+        self._check_cap()
         if not 0 <= self.regrow < 1:
             raise UserError("must lie in [0, 1)", key="regrow", value=self.regrow, mend="write 0.3, or 0 for none")
+
+    def _check_cap(self) -> None:
+        """Refuse a cap where a layer is ranked by itself, and so would not feel it."""
+        cap = self.max_layer_sparsity
+        if cap < 1 and self.scope == "layer":
+            rule = "with a ranking for each layer (scope: layer) there is nothing to prune elsewhere instead"
+            mend = "set scope: global, or lower final_sparsity"
+            raise UserError(rule, key="max_layer_sparsity", value=cap, mend=mend)
+        for pattern, value in self.overrides.items():
+            if value > cap:
+                rule, mend = f"lies above max_layer_sparsity, {cap:g}", "lower this one, or raise that one"
+                raise UserError(rule, key=f"overrides.{pattern}", value=value, mend=mend)
 
     def _check_groups(self) -> None:
         """Of n:m, whose sparsity is given by itself."""
@@ -84,15 +97,18 @@ class Plan:
             key: Where the settings stand in the configuration.
 
         Raises:
-            UserError: if a pattern is found in no name, the names of one tied weight are given different sparsities, or
-                the granularity or the criterion fits a layer not.
+            UserError: if a pattern has no effect, the names of one tied weight are given different sparsities, or the
+                granularity or the criterion fits a layer not.
         """
         chosen = select(student, self.kinds, self.include, self.exclude, key=key)
-        check_overrides(student, self.overrides, f"{key}.overrides")
         layers: dict[int, Layer] = {}
         for layer in (Layer(name, module) for name, module in chosen.items()):
             layers.setdefault(id(layer.weight), layer)  # tied weights have one mask
-        own = self._own(student, layers, f"{key}.overrides")
+        names = {n: layers[id(w)] for n, m in student.named_modules() if id(w := m._parameters.get("weight")) in layers}
+        check_overrides(student, self.overrides, names, f"{key}.overrides")
+        for index, pattern in enumerate(() if isinstance(self.scope, str) else self.scope):
+            check_pattern(student, pattern, names, f"{key}.scope.{index}", CHOOSE)
+        own = self._own(names, f"{key}.overrides")
         pruned = [layer for layer in layers.values() if own.get(layer.name) != 0]
         if not pruned:
             rule, mend = "leave no layer to prune", "give one of them a sparsity above 0"
@@ -102,12 +118,12 @@ class Plan:
         except UserError as error:
             raise error.within(key) from None
 
-    def _own(self, student: nn.Module, layers: Mapping[int, Layer], key: str) -> dict[str, float]:
+    def _own(self, layers: Mapping[str, Layer], key: str) -> dict[str, float]:
         """Layer -> the sparsity that overrides give it, by whichever name of its weight."""
         own: dict[str, float] = {}
-        for name, module in student.named_modules():
-            layer, value = layers.get(id(module._parameters.get("weight"))), override(name, self.overrides, None)
-            if layer is not None and value is not None and own.setdefault(layer.name, value) != value:
+        for name, layer in layers.items():
+            value = override(name, self.overrides, None)
+            if value is not None and own.setdefault(layer.name, value) != value:
                 rule, mend = f"{layer.name} and {name} are one weight", "give both the same sparsity"
                 raise UserError(rule, key=key, value=self.overrides, mend=mend)
         return own

@@ -12,13 +12,33 @@ from distill.quantize.layers import QUANTIZED, QuantizedLayer, quantize_layer, q
 from distill.quantize.scheme import BITS, ActivationScheme, LayerScheme, WeightScheme
 from distill.targets import check_overrides, override, select
 
-__all__ = ["check_widths", "choose", "first", "swap"]
+__all__ = ["KINDS", "candidates", "check_widths", "choose", "first", "swap"]
+
+KINDS = tuple(kind for kind in QUANTIZED if kind is not nn.Embedding)
+"""Modules that are quantised, besides embeddings."""
 
 
 def first(model: nn.Module) -> set[str]:
     """The name of the first layer with weights, if it reads numbers (an image, a table) and not tokens."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, tuple(QUANTIZED))]
     return {layers[0][0]} if layers and not isinstance(layers[0][1], nn.Embedding) else set()
+
+
+def candidates(
+    model: nn.Module,
+    kinds: tuple[type[nn.Module], ...] = (*KINDS, nn.Embedding),
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    *,
+    key: str,
+) -> dict[str, nn.Module]:
+    """Name -> module of every layer to quantise for its own sake, not for a tie; arguments as of :func:`choose`."""
+    chosen = select(model, kinds, include, exclude, key=key)
+    if include is not None:
+        return chosen
+    # Derived classes may compute something else: the projection inside nn.MultiheadAttention does.
+    skipped = first(model)
+    return {name: module for name, module in chosen.items() if name not in skipped and type(module) in QUANTIZED}
 
 
 def choose(
@@ -30,6 +50,7 @@ def choose(
     overrides: Mapping[str, int | WeightScheme | None] | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    kinds: tuple[type[nn.Module], ...] = KINDS,
     key: str,
 ) -> dict[str, LayerScheme]:
     """Name -> scheme of every layer to quantise, in the order of the model.
@@ -46,35 +67,38 @@ def choose(
             several are found in a name, the last one holds.
         include: Regular expressions of the names to quantise; everything but head and first layer by default.
         exclude: Of those to leave out.
+        kinds: Classes of the modules to quantise, besides embeddings.
         key: Where the settings stand in the configuration.
 
     Raises:
-        UserError: if a pattern is found in no name, nothing is left, a group does not divide a layer's inputs, a layer
-            is of no known class, or layers that share a weight would be quantised differently.
+        UserError: if a pattern has no effect, nothing is left, a group does not divide a layer's inputs, a layer is of
+            no known class, or layers that share a weight would be quantised differently.
     """
     for name in quantized_layers(model):
         raise UserError("is quantised already", key=key, value=name, mend="begin from the student before that")
-    check_overrides(model, overrides, f"{key}.overrides")
     check_widths(overrides or {}, f"{key}.overrides")
-    kinds = tuple(kind for kind in QUANTIZED if embeddings is not None or kind is not nn.Embedding)
+    able = candidates(model, kinds if embeddings is None else (*kinds, nn.Embedding), include, exclude, key=key)
     chosen: dict[str, LayerScheme] = {}
-    skipped = first(model) if include is None else set()
-    for name, module in select(model, kinds, include, exclude, key=key).items():
-        if name in skipped or (include is None and type(module) not in QUANTIZED):
-            continue  # derived classes may compute something else: the projection inside nn.MultiheadAttention does
+    for name, module in able.items():
         _check_class(name, module, key)
-        default = embeddings if isinstance(module, nn.Embedding) else weights
-        found = override(name, overrides, default)
-        scheme = (default or weights).with_bits(found) if isinstance(found, int) else found
+        table = isinstance(module, nn.Embedding)
+        scheme = _overridden(name, overrides, embeddings or weights if table else weights)
         if scheme is not None:
-            inputs = None if isinstance(module, nn.Embedding) else activations
-            chosen[name] = LayerScheme(weights=scheme, activations=inputs)
-    chosen = _with_ties(model, chosen, key)
+            chosen[name] = LayerScheme(weights=scheme, activations=None if table else activations)
+    chosen = _with_ties(model, chosen, overrides, key)
+    check_overrides(model, overrides, {*able, *chosen}, f"{key}.overrides")
     if not chosen:
         raise UserError("no layer of the student is chosen", key=key, mend="widen include, or exclude less")
     for name, layer in chosen.items():
         _check_groups(name, model.get_submodule(name), layer.weights, key)
     return chosen
+
+
+def _overridden(
+    name: str, overrides: Mapping[str, int | WeightScheme | None] | None, default: WeightScheme
+) -> WeightScheme | None:
+    found = override(name, overrides, default)
+    return default.with_bits(found) if isinstance(found, int) else found
 
 
 def check_widths(overrides: Mapping[str, int | WeightScheme | None], key: str) -> None:
@@ -123,7 +147,12 @@ def _sharing(model: nn.Module) -> list[list[str]]:
     return [names for names in owners.values() if len(names) > 1]
 
 
-def _with_ties(model: nn.Module, chosen: dict[str, LayerScheme], key: str) -> dict[str, LayerScheme]:
+def _with_ties(
+    model: nn.Module,
+    chosen: dict[str, LayerScheme],
+    overrides: Mapping[str, int | WeightScheme | None] | None,
+    key: str,
+) -> dict[str, LayerScheme]:
     """``chosen`` with one scheme for each weight, however many modules compute with it."""
     for names in _sharing(model):
         if not any(name in chosen and "weight" in model.get_submodule(name)._parameters for name in names):
@@ -135,11 +164,10 @@ def _with_ties(model: nn.Module, chosen: dict[str, LayerScheme], key: str) -> di
         lead = table if table in chosen else next(name for name in names if name in chosen)
         for name, module in modules.items():
             _check_class(name, module, key)
-            if name in chosen and (lead == table or chosen[name].weights == chosen[lead].weights):
-                chosen[name] = replace(chosen[name], weights=chosen[lead].weights)
-            elif name not in chosen and lead == table:
-                chosen[name] = LayerScheme(weights=chosen[lead].weights)
-            else:
+            shared = chosen[lead].weights
+            if lead == table and _overridden(name, overrides, shared) == shared:
+                chosen[name] = replace(chosen.get(name, LayerScheme(weights=shared)), weights=shared)
+            elif name not in chosen or chosen[name].weights != shared:
                 raise UserError(
                     f"shares its weight with {lead}, and one weight has one scheme",
                     key=key,

@@ -18,21 +18,30 @@ __all__ = ["as_float", "conclude", "find_ranged", "follow", "freeze", "freeze_st
 
 @torch.no_grad()
 def follow(layers: Iterable[QuantizedLayer]) -> None:
-    """Move the ranges of static inputs by what was seen since the last time, on all ranks together."""
+    """Move the ranges of static inputs by what was seen since the last time, on all ranks together.
+
+    An end that is not finite, of an overflow in half precision, counts as not seen: what is known once stays known.
+    """
     static = [layer for layer in layers if layer.static]
-    batch = [unseen(layer.weight.device) if layer.seen is None else layer.seen for layer in static]
+    batch = []
+    for layer in static:
+        nothing = unseen(layer.weight.device)
+        batch.append(nothing if layer.seen is None else layer.seen.where(layer.seen.isfinite(), nothing))
     for layer, seen in zip(static, reduce_over_ranks(batch), strict=True):
         assert layer.scheme.activations is not None
         layer.input_range.copy_(followed(layer.input_range, seen, layer.scheme.activations))
-        layer.ranged = layer.ranged or layer.seen is not None
         layer.seen = None
+    # Off the range of all ranks: what one of them saw, all of them round. Asked until it is known, as that waits.
+    find_ranged(layer for layer in static if not layer.ranged)
 
 
 def find_ranged(layers: Iterable[QuantizedLayer]) -> None:
-    """Find out, after a state dict was loaded, which layers know the range of their inputs."""
-    for layer in layers:
-        if layer.static:
-            layer.ranged = bool(layer.input_range.isfinite().all())
+    """Find out which layers know the range of their inputs; after a state dict was loaded, too."""
+    static = [layer for layer in layers if layer.static]
+    if static:
+        known = torch.stack([layer.input_range for layer in static]).isfinite().all(1)
+        for layer, ranged in zip(static, known.tolist(), strict=True):
+            layer.ranged = ranged
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 from distill import artifact
 from distill.errors import UserError
 from distill.export import formats
+from distill.export import run as running
 from distill.export.run import export
-from distill.export.runtime import logits, session
+from distill.export.runtime import latency, logits, session
 from distill.export.verify import Comparison
 from distill.quantize.scheme import ActivationScheme, WeightScheme
 from distill.run import Run
@@ -58,7 +60,10 @@ def run(tmp_path: Path, tiny_tokenizer_dir: str, text_folder: str, quantize: Qua
     return made
 
 
-def test_a_run_becomes_a_folder_with_everything_in_it(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_becomes_a_folder_with_everything_in_it(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "latency", timing := Mock(wraps=latency))
     report = export(run.folder, "onnx-int8", isa="avx2")
     folder = run.folder / "exports" / "onnx-int8"
     assert {"model.onnx", "config.json", "tokenizer.json", "export.json"} <= {p.name for p in folder.iterdir()}
@@ -71,6 +76,11 @@ def test_a_run_becomes_a_folder_with_everything_in_it(run: Run, capsys: pytest.C
     assert report["bytes"] == (folder / "model.onnx").stat().st_size < report["reference"]["bytes"]
     assert report["length"] == 64
     assert set(report["latency_ms"]) == {"export", "the float teacher"}
+    timed = timing.call_args.args[0]
+    assert timed.keys() == report["latency_ms"].keys()
+    for timed_session in timed.values():  # of one thread, as is said where latencies are told
+        options = timed_session.get_session_options()
+        assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
     shown = capsys.readouterr().out
     assert "7 of 7" in shown
     assert "the float teacher" in shown

@@ -1,8 +1,9 @@
-"""The promises of what is pruned where weights are tied."""
+"""The promises of what is pruned: where weights are tied, and what settings leave without effect."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -24,21 +25,24 @@ class Tied(nn.Module):
         self.two.weight = self.head.weight = self.one.weight
 
 
-def pruned(overrides: Mapping[str, float]) -> tuple[nn.Module, Masks]:
+def plan_of(overrides: Mapping[str, float], **more: Any) -> Plan:
     """To one half, but for the overrides."""
-    plan = Plan(
-        final=0.5,
-        granularity=Granularity.parse("unstructured"),
-        criterion=Magnitude(),
-        scope="layer",
-        kinds=(nn.Linear,),
-        include=None,
-        exclude=[],
-        overrides=overrides,
-        max_layer_sparsity=1.0,
-        regrow=0.0,
-    )
-    net = Tied()
+    settings: dict[str, Any] = {
+        "final": 0.5,
+        "granularity": Granularity.parse("unstructured"),
+        "criterion": Magnitude(),
+        "scope": "layer",
+        "kinds": (nn.Linear,),
+        "include": None,
+        "exclude": [],
+        "max_layer_sparsity": 1.0,
+        "regrow": 0.0,
+    }
+    return Plan(overrides=overrides, **(settings | more))
+
+
+def pruned(overrides: Mapping[str, float]) -> tuple[nn.Module, Masks]:
+    plan, net = plan_of(overrides), Tied()
     masks = plan.prepare(net, "key")
     masks.update(plan.final, {}, 0.0)
     return net, masks
@@ -60,3 +64,23 @@ def test_a_tied_weight_has_one_mask_under_its_first_name() -> None:
 def test_names_of_one_weight_with_different_sparsities_are_refused() -> None:
     with pytest.raises(UserError, match=r"key\.overrides.*one and two are one weight.*the same"):
         pruned({"^one$": 0.0, "^two$": 0.9})
+
+
+@pytest.mark.parametrize("pattern", ["^two$", "^head$"])
+def test_a_group_may_not_be_named_by_the_second_name_of_a_tied_weight(pattern: str) -> None:
+    with pytest.raises(UserError, match=r"key\.scope\.0|^scope\.0"):
+        plan_of({}, scope=[pattern]).prepare(Tied(), "key")
+
+
+def test_a_cap_is_refused_where_every_layer_is_ranked_by_itself() -> None:
+    message = r"max_layer_sparsity = 0.75: with a ranking for each layer.*scope: global, or lower final_sparsity"
+    with pytest.raises(UserError, match=message):
+        plan_of({}, max_layer_sparsity=0.75)
+    plan_of({}, max_layer_sparsity=0.75, scope="global")
+    plan_of({}, max_layer_sparsity=0.75, scope=["one"])
+
+
+def test_an_override_above_the_cap_is_refused() -> None:
+    with pytest.raises(UserError, match=r"overrides\.other = 0.8: lies above max_layer_sparsity, 0.75"):
+        plan_of({"one": 0.75, "other": 0.8}, scope="global", max_layer_sparsity=0.75)
+    plan_of({"one": 0.75}, scope="global", max_layer_sparsity=0.75)

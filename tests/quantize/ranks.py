@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from distill.callbacks import QuantizationAwareTraining
@@ -21,6 +21,22 @@ from distill.module import Distillation
 from distill.optim import OptimizerConfig
 from distill.quantize.scheme import ActivationScheme, WeightScheme
 from distill.tasks import Plain
+
+
+class Net(nn.Module):
+    """Two layers, and one that only large inputs go through, which rank 0 never reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rare, self.last = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = self.first(input)
+        if input.max() > 1.5:
+            x = x + self.rare(input)
+        unused = torch.stack([p.sum() for p in self.rare.parameters()]).sum()  # DDP wants a gradient for it anyway
+        out: Tensor = self.last(x.relu()) + 0 * unused
+        return out
 
 
 class Deal(DataLoader[Any]):
@@ -34,7 +50,7 @@ class Deal(DataLoader[Any]):
 
 def main(out: Path) -> None:
     torch.manual_seed(0)
-    student = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    student = Net()
     weights = WeightScheme(bits=4, learned=True)
     inputs = ActivationScheme(learned=True)
     qat = QuantizationAwareTraining(weights, inputs, begin=2, freeze_observers=4, include=["."])
@@ -52,7 +68,9 @@ def main(out: Path) -> None:
     )
     module = Distillation(student, Plain(), None, [CrossEntropy()], OptimizerConfig(lr=0.05, warmup=0))
     trainer.fit(module, Deal(range(4), batch_size=None))  # type: ignore[arg-type]
-    torch.save(student.state_dict(), f"{out}.{trainer.global_rank}")
+    with torch.no_grad():
+        logits = student.eval()(torch.linspace(-2, 2, 32).view(8, 4))
+    torch.save(student.state_dict() | {"logits": logits}, f"{out}.{trainer.global_rank}")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,19 @@ def test_precision_is_mixed_by_the_last_pattern_found(bert: Callable[..., Any]) 
     assert "bert.embeddings.position_embeddings" not in found
 
 
+def test_an_override_of_a_layer_that_is_spared_is_refused(convnet: Callable[[], nn.Module]) -> None:
+    with pytest.raises(UserError, match=r"Q\.overrides\.first: .*not compressed: first\."):
+        chosen(convnet(), overrides={"first": 4})
+    assert chosen(convnet(), overrides={"first": 4}, include=["."])["first"].weights == WeightScheme(bits=4)
+
+
+def test_only_the_types_that_are_named_are_quantised_and_embeddings(bert: Callable[..., Any]) -> None:
+    net = nn.Sequential(nn.Linear(8, 8), nn.Conv1d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(8, 8), nn.Linear(8, 8))
+    assert list(chosen(net, kinds=(nn.Linear,))) == ["3"]
+    assert list(chosen(net, kinds=(nn.Conv1d, nn.Conv2d))) == ["1", "2"]
+    assert all("embeddings" in name for name in chosen(bert(), kinds=(nn.Conv1d,)))
+
+
 def test_without_embeddings_these_stay(bert: Callable[..., Any]) -> None:
     assert not any("embeddings" in name for name in chosen(bert(), embeddings=None))
 
@@ -102,6 +115,10 @@ def test_one_weight_has_one_scheme(gpt2: Callable[..., Any]) -> None:
     assert found["lm_head"] == LayerScheme(weights=WeightScheme(bits=4), activations=ActivationScheme())
     with pytest.raises(UserError, match=r"transformer\.wte.*shares its weight with lm_head"):
         chosen(gpt2(), include=["lm_head"])
+    assert chosen(gpt2(), overrides={"lm_head": 4, "wte": 4})["lm_head"].weights == WeightScheme(bits=4)
+    for overrides in ({"lm_head": 4}, {"lm_head": None}):
+        with pytest.raises(UserError, match=r"lm_head.*shares its weight with transformer\.wte"):
+            chosen(gpt2(), overrides=overrides)
     model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))
     model[2].weight = model[1].weight
     assert list(chosen(model)) == ["1", "2"]
@@ -117,7 +134,18 @@ def test_one_weight_has_one_scheme(gpt2: Callable[..., Any]) -> None:
         ({"include": ["qery"]}, r"Q\.include\.0 = 'qery': found in no module's name"),
         ({"exclude": ["nothing"]}, r"Q\.exclude\.0 = 'nothing'"),
         ({"overrides": {"qery": 4}}, r"Q\.overrides\.qery"),
-        ({"include": ["LayerNorm"]}, "no module of the student is chosen"),
+        ({"include": ["LayerNorm"]}, r"Q\.include\.0 = 'LayerNorm': is found only in modules that are not compressed"),
+        ({"include": ["LayerNorm", "query"]}, r"Q\.include\.0 = 'LayerNorm'"),
+        ({"include": ["word"], "embeddings": None}, r"Q\.include\.0 = 'word'"),
+        ({"include": ["query"], "exclude": ["attention"]}, "no module of the student is chosen"),
+        (
+            {"overrides": {"classifier": 4}},
+            r"Q\.overrides\.classifier: .*not compressed: classifier.*takes the head too",
+        ),
+        ({"overrides": {"LayerNorm": 4}}, r"Q\.overrides\.LayerNorm: .*not compressed: bert\.embeddings\.LayerNorm"),
+        ({"overrides": {"word": 4}, "embeddings": None}, r"Q\.overrides\.word: .*not compressed: .*word_embeddings"),
+        ({"overrides": {"query": 4}, "exclude": ["attention"]}, r"Q\.overrides\.query: .*not compressed"),
+        ({"overrides": {"query": 4}, "kinds": (nn.Conv2d,)}, r"Q\.overrides\.query: .*not compressed"),
         ({"overrides": {".": None}}, "no layer of the student is chosen"),
         ({"overrides": {".": 5}}, r"Q\.overrides\.\. = 5: must be one of 2, 3, 4, 6, 8"),
         (

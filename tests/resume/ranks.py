@@ -1,4 +1,4 @@
-"""Run by test_ranks.py: on two ranks, train a run undisturbed and stop another one, resume that, or extend it."""
+"""Run by test_ranks.py: on two ranks, train runs undisturbed, stop or kill others, resume these, or extend them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any
 
 from pytorch_lightning.accelerators import CPUAccelerator
 
+from distill.cli import main as distill
 from distill.config import load
 from distill.launch import fit
 from distill.module import Distillation
 from distill.resume import resume
 
-STEPS, STOP = 8, 5  # of the first run; of the second when it is told to stop
+STEPS, STOP = 8, 5  # of the first run; of the one that is told to stop
+KILLED = {"kill": ("training_step", 6), "kill-again": ("validation_step", 7)}  # where, and the steps done by then
 
 
 def watch(seen: list[list[int]], stop: int) -> None:
@@ -32,19 +34,42 @@ def watch(seen: list[list[int]], stop: int) -> None:
     Distillation.training_step = step  # type: ignore[method-assign]
 
 
+def die(place: str, steps: int) -> None:
+    """Have every rank kill itself as it comes to a place with so many steps done."""
+    original = getattr(Distillation, place)
+
+    def step(self: Any, *given: Any) -> Any:
+        if self.global_step == steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *given)
+
+    setattr(Distillation, place, step)
+
+
+def train(folder: Path) -> None:
+    """Two undisturbed runs, the second with dropout, and one like the first that is stopped."""
+    fit(load([str(folder / "dropout.yaml")]), run_id="whole")
+    plain, seen = load([str(folder / "base.yaml")]), []  # type: ignore[var-annotated]
+    watch(seen, STEPS + STOP)
+    fit(plain, run_id="whole")
+    (folder / f"seen-{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(seen))
+    fit(plain, run_id="stopped")
+
+
 def main(phase: str, folder: Path) -> None:
     # A machine with two devices, of which `devices: auto` takes all.
     CPUAccelerator.auto_device_count = staticmethod(lambda: 2)  # type: ignore[method-assign]
+    job = ["fit", "-c", str(folder / "dropout.yaml"), "--id", "killed", "--resume", "auto"]
     if phase == "train":
-        config, seen = load([str(folder / "base.yaml")]), []  # type: ignore[var-annotated]
-        watch(seen, STEPS + STOP)
-        fit(config, run_id="whole")
-        (folder / f"seen-{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(seen))
-        fit(config, run_id="stopped")
+        train(folder)
+    elif phase in KILLED:
+        die(*KILLED[phase])
+        distill(job)
     elif phase == "resume":
-        resume(folder / "runs/base/stopped")
+        resume(folder / "runs/base/resumed")
+        assert distill(job) == 0
     else:
-        resume(folder / "runs/base/whole", overrides=[("trainer.max_epochs", "3")])
+        resume(folder / "runs/base/extended", overrides=[("trainer.max_epochs", "3")])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -69,6 +70,25 @@ def test_a_run_that_a_signal_stops_says_so_and_goes_on_as_if_nothing_had_been(
     assert steps(run)[0] == (STOP if place == "training_step" else 5)
     assert distill("resume", str(run)).code == 0
     same(run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_all_of_whose_processes_are_told_to_stop_finishes_its_step_and_saves(
+    number: signal.Signals, at_call: AtCall, world: World, distill: Distill
+) -> None:
+    def tell() -> None:
+        workers = [str(process.pid) for process in multiprocessing.active_children()]
+        assert workers
+        subprocess.run(["kill", f"-{int(number)}", *workers, str(os.getpid())], check=True)
+        time.sleep(0.2)  # for a worker to end, if it does
+
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, "training_step", STOP, tell)
+        argv = ("fit", "-c", str(world.folder / "base.yaml"), "--id", f"all-{number.name}", "--data.num_workers", "2")
+        assert code_of(distill, *argv) == 128 + number
+    run = world.folder / f"runs/base/all-{number.name}"
+    assert steps(run)[0] == STOP
+    assert distill("resume", str(run)).code == 0
 
 
 def test_the_signals_are_given_back(world: World) -> None:
@@ -192,6 +212,20 @@ def test_neither_the_working_folder_nor_the_clock_is_part_of_a_run(
     assert distill("resume", str(run)).code == 0
     monkeypatch.undo()
     time.tzset()
+    same(run)
+
+
+def test_a_run_begun_with_relative_paths_goes_on_in_another_folder(
+    at_call: AtCall, world: World, distill: Distill, same: Same, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(world.folder)
+    places = ("--model.teacher.path", "teacher", "--data.path", "data")
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, "training_step", STOP, send(signal.SIGTERM))
+        assert code_of(distill, "fit", "-c", "base.yaml", "--id", "relative", *places) == 143
+    monkeypatch.chdir(tmp_path)
+    run = world.folder / "runs/base/relative"
+    assert distill("resume", str(run)).code == 0
     same(run)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from safetensors.torch import load_file
 
@@ -81,6 +84,41 @@ def test_a_run_cannot_be_made_shorter_than_it_is(fitted: Fitted, distill: Distil
     assert "trainer.max_steps = 1: the run has done 2 already" in err
     assert (run / "config.yaml").read_text() == before
     assert (run / "result.json").is_file()
+
+
+def test_a_run_extended_at_a_constant_rate_is_the_one_that_was_that_long_from_the_beginning(
+    base: dict[str, Any], fitted: Fitted, distill: Distill
+) -> None:
+    base["model"]["optimizer"] |= {"schedule": "constant", "warmup": 0}  # nothing else is a function of the length
+    base["data"]["train_samples"] = 33  # five steps an epoch
+    base["trainer"] |= {"val_check_interval": 3, "log_every_n_steps": 1}
+    Path("base.yaml").write_text(yaml.safe_dump(base))
+    whole = fitted("--trainer.max_steps", "8", run_id="whole")
+    run = fitted("--trainer.max_steps", "3", run_id="extended")
+    code, out, err = distill("resume", str(run), "--max-steps", "8")
+    assert code == 0, err
+    assert "from step 3" in out
+    for file in ("metrics.csv", "student/model.safetensors"):
+        assert (run / file).read_bytes() == (whole / file).read_bytes(), file
+    assert result(run)["scores"] == result(whole)["scores"]
+
+
+def test_the_history_of_a_run_stopped_before_its_first_validation_is_that_of_an_undisturbed_one(
+    base: dict[str, Any], fitted: Fitted, distill: Distill, at_call: Callable[..., None]
+) -> None:
+    # Unrounded scores, and no row of a validation yet to say in which order the columns come.
+    base["callbacks"] = [{"class_path": "QuantizationAwareTraining", "init_args": {"begin": 0.25, "observe": 0.0}}]
+    base["trainer"] |= {"max_steps": 4, "val_check_interval": 2, "log_every_n_steps": 1}
+    Path("base.yaml").write_text(yaml.safe_dump(base))
+    whole = fitted(run_id="whole")
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, "training_step", 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit, match="143"):
+            fitted(run_id="stopped")
+    assert distill("resume", "runs/base/stopped").code == 0
+    history = (whole / "metrics.csv").read_bytes()
+    assert b"val/float_accuracy" in history
+    assert Path("runs/base/stopped/metrics.csv").read_bytes() == history
 
 
 def test_a_finished_run_without_checkpoints_is_not_trained_anew(fitted: Fitted, distill: Distill) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import yaml
 
 from distill.callbacks.last import saved
 from distill.checkpoint import read
+from distill.metrics_file import read_rows
 from distill.module import Distillation
 from distill.run import Run
 
@@ -36,7 +38,7 @@ def runs(
     joint: list[dict[str, Any]],
     ranks: Ranks,
 ) -> Path:
-    """A folder with two runs: one undisturbed, and one that ended as its second rank alone was told to."""
+    """A folder with three runs: two undisturbed ones, and one that ended as its second rank alone was told to."""
     folder = tmp_path_factory.mktemp("ranks")
     # Without dropout, whose masks are drawn anew for each rank: what is left are sums in another order.
     shutil.copytree(recipe["model"]["teacher"]["path"], folder / "teacher")
@@ -56,7 +58,11 @@ def runs(
         "callbacks": joint,
         "runs": str(folder / "runs"),
     }
-    (folder / "base.yaml").write_text(yaml.safe_dump(changed(recipe, changes)))
+    plain = changed(recipe, changes)
+    (folder / "base.yaml").write_text(yaml.safe_dump(plain))
+    often = {"class_path": "Last", "init_args": {"every_n_steps": 1}}
+    dropout = {"model": {"teacher": recipe["model"]["teacher"]}, "callbacks": [*joint, often]}
+    (folder / "dropout.yaml").write_text(yaml.safe_dump(changed(plain, dropout)))
     done = ranks("train", folder)
     assert done.returncode == 143, done.stderr[-3000:]
     assert done.stderr.count("to go on: distill resume") == 1
@@ -64,35 +70,61 @@ def runs(
     return folder
 
 
-@pytest.fixture
-def copy(runs: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(runs, tmp_path / "copy"))
-
-
-def final(folder: Path, name: str) -> dict[str, Any]:
-    return read(folder / f"runs/base/{name}/checkpoints/last-{STEPS}.ckpt")
-
-
-def test_a_run_that_one_of_two_ranks_was_told_to_stop_ends_with_the_same_bits(
-    copy: Path, ranks: Ranks, differences: Callable[[Any, Any], list[str]]
-) -> None:
-    done = ranks("resume", copy)
+@pytest.fixture(scope="module")
+def resumed(runs: Path, ranks: Ranks) -> Path:
+    """The same folder, with the stopped run resumed, and one that was killed twice and begun and gone on with by one
+    and the same command."""
+    shutil.copytree(runs / "runs/base/stopped", runs / "runs/base/resumed")
+    for phase in ("kill", "kill-again"):
+        done = ranks(phase, runs)
+        assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+        assert Run(runs / "runs/dropout/killed").state == "interrupted"
+        assert any(step % (STEPS // 2) for step in saved(runs / "runs/dropout/killed/checkpoints"))  # within the epoch
+    done = ranks("resume", runs)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(final(copy, "stopped")["teacher"]["remembered"]) == 2
-    assert differences(final(copy, "stopped"), final(copy, "whole")) == []
-    whole, stopped = ((copy / f"runs/base/{name}/metrics.csv").read_bytes() for name in ("whole", "stopped"))
-    assert stopped == whole
+    return runs
+
+
+def final(run: Path) -> dict[str, Any]:
+    return read(run / f"checkpoints/last-{STEPS}.ckpt")
+
+
+@pytest.mark.parametrize("name", ["base/resumed", "dropout/killed"], ids=["one told to stop", "both killed, twice"])
+def test_a_run_on_two_ranks_that_did_not_come_to_its_end_ends_with_the_same_bits(
+    name: str, resumed: Path, differences: Callable[[Any, Any], list[str]]
+) -> None:
+    run, whole = resumed / "runs" / name, (resumed / "runs" / name).with_name("whole")
+    assert len(final(run)["teacher"]["remembered"]) == 2
+    assert differences(final(run), final(whole)) == []
+    for file in ("metrics.csv", "student/model.safetensors"):
+        assert (run / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+def test_the_killed_run_had_dropout(runs: Path) -> None:
+    student = json.loads((runs / "runs/dropout/whole/student/config.json").read_text())
+    assert min(student["hidden_dropout_prob"], student["attention_probs_dropout_prob"]) > 0
 
 
 @pytest.mark.slow
-def test_a_finished_run_on_two_ranks_is_extended(copy: Path, ranks: Ranks) -> None:
-    done = ranks("extend", copy)
+def test_a_finished_run_on_two_ranks_is_extended(runs: Path, ranks: Ranks) -> None:
+    shutil.copytree(runs / "runs/base/whole", runs / "runs/base/extended")
+    done = ranks("extend", runs)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert Run(copy / "runs/base/whole").result["steps"] == STEPS * 3 // 2
+    assert Run(runs / "runs/base/extended").result["steps"] == STEPS * 3 // 2
+
+
+def history(run: Path) -> dict[tuple[str, str], float]:
+    """The figures of ``metrics.csv``, by step and column."""
+    rows = read_rows(run / "metrics.csv")
+    return {(row["step"], name): float(row[name]) for row in rows for name in row if row[name] and name != "step"}
 
 
 def test_one_rank_goes_on_with_the_batches_of_two_and_says_that_the_bits_are_others(
-    copy: Path, distill: Callable[..., Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    runs: Path,
+    distill: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     seen, original = [], Distillation.training_step
 
@@ -101,13 +133,17 @@ def test_one_rank_goes_on_with_the_batches_of_two_and_says_that_the_bits_are_oth
         return original(self, raw_batch, batch_idx)
 
     monkeypatch.setattr(Distillation, "training_step", step)
-    assert distill("resume", str(copy / "runs/base/stopped")).code == 0
+    run, whole = tmp_path / "base/run", runs / "runs/base/whole"
+    shutil.copytree(runs / "runs/base/stopped", run)
+    assert distill("resume", str(run)).code == 0
     assert "1 ranks instead of 2" in caplog.text
     assert "the bits will not be those" in caplog.text
-    both = [json.loads((copy / f"seen-{rank}.json").read_text()) for rank in (0, 1)]
+    both = [json.loads((runs / f"seen-{rank}.json").read_text()) for rank in (0, 1)]
     assert seen == [sorted(first + second) for first, second in zip(*both, strict=True)][STOP:]
-    ours, theirs = final(copy, "stopped"), final(copy, "whole")
+    ours, theirs = final(run), final(whole)
     assert ours["lr_schedulers"] == theirs["lr_schedulers"]
     assert ours["loops"] == theirs["loops"]
     for name, value in theirs["state_dict"].items():
         torch.testing.assert_close(ours["state_dict"][name], value, rtol=1e-4, atol=1e-4, msg=name)
+    assert {(str(step + 1), "train/loss") for step in range(STEPS)} <= history(run).keys()
+    assert history(run) == pytest.approx(history(whole), rel=1e-4, abs=1e-4)

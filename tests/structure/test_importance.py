@@ -54,6 +54,40 @@ def pieces(model: Any, family: str, kind: str, layer: int, unit: int) -> list[tu
     return [*parts, (attention.o_proj.weight, np.s_[:, group])]
 
 
+def stream(model: Any, family: str) -> tuple[list[tuple[Any, int]], list[tuple[Any, int]]]:
+    """(parameter, axis) over the residual stream, by hand: of what writes to it or scales it, and of what reads it."""
+    if family == "bert":
+        embeddings, blocks = model.bert.embeddings, model.bert.encoder.layer
+        tables = [embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings]
+        norms = [embeddings.LayerNorm, *(n for b in blocks for n in (b.attention.output.LayerNorm, b.output.LayerNorm))]
+        writers = [m for b in blocks for m in (b.attention.output.dense, b.output.dense)] + [model.bert.pooler.dense]
+        selves = [b.attention.self for b in blocks]
+        readers = [m for own in selves for m in (own.query, own.key, own.value)]
+        readers += [b.intermediate.dense for b in blocks] + [model.bert.pooler.dense, model.classifier]
+    elif family == "gpt2":
+        base, blocks = model.transformer, model.transformer.h
+        tables, norms = [base.wte, base.wpe], [base.ln_f, *(n for b in blocks for n in (b.ln_1, b.ln_2))]
+        writers = [m for b in blocks for m in (b.attn.c_proj, b.mlp.c_proj)]
+        readers = [m for b in blocks for m in (b.attn.c_attn, b.mlp.c_fc)]
+    else:
+        base, blocks = model.model, model.model.layers
+        tables, norms = [base.embed_tokens], [base.norm]
+        norms += [n for b in blocks for n in (b.input_layernorm, b.post_attention_layernorm)]
+        writers = [m for b in blocks for m in (b.self_attn.o_proj, b.mlp.down_proj)]
+        attentions = [b.self_attn for b in blocks]
+        readers = [m for own in attentions for m in (own.q_proj, own.k_proj, own.v_proj)]
+        readers += [m for b in blocks for m in (b.mlp.gate_proj, b.mlp.up_proj)] + [model.lm_head]
+    into = 0 if family == "gpt2" else 1  # the axis of a map's weight that reads
+    biases = [(m.bias, 0) for m in (*norms, *writers) if getattr(m, "bias", None) is not None]
+    written = [(m.weight, 1) for m in tables] + [(m.weight, 0) for m in norms] + [(m.weight, 1 - into) for m in writers]
+    return written + biases, [(m.weight, into) for m in readers]
+
+
+def along(values: Any, axis: int) -> Any:
+    """Sums over all axes but one."""
+    return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).sum(1)
+
+
 def as_array(tensor: torch.Tensor) -> Any:
     return tensor.detach().double().numpy()
 
@@ -91,6 +125,34 @@ def test_output_norm_weighs_features_by_the_columns_that_read_them(
         norms = (as_array(parameter)[index] ** 2).reshape((per, -1) if name == "gpt2" else (-1, per))
         norms = norms.sum(1 if name == "gpt2" else 0)
         expected.append(np.sqrt((norms * as_array(squares)[per * unit : per * unit + per]).sum()))
+    np.testing.assert_allclose(output_norm(units, dict(model.named_parameters()), squares).numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
+def test_magnitude_and_taylor_of_a_coordinate_are_sums_over_all_that_writes_or_reads_it(
+    tiny: Callable[..., Any], name: str, inputs: dict[str, torch.Tensor]
+) -> None:
+    model = tiny(name)
+    model(**inputs).logits.square().sum().backward()
+    weights = dict(model.named_parameters())
+    [units] = find_units(model, "hidden", "key")
+    written, read = stream(model, name)
+    parts = [*written, *read]  # BERT's pooler does both: its rows count, and its columns
+    norms = np.sqrt(sum(along(as_array(p) ** 2, axis) for p, axis in parts))
+    products = abs(sum(along(as_array(p) * as_array(p.grad), axis) for p, axis in parts if p.grad is not None))
+    np.testing.assert_allclose(magnitude(units, weights).numpy(), norms, rtol=1e-5)
+    np.testing.assert_allclose(taylor(units, weights).numpy(), products, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
+def test_output_norm_of_a_coordinate_weighs_it_by_the_columns_of_all_that_read_it(
+    tiny: Callable[..., Any], name: str
+) -> None:
+    model = tiny(name)
+    [units] = find_units(model, "hidden", "key")
+    squares = torch.rand(units.count)
+    columns = sum(along(as_array(p) ** 2, axis) for p, axis in stream(model, name)[1])
+    expected = np.sqrt(columns * as_array(squares))
     np.testing.assert_allclose(output_norm(units, dict(model.named_parameters()), squares).numpy(), expected, rtol=1e-5)
 
 

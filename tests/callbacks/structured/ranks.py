@@ -1,4 +1,4 @@
-"""Run by test_masks.py: structured pruning on two ranks; saves the student's state of each."""
+"""Run by test_masks.py: structured pruning on two ranks, once for each of the settings; saves the students' states."""
 
 from __future__ import annotations
 
@@ -34,17 +34,18 @@ class Deal(DataLoader[Any]):
         return iter(batches(4)[torch.distributed.get_rank() :: 2])
 
 
-def main(out: Path, student: dict[str, Any], settings: dict[str, Any]) -> None:
-    fit(
-        pair(classifier(**student)),
-        StructuredPruning(**settings),
-        Keep(out),
-        loader=Deal(range(2), batch_size=None),  # type: ignore[arg-type]
-        devices=2,
-        strategy=DDPStrategy(process_group_backend="gloo"),
-        use_distributed_sampler=False,
-        max_steps=2,
-    )
+def main(out: Path, student: dict[str, Any], settings: list[dict[str, Any]]) -> None:
+    for number, arguments in enumerate(settings):
+        fit(
+            pair(classifier(**student)),
+            StructuredPruning(**arguments),
+            Keep(Path(f"{out}.{number}")),
+            loader=Deal(range(2), batch_size=None),  # type: ignore[arg-type]
+            devices=2,
+            strategy=DDPStrategy(process_group_backend="gloo"),
+            use_distributed_sampler=False,
+            max_steps=2,
+        )
 
 
 if __name__ == "__main__":

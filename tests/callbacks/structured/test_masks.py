@@ -101,19 +101,34 @@ def test_one_of_each_stays_in_every_layer(classifier: Make, pair: Make, fit: Mak
             assert int(layer.head_mask.sum()) == int(layer.neuron_mask.sum()) == 1
 
 
-def test_ranks_agree_and_measure_what_one_process_measures(
-    tmp_path: Path, script: Make, classifier: Make, batches: Make, pair: Make, fit: Make
-) -> None:
-    student = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    settings = {"heads": 0.5, "neurons": 0.5, "hidden": 0.25, "layers": 1, "criterion": "activation"}
-    settings |= {"begin": 1, "end": 2, "every_n_steps": 1}
-    file = Path(__file__).with_name("ranks.py")
-    done = script(file, tmp_path / "rank", json.dumps(student), json.dumps(settings))
+EXACT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+BY = {
+    criterion: {"heads": 0.5, "neurons": 0.5, "hidden": 0.25, "layers": 1, "criterion": criterion}
+    | {"begin": 1, "end": 2, "every_n_steps": 1}
+    for criterion in ("taylor", "activation")
+}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory, script: Make) -> dict[str, list[dict[str, torch.Tensor]]]:
+    """Criterion -> the student's state on each of two ranks."""
+    out = tmp_path_factory.mktemp("ranks") / "state"
+    done = script(Path(__file__).with_name("ranks.py"), out, json.dumps(EXACT), json.dumps(list(BY.values())))
     assert done.returncode == 0, done.stderr[-2000:]
-    first, second = (torch.load(tmp_path / f"rank.{rank}", weights_only=True) for rank in range(2))
+    return {
+        criterion: [torch.load(f"{out}.{number}.{rank}", weights_only=True) for rank in range(2)]
+        for number, criterion in enumerate(BY)
+    }
+
+
+@pytest.mark.parametrize("criterion", list(BY))
+def test_ranks_agree_and_measure_what_one_process_measures(
+    criterion: str, ranks: Any, classifier: Make, batches: Make, pair: Make, fit: Make
+) -> None:
+    first, second = ranks[criterion]
     assert all(torch.equal(first[name], second[name]) for name in first)
-    module = pair(classifier(**student))
-    fit(module, StructuredPruning(**settings), rows=batches(4), max_steps=2, accumulate_grad_batches=2)
+    module = pair(classifier(**EXACT))
+    fit(module, StructuredPruning(**BY[criterion]), rows=batches(4), max_steps=2, accumulate_grad_batches=2)  # type: ignore[arg-type]
     alone = module.student.state_dict()
     for name in alone:
         if name.endswith(("_mask", "_importance")):

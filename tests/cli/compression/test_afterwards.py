@@ -2,34 +2,120 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import distill as package
+from distill.cli import main
 from distill.errors import UserError
 from distill.finished import evaluate
 
 Distill = Callable[..., Any]
 Train = Callable[..., Any]
-Zeros = Callable[..., tuple[int, int]]
 
 
-def test_sensitivity_writes_overrides_that_a_run_can_be_trained_with(
-    plain: Any, distill: Distill, base: dict[str, Any], encoder: list[str], zeros: Zeros
+@pytest.fixture(scope="module")
+def scanned(plain: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """What a scan wrote, and the lines that it printed."""
+    folder, printed = tmp_path_factory.mktemp("scan"), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["sensitivity", str(plain.run.folder), "--samples", "32", "--output", str(folder)]) == 0
+    return folder, printed.getvalue().splitlines()
+
+
+def test_sensitivity_shows_divergence_and_metric_of_every_layer(
+    scanned: tuple[Path, list[str]], encoder: list[str]
 ) -> None:
-    code, _, err = distill("sensitivity", str(plain.run.folder), "--samples", "32", "--output", "scan")
+    folder, lines = scanned
+    assert {path.name for path in folder.iterdir()} == {"points.csv", "sensitivity.png", "overrides.yaml"}
+    with (folder / "points.csv").open() as file:
+        points = list(csv.DictReader(file))
+    assert max(map(len, lines)) <= 160
+    tries = [*(["25%", "50%", "70%", "80%", "90%", "95%"]), *"86432"]
+    heads = [line.split() for line in lines if line.split()[:6] == tries[:6]]
+    assert heads == [tries, tries]
+    rows = [line.split() for line in lines]
+    columns = [row[:-11] for row in rows if row[-11:] == ["pruned"] * 6 + ["bits"] * 5]
+    assert columns == [["divergence,", "nats"], ["accuracy"]]
+    for weight in encoder:
+        layer = weight.removesuffix(".weight")
+        tried = [point for point in points if point["layer"] == layer]
+        divergence, metric = (row[1:] for row in rows if row[:1] == [layer])
+        assert divergence == [f"{float(point['divergence']):.2g}" for point in tried]
+        assert metric == [f"{float(point['metric']):.4g}" for point in tried]
+
+
+def test_overrides_of_a_scan_bring_a_run_to_both_targets(
+    scanned: tuple[Path, list[str]], base: dict[str, Any], distill: Distill, encoder: list[str]
+) -> None:
+    written = scanned[0] / "overrides.yaml"
+    assert "replaces RECIPE's callbacks" in written.read_text()
+    code, _, err = distill("fit", "-c", "base.yaml", "-c", str(written), "--trainer.max_steps", "10", "--id", "one")
     assert code == 0, err
-    assert {path.name for path in Path("scan").iterdir()} == {"points.csv", "sensitivity.png", "overrides.yaml"}
-    argv = ["-c", "base.yaml", "-c", "scan/overrides.yaml", "--trainer.max_steps", "10", "--id", "one"]
-    code, _, err = distill("fit", *argv)
-    assert code == 0, err
-    count, total = zeros(load_file("runs/base/one/student/model.safetensors"), encoder)
-    assert count >= 0.8 * total * 0.999
+    steps = json.loads(Path("runs/base/one/student/compression.json").read_text())["steps"]
+    pruned, quantized = ({step["kind"]: step for step in steps}[kind] for kind in ("sparsity", "quantize"))
+    state = load_file("runs/base/one/student/model.safetensors")
+    sizes = {name.removesuffix(".weight"): state[name].numel() for name in encoder}
+    assert {name: layer["weights"] for name, layer in pruned["layers"].items()} == sizes
+    total = sum(sizes.values())
+    assert sum(layer["zeros"] for layer in pruned["layers"].values()) >= 0.8 * total * 0.999
+    bits = {name: quantized["modules"][name]["weights"]["bits"] for name in sizes}
+    assert sum(bits[name] * size for name, size in sizes.items()) <= 6 * total
+    assert len(set(bits.values())) > 1
+
+
+NETS = """
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+class Data(LightningDataModule):
+    def train_dataloader(self):
+        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+        return DataLoader(list(zip(x, x.argmax(1))), batch_size=8)
+    val_dataloader = train_dataloader
+
+class Net(torch.nn.Sequential):
+    def __init__(self, depth: int = 2):
+        layers = [torch.nn.Linear(4, 4) for _ in range(depth)]
+        super().__init__(*layers, torch.nn.ReLU(), torch.nn.Linear(4, 4))
+"""
+
+
+@pytest.mark.parametrize(("depth", "rounded"), [(2, [r"^1$"]), (1, None)])
+def test_overrides_are_of_layers_that_training_takes(
+    depth: int, rounded: list[str] | None, distill: Distill, own_module: Callable[[str, str], None]
+) -> None:
+    # The first layer of a net that reads numbers is pruned and scanned, but not quantised.
+    own_module("own_nets", NETS)
+    student = {"class_path": "own_nets.Net", "init_args": {"depth": depth}}
+    config = {
+        "model": {"task": "plain", "student": student, "losses": ["CrossEntropy"]},
+        "data": {"class_path": "own_nets.Data"},
+        "trainer": {"max_steps": 10, "accelerator": "cpu"},
+        "logging": {"tensorboard": False},
+    }
+    Path("own.yaml").write_text(yaml.safe_dump(config))
+    for argv in (
+        ["fit", "-c", "own.yaml", "--id", "one"],
+        ["sensitivity", "runs/own/one", "--sparsity", "0.5"],
+        ["fit", "-c", "own.yaml", "-c", "runs/own/one/sensitivity/overrides.yaml", "--id", "two"],
+    ):
+        code, _, err = distill(*argv, "--allow", "own_nets")
+        assert code == 0, err
+    pruning, *others = yaml.safe_load(Path("runs/own/one/sensitivity/overrides.yaml").read_text())["callbacks"]
+    assert list(pruning["init_args"]["overrides"]) == [f"^{layer}$" for layer in range(depth)]
+    assert [list(other["init_args"]["overrides"]) for other in others] == ([rounded] if rounded else [])
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,39 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "override of no layer": (
         callbacks("QuantizationAwareTraining: overrides: {outputt.dense: 4}"),
-        [f"{QAT}.overrides.outputt.dense = 'outputt.dense'", "in no module's name", "output.dense'"],
+        [f"{QAT}.overrides.outputt.dense: ", "in no module's name", "output.dense'"],
+    ),
+    "override of a layer that is not quantised": (
+        callbacks("QuantizationAwareTraining: overrides: {classifier: 4}"),
+        [
+            f"{QAT}.overrides.classifier: ",
+            "found only in modules that are not compressed: classifier.",
+            "the head too",
+        ],
+    ),
+    "override of a layer that is not pruned": (
+        callbacks("GradualMagnitudePruning: exclude: [attention], overrides: {key: 0.9}"),
+        [f"{PRUNING}.overrides.key: ", "not compressed: bert.encoder.layer.0.attention.self.key, ", "exclude"],
+    ),
+    "pruning of what is not pruned": (
+        callbacks("GradualMagnitudePruning: include: [LayerNorm, query]"),
+        [f"{PRUNING}.include.0 = 'LayerNorm'", "not compressed: bert.embeddings.LayerNorm", "of type Linear or Conv1D"],
+    ),
+    "a type that there is not": (
+        callbacks("QuantizationAwareTraining: types: [Linear, conv1d]"),
+        [f"{QAT}.types.1 = 'conv1d'", "Linear, Conv1D, Conv1d, Conv2d", "did you mean 'Conv1d'"],
+    ),
+    "a cap on layers that are ranked by themselves": (
+        callbacks("GradualMagnitudePruning: scope: layer, max_layer_sparsity: 0.9"),
+        [f"{PRUNING}.max_layer_sparsity = 0.9: with a ranking for each layer", "scope: global"],
+    ),
+    "Lightning's pruning beside ours": (
+        callbacks("GradualMagnitudePruning: ", "pytorch_lightning.callbacks.ModelPruning: pruning_fn: l1_unstructured"),
+        [
+            "callbacks = ['GradualMagnitudePruning', 'ModelPruning']",
+            "names of its own",
+            "GradualMagnitudePruning alone",
+        ],
     ),
     "bits that there are not": (
         callbacks("QuantizationAwareTraining: weights: {bits: 5}"),

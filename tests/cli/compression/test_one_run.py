@@ -101,7 +101,9 @@ def test_weights_stored_as_integers_take_less_room_and_load_to_the_bit(
     assert evaluate(found.run.folder)["val/accuracy"] == found.run.result["scores"]["student"]["accuracy"]
 
 
+@pytest.mark.parametrize("all_at_once", [False, True], ids=["plain", "accumulated-clipped-bf16-averaged"])
 def test_two_processes_end_with_one_student(
+    all_at_once: bool,
     tmp_path: Path,
     script: Script,
     recipe: dict[str, Any],
@@ -112,7 +114,12 @@ def test_two_processes_end_with_one_student(
     zeros: Zeros,
 ) -> None:
     steps = {"max_steps": 8, "val_check_interval": 4, "devices": 2, "strategy": "ddp"}
-    changes = {"trainer": steps, "runs": str(tmp_path / "runs"), "callbacks": [pruning, quantization]}
+    callbacks = [pruning, quantization]
+    if all_at_once:
+        steps |= {"accumulate_grad_batches": 2, "val_check_interval": 8}  # of batches
+        steps |= {"gradient_clip_val": 0.1, "precision": "bf16-mixed"}
+        callbacks.append({"class_path": "ExponentialMovingAverage", "init_args": {"decay": 0.9}})
+    changes = {"trainer": steps, "runs": str(tmp_path / "runs"), "callbacks": callbacks}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(changed(recipe, changes)))
     done = script(Path(__file__).with_name("ranks.py"), tmp_path / "recipe.yaml", tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

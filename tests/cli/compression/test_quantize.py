@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import nn
 
@@ -74,6 +75,20 @@ def test_the_quantised_run_lies_beside_its_source_and_says_how_it_was_made(
     with pytest.raises(OSError, match="no space left"):
         quantize(source, calibrate=8, run_id="failed")
     assert [path.name for path in made.folder.parent.iterdir()] == ["new"]
+
+
+def test_a_run_of_several_processes_is_quantised_by_one(plain: Any, tmp_path: Path, distill: Distill) -> None:
+    source = Path(shutil.copytree(plain.run.folder, tmp_path / "runs/several/one"))
+    config = yaml.safe_load((source / "config.yaml").read_text())
+    config["trainer"] |= {"devices": 2, "strategy": "ddp", "num_nodes": 1}
+    (source / "config.yaml").write_text(yaml.safe_dump(config))
+    code, _, err = distill("quantize", str(source), "--calibrate", "8")
+    assert code == 0, err
+    [made] = (tmp_path / "runs/several-quantized").iterdir()
+    assert (made / "student/model.safetensors").is_file()
+    code, _, err = distill("quantize", str(source), "--trainer.devices", "2")
+    assert code == 2
+    assert "trainer.devices = 2: this is done by one process" in err
 
 
 @pytest.mark.parametrize(("samples", "batches"), [(8, 1), (9, 2), (24, 3)])

@@ -1,0 +1,82 @@
+"""The promises of which modules patterns and types choose."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from distill.errors import UserError
+from distill.targets import LINEAR, check_overrides, of_types, select
+
+KINDS = (*LINEAR, nn.Conv1d, nn.Conv2d)
+
+
+class Net(nn.Module):
+    """One of each, in a block, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        parts = {"map": nn.Linear(4, 4), "turned": Conv1D(4, 4), "wave": nn.Conv1d(4, 4, 1), "norm": nn.LayerNorm(4)}
+        self.block = nn.ModuleDict(parts)
+        self.head = nn.Linear(4, 2)
+
+
+def said(call: Callable[[], Any]) -> str:
+    with pytest.raises(UserError) as error:
+        call()
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (None, ["block.map", "block.turned", "block.wave"]),
+        (["Conv1D"], ["block.turned"]),
+        (["Conv1d"], ["block.wave"]),
+        (["Conv1d", "Linear"], ["block.map", "block.wave"]),
+    ],
+)
+def test_types_are_told_apart_to_the_letter(names: list[str] | None, chosen: list[str]) -> None:
+    assert list(select(Net(), of_types(KINDS, names, "types"), key="")) == chosen
+
+
+@pytest.mark.parametrize(("name", "near"), [("linear", "Linear"), ("Conv3D", "Conv1D"), ("Embedding", "Linear")])
+def test_an_unknown_type_is_refused_with_the_nearest(name: str, near: str) -> None:
+    message = said(lambda: of_types(KINDS, ["Linear", name], "callbacks.P.types"))
+    assert message.startswith(f"callbacks.P.types.1 = '{name}': is no type that can be compressed here: Linear, Conv1D")
+    assert f"'{near}'" in message.partition("Conv2d. ")[2]
+
+
+def test_each_pattern_to_include_is_found_in_a_module_that_can_be_chosen() -> None:
+    message = said(lambda: select(Net(), KINDS, ["map", "norm"], key="P"))
+    assert message.startswith(
+        "P.include.1 = 'norm': is found only in modules that are not compressed: block.norm. name"
+    )
+    assert "Linear or Conv1D or Conv1d or Conv2d" in message
+    assert "P.include.0 = 'wave'" in said(lambda: select(Net(), LINEAR, ["wave", "map"], key="P"))
+    assert list(select(Net(), KINDS, ["block"], key="P")) == ["block.map", "block.turned", "block.wave"]
+    assert list(select(Net(), KINDS, ["head"], key="P")) == ["head"]
+
+
+def test_what_is_left_out_may_be_anything_that_exists() -> None:
+    assert list(select(Net(), LINEAR, exclude=["norm", "wave", "head", "turned"], key="P")) == ["block.map"]
+    assert "found in no module's name" in said(lambda: select(Net(), LINEAR, exclude=["nrm"], key="P"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("head", "is found only in modules that are not compressed: head."),
+        ("block", "is found only in modules that are not compressed: block.map, block.turned and 2 more."),
+        ("tuned", "found in no module's name. did you mean 'block.turned'?"),
+        ("(", "not a regular expression"),
+    ],
+)
+def test_a_pattern_without_effect_is_refused(pattern: str, words: str) -> None:
+    message = said(lambda: check_overrides(Net(), {pattern: 0.5}, ["nothing"], "P.overrides"))
+    assert re.search(rf"^P\.overrides\.{re.escape(pattern)}: {re.escape(words)}", message)
