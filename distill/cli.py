@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from distill import __version__
 from distill.errors import TrainingError, UserError, nearest
+from distill.scrub import scrub
 
 if TYPE_CHECKING:
     from distill.commands.command import Command
@@ -58,9 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
     0: done. 1: training could not go on. 2: something the user can mend. 130: interrupted.
+
+    Args:
+        argv: What follows ``distill``; the process's own arguments if not given, and it then shows no secret in a
+            traceback.
     """
+    if argv is None:
+        sys.excepthook = _show
+        argv = sys.argv[1:]
     try:
-        _run(list(sys.argv[1:] if argv is None else argv))
+        _run(list(argv))
     except UserError as error:
         return _complain(str(error), 2)
     except TrainingError as error:
@@ -75,6 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _complain(message: str, code: int) -> int:
     print(f"distill: error: {message}", file=sys.stderr)
     return code
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print what nothing else has caught as Python does, but for its secrets."""
+    print(scrub("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _run(argv: list[str]) -> None:

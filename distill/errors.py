@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+from distill.scrub import HIDDEN, scrub, scrub_override
 
 __all__ = ["TrainingError", "UserError", "nearest"]
 
@@ -11,7 +14,8 @@ __all__ = ["TrainingError", "UserError", "nearest"]
 class UserError(Exception):
     """Something in the configuration, the data or a file that the user can mend.
 
-    The command line prints it as one message without a traceback and exits with code 2.
+    The command line prints it as one message without a traceback and exits with code 2. A terminal's output is often
+    kept, so the message holds no secret: neither a value whose key names one, nor credentials in an address.
 
     Args:
         rule: What must hold, as a statement ("must be greater than 0").
@@ -22,8 +26,13 @@ class UserError(Exception):
 
     def __init__(self, rule: str, *, key: str = "", mend: str, value: object = None) -> None:
         self.rule, self.key, self.value, self.mend = rule, key, value, mend
-        subject = f"{key} = {value!r}: " if key and value is not None else f"{key}: " if key else ""
-        super().__init__(subject + "".join(_sentence(part) for part in (rule, mend) if part).rstrip(" "))
+        scrubbed = scrub_override(key, value)
+        shown = scrubbed if HIDDEN in repr(scrubbed) else value
+        subject = f"{key} = {shown!r}: " if key and value is not None else f"{key}: " if key else ""
+        message = subject + "".join(_sentence(part) for part in (rule, mend) if part).rstrip(" ")
+        if shown == HIDDEN:  # rule and mend may speak of it too
+            message = re.sub(rf"(?<!\w){re.escape(str(value))}(?!\w)", HIDDEN, message)
+        super().__init__(scrub(message))
 
     def within(self, place: str) -> UserError:
         """The same error with its key below ``place``, unless it already names a place from the top."""
@@ -50,4 +59,7 @@ def nearest(name: str, names: Iterable[str], *, count: int = 3) -> str:
 
 
 class TrainingError(Exception):
-    """Training cannot go on (a loss is no longer finite). One message, exit code 1."""
+    """Training cannot go on (a loss is no longer finite). One message without secrets, exit code 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(scrub(message))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
+from distill.scrub import scrub
+
 __all__ = ["Guarded", "is_rank_zero"]
 
 
@@ -29,4 +31,5 @@ class Guarded:
             action()
         except Exception as error:  # whatever a full disk, a server or a library comes up with
             self._failed = True
-            warnings.warn(f"{self.label} is left out from here on: it could not {what} ({error!r}).", stacklevel=2)
+            reason = scrub(repr(error))
+            warnings.warn(f"{self.label} is left out from here on: it could not {what} ({reason}).", stacklevel=2)

@@ -1,4 +1,4 @@
-"""Keeping secrets out of what is written: the run's configuration, the loggers' hyperparameters."""
+"""Keeping secrets out of what is written and said: the run's configuration, the hyperparameters, what went wrong."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import base64
 import re
 from collections.abc import Mapping
 from typing import Any
-
-from distill.errors import UserError
 
 __all__ = ["HIDDEN", "is_secret", "refuse_hidden", "scrub", "scrub_override"]
 
@@ -40,8 +38,8 @@ _HARMLESS = frozenset(_TOKENS | _COLUMNS)
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 # What stands before a secret within a text, and the secret: each is replaced by the first, and HIDDEN.
 _AFTER = (
-    # https://user:password@host; a password may hold an @
-    re.compile(r"(://)[^/?#\s]+(?=@)"),
+    # https://user:password@host; a password may hold an @, and a path has made one of two slashes
+    re.compile(r"(://|\w\w:/)[^/?#\s]+(?=@)"),
     # ...?token=..., and the key of a signed address
     re.compile(r"([?&][^=&\s]*(?:token|key|secret|password|signature|sig|credential)=)[^&\s]+", re.IGNORECASE),
     # Password=...; of a connection
@@ -50,6 +48,7 @@ _AFTER = (
     re.compile(r"(\b(?:authorization|x-api-key|api-key)\s*:\s*(?:[A-Za-z]+\s+)?)[^\s,;]+", re.IGNORECASE),
     re.compile(r"(\bbearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE),
 )
+_BASIC = re.compile(r"(\bbasic\s+)([\w+/]+=*)", re.IGNORECASE)
 _ARGUMENT = re.compile(r"--(\w[\w.-]*)")
 # Its value ends where the next begins, in a list as Python prints it too.
 _WITH_VALUE = re.compile(rf"(?<![\w-]){_ARGUMENT.pattern}=(.*?)(?=['\"]?,?\s+['\"]?--|\Z)", re.DOTALL)
@@ -112,19 +111,17 @@ def _scrub_item(item: Any, before: Any, name: str) -> Any:
 def _scrub_text(text: str, name: str) -> str:
     if _HEX.fullmatch(text) and not _COMMITS & {word.lower() for word in _WORD.findall(name)}:
         return HIDDEN
-    if _is_basic(text):
-        return HIDDEN
     text = _WITH_VALUE.sub(lambda match: f"--{match[1]}={scrub_override(*match.groups())}", text)
     for pattern in _AFTER:
         text = pattern.sub(rf"\g<1>{HIDDEN}", text)
+    text = _BASIC.sub(lambda match: match[1] + HIDDEN if _is_pair(match[2]) else match[0], text)
     return _KNOWN.sub(HIDDEN, text)
 
 
-def _is_basic(text: str) -> bool:
-    """Whether ``text`` is the value of a header with a name and a password: ``Basic dXNlcjpwYXNzd29yZA==``."""
-    scheme, _, rest = text.partition(" ")
+def _is_pair(text: str) -> bool:
+    """Whether ``text`` is a name and a password as a header has them: ``dXNlcjpwYXNzd29yZA==``."""
     try:
-        return scheme.lower() == "basic" and b":" in base64.b64decode(rest.strip(), validate=True)
+        return b":" in base64.b64decode(text, validate=True)
     except ValueError:
         return False
 
@@ -135,6 +132,8 @@ def refuse_hidden(value: Any, key: str = "") -> None:
     Raises:
         UserError: naming the key.
     """
+    from distill.errors import UserError  # whose messages are scrubbed here
+
     if isinstance(value, Mapping):
         for name, item in value.items():
             refuse_hidden(item, f"{key}.{name}".lstrip("."))

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import shlex
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,45 +16,16 @@ from distill.metrics_file import read_rows
 from distill.run import Run
 from distill.scrub import scrub
 from distill.wandb_file import history
+from distill.wandb_service import Troubles, begin, end_service, finish, sync_command
 
 if TYPE_CHECKING:
     from distill.loggers import WandbConfig
 
-__all__ = ["FINISH_SECONDS", "INIT_SECONDS", "SafeWandbLogger", "log_export"]
-
-INIT_SECONDS = 20.0
-"""How long W&B may try to start online."""
-
-FLUSH_SECONDS = 1.0
-"""Of the rows, so much dies with W&B's service process."""
-
-FINISH_SECONDS = 60.0
-"""How long a run that has ended waits for W&B to send what it has; the rest stays on the disk for ``wandb sync``."""
+__all__ = ["SafeWandbLogger", "log_export"]
 
 Mode = Literal["online", "offline", "disabled"]
 
-# Files of online runs are left out by default.
-_SYNC = "`wandb sync --include-online` of the folder wandb sends what is on the disk"
-
 AXIS = "trainer/global_step"
-
-
-def _settings() -> Any:
-    import wandb
-
-    # What is not asked of the server is not sent: the command line and the environment may hold secrets.
-    return wandb.Settings(
-        console="off",
-        disable_git=True,
-        save_code=False,
-        silent=True,
-        init_timeout=INIT_SECONDS,
-        finish_timeout=max(FINISH_SECONDS - 5, FINISH_SECONDS / 2),  # W&B gives up by itself before we do
-        finish_timeout_raises=True,
-        x_disable_meta=True,
-        x_save_requirements=False,
-        x_transaction_log_flush_interval=FLUSH_SECONDS,
-    )
 
 
 class _Absent:
@@ -93,8 +58,8 @@ class SafeWandbLogger(Guarded, WandbLogger):
     ``metrics.csv``, what the service had not written is lost.
 
     **Trouble.** Where W&B cannot start online, or its service process ends, the run goes on offline, as a resumed one
-    does; after that without W&B. A server that fails later costs nothing: the service keeps trying beside the
-    training, and all is in the local file.
+    does; after that without W&B. A server that fails later costs one warning: the service keeps trying beside the
+    training, all is in the local file, and the warning says what sends it.
 
     Args:
         config: Where W&B puts the run.
@@ -121,19 +86,21 @@ class SafeWandbLogger(Guarded, WandbLogger):
         self._recorded: set[tuple[int, str]] = set()
         self._hyperparameters: Any = None
         self._fallen = self._offline = False
+        self._troubles, self._to_send = Troubles(), Path()
         self._try("start", lambda: self._start(mode, at))
 
     # ------------------------------------------------------------------ start
 
     def _start(self, mode: str, at: int | None) -> None:
         """Begin, or go on after the optimizer step ``at``."""
-        import wandb
-
-        files = sorted(Path(self._run.folder, "wandb").glob("*run-*/*.wandb"))  # of the processes before this one
-        with _unreported():
-            # Not `offline=True`: that sets WANDB_MODE for the whole process and everything it starts.
-            self._experiment = wandb.init(**{**self._wandb_init, "mode": mode}, settings=_settings())
+        folder = Path(self._run.folder, "wandb").absolute()
+        files = sorted(folder.glob("*run-*/*.wandb"))  # of the processes before this one
+        # Not `offline=True`: that sets WANDB_MODE for the whole process and everything it starts.
+        self._troubles = Troubles()
+        self._experiment = begin(self._troubles, **{**self._wandb_init, "mode": mode})
         self._offline = mode == "offline"
+        # Of the runs before it an online one sends anew what the server had not got; an offline one has them sent too.
+        self._to_send = folder if self._offline else Path(self._experiment.dir).parent
         self._experiment.define_metric(AXIS)
         self._experiment.define_metric("*", step_metric=AXIS, step_sync=True)
         if self._hyperparameters is not None:
@@ -170,16 +137,12 @@ class SafeWandbLogger(Guarded, WandbLogger):
 
     def _fall_back(self, what: str, error: Exception) -> None:
         """Go on offline: only a new service process can."""
-        import wandb
-
         self._fallen = True
-        for _ in range(2):  # the first only tells that the service is dead
-            with contextlib.suppress(Exception):
-                _within(FINISH_SECONDS / 4, wandb.teardown)
-                break
+        end_service()
         self._start("offline", sys.maxsize)
-        reason = f"it could not {what} ({error!r}); {_SYNC}"
-        warnings.warn(f"W&B is offline from here on: {reason}.", stacklevel=2)
+        reason = scrub(f"it could not {what} ({error!r})")
+        rest = f"To send the run when it has ended: {sync_command(self._to_send)}"
+        warnings.warn(f"W&B is offline from here on: {reason}. {rest}", stacklevel=2)
 
     @property
     def experiment(self) -> Any:
@@ -193,6 +156,7 @@ class SafeWandbLogger(Guarded, WandbLogger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self._try("log", lambda: self._log(metrics, step))
+        self._troubles.tell(self._to_send)
 
     def _log(self, metrics: Mapping[str, float], step: int | None) -> None:
         key = None if step is None else _key(step, metrics)
@@ -221,12 +185,11 @@ class SafeWandbLogger(Guarded, WandbLogger):
 
     def _finish(self, status: str) -> None:
         if self._experiment is not None:
-            self._fallen = True  # there is nothing to go on with
-            finish = partial(self._experiment.finish, exit_code=0 if status == "success" else 1)
-            self._try("finish", lambda: _within(FINISH_SECONDS, finish))
+            if not self._failed:
+                finish(self._experiment, self._troubles, 0 if status == "success" else 1)
+                self._troubles.tell(self._to_send)
             if self._offline:
-                folder = shlex.quote(str(self._run.folder))
-                print(f"W&B was offline; to send it: wandb sync {folder}/wandb/offline-run-*", flush=True)
+                print(f"W&B was offline; to send it: {sync_command(self._to_send)}", flush=True)
             self._experiment, self._failed = None, True
 
 
@@ -253,23 +216,22 @@ class _Export(Guarded):
         self._try("keep the export", lambda: self._log(folder))
 
     def _log(self, folder: Path) -> None:
-        import wandb
-
-        with _unreported():
-            experiment = wandb.init(
-                name=f"{self._run.name} {self._run.id} {folder.name}",
-                id=f"{self._run.id}-{folder.name}",
-                dir=self._run.folder.absolute(),
-                project=self._config.project,
-                entity=self._config.entity,
-                group=scrub(self._config.group),
-                job_type="export",
-                resume="allow",
-                mode=self._mode,
-                settings=_settings(),
-            )
+        troubles = Troubles()
+        experiment = begin(
+            troubles,
+            name=f"{self._run.name} {self._run.id} {folder.name}",
+            id=f"{self._run.id}-{folder.name}",
+            dir=self._run.folder.absolute(),
+            project=self._config.project,
+            entity=self._config.entity,
+            group=scrub(self._config.group),
+            job_type="export",
+            resume="allow",
+            mode=self._mode,
+        )
         _log_folder(experiment, f"{self._run.name}-{folder.name}", folder)
-        _within(FINISH_SECONDS, experiment.finish)
+        finish(experiment, troubles)
+        troubles.tell(Path(experiment.dir).parent)
 
 
 def _log_folder(experiment: Any, name: str, folder: str | Path) -> None:
@@ -285,39 +247,3 @@ def _key(step: Any, row: Mapping[str, Any]) -> tuple[int, str]:
     """What a row is known by: its step and its names, but for W&B's own."""
     names = sorted(name for name in row if not name.startswith("_") and name != AXIS)
     return int(step), sys.intern("\n".join(names))
-
-
-@contextmanager
-def _unreported() -> Iterator[None]:
-    """Let W&B not report on itself: it would ask the server even offline, and wait for its answers at the end."""
-    before = os.environ.get("WANDB_ERROR_REPORTING")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["WANDB_ERROR_REPORTING"]
-
-
-def _within(seconds: float, action: Callable[[], object]) -> None:
-    """Do ``action``, but do not wait for it any longer than ``seconds``.
-
-    Raises:
-        TimeoutError: if it has not come to an end by then.
-        Exception: whatever ``action`` raises.
-    """
-    raised: list[Exception] = []
-
-    def act() -> None:
-        try:
-            action()
-        except Exception as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=act, daemon=True)  # a process that ends does not wait for it
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(f"no end within {seconds:g} s; {_SYNC}")
-    if raised:
-        raise raised[0]

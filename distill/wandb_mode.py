@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
+from distill.scrub import scrub
+
 __all__ = ["Decision", "decide", "find_key", "sweep_run_id"]
 
 DEFAULT_URL = "https://api.wandb.ai"
@@ -50,7 +52,8 @@ def decide(wanted: str | None = None, environment: Mapping[str, str] = os.enviro
     if key is None:
         return Decision("offline", "there is no API key in WANDB_API_KEY or netrc")
     problem = _probe(url, key, timeout)
-    return Decision("online", f"to {url}") if problem is None else Decision("offline", f"{url} {problem}")
+    # The address may hold a password.
+    return Decision("online", scrub(f"to {url}")) if problem is None else Decision("offline", scrub(f"{url} {problem}"))
 
 
 def find_key(url: str, environment: Mapping[str, str]) -> str | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from distill.errors import TrainingError, UserError
 from distill.scrub import HIDDEN, scrub, scrub_override
 
 HEX = hashlib.sha1(b"a key").hexdigest()
@@ -24,6 +26,7 @@ SECRETS = {
     "the value of a header": ("Bearer hunter2.hunter2", "hunter2"),
     "the same in lower case": ("bearer hunter2-hunter2", "hunter2"),
     "the value of a basic header": (f"Basic {BASIC}", BASIC),
+    "a basic header in a text": (f"cannot ask with {{'Proxy': 'Basic {BASIC}'}}", BASIC),
     "a key of W&B": (HEX, HEX),
     "a key of a server of one's own": (f"local-{HEX}", HEX),
     "a newer key of W&B": (f"wandb_v1_{LETTERS}_{LETTERS}", LETTERS),
@@ -124,3 +127,26 @@ def test_an_argument_is_known_by_its_name(case: str) -> None:
 
 def test_arguments_below_a_secret_go_with_it() -> None:
     assert scrub({"secrets": ["--user", "hunter2"]}) == {"secrets": [HIDDEN, HIDDEN]}
+
+
+# ---------------------------------------------------------------------- errors
+
+
+def test_an_error_hides_the_value_of_a_secret_wherever_it_speaks_of_it() -> None:
+    error = UserError("must be a list, not hunter2", key="data.token", value="hunter2", mend="write [hunter2]")
+    assert str(error) == f"data.token = '{HIDDEN}': must be a list, not {HIDDEN}. write [{HIDDEN}]."
+    assert str(error.within("callbacks.0")) == str(error)
+    assert error.value == "hunter2"  # the place where it stands is found by it
+
+
+def test_an_error_hides_a_password_in_any_part_of_it() -> None:
+    address = "https://user:hunter2@host"
+    error = UserError(f"{address} is gone", key="data.path", value=Path(address), mend=f"ask {address}")
+    for said in (error, TrainingError(f"{address} is gone")):
+        assert "hunter2" not in str(said)
+        assert "is gone" in str(said)
+
+
+def test_an_error_shows_what_is_no_secret() -> None:
+    error = UserError("must not be a tuple", key="model.losses.0.layers", value=(1, "a"), mend="give a list")
+    assert str(error) == "model.losses.0.layers = (1, 'a'): must not be a tuple. give a list."

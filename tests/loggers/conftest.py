@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -33,6 +34,8 @@ class Server(ThreadingHTTPServer):
         self.trouble: str | None = None
         self.spared = ""
         """Requests with this in them are answered in spite of the trouble."""
+        self.held, self.released = threading.Event(), threading.Event()
+        """Whether the trouble ``hold`` keeps what brings rows waiting; whether it gets an answer: status 500."""
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -56,11 +59,16 @@ class Handler(BaseHTTPRequestHandler):
         data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode(errors="replace")
         self.server.asked.append(self.path)
-        if self.server.trouble and (not self.server.spared or self.server.spared not in text):
-            if self.server.trouble == "hang":
+        trouble, spared = self.server.trouble, self.server.spared
+        if trouble == "hold" and "file_stream" in self.path:
+            self.server.held.set()
+            self.server.released.wait()
+            self._answer({}, 500)
+        elif trouble and trouble != "hold" and (not spared or spared not in text):
+            if trouble == "hang":
                 time.sleep(600)
-            if self.server.trouble == "500":
-                self._answer({}, 500)
+            if trouble.isdigit():
+                self._answer({}, int(trouble))
             self.close_connection = True
         elif self.path == "/graphql":
             asked = json.loads(text)
@@ -117,6 +125,7 @@ def server() -> Iterator[Server]:
     running = Server()
     threading.Thread(target=running.serve_forever, daemon=True).start()
     yield running
+    running.released.set()
     running.shutdown()
     running.server_close()
 
@@ -149,9 +158,15 @@ class Played:
         assert ended == code, text
         return text
 
-    def paused(self) -> None:
-        while "paused" not in (self._output.read_text() if self._output.exists() else ""):
+    def said(self, words: str) -> None:
+        """Wait until it has printed ``words``; it may be stuck before."""
+        last = time.monotonic() + 120
+        while words not in (text := self._output.read_text() if self._output.exists() else ""):
+            assert time.monotonic() < last, text
             time.sleep(0.02)
+
+    def paused(self) -> None:
+        self.said("paused")
 
     def go(self) -> None:
         (self._folder / "go").touch()
@@ -169,3 +184,24 @@ def player() -> Iterator[subprocess.Popen[str]]:
 def play(player: subprocess.Popen[str], tmp_path: Path) -> Callable[..., Played]:
     """Starts ``player.main`` with the arguments given by name."""
     return lambda environment=None, **arguments: Played(player, tmp_path, environment or {}, arguments)
+
+
+@pytest.fixture
+def synced(server: Server, tmp_path: Path) -> Callable[[str], None]:
+    """Sends a run, by the one command that a process ``said``, to the server, which is well again."""
+
+    def send(said: str) -> None:
+        server.trouble = None
+        [command] = {line.partition("wandb sync ")[2] for line in said.splitlines() if "wandb sync " in line}
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name("wandb")), "sync", *shlex.split(command)],
+            env=os.environ | server.environment,
+            cwd=tmp_path,  # it writes a log of its own into the folder that it is started in
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    return send

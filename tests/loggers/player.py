@@ -1,4 +1,4 @@
-"""Logs ten steps of a run as a training does; killed where it is told to be, and going on from a checkpoint.
+"""Logs the steps of a run as a training does; killed where it is told to be, and going on from a checkpoint.
 
 Reads a line of JSON for each run, which is played by a process of its own, forked after the slow imports; writes its
 exit code.
@@ -18,9 +18,9 @@ from typing import Any
 STEPS = 10
 
 
-def rows(after: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+def rows(after: int = 0, steps: int = STEPS) -> Iterator[tuple[int, dict[str, Any]]]:
     """What is logged after so many steps: training terms, and every third step validation's figures after them."""
-    for step in range(after, STEPS):
+    for step in range(after, steps):
         yield step, {"train/loss": 1.0 / (step + 1), "epoch": step // 5}
         if step % 3 == 2:
             yield step, {"val/accuracy": 0.1 * step, "epoch": step // 5}
@@ -28,10 +28,11 @@ def rows(after: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def main(
     runs: str,
+    steps: int = STEPS,
     at: int | None = None,
     kill_after: int | None = None,
     wait: float = 0.0,
-    pause: bool = False,
+    pause: int = 0,
     kill_service: bool = False,
     csv: bool = True,
     seconds: float = 5.0,
@@ -42,30 +43,31 @@ def main(
 
     Args:
         runs: Folder of the runs.
+        steps: How many.
         at: Go on from this step.
         kill_after: Be killed after so many rows.
         wait: Seconds before that, or before the end.
-        pause: After the first row, say so and wait for the file ``go``.
+        pause: After so many rows, say so and wait for the file ``go``.
         kill_service: Kill W&B's service process after the fourth row.
         csv: Log to ``metrics.csv`` too.
         seconds: How long W&B may take to start, and to finish.
         lr: A hyperparameter.
         artifacts: What is kept.
     """
-    from distill import wandb_logger
+    from distill import wandb_service
     from distill.loggers import LoggingConfig, WandbConfig, keep_student, make_loggers
     from distill.run import Run
 
-    wandb_logger.FINISH_SECONDS = wandb_logger.INIT_SECONDS = seconds
-    wandb_logger.FLUSH_SECONDS = 0.2
+    wandb_service.FINISH_SECONDS = wandb_service.INIT_SECONDS = seconds
+    wandb_service.FLUSH_SECONDS = 0.2
     run = Run.create(runs, "mine", {}, "one") if at is None else Run.open(f"{runs}/mine/one")
     config = LoggingConfig(csv=csv, tensorboard=False, wandb=WandbConfig(group="g", artifacts=list(artifacts)))
     loggers = make_loggers(config, run, {"lr": lr, "model": {"api_key": "s3cret"}}, at=at)
-    for number, (step, row) in enumerate(rows(at or 0), 1):
+    for number, (step, row) in enumerate(rows(at or 0, steps), 1):
         for logger in loggers:
             logger.log_metrics(row, step)
             logger.save()
-        if pause and number == 1:
+        if number == pause:
             print("paused", flush=True)
             while not os.path.exists("go"):
                 time.sleep(0.02)
@@ -75,6 +77,7 @@ def main(
             time.sleep(wait)
             os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(wait)
+    print("all logged", flush=True)
     for logger in loggers:
         logger.finalize("success")
     if artifacts:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from distill import wandb_logger
+from distill import wandb_service
 from distill.loggers import LoggingConfig, SafeWandbLogger, WandbConfig, keep_export, make_loggers
 from distill.run import Run
 from distill.wandb_file import history, records
@@ -26,7 +26,11 @@ def files(folder: Path) -> list[Path]:
 def test_a_run_without_a_server_is_offline_which_is_said_once(play: Any, tmp_path: Path) -> None:
     said = play({"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}).end()
     assert said.count("W&B is offline: http://127.0.0.1:9 cannot be reached") == 1
-    assert [line.split(":")[0] for line in said.splitlines()] == ["W&B is offline", "W&B was offline; to send it"]
+    assert [line.split(":")[0] for line in said.splitlines()] == [
+        "W&B is offline",
+        "all logged",
+        "W&B was offline; to send it",
+    ]
     [file] = files(tmp_path)
     assert file.name == "run-one.wandb"
     [started] = [r.run for r in records(file) if r.HasField("run")]
@@ -87,10 +91,15 @@ def test_what_a_callback_does_with_an_absent_run_does_nothing(tmp_path: Path, mo
 class Endless:
     """An experiment whose service process answers no more."""
 
+    dir = "runs/it/wandb/run-now/files"
+
     def __init__(self) -> None:
         self.released = threading.Event()
 
     def define_metric(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
+
+    def log(self, *_: Any, **__: Any) -> None:
         """Nothing."""
 
     def finish(self, exit_code: int) -> None:
@@ -102,15 +111,38 @@ def test_the_end_of_a_run_waits_for_wandb_only_so_long(tmp_path: Path, monkeypat
 
     experiment = Endless()
     monkeypatch.setattr(wandb, "init", lambda **_: experiment)
-    monkeypatch.setattr(wandb_logger, "FINISH_SECONDS", 0.2)
+    monkeypatch.setattr(wandb_service, "FINISH_SECONDS", 0.2)
     logger = SafeWandbLogger(WandbConfig(), Run.create(tmp_path, "mine", {}), "online")
     started = time.monotonic()
-    with pytest.warns(UserWarning, match="it could not finish .*wandb sync") as said:
+    with pytest.warns(UserWarning, match="no end within .* wandb sync --include-online runs/it/wandb/run-now$") as said:
         logger.finalize("success")
     assert time.monotonic() - started < 5
     assert len(said) == 1
     logger.finalize("success")
     experiment.released.set()
+
+
+def test_wandb_says_itself_what_is_wrong_before_the_run_begins_and_after_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    def init(**_: Any) -> Endless:
+        wandb.termerror("no such entity")
+        return experiment
+
+    experiment = Endless()
+    experiment.released.set()
+    monkeypatch.setattr(wandb, "init", init)
+    logger = SafeWandbLogger(WandbConfig(), Run.create(tmp_path, "mine", {}), "online")
+    assert "no such entity" in capsys.readouterr().err
+    wandb.termwarn("the server is gone")
+    with pytest.warns(UserWarning, match=r"W&B may not have got all \(the server is gone\)"):
+        logger.log_metrics({"a": 1.0}, 0)
+    logger.finalize("success")
+    assert capsys.readouterr().err == ""
+    wandb.termwarn("this is another run's")
+    assert "this is another run's" in capsys.readouterr().err
 
 
 def test_wandb_is_told_to_give_up_before_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +151,7 @@ def test_wandb_is_told_to_give_up_before_that(tmp_path: Path, monkeypatch: pytes
     given: dict[str, Any] = {}
     monkeypatch.setattr(wandb, "init", lambda **arguments: given.update(arguments) or Endless())
     SafeWandbLogger(WandbConfig(), Run.create(tmp_path, "mine", {}), "online")
-    assert 0 < given["settings"].finish_timeout < wandb_logger.FINISH_SECONDS
+    assert 0 < given["settings"].finish_timeout < wandb_service.FINISH_SECONDS
 
 
 def test_the_environment_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
