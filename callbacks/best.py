@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,11 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from distill.callbacks.compression import compressions
+from distill.guarded import is_rank_zero
 
 __all__ = ["Best", "within"]
+
+_log = logging.getLogger(__name__)
 
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
@@ -21,21 +25,32 @@ def within(state: Mapping[str, Any], folder: str | Path | None) -> dict[str, Any
     """The state of a ``ModelCheckpoint`` with every file that it names in ``folder``.
 
     These files are removed when better ones come, so a checkpoint may not say that they lie elsewhere; and a run's
-    folder may have been moved.
+    folder may have been moved. A line tells of those that are looked for in ``folder`` instead.
     """
     place = str(folder or "")
+    elsewhere: dict[str, None] = {}  # a set that keeps its order
 
     def own(path: str) -> str:
         was = state["dirpath"]
+        if path and not _inside(os.path.join(was or place, path), place):
+            elsewhere[path] = None
         part = os.path.normpath(os.path.relpath(path, was) if was and os.path.isabs(path) else path)
-        above = os.path.realpath(os.path.dirname(os.path.join(place, part)))  # no link leads elsewhere
-        if os.path.commonpath([above, os.path.realpath(place)]) != os.path.realpath(place):
+        if not _inside(os.path.join(place, part), place):
             part = os.path.basename(part)
         return "" if part in ("", ".", "..") else os.path.join(place, part)
 
     paths = {name: own(state[name]) for name in _PATHS}
     scores = {own(path): score for path, score in state["best_k_models"].items() if own(path)}
+    if elsewhere and is_rank_zero():
+        told = "the checkpoint names files outside of %s, and these are not followed: %s"
+        _log.warning(told, place, ", ".join(elsewhere))
     return {**state, **paths, "best_k_models": scores, "dirpath": folder}
+
+
+def _inside(path: str, folder: str) -> bool:
+    """Whether ``path`` lies below ``folder``, wherever links lead."""
+    above, root = os.path.realpath(os.path.dirname(path)), os.path.realpath(folder)
+    return os.path.commonpath([above, root]) == root
 
 
 class Best(ModelCheckpoint):

@@ -81,6 +81,14 @@ def write(checkpoint: Any, path: str | Path) -> None:
         fresh.unlink(missing_ok=True)
 
 
+def _make(folder: Path) -> None:
+    """Make ``folder``, and those above it, so that their names outlive a power cut."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
 def put(fresh: Path, path: Path) -> None:
     """Have ``fresh`` take the place of what lies at ``path`` beside it, whichever of them is a folder.
 
@@ -330,7 +338,7 @@ class SafeCheckpointIO(CheckpointIO):
     def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
         told, self._failed = self._failed, True
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make(path.parent)
             write(checkpoint, path)
             self._failed = False
         except OSError as error:
@@ -338,5 +346,7 @@ class SafeCheckpointIO(CheckpointIO):
                 self._tell(path, error)
 
     def _tell(self, path: Path, error: OSError) -> None:
-        rule = "the run goes on, with the last good one kept"
+        folder = path.parent.parent if path.parent.suffix == ".new" else path.parent  # of a rank's file: beside its own
+        kept = any(folder.glob("*.ckpt"))
+        rule = f"the run goes on, {'with the last good one kept' if kept else 'without any as yet'}"
         _log.warning("checkpoint %s could not be written (%s): %s", path, error.strerror or error, rule)

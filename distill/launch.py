@@ -20,13 +20,14 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError
 
 from distill import artifact
+from distill.best_student import restore_best
 from distill.build import RUN_ID, Job, build, make_trainer, quiet
-from distill.callbacks import Best, ExponentialMovingAverage, Last, compressions
-from distill.checkpoint import Damaged, SafeCheckpointIO
+from distill.callbacks import ExponentialMovingAverage, Last, compressions
+from distill.callbacks.last import saved
 from distill.errors import TrainingError, UserError
 from distill.loggers import keep_student, make_loggers
 from distill.module import Distillation
-from distill.outcome import Scores, outcome, show_outcome
+from distill.outcome import outcome, show_outcome
 from distill.run import Run
 from distill.scrub import scrub
 from distill.timeline import DrawTimeline
@@ -108,10 +109,11 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
             last.release()
     try:
         _conclude(job, trainer, last.seconds if last else time.perf_counter() - started)
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno not in _DISK:
-            raise
-        raise _unwritten(error, job.run) from error
+    except (OSError, SafetensorError, UserError) as error:
+        trouble = error.__cause__ if isinstance(error, UserError) else error  # of a folder that cannot be made
+        if isinstance(trouble, SafetensorError) or (isinstance(trouble, OSError) and trouble.errno in _DISK):
+            raise _unwritten(trouble, job.run) from error
+        raise
     if main:
         keep_student(loggers, job.run)
 
@@ -119,8 +121,9 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
 def _unwritten(error: Exception, run: Run) -> TrainingError:
     """Of a disk that is full, or that may not be written to."""
     reason = getattr(error, "strerror", None) or str(error)
-    mend = "its last good checkpoint is kept: make room, and go on with"
-    return TrainingError(f"{run.folder} cannot be written to ({reason}). {mend}: distill resume {run.folder}")
+    kept = "its last good checkpoint is kept" if saved(run.checkpoints) else "it has no checkpoint yet"
+    mend = f"{kept}: make room, or have it writable, and go on with: distill resume {run.folder}"
+    return TrainingError(f"{run.folder} cannot be written to ({reason}). {mend}")
 
 
 def last_of(trainer: Trainer) -> Last | None:
@@ -178,20 +181,18 @@ def interruptible(trainer: Trainer) -> Iterator[None]:
 def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     """Save the student of the best checkpoint as it is shipped, and show the table."""
     steps = trainer.global_step
-    step, total, states = _restore_best(job, trainer)
+    step, total, states, scores, instead = restore_best(job, trainer)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ExponentialMovingAverage):
             if callback.state_key in states:
                 callback.load_state_dict(states[callback.state_key])
             callback.finish(job.module.student)
-    kept = next(callback.by_step for callback in trainer.callbacks if isinstance(callback, Scores))  # type: ignore[attr-defined]
     changed = compressions(trainer)
     unfinished = [type(c).__name__ for c in changed if not c.complete(step, total)]
     artifact.recount(job.module.student)
     for compression in changed:
         artifact.note(job.module.student, *compression.finish(job.module.student))
-    scores = kept.get(step, {})
-    if trainer.enable_validation and (changed or step not in kept):
+    if trainer.enable_validation and (changed or not scores):
         scores = _validated(job, trainer)  # what is shipped is what is judged
     student = job.module.whole_student()
     if student is None or not trainer.is_global_zero:
@@ -210,8 +211,11 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     )
     job.run.write_result(result)
     show_outcome(result)
-    which = f"{step} of {steps} (the best by {job.module.task.monitor})" if step != steps else f"{step} (the last)"
-    print(f"student of step {which}: {job.run.student}")
+    chosen = f"the {'next ' if instead else ''}best by {job.module.task.monitor}"
+    which = f"{step} of {steps} ({chosen})" if step != steps else f"{step} (the last)"
+    print(f"student of step {which}: {job.run.student}", flush=True)
+    if instead:
+        _log.warning("%s: the student of step %d is saved in its place", instead, step)
     if unfinished:
         _log.warning(
             "the run ended at step %d of %d, before %s had done what was asked for: the student is larger than that",
@@ -219,26 +223,6 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
             total,
             " and ".join(unfinished),
         )
-
-
-def _restore_best(job: Job, trainer: Trainer) -> tuple[int, int, dict[str, Any]]:
-    """Give the student the weights of the best checkpoint; its step, of how many, and its callbacks' states."""
-    writer = trainer.strategy.checkpoint_io
-    if isinstance(writer, SafeCheckpointIO):
-        writer.settle()  # an older one goes when every rank has the newer one
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, Best) and callback.best_model_path:
-            try:
-                saved = trainer.strategy.load_checkpoint(callback.best_model_path, weights_only=True)
-            except Damaged as error:
-                _log.warning("%s; the student is that of the last step instead", error)
-                break
-            if saved["global_step"] != trainer.global_step:
-                trainer.strategy.load_model_state_dict(saved)
-                # Of how many the run had when it was saved: it may have been extended since.
-                return int(saved["global_step"]), int(saved["total_steps"]), saved["callbacks"]
-            break
-    return trainer.global_step, job.module.total_steps, {}
 
 
 def _validated(job: Job, trainer: Trainer) -> dict[str, float]:

@@ -193,6 +193,21 @@ def _done(checkpoint: Mapping[str, Any]) -> dict[str, int]:
     return {"max_epochs": epochs, "max_steps": checkpoint["global_step"]}
 
 
+def _refuse_foreign(checkpoint: Any, path: Path, run: Run) -> None:
+    """Refuse what is whole, but not a run's own: the best one under another name, or a file of another program."""
+    try:
+        _done(checkpoint)
+        ranks, _ = checkpoint["ranks"]
+        own = isinstance(checkpoint["config"], str) and isinstance(ranks, int)
+        own = own and {"state_dict", "optimizer_states", "callbacks"} <= checkpoint.keys()
+    except (KeyError, TypeError, ValueError):
+        own = False
+    if not own:
+        rule = "is no checkpoint that a run goes on from"
+        mend = f"remove it, or begin another run with these weights: distill fit --from {run.folder}"
+        raise UserError(rule, key="checkpoint", value=str(path), mend=mend)
+
+
 def _deal_anew(job: Job, trainer: Trainer, ranks: int, batch_size: int | None, strategy: str | None) -> None:
     """Have whatever number of ranks train on the same global batches; a line says where the bits will differ.
 
@@ -231,7 +246,7 @@ def _newest(run: Run) -> tuple[Path | None, dict[str, Any] | None]:
     aside, and a line says so.
 
     Raises:
-        UserError: if one cannot be read, or holds what no checkpoint does.
+        UserError: if one cannot be read, holds what no checkpoint does, or is none that a run goes on from.
     """
     try:
         if is_rank_zero():
@@ -239,7 +254,9 @@ def _newest(run: Run) -> tuple[Path | None, dict[str, Any] | None]:
                 remove(path)
         for path in saved(run.checkpoints).values():
             try:
-                return path, head(path)
+                checkpoint = head(path)
+                _refuse_foreign(checkpoint, path, run)
+                return path, checkpoint
             except Damaged as error:
                 _log.warning("%s: it is put aside, and the one before is taken", error)
                 if is_rank_zero():

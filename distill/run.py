@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distill.config import dump, read_file
+from distill.disk import sync
 from distill.errors import UserError
 from distill.lock import held, locked
 from distill.scrub import scrub
@@ -99,6 +100,8 @@ class Run:
         try:
             self.folder.mkdir(parents=True)
             self._write_config(config, made_by)
+            for folder in (self.folder, self.folder.parent):
+                sync(folder)
         except FileExistsError:
             raise UserError(
                 f"the run folder {self.folder} exists", key="--id", value=self.id, mend="give another id"

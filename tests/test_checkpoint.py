@@ -115,6 +115,49 @@ def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new(
     assert len(list(tmp_path.iterdir())) == 1
 
 
+class Calls:
+    """Takes down what is asked of the operating system that a power cut must not undo, in its order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[tuple[str, str]] = []
+        fsync, replace = os.fsync, os.replace
+
+        def synced(descriptor: int) -> None:
+            size = os.fstat(descriptor).st_size
+            path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+            self.seen.append(("sync", str(path) if path.is_dir() else f"{size} bytes"))
+            fsync(descriptor)
+
+        def replaced(fresh: Path, path: Path) -> None:
+            self.seen.append(("replace", str(path)))
+            replace(fresh, path)
+
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr(os, "replace", replaced)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc tells which file a descriptor is of")
+def test_the_file_is_on_the_disk_before_its_name_is_and_then_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, path = Calls(monkeypatch), tmp_path / "a.ckpt"
+    write(SMALL, path)
+    whole = f"{path.stat().st_size} bytes"
+    assert calls.seen == [("sync", whole), ("replace", str(path)), ("sync", str(tmp_path))]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc tells which file a descriptor is of")
+def test_the_folder_of_the_checkpoints_is_on_the_disk_too_from_when_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, writer = Calls(monkeypatch), SafeCheckpointIO()
+    for name in ("a.ckpt", "b.ckpt"):
+        writer.save_checkpoint(SMALL, tmp_path / "run/checkpoints" / name)
+    writer.flush()
+    folders = [path for what, path in calls.seen if what == "sync" and not path.endswith("bytes")]
+    assert folders == [str(tmp_path), str(tmp_path / "run"), *2 * [str(tmp_path / "run/checkpoints")]]
+
+
 def test_a_snapshot_is_not_changed_by_what_comes_after_and_keeps_ties() -> None:
     weights = torch.ones(3)
     state = {"a": weights, "tied": weights, "more": [weights[:2], {"n": 1}], "empty": torch.ones(0)}
@@ -174,6 +217,16 @@ def test_the_step_does_not_wait_for_the_disk_and_never_two_are_written(
     assert is_whole(tmp_path / "b.ckpt")
 
 
+def test_a_checkpoint_that_failed_is_not_said_to_leave_another_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Full(100).install(monkeypatch)
+    writer = SafeCheckpointIO()
+    writer.save_checkpoint(SMALL, tmp_path / "checkpoints/a.ckpt")
+    writer.flush()
+    assert "the run goes on, without any as yet" in caplog.text
+
+
 def test_what_a_failed_checkpoint_was_to_replace_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -189,6 +242,7 @@ def test_what_a_failed_checkpoint_was_to_replace_stays(
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
     assert len(caplog.records) == 1
     assert "No space left" in caplog.text
+    assert "the run goes on, with the last good one kept" in caplog.text
     full.room = 10**6
     writer.save_checkpoint(SMALL, tmp_path / "d.ckpt")
     writer.remove_checkpoint(tmp_path / "a.ckpt")

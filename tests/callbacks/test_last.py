@@ -49,7 +49,9 @@ def test_the_best_is_found_again_in_a_folder_that_was_moved(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", [Best, ModelCheckpoint])
-def test_a_checkpoint_cannot_name_files_outside_of_the_run(kind: type[ModelCheckpoint], tmp_path: Path) -> None:
+def test_a_checkpoint_cannot_name_files_outside_of_the_run(
+    kind: type[ModelCheckpoint], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     fresh = kind(dirpath=tmp_path, filename="best-{step}", monitor="val/accuracy", mode="max")
     planted: dict[str, Any] = {
         **fresh.state_dict(),
@@ -64,6 +66,17 @@ def test_a_checkpoint_cannot_name_files_outside_of_the_run(kind: type[ModelCheck
     assert fresh.best_model_path == fresh.last_model_path == str(tmp_path / "a.ckpt")
     assert fresh.kth_best_model_path == ""
     assert list(fresh.best_k_models) == [str(tmp_path / "b.ckpt"), str(tmp_path / "c.ckpt")]
+    [told] = [r.getMessage() for r in caplog.records if "not followed" in r.getMessage()]  # once, of all of them
+    assert str(tmp_path) in told
+    assert all(name in told for name in ("/etc/a.ckpt", "/b.ckpt", "../c.ckpt"))
+
+
+def test_files_inside_of_the_run_are_told_of_to_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for kind in (Best, ModelCheckpoint):
+        own = kind(dirpath=tmp_path, filename="best-{step}", monitor="val/accuracy", mode="max")
+        own.best_model_path = str(tmp_path / "val/accuracy=0.50.ckpt")
+        within(own.state_dict(), own.dirpath)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("kind", [Best, ModelCheckpoint])

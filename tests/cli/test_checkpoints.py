@@ -119,7 +119,7 @@ def test_validation_does_not_open_the_checkpoints(fitted: Fitted, distill: Disti
 def test_a_pickle_in_place_of_the_best_checkpoint_is_not_run(
     base: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    restore = launch._restore_best
+    restore = launch.restore_best
 
     def planted(job: Any, trainer: Any) -> Any:
         trainer.strategy.checkpoint_io.teardown()
@@ -127,7 +127,7 @@ def test_a_pickle_in_place_of_the_best_checkpoint_is_not_run(
         checkpoint.write(Exploit(), best)
         return restore(job, trainer)
 
-    monkeypatch.setattr(launch, "_restore_best", planted)
+    monkeypatch.setattr(launch, "restore_best", planted)
     code, _, err = distill("fit", "-c", "base.yaml", "--id", "one")
     assert code == 2
     assert "more than tensors and plain values" in err

@@ -153,7 +153,7 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_been(
     done = process(world, run.name, patch)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     left = list((run / "checkpoints").glob(".last-*.new"))
-    assert bool(left) == (patch == IN_A_WRITE)
+    assert left or patch == IN_A_STEP  # a step may be killed in a write, too
     assert 0 < steps(run)[0] < STEPS
     assert distill("resume", str(run)).code == 0
     same(run)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
 
 from distill import checkpoint
 from distill.callbacks.last import saved
@@ -110,3 +112,123 @@ def test_where_all_checkpoints_are_damaged_the_run_begins_again(run: Path, disti
     assert code == 0
     assert "from step 0" in out
     same(run)
+
+
+def best_of_a_run(run: Path, world: Any) -> Any:
+    """A best checkpoint, under the name of a last one."""
+    return read(world.whole / "checkpoints/best-12.ckpt")
+
+
+def a_list(run: Path, world: Any) -> Any:
+    return [1]
+
+
+def of_one_key(run: Path, world: Any) -> Any:
+    return {"config": "name: base"}
+
+
+def without_a_counter(run: Path, world: Any) -> Any:
+    whole = read(next(iter(saved(run / "checkpoints").values())))
+    return whole | {"loops": {}}
+
+
+@pytest.mark.parametrize("content", [best_of_a_run, a_list, of_one_key, without_a_counter])
+def test_a_whole_file_that_is_no_checkpoint_to_go_on_from_is_refused(
+    content: Callable[[Path, Any], Any],
+    run: Path,
+    world: Any,
+    distill: Distill,
+    hashes: Callable[[Path], dict[str, str]],
+) -> None:
+    path = run / "checkpoints/last-13.ckpt"
+    write(content(run, world), path)
+    before = hashes(run)
+    code, out, err = distill("resume", str(run))
+    assert code == 2
+    assert "last-13.ckpt" in err
+    assert "is no checkpoint that a run goes on from" in err
+    assert "remove it, or begin another run" in err
+    assert "Traceback" not in out + err
+    assert hashes(run) == before
+
+
+# ---------------------------------------------------------------------- what a checkpoint may not name
+
+
+def planted(run: Path, **state: Any) -> None:
+    """Checkpoints, whole and sealed, in which the state of the best one is another."""
+    for path in saved(run / "checkpoints").values():
+        content = read(path)
+        [name] = [name for name in content["callbacks"] if name.startswith("Best")]
+        content["callbacks"][name] |= state
+        write(content, path)
+
+
+@pytest.mark.parametrize(
+    ("score", "climbing"),
+    [(-1.0, False), (2.0, True)],
+    ids=["a better one comes, and it would be removed", "none is better, and it would be shipped"],
+)
+def test_a_file_outside_of_the_run_is_neither_read_nor_removed(
+    score: float,
+    climbing: bool,
+    run: Path,
+    world: Any,
+    distill: Distill,
+    same: Same,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    mine = tmp_path / "mine.ckpt"
+    content = read(world.whole / "checkpoints/best-12.ckpt")
+    for value in content["state_dict"].values():
+        value.zero_()
+    write(content, mine)
+    before = mine.read_bytes()
+    named = os.path.relpath(mine, run / "checkpoints") if climbing else str(mine)
+    figure = torch.tensor(score)
+    planted(
+        run,
+        **dict.fromkeys(("best_model_path", "kth_best_model_path"), named),
+        best_k_models={named: figure},
+        dirpath="" if climbing else str(tmp_path),
+        **dict.fromkeys(("best_model_score", "current_score", "kth_value"), figure),
+    )
+    code, _, err = distill("resume", str(run))
+    assert code == 0, err
+    assert mine.read_bytes() == before
+    [told] = [record.getMessage() for record in caplog.records if "not followed" in record.getMessage()]
+    assert named in told
+    assert not list(run.rglob("mine.ckpt"))
+    if score < 0:
+        same(run)
+    else:
+        weights = load_file(run / "student/model.safetensors")
+        assert any(value.any() for value in weights.values())
+
+
+CLASS = {"class_path": "os.mkdir", "init_args": {"path": "called"}}
+
+
+@pytest.mark.parametrize("place", ["the checkpoints", "config.yaml", "both"])
+def test_a_class_that_may_not_be_named_is_refused_wherever_the_run_names_it(
+    place: str, run: Path, distill: Distill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def with_class(text: str) -> str:
+        config = yaml.safe_load(text)
+        return yaml.safe_dump(config | {"callbacks": [*config["callbacks"], CLASS]})
+
+    if place != "config.yaml":
+        for path in saved(run / "checkpoints").values():
+            content = read(path)
+            write(content | {"config": with_class(content["config"])}, path)
+    if place != "the checkpoints":
+        (run / "config.yaml").write_text(with_class((run / "config.yaml").read_text()))
+    code, out, err = distill("resume", str(run))
+    assert code == 2
+    assert "os.mkdir" in err
+    assert "Traceback" not in out + err
+    assert not Path("called").exists()
+    assert not (run / "student").exists()

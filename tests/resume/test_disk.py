@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from distill import artifact, checkpoint
+from distill.callbacks.last import saved
+from distill.checkpoint import is_whole, read
 from distill.run import Run
 
 Distill = Callable[..., Any]
@@ -21,12 +27,113 @@ def full(*arguments: Any, **more: Any) -> Any:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+# ---------------------------------------------------------------------- small disks
+
+
+class End(NamedTuple):
+    """What a command ended with and said, and what was left of its run."""
+
+    code: int
+    out: str
+    err: str
+    left: Path
+
+
+@pytest.fixture(scope="module")
+def ends(world: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, End]:
+    """Of runs on real small disks, by what is wrong with them (``small_disk.py``)."""
+    # Of a namespace of its own nothing is seen outside, and nothing is left; others than root become root in it.
+    alone = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    disks, results = tmp_path_factory.mktemp("disks"), tmp_path_factory.mktemp("results")
+    try:
+        mount = [*alone, "mount", "-t", "tmpfs", "tmpfs", str(disks)]
+        subprocess.run(mount, check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("no small disk can be made: there is no unshare or mount here")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no small disk can be made: {error.stderr.strip()}")
+    script = Path(__file__).with_name("small_disk.py")
+    command = [*alone, sys.executable, script, world.folder / "base.yaml", world.stopped, disks, results]
+    done = subprocess.run(
+        list(map(str, command)), env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads((results / "said.json").read_text())
+    return {name: End(*end, results / name) for name, end in said.items()}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason", "steps"),
+    [
+        ("full", "No space left on device", [8, 7]),
+        ("read only", "Read-only file system", [8, 7]),
+        ("tiny", "No space left on device", []),
+    ],
+)
+def test_a_run_that_cannot_write_says_so_and_ends_as_an_undisturbed_one_once_it_can(
+    trouble: str,
+    reason: str,
+    steps: list[int],
+    ends: dict[str, End],
+    distill: Distill,
+    world: Any,
+    differences: Callable[[Any, Any], list[str]],
+    tmp_path: Path,
+) -> None:
+    code, out, err, left = ends[trouble]
+    assert code == 1
+    assert err.count("distill: error") == 1
+    assert f"cannot be written to ({reason})" in err
+    assert "distill resume" in err
+    assert "Traceback" not in out + err
+    assert list(saved(left / "checkpoints")) == steps
+    assert ("last good checkpoint is kept" in err) == bool(steps)
+    assert all(is_whole(path) for path in saved(left / "checkpoints").values())
+    assert not (left / "result.json").exists()
+    assert not (left / "student").exists()
+    run = Path(shutil.copytree(left, tmp_path / "base/run"))  # where there is room, and nothing is read only
+    code, out, err = distill("resume", str(run))
+    assert code == 0, err
+    assert f"from step {max(steps, default=0)}" in out
+    assert not list((run / "checkpoints").glob(".*"))
+    for name in ("metrics.csv", "student/model.safetensors", "student/compression.json"):
+        assert (run / name).read_bytes() == (world.whole / name).read_bytes()
+    ours, theirs = (read(folder / "checkpoints/last-14.ckpt") for folder in (run, world.whole))
+    found = [place for place in differences(ours, theirs) if not place.startswith(".config:")]  # another folder
+    assert found == []
+
+
+@pytest.mark.parametrize(("trouble", "number"), [("full", errno.ENOSPC), ("read only", errno.EROFS)])
+def test_tensorboard_is_left_out_for_the_reason_that_there_is(trouble: str, number: int, ends: dict[str, End]) -> None:
+    [line] = [line for line in ends[trouble].err.splitlines() if "TensorBoard" in line]
+    assert f"could not log (OSError({number}, {os.strerror(number)!r}))" in line
+    assert "not supported" not in ends[trouble].err
+
+
+@pytest.mark.parametrize("command", ["fit", "resume"])
+def test_a_folder_that_may_not_be_written_to_is_refused_and_left_as_it_was(
+    command: str, ends: dict[str, End], world: Any, hashes: Callable[[Path], dict[str, str]]
+) -> None:
+    code, out, err, left = ends[command]
+    assert code == 2
+    assert err.count("distill: error") == 1
+    assert "Traceback" not in out + err
+    left = left.with_name("never")
+    assert [path.name for path in left.iterdir()] == ["run"]
+    assert hashes(left / "run") == hashes(world.stopped)
+
+
+# ---------------------------------------------------------------------- writes that fail
+
+
 def test_a_run_goes_on_without_room_for_checkpoints(
     fitted: Fitted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(checkpoint, "write", full)
     folder = fitted()
-    assert len([record for record in caplog.records if "No space left" in record.getMessage()]) == 1
+    [told] = [record.getMessage() for record in caplog.records if "No space left" in record.getMessage()]
+    assert "the run goes on, without any as yet" in told
+    assert "kept" not in told
     run = Run.open(folder)
     assert not list(run.checkpoints.glob("*"))
     assert run.result["saved_step"] == 2
