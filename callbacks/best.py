@@ -32,11 +32,11 @@ def within(state: Mapping[str, Any], folder: str | Path | None) -> dict[str, Any
 
     def own(path: str) -> str:
         was = state["dirpath"]
-        if path and not _inside(os.path.join(was or place, path), place):
-            elsewhere[path] = None
         part = os.path.normpath(os.path.relpath(path, was) if was and os.path.isabs(path) else path)
         if not _inside(os.path.join(place, part), place):
             part = os.path.basename(part)
+        if path and not (_inside(os.path.join(was or place, path), place) or os.path.exists(os.path.join(place, part))):
+            elsewhere[path] = None  # and no run that was moved or copied, whose files lie in its new place
         return "" if part in ("", ".", "..") else os.path.join(place, part)
 
     paths = {name: own(state[name]) for name in _PATHS}

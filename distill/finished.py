@@ -64,15 +64,17 @@ def reopen(
     config = run.config
     described = _take_student(config, run)
     config["trainer"] |= _ALONE
+    config["callbacks"] = []  # what they did is in the student
     if not with_teacher:
         config["model"] |= {"teacher": None, "losses": [{"class_path": "CrossEntropy"}]}
     for key, text in overrides:
         apply_override(config, key, parse_value(text, f"--{key}"))
+    job = build(config, allow=allow, stage=stage)
     if alone:
         for name, one in _ALONE.items():
-            if (value := config["trainer"][name]) != one:
+            value = job.config["trainer"][name]
+            if value not in (one, str(one)) and not (isinstance(value, list) and len(value) == 1):
                 raise UserError("this is done by one process", key=f"trainer.{name}", value=value, mend="leave it out")
-    job = build(config, allow=allow, stage=stage)
     if not described:
         artifact.load(run.student, job.module.student)
     return run, job

@@ -203,7 +203,7 @@ class Distillation(LightningModule):
 
     def _log_terms(self, objective: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
         means = torch.stack([objective.detach().float(), *(mean.float() for mean in terms.values())])
-        if self.trainer.world_size > 1:  # of the predictions of all ranks, as the gradient is
+        if self.trainer.world_size > 1:  # of all ranks' predictions; of a step's batches the last is logged
             sums = torch.cat([means * batch.count, batch.count[None]])
             torch.distributed.all_reduce(sums)
             means = sums[:-1] / sums[-1].clamp(min=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy
 import pytorch_lightning
 import torch
 import transformers
@@ -19,7 +20,7 @@ __all__ = ["other_versions", "refuse_changed", "remember", "teacher_state", "ver
 
 def versions() -> dict[str, str]:
     """The packages that a step's bits depend on, with their versions."""
-    packages = torch, transformers, pytorch_lightning
+    packages = torch, transformers, pytorch_lightning, numpy
     return {"distill": __version__} | {package.__name__: str(package.__version__) for package in packages}
 
 

@@ -179,9 +179,12 @@ def check_overrides(model: nn.Module, overrides: Mapping[str, Any] | None, chose
     Raises:
         UserError: as :func:`check_pattern`.
     """
-    for pattern in overrides or {}:
+    for pattern, value in (overrides or {}).items():
         try:
-            check_pattern(model, pattern, chosen, key, CHOOSE)
+            if value in (None, 0):  # leaves them as they are, as not being chosen does
+                matching(model, pattern, key)
+            else:
+                check_pattern(model, pattern, chosen, key, CHOOSE)
         except UserError as error:  # the pattern is a key here, and no value
             raise UserError(error.rule, key=f"{key}.{pattern}", mend=error.mend) from error
 

@@ -80,3 +80,11 @@ def test_what_is_left_out_may_be_anything_that_exists() -> None:
 def test_a_pattern_without_effect_is_refused(pattern: str, words: str) -> None:
     message = said(lambda: check_overrides(Net(), {pattern: 0.5}, ["nothing"], "P.overrides"))
     assert re.search(rf"^P\.overrides\.{re.escape(pattern)}: {re.escape(words)}", message)
+
+
+@pytest.mark.parametrize("nothing", [None, 0, 0.0])
+def test_what_is_left_as_it_is_need_not_be_chosen(nothing: float | None) -> None:
+    model = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    check_overrides(model, {"head": nothing}, {"body"}, "P.overrides")
+    with pytest.raises(UserError, match=r"P\.overrides\.heed: found in no module's name"):
+        check_overrides(model, {"heed": nothing}, {"body"}, "P.overrides")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -256,6 +257,8 @@ class TextData(LightningDataModule):
             collate_fn=_Collate(self.task, self.tokenizer),
             num_workers=self.num_workers,
             worker_init_fn=heed_parent_alone,
+            # Started otherwise, a worker would be sent all samples, and would not be this process's own child.
+            multiprocessing_context="fork" if self.num_workers and sys.platform == "linux" else None,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )

@@ -229,12 +229,15 @@ def test_a_run_begun_with_relative_paths_goes_on_in_another_folder(
     same(run)
 
 
-def test_a_runs_folder_may_be_moved(run: Path, distill: Distill, same: Same, tmp_path: Path) -> None:
+def test_a_runs_folder_may_be_moved(
+    run: Path, distill: Distill, same: Same, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     moved = tmp_path / "other/name"
     moved.parent.mkdir()
     run.rename(moved)
     assert distill("resume", str(moved)).code == 0
     same(moved)
+    assert "not followed" not in caplog.text
     assert not run.exists()
     assert Run(moved).result["id"] == "stopped"  # an id is for life
 
