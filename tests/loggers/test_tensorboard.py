@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from distill.loggers import LoggingConfig, SafeTensorBoardLogger, make_loggers
 from distill.run import Run
@@ -27,8 +30,12 @@ def shown(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 @pytest.mark.parametrize("at", [0, 2, 6])
 @pytest.mark.parametrize("killed", [6, 9])
-def test_a_resumed_run_shows_every_step_once(killed: int, at: int, tmp_path: Path) -> None:
+def test_a_resumed_run_shows_every_step_once(
+    killed: int, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log(SafeTensorBoardLogger(tmp_path), 0, killed)
+    later = time.time() + 5  # files are in the order of their names, which tell the second
+    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: later))
     second = SafeTensorBoardLogger(tmp_path, at)
     log(second, at, 12)
     second.finalize("success")
