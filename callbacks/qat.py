@@ -273,7 +273,7 @@ class QuantizationAwareTraining(Compression):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         scores: dict[str, Tensor] = {
-            f"val/float_{name}": metric.compute() for name, metric in self._float_metrics.items()
+            f"val/float_{name}": metric.compute().float() for name, metric in self._float_metrics.items()
         }
         if scores:
             pl_module.log_dict(scores, sync_dist=trainer.world_size > 1)

@@ -35,6 +35,7 @@ __all__ = [
     "save",
     "steps_of",
     "structural",
+    "summary",
 ]
 
 RECORD = "compression.json"
@@ -71,6 +72,20 @@ def quiet() -> Iterator[None]:
 def steps_of(model: nn.Module) -> list[dict[str, Any]]:
     """What was done to ``model`` so far, the oldest first; for :func:`save`."""
     return list(getattr(model, "_compression_steps", []))
+
+
+def summary(steps: Sequence[Mapping[str, Any]]) -> str:
+    """What ``steps`` made smaller, in a few words: ``80 % zero, int8``."""
+    words = []
+    for step in steps:
+        if step["kind"] == "sparsity":
+            words.append(f"{100 * step['actual']:.3g} % zero")
+        elif step["kind"] == "quantize":
+            bits = {layer["weights"]["bits"] for layer in step["modules"].values()}
+            words.append("int" + "/".join(map(str, sorted(bits))))
+        elif step["kind"] not in ("layers", "width"):
+            words.append({"remove": "units removed", "low_rank": "low rank", "share": "shared"}[step["kind"]])
+    return ", ".join(words)
 
 
 def note(model: nn.Module, *steps: Mapping[str, Any]) -> None:

@@ -60,10 +60,11 @@ def _show_figures(titles: Sequence[str], runs: Sequence[Run], console: Console) 
     names = list(dict.fromkeys(name for scores in students for name in scores))
     table = plain_table("figures")
     table.add_column("", overflow="fold")
-    for name in [*names, "kept", "parameters", "train time", "step saved"]:
+    for name in [*names, "kept", "parameters", "compressed", "train time", "step saved"]:
         table.add_column(name, justify="right")
     for title, who, scores in _teachers(titles, results, teachers):
-        table.add_row(escape(title), *_cells(scores, names), "", _count(figure(who, "parameters", "teacher")), "", "")
+        parameters = _count(figure(who, "parameters", "teacher"))
+        table.add_row(escape(title), *_cells(scores, names), "", parameters, "", "", "")
     for title, run, result, scores in zip(titles, runs, results, students, strict=True):
         if not result:
             table.add_row(escape(f"{title} ({summary(run.folder).state})"))
@@ -75,6 +76,7 @@ def _show_figures(titles: Sequence[str], runs: Sequence[Run], console: Console) 
             *_cells(scores, names),
             "" if kept is None else f"{kept:.1f} %",
             _count(figure(result, "parameters", "student")),
+            escape(str(result.get("compressed", ""))),
             "" if seconds is None else duration(seconds),
             _count(figure(result, "saved_step")),
         )

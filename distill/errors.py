@@ -55,7 +55,7 @@ def nearest(name: str, names: Iterable[str], *, count: int = 3) -> str:
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     shown = ", ".join(repr(n) for n in names[:12])
-    return f"known are {shown}" + (", ..." if len(names) > 12 else "")
+    return f"known are {shown}" + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
 class TrainingError(Exception):

@@ -211,7 +211,8 @@ def quantize(
 def _refuse_quantized(job: Job, folder: str | Path, verb: str) -> None:
     if any(step["kind"] == "quantize" for step in artifact.steps_of(job.module.student)):
         rule = "this student is quantised already"
-        raise UserError(rule, key="RUN", value=str(folder), mend=f"{verb} that of the run that it was made from")
+        mend = f"{verb} the student of a run without quantization-aware training, such as the one that it was made from"
+        raise UserError(rule, key="RUN", value=str(folder), mend=mend)
 
 
 def _first(loader: Iterable[Any], task: Task, samples: int, device: torch.device) -> list[Batch]:

@@ -279,7 +279,7 @@ class Distillation(LightningModule):
         self._log_scores("test")
 
     def _log_scores(self, split: str) -> None:
-        scores = {f"{split}/{name}": metric.compute() for name, metric in self.metrics.items()}  # type: ignore[operator]
+        scores = {f"{split}/{name}": metric.compute().float() for name, metric in self.metrics.items()}  # type: ignore[operator]
         for metric in self.metrics.values():
             metric.reset()  # type: ignore[operator]
         if self.teacher is not None and not self.trainer.sanity_checking:

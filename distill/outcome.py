@@ -9,6 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
+from distill.artifact import steps_of, summary
 from distill.loggers import is_rank_zero
 from distill.models import parameter_count
 from distill.module import Distillation
@@ -85,6 +86,7 @@ def outcome(module: Distillation, scores: Mapping[str, float], **more: Any) -> d
         "scores": {"teacher": dict(teacher), "student": dict(scores)},
         "kept_percent": ratio,
         "parameters": {"student": parameter_count(module.student)},
+        "compressed": summary(steps_of(module.student)),
     }
     if module.teacher is not None:
         result["parameters"]["teacher"] = sum(parameter_count(model) for model in module.teacher.models)
@@ -94,10 +96,11 @@ def outcome(module: Distillation, scores: Mapping[str, float], **more: Any) -> d
 def show_outcome(result: Mapping[str, Any], console: Console | None = None) -> None:
     """Print the final table: teacher and student, their figures, what was kept of a teacher, parameters and time."""
     names = list(result["scores"]["student"])
-    taught = "teacher" in result["parameters"]
+    taught, compressed = "teacher" in result["parameters"], result.get("compressed")
     table = plain_table(f"{result['name']} {result['id']}")
     table.add_column("")
-    for name in [*names, *(["kept"] if taught else []), "parameters", "train time"]:
+    more = {"kept": taught, "parameters": True, "compressed": compressed, "train time": True}
+    for name in [*names, *(name for name, there in more.items() if there)]:
         table.add_column(name, justify="right", overflow="fold")
     for who in ("teacher", "student") if taught else ("student",):
         scores, cells = result["scores"][who], []
@@ -107,6 +110,8 @@ def show_outcome(result: Mapping[str, Any], console: Console | None = None) -> N
         student = who == "student"
         cells += ["" if not student or ratio is None else f"{ratio:.1f} %"] if taught else []
         cells.append(f"{result['parameters'][who]:,}")
+        if compressed:
+            cells.append(compressed if student else "")
         cells.append(duration(result["train_seconds"]) if student else "")
         table.add_row(who, *cells)
     (console or wide()).print(table)

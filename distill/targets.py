@@ -79,7 +79,8 @@ def matching(model: nn.Module, pattern: str, key: str) -> set[str]:
     except re.error as error:
         raise UserError(f"not a regular expression ({error})", key=key, value=pattern, mend="mend it") from error
     if not found:
-        raise UserError("found in no module's name", key=key, value=pattern, mend=nearest(pattern, names))
+        ends = [name for name, module in model.named_modules() if name and not any(module.children())]
+        raise UserError("found in no module's name", key=key, value=pattern, mend=nearest(pattern, ends))
     return found
 
 

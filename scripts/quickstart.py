@@ -123,7 +123,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         text = Text(PROMPT, style="dim") + Text(complete(distill.load(folder), tokenizer))
         console.print(Panel(text, title=name, title_align="left"))
     console.print(f"The students are in {distilled.student} and {compressed.student}: distill.load(folder) opens them.")
+    console.print("So small a model, trained so briefly, writes no sense: the order of the scores is the point.")
     console.print(shipped(exported))
+    console.print("Next: your own data, as the README says; `.venv/bin/distill runs` lists what was trained.")
     console.print(f"{time.perf_counter() - started:.0f} s in all.")
 
 

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 import distill
 from distill import artifact
-from distill.artifact import load, note, save, steps_of
+from distill.artifact import load, note, save, steps_of, summary
 from distill.errors import UserError
 
 STEPS = [{"kind": "layers", "kept": [2, 4, 6], "of": 6}, {"kind": "sparsity", "target": 0.5}]
@@ -158,6 +158,14 @@ def test_an_artifact_that_cannot_be_rebuilt_is_refused(tmp_path: Path) -> None:
     (tmp_path / "student" / "compression.json").write_text("[")
     with pytest.raises(UserError, match="cannot be read"):
         load(tmp_path / "student")
+
+
+def test_a_few_words_tell_what_was_made_smaller() -> None:
+    layers = {"a": {"weights": {"bits": 4}}, "b": {"weights": {"bits": 8}}, "c": {"weights": {"bits": 4}}}
+    removed = {"kind": "remove", "heads": {}, "neurons": {}}
+    sparse, quantized = {"kind": "sparsity", "actual": 0.80049}, {"kind": "quantize", "modules": layers}
+    assert summary([{"kind": "layers"}, removed, sparse, quantized]) == "units removed, 80 % zero, int4/8"
+    assert summary([{"kind": "layers", "kept": [1], "of": 2}]) == ""
 
 
 def test_unknown_steps_are_not_written(tmp_path: Path) -> None:

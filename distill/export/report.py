@@ -45,7 +45,7 @@ def _rows(report: Mapping[str, Any]) -> dict[str, str]:
     size = f"{megabytes(report['bytes'])} ({megabytes(report['gzipped_bytes'])} gzipped)"
     if reference:
         ratio = reference["bytes"] / report["bytes"]
-        size += f"; {reference['name']} {megabytes(reference['bytes'])}, {ratio:.2f} times as large"
+        size += f", {ratio:.2f} times smaller than {reference['name']} ({megabytes(reference['bytes'])})"
     rows = {"size": size}
     if "isa" in report:
         matmuls = report["integer_matmuls"]
@@ -71,7 +71,7 @@ def _latency(report: Mapping[str, Any]) -> str:
     text += f", {report['length']} tokens" if report.get("length") else ""
     if reference:
         taken = times[reference["name"]]
-        text += f"; {reference['name']} {taken:.2f} ms, {taken / times['export']:.2f} times as long"
+        text += f": {taken / times['export']:.2f} times as fast as {reference['name']} ({taken:.2f} ms)"
     return text
 
 

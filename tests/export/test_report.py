@@ -56,12 +56,12 @@ def test_the_table_names_every_figure() -> None:
     show(REPORT, console)
     text = console.export_text()
     for words in (
-        "2.0 MB (1.5 MB gzipped); the float teacher 10.0 MB, 5.00 times as large",
+        "2.0 MB (1.5 MB gzipped), 5.00 times smaller than the float teacher (10.0 MB)",
         "13 of 13 (13 MatMulIntegerToFloat)",
         "int8 for avx2, the largest is 63",
         "99.89% of 872",
         "0.9 (in torch 0.9011)",
-        "4.00 ms, one thread, batch 1, 128 tokens; the float teacher 10.00 ms, 2.50 times as long",
+        "4.00 ms, one thread, batch 1, 128 tokens: 2.50 times as fast as the float teacher (10.00 ms)",
     ):
         assert words in text
 

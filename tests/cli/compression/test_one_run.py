@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from safetensors.torch import load_file
 
 import distill as package
 from distill.artifact import steps_of
 from distill.finished import evaluate
+from distill.outcome import show_outcome
 
 Distill = Callable[..., Any]
 Script = Callable[..., Any]
@@ -51,6 +54,16 @@ def test_the_score_of_the_run_is_that_of_the_shipped_student(joint: Any) -> None
 def test_the_student_loads_with_the_logits_of_the_finished_one_to_the_bit(joint: Any) -> None:
     assert torch.equal(joint.logits(package.load(joint.run.student)), joint.logits())
     assert steps_of(joint.module.student) == steps_of(package.load(joint.run.folder))
+
+
+def test_the_table_says_how_much_smaller_the_student_was_made(joint: Any, plain: Any) -> None:
+    def table(run: Any) -> str:
+        console = Console(width=200, record=True, file=StringIO())
+        show_outcome(run.result, console)
+        return console.export_text()
+
+    assert "80 % zero, int8" in table(joint.run)
+    assert "compressed" not in table(plain.run)
 
 
 def test_nothing_of_training_is_left_in_the_shipped_weights(joint: Any, encoder: list[str]) -> None:
