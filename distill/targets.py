@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from torch import nn
@@ -80,7 +81,8 @@ def matching(model: nn.Module, pattern: str, key: str) -> set[str]:
         raise UserError(f"not a regular expression ({error})", key=key, value=pattern, mend="mend it") from error
     if not found:
         ends = [name for name, module in model.named_modules() if name and not any(module.children())]
-        raise UserError("found in no module's name", key=key, value=pattern, mend=nearest(pattern, ends))
+        close = get_close_matches(pattern, names, cutoff=0.5)  # or any that holds others
+        raise UserError("found in no module's name", key=key, value=pattern, mend=nearest(pattern, close or ends))
     return found
 
 
