@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import torch
 from pytorch_lightning.plugins import CheckpointIO
 
-from distill.disk import sync
+from distill.disk import make, sync
 from distill.errors import UserError
 from distill.snapshot import snapshot
 
@@ -79,14 +79,6 @@ def write(checkpoint: Any, path: str | Path) -> None:
         put(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
-
-
-def _make(folder: Path) -> None:
-    """Make ``folder``, and those above it, so that their names outlive a power cut."""
-    if not folder.is_dir():
-        _make(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync(folder.parent)
 
 
 def put(fresh: Path, path: Path) -> None:
@@ -338,7 +330,7 @@ class SafeCheckpointIO(CheckpointIO):
     def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
         told, self._failed = self._failed, True
         try:
-            _make(path.parent)
+            make(path.parent)
             write(checkpoint, path)
             self._failed = False
         except OSError as error:

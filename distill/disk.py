@@ -6,7 +6,15 @@ import errno
 import os
 from pathlib import Path
 
-__all__ = ["sync"]
+__all__ = ["make", "sync"]
+
+
+def make(folder: Path) -> None:
+    """Make ``folder``, and those above it, each with its name on the disk."""
+    if not folder.is_dir():
+        make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
 
 
 def sync(path: Path) -> None:
