@@ -13,6 +13,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
+from distill.disk import write
 from distill.guarded import Guarded
 from distill.metrics_file import read_rows
 
@@ -115,12 +116,7 @@ class CsvLogger(Guarded, Logger):
     def _replace(self, rows: Sequence[Mapping[str, Any]], columns: list[str]) -> None:
         """Write the whole file, so that a kill leaves the old one or the new one."""
         text = _text([dict(zip(columns, columns, strict=True)), *rows], columns)
-        fresh = self.path.with_name(".metrics.csv.new")
-        with fresh.open("wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, self.path)
+        write(self.path, text)
         self._columns, self._size, self._durable = columns, len(text), True
 
 

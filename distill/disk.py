@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["make", "sync"]
+__all__ = ["make", "sync", "write"]
 
 
 def make(folder: Path) -> None:
@@ -27,3 +28,23 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file so that a kill or a power cut leaves the old one or the new one, never a part.
+
+    Raises:
+        OSError: if it cannot be written. What lay at ``path`` is as it was, and nothing beside it.
+    """
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        with fresh.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except OSError:
+        with suppress(OSError):  # of a disk that is read only
+            fresh.unlink(missing_ok=True)
+        raise
+    sync(path.parent)

@@ -28,6 +28,7 @@ from distill.errors import TrainingError, UserError
 from distill.loggers import keep_student, make_loggers
 from distill.module import Distillation
 from distill.outcome import outcome, show_outcome
+from distill.processes import together
 from distill.run import Run
 from distill.scrub import scrub
 from distill.timeline import DrawTimeline
@@ -88,7 +89,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
     trainer.callbacks[:0] = started_with  # type: ignore[attr-defined]
     started = time.perf_counter()
     try:
-        with _share(job.run), quiet(), interruptible(trainer):
+        with _share(job.run), quiet(), interruptible(trainer), together(trainer):
             trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
     except UserError:
         raise

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distill.config import dump, read_file
-from distill.disk import sync
+from distill.disk import sync, write
 from distill.errors import UserError
 from distill.lock import held, locked
 from distill.scrub import scrub
@@ -100,8 +100,7 @@ class Run:
         try:
             self.folder.mkdir(parents=True)
             self._write_config(config, made_by)
-            for folder in (self.folder, self.folder.parent):
-                sync(folder)
+            sync(self.folder.parent)
         except FileExistsError:
             raise UserError(
                 f"the run folder {self.folder} exists", key="--id", value=self.id, mend="give another id"
@@ -121,7 +120,7 @@ class Run:
 
     def _write_config(self, config: Mapping[str, Any], made_by: str | None = None) -> None:
         head = f"Made by: {made_by}" if made_by else f"Repeat this run: distill fit -c {self.config_file}"
-        self._write(self.config_file, f"# {head}\n" + dump(scrub(config)))
+        _write(self.config_file, f"# {head}\n" + dump(scrub(config)))
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -164,15 +163,15 @@ class Run:
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Write ``plan.json``: what a list of runs says of one that has not finished."""
-        self._write(self.plan_file, json.dumps(plan, indent=2) + "\n")
+        _write(self.plan_file, json.dumps(plan, indent=2) + "\n")
 
     def write_failure(self, message: str) -> None:
         """Write ``failure.json``; a resumed run removes it."""
-        self._write(self.failure_file, json.dumps({"message": message}, indent=2) + "\n")
+        _write(self.failure_file, json.dumps({"message": message}, indent=2) + "\n")
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``."""
-        self._write(self.result_file, json.dumps(result, indent=2) + "\n")
+        _write(self.result_file, json.dumps(result, indent=2) + "\n")
 
     @property
     def result(self) -> dict[str, Any]:
@@ -195,15 +194,9 @@ class Run:
                 if parent.is_dir() and not any(parent.iterdir()):
                     parent.rmdir()
 
-    @staticmethod
-    def _write(path: Path, text: str) -> None:
-        # Beside the target and then renamed: a kill leaves the old file or the new one, never a part.
-        fresh = path.with_name(f".{path.name}.new")
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
+
+def _write(path: Path, text: str) -> None:
+    write(path, text.encode())
 
 
 def _others(folder: Path) -> str:

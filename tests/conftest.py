@@ -217,14 +217,35 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
 
 @pytest.fixture(scope="session")
 def script() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a Python file in a process of its own."""
+    """Runs a Python file in a process of its own, which may start others; it has to end with ``code``."""
 
-    def run(file: Path, *argv: object) -> subprocess.CompletedProcess[str]:
+    from distill.processes import free_port
+
+    def run(
+        file: Path, *argv: object, code: int = 0, timeout: float = 300, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(file), *map(str, argv)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": timeout, "check": False}
+        # A port that stays free, for those that train with a bare Trainer.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port()), **environment}
+        done = subprocess.run(command, env=environment, **options)
+        assert done.returncode == code, done.stderr[-3000:]
+        return done
 
     return run
+
+
+@pytest.fixture
+def leaves_no_trace() -> Iterator[None]:
+    """Of the process group that Lightning makes."""
+    from torch import distributed
+
+    before = dict(os.environ)
+    yield
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 # ---------------------------------------------------------------------- a plain pair

@@ -6,14 +6,13 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import distributed
 
 from distill import checkpoint
 from distill.checkpoint import read, write
@@ -93,17 +92,6 @@ def unwritten(name: str) -> Callable[[Any, Path], None]:
 
 
 SIX = ("fit", "-c", "base.yaml", "--id", "one", "--trainer.max_steps", "6", "--trainer.val_check_interval", "2")
-
-
-@pytest.fixture
-def leaves_no_trace() -> Iterator[None]:
-    """Of the process group that Lightning makes."""
-    before = dict(os.environ)
-    yield
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.mark.usefixtures("leaves_no_trace")

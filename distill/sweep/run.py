@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from distill.config import apply_override, load, parse_value
+from distill.disk import write
 from distill.errors import TrainingError, UserError, nearest
 from distill.listing import figure, read_json
 from distill.run import Run, new_id
@@ -135,9 +135,7 @@ def _record(planned: Sequence[Trial], recipe: Recipe) -> None:
             raise UserError(rule, key="name", value=file.parent.name, mend=f"choose another, or remove {file.parent}")
         fresh["trials"] += before[shared:]
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.new")
-    beside.write_text(json.dumps(fresh, indent=2) + "\n", encoding="utf-8")
-    os.replace(beside, file)
+    write(file, (json.dumps(fresh, indent=2) + "\n").encode())
 
 
 def _recorded(key: str, text: str) -> str:

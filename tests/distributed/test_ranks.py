@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-SCRIPT = Path(__file__).parent / "run.py"
+FOLDER = Path(__file__).parent
+
+Script = Callable[..., Any]
 
 
-def gradients(ranks: int, folder: Path) -> list[torch.Tensor]:
+def gradients(script: Script, ranks: int, folder: Path) -> list[torch.Tensor]:
     out = folder / f"gradient-{ranks}"
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(ranks), str(out)], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    script(FOLDER / "run.py", ranks, out)
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(ranks)]
 
 
-def test_gradient_over_two_ranks_equals_that_of_one_process(tmp_path: Path) -> None:
-    (alone,) = gradients(1, tmp_path)
-    first, second = gradients(2, tmp_path)
+def test_gradient_over_two_ranks_equals_that_of_one_process(script: Script, tmp_path: Path) -> None:
+    (alone,) = gradients(script, 1, tmp_path)
+    first, second = gradients(script, 2, tmp_path)
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     torch.testing.assert_close(first, alone, rtol=1e-5, atol=1e-8)
 
 
-def test_each_rank_remembers_its_own_samples_after_resuming(tmp_path: Path) -> None:
-    script = SCRIPT.with_name("remember.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_each_rank_remembers_its_own_samples_after_resuming(script: Script, tmp_path: Path) -> None:
+    script(FOLDER / "remember.py", tmp_path)
     recalled = [torch.load(tmp_path / f"recalled.{rank}", weights_only=True) for rank in range(2)]
     assert [sorted(state["ids"].tolist()) for state in recalled] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     torch.manual_seed(0)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-
-SCRIPT = Path(__file__).parent / "run.py"
-
 
 CRITERIA = ("magnitude", "movement", "wanda")
 
 
-def test_masks_weights_and_statistics_are_equal_on_all_ranks(tmp_path: Path) -> None:
+def test_masks_weights_and_statistics_are_equal_on_all_ranks(script: Callable[..., Any], tmp_path: Path) -> None:
     # Trap 23, with data of each rank's own; magnitude with regrowth by gradients.
     out = tmp_path / "state"
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(out), *CRITERIA], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    script(Path(__file__).with_name("run.py"), out, *CRITERIA)
     for criterion in CRITERIA:
         first, second = (torch.load(f"{out}-{criterion}.{rank}", weights_only=True) for rank in (0, 1))
         for part in ("state", "average"):

@@ -17,6 +17,7 @@ import pytest
 from distill import artifact, checkpoint
 from distill.callbacks.last import saved
 from distill.checkpoint import is_whole, read
+from distill.module import Distillation
 from distill.run import Run
 
 Distill = Callable[..., Any]
@@ -126,6 +127,38 @@ def test_a_folder_that_may_not_be_written_to_is_refused_and_left_as_it_was(
 # ---------------------------------------------------------------------- writes that fail
 
 
+def test_a_quota_that_is_used_up_is_said_and_the_run_ends_as_an_undisturbed_one_once_there_is_more(
+    distill: Distill, world: Any, same: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # A network's file system takes what is written, and says at the flush that it was too much.
+    def sync(file: int) -> None:
+        if Distillation.steps > 9:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        flush(file)
+
+    def training_step(self: Any, *given: Any) -> Any:
+        Distillation.steps = self.global_step + 1
+        return step(self, *given)
+
+    flush, step = os.fsync, Distillation.training_step
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", sync)
+        patch.setattr(Distillation, "steps", 0, raising=False)
+        patch.setattr(Distillation, "training_step", training_step)
+        fit = ("fit", "-c", str(world.folder / "base.yaml"), "--id", "run", "--runs", str(tmp_path))
+        code, out, err = distill(*fit)
+    run = tmp_path / "base/run"
+    assert code == 1
+    assert err.count("distill: error") == 1
+    assert "cannot be written to (Disk quota exceeded)" in err
+    assert f"distill resume {run}" in err
+    assert "Traceback" not in out + err
+    assert [path.name for path in run.glob("**/.*.new")] == []
+    assert list(saved(run / "checkpoints")) == [8, 7]  # of which 7 is the end of an epoch
+    assert distill("resume", str(run)).code == 0
+    same(run)
+
+
 def test_a_run_goes_on_without_room_for_checkpoints(
     fitted: Fitted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -161,7 +194,7 @@ def test_a_run_without_room_for_its_student_says_so_and_can_be_resumed(
 def test_a_run_that_cannot_begin_leaves_nothing(
     base: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "_write", staticmethod(full))
+    monkeypatch.setattr("distill.run.write", full)
     code, out, err = distill("fit", "-c", "base.yaml", "--id", "one")
     assert code == 2
     assert "No space left on device" in err

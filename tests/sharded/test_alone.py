@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
-from torch import distributed, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from distill.build import quiet
@@ -24,16 +23,7 @@ from distill.tasks import Plain
 
 STOP = 3  # of 16
 
-
-@pytest.fixture(autouse=True)
-def leaves_no_trace() -> Iterator[None]:
-    """Of the process group that Lightning makes."""
-    before = dict(os.environ)
-    yield
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = pytest.mark.usefixtures("leaves_no_trace")
 
 
 class At(Callback):

@@ -22,11 +22,12 @@ from distill.finished import reopen
 from distill.resume import _deal_anew
 from distill.run import Run
 
+RANKS = Path(__file__).with_name("ranks.py")
 STEPS, STOP = 8, 5  # of two epochs of 110 samples in batches of 2 x 8, two to a step; done when it is stopped
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, recipe: dict[str, Any], on_two_ranks: Callable[..., str]) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory, recipe: dict[str, Any], script: Callable[..., Any]) -> Path:
     """A folder with two runs: one undisturbed, and one that ended as its second rank alone was told to."""
     folder = tmp_path_factory.mktemp("sharded")
     # Without dropout, whose masks are drawn anew for each rank: what one process adds to it is another order of sums.
@@ -52,12 +53,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory, recipe: dict[str, Any], on_tw
     }
     recipe = {name: recipe[name] | changes.get(name, {}) for name in recipe} | {"runs": changes["runs"]}
     (folder / "base.yaml").write_text(yaml.safe_dump(recipe))
-    assert on_two_ranks("ranks.py", str(folder), code=143).count("to go on: distill resume") == 1
+    assert script(RANKS, folder, code=143).stderr.count("to go on: distill resume") == 1
     return folder
 
 
 @pytest.fixture(scope="module")
-def resumed(runs: Path, tmp_path_factory: pytest.TempPathFactory, on_two_ranks: Callable[..., str]) -> tuple[Path, str]:
+def resumed(runs: Path, tmp_path_factory: pytest.TempPathFactory, script: Callable[..., Any]) -> tuple[Path, str]:
     """A copy of the folder with three runs that two ranks went on with, and what was said: the one that was stopped,
     and two of whose newest checkpoint a rank's file was not there, or not all of it."""
     folder = Path(shutil.copytree(runs, tmp_path_factory.mktemp("resumed") / "copy"))
@@ -67,7 +68,8 @@ def resumed(runs: Path, tmp_path_factory: pytest.TempPathFactory, on_two_ranks: 
     shutil.copytree(newest(folder, "missing"), newest(folder, "missing").with_name(".last-8.ckpt.1234.new"))
     path = shard_path(newest(folder, "cut"), 0)
     path.write_bytes(path.read_bytes()[:-100])
-    return folder, on_two_ranks("ranks.py", str(folder), "stopped", "missing", "cut")
+    done = script(RANKS, folder, "stopped", "missing", "cut")
+    return folder, done.stdout + done.stderr
 
 
 def newest(folder: Path, name: str) -> Path:

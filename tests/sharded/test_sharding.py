@@ -27,10 +27,10 @@ TRAINED = runpy.run_path(str(Path(__file__).with_name("together.py")))["trained"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, on_two_ranks: Callable[..., str]) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, script: Callable[..., Any]) -> Path:
     """What two ranks have trained together, by precision."""
     folder = tmp_path_factory.mktemp("together")
-    on_two_ranks("together.py", str(folder))
+    script(Path(__file__).with_name("together.py"), folder)
     return folder
 
 
