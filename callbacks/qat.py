@@ -179,7 +179,8 @@ class QuantizationAwareTraining(Compression):
         find_ranged(layers.values())
         static = [layer for layer in layers.values() if layer.static]
         if static and not any(layer.ranged for layer in static):
-            raise TrainingError("the run ended before any input's range was observed: nothing can be quantised")
+            rule = "the run ended before any input's range was observed: nothing can be quantised"
+            raise TrainingError(f"{rule}. Train longer, or let {_KEY}.observe and begin be earlier.")
         self._layers = {}
         return [step_of(conclude(layers), self.store)]
 

@@ -29,10 +29,13 @@ def compare(folders: Sequence[str | Path], console: Console | None = None) -> No
         raise UserError("needs two runs or more", key="--compare", mend="distill runs --compare RUN RUN")
     runs = [Run.open(folder) for folder in folders]
     titles = [str(folder) for folder in folders]
-    configs = [run.config for run in runs]
+    results = [read_json(run.result_file)[0] for run in runs]
+    # Those that `distill quantize` made have the configuration of the run that they were made from.
+    more = [{"quantize": result["quantize"]} if "quantize" in result else {} for result in results]
+    configs = [run.config | extra for run, extra in zip(runs, more, strict=True)]
     console = console or wide()
     _show_configs(titles, config_diff(*configs), console)
-    _show_figures(titles, runs, console)
+    _show_figures(titles, runs, results, console)
 
 
 def _show_configs(titles: Sequence[str], different: Mapping[str, Sequence[Any]], console: Console) -> None:
@@ -54,8 +57,9 @@ def _written(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _show_figures(titles: Sequence[str], runs: Sequence[Run], console: Console) -> None:
-    results = [read_json(run.result_file)[0] for run in runs]
+def _show_figures(
+    titles: Sequence[str], runs: Sequence[Run], results: Sequence[Mapping[str, Any]], console: Console
+) -> None:
     students, teachers = ([_scores(result, who) for result in results] for who in ("student", "teacher"))
     names = list(dict.fromkeys(name for scores in students for name in scores))
     table = plain_table("figures")

@@ -74,7 +74,7 @@ class ShardedCheckpointIO(SafeCheckpointIO):
         trouble = _caught(partial(super().save_checkpoint, part, shard_path(self._newest[0], rank)))
         if trouble is not None:
             self._failed = True
-        _stop_all(trouble, TrainingError(f"{path} could not be saved, as another rank finds"))
+        _stop_all(trouble, TrainingError(f"{path} could not be saved, as another rank finds: its message says why"))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         """This rank's part of what a folder holds; the whole where it is a file, or there were more or fewer ranks.
@@ -114,7 +114,8 @@ class ShardedCheckpointIO(SafeCheckpointIO):
         if not failed:
             for action in actions:
                 trouble = trouble or _caught(action)
-        _stop_all(trouble, TrainingError("a checkpoint could not be written, as another rank finds"))
+        rule = "a checkpoint could not be written, as another rank finds: its message says why"
+        _stop_all(trouble, TrainingError(rule))
 
     def _place(self, fresh: Path, path: Path, failed: bool) -> None:
         if not failed:

@@ -16,7 +16,7 @@ __all__ = ["QUANTIZE"]
 
 
 def _quantize(options: Namespace, overrides: Overrides) -> None:
-    from distill.finished import quantize
+    from distill.quantize.run import quantize
     from distill.quantize.scheme import ActivationScheme
 
     quantize(

@@ -11,7 +11,7 @@ __all__ = ["SENSITIVITY"]
 
 
 def _sensitivity(options: Namespace, overrides: Overrides) -> None:
-    from distill.finished import sensitivity
+    from distill.sensitivity.run import sensitivity
 
     sensitivity(
         options.run,

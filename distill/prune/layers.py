@@ -139,7 +139,8 @@ class Ranking:
     def _units(layer: Layer, granularity: Granularity, criterion: Criterion) -> Tensor:
         scores = criterion.score(layer.module)
         if not scores.isfinite().all():
-            raise TrainingError(f"{type(criterion).__name__} gives scores of {layer.name} that are not all finite")
+            rule = f"{type(criterion).__name__} gives scores of {layer.name} that are not all finite"
+            raise TrainingError(f"{rule}. Lower the learning rate, or clip the gradient (trainer.gradient_clip_val).")
         # Minus infinity for what is pruned, which goes first again; ten times as fast as masked_fill on a CPU.
         scores = scores - layer.factor.reciprocal().sub_(1)
         return granularity.units(as_matrix(layer.module, scores))

@@ -90,7 +90,8 @@ def sweep(name: str, given: Recipe, *, seed: int = 0, dry_run: bool = False, con
     finally:
         _conclude(file, recipe, planned, failed, console)
     if failed:
-        raise TrainingError(f"{len(failed)} of {len(planned)} trials failed: {', '.join(failed)}")
+        which = f"{len(failed)} of {len(planned)} trials failed: {', '.join(failed)}"
+        raise TrainingError(f"{which}. What each of them said is above; the same command tries them again.")
 
 
 def _recipe(file: SweepFile, given: Recipe) -> Recipe:

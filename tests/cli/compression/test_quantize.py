@@ -15,7 +15,8 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-from distill.finished import evaluate, quantize
+from distill.finished import evaluate
+from distill.quantize.run import quantize
 from distill.run import Run
 
 Distill = Callable[..., Any]
@@ -51,6 +52,19 @@ def test_a_run_is_quantised_without_training_into_a_run_of_its_own(
     )
     scores = Run.open(folder).result["scores"]["student"]
     assert evaluate(folder)["val/accuracy"] == scores["accuracy"]
+
+
+def test_what_two_quantised_runs_differ_in_is_shown(plain: Any, tmp_path: Path, distill: Distill) -> None:
+    options = ["--calibrate", "8", "--runs", str(tmp_path)]
+    for bits in ("8", "4"):
+        code, _, err = distill("quantize", str(plain.run.folder), *options, "--bits", bits, "--id", f"int{bits}")
+        assert code == 0, err
+    eight, four = (str(tmp_path / f"{plain.run.name}-quantized/int{bits}") for bits in (8, 4))
+    _, out, _ = distill("runs", "--compare", str(plain.run.folder), eight)
+    assert re.search(r"quantize +- +.*calibrate", out)
+    _, out, _ = distill("runs", "--compare", eight, four)
+    [line] = [line for line in out.splitlines() if "quantize." in line]
+    assert re.fullmatch(r" *quantize\.weights\.bits +8 +4 *", line)
 
 
 def test_the_quantised_run_lies_beside_its_source_and_says_how_it_was_made(

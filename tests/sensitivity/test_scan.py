@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from transformers.pytorch_utils import Conv1D
 
 from distill import plots
-from distill.sensitivity import Point, draw, layers, overrides, pruned, rounded, scan, write
+from distill.sensitivity.scan import Point, draw, layers, overrides, pruned, rounded, scan, write
 from distill.signals import Batch
 from distill.tasks import MaskedLM, Plain
 

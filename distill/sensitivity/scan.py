@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, mse_loss
 
-from distill.allocate import allocate
 from distill.callbacks.pruning import KINDS
 from distill.prune.granularity import as_matrix, from_matrix
 from distill.prune.masks import choose, count_at
 from distill.quantize.scheme import WeightScheme
 from distill.quantize.weights import fake_quantize_rows, grid
+from distill.sensitivity.allocate import allocate
 from distill.signals import Batch, Request
 from distill.targets import select
 from distill.tasks.base import Task

@@ -1,0 +1,99 @@
+"""A run's student quantised without training, into a run of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill import artifact
+from distill.errors import UserError
+from distill.finished import first_batches, refuse_quantized, reopen, score
+from distill.outcome import outcome, show_scores
+from distill.quantize import ptq
+from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.run import Run
+from distill.signals import Request
+
+__all__ = ["quantize"]
+
+
+def quantize(
+    folder: str | Path,
+    *,
+    calibrate: int = 256,
+    weights: WeightScheme | None = None,
+    activations: ActivationScheme | None = None,
+    embeddings: bool = True,
+    run_id: str | None = None,
+    overrides: Sequence[tuple[str, str]] = (),
+    allow: Sequence[str] = (),
+) -> Run:
+    """Quantise a run's student without training it: the baseline of quantization-aware training.
+
+    Args:
+        folder: The run.
+        calibrate: Training samples that static inputs take their ranges from.
+        weights: 8 bits a channel if not given.
+        activations: Inputs of the layers; ``None`` leaves them as they are.
+        embeddings: Whether embeddings are quantised too, to 8 bits a row.
+        run_id: Id of the new run.
+        overrides: As of :func:`~distill.finished.reopen`.
+        allow: Likewise.
+
+    Returns:
+        A run of its own, ``<name>-quantized/<id>`` beside the run's own folders, that can be scored and exported.
+
+    Raises:
+        UserError: as :func:`~distill.finished.reopen`, or if the student is quantised already or the scheme does not
+            fit it.
+    """
+    if calibrate < 1:
+        raise UserError("must be at least 1", key="--calibrate", value=calibrate, mend="256 are usually enough")
+    run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True)
+    refuse_quantized(job, folder, "quantise")
+    elsewhere = any(key == "runs" for key, _ in overrides)
+    root = job.config["runs"] if elsewhere else run.folder.parents[1]
+    new = Run.plan(root, f"{run.name}-quantized", run_id)
+    student, task = job.module.student, job.module.task
+    _, before = score(job, "validate")
+    job.data.setup("fit")
+    batches = first_batches(job.data.train_dataloader(), task, calibrate, torch.device("cpu"))
+    try:
+        steps = ptq.quantize(
+            student,
+            batches,
+            lambda model, batch: task.forward(model, batch, Request(logits=True)),
+            weights=weights,
+            activations=activations,
+            embeddings=WeightScheme() if embeddings else None,
+            key="quantize",
+        )
+    except UserError as error:
+        if error.key != "quantize.weights.group_size":
+            raise
+        raise UserError(error.rule, key="--group", value=error.value, mend="give another size") from error
+    artifact.note(student, *steps)
+    _, scores = score(job, "validate")
+    mine = {name.removeprefix("val/"): value for name, value in scores.items() if name.startswith("val/")}
+    how: dict[str, Any] = {"calibrate": calibrate, "embeddings": embeddings}
+    how |= {"weights": asdict(weights or WeightScheme()), "activations": asdict(activations) if activations else None}
+    made = {"made_from": str(run.folder), "quantize": how, "train_seconds": 0.0}
+    result = outcome(job.module, mine, name=new.name, id=new.id, **made)
+    new.begin(run.config, made_by=f"distill quantize {run.folder}")
+    try:
+        artifact.save(new.student, student, getattr(job.data, "tokenizer", None))
+        new.write_result(result)
+    except BaseException:
+        new.discard()
+        raise
+    monitor = f"val/{task.monitor}"
+    show_scores(
+        f"{new.name} {new.id}: validate",
+        {f"{task.monitor}, as it was": before[monitor], f"{task.monitor}, quantised": scores[monitor]},
+    )
+    print(f"quantised student: {new.student}")
+    return new
