@@ -33,7 +33,7 @@ from distill.loggers import LoggingConfig, is_rank_zero
 from distill.module import Distillation
 from distill.outcome import LastValidation, Scores
 from distill.run import Run
-from distill.scrub import refuse_hidden, scrub
+from distill.scrub import mask, refuse_hidden, scrub
 from distill.sharding import NAME, Sharded, check_modules, check_sharding
 from distill.students.build import refuse_quantized
 from distill.typed import Typed, located
@@ -134,6 +134,7 @@ def resolve(config: Mapping[str, Any], allow: Sequence[str] = ()) -> dict[str, A
 
 def _typed(config: Mapping[str, Any], allow: Sequence[str]) -> Typed:
     refuse_hidden(config)
+    mask(config)
     check(config, allow)
     check_classes(config)
     return Typed(complete(config), allow)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["HIDDEN", "is_secret", "refuse_hidden", "scrub", "scrub_override"]
+__all__ = ["HIDDEN", "is_secret", "mask", "refuse_hidden", "scrub", "scrub_override"]
 
 HIDDEN = "***"
 """Stands where a secret stood."""
@@ -60,6 +60,9 @@ _KNOWN = re.compile(
     | -----BEGIN[ ][A-Z ]*PRIVATE[ ]KEY-----.* """,
     re.VERBOSE | re.DOTALL,
 )
+_PASSWORD = re.compile(r"(?=.*\d)(?=.*[A-Za-z]).{8,}", re.DOTALL)
+_MASKED: set[str] = set()
+"""The process's own secrets, as those that a CI service masks in its logs."""
 # W&B's older keys look like the names of commits, which stand under such keys as these.
 _HEX = re.compile(r"(?=.*[0-9])(?=.*[a-f])[0-9a-f]{40}")
 _COMMITS = frozenset(
@@ -76,6 +79,21 @@ def is_secret(name: str, value: object = "") -> bool:
     # Names of modules and patterns of them are keys too: encoder.layer.0.attention.self.key.
     plain = re.fullmatch(r"[\w-]+", name) is not None
     return weak and plain and isinstance(value, str) and not _HARMLESS & set(words)
+
+
+def mask(value: Any, name: str = "") -> None:
+    """Have the secrets that a configuration holds by the names of its keys hidden wherever a text quotes them later.
+
+    Only those that look like none of a language's words: at least eight characters, with letters and digits.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            mask(item, name if is_secret(name) else str(key))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            mask(item, name)
+    elif isinstance(value, str) and is_secret(name, value) and _PASSWORD.fullmatch(value):
+        _MASKED.add(value)
 
 
 def scrub(value: Any, name: str = "") -> Any:
@@ -114,6 +132,9 @@ def _scrub_text(text: str, name: str) -> str:
     text = _WITH_VALUE.sub(lambda match: f"--{match[1]}={scrub_override(*match.groups())}", text)
     for pattern in _AFTER:
         text = pattern.sub(rf"\g<1>{HIDDEN}", text)
+    # Of two, one may begin as the other. What stands under a key of its own may be the same by chance, and is kept.
+    for secret in () if name else sorted(_MASKED, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
     text = _BASIC.sub(lambda match: match[1] + HIDDEN if _is_pair(match[2]) else match[0], text)
     return _KNOWN.sub(HIDDEN, text)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from distill.errors import TrainingError, UserError
-from distill.scrub import HIDDEN, scrub, scrub_override
+from distill.scrub import HIDDEN, mask, scrub, scrub_override
 
 HEX = hashlib.sha1(b"a key").hexdigest()
 BASIC = base64.b64encode(b"user:hunter2").decode()
@@ -150,3 +150,11 @@ def test_an_error_hides_a_password_in_any_part_of_it() -> None:
 def test_an_error_shows_what_is_no_secret() -> None:
     error = UserError("must not be a tuple", key="model.losses.0.layers", value=(1, "a"), mend="give a list")
     assert str(error) == "model.losses.0.layers = (1, 'a'): must not be a tuple. give a list."
+
+
+def test_a_secret_that_was_masked_is_hidden_wherever_a_text_quotes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.scrub._MASKED", set())
+    mask({"a": [{"api_key": "s3cret-ab"}, {"secrets": ["s3cret-abc"]}], "hub_token": "sentence", "name": "model-123"})
+    assert (
+        scrub("s3cret-abc and s3cret-ab of model-123, a sentence") == f"{HIDDEN} and {HIDDEN} of model-123, a sentence"
+    )

@@ -23,12 +23,12 @@ from pytorch_lightning import Callback
 class Notify(Callback):
     def __init__(self, api_key: str, client_password: str, headers: dict, address: str, notes: list):
         if "refuse" in notes:
-            raise ValueError(f"{address} cannot be reached with {headers}")
+            raise ValueError(f"{address} cannot be reached with {headers}, nor by {api_key} of {client_password!r}")
         self.given = (api_key, client_password, headers, address, notes)
 
     def on_train_start(self, *_):
         if "break" in self.given[4]:
-            raise RuntimeError(f"{self.given[3]} cannot be reached with {self.given[2]}")
+            raise RuntimeError("{3} cannot be reached with {2}, nor by {0} of {1!r}".format(*self.given))
 """
 
 SECRETS = {
@@ -74,6 +74,7 @@ def planted(
 ) -> dict[str, Any]:
     """The keys that hold secrets in ``secrets.yaml``, which logs everywhere; the environment is full of them too."""
     own_module("notifying", OWN)
+    monkeypatch.setattr("distill.scrub._MASKED", set())
     monkeypatch.setenv("NOTIFY_PASSWORD", SECRETS["of the environment"])
     monkeypatch.setenv("WANDB_API_KEY", SECRETS["for W&B's server"])
     monkeypatch.setenv("WANDB_BASE_URL", f"http://user:{SECRETS['in the address of it']}@127.0.0.1:9")
