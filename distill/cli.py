@@ -7,7 +7,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from distill import __version__
@@ -63,14 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done. 1: training could not go on. 2: something the user can mend. 130: interrupted.
 
     Args:
-        argv: What follows ``distill``; the process's own arguments if not given, and it then shows no secret in a
-            traceback.
+        argv: What follows ``distill``; the process's own arguments if not given, and an exception that nothing else has
+            caught is then shown here, without its secrets.
     """
-    if argv is None:
-        sys.excepthook = _show
-        argv = sys.argv[1:]
     try:
-        _run(list(argv))
+        _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         return _complain(str(error), 2)
     except TrainingError as error:
@@ -79,17 +75,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
+    except Exception:
+        if argv is not None:
+            raise
+        # Not left to sys.excepthook, where W&B's shows it as it is.
+        print(scrub(traceback.format_exc()), end="", file=sys.stderr)
+        return 1
     return 0
 
 
 def _complain(message: str, code: int) -> int:
     print(f"distill: error: {message}", file=sys.stderr)
     return code
-
-
-def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print what nothing else has caught as Python does, but for its secrets."""
-    print(scrub("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _run(argv: list[str]) -> None:

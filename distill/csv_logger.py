@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import warnings
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
-from distill.disk import write
+from distill.disk import replace, sync
 from distill.guarded import Guarded
 from distill.metrics_file import read_rows
 
@@ -79,8 +78,8 @@ class CsvLogger(Guarded, Logger):
             if self._waiting:
                 self._write()
             elif not self._durable:
-                with self.path.open("rb") as file:
-                    os.fsync(file.fileno())
+                for path in (self.path, self.path.parent):
+                    sync(path)
                 self._durable = True
         except OSError as error:
             if not self._told:
@@ -116,8 +115,8 @@ class CsvLogger(Guarded, Logger):
     def _replace(self, rows: Sequence[Mapping[str, Any]], columns: list[str]) -> None:
         """Write the whole file, so that a kill leaves the old one or the new one."""
         text = _text([dict(zip(columns, columns, strict=True)), *rows], columns)
-        write(self.path, text)
-        self._columns, self._size, self._durable = columns, len(text), True
+        replace(self.path, text)
+        self._columns, self._size, self._durable = columns, len(text), False
 
 
 def _text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:

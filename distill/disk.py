@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["make", "sync", "write"]
+__all__ = ["make", "replace", "sync", "write"]
 
 
 def make(folder: Path) -> None:
@@ -31,6 +31,16 @@ def sync(path: Path) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
+    """As :func:`replace`, with the new file's name on the disk, too.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    replace(path, content)
+    sync(path.parent)
+
+
+def replace(path: Path, content: bytes) -> None:
     """Write a file so that a kill or a power cut leaves the old one or the new one, never a part.
 
     Raises:
@@ -47,4 +57,3 @@ def write(path: Path, content: bytes) -> None:
         with suppress(OSError):  # of a disk that is read only
             fresh.unlink(missing_ok=True)
         raise
-    sync(path.parent)

@@ -15,11 +15,12 @@ from distill.config import apply_override, parse_value
 from distill.errors import UserError
 from distill.launch import interruptible
 from distill.outcome import show_scores
+from distill.processes import meeting, none_left
 from distill.run import Run
 from distill.signals import Batch
 from distill.tasks import Task
 
-__all__ = ["evaluate", "first_batches", "refuse_quantized", "reopen", "score"]
+__all__ = ["evaluate", "first_batches", "refuse_quantized_run", "reopen", "score"]
 
 _ALONE = {"strategy": "auto", "devices": 1, "num_nodes": 1}
 """Settings of a trainer that starts no other process."""
@@ -100,7 +101,7 @@ def score(job: Job, split: str) -> tuple[bool, dict[str, float]]:
     """Whether this is the process that speaks, and the figures by name."""
     with quiet():
         trainer = make_trainer(job, enable_checkpointing=False, callbacks=[])
-    with quiet(), interruptible(trainer):
+    with quiet(), interruptible(trainer), none_left(trainer), meeting(trainer):
         try:
             run_split = trainer.validate if split == "validate" else trainer.test
             [scores] = run_split(job.module, datamodule=job.data, verbose=False)
@@ -122,7 +123,7 @@ def _take_student(config: dict[str, Any], run: Run) -> bool:
     return True
 
 
-def refuse_quantized(job: Job, folder: str | Path, verb: str) -> None:
+def refuse_quantized_run(job: Job, folder: str | Path, verb: str) -> None:
     """Refuse a student that is quantised already.
 
     Raises:

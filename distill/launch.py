@@ -28,7 +28,7 @@ from distill.errors import TrainingError, UserError
 from distill.loggers import keep_student, make_loggers
 from distill.module import Distillation
 from distill.outcome import outcome, show_outcome
-from distill.processes import together
+from distill.processes import meeting, none_left
 from distill.run import Run
 from distill.scrub import scrub
 from distill.timeline import DrawTimeline
@@ -89,7 +89,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
     trainer.callbacks[:0] = started_with  # type: ignore[attr-defined]
     started = time.perf_counter()
     try:
-        with _share(job.run), quiet(), interruptible(trainer), together(trainer):
+        with _share(job.run), quiet(), interruptible(trainer), none_left(trainer), meeting(trainer):
             trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
     except UserError:
         raise
@@ -109,7 +109,8 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
         if (last := last_of(trainer)) is not None:
             last.release()
     try:
-        _conclude(job, trainer, last.seconds if last else time.perf_counter() - started)
+        with none_left(trainer):
+            _conclude(job, trainer, last.seconds if last else time.perf_counter() - started)
     except (OSError, SafetensorError, UserError) as error:
         trouble = error.__cause__ if isinstance(error, UserError) else error  # of a folder that cannot be made
         if isinstance(trouble, SafetensorError) or (isinstance(trouble, OSError) and trouble.errno in _DISK):

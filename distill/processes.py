@@ -1,4 +1,4 @@
-"""The processes that Lightning starts for the other devices: how they meet, and that none is left behind."""
+"""The processes that Lightning starts for the other devices: how they meet, and that none outlives one that fails."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ import os
 import random
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.distributed import DistNetworkError
 
 from distill.errors import UserError
 
-__all__ = ["free_port", "together"]
+__all__ = ["free_port", "meeting", "none_left"]
 
-_PORTS = range(10000, 32768)  # below those that systems give out themselves (Linux from 32768, others from 49152)
+_PORT = "MASTER_PORT"
+# Below those that clusters give to services (30000) and systems to connections (Linux 32768, others 49152).
+_PORTS = range(10000, 30000)
 _TRIES = 100
-_GRACE = 2.0  # seconds in which a process may end by itself once the first has failed
+_GRACE = 10.0  # seconds in which the others may end by themselves, and say what they know
 
 
 def free_port() -> int:
-    """A port on which nothing listens, and which no system gives to a connection while the processes are starting.
+    """A port on which nothing listens, and which systems do not give to a connection while the processes start.
 
-    Lightning takes one of those that systems do give out: seconds later, when all processes have started, it may be
-    another program's.
+    Lightning takes one of those that they do give: seconds later, when all processes have started, it may be another
+    program's.
 
     Raises:
         OSError: if none is found.
@@ -44,43 +48,57 @@ def free_port() -> int:
 
 
 @contextmanager
-def together(trainer: Trainer) -> Iterator[None]:
-    """Have the processes of a run meet at a port that stays free, and end when the first one fails.
+def meeting(trainer: Trainer) -> Iterator[None]:
+    """Have the processes that this one starts on the machine meet at a port of :func:`free_port`.
 
-    One that waits for a first process that has gone does so for half an hour.
+    It stays set for what this process does next, as Lightning leaves it: the processes are then the same.
 
     Raises:
-        UserError: if the port that was given is another program's.
+        UserError: if the port is another program's.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
     starts = isinstance(environment, LightningEnvironment) and not environment.creates_processes_externally
-    if starts and trainer.num_nodes == 1:
-        # It stays set, as Lightning leaves it: the processes are the same for the next run.
-        os.environ.setdefault("MASTER_PORT", str(free_port()))
+    drawn = starts and trainer.num_nodes == 1 and _PORT not in os.environ
+    if drawn:
+        os.environ[_PORT] = str(free_port())
     try:
         yield
     except DistNetworkError as error:
-        _end_others(trainer)
         if "EADDRINUSE" not in str(error):
             raise
+        port = os.environ.pop(_PORT, None) if drawn else os.environ.get(_PORT)
         rule = "is in use by another program, and the processes of the run cannot meet there"
-        port = os.environ.get("MASTER_PORT")
-        raise UserError(rule, key="MASTER_PORT", value=port, mend="give another in the environment") from error
-    except Exception:
-        _end_others(trainer)
+        mend = "start it again" if drawn else "give another in the environment"
+        raise UserError(rule, key=_PORT, value=port, mend=mend) from error
+
+
+@contextmanager
+def none_left(trainer: Trainer) -> Iterator[None]:
+    """End the processes that this one started, should it fail: they would wait for it, for half an hour at first.
+
+    Whoever is told to stop ends by itself, as all of them are told. One that fails elsewhere ends this one through
+    Lightning, which watches them.
+    """
+    try:
+        yield
+    except (SIGTERMException, KeyboardInterrupt):
+        raise
+    except BaseException:
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            processes = list(launcher.procs)
+            launcher.procs.clear()  # else Lightning kills this one too, before it has said what failed
+            _end(processes)
         raise
 
 
-def _end_others(trainer: Trainer) -> None:
-    """End the processes that this one started."""
-    launcher = trainer.strategy.launcher
-    if not isinstance(launcher, _SubprocessScriptLauncher):
-        return
-    processes = list(launcher.procs)
-    launcher.procs.clear()  # Lightning's watcher of them would kill this one too, before it has said what failed
-    for process in processes:
-        try:
-            process.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    until = time.monotonic() + _GRACE
+    try:
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))
+    finally:
+        for process in processes:
+            process.kill()  # SIGTERM they would heed at the end of a step that does not come
             process.wait()

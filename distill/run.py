@@ -120,7 +120,7 @@ class Run:
 
     def _write_config(self, config: Mapping[str, Any], made_by: str | None = None) -> None:
         head = f"Made by: {made_by}" if made_by else f"Repeat this run: distill fit -c {self.config_file}"
-        _write(self.config_file, f"# {head}\n" + dump(scrub(config)))
+        _write_text(self.config_file, f"# {head}\n" + dump(scrub(config)))
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -163,15 +163,15 @@ class Run:
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Write ``plan.json``: what a list of runs says of one that has not finished."""
-        _write(self.plan_file, json.dumps(plan, indent=2) + "\n")
+        _write_text(self.plan_file, json.dumps(plan, indent=2) + "\n")
 
     def write_failure(self, message: str) -> None:
         """Write ``failure.json``; a resumed run removes it."""
-        _write(self.failure_file, json.dumps({"message": message}, indent=2) + "\n")
+        _write_text(self.failure_file, json.dumps({"message": message}, indent=2) + "\n")
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``."""
-        _write(self.result_file, json.dumps(result, indent=2) + "\n")
+        _write_text(self.result_file, json.dumps(result, indent=2) + "\n")
 
     @property
     def result(self) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class Run:
                     parent.rmdir()
 
 
-def _write(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str) -> None:
     write(path, text.encode())
 
 

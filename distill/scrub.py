@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 __all__ = ["HIDDEN", "is_secret", "mask", "refuse_hidden", "scrub", "scrub_override"]
 
@@ -84,7 +86,8 @@ def is_secret(name: str, value: object = "") -> bool:
 def mask(value: Any, name: str = "") -> None:
     """Have the secrets that a configuration holds by the names of its keys hidden wherever a text quotes them later.
 
-    Only those that look like none of a language's words: at least eight characters, with letters and digits.
+    Only those that no text holds by chance: six characters or more of a ``password``; of a ``token``, eight or more
+    with letters and digits; and none whose key is ``key`` alone, which may name a column.
     """
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -92,8 +95,16 @@ def mask(value: Any, name: str = "") -> None:
     elif isinstance(value, (list, tuple)):
         for item in value:
             mask(item, name)
-    elif isinstance(value, str) and is_secret(name, value) and _PASSWORD.fullmatch(value):
-        _MASKED.add(value)
+    elif isinstance(value, str) and is_secret(name, value) and _is_rare(value, name):
+        # Also as it stands in a message, in JSON or in an address; and without the scheme that a header begins with.
+        for text in {value, value.split()[-1]}:
+            _MASKED.update((text, repr(text)[1:-1], json.dumps(text)[1:-1], quote(text, safe="")))
+
+
+def _is_rare(secret: str, name: str) -> bool:
+    if _STRONG & {word.lower() for word in _WORD.findall(name)}:
+        return len(secret) >= 6 and not secret.isspace()
+    return name.lower() != "key" and _PASSWORD.fullmatch(secret) is not None
 
 
 def scrub(value: Any, name: str = "") -> Any:
@@ -129,12 +140,12 @@ def _scrub_item(item: Any, before: Any, name: str) -> Any:
 def _scrub_text(text: str, name: str) -> str:
     if _HEX.fullmatch(text) and not _COMMITS & {word.lower() for word in _WORD.findall(name)}:
         return HIDDEN
-    text = _WITH_VALUE.sub(lambda match: f"--{match[1]}={scrub_override(*match.groups())}", text)
-    for pattern in _AFTER:
-        text = pattern.sub(rf"\g<1>{HIDDEN}", text)
     # Of two, one may begin as the other. What stands under a key of its own may be the same by chance, and is kept.
     for secret in () if name else sorted(_MASKED, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
+    text = _WITH_VALUE.sub(lambda match: f"--{match[1]}={scrub_override(*match.groups())}", text)
+    for pattern in _AFTER:
+        text = pattern.sub(rf"\g<1>{HIDDEN}", text)
     text = _BASIC.sub(lambda match: match[1] + HIDDEN if _is_pair(match[2]) else match[0], text)
     return _KNOWN.sub(HIDDEN, text)
 

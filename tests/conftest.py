@@ -222,13 +222,14 @@ def script() -> Callable[..., subprocess.CompletedProcess[str]]:
     from distill.processes import free_port
 
     def run(
-        file: Path, *argv: object, code: int = 0, timeout: float = 300, **environment: str
+        file: Path, *argv: object, code: int = 0, timeout: float = 600, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(file), *map(str, argv)]
         options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": timeout, "check": False}
-        # A port that stays free, for those that train with a bare Trainer.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port()), **environment}
-        done = subprocess.run(command, env=environment, **options)
+        # A port that stays free, for those that train with a bare Trainer; an empty text unsets a variable.
+        given = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port()), **environment}
+        options["env"] = {name: value for name, value in given.items() if value}
+        done = subprocess.run(command, **options)
         assert done.returncode == code, done.stderr[-3000:]
         return done
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +154,38 @@ def test_an_error_shows_what_is_no_secret() -> None:
     assert str(error) == "model.losses.0.layers = (1, 'a'): must not be a tuple. give a list."
 
 
-def test_a_secret_that_was_masked_is_hidden_wherever_a_text_quotes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def masked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """As ``mask``, for one test."""
     monkeypatch.setattr("distill.scrub._MASKED", set())
-    mask({"a": [{"api_key": "s3cret-ab"}, {"secrets": ["s3cret-abc"]}], "hub_token": "sentence", "name": "ab-12345"})
+    return mask
+
+
+def test_a_secret_that_was_masked_is_hidden_wherever_a_text_quotes_it(masked: Callable[[Any], None]) -> None:
+    masked({"a": [{"api_key": "s3cret-ab"}, {"secrets": ["s3cret-abc"]}], "hub_token": "sentence", "name": "ab-12345"})
     assert scrub("s3cret-abc, s3cret-ab, ab-12345, sentence") == f"{HIDDEN}, {HIDDEN}, ab-12345, sentence"
     assert scrub({"path": "of/s3cret-abc"}) == {"path": "of/s3cret-abc"}
+
+
+@pytest.mark.parametrize(
+    ("name", "secret", "quoted", "left"),
+    [
+        ("password", "ab cd1234", "password=ab cd1234", "password=***"),
+        ("password", "s3cret,part2", "Pwd=s3cret,part2;", "Pwd=***;"),
+        ("password", "pa\\ss'w\"0rd1\n", repr("pa\\ss'w\"0rd1\n"), "'***'"),
+        ("password", "pässw0rd", json.dumps("pässw0rd"), '"***"'),
+        ("password", "correct-horse-battery", "no correct-horse-battery", "no ***"),
+        ("api_key", "s3cret/+abc", "https://host/s3cret%2F%2Babc", "https://host/***"),
+        ("authorization", "Bearer X123-45678", "refused X123-45678", "refused ***"),
+    ],
+)
+def test_no_part_of_it_is_left_however_it_is_quoted(
+    name: str, secret: str, quoted: str, left: str, masked: Callable[[Any], None]
+) -> None:
+    masked({name: secret})
+    assert scrub(quoted) == left
+
+
+def test_a_column_that_a_key_names_is_not_masked(masked: Callable[[Any], None]) -> None:
+    masked({"key": "sentence1", "token": "positive"})
+    assert scrub("no column 'sentence1' of positive") == "no column 'sentence1' of positive"

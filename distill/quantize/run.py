@@ -11,11 +11,12 @@ import torch
 
 from distill import artifact
 from distill.errors import UserError
-from distill.finished import first_batches, refuse_quantized, reopen, score
+from distill.finished import first_batches, refuse_quantized_run, reopen, score
 from distill.outcome import outcome, show_scores
 from distill.quantize import ptq
 from distill.quantize.scheme import ActivationScheme, WeightScheme
 from distill.run import Run
+from distill.scrub import scrub_override
 from distill.signals import Request
 
 __all__ = ["quantize"]
@@ -54,7 +55,7 @@ def quantize(
     if calibrate < 1:
         raise UserError("must be at least 1", key="--calibrate", value=calibrate, mend="256 are usually enough")
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True)
-    refuse_quantized(job, folder, "quantise")
+    refuse_quantized_run(job, folder, "quantise")
     elsewhere = any(key == "runs" for key, _ in overrides)
     root = job.config["runs"] if elsewhere else run.folder.parents[1]
     new = Run.plan(root, f"{run.name}-quantized", run_id)
@@ -81,6 +82,8 @@ def quantize(
     mine = {name.removeprefix("val/"): value for name, value in scores.items() if name.startswith("val/")}
     how: dict[str, Any] = {"calibrate": calibrate, "embeddings": embeddings}
     how |= {"weights": asdict(weights or WeightScheme()), "activations": asdict(activations) if activations else None}
+    if overrides:
+        how["overrides"] = {key: scrub_override(key, text) for key, text in overrides}
     made = {"made_from": str(run.folder), "quantize": how, "train_seconds": 0.0}
     result = outcome(job.module, mine, name=new.name, id=new.id, **made)
     new.begin(run.config, made_by=f"distill quantize {run.folder}")

@@ -12,7 +12,7 @@ from torch import nn
 
 from distill.config import dump
 from distill.errors import UserError
-from distill.finished import first_batches, refuse_quantized, reopen
+from distill.finished import first_batches, refuse_quantized_run, reopen
 from distill.quantize.choose import candidates
 from distill.run import Run
 from distill.sensitivity import scan as scanning
@@ -59,7 +59,7 @@ def sensitivity(
             raise UserError(rule, key=key, value=value, mend="choose another")
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, with_teacher=False, alone=True)
     student, task = job.module.student, job.module.task
-    refuse_quantized(job, folder, "scan")
+    refuse_quantized_run(job, folder, "scan")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student.to(device)
     batches = first_batches(job.data.val_dataloader(), task, samples, device)

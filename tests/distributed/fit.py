@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
 
+from distill import launch
 from distill.cli import main
 from distill.module import Distillation
 
 
-def training_step(self: Any, *_: Any) -> None:
-    if self.global_rank == 0:
+def fail(*_: Any) -> Any:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         raise MemoryError("the first rank has none left")
-    time.sleep(600)
+    time.sleep(900)  # longer than the test waits
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "failing":
-        Distillation.training_step = training_step  # type: ignore[assignment,method-assign]
+    if sys.argv[1] == "step":
+        Distillation.training_step = fail  # type: ignore[method-assign]
+    if sys.argv[1] == "end":
+        launch.restore_best = fail
     sys.exit(main(["fit", *sys.argv[2:]]))

@@ -33,11 +33,10 @@ def test_a_port_in_use_is_not_drawn(taken: int, monkeypatch: pytest.MonkeyPatch)
         processes.free_port()
 
 
-def test_ports_are_below_those_that_the_system_gives_to_connections() -> None:
+def test_ports_are_none_that_a_system_gives_to_connections() -> None:
     ports = {processes.free_port() for _ in range(20)}
     assert len(ports) > 1
-    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
-    assert max(ports) < (int(given.read_text().split()[0]) if given.is_file() else 49152)
+    assert ports <= set(range(10000, 30000))
 
 
 def two_ranks() -> Trainer:
@@ -48,7 +47,7 @@ def two_ranks() -> Trainer:
 def test_a_run_that_starts_processes_draws_a_port_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_PORT", "1")  # what is set in the test is undone after it
     monkeypatch.delenv("MASTER_PORT")
-    with processes.together(two_ranks()):
+    with processes.meeting(two_ranks()):
         assert int(os.environ["MASTER_PORT"]) in processes._PORTS
 
 
@@ -57,7 +56,7 @@ def test_a_port_or_processes_that_others_gave_are_kept(given: dict[str, str], mo
     monkeypatch.delenv("MASTER_PORT", raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    with processes.together(two_ranks()):
+    with processes.meeting(two_ranks()):
         assert os.environ.get("MASTER_PORT") == given.get("MASTER_PORT")
 
 
@@ -65,14 +64,17 @@ def test_a_run_that_cannot_meet_at_its_port_says_so_and_ends_with_all_its_proces
     base: dict[str, Any], script: Callable[..., Any], taken: int
 ) -> None:
     # The pipes of what is read here are closed when the last process has ended.
-    said = script(FIT, "well", *TWO_RANKS, code=2, timeout=60, MASTER_PORT=str(taken)).stderr
+    said = script(FIT, "well", *TWO_RANKS, code=2, timeout=300, MASTER_PORT=str(taken)).stderr
     assert said.count("distill: error") == 1
     assert f"MASTER_PORT = '{taken}': is in use by another program" in said
     assert "Traceback" not in said
     assert not Path("runs").exists()
 
 
-def test_when_the_first_process_fails_the_others_end_too(base: dict[str, Any], script: Callable[..., Any]) -> None:
-    said = script(FIT, "failing", *TWO_RANKS, code=1, timeout=60).stderr
+@pytest.mark.parametrize("place", ["step", "end"])
+def test_when_the_first_process_fails_the_others_end_too(
+    place: str, base: dict[str, Any], script: Callable[..., Any]
+) -> None:
+    said = script(FIT, place, *TWO_RANKS, code=1, timeout=300, MASTER_PORT="").stderr
     assert "MemoryError: the first rank has none left" in said
-    assert Run.open("runs/base/one").state == "failed"
+    assert Run.open("runs/base/one").state == ("failed" if place == "step" else "interrupted")

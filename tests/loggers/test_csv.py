@@ -126,6 +126,21 @@ def test_a_disk_that_is_full_for_a_while_costs_one_warning_and_no_row(
     assert (tmp_path / "metrics.csv").read_bytes() == undisturbed
 
 
+def test_a_folder_whose_names_cannot_be_kept_costs_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(number: int) -> None:
+        if Path(f"/proc/self/fd/{number}").is_dir():
+            raise OSError(5, "Input/output error")
+
+    logger = CsvLogger(tmp_path)
+    log(logger, [(0, {"a": 1.0}), (1, {"a": 2.0})])
+    monkeypatch.setattr(os, "fsync", fsync)
+    log(logger, [(2, {"a": 3.0, "b": 1.0})])
+    with pytest.warns(UserWarning, match="could not be written"):
+        logger.save()
+    log(logger, [(3, {"a": 4.0, "b": 2.0})])
+    assert (tmp_path / "metrics.csv").read_text() == "step,a,b\n1,1.0,\n2,2.0,\n3,3.0,1.0\n4,4.0,2.0\n"
+
+
 def _no_space(*_: Any, **__: Any) -> Any:
     raise OSError(28, "No space left on device")
 

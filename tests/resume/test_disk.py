@@ -28,6 +28,19 @@ def full(*arguments: Any, **more: Any) -> Any:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.fixture
+def elsewhere_the_same(world: Any, differences: Callable[[Any, Any], list[str]]) -> Callable[[Path], None]:
+    """Requires that a run ended as the undisturbed one, whose configuration names another folder."""
+
+    def check(run: Path) -> None:
+        for name in ("metrics.csv", "student/model.safetensors", "student/compression.json"):
+            assert (run / name).read_bytes() == (world.whole / name).read_bytes()
+        ours, theirs = (read(folder / "checkpoints/last-14.ckpt") for folder in (run, world.whole))
+        assert [place for place in differences(ours, theirs) if not place.startswith(".config:")] == []
+
+    return check
+
+
 # ---------------------------------------------------------------------- small disks
 
 
@@ -77,8 +90,7 @@ def test_a_run_that_cannot_write_says_so_and_ends_as_an_undisturbed_one_once_it_
     steps: list[int],
     ends: dict[str, End],
     distill: Distill,
-    world: Any,
-    differences: Callable[[Any, Any], list[str]],
+    elsewhere_the_same: Callable[[Path], None],
     tmp_path: Path,
 ) -> None:
     code, out, err, left = ends[trouble]
@@ -97,11 +109,7 @@ def test_a_run_that_cannot_write_says_so_and_ends_as_an_undisturbed_one_once_it_
     assert code == 0, err
     assert f"from step {max(steps, default=0)}" in out
     assert not list((run / "checkpoints").glob(".*"))
-    for name in ("metrics.csv", "student/model.safetensors", "student/compression.json"):
-        assert (run / name).read_bytes() == (world.whole / name).read_bytes()
-    ours, theirs = (read(folder / "checkpoints/last-14.ckpt") for folder in (run, world.whole))
-    found = [place for place in differences(ours, theirs) if not place.startswith(".config:")]  # another folder
-    assert found == []
+    elsewhere_the_same(run)
 
 
 @pytest.mark.parametrize(("trouble", "number"), [("full", errno.ENOSPC), ("read only", errno.EROFS)])
@@ -128,7 +136,11 @@ def test_a_folder_that_may_not_be_written_to_is_refused_and_left_as_it_was(
 
 
 def test_a_quota_that_is_used_up_is_said_and_the_run_ends_as_an_undisturbed_one_once_there_is_more(
-    distill: Distill, world: Any, same: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    distill: Distill,
+    world: Any,
+    elsewhere_the_same: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     # A network's file system takes what is written, and says at the flush that it was too much.
     def sync(file: int) -> None:
@@ -156,7 +168,7 @@ def test_a_quota_that_is_used_up_is_said_and_the_run_ends_as_an_undisturbed_one_
     assert [path.name for path in run.glob("**/.*.new")] == []
     assert list(saved(run / "checkpoints")) == [8, 7]  # of which 7 is the end of an epoch
     assert distill("resume", str(run)).code == 0
-    same(run)
+    elsewhere_the_same(run)
 
 
 def test_a_run_goes_on_without_room_for_checkpoints(
