@@ -32,6 +32,7 @@ from distill.errors import UserError
 from distill.loggers import LoggingConfig, is_rank_zero
 from distill.module import Distillation
 from distill.outcome import LastValidation, Scores
+from distill.processes import RUN_ID
 from distill.run import Run
 from distill.scrub import mask, refuse_hidden, scrub
 from distill.sharding import NAME, Sharded, check_modules, check_sharding
@@ -40,10 +41,7 @@ from distill.typed import Typed, located
 from distill.vocabulary import check_length, check_tokenizer
 from distill.wandb_mode import sweep_run_id
 
-__all__ = ["RUN_ID", "Job", "build", "make_trainer", "quiet", "resolve"]
-
-RUN_ID = "DISTILL_RUN_ID"
-"""Variable that tells the processes which a distributed run starts whose folder is theirs."""
+__all__ = ["Job", "build", "make_trainer", "quiet", "resolve"]
 
 
 @dataclass

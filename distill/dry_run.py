@@ -20,6 +20,7 @@ from distill.build import Job, build, make_trainer, quiet
 from distill.callbacks import Last, compressions
 from distill.models import parameter_count
 from distill.module import Distillation
+from distill.processes import meeting, none_left, shared_id
 from distill.run import Run
 from distill.tables import duration, wide
 from distill.timeline import timeline
@@ -129,9 +130,11 @@ def dry_run(
             limit_val_batches=0,
             num_sanity_val_steps=0,
         )
-        trainer.fit(job.module, datamodule=job.data)
+        with shared_id(job.run.id), none_left(trainer), meeting(trainer):
+            trainer.fit(job.module, datamodule=job.data)
     figures = _figures(job, trainer, measured) | {"run_folder": _folder(job.run, run_id)}
-    _show(job, figures, console or wide())
+    if trainer.is_global_zero:
+        _show(job, figures, console or wide())
     return figures
 
 
@@ -149,6 +152,7 @@ def _figures(job: Job, trainer: Trainer, measured: Measured) -> dict[str, Any]:
         "teacher_parameters": sum(parameter_count(m) for m in module.teacher.models) if module.teacher else 0,
         "student_parameters": parameter_count(module.student),
         "trained_parameters": sum(p.numel() for p in dict.fromkeys(trained)),
+        "ranks": trainer.world_size,
         "tokens_a_step": measured.tokens[0],
         "padded_tokens_a_step": measured.tokens[1],
         "steps_an_epoch": math.ceil(batches / accumulated) if math.isfinite(batches) else None,
@@ -172,11 +176,12 @@ def _show(job: Job, figures: Mapping[str, Any], console: Console) -> None:
     memory = f"{figures['memory_of_a_step'] / 2**20:,.0f} MiB"
     real, padded = figures["tokens_a_step"], figures["padded_tokens_a_step"]
     epoch = figures["steps_an_epoch"]
+    each = f" on the first of {figures['ranks']} ranks" if figures["ranks"] > 1 else ""
     rows = {
         "teacher": f"{figures['teacher_parameters']:,} parameters" if job.module.teacher else "none",
         "student": f"{figures['student_parameters']:,} parameters",
         "trained": f"{figures['trained_parameters']:,} parameters",
-        "tokens a step": f"{real:,} ({padded:,} with padding)" if padded else "",
+        "tokens a step": f"{real:,} ({padded:,} with padding){each}" if padded else "",
         "steps": f"{figures['steps']:,}" + (f" ({epoch:,} an epoch)" if epoch else ""),
         "device": f"{figures['device']}, precision {figures['precision']}",
         "memory of a step": f"{memory}, besides models and data",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import signal
 import sys
 import time
@@ -21,14 +20,14 @@ from safetensors import SafetensorError
 
 from distill import artifact
 from distill.best_student import restore_best
-from distill.build import RUN_ID, Job, build, make_trainer, quiet
+from distill.build import Job, build, make_trainer, quiet
 from distill.callbacks import ExponentialMovingAverage, Last, compressions
 from distill.callbacks.last import saved
 from distill.errors import TrainingError, UserError
 from distill.loggers import keep_student, make_loggers
 from distill.module import Distillation
 from distill.outcome import outcome, show_outcome
-from distill.processes import meeting, none_left
+from distill.processes import meeting, none_left, shared_id
 from distill.run import Run
 from distill.scrub import scrub
 from distill.timeline import DrawTimeline
@@ -89,7 +88,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
     trainer.callbacks[:0] = started_with  # type: ignore[attr-defined]
     started = time.perf_counter()
     try:
-        with _share(job.run), quiet(), interruptible(trainer), none_left(trainer), meeting(trainer):
+        with shared_id(job.run.id), quiet(), interruptible(trainer), none_left(trainer), meeting(trainer):
             trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
     except UserError:
         raise
@@ -150,17 +149,6 @@ class _Plan(Callback):
             print(f"run {run.folder}", flush=True)
         plan = {"id": run.id, "monitor": task.monitor, "mode": task.mode, "total_steps": pl_module.total_steps}
         run.write_plan(plan)
-
-
-@contextmanager
-def _share(run: Run) -> Iterator[None]:
-    """Tell the processes that Lightning starts for the other devices which run they belong to."""
-    before = os.environ.get(RUN_ID)
-    os.environ[RUN_ID] = run.id
-    try:
-        yield
-    finally:
-        os.environ.pop(RUN_ID) if before is None else os.environ.update({RUN_ID: before})
 
 
 @contextmanager

@@ -18,7 +18,10 @@ from torch.distributed import DistNetworkError
 
 from distill.errors import UserError
 
-__all__ = ["free_port", "meeting", "none_left"]
+__all__ = ["RUN_ID", "free_port", "meeting", "none_left", "shared_id"]
+
+RUN_ID = "DISTILL_RUN_ID"
+"""Variable that tells the processes which a run starts for the other devices whose folder is theirs."""
 
 _PORT = "MASTER_PORT"
 # Below those that clusters give to services (30000) and systems to connections (Linux 32768, others 49152).
@@ -45,6 +48,17 @@ def free_port() -> int:
                 continue
             return port
     raise OSError("no free port for the processes to meet at")
+
+
+@contextmanager
+def shared_id(run_id: str) -> Iterator[None]:
+    """Tell the processes that Lightning starts for the other devices which run they belong to."""
+    before = os.environ.get(RUN_ID)
+    os.environ[RUN_ID] = run_id
+    try:
+        yield
+    finally:
+        os.environ.pop(RUN_ID) if before is None else os.environ.update({RUN_ID: before})
 
 
 @contextmanager

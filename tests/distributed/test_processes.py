@@ -71,6 +71,12 @@ def test_a_run_that_cannot_meet_at_its_port_says_so_and_ends_with_all_its_proces
     assert not Path("runs").exists()
 
 
+def test_a_dry_run_of_two_processes_shows_one_plan(base: dict[str, Any], script: Callable[..., Any]) -> None:
+    done = script(FIT, "well", *TWO_RANKS[:-2], "--dry-run", MASTER_PORT="")
+    assert done.stdout.count("on the first of 2 ranks") == 1
+    assert [path.name for path in Path().iterdir()] == ["base.yaml"]
+
+
 @pytest.mark.parametrize("place", ["step", "end"])
 def test_when_the_first_process_fails_the_others_end_too(
     place: str, base: dict[str, Any], script: Callable[..., Any]
