@@ -38,7 +38,9 @@ def resolve(path: str, key: str) -> str:
         return str(shipped)
     local = find_local(path)
     if local is None:
-        if Path(path).expanduser().is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
+        above = Path(path).expanduser().parent
+        of_runs = "/" in path and any(next(above.glob(runs), None) for runs in ("*/config.yaml", "*/*/config.yaml"))
+        if of_runs or Path(path).expanduser().is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
             raise UserError("no such folder", key=key, value=path, mend="check the path, or give a hub id")
         return path
     if (local / "config.yaml").exists():

@@ -75,6 +75,9 @@ def meeting(trainer: Trainer) -> Iterator[None]:
     drawn = starts and trainer.num_nodes == 1 and _PORT not in os.environ
     if drawn:
         os.environ[_PORT] = str(free_port())
+    elif starts and not os.environ.get(_PORT, "1").isdecimal():
+        mend = "give one in the environment, or none"
+        raise UserError("must be the number of a port", key=_PORT, value=os.environ[_PORT], mend=mend)
     try:
         yield
     except DistNetworkError as error:

@@ -203,4 +203,5 @@ def _others(folder: Path) -> str:
     """Runs that lie beside or below ``folder``."""
     above = next((p for p in folder.parents if p.is_dir()), Path())
     runs = sorted(p.parent for pattern in ("*/config.yaml", "*/*/config.yaml") for p in above.glob(pattern))
-    return "runs there: " + ", ".join(map(str, runs[-5:])) if runs else "give the folder that `distill fit` named"
+    more = f" and {len(runs) - 5} more" if len(runs) > 5 else ""
+    return f"runs there: {', '.join(map(str, runs[-5:]))}{more}" if runs else "give the folder that `distill fit` named"

@@ -8,6 +8,7 @@ import pytest
 
 from distill.errors import UserError, nearest
 from distill.paths import resolve
+from distill.run import Run
 
 
 def test_a_package_path_is_the_shipped_folder() -> None:
@@ -60,3 +61,12 @@ def test_an_error_names_key_value_rule_and_mend() -> None:
 def test_the_nearest_names_are_given_or_some_of_the_known() -> None:
     assert nearest("hintn", ["hinton", "dkd"]) == "did you mean 'hinton'?"
     assert nearest("zzz", ["hinton", "fitnet"]) == "known are 'fitnet', 'hinton'"
+
+
+def test_a_name_among_local_runs_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve("runs/nope", "model.teacher") == "runs/nope"
+    Run.create("runs", "mine", {}, "one")
+    with pytest.raises(UserError, match=r"model\.teacher = 'runs/nope': no such folder"):
+        resolve("runs/nope", "model.teacher")
+    assert resolve("others/nope", "model.teacher") == "others/nope"

@@ -13,6 +13,8 @@ from pytorch_lightning import Trainer
 
 from distill import processes
 from distill.build import quiet
+from distill.errors import UserError
+from distill.processes import meeting
 from distill.run import Run
 
 FIT = Path(__file__).with_name("fit.py")
@@ -47,7 +49,7 @@ def two_ranks() -> Trainer:
 def test_a_run_that_starts_processes_draws_a_port_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_PORT", "1")  # what is set in the test is undone after it
     monkeypatch.delenv("MASTER_PORT")
-    with processes.meeting(two_ranks()):
+    with meeting(two_ranks()):
         assert int(os.environ["MASTER_PORT"]) in processes._PORTS
 
 
@@ -56,8 +58,14 @@ def test_a_port_or_processes_that_others_gave_are_kept(given: dict[str, str], mo
     monkeypatch.delenv("MASTER_PORT", raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    with processes.meeting(two_ranks()):
+    with meeting(two_ranks()):
         assert os.environ.get("MASTER_PORT") == given.get("MASTER_PORT")
+
+
+def test_what_is_no_port_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_PORT", "abc")
+    with pytest.raises(UserError, match="MASTER_PORT = 'abc': must be the number of a port"), meeting(two_ranks()):
+        pass
 
 
 def test_a_run_that_cannot_meet_at_its_port_says_so_and_ends_with_all_its_processes(
