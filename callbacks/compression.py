@@ -97,6 +97,10 @@ class Compression(StepCallback, ABC):
         """Names of the student's parameters of which it sets values to zero; asked after :meth:`prepare`."""
         return []
 
+    def reached(self, student: nn.Module) -> list[str]:
+        """Names of the student's parameters that it makes smaller; asked after :meth:`prepare`."""
+        return self.masked(student)
+
     def factors(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
         """Parameters that it masks now, and what each is multiplied by: 0 where it is masked, else 1."""
         return []

@@ -83,6 +83,10 @@ class LowRank(Compression):
             rule = f"the chosen maps have ranks up to {full}"
             raise UserError(rule, key=f"{KEY}.rank", value=self.rank, mend="give a smaller one")
 
+    def reached(self, student: nn.Module) -> list[str]:
+        maps = [name for name, module in student.named_modules() if isinstance(module, LowRankLinear)]
+        return [f"{name}.{factor}.weight" for name in maps for factor in ("down", "up")]
+
     def finish(self, student: nn.Module) -> list[dict[str, Any]]:
         before = {name for step in steps_of(student) if step["kind"] == "low_rank" for name in step["modules"]}
         ranks = {

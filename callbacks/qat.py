@@ -174,6 +174,9 @@ class QuantizationAwareTraining(Compression):
         )
         self._layers = swap(student, chosen)
 
+    def reached(self, student: nn.Module) -> list[str]:
+        return [f"{name}.weight" for name in self._layers]
+
     def finish(self, student: nn.Module) -> list[dict[str, Any]]:
         layers = quantized_layers(student)
         find_ranged(layers.values())

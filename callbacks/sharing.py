@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from distill.callbacks.compression import Compression
+from distill.coverage import reached_by
 from distill.errors import UserError
 from distill.structure.sharing import average, blocks, check_alike, check_groups, share, shared_layers
 
@@ -52,5 +53,11 @@ class ShareParameters(Compression):
     def _groups(self, layers: nn.ModuleList) -> list[list[int]]:
         return blocks(len(layers), self.groups) if isinstance(self.groups, int) else self.groups
 
+    def reached(self, student: nn.Module) -> list[str]:
+        return reached_by(student, self._record(student))
+
     def finish(self, student: nn.Module) -> list[dict[str, Any]]:
-        return [{"kind": "share", "groups": self._groups(shared_layers(student, KEY))}]
+        return [self._record(student)]
+
+    def _record(self, student: nn.Module) -> dict[str, Any]:
+        return {"kind": "share", "groups": self._groups(shared_layers(student, KEY))}

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 import transformers
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -98,15 +98,15 @@ def recount(model: nn.Module) -> None:
 
     Layers that are there no longer are left out.
     """
-    modules = dict(model.named_modules())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     steps = steps_of(model)
     for step in steps:
         if step["kind"] == "sparsity" and "layers" in step:
-            weights = {name: getattr(modules.get(name), "weight", None) for name in step["layers"]}
+            weights = {name: parameters.get(f"{name}.weight", parameters.get(name)) for name in step["layers"]}
             layers = {
                 name: {"weights": weight.numel(), "zeros": int((weight == 0).sum())}
                 for name, weight in weights.items()
-                if isinstance(weight, Tensor)
+                if weight is not None
             }
             total = sum(counts["weights"] for counts in layers.values())
             zeros = sum(counts["zeros"] for counts in layers.values())
@@ -132,10 +132,15 @@ def save(
         ValueError: if a step is of an unknown kind, which :func:`load` would refuse.
         UserError: if nothing can be written there.
     """
-    record = {"version": VERSION, "steps": [dict(step) for step in (steps_of(model) if steps is None else steps)]}
-    for step in record["steps"]:  # type: ignore[attr-defined]
+    done = [dict(step) for step in (steps_of(model) if steps is None else steps)]
+    for step in done:
         if step.get("kind") not in KINDS:
             raise ValueError(f"unknown kind of step: {step.get('kind')!r}")
+    record: dict[str, Any] = {"version": VERSION, "steps": done}
+    if done:
+        from distill.coverage import coverage_of  # which knows the structures, and they read what was done before
+
+        record["coverage"] = coverage_of(model, done).record()
     with replacing(folder, "folder") as fresh:
         _write(fresh, model, tokenizer, record)
 

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from distill.build import Job, build, make_trainer, quiet
 from distill.callbacks import Last, compressions
+from distill.coverage import coverage
 from distill.models import parameter_count
 from distill.module import Distillation
 from distill.processes import meeting, none_left, shared_id
@@ -147,11 +148,13 @@ def _figures(job: Job, trainer: Trainer, measured: Measured) -> dict[str, Any]:
     module = job.module
     batches = trainer.num_training_batches
     accumulated = trainer.accumulate_grad_batches
+    ours = {type(one).__name__: one.reached(module.student) for one in compressions(trainer)}
     trained = [p for part in (module.student, module.losses) for p in part.parameters() if p.requires_grad]
     return {
         "teacher_parameters": sum(parameter_count(m) for m in module.teacher.models) if module.teacher else 0,
         "student_parameters": parameter_count(module.student),
         "trained_parameters": sum(p.numel() for p in dict.fromkeys(trained)),
+        "coverage": str(coverage(module.student, ours)) if ours else "",
         "ranks": trainer.world_size,
         "tokens_a_step": measured.tokens[0],
         "padded_tokens_a_step": measured.tokens[1],
@@ -181,6 +184,7 @@ def _show(job: Job, figures: Mapping[str, Any], console: Console) -> None:
         "teacher": f"{figures['teacher_parameters']:,} parameters" if job.module.teacher else "none",
         "student": f"{figures['student_parameters']:,} parameters",
         "trained": f"{figures['trained_parameters']:,} parameters",
+        "compressed": figures["coverage"].removeprefix("compressed: "),
         "tokens a step": f"{real:,} ({padded:,} with padding){each}" if padded else "",
         "steps": f"{figures['steps']:,}" + (f" ({epoch:,} an epoch)" if epoch else ""),
         "device": f"{figures['device']}, precision {figures['precision']}",

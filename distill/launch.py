@@ -23,6 +23,7 @@ from distill.best_student import restore_best
 from distill.build import Job, build, make_trainer, quiet
 from distill.callbacks import ExponentialMovingAverage, Last, compressions
 from distill.callbacks.last import saved
+from distill.coverage import coverage
 from distill.errors import TrainingError, UserError
 from distill.loggers import keep_student, make_loggers
 from distill.module import Distillation
@@ -147,6 +148,9 @@ class _Plan(Callback):
             run.extend(self.job.config)
         else:
             print(f"run {run.folder}", flush=True)
+            if ours := compressions(trainer):
+                reached = {type(one).__name__: one.reached(pl_module.student) for one in ours}
+                print(coverage(pl_module.student, reached), flush=True)
         plan = {"id": run.id, "monitor": task.monitor, "mode": task.mode, "total_steps": pl_module.total_steps}
         run.write_plan(plan)
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.artifact import steps_of, summary
+from distill.coverage import coverage_of
 from distill.loggers import is_rank_zero
 from distill.models import parameter_count
 from distill.module import Distillation
@@ -88,6 +89,8 @@ def outcome(module: Distillation, scores: Mapping[str, float], **more: Any) -> d
         "parameters": {"student": parameter_count(module.student)},
         "compressed": summary(steps_of(module.student)),
     }
+    if steps := steps_of(module.student):
+        result["coverage"] = coverage_of(module.student, steps).record()
     if module.teacher is not None:
         result["parameters"]["teacher"] = sum(parameter_count(model) for model in module.teacher.models)
     return result | more
