@@ -27,7 +27,6 @@ from distill.checkpoint import SafeCheckpointIO
 from distill.class_paths import check, check_classes, guarded
 from distill.complete import complete, origin
 from distill.config import dump
-from distill.data import TextData
 from distill.errors import UserError
 from distill.loggers import LoggingConfig, is_rank_zero
 from distill.module import Distillation
@@ -38,7 +37,6 @@ from distill.scrub import mask, refuse_hidden, scrub
 from distill.sharding import NAME, Sharded, check_modules, check_sharding
 from distill.students.build import refuse_quantized
 from distill.typed import Typed, located
-from distill.vocabulary import check_length, check_tokenizer
 from distill.wandb_mode import sweep_run_id
 
 __all__ = ["Job", "build", "make_trainer", "quiet", "resolve"]
@@ -113,10 +111,10 @@ def build(
         if stage == "fit":
             student = typed.config["model"]["student"]
             refuse_quantized(module.student, student.get("path") if isinstance(student, Mapping) else student)
-        if isinstance(data, TextData):
-            check_tokenizer(data.tokenizer, module.student)
-            teachers = module.teacher.models if module.teacher else []
-            check_length(*data.longest, [("model.student", module.student), *(("model.teacher", m) for m in teachers)])
+        try:
+            module.meet(data)
+        except UserError as error:
+            raise origin(error, config, typed.config) from error
         return Job(absolute(typed.resolved(), Path.cwd()), run, data, module, arguments=arguments, **made)
 
 

@@ -24,7 +24,7 @@ from distill.finite import FiniteWatch
 from distill.loggers import is_rank_zero
 from distill.losses import CrossEntropy, DistillationLoss
 from distill.optim import OptimizerConfig, learning_rate_factor, make_optimizer
-from distill.pair import bind, make_student, make_teacher
+from distill.pair import bind, make_student, make_teacher, meet_data, own_tokenizer
 from distill.saved_state import refuse_changed, remember, teacher_state
 from distill.sharding import local, shard_run
 from distill.signals import Batch, Request, Signals
@@ -78,7 +78,8 @@ class Distillation(LightningModule):
             raise UserError("at least one loss is needed", key="model.losses", value=[], mend="add CrossEntropy")
         self.needs = bind(self._losses(), self.student, self.teacher)
         # Where the tokenizers agree one head may be a padded version of the other; no other widths may differ.
-        self._may_be_padded = check_pair(self.task, student, self.student, self.teacher)
+        self._tokenizer = own_tokenizer(student, self.task, self.teacher)
+        self._may_be_padded = check_pair(self.task, self._tokenizer, self.student, self.teacher)
         self.metrics = nn.ModuleDict(self.task.metrics())
         self.agreement = MeanMetric()
         self.total_steps = 1
@@ -87,9 +88,23 @@ class Distillation(LightningModule):
         self._teacher_predictions: dict[tuple[int, ...], Tensor] = {}
         self._finite = FiniteWatch()
         self._gather: Callable[[], nn.Module | None] | None = None
+        self._met: Any = None
 
     def _losses(self) -> list[DistillationLoss]:
         return [loss for loss in self.losses if isinstance(loss, DistillationLoss)]
+
+    def meet(self, data: Any) -> None:
+        """Have both models read what ``data`` makes; done by :meth:`setup` for the data module of a trainer.
+
+        Raises:
+            UserError: if its tokenizer is not theirs, or its samples are longer than they read.
+        """
+        if data is not self._met:
+            meet_data(data, self.task, self.student, self._tokenizer, self.teacher)
+            self._met = data
+
+    def setup(self, stage: str) -> None:
+        self.meet(getattr(self.trainer, "datamodule", None))
 
     # ------------------------------------------------------------------ sharding
 

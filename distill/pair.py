@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import nn
 
+from distill.data import TextData
 from distill.errors import UserError
 from distill.losses import DistillationLoss
 from distill.models import ModelSpec
+from distill.pretrained import load_tokenizer
 from distill.signals import Needs
 from distill.students import StudentConfig, build_student
-from distill.tasks import Task
+from distill.tasks import Task, TextTask
 from distill.teachers import LiveTeacher, TeacherConfig, TeacherSource, build_teacher
+from distill.tokens import check_same, check_tokenizer, set_padding
+from distill.vocabulary import check_length
 
-__all__ = ["bind", "make_student", "make_teacher"]
+__all__ = ["bind", "make_student", "make_teacher", "meet_data", "own_tokenizer"]
 
 
 def make_teacher(
@@ -37,7 +42,64 @@ def make_student(
     if isinstance(student, nn.Module):
         return student
     config = StudentConfig(path=student) if isinstance(student, str) else student
-    return build_student(config, task, teacher.models[0] if teacher else None, labels)
+    model, tokenizer = (teacher.models[0], teacher.tokenizers[0]) if teacher else (None, None)
+    return build_student(config, task, model, labels, tokenizer)
+
+
+def own_tokenizer(student: StudentConfig | str | nn.Module, task: Task, teacher: TeacherSource | None) -> Any:
+    """The tokenizer that the student was trained with: beside it, or its teacher's; ``None`` where nothing tells.
+
+    Raises:
+        UserError: if it cannot be loaded, and something is to be compared with it.
+    """
+    config = StudentConfig(path=student) if isinstance(student, str) else student
+    if isinstance(config, nn.Module) or not isinstance(task, TextTask):
+        return None
+    if config.path is None and config.tokenizer is None:
+        return teacher.tokenizers[0] if teacher else None
+    path, key = (config.tokenizer, "tokenizer") if config.tokenizer else (config.path, "path")
+    assert path is not None
+    try:
+        return load_tokenizer(path, f"model.student.{key}", words=task.words)
+    except UserError:
+        if teacher is None and config.tokenizer is None:  # the data names one
+            return None
+        raise
+
+
+def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher: TeacherSource | None) -> None:
+    """Have the models read what the data makes: with its tokenizer, its padding, its lengths.
+
+    Args:
+        data: A data module; one that has no tokenizer tells nothing.
+        task: The task.
+        student: The student.
+        tokenizer: The student's own, or ``None``.
+        teacher: The teacher, or none.
+
+    Raises:
+        UserError: if the tokenizer is not that of both models, or samples are longer than one of them reads.
+    """
+    maker = getattr(data, "tokenizer", None)
+    models = list(_named(student, tokenizer, teacher))
+    for who, model, own in models if hasattr(maker, "get_vocab") else ():
+        if own is not None:
+            check_same(maker, own, who)
+        check_tokenizer(maker, who, model)
+        set_padding(model, maker)
+    if isinstance(data, TextData):
+        key, length = data.longest
+        check_length(key, length, [(who, model) for who, model, _ in models])
+
+
+def _named(student: nn.Module, own: Any, teacher: TeacherSource | None) -> Iterator[tuple[str, nn.Module, Any]]:
+    """Each model with its key and its tokenizer."""
+    count = len(teacher.models) if teacher else 0
+    for number in range(count):
+        assert teacher is not None
+        who = "model.teacher" if count == 1 else f"model.teacher.{number}"
+        yield who, teacher.models[number], teacher.tokenizers[number]
+    yield "model.student", student, own
 
 
 def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: TeacherSource | None) -> Needs:

@@ -112,9 +112,10 @@ def _compressed(
 
 
 def mark_padding(model: PreTrainedModel, auto_model: Any) -> None:
-    """Let the end of text be the padding of a classifier that has none.
+    """Let the end of text be the padding of a classifier that has none, until its data tells another.
 
-    Decoders classify at the last token that is no padding, and refuse batches if they do not know it.
+    Decoders classify at the last token that is no padding, and refuse batches if they do not know it. The tokenizer
+    that makes the batches has the last word (:func:`distill.tokens.set_padding`).
     """
     text = model.config.get_text_config()
     if "Classification" in auto_model.__name__ and getattr(text, "pad_token_id", None) is None:
@@ -225,8 +226,13 @@ def not_given(error: Exception, key: str, value: object) -> UserError | None:
     )
 
 
-def load_tokenizer(path: str, key: str) -> Any:
+def load_tokenizer(path: str, key: str, *, words: bool = False) -> Any:
     """The tokenizer of the model at ``path``; where it has no padding token, that is the end of text.
+
+    Args:
+        path: Hub id, folder or run.
+        key: Where it stands in the configuration.
+        words: Whether it will read words that are split already: byte-level ones then put a space before each.
 
     Raises:
         UserError: if there is none.
@@ -234,7 +240,8 @@ def load_tokenizer(path: str, key: str) -> Any:
     location = resolve(path, key)
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+            options = {"add_prefix_space": True} if words else {}
+            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
     except (*FAILURES, KeyError, TypeError, AttributeError) as error:
         if missing := not_given(error, key, path):
             raise missing from error

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from distill.errors import UserError
-from distill.pretrained import load_tokenizer
 from distill.signals import Signals
 from distill.tasks.base import Task, TextTask
+from distill.tokens import by_id, embedding_rows, said, tokens_differ
 
 if TYPE_CHECKING:
-    from distill.students import StudentConfig
     from distill.teachers import TeacherSource
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "check_length",
     "check_pair",
     "check_teachers",
-    "check_tokenizer",
     "check_vocabularies",
     "check_widths",
     "label_names",
@@ -60,11 +58,11 @@ def check_vocabularies(
         UserError: if a token has another id in the other vocabulary, or none, or lies beyond an embedding.
     """
     shared = min(student_vocab_size, teacher_vocab_size)
-    student, teacher = _by_id(student_tokenizer), _by_id(teacher_tokenizer)
-    different = sorted(i for i in student.keys() | teacher.keys() if student.get(i) != teacher.get(i))
+    different = tokens_differ(student_tokenizer, teacher_tokenizer)
     if different:
         example = different[0]
-        theirs = f"id {example} is {_said(student, example)} for the student, {_said(teacher, example)} for the teacher"
+        ours, others = said(student_tokenizer, example), said(teacher_tokenizer, example)
+        theirs = f"id {example} is {ours} for the student, {others} for the teacher"
         why = (
             "so their logits cannot be compared position by position; that takes a cross-tokenizer loss, which does "
             "not exist here yet"
@@ -76,23 +74,16 @@ def check_vocabularies(
             key="model.student.tokenizer",
             mend="choose a student of the teacher's family, or one made from the teacher by layers or config",
         )
-    beyond = max(student, default=0)
+    beyond = max(by_id(student_tokenizer), default=0)
     if beyond >= shared:
         who = "student" if student_vocab_size == shared else "teacher"
         raise UserError(
-            f"the tokenizer's id {beyond} ({student[beyond]!r}) lies beyond the {shared} rows of the {who}'s embedding",
+            f"the tokenizer's id {beyond} ({said(student_tokenizer, beyond)}) lies beyond the {shared} rows of the "
+            f"{who}'s embedding",
             key=f"model.{who}",
             mend="give the tokenizer that the model was trained with",
         )
     return shared
-
-
-def _by_id(tokenizer: Any) -> dict[int, str]:
-    return {number: token for token, number in tokenizer.get_vocab().items()}
-
-
-def _said(tokens: Mapping[int, str], number: int) -> str:
-    return repr(tokens[number]) if number in tokens else "nothing"
 
 
 def label_names(model: nn.Module) -> list[str] | None:
@@ -160,14 +151,12 @@ def _compare_labels(
     )
 
 
-def check_pair(
-    task: Task, config: StudentConfig | str | nn.Module, student: nn.Module, teacher: TeacherSource | None
-) -> bool:
+def check_pair(task: Task, tokenizer: Any, student: nn.Module, teacher: TeacherSource | None) -> bool:
     """Refuse a student and a teacher that cannot be compared.
 
     Args:
         task: The task of both.
-        config: What the student was made of; a ready module has no tokenizer to compare.
+        tokenizer: The student's own; ``None`` where it has none, or the teacher's.
         student: The student.
         teacher: The teacher, or none.
 
@@ -179,8 +168,6 @@ def check_pair(
     """
     if teacher is None or not isinstance(task, TextTask):
         return False
-    path = config if isinstance(config, str) else None if isinstance(config, nn.Module) else _tokenizer_path(config)
-    tokenizer = None if path is None else load_tokenizer(path, "model.student.tokenizer")
     models = zip(teacher.models, teacher.tokenizers, strict=True)
     compared = [_check_models(task, student, tokenizer or theirs, model, theirs) for model, theirs in models]
     return predicts_tokens(task) and all(compared)
@@ -200,22 +187,6 @@ def check_widths(student: Signals, teacher: Signals) -> None:
             f"the student has {ours} outputs and the teacher {theirs}, and nothing says that these are the same",
             key="model.student",
             mend="give the student a head of the teacher's classes; for language models name both tokenizers",
-        )
-
-
-def check_tokenizer(tokenizer: Any, student: nn.Module) -> None:
-    """Refuse a tokenizer of the data whose ids lie beyond the student's embedding.
-
-    Raises:
-        UserError: with both sizes.
-    """
-    rows, beyond = _vocab_size(student), max(_by_id(tokenizer), default=0)
-    if rows is not None and beyond >= rows:
-        raise UserError(
-            f"the tokenizer's ids go up to {beyond}, and the student's embedding has {rows} rows",
-            key="data.tokenizer",
-            value=str(getattr(tokenizer, "name_or_path", "")),
-            mend="give the student's own tokenizer, or a student with as large a vocabulary",
         )
 
 
@@ -267,19 +238,8 @@ def _check_models(task: TextTask, student: nn.Module, ours: Any, teacher: nn.Mod
     """Whether there were tokenizers to compare."""
     if not predicts_tokens(task):
         check_labels(student, teacher, task.labels)
-    sizes = _vocab_size(student), _vocab_size(teacher)
+    sizes = embedding_rows(student), embedding_rows(teacher)
     if ours is None or theirs is None or sizes[0] is None or sizes[1] is None:
         return False
     check_vocabularies(ours, theirs, sizes[0], sizes[1], task)
     return True
-
-
-def _tokenizer_path(config: StudentConfig) -> str | None:
-    return config.tokenizer or config.path
-
-
-def _vocab_size(model: nn.Module) -> int | None:
-    config = getattr(model, "config", None)
-    text: Any = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
-    size = getattr(text, "vocab_size", None)
-    return size if isinstance(size, int) else None

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from distill.errors import UserError
+from distill.pair import own_tokenizer
 from distill.signals import Signals
 from distill.students import StudentConfig
 from distill.tasks import CausalLM, TextClassification
@@ -23,7 +24,6 @@ from distill.vocabulary import (
     check_labels,
     check_length,
     check_pair,
-    check_tokenizer,
     check_vocabularies,
     check_widths,
 )
@@ -122,22 +122,18 @@ def language_model(size: int = 8) -> Any:
 
 def test_a_pair_is_compared_by_the_tokenizer_that_the_student_names(tmp_path: Path) -> None:
     tokenizer(["[UNK]", "d", "c", "b", "a"]).save_pretrained(tmp_path)
-    teacher = LiveTeacher(language_model(), CausalLM(), tokenizer())
-    check_pair(CausalLM(), StudentConfig(num_layers=1), language_model(16), teacher)
-    with pytest.raises(UserError, match="differ in 4 tokens"):
-        check_pair(CausalLM(), StudentConfig(num_layers=1, tokenizer=str(tmp_path)), language_model(), teacher)
-    with pytest.raises(UserError, match="differ in 4 tokens"):
-        check_pair(CausalLM(), str(tmp_path), language_model(), teacher)
+    teacher, task = LiveTeacher(language_model(), CausalLM(), tokenizer()), CausalLM()
+    copied = own_tokenizer(StudentConfig(num_layers=1), task, teacher)
+    assert copied is teacher.tokenizer
+    check_pair(task, copied, language_model(16), teacher)
+    for said in (StudentConfig(num_layers=1, tokenizer=str(tmp_path)), str(tmp_path)):
+        with pytest.raises(UserError, match="differ in 4 tokens"):
+            check_pair(task, own_tokenizer(said, task, teacher), language_model(), teacher)
 
 
 def test_without_a_teacher_there_is_nothing_to_compare() -> None:
-    check_pair(CausalLM(), "anything", nn.Linear(1, 1), None)
-
-
-def test_a_tokenizer_that_reaches_beyond_the_students_embedding_is_refused() -> None:
-    check_tokenizer(tokenizer(), SimpleNamespace(config=SimpleNamespace(vocab_size=5)))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"data\.tokenizer.*ids go up to 4.*has 4 rows"):
-        check_tokenizer(tokenizer(), SimpleNamespace(config=SimpleNamespace(vocab_size=4)))  # type: ignore[arg-type]
+    assert own_tokenizer("no folder", CausalLM(), None) is None
+    check_pair(CausalLM(), None, nn.Linear(1, 1), None)
 
 
 def test_classes_of_another_number_are_refused_where_nothing_tells_that_they_are_the_same(tmp_path: Path) -> None:

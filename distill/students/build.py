@@ -27,7 +27,11 @@ _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
 def build_student(
-    config: StudentConfig, task: Task, teacher: nn.Module | None = None, labels: Sequence[str] | None = None
+    config: StudentConfig,
+    task: Task,
+    teacher: nn.Module | None = None,
+    labels: Sequence[str] | None = None,
+    tokenizer: Any = None,
 ) -> nn.Module:
     """The student, in train mode, on the host, in float32, with nothing shared with the teacher.
 
@@ -38,6 +42,7 @@ def build_student(
         task: Which head the model needs.
         teacher: The model to copy from where the configuration says so.
         labels: Names of the classes in the order of their ids; the task's if not given.
+        tokenizer: The teacher's, which tells the padding of a student of fresh weights.
 
     Raises:
         UserError: if the configuration does not describe a model that can be made.
@@ -51,7 +56,7 @@ def build_student(
         )
     head = _head(task, labels)
     if config.config is not None:
-        student: nn.Module = _fresh(config, task, teacher, head)
+        student: nn.Module = _fresh(config, task, teacher, head, tokenizer)
     else:
         student = _loaded_or_copied(config, task, teacher, head)
     freeze(student, config.freeze)
@@ -109,7 +114,9 @@ def _part(origin: PreTrainedModel, config: StudentConfig) -> PreTrainedModel:
     return student
 
 
-def _fresh(config: StudentConfig, task: TextTask, teacher: nn.Module | None, head: dict[str, Any]) -> PreTrainedModel:
+def _fresh(
+    config: StudentConfig, task: TextTask, teacher: nn.Module | None, head: dict[str, Any], tokenizer: Any
+) -> PreTrainedModel:
     """A model of fresh weights; vocabulary and special tokens are the tokenizer's or the teacher's if not given."""
     assert config.config is not None
     wanted = dict(config.config)
@@ -125,7 +132,7 @@ def _fresh(config: StudentConfig, task: TextTask, teacher: nn.Module | None, hea
     try:
         with quiet():
             _check_names(kind, wanted, key)
-            made = AutoConfig.for_model(kind, **(_vocabulary(config, teacher) | wanted | head))
+            made = AutoConfig.for_model(kind, **(_vocabulary(config, teacher, tokenizer) | wanted | head))
             attention = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
             model: PreTrainedModel = task.auto_model.from_config(made, dtype=torch.float32, **attention)
     except (*FAILURES, TypeError) as error:
@@ -148,7 +155,7 @@ def _check_names(kind: str, wanted: dict[str, Any], key: str) -> None:
             )
 
 
-def _vocabulary(config: StudentConfig, teacher: nn.Module | None) -> dict[str, Any]:
+def _vocabulary(config: StudentConfig, teacher: nn.Module | None, tokenizer: Any) -> dict[str, Any]:
     if config.tokenizer is not None:
         source = load_tokenizer(config.tokenizer, f"{_KEY}.tokenizer")
         found: dict[str, Any] = {"vocab_size": len(source)}
@@ -158,6 +165,8 @@ def _vocabulary(config: StudentConfig, teacher: nn.Module | None) -> dict[str, A
     else:
         return {}
     found |= {name: getattr(source, name, None) for name in _SPECIAL}
+    if config.tokenizer is None and tokenizer is not None:
+        found["pad_token_id"] = tokenizer.pad_token_id  # its configuration may tell another, which nothing there reads
     if found["pad_token_id"] in (found["bos_token_id"], found["eos_token_id"]):
         # Embeddings do not train the row of the padding, and this one is no mere padding.
         del found["pad_token_id"]

@@ -78,4 +78,5 @@ def _build_one(config: str | TeacherConfig, task: TextTask, labels: Sequence[str
     )
     if not task.auto_model.__name__.endswith("LM"):
         check_labels(None, model, labels)
-    return LiveTeacher(model, task, load_tokenizer(config.path, f"{key}.path"), remember=config.remember, key=key)
+    tokenizer = load_tokenizer(config.path, f"{key}.path", words=task.words)
+    return LiveTeacher(model, task, tokenizer, remember=config.remember, key=key)
