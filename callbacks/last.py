@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from distill.boundary import without_paths
 from distill.callbacks.best import within
 from distill.checkpoint import SafeCheckpointIO, remove
 from distill.errors import UserError
@@ -150,7 +151,9 @@ class Last(Callback):
         self.seconds, self.ended = state_dict["seconds"], state_dict["ended"]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        states = checkpoint["callbacks"]
+        states = checkpoint["callbacks"] = {
+            key: without_paths(state, Path(trainer.default_root_dir)) for key, state in checkpoint["callbacks"].items()
+        }
         for callback in trainer.checkpoint_callbacks:  # of the user's own, too
             if isinstance(callback, ModelCheckpoint) and callback.state_key in states:
                 states[callback.state_key] = within(states[callback.state_key], callback.dirpath)

@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, RichProgres
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from distill.absolute import absolute
+from distill.boundary import refuse_paths
 from distill.callbacks import Best, Determinism, Last
 from distill.callbacks.compression import refuse_twice
 from distill.callbacks.progress import Progress
@@ -91,6 +92,7 @@ def build(
         seed = typed.config["seed"]
         if run is None:
             run = _plan(typed.config, run_id) if stage == "fit" else Run(Path())
+        refuse_paths(typed.config, run.folder, allow)
         # What costs nothing to build comes first, so that its mistakes do not wait for data and models.
         made = {"logging": typed.make("logging"), "callbacks": typed.make("callbacks")}
         check_sharding(typed.config["trainer"], made["callbacks"])

@@ -67,7 +67,7 @@ def write(checkpoint: Any, path: str | Path) -> None:
     # Beside the target, as only within one file system a file takes another's place in one move.
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
     try:
-        with fresh.open("wb") as file:
+        with fresh.open("xb") as file:
             sealed = _Sealed(file)
             try:
                 torch.save(checkpoint, sealed)  # type: ignore[arg-type]

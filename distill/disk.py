@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["make", "replace", "sync", "write"]
+__all__ = ["make", "read", "replace", "sync", "write"]
+
+SMALL = 16 << 20
+"""The most bytes that a file of a run's folder, other than weights and histories, ever has."""
 
 
 def make(folder: Path) -> None:
@@ -16,6 +20,22 @@ def make(folder: Path) -> None:
         make(folder.parent)
         folder.mkdir(exist_ok=True)
         sync(folder.parent)
+
+
+def read(path: Path, most: int = SMALL) -> bytes:
+    """What a file holds that may be anything: a folder, a pipe without a writer, or without end.
+
+    Raises:
+        OSError: if it is not there, no regular file, larger than ``most`` bytes, or cannot be read.
+    """
+    # Opened without waiting: a pipe would wait for a writer.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
+        if found.st_size > most:
+            raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", str(path))
+        return file.read(most)
 
 
 def sync(path: Path) -> None:
@@ -48,7 +68,8 @@ def replace(path: Path, content: bytes) -> None:
     """
     fresh = path.with_name(f".{path.name}.new")
     try:
-        with fresh.open("wb") as file:
+        fresh.unlink(missing_ok=True)
+        with fresh.open("xb") as file:  # made anew: through no link that a stranger has left there
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

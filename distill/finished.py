@@ -55,7 +55,7 @@ def reopen(
         raise UserError(rule, key="RUN", value=str(folder), mend=f"let it finish: distill resume {folder}")
     config = run.config
     described = _take_student(config, run)
-    config["trainer"] |= _ALONE
+    config["trainer"] |= _ALONE | {"profiler": None}  # which writes where the run was trained
     config["callbacks"] = []  # what they did is in the student
     if not with_teacher:
         config["model"] |= {"teacher": None, "losses": [{"class_path": "CrossEntropy"}]}

@@ -63,14 +63,16 @@ def _take(file: Path) -> int:
         UserError: if another process holds it.
         OSError: if the file cannot be opened, locked or written.
     """
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    # Through no link: what it leads to is not the run's to write.
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     try:
         if not _taken(descriptor):
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
             rule = f"{holder} is writing this run"
             raise UserError(rule, key="RUN", value=str(file.parent), mend="wait for it, or stop it first")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        if os.fstat(descriptor).st_nlink == 1:  # else it has another name, which may be outside of the run
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     except BaseException:
         os.close(descriptor)
         raise
@@ -96,7 +98,7 @@ def held(file: Path) -> bool:
     To look needs no leave to write, and those who look at the same time do not take each other for a holder.
     """
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from distill.disk import replace
 
 __all__ = ["draw_timeline", "figure", "save"]
 
@@ -19,8 +22,10 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(drawn: Figure, path: str | Path) -> None:
-    """Write a figure as its suffix says."""
-    drawn.savefig(path, dpi=120)
+    """Write a figure as its suffix says; a kill leaves the old file or the new one."""
+    content = io.BytesIO()
+    drawn.savefig(content, dpi=120, format=Path(path).suffix.removeprefix("."))
+    replace(Path(path), content.getvalue())
 
 
 def draw_timeline(steps: Sequence[int], lines: Mapping[str, Sequence[float]], path: str | Path) -> None:

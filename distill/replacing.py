@@ -11,7 +11,17 @@ from pathlib import Path
 from distill.disk import sync
 from distill.errors import UserError
 
-__all__ = ["replacing"]
+__all__ = ["check_output", "replacing"]
+
+
+def check_output(output: str | Path | None) -> None:
+    """Refuse a text without anything in it, as of a variable that is not set: it would be the current folder.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if output is not None and not str(output).strip():
+        raise UserError("must name a folder", key="--output", value=str(output), mend="name one, or leave it out")
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def fit_or_resume(config: Mapping[str, Any], run_id: str, *, allow: Sequence[str
     run = Run(Path(full["runs"]) / full["name"] / run_id)
     if run.config_file.is_file():
         return _go_on(Run.open(run.folder), full, allow)
-    if is_rank_zero() and run.folder.is_dir():
+    if is_rank_zero() and run.folder.is_dir() and not run.folder.is_symlink():
         for path in run.folder.glob(".config.yaml*.new"):  # killed at its very beginning
             path.unlink(missing_ok=True)
         with suppress(OSError):  # what else is in it stays, and is told of below

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
+from distill.boundary import refuse_links
 from distill.config import dump, read_file
 from distill.disk import sync, write
 from distill.errors import UserError
@@ -148,9 +149,18 @@ class Run:
         """Be the one process that writes this run.
 
         Raises:
-            UserError: if another one is.
+            UserError: if another one is, or a link in the folder leads out of it.
         """
+        self.refuse_links()
         return locked(self.lock_file)
+
+    def refuse_links(self) -> None:
+        """Refuse to write where a link of the folder leads out of it.
+
+        Raises:
+            UserError: naming the link.
+        """
+        refuse_links(self.folder)
 
     @property
     def state(self) -> State:

@@ -25,6 +25,7 @@ from distill.export.report import show, sizes
 from distill.export.runtime import latency, session
 from distill.finished import reopen
 from distill.loggers import keep_export
+from distill.replacing import check_output
 from distill.signals import Batch
 from distill.tables import wide
 
@@ -65,7 +66,10 @@ def export(
     """
     check_name(to)
     isa = host_isa() if isa is None else check_isa(isa)
+    check_output(output)
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True)
+    if output is None:
+        run.refuse_links()
     student = job.module.student.eval()
     check_student(to, student)
     target = Path(output) if output is not None else run.folder / "exports" / to

@@ -11,9 +11,11 @@ from rich.console import Console
 from torch import nn
 
 from distill.config import dump
+from distill.disk import replace
 from distill.errors import UserError
 from distill.finished import first_batches, refuse_quantized_run, reopen
 from distill.quantize.choose import candidates
+from distill.replacing import check_output
 from distill.run import Run
 from distill.sensitivity import scan as scanning
 from distill.tables import number, plain_table, wide
@@ -57,7 +59,10 @@ def sensitivity(
         if not low <= value <= high:
             rule = f"must lie between {low:g} and {high:g}"
             raise UserError(rule, key=key, value=value, mend="choose another")
+    check_output(output)
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, with_teacher=False, alone=True)
+    if output is None:
+        run.refuse_links()
     student, task = job.module.student, job.module.task
     refuse_quantized_run(job, folder, "scan")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -69,7 +74,7 @@ def sensitivity(
     written.mkdir(parents=True, exist_ok=True)
     scanning.write(points, written / "points.csv")
     scanning.draw(points, written / "sensitivity.png", metric=metric, task=task)
-    (written / "overrides.yaml").write_text(_overrides(run, student, points, sparsity, bits), encoding="utf-8")
+    replace(written / "overrides.yaml", _overrides(run, student, points, sparsity, bits).encode())
     title = f"{run.name} {run.id}: {task.monitor} {number(metric)} as it is"
     _show_points(title, "divergence, nats", points, lambda point: f"{point.divergence:.2g}", console)
     _show_points(title, task.monitor, points, lambda point: number(point.metric), console)

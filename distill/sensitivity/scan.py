@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, mse_loss
 
 from distill.callbacks.pruning import KINDS
+from distill.disk import replace
 from distill.prune.granularity import as_matrix, from_matrix
 from distill.prune.masks import choose, count_at
 from distill.quantize.scheme import WeightScheme
@@ -188,10 +190,11 @@ def overrides(points: Sequence[Point], kind: Kind, target: float) -> dict[str, f
 
 def write(points: Sequence[Point], path: str | Path) -> None:
     """Write the points as CSV."""
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, [field.name for field in fields(Point)])
-        table.writeheader()
-        table.writerows(asdict(point) for point in points)
+    file = io.StringIO(newline="")
+    table = csv.DictWriter(file, [field.name for field in fields(Point)])
+    table.writeheader()
+    table.writerows(asdict(point) for point in points)
+    replace(Path(path), file.getvalue().encode())
 
 
 def draw(points: Sequence[Point], path: str | Path, *, metric: float, task: Task) -> None:
