@@ -14,7 +14,7 @@ from distill.artifact import steps_of
 from distill.errors import UserError, nearest
 from distill.signals import Request, Signals
 
-__all__ = ["ModelSpec", "forward"]
+__all__ = ["ModelSpec", "forward", "spread"]
 
 # The names under which the architectures keep the self-attention's linear maps.
 _PROJECTIONS = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"))
@@ -49,7 +49,14 @@ class ModelSpec:
 
     @property
     def num_layers(self) -> int:
-        return self._number("num_hidden_layers", "n_layer", "n_layers")
+        # A decoder taken out of an encoder-decoder keeps the configuration of both.
+        alone = getattr(self.config, "is_decoder", False) and not self.has_two_stacks
+        return self._number(*(("decoder_layers",) if alone else ()), "num_hidden_layers", "n_layer", "n_layers")
+
+    @property
+    def has_two_stacks(self) -> bool:
+        """Whether the model is an encoder and a decoder, each with layers of its own."""
+        return bool(getattr(self.config, "is_encoder_decoder", False))
 
     def _removed(self, kind: str) -> list[Mapping[str, Any]]:
         """For each removal of ``kind`` from the model, layer -> the units that stayed; its configuration tells none."""
@@ -90,8 +97,10 @@ class ModelSpec:
         """``number`` counted from the front: 0 is the embedding output, k the output of layer k.
 
         Raises:
-            UserError: if the model has no such layer.
+            UserError: if the model has no such layer, or two of that number.
         """
+        if self.has_two_stacks:
+            raise self._two_stacks("hidden states", key)
         depth = self.num_layers
         resolved = number if number >= 0 else depth + 1 + number
         if not 0 <= resolved <= depth:
@@ -102,6 +111,15 @@ class ModelSpec:
                 mend="choose one of these",
             )
         return resolved
+
+    def _two_stacks(self, what: str, key: str) -> UserError:
+        """Encoder and decoder number their layers alike; which one is meant cannot be told."""
+        return UserError(
+            f"{what} are kept of models with one stack of layers, not of encoder-decoders",
+            key=self.key,
+            value=type(self.model).__name__,
+            mend=f"drop {key}, or use a loss on taps (module names)",
+        )
 
     def attention_layer(self, number: int, key: str) -> int:
         """``number`` counted from the front, for what only the layers have: 1 is the first.
@@ -173,14 +191,8 @@ class ModelSpec:
         Raises:
             UserError: if the architecture keeps them under no known name.
         """
-        if getattr(self.config, "is_encoder_decoder", False):
-            # Encoder and decoder number their layers alike; which one is meant cannot be told.
-            raise UserError(
-                "queries, keys and values are kept of models with one stack of layers, not of encoder-decoders",
-                key=self.key,
-                value=type(self.model).__name__,
-                mend=f"drop {key}",
-            )
+        if self.has_two_stacks:
+            raise self._two_stacks("queries, keys and values", key)
         inside = re.compile(rf"(?:^|\.)(?:layers?|h|blocks?)\.{layer - 1}\.(.+)$")
         found = {
             match.group(1).rsplit(".", 1)[-1]: name
@@ -268,6 +280,15 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
         projections={k: spec.split_heads(tuple(kept[p] for p in paths), k) for k, paths in projections.items()},
         taps={name: kept[name] for name in request.taps},
     )
+
+
+def spread(count: int, depth: int) -> list[int]:
+    """``count`` layers spread over ``depth``: the nearest to k * depth / count for k = 1 ... count, half rounds up.
+
+    The last is always among them. Where ``count`` is no greater than ``depth``, each is named once. A student's layers
+    (``uniform``) and what hints it learns from are of this one rule.
+    """
+    return [(2 * k * depth + count) // (2 * count) for k in range(1, count + 1)]
 
 
 def parameter_count(model: nn.Module, *, trained_only: bool = False) -> int:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from distill.errors import UserError
 from distill.losses.base import check_choice
-from distill.models import ModelSpec
+from distill.models import ModelSpec, spread
 
 __all__ = ["LayerMap", "check_layers", "layer_pairs"]
 
@@ -37,8 +37,8 @@ def layer_pairs(
 ) -> list[tuple[int, int]]:
     """(student layer, teacher layer), counted from the front, in the order of the student's.
 
-    ``uniform`` maps the layers 1 to S of the student to the nearest of k * T / S (half rounds up), so that last
-    meets last; ``last`` maps them to the last S of the teacher.
+    ``uniform`` maps the layers 1 to S of the student to the nearest of k * T / S (:func:`~distill.models.spread`),
+    the layers that a student of ``layers: uniform`` is made of; ``last`` maps them to the last S of the teacher.
 
     Args:
         layers: The map or the rule.
@@ -65,7 +65,7 @@ def layer_pairs(
 
 def _by_rule(rule: str, depth: int, teacher_depth: int, key: str) -> dict[int, int]:
     if rule == "uniform":
-        return {k: (2 * k * teacher_depth + depth) // (2 * depth) for k in range(1, depth + 1)}
+        return dict(enumerate(spread(depth, teacher_depth), start=1))
     if depth > teacher_depth:
         raise UserError(
             f"the student has {depth} layers and the teacher only {teacher_depth}",

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from distill.errors import UserError
 from distill.structure.architectures import KINDS, Kind, Units, find_units, layer_modules
 from distill.structure.masking import features
-from distill.students.layers import PER_LAYER
+from distill.students.layer_config import keep_in_config
 
 __all__ = ["keep_units", "rebuild", "remove_layers"]
 
@@ -142,17 +142,12 @@ def remove_layers(model: nn.Module, kept: Sequence[int], key: str) -> None:
             key=key,
             mend="keep all layers, or take a student without scale_attn_by_inverse_layer_idx",
         )
-    depth = len(layers)
     layers._modules = {str(i): layers[number - 1] for i, number in enumerate(kept)}
     for i, layer in enumerate(layers):
         for module in layer.modules():
             if isinstance(getattr(module, "layer_idx", None), int):
                 module.layer_idx = i  # type: ignore[assignment]
-    for name in PER_LAYER:
-        values = getattr(config, name, None)
-        if isinstance(values, list) and len(values) == depth:
-            setattr(config, name, [values[number - 1] for number in kept])
-    config.num_hidden_layers = len(kept)
+    keep_in_config(config, kept)
 
 
 def rebuild(model: nn.Module, step: Mapping[str, Any]) -> None:

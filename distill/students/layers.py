@@ -11,18 +11,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distill.errors import UserError
-from distill.models import ModelSpec
+from distill.models import ModelSpec, spread
+from distill.students.layer_config import keep_in_config, refuse_changed_layers
 
-__all__ = ["PER_LAYER", "choose_layers", "keep_layers", "layer_list", "rebuilt"]
-
-PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers", "layers_block_type", "attention_layers")
-"""Entries of configurations that hold one value a layer."""
+__all__ = ["choose_layers", "keep_layers", "layer_list", "rebuilt"]
 
 
 def choose_layers(layers: Sequence[int] | str | None, count: int | None, depth: int) -> list[int]:
     """The numbers of the layers to keep, in order; 1 is the first.
 
-    ``uniform`` keeps round(depth * (i + 1) / count) for i = 0 ... count - 1, so the last is always among them.
+    ``uniform`` is :func:`~distill.models.spread` over them, as it is for the layer maps of losses.
 
     Args:
         layers: Their numbers; or ``uniform`` (also ``None``), ``first`` or ``last``.
@@ -52,7 +50,7 @@ def choose_layers(layers: Sequence[int] | str | None, count: int | None, depth: 
     if layers == "last":
         return list(range(depth - count + 1, depth + 1))
     if layers in (None, "uniform"):
-        return [round(depth * (i + 1) / count) for i in range(count)]
+        return spread(count, depth)
     raise UserError(
         "must be a list of numbers, uniform, first or last", key="model.student.layers", value=layers, mend="choose one"
     )
@@ -90,7 +88,15 @@ def layer_list(model: nn.Module) -> str:
     Raises:
         UserError: if it cannot be told.
     """
-    depth = ModelSpec(model, "the model to copy from").num_layers
+    spec = ModelSpec(model, "the model to copy from")
+    if spec.has_two_stacks:
+        raise UserError(
+            f"layers can be copied of models with one stack of them, and {type(model).__name__} has an encoder and a "
+            "decoder",
+            key="model.student.layers",
+            mend="give the student by path or config",
+        )
+    depth = spec.num_layers
     lists: list[str] = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     if len(outer) != 1:
@@ -126,14 +132,10 @@ def keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
         if number in place:
             state[f"{prefix}{place[number]}.{rest}"] = tensor
     config = deepcopy(model.config)
-    text = config.get_text_config()
-    depth = text.num_hidden_layers
-    for name in PER_LAYER:
-        values = getattr(text, name, None)
-        if isinstance(values, list) and len(values) == depth:
-            setattr(text, name, [values[number - 1] for number in kept])
-    text.num_hidden_layers = len(kept)
-    return rebuilt(model, config, state)
+    keep_in_config(config, kept)
+    student = rebuilt(model, config, state)
+    refuse_changed_layers(model.get_submodule(prefix[:-1]), student.get_submodule(prefix[:-1]), kept)
+    return student
 
 
 def rebuilt(model: PreTrainedModel, config: Any, state: dict[str, Tensor]) -> PreTrainedModel:
@@ -143,14 +145,22 @@ def rebuilt(model: PreTrainedModel, config: Any, state: dict[str, Tensor]) -> Pr
         UserError: if the weights are not those of this structure.
     """
     config.dtype = torch.float32
-    student = type(model)(config)
     try:
+        student = type(model)(config)
         student.load_state_dict(state)
-    except RuntimeError as error:
+    except Exception as error:  # the configuration's own checks, or whatever its modelling file stumbles on
         raise UserError(
             f"the layers of {type(model).__name__} differ in structure, so these cannot stand in others' places "
-            f"({' '.join(str(error).split())[:200]})",
+            f"({_reason(error)})",
             key="model.student.layers",
             mend="keep the first layer, or give the student by path or config",
         ) from error
     return student
+
+
+def _reason(error: Exception) -> str:
+    """The end of what was raised, where torch and the checks of configurations say what does not fit."""
+    words = " ".join(str(error).split()).partition("Error(s) in loading state_dict for ")[2] or " ".join(
+        str(error).split()
+    )
+    return words[:200]

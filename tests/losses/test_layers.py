@@ -1,10 +1,14 @@
+from types import SimpleNamespace
+
 import pytest
+from torch import nn
 from transformers import BertConfig, BertModel
 
 from distill.errors import UserError
 from distill.losses import AttentionTransfer, CosineHidden, FitNetHint, RelationTransfer
 from distill.losses.layers import layer_pairs
 from distill.models import ModelSpec
+from distill.students import choose_layers
 
 
 def spec(layers=2, hidden=8, heads=2, attention="eager", key="model.student"):
@@ -31,6 +35,20 @@ def spec(layers=2, hidden=8, heads=2, attention="eager", key="model.student"):
 )
 def test_student_layers_meet_the_teacher_layers_of_the_rule(layers, student, teacher, expected):
     assert layer_pairs(layers, spec(student), spec(teacher)) == expected
+
+
+def test_a_student_of_uniform_layers_takes_its_hints_from_the_layers_that_it_is_made_of():
+    for depth in range(1, 25):
+        teacher = ModelSpec(_deep(depth), "model.teacher")
+        for count in range(1, depth + 1):
+            pairs = layer_pairs("uniform", ModelSpec(_deep(count), "model.student"), teacher)
+            assert [theirs for _, theirs in pairs] == choose_layers("uniform", count, depth)
+
+
+def _deep(layers):
+    model = nn.Module()
+    model.config = SimpleNamespace(num_hidden_layers=layers)
+    return model
 
 
 @pytest.mark.parametrize(
