@@ -12,7 +12,7 @@ from distill.artifact import steps_of
 from distill.callbacks.compression import Compression
 from distill.errors import UserError
 from distill.structure.low_rank import LowRankLinear, factorise, rank_of_energy, replace, saves, shape
-from distill.targets import LINEAR, select
+from distill.targets import LINEAR, refuse_rewritten, select, sharing
 
 __all__ = ["LowRank"]
 
@@ -56,6 +56,8 @@ class LowRank(Compression):
         chosen = select(student, LINEAR, self.include, self.exclude, key=KEY)
         factors = {id(f) for m in student.modules() if isinstance(m, LowRankLinear) for f in (m.down, m.up)}
         whole = {name: module for name, module in chosen.items() if id(module) not in factors}
+        refuse_rewritten(whole, KEY)
+        self._check_ties(student, whole)
         self._check_rank(whole)
         ranks = {}
         values = {}
@@ -76,6 +78,14 @@ class LowRank(Compression):
                 assert isinstance(module, LowRankLinear)
                 module.down.weight.copy_(down)
                 module.up.weight.copy_(up)
+
+    def _check_ties(self, student: nn.Module, modules: dict[str, nn.Module]) -> None:
+        for places in sharing(student):
+            maps = [name for name, own in places if own == "weight" and name in modules]
+            for name, own in places if maps else ():
+                if name not in modules:
+                    rule = f"shares its weight with {name or 'the model'}.{own}, which would keep the whole matrix"
+                    raise UserError(rule, key=KEY, value=maps[0], mend=f"leave it out: exclude: ['{maps[0]}']")
 
     def _check_rank(self, modules: dict[str, nn.Module]) -> None:
         full = max((min(shape(module)) for module in modules.values()), default=0)

@@ -10,10 +10,13 @@ from distill.callbacks.compression import Compression
 from distill.coverage import reached_by
 from distill.errors import UserError
 from distill.structure.sharing import average, blocks, check_alike, check_groups, share, shared_layers
+from distill.targets import LINEAR, refuse_rewritten
 
 __all__ = ["ShareParameters"]
 
 KEY = "callbacks.ShareParameters"
+
+_WEIGHTED = (*LINEAR, nn.modules.conv._ConvNd, nn.Embedding)
 
 
 class ShareParameters(Compression):
@@ -46,6 +49,8 @@ class ShareParameters(Compression):
         groups, key = self._groups(layers), f"{KEY}.groups"
         check_groups(groups, len(layers), key)
         check_alike(layers, groups, key)
+        weighted = {name: m for name, m in layers.named_modules() if isinstance(m, _WEIGHTED)}
+        refuse_rewritten(weighted, KEY)
         if self.initial == "mean":
             average(layers, groups)
         share(layers, groups)

@@ -8,6 +8,9 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import BasePruningMethod
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -23,7 +26,9 @@ __all__ = [
     "matching",
     "of_types",
     "override",
+    "refuse_rewritten",
     "select",
+    "sharing",
 ]
 
 LINEAR = (nn.Linear, Conv1D)
@@ -131,6 +136,55 @@ def select(
             mend="widen include, or exclude less",
         )
     return chosen
+
+
+def refuse_rewritten(modules: Mapping[str, nn.Module], key: str) -> None:
+    """Refuse modules whose weight somebody else writes: what is done to it would be undone before the next pass.
+
+    So do hooks and parametrisations (weight norm, spectral norm, ``torch.nn.utils.prune``), which keep what is trained
+    under another name; a lazy module has no weight yet.
+
+    Args:
+        modules: Those that are about to be compressed, by name.
+        key: Where the settings stand in the configuration.
+
+    Raises:
+        UserError: naming the first, and who writes it.
+    """
+    for name, module in modules.items():
+        weight = module._parameters.get("weight")
+        if weight is None:
+            writer, remedy = _writer(module)
+            rule = f"its weight is written anew before every pass, by {writer}, which would undo a compression"
+            raise UserError(rule, key=key, value=name, mend=f"{remedy}, or leave it out: exclude: ['{name}']")
+        if isinstance(weight, UninitializedParameter):
+            rule = f"is a {type(module).__name__}, whose weight has no shape before the first pass"
+            raise UserError(rule, key=key, value=name, mend="run the student once on a batch before it is given")
+
+
+def _writer(module: nn.Module) -> tuple[str, str]:
+    """Who writes the weight, and how to have it stop."""
+    if is_parametrized(module, "weight"):
+        parts: Any = module.parametrizations
+        kinds = " and ".join(type(part).__name__.lstrip("_") for part in parts["weight"])
+        return f"the parametrisation {kinds}", "torch.nn.utils.parametrize.remove_parametrizations ends it"
+    removals = {"WeightNorm": "remove_weight_norm", "SpectralNorm": "remove_spectral_norm"}
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, BasePruningMethod):
+            return "torch.nn.utils.prune", "torch.nn.utils.prune.remove(layer, 'weight') ends it and keeps its zeros"
+        if type(hook).__name__ in removals:
+            return f"the hook {type(hook).__name__}", f"torch.nn.utils.{removals[type(hook).__name__]}(layer) ends it"
+    return "code of its own (it is no parameter)", "let it be a parameter"
+
+
+def sharing(model: nn.Module) -> list[list[tuple[str, str]]]:
+    """Of each parameter that several modules hold: the names of these modules, and the one under which each has it."""
+    owners: dict[int, list[tuple[str, str]]] = {}
+    for name, module in model.named_modules():
+        for own, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append((name, own))
+    return [places for places in owners.values() if len(places) > 1]
 
 
 def override(name: str, overrides: Mapping[str, T] | None, default: T) -> T:

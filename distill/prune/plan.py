@@ -14,7 +14,7 @@ from distill.prune.criteria import Criterion
 from distill.prune.granularity import Granularity, as_matrix
 from distill.prune.layers import MASK, Layer, Ranking, rankings
 from distill.prune.schedule import check_sparsity
-from distill.targets import CHOOSE, check_overrides, check_pattern, override, select
+from distill.targets import CHOOSE, check_overrides, check_pattern, override, refuse_rewritten, select
 
 __all__ = ["Masks", "Plan"]
 
@@ -101,6 +101,7 @@ class Plan:
                 granularity or the criterion fits a layer not.
         """
         chosen = select(student, self.kinds, self.include, self.exclude, key=key)
+        refuse_rewritten(chosen, key)
         layers: dict[int, Layer] = {}
         for layer in (Layer(name, module) for name, module in chosen.items()):
             layers.setdefault(id(layer.weight), layer)  # tied weights have one mask

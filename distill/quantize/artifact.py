@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from distill.own_pass import guard
 from distill.quantize.layers import QuantizedLayer, quantized_layers
 from distill.quantize.lifecycle import freeze_structure
 from distill.quantize.scheme import LayerScheme
@@ -32,6 +33,7 @@ def rebuild(model: nn.Module, step: Mapping[str, Any]) -> None:
     """Give a plain ``model`` frozen layers, whose buffers and weights are for a state dict to fill."""
     for name, record in step["modules"].items():
         freeze_structure(model.get_submodule(name), LayerScheme.of(record))
+    guard(model)
 
 
 def pack(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -8,9 +8,10 @@ from dataclasses import replace
 from torch import nn
 
 from distill.errors import UserError
+from distill.own_pass import guard
 from distill.quantize.layers import QUANTIZED, QuantizedLayer, quantize_layer, quantized_layers
 from distill.quantize.scheme import BITS, ActivationScheme, LayerScheme, WeightScheme
-from distill.targets import check_overrides, override, select
+from distill.targets import check_overrides, override, refuse_rewritten, select, sharing
 
 __all__ = ["KINDS", "candidates", "check_widths", "choose", "first", "swap"]
 
@@ -34,6 +35,7 @@ def candidates(
 ) -> dict[str, nn.Module]:
     """Name -> module of every layer to quantise for its own sake, not for a tie; arguments as of :func:`choose`."""
     chosen = select(model, kinds, include, exclude, key=key)
+    refuse_rewritten(chosen, key)
     if include is not None:
         return chosen
     # Derived classes may compute something else: the projection inside nn.MultiheadAttention does.
@@ -90,6 +92,7 @@ def choose(
     if not chosen:
         raise UserError("no layer of the student is chosen", key=key, mend="widen include, or exclude less")
     for name, layer in chosen.items():
+        _check_values(name, model.get_submodule(name), key)
         _check_groups(name, model.get_submodule(name), layer.weights, key)
     return chosen
 
@@ -123,6 +126,18 @@ def _check_class(name: str, module: nn.Module, key: str) -> None:
         )
 
 
+def _check_values(name: str, module: nn.Module, key: str) -> None:
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)
+    broken = weight.numel() - int(weight.isfinite().sum()) if not weight.is_meta else 0
+    if broken:
+        rule = f"{broken} of its {weight.numel()} weights are NaN or infinite, for which there is no scale"
+        raise UserError(rule, key=key, value=name, mend=f"mend the checkpoint, or leave it out: exclude: ['{name}']")
+    if isinstance(module, nn.Embedding) and module.max_norm is not None:
+        rule = "max_norm shortens its rows anew in every pass, which would undo the rounding"
+        raise UserError(rule, key=key, value=name, mend=f"set max_norm to None, or exclude: ['{name}']")
+
+
 def _check_groups(name: str, module: nn.Module, scheme: WeightScheme, key: str) -> None:
     if scheme.group_size is None:
         return
@@ -138,15 +153,6 @@ def _check_groups(name: str, module: nn.Module, scheme: WeightScheme, key: str) 
         )
 
 
-def _sharing(model: nn.Module) -> list[list[str]]:
-    """Names of the modules that share one weight, where several do."""
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append(name)
-    return [names for names in owners.values() if len(names) > 1]
-
-
 def _with_ties(
     model: nn.Module,
     chosen: dict[str, LayerScheme],
@@ -154,12 +160,19 @@ def _with_ties(
     key: str,
 ) -> dict[str, LayerScheme]:
     """``chosen`` with one scheme for each weight, however many modules compute with it."""
-    for names in _sharing(model):
-        if not any(name in chosen and "weight" in model.get_submodule(name)._parameters for name in names):
-            continue
-        modules = {name: model.get_submodule(name) for name in names}
-        if len({id(module._parameters.get("weight")) for module in modules.values()}) > 1:
+    for places in sharing(model):
+        names = [name for name, own in places if own == "weight"]
+        if not any(name in chosen for name in names):
             continue  # a shared bias, which is not quantised
+        for name, own in places:
+            if own != "weight":
+                raise UserError(
+                    f"its weight is the {own} of {name or 'the model'} too, which would not round it",
+                    key=key,
+                    value=names[0],
+                    mend=f"leave it out: exclude: ['{names[0]}']",
+                )
+        modules = {name: model.get_submodule(name) for name in names}
         table = next((name for name in names if isinstance(modules[name], nn.Embedding)), None)
         lead = table if table in chosen else next(name for name in names if name in chosen)
         for name, module in modules.items():
@@ -185,4 +198,5 @@ def swap(model: nn.Module, chosen: Mapping[str, LayerScheme]) -> dict[str, Quant
         if scheme.weights.learned:
             assert isinstance(layer.weight_scale, nn.Parameter)
             layer.weight_scale = scales.setdefault(id(layer.weight), layer.weight_scale)
+    guard(model)
     return quantized_layers(model)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from distill.own_pass import in_own_pass
 from distill.quantize.fake import at_least_float32, beside, fake_quantize, positive
 from distill.quantize.inputs import fake_quantize_input_learned, learned_qparams, no_change
 from distill.quantize.observers import batch_range, dynamic_qparams, input_qparams, unseen, widest
@@ -104,18 +105,29 @@ class QuantizedLayer(nn.Module):
         """Whether the scale of the input is trained, by :attr:`input_change`, once its range is known."""
         return self.scheme.activations is not None and self.scheme.activations.learned
 
+    def __getattr__(self, name: str) -> Any:
+        # Another module's forward that reads the weight (a tied head: F.linear(x, embedding.weight)) gets it rounded.
+        if name == "weight" and self.__dict__.get("mode") == "fake" and in_own_pass():
+            return self.quantized_weight()
+        return super().__getattr__(name)
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The weight that is trained, whoever asks."""
+        return cast(nn.Parameter, self._parameters["weight"])
+
     def as_rows(self, weight: Tensor) -> Tensor:
         """A view of a weight as ``[out, in]``."""
         return weight.flatten(1)
 
     def from_rows(self, rows: Tensor) -> Tensor:
         """Rows in the shape of the weight."""
-        return rows.reshape(self.weight.shape)
+        return rows.reshape(self.parameter.shape)
 
     @property
     def rows(self) -> Tensor:
         """The weight as ``[out, in]``."""
-        return self.as_rows(self.weight)
+        return self.as_rows(self.parameter)
 
     def integers(self) -> Tensor:
         """The integers q of a frozen layer's weight, int8, of its own shape."""
@@ -129,7 +141,7 @@ class QuantizedLayer(nn.Module):
     def dequantize(self, integers: Tensor, at: Grid) -> Tensor:
         """scale * (q - zero point), of the weight's shape and dtype, from its integers."""
         rows = values_of(self.as_rows(integers).to(at.scale.dtype), at, self.scheme.weights)
-        return self.from_rows(rows).to(self.weight.dtype).contiguous()
+        return self.from_rows(rows).to(self.parameter.dtype).contiguous()
 
     def grid(self) -> Grid:
         """Where the weights lie now, or would lie."""
@@ -149,7 +161,7 @@ class QuantizedLayer(nn.Module):
 
     def quantized_weight(self) -> Tensor:
         """The weight that the layer computes with."""
-        return self.from_rows(self.fake_rows(self.rows)) if self.mode == "fake" else self._untouched(self.weight)
+        return self.from_rows(self.fake_rows(self.rows)) if self.mode == "fake" else self._untouched(self.parameter)
 
     def _untouched(self, weight: Tensor) -> Tensor:
         # A trained scale has a gradient, of zeros, before it is used too: DDP waits for one from every parameter.
@@ -241,7 +253,8 @@ class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
     plain = nn.Embedding
 
     def forward(self, input: Tensor) -> Tensor:
-        rows = super().forward(input)
+        options = self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse
+        rows = F.embedding(input, self.parameter, *options)
         if self.mode != "fake":
             return self._untouched(rows)
         return self.fake_rows(rows.flatten(0, -2), input.flatten()).view(rows.shape)
@@ -249,7 +262,7 @@ class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
 
 class _QuantizedConv(QuantizedLayer, nn.modules.conv._ConvNd):
     def _sharing(self, x: Tensor) -> tuple[int, ...]:
-        return tuple(range(x.dim() - self.weight.dim() + 1, x.dim()))
+        return tuple(range(x.dim() - self.parameter.dim() + 1, x.dim()))
 
     def forward(self, input: Tensor) -> Tensor:
         x = self.quantized_input(input)

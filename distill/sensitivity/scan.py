@@ -22,7 +22,7 @@ from distill.quantize.scheme import WeightScheme
 from distill.quantize.weights import fake_quantize_rows, grid
 from distill.sensitivity.allocate import allocate
 from distill.signals import Batch, Request
-from distill.targets import select
+from distill.targets import refuse_rewritten, select
 from distill.tasks.base import Task
 
 __all__ = ["BITS", "SPARSITIES", "Kind", "Point", "draw", "layers", "overrides", "scan", "write"]
@@ -80,7 +80,9 @@ def layers(model: nn.Module) -> dict[str, list[str]]:
         Name of the first layer with a weight -> names of all layers that have it.
     """
     names: dict[int, list[str]] = {}
-    for name, module in select(model, KINDS, key="sensitivity").items():
+    chosen = select(model, KINDS, key="sensitivity")
+    refuse_rewritten(chosen, "sensitivity")
+    for name, module in chosen.items():
         names.setdefault(id(module.weight), []).append(name)
     return {shared[0]: shared for shared in names.values()}
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from distill.errors import UserError
+from distill.own_pass import guard
 
 __all__ = ["LowRankLinear", "factorise", "rank_of_energy", "rebuild", "replace", "saves", "shape"]
 
@@ -38,6 +39,16 @@ class LowRankLinear(nn.Module):
     @property
     def out_features(self) -> int:
         return self.up.out_features
+
+    @property
+    def weight(self) -> Tensor:
+        """B A ``[out, in]``, for whoever reads it as that of a linear map: ``nn.MultiheadAttention`` does."""
+        return self.up.weight @ self.down.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Of :attr:`up`."""
+        return self.up.bias
 
     def forward(self, input: Tensor) -> Tensor:
         out: Tensor = self.up(self.down(input))
@@ -105,6 +116,7 @@ def replace(model: nn.Module, ranks: Mapping[str, int]) -> None:
             for child, module in list(parent._modules.items()):
                 if module is old:
                     setattr(parent, child, new)
+    guard(model)
 
 
 def _empty(old: nn.Module, rank: int) -> LowRankLinear:

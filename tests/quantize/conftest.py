@@ -29,9 +29,9 @@ class ConvNet(nn.Module):
 def bert() -> Callable[..., Any]:
     """Makes a classifier of one layer."""
 
-    def make(seed: int = 0) -> Any:
+    def make(seed: int = 0, layers: int = 1) -> Any:
         torch.manual_seed(seed)
-        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        sizes = {"hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 32}
         config = BertConfig(vocab_size=40, max_position_embeddings=16, initializer_range=0.2, **sizes)
         return BertForSequenceClassification(config).eval()
 
