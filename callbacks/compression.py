@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distill.callbacks.steps import StepCallback
 from distill.errors import UserError
 
-__all__ = ["Compression", "compressions", "refuse_rivals", "refuse_twice"]
+__all__ = ["Compression", "compressions", "hurried", "refuse_rivals", "refuse_twice"]
 
 
 class Compression(StepCallback, ABC):
@@ -112,6 +112,13 @@ class Compression(StepCallback, ABC):
         """
         return True
 
+    def demands(self, total_steps: int) -> list[tuple[str, int, int]]:
+        """What asks for time: what is done to the student, from which step on, and how many steps it should have.
+
+        :mod:`distill.verdict` has the rules.
+        """
+        return []
+
     def timeline(self, steps: Iterable[int], total_steps: int) -> Mapping[str, list[float]]:
         """Name -> values at these steps, of what changes during the run; for ``--dry-run`` and the plot."""
         return {}
@@ -149,6 +156,16 @@ def refuse_rivals(callbacks: Sequence[Callback]) -> None:
         raise UserError(
             f"beside a compression {type(callback).__name__} {rule}", key="callbacks", value=names, mend=mend
         )
+
+
+def hurried(callbacks: Iterable[Compression], total_steps: int) -> list[dict[str, Any]]:
+    """The demands of which a run of so many steps falls short, as ``result.json`` tells of them."""
+    asked = [demand for callback in callbacks for demand in callback.demands(total_steps)]
+    return [
+        {"what": what, "steps": total_steps - begin, "needed": needed}
+        for what, begin, needed in asked
+        if total_steps - begin < needed
+    ]
 
 
 def compressions(trainer: Trainer) -> list[Compression]:

@@ -20,7 +20,9 @@ from distill.prune.granularity import Granularity
 from distill.prune.layers import Layer
 from distill.prune.plan import Masks, Plan
 from distill.prune.schedule import CURVES, SparsitySchedule
+from distill.schedules import step_at
 from distill.targets import LINEAR, of_types
+from distill.verdict import steps_to_prune
 
 __all__ = ["GradualMagnitudePruning"]
 
@@ -176,6 +178,10 @@ class GradualMagnitudePruning(Compression):
 
     def complete(self, step: int, total_steps: int) -> bool:
         return step >= self.schedule.last_step(total_steps)
+
+    def demands(self, total_steps: int) -> list[tuple[str, int, int]]:
+        begin, final = step_at(self.schedule.begin, total_steps), self.schedule.final
+        return [(f"{final:.0%} sparsity", begin, steps_to_prune(final))]
 
     def timeline(self, steps: Iterable[int], total_steps: int) -> Mapping[str, list[float]]:
         return {"sparsity": [self.schedule(step, total_steps) for step in steps]}

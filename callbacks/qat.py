@@ -25,6 +25,7 @@ from distill.quantize.scheme import ActivationScheme, WeightScheme
 from distill.schedules import check_moment, step_at
 from distill.signals import Request
 from distill.targets import of_types
+from distill.verdict import steps_to_quantize
 
 __all__ = ["QuantizationAwareTraining"]
 
@@ -190,6 +191,10 @@ class QuantizationAwareTraining(Compression):
     def complete(self, step: int, total_steps: int) -> bool:
         observe, begin, _ = self._moments(total_steps)
         return step >= max(begin, observe + 1 if self._static else 0)
+
+    def demands(self, total_steps: int) -> list[tuple[str, int, int]]:
+        bits, begin = self.weights.bits, self._moments(total_steps)[1]
+        return [(f"{bits} bits", begin, steps_to_quantize(bits))]
 
     def timeline(self, steps: Iterable[int], total_steps: int) -> Mapping[str, list[float]]:
         begin, observed = self._moments(total_steps)[1], self._observed(total_steps)

@@ -15,8 +15,10 @@ from distill.callbacks.compression import Compression
 from distill.callbacks.steps import logs_now, total_steps
 from distill.errors import UserError, nearest
 from distill.prune.schedule import Progress
+from distill.schedules import step_at
 from distill.structure.activations import ActivationSums
 from distill.structure.plan import Criterion, Plan, Scope
+from distill.verdict import steps_to_prune
 
 __all__ = ["StructuredPruning"]
 
@@ -116,6 +118,11 @@ class StructuredPruning(Compression):
 
     def complete(self, step: int, total_steps: int) -> bool:
         return step >= self.schedule.end_step(total_steps)
+
+    def demands(self, total_steps: int) -> list[tuple[str, int, int]]:
+        begin = step_at(self.schedule.begin, total_steps)
+        asked = [(f"{part:.0%} of {kind} removed", part) for kind, part in self.plan.fractions.items()]
+        return [(what, begin, steps_to_prune(part)) for what, part in asked]
 
     def timeline(self, steps: Iterable[int], total_steps: int) -> Mapping[str, list[float]]:
         progress = [self.progress(step, total_steps) for step in steps]

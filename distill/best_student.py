@@ -26,6 +26,7 @@ class Restored(NamedTuple):
         total: So many the run then had; it may have been extended since.
         states: Of the callbacks at that step; empty where the student has been left as it was.
         scores: What its validation found; empty where it had none.
+        evidence: What else that measured (:attr:`Evidence.found <distill.evidence.Evidence>`).
         instead: Why they are not those of the best checkpoint; empty where they are.
     """
 
@@ -33,6 +34,7 @@ class Restored(NamedTuple):
     total: int
     states: dict[str, Any]
     scores: Mapping[str, float]
+    evidence: Mapping[str, Any]
     instead: str = ""
 
 
@@ -43,12 +45,17 @@ def restore_best(job: Job, trainer: Trainer) -> Restored:
         job: That was trained.
         trainer: Its own, at the end of training.
     """
-    kept = next(callback.by_step for callback in trainer.callbacks if isinstance(callback, Scores))  # type: ignore[attr-defined]
+    callback = next(callback for callback in trainer.callbacks if isinstance(callback, Scores))  # type: ignore[attr-defined]
+    kept = callback.by_step
+
+    def of(step: int) -> tuple[Mapping[str, float], Mapping[str, Any]]:
+        return kept.get(step, {}), callback.evidence.get(step, {})
+
     writer = trainer.strategy.checkpoint_io
     if isinstance(writer, SafeCheckpointIO):
         writer.settle()  # an older one goes when every rank has the newer one
     trainer.strategy.barrier()  # what rank 0 has written, all read
-    here = Restored(trainer.global_step, job.module.total_steps, {}, kept.get(trainer.global_step, {}))
+    here = Restored(trainer.global_step, job.module.total_steps, {}, *of(trainer.global_step))
     best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, Best) and c.best_model_path), None)
     if best is None:
         return here
@@ -66,7 +73,7 @@ def restore_best(job: Job, trainer: Trainer) -> Restored:
         return here._replace(instead=instead)
     trainer.strategy.load_model_state_dict(found)
     step, total = int(found["global_step"]), int(found["total_steps"])
-    return Restored(step, total, found["callbacks"], kept.get(step, {}), instead)
+    return Restored(step, total, found["callbacks"], *of(step), instead)
 
 
 def _next_best(trainer: Trainer, best: Best, kept: Mapping[int, Mapping[str, float]]) -> dict[str, Any] | None:

@@ -55,6 +55,7 @@ class Job:
         callbacks: Those of the configuration.
         arguments: Of the Trainer, as configured.
         logging: Which loggers the run gets.
+        beside: The run without a teacher that it is compared with, where one was named.
     """
 
     config: dict[str, Any]
@@ -64,6 +65,7 @@ class Job:
     callbacks: list[Callback]
     arguments: dict[str, Any]
     logging: LoggingConfig
+    beside: Path | None = None
 
 
 def build(

@@ -12,7 +12,8 @@ from rich.markup import escape
 
 from distill.config_diff import MISSING, config_diff
 from distill.errors import UserError
-from distill.listing import figure, read_json, summary
+from distill.kept import kept_of, number_at
+from distill.listing import read_json, summary
 from distill.run import Run
 from distill.tables import duration, number, plain_table, wide
 
@@ -67,22 +68,22 @@ def _show_figures(
     for name in [*names, "kept", "parameters", "compressed", "train time", "step saved"]:
         table.add_column(name, justify="right")
     for title, who, scores in _teachers(titles, results, teachers):
-        parameters = _count(figure(who, "parameters", "teacher"))
+        parameters = _count(number_at(who, "parameters", "teacher"))
         table.add_row(escape(title), *_cells(scores, names), "", parameters, "", "", "")
     for title, run, result, scores in zip(titles, runs, results, students, strict=True):
         if not result:
             table.add_row(escape(f"{title} ({summary(run.folder).state})"))
             continue
-        kept = figure(result, "kept_percent", result.get("monitor"))
-        seconds = figure(result, "train_seconds")
+        kept = kept_of(result)
+        seconds = number_at(result, "train_seconds")
         table.add_row(
             escape(title),
             *_cells(scores, names),
             "" if kept is None else f"{kept:.1f} %",
-            _count(figure(result, "parameters", "student")),
+            _count(number_at(result, "parameters", "student")),
             escape(str(result.get("compressed", ""))),
             "" if seconds is None else duration(seconds),
-            _count(figure(result, "saved_step")),
+            _count(number_at(result, "saved_step")),
         )
     console.print(table)
 
@@ -100,7 +101,7 @@ def _teachers(
 def _scores(result: Mapping[str, Any], who: str) -> dict[str, float]:
     scores = result.get("scores")
     found = scores.get(who) if isinstance(scores, dict) else None
-    return {name: value for name, value in found.items() if figure(found, name) is not None} if found else {}
+    return {name: value for name, value in found.items() if number_at(found, name) is not None} if found else {}
 
 
 def _cells(scores: Mapping[str, float], names: Sequence[str]) -> list[str]:

@@ -16,8 +16,10 @@ from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from rich.console import Console
 from rich.table import Table
 
+from distill.beside import check_beside
 from distill.build import Job, build, make_trainer, quiet
 from distill.callbacks import Last, compressions
+from distill.callbacks.compression import hurried
 from distill.coverage import coverage
 from distill.models import parameter_count
 from distill.module import Distillation
@@ -25,6 +27,7 @@ from distill.processes import meeting, none_left, shared_id
 from distill.run import Run
 from distill.tables import duration, wide
 from distill.timeline import timeline
+from distill.verdict import Verdict
 
 __all__ = ["dry_run"]
 
@@ -109,7 +112,12 @@ def _peak(device: torch.device) -> int:
 
 
 def dry_run(
-    config: Mapping[str, Any], *, allow: Sequence[str] = (), run_id: str | None = None, console: Console | None = None
+    config: Mapping[str, Any],
+    *,
+    allow: Sequence[str] = (),
+    run_id: str | None = None,
+    beside: str | Path | None = None,
+    console: Console | None = None,
 ) -> dict[str, Any]:
     """Build what ``config`` describes, take two steps, and print what a run would do. Writes nothing.
 
@@ -120,6 +128,8 @@ def dry_run(
         UserError: as :func:`distill.launch.fit`.
     """
     job = build(config, allow=allow, run_id=run_id)
+    if beside is not None:
+        check_beside(beside, job.config)
     measured = Measured()
     kept = [callback for callback in job.callbacks if not isinstance(callback, (Checkpoint, EarlyStopping, Last))]
     with quiet():
@@ -166,6 +176,7 @@ def _figures(job: Job, trainer: Trainer, measured: Measured) -> dict[str, Any]:
         "device": str(trainer.strategy.root_device),
         "precision": str(trainer.precision),
         "timeline": timeline(module, compressions(trainer), moments(module.total_steps)),
+        "measured": {"hurried": hurried(compressions(trainer), module.total_steps)},
     }
 
 
@@ -204,3 +215,5 @@ def _show(job: Job, figures: Mapping[str, Any], console: Console) -> None:
     for name, values in figures["timeline"].items():
         lines.add_row(name, *(f"{value:.3g}" for value in values))
     console.print(lines)
+    for line in Verdict.of(figures).lines:
+        console.print(f"mind: {line}", soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,20 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from distill import artifact
+from distill.beside import check_beside
 from distill.build import Job, build, make_trainer, quiet
 from distill.config import apply_override, parse_value
 from distill.errors import UserError
+from distill.evidence import empty_layers
 from distill.launch import interruptible
-from distill.outcome import show_scores
+from distill.listing import read_json
+from distill.outcome import outcome, show_outcome
 from distill.processes import meeting, none_left
 from distill.run import Run
 from distill.signals import Batch
 from distill.tasks import Task
 
-__all__ = ["evaluate", "first_batches", "refuse_quantized_run", "reopen", "score"]
+__all__ = ["evaluate", "first_batches", "refuse_quantized_run", "reopen", "score", "scored"]
 
 _ALONE = {"strategy": "auto", "devices": 1, "num_nodes": 1}
 """Settings of a trainer that starts no other process."""
@@ -78,6 +81,7 @@ def evaluate(
     *,
     overrides: Sequence[tuple[str, str]] = (),
     allow: Sequence[str] = (),
+    beside: str | Path | None = None,
 ) -> dict[str, float]:
     """The figures of a run's saved student, and its teacher's, on validation or test data.
 
@@ -86,15 +90,42 @@ def evaluate(
         split: ``validate`` or ``test``.
         overrides: Keys and YAML texts that replace parts of the run's configuration.
         allow: Packages whose classes it may name, besides our own.
+        beside: A run of the same student without a teacher, scored likewise and shown beside it.
 
     Raises:
         UserError: as :func:`reopen`.
     """
     run, job = reopen(folder, split, overrides=overrides, allow=allow)
+    other = None
+    if beside is not None:
+        check_beside(beside, run.config)
+        _, alone = reopen(beside, split, overrides=overrides, allow=allow, with_teacher=False)
+        other = {"run": str(beside), "scores": of_student(score(alone, split)[1])}
     main, scores = score(job, split)
     if main:
-        show_scores(f"{run.name} {run.id}: {split}", scores)
+        show_outcome(scored(job, scores, name=run.name, id=f"{run.id}: {split}", beside=other, run=run))
     return scores
+
+
+def of_student(scores: Mapping[str, float]) -> dict[str, float]:
+    """The student's own scores, by metric, of those of a split."""
+    parts = ((name.partition("/"), value) for name, value in scores.items())
+    return {name: value for (split, _, name), value in parts if split in ("val", "test")}
+
+
+def scored(job: Job, scores: Mapping[str, float], run: Run, **more: Any) -> dict[str, Any]:
+    """What scoring a run's student came to, as :func:`~distill.outcome.outcome` gives it.
+
+    Args:
+        job: That was scored.
+        scores: By name, with their split.
+        run: The run, which knows how the student was trained.
+        more: Likewise.
+    """
+    trained = read_json(run.result_file)[0].get("measured")
+    hurry = trained.get("hurried", []) if isinstance(trained, dict) else []
+    known = {"empty_layers": empty_layers(job.module.student), "hurried": hurry}
+    return outcome(job.module, of_student(scores), job.module.evidence.found, measured=known, **more)
 
 
 def score(job: Job, split: str) -> tuple[bool, dict[str, float]]:

@@ -19,12 +19,16 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError
 
 from distill import artifact
+from distill.beside import check_beside, find_beside, learns_alone, scores_of
 from distill.best_student import restore_best
 from distill.build import Job, build, make_trainer, quiet
 from distill.callbacks import ExponentialMovingAverage, Last, compressions
+from distill.callbacks.compression import hurried
 from distill.callbacks.last import saved
 from distill.coverage import coverage
 from distill.errors import TrainingError, UserError
+from distill.evidence import empty_layers
+from distill.listing import read_json
 from distill.loggers import keep_student, make_loggers
 from distill.module import Distillation
 from distill.outcome import outcome, show_outcome
@@ -42,13 +46,20 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, err
 SIGTERM_CODE = 128 + int(signal.SIGTERM)
 
 
-def fit(config: Mapping[str, Any], *, allow: Sequence[str] = (), run_id: str | None = None) -> Run:
+def fit(
+    config: Mapping[str, Any],
+    *,
+    allow: Sequence[str] = (),
+    run_id: str | None = None,
+    beside: str | Path | None = None,
+) -> Run:
     """Train what ``config`` describes and save the student.
 
     Args:
         config: As :func:`distill.config.load` gives it.
         allow: Packages whose classes it may name, besides our own.
         run_id: The run's id; a new one if not given.
+        beside: A run of the same student without a teacher, to show its scores too; looked for if not given.
 
     Returns:
         The run, whose :attr:`~distill.run.Run.result` holds the figures.
@@ -58,6 +69,8 @@ def fit(config: Mapping[str, Any], *, allow: Sequence[str] = (), run_id: str | N
         TrainingError: if the loss stops being finite. The run's folder stays, with its last checkpoint.
     """
     job = build(config, allow=allow, run_id=run_id)
+    if beside is not None:
+        job.beside = check_beside(beside, job.config)
     with quiet():
         trainer = make_trainer(job)
     with ExitStack() as stack:
@@ -144,6 +157,8 @@ class _Plan(Callback):
         if not trainer.is_global_zero:
             return
         run, task = self.job.run, pl_module.task
+        if self.goes_on and self.job.beside is None and (named := read_json(run.plan_file)[0].get("beside")):
+            self.job.beside = Path(str(named))
         if self.goes_on:  # not before: until here it may be refused, and stays as it is
             run.extend(self.job.config)
         else:
@@ -152,6 +167,8 @@ class _Plan(Callback):
                 reached = {type(one).__name__: one.reached(pl_module.student) for one in ours}
                 print(coverage(pl_module.student, reached), flush=True)
         plan = {"id": run.id, "monitor": task.monitor, "mode": task.mode, "total_steps": pl_module.total_steps}
+        if self.job.beside is not None:
+            plan["beside"] = str(self.job.beside.absolute())
         run.write_plan(plan)
 
 
@@ -175,7 +192,7 @@ def interruptible(trainer: Trainer) -> Iterator[None]:
 def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     """Save the student of the best checkpoint as it is shipped, and show the table."""
     steps = trainer.global_step
-    step, total, states, scores, instead = restore_best(job, trainer)
+    step, total, states, scores, evidence, instead = restore_best(job, trainer)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ExponentialMovingAverage):
             if callback.state_key in states:
@@ -188,6 +205,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         artifact.note(job.module.student, *compression.finish(job.module.student))
     if trainer.enable_validation and (changed or not scores):
         scores = _validated(job, trainer)  # what is shipped is what is judged
+        evidence = job.module.evidence.found
     student = job.module.whole_student()
     if student is None or not trainer.is_global_zero:
         return
@@ -196,6 +214,9 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     result = outcome(
         job.module,
         scores,
+        evidence,
+        measured={"empty_layers": empty_layers(student), "hurried": hurried(changed, job.module.total_steps)},
+        beside=_beside(job),
         name=job.run.name,
         id=job.run.id,
         steps=steps,
@@ -217,6 +238,15 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
             total,
             " and ".join(unfinished),
         )
+
+
+def _beside(job: Job) -> dict[str, Any] | None:
+    """The baseline of a student that a teacher has trained, and its scores; an empty name if there is none."""
+    if job.module.teacher is None or learns_alone(job.config):
+        return None
+    folder = job.beside or find_beside(job.config)
+    scores = None if folder is None else scores_of(folder)
+    return {"run": "" if scores is None else str(folder), "scores": scores or {}}
 
 
 def _validated(job: Job, trainer: Trainer) -> dict[str, float]:

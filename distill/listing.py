@@ -15,11 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from distill.errors import UserError
+from distill.kept import number_at
 from distill.metrics_file import iterate_rows
 from distill.run import Run
 from distill.tables import duration, number, plain_table, wide
+from distill.verdict import Verdict
 
-__all__ = ["Summary", "figure", "find_runs", "read_json", "show_runs", "summary"]
+__all__ = ["Summary", "find_runs", "read_json", "show_runs", "summary"]
 
 _DEPTH = 2  # FOLDER/<name>/<id>
 
@@ -39,7 +41,7 @@ class Summary:
         value: That of the student that was saved; of an unfinished run, the best validation so far.
         train_seconds: How long it trained; known of a finished run.
         started: When, in seconds since the epoch.
-        note: Why it failed, or what of it cannot be read.
+        note: Why it failed, what must be said of its outcome, or what of it cannot be read.
     """
 
     folder: str
@@ -94,14 +96,6 @@ def read_json(file: Path) -> tuple[dict[str, Any], str]:
     return (found, "") if isinstance(found, dict) else ({}, f"{file.name} cannot be read")
 
 
-def figure(found: Any, *keys: Any) -> float | None:
-    """The finite number below ``keys``; ``None`` where there is none, whatever else stands there."""
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    right = isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found)
-    return found if right else None
-
-
 def summary(folder: Path) -> Summary:
     """What became of the run in ``folder``. Files that cannot be read are told of, and hide nothing else."""
     run = Run(folder.absolute())
@@ -110,26 +104,35 @@ def summary(folder: Path) -> Summary:
     plan, broken_plan = read_json(run.folder / "plan.json")
     monitor, mode = (str({**plan, **result}.get(key) or "") for key in ("monitor", "mode"))
     if result:
-        step, broken_metrics = _whole(figure(result, "steps")), ""
-        value = figure(result, "scores", "student", monitor)
+        step, broken_metrics = _whole(number_at(result, "steps")), ""
+        value = number_at(result, "scores", "student", monitor)
     else:
         step, values, broken_metrics = _history(run.folder / "metrics.csv", f"val/{monitor}")
         value = (max if mode == "max" else min)(values) if values and mode else None
     state = run.state
-    notes = [str(failure.get("message", "")) if state == "failed" else "", broken_result, broken_failure, broken_plan]
+    message = str(failure.get("message", "")) if state == "failed" else ""
+    notes = [message, *_verdict(result), broken_result, broken_failure, broken_plan]
     return Summary(
         folder=str(folder),
         name=run.name,
         id=run.id,
         state=state,
         step=step,
-        total_steps=_whole(figure(plan, "total_steps")),
+        total_steps=_whole(number_at(plan, "total_steps")),
         monitor=monitor or None,
         value=value,
-        train_seconds=figure(result, "train_seconds"),
+        train_seconds=number_at(result, "train_seconds"),
         started=_started(run),
         note="; ".join(note for note in [*notes, broken_metrics] if note),
     )
+
+
+def _verdict(result: dict[str, Any]) -> list[str]:
+    """What makes a finished run's outcome unfit for use; nothing of a file that holds other things than ours does."""
+    try:
+        return Verdict.of(result).bad
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError):
+        return []
 
 
 def _whole(value: float | None) -> int | None:

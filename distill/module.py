@@ -20,6 +20,7 @@ from distill.artifact import recount, steps_of
 from distill.callbacks.compression import compressions
 from distill.callbacks.steps import logged
 from distill.errors import UserError
+from distill.evidence import Evidence
 from distill.finite import FiniteWatch
 from distill.loggers import is_rank_zero
 from distill.losses import CrossEntropy, DistillationLoss
@@ -84,6 +85,7 @@ class Distillation(LightningModule):
         self.agreement = MeanMetric()
         self.total_steps = 1
         self.teacher_scores: dict[str, float] = {}
+        self.evidence = Evidence()
         self._teacher_metrics = self.task.metrics()
         self._teacher_predictions: dict[tuple[int, ...], Tensor] = {}
         self._finite = FiniteWatch()
@@ -254,19 +256,23 @@ class Distillation(LightningModule):
     # ------------------------------------------------------------------ validation
 
     def validation_step(self, raw_batch: Any, batch_idx: int) -> None:
-        self._evaluate(raw_batch)
+        self._evaluate(raw_batch, batch_idx)
 
     def test_step(self, raw_batch: Any, batch_idx: int) -> None:
-        self._evaluate(raw_batch)
+        self._evaluate(raw_batch, batch_idx)
 
-    def _evaluate(self, raw_batch: Any) -> None:
+    def _evaluate(self, raw_batch: Any, index: int) -> None:
         batch = self.task.batch(raw_batch)
-        signals = self.task.forward(self.student, batch, Request(logits=True))
+        with self.evidence.watching(self.student, index):
+            signals = self.task.forward(self.student, batch, Request(logits=True))
         assert signals.logits is not None
         self.task.update(dict(self.metrics.items()), signals.logits, batch)  # type: ignore[arg-type]
-        if self.teacher is not None and not self.trainer.sanity_checking:
+        if self.trainer.sanity_checking:
+            return
+        predicted = self.task.predict(signals.logits)
+        self.evidence.add(predicted, batch, signals.logits.shape[-1])
+        if self.teacher is not None:
             expected = self._teacher_prediction(batch)
-            predicted = self.task.predict(signals.logits)
             if expected is not None and predicted is not None:
                 same = predicted == expected.to(predicted.device)
                 same = same if batch.mask is None else same[batch.mask]
@@ -295,6 +301,9 @@ class Distillation(LightningModule):
 
     def _log_scores(self, split: str) -> None:
         scores = {f"{split}/{name}": metric.compute().float() for name, metric in self.metrics.items()}  # type: ignore[operator]
+        if not self.trainer.sanity_checking:
+            metrics: Any = dict(self.metrics.items())
+            self.evidence.conclude(self.task, metrics, self.trainer)
         for metric in self.metrics.values():
             metric.reset()  # type: ignore[operator]
         if self.teacher is not None and not self.trainer.sanity_checking:

@@ -61,13 +61,16 @@ def resume(folder: str | Path, *, overrides: Sequence[tuple[str, str]] = (), all
     return _go_on(run, config, allow)
 
 
-def fit_or_resume(config: Mapping[str, Any], run_id: str, *, allow: Sequence[str] = ()) -> Run:
+def fit_or_resume(
+    config: Mapping[str, Any], run_id: str, *, allow: Sequence[str] = (), beside: str | Path | None = None
+) -> Run:
     """Whatever a job that may be started again and again has to do: begin the run, go on with it, or leave it.
 
     Args:
         config: As :func:`distill.config.load` gives it; of a run that is there, its own.
         run_id: The run's id.
         allow: Packages whose classes it may name, besides our own.
+        beside: As of :func:`distill.launch.fit`; a run that is there keeps its own.
 
     Raises:
         UserError: as :func:`resume` and :func:`distill.launch.fit`.
@@ -81,7 +84,7 @@ def fit_or_resume(config: Mapping[str, Any], run_id: str, *, allow: Sequence[str
             path.unlink(missing_ok=True)
         with suppress(OSError):  # what else is in it stays, and is told of below
             run.folder.rmdir()
-    return fit(config, allow=allow, run_id=run_id)
+    return fit(config, allow=allow, run_id=run_id, beside=beside)
 
 
 def starting_from(folder: str | Path, config: Mapping[str, Any]) -> dict[str, Any]:

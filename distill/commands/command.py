@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from distill.commands.parser import Overrides, Parser
 from distill.errors import UserError
 
-__all__ = ["ALLOW", "RUN", "RUN_EXAMPLE", "Argument", "Command", "argument", "config_files", "of_run"]
+__all__ = ["ALLOW", "BESIDE", "RUN", "RUN_EXAMPLE", "Argument", "Command", "argument", "config_files", "of_run"]
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
 
@@ -25,6 +25,9 @@ ALLOW = argument(
     default=[],
     metavar="PACKAGE",
     help="classes of this package may be named by class_path; it is looked for in the current folder too",
+)
+BESIDE = argument(
+    "--beside", metavar="RUN", help="show the scores of this one too: the same student, trained without a teacher"
 )
 RUN = argument("run", metavar="RUN", nargs="?", help="the run's folder, as `distill fit` named it")
 RUN_EXAMPLE = "runs/NAME/ID"

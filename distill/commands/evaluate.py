@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Literal
 
-from distill.commands.command import Command, of_run
+from distill.commands.command import BESIDE, Command, of_run
 from distill.commands.parser import Overrides
 
 __all__ = ["TEST", "VALIDATE"]
@@ -17,9 +17,9 @@ def _evaluation(stage: Literal["validate", "test"], split: str) -> Command:
     def run(options: Namespace, overrides: Overrides) -> None:
         from distill.finished import evaluate
 
-        evaluate(options.run, stage, overrides=overrides, allow=options.allow)
+        evaluate(options.run, stage, overrides=overrides, allow=options.allow, beside=options.beside)
 
-    return of_run(f"Score the student that a run saved, on its {split} data.", run, split=split)
+    return of_run(f"Score the student that a run saved, on its {split} data.", run, BESIDE, split=split)
 
 
 VALIDATE = _evaluation("validate", "validation")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from distill.commands.command import ALLOW, Command, argument, config_files
+from distill.commands.command import ALLOW, BESIDE, Command, argument, config_files
 from distill.commands.parser import Overrides
 from distill.errors import UserError
 
@@ -38,15 +38,15 @@ def _fit(options: Namespace, overrides: Overrides) -> None:
     if options.resume:
         from distill.resume import fit_or_resume
 
-        fit_or_resume(config, options.id, allow=options.allow)
+        fit_or_resume(config, options.id, allow=options.allow, beside=options.beside)
     elif options.dry_run:
         from distill.dry_run import dry_run
 
-        dry_run(config, allow=options.allow, run_id=options.id)
+        dry_run(config, allow=options.allow, run_id=options.id, beside=options.beside)
     else:
         from distill.launch import fit
 
-        fit(config, allow=options.allow, run_id=options.id)
+        fit(config, allow=options.allow, run_id=options.id, beside=options.beside)
 
 
 FIT = Command(
@@ -56,6 +56,7 @@ FIT = Command(
         ALLOW,
         argument("--dry-run", action="store_true", help="build everything, take two steps, write nothing"),
         argument("--id", help="the run's id, a new one if not given"),
+        BESIDE,
         argument("--from", dest="start", metavar="RUN", help="begin with the configuration and weights of RUN"),
         argument(
             "--resume",

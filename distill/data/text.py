@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 
 from distill.data.batches import EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
-from distill.data.features import Samples
+from distill.data.features import Ragged, Samples
 from distill.data.packing import PackedSamples
 from distill.data.rows import Rows, read_rows
 from distill.data.sources import load
@@ -23,6 +24,7 @@ from distill.tasks import Task, TextTask, make_task
 __all__ = ["TextData"]
 
 _PACK_LENGTH = 256
+_COUNTED = 1 << 24
 
 
 class TextData(LightningDataModule):
@@ -232,6 +234,20 @@ class TextData(LightningDataModule):
             rule = f"the data has no split for {use}, only for {there}"
             raise UserError(rule, key=f"data.splits.{use}", mend=f"name one: --data.splits.{use} SPLIT")
         return self._samples[use]
+
+    def token_counts(self) -> torch.Tensor | None:
+        """How often each token is to be predicted in the training data, ``[C]``; ``None`` where no tokens are.
+
+        Of more than 16 million tokens every n-th is counted.
+        """
+        if self.task.predicted is None or "train" not in self._rows.splits:
+            return None
+        column = self.samples("train").features[self.task.predicted]
+        values = column.values if isinstance(column, Ragged) else column
+        counts = np.bincount(values[:: 1 + len(values) // _COUNTED], minlength=len(self.tokenizer))
+        if self.task.predicted == "input_ids":  # special ones are never hidden
+            counts[self.tokenizer.all_special_ids] = 0
+        return torch.from_numpy(counts)
 
     def _training_batches(self) -> TrainingBatches:
         rank, world_size = self._ranks()

@@ -11,13 +11,14 @@ import torch
 
 from distill import artifact
 from distill.errors import UserError
-from distill.finished import first_batches, refuse_quantized_run, reopen, score
-from distill.outcome import outcome, show_scores
+from distill.finished import first_batches, refuse_quantized_run, reopen, score, scored
+from distill.outcome import show_outcome
 from distill.quantize import ptq
 from distill.quantize.scheme import ActivationScheme, WeightScheme
 from distill.run import Run
 from distill.scrub import scrub_override
 from distill.signals import Request
+from distill.tables import number
 
 __all__ = ["quantize"]
 
@@ -79,13 +80,12 @@ def quantize(
         raise UserError(error.rule, key="--group", value=error.value, mend="give another size") from error
     artifact.note(student, *steps)
     _, scores = score(job, "validate")
-    mine = {name.removeprefix("val/"): value for name, value in scores.items() if name.startswith("val/")}
     how: dict[str, Any] = {"calibrate": calibrate, "embeddings": embeddings}
     how |= {"weights": asdict(weights or WeightScheme()), "activations": asdict(activations) if activations else None}
     if overrides:
         how["overrides"] = {key: scrub_override(key, text) for key, text in overrides}
     made = {"made_from": str(run.folder), "quantize": how, "train_seconds": 0.0}
-    result = outcome(job.module, mine, name=new.name, id=new.id, **made)
+    result = scored(job, scores, run, name=new.name, id=new.id, **made)
     new.begin(run.config, made_by=f"distill quantize {run.folder}")
     try:
         artifact.save(new.student, student, getattr(job.data, "tokenizer", None))
@@ -93,10 +93,7 @@ def quantize(
     except BaseException:
         new.discard()
         raise
-    monitor = f"val/{task.monitor}"
-    show_scores(
-        f"{new.name} {new.id}: validate",
-        {f"{task.monitor}, as it was": before[monitor], f"{task.monitor}, quantised": scores[monitor]},
-    )
+    show_outcome(result)
+    print(f"{task.monitor} before: {number(before[f'val/{task.monitor}'])}")
     print(f"quantised student: {new.student}")
     return new

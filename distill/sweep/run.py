@@ -18,7 +18,8 @@ from rich.markup import escape
 from distill.config import apply_override, load, parse_value
 from distill.disk import write
 from distill.errors import TrainingError, UserError, nearest
-from distill.listing import figure, read_json
+from distill.kept import number_at
+from distill.listing import read_json
 from distill.run import Run, new_id
 from distill.scrub import scrub, scrub_override
 from distill.sweep.file import Recipe, SweepFile, find_sweep, read_sweep
@@ -42,7 +43,7 @@ class Trial:
 
     def score(self, metric: str | None) -> float:
         """The student's; NaN where the run has none, so that it can be told from every number."""
-        found = figure(read_json(self.run.result_file)[0], "scores", "student", metric)
+        found = number_at(read_json(self.run.result_file)[0], "scores", "student", metric)
         return math.nan if found is None else found
 
 

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from distill.models import forward
 from distill.signals import Batch, Request, Signals
+from distill.tally import Counts
 
-__all__ = ["Task", "TextTask"]
+__all__ = ["UNIGRAM", "Guess", "Task", "TextTask"]
+
+UNIGRAM = "the training data's token frequencies"
+"""What language models are compared with."""
+
+
+class Guess(NamedTuple):
+    """The best prediction that looks at no input.
+
+    Attributes:
+        scores: Its scores, by metric.
+        says: What it predicts, in words.
+    """
+
+    scores: Mapping[str, float]
+    says: str
 
 
 class Task(ABC):
@@ -55,6 +71,30 @@ class Task(ABC):
         """
         return logits.argmax(-1)
 
+    def guess(self, counts: Counts, tokens: Tensor | None) -> Guess | None:
+        """What a prediction that looks at no input scores, above which alone a score says something.
+
+        It is the most frequent class *of the labels that are scored*: no constant does better, and none has to be
+        fitted. A language model's is fitted, on the training data: the best constant of few tokens knows too much.
+
+        Args:
+            counts: Of the labels that are scored.
+            tokens: How often each token is to be predicted in the training data, ``[C]``; ``None`` if not known.
+
+        Returns:
+            ``None`` where there is no such prediction, or nothing to score.
+        """
+        return None
+
+    def always(self, label: int) -> str:
+        """The prediction of one class for every input, in words."""
+        return f"always {self.class_name(label)}"
+
+    def class_name(self, label: int) -> str:
+        """A class as it is shown."""
+        names = getattr(self, "labels", None)
+        return repr(names[label]) if names and label < len(names) else str(label)
+
 
 class TextTask(Task):
     """A task on text, with models and tokenizers of transformers.
@@ -66,6 +106,7 @@ class TextTask(Task):
         columns: Roles of the columns it reads -> names under which a data set's column is recognised, the
             best first (``{"text": ("sentence", "text"), "label": ("label", "labels")}``).
         optional: Roles that a split may lack.
+        predicted: The feature that holds the tokens to predict, where a task predicts tokens.
         words: Whether texts are given as lists of words, with a label for each.
         packs: Whether samples may be joined and cut into blocks (:class:`~distill.data.packing.PackedSamples`).
         pads_with_eos: Whether padding may be any token, because nothing ever reads it.
@@ -73,6 +114,7 @@ class TextTask(Task):
 
     columns: ClassVar[dict[str, tuple[str, ...]]]
     optional: ClassVar[frozenset[str]] = frozenset()
+    predicted: ClassVar[str | None] = None
     words: ClassVar[bool] = False
     packs: ClassVar[bool] = False
     pads_with_eos: ClassVar[bool] = False

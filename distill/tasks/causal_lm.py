@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,9 +15,10 @@ from torchmetrics import Metric
 
 from distill.errors import UserError
 from distill.signals import IGNORE, Batch
-from distill.tasks.base import TextTask
+from distill.tally import Counts
+from distill.tasks.base import UNIGRAM, Guess, TextTask
 from distill.tasks.padding import pad, real_positions
-from distill.tasks.scores import BitsPerByte, Perplexity, Ratio, negative_log_likelihood
+from distill.tasks.scores import BitsPerByte, Perplexity, Ratio, negative_log_likelihood, unigram
 
 __all__ = ["CausalLM", "byte_lengths"]
 
@@ -35,6 +37,7 @@ class CausalLM(TextTask):
 
     name: ClassVar[str] = "causal-lm"
     columns: ClassVar[dict[str, tuple[str, ...]]] = {"text": ("text", "content", "document", "sentence", "code")}
+    predicted: ClassVar[str | None] = "labels"
     packs: ClassVar[bool] = True
     pads_with_eos: ClassVar[bool] = True
     monitor = "bits_per_byte"
@@ -87,6 +90,12 @@ class CausalLM(TextTask):
         metrics["perplexity"].update(loss, valid)
         metrics["bits_per_byte"].update(loss, batch.extras["bytes"])
         metrics["token_accuracy"].update((logits.argmax(-1) == batch.labels) & valid, valid)
+
+    def guess(self, counts: Counts, tokens: Tensor | None) -> Guess | None:
+        if tokens is None or not counts.total:
+            return None
+        scores, nats = unigram(counts, tokens)
+        return Guess(scores | {"bits_per_byte": nats / (math.log(2) * counts.sums["bytes"])}, UNIGRAM)
 
 
 @dataclass(frozen=True)

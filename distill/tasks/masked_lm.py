@@ -15,9 +15,10 @@ from torchmetrics import Metric
 from distill.data.draws import uniform
 from distill.errors import UserError
 from distill.signals import IGNORE, Batch
-from distill.tasks.base import TextTask
+from distill.tally import Counts
+from distill.tasks.base import UNIGRAM, Guess, TextTask
 from distill.tasks.padding import pad, real_positions
-from distill.tasks.scores import Perplexity, Ratio, negative_log_likelihood
+from distill.tasks.scores import Perplexity, Ratio, negative_log_likelihood, unigram
 
 __all__ = ["MaskedLM", "mask_tokens"]
 
@@ -35,6 +36,7 @@ class MaskedLM(TextTask):
 
     name: ClassVar[str] = "masked-lm"
     columns: ClassVar[dict[str, tuple[str, ...]]] = {"text": ("text", "sentence", "content", "document")}
+    predicted: ClassVar[str | None] = "input_ids"
     stochastic: ClassVar[bool] = True
     monitor = "perplexity"
     mode = "min"
@@ -93,6 +95,9 @@ class MaskedLM(TextTask):
         valid = batch.labels != IGNORE
         metrics["perplexity"].update(negative_log_likelihood(logits, batch.labels), valid)
         metrics["token_accuracy"].update((logits.argmax(-1) == batch.labels) & valid, valid)
+
+    def guess(self, counts: Counts, tokens: Tensor | None) -> Guess | None:
+        return None if tokens is None or not counts.total else Guess(unigram(counts, tokens)[0], UNIGRAM)
 
 
 def mask_tokens(

@@ -11,7 +11,8 @@ from torchmetrics import Metric
 
 from distill.errors import UserError
 from distill.signals import IGNORE, Batch
-from distill.tasks.base import Task
+from distill.tally import Counts
+from distill.tasks.base import Guess, Task
 from distill.tasks.scores import Ratio
 
 __all__ = ["Plain", "pairs"]
@@ -44,6 +45,13 @@ class Plain(Task):
         if batch.labels is not None:
             valid = batch.labels != IGNORE
             metrics["accuracy"].update((logits.argmax(-1) == batch.labels) & valid, valid)
+
+    def guess(self, counts: Counts, tokens: Tensor | None) -> Guess | None:
+        n = int(counts.labels.sum())
+        if not n:
+            return None
+        most = int(counts.labels.argmax())
+        return Guess({"accuracy": int(counts.labels[most]) / n}, self.always(most))
 
 
 def pairs(raw: Any) -> Batch:

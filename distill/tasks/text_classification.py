@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric, PearsonCorrCoef, SpearmanCorrCoef
-from torchmetrics.classification import BinaryF1Score, MulticlassF1Score, MulticlassMatthewsCorrCoef
+from torchmetrics import Metric, SpearmanCorrCoef
+from torchmetrics.classification import BinaryF1Score, MulticlassF1Score
 
 from distill.signals import Batch
-from distill.tasks.base import TextTask
+from distill.tally import Counts
+from distill.tasks.base import Guess, TextTask
 from distill.tasks.padding import pad, real_positions
-from distill.tasks.scores import Ratio
+from distill.tasks.scores import Matthews, Pearson, Ratio
 
 __all__ = ["TextClassification", "class_head", "model_inputs"]
 
@@ -87,14 +88,10 @@ class TextClassification(TextTask):
 
     def metrics(self) -> dict[str, Metric]:
         if self.regression:
-            return {"pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef()}
+            return {"pearson": Pearson(), "spearman": SpearmanCorrCoef()}
         count = len(self.labels or ())
         f1 = BinaryF1Score() if count == 2 else MulticlassF1Score(count, average="macro", validate_args=False)
-        return {
-            "accuracy": Ratio(),
-            "f1": f1,
-            "matthews": MulticlassMatthewsCorrCoef(count, validate_args=False),
-        }
+        return {"accuracy": Ratio(), "f1": f1, "matthews": Matthews(count, validate_args=False)}
 
     def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
         if batch.labels is None:
@@ -110,6 +107,20 @@ class TextClassification(TextTask):
 
     def predict(self, logits: Tensor) -> Tensor | None:
         return None if self.regression else logits.argmax(-1)
+
+    def guess(self, counts: Counts, tokens: Tensor | None) -> Guess | None:
+        if self.regression:
+            return Guess({"pearson": 0.0, "spearman": 0.0}, "the mean")
+        if not counts.labels.sum():
+            return None
+        n, most = int(counts.labels.sum()), int(counts.labels.argmax())
+        share = int(counts.labels[most]) / n
+        f1 = 2 * share / (1 + share)  # every one of the class is found, and `share` of what is said is right
+        if len(self.labels or ()) == 2:
+            f1 = f1 if most == 1 else 0.0
+        else:
+            f1 /= int((counts.labels > 0).sum())
+        return Guess({"accuracy": share, "f1": f1, "matthews": 0.0}, self.always(most))
 
 
 @dataclass(frozen=True)

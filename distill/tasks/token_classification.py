@@ -12,7 +12,8 @@ from torchmetrics import Metric
 
 from distill.errors import UserError
 from distill.signals import IGNORE, Batch
-from distill.tasks.base import TextTask
+from distill.tally import Counts
+from distill.tasks.base import Guess, TextTask
 from distill.tasks.padding import pad
 from distill.tasks.scores import Ratio
 from distill.tasks.text_classification import class_head, model_inputs
@@ -71,10 +72,25 @@ class TokenClassification(TextTask):
         valid = labels != IGNORE
         right = (predicted == labels) & valid
         metrics["accuracy"].update(right, valid)
-        outside = (self.labels or []).index(OUTSIDE) if OUTSIDE in (self.labels or []) else IGNORE
+        outside = self._outside
         # F1 = 2 TP / (predicted tags + true tags), micro-averaged
         tags, guesses = valid & (labels != outside), valid & (predicted != outside)
         metrics["f1"].update(2 * (right & tags), tags.long() + guesses.long())
+
+    @property
+    def _outside(self) -> int:
+        """The id of the class of words that belong to nothing."""
+        return (self.labels or []).index(OUTSIDE) if OUTSIDE in (self.labels or []) else IGNORE
+
+    def guess(self, counts: Counts, tokens: Tensor | None) -> Guess | None:
+        n, outside = int(counts.labels.sum()), self._outside
+        if not n:
+            return None
+        most = int(counts.labels.argmax())
+        right = int(counts.labels[most])
+        tags = n - (int(counts.labels[outside]) if outside != IGNORE else 0)
+        f1 = 0.0 if most == outside else 2 * right / (tags + n)
+        return Guess({"accuracy": right / n, "f1": f1}, self.always(most))
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def test_a_run_folder_holds_everything_and_nothing_lies_beside_it(
     }
     result = json.loads((folder / "result.json").read_text())
     assert result["steps"] == result["saved_step"] == 2
-    assert set(result["scores"]) == {"teacher", "student"}
+    assert set(result["scores"]) == {"teacher", "student", "guess"}
     assert result["parameters"]["teacher"] > result["parameters"]["student"]
     for word in ("teacher", "student", "accuracy", "kept", "parameters", "train time"):
         assert word in out

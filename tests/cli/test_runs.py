@@ -20,8 +20,11 @@ CONFIG = {"name": "mine", "seed": 0, "model": {"losses": [{"class_path": "Hinton
 RESULT: dict[str, Any] = {
     "monitor": "accuracy",
     "mode": "max",
-    "scores": {"teacher": {"accuracy": 0.9}, "student": {"accuracy": 0.81, "f1": 0.5, "agreement": 0.7}},
-    "kept_percent": {"accuracy": 90.0},
+    "scores": {
+        "teacher": {"accuracy": 0.9},
+        "student": {"accuracy": 0.81, "f1": 0.5, "agreement": 0.7},
+        "guess": {"accuracy": 0.6},
+    },
     "parameters": {"student": 1000, "teacher": 2000},
     "steps": 40,
     "saved_step": 30,
@@ -196,6 +199,22 @@ def test_where_there_is_no_run_that_is_said(distill: Distill) -> None:
     assert listed(distill) == []
 
 
+def test_a_finished_run_whose_student_is_of_no_use_is_listed_with_the_reason(distill: Distill) -> None:
+    make("a", "one", result=RESULT)
+    make("a", "two", result={**RESULT, "scores": {**RESULT["scores"], "student": {"accuracy": 0.6}}})
+    one, two = listed(distill)
+    assert one["note"] == ""
+    assert "no better than a constant guess" in two["note"]
+
+
+@pytest.mark.parametrize(
+    "measured", [[], "x", {"most_predicted": 1, "most_labels": 2}, {"hurried": [3]}, {"batches": 1}]
+)
+def test_a_result_that_holds_other_things_hides_nothing_else(distill: Distill, measured: Any) -> None:
+    make("a", "one", result={**RESULT, "measured": measured})
+    assert listed(distill)[0]["value"] == 0.81
+
+
 # ---------------------------------------------------------------------- side by side
 
 
@@ -208,7 +227,7 @@ def test_only_what_differs_is_shown(distill: Distill) -> None:
     assert row(out, "model.losses.0.temperature") == ["2", "4"]
     assert "seed" not in out
     assert row(out, "teacher") == ["0.9", "2,000"]
-    assert row(out, "runs/a/one") == ["0.81", "0.5", "0.7", "90.0", "%", "1,000", "1", "min", "05", "s", "30"]
+    assert row(out, "runs/a/one") == ["0.81", "0.5", "0.7", "70.0", "%", "1,000", "1", "min", "05", "s", "30"]
     assert row(out, "runs/a/two")[0] == "0.72"
 
 

@@ -1,0 +1,97 @@
+"""What the verdict promises to say, and when."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from distill.verdict import Verdict, steps_to_prune, steps_to_quantize
+
+
+def result(student: float = 0.86, teacher: float = 0.9, guess: float = 0.51, **more: Any) -> dict[str, Any]:
+    """A run of which nothing has to be said: 872 sentences of two classes."""
+    scores = {"student": {"accuracy": student}, "teacher": {"accuracy": teacher}, "guess": {"accuracy": guess}}
+    if "alone" in more:
+        scores["alone"] = {"accuracy": more.pop("alone")}
+    measured = {
+        "predictions": 872,
+        "most_predicted": {"class": "class 'positive'", "share": 0.52},
+        "most_labels": {"class": "class 'positive'", "share": 0.51},
+        "standard_error": 0.012,
+        "batches": [14, 14],
+    }
+    return {"monitor": "accuracy", "mode": "max", "scores": scores, "measured": measured | more}
+
+
+def lines(found: dict[str, Any]) -> str:
+    return "\n".join(Verdict.of(found).lines)
+
+
+def test_of_a_good_outcome_nothing_is_said() -> None:
+    assert Verdict.of(result()).lines == []
+    assert Verdict.of(result(alone=0.8)).lines == []
+    assert Verdict.of({}).lines == []
+
+
+@pytest.mark.parametrize(
+    ("found", "said", "bad"),
+    [
+        (
+            result(most_predicted={"class": "class 'positive'", "share": 1.0}),
+            "predicts class 'positive' for every",
+            True,
+        ),
+        (result(most_predicted={"class": "class 'positive'", "share": 0.994}), "for 99.4% of the inputs", True),
+        (result(most_labels={"class": "class 'positive'", "share": 1.0}), "all labels are class 'positive'", True),
+        (result(student=0.52), "student's accuracy is 0.52, no better than a constant guess (0.51 ± 0.012)", True),
+        (result(student=0.3), "student's accuracy is 0.3, no better", True),
+        (result(teacher=0.5), "teacher's accuracy is 0.5, no better than a constant guess", True),
+        (result(0.9, teacher=0.85, alone=0.87), "teacher's accuracy (0.85) is below that of the student without", True),
+        (result(alone=0.855), "does not beat the same student without a teacher (0.855 ± 0.012)", False),
+        (result(student=0.895), "differ by no more than one standard error of accuracy ± 0.012", False),
+        (result(empty_layers=["pooler.dense"]), "no weight is left of pooler.dense", True),
+        (result(constant_layers=["a", "b", "c", "d"]), "outputs of a, b and 2 other layers are the same", True),
+        (result(hurried=[{"what": "80% sparsity", "steps": 94, "needed": 200}]), "80% sparsity in 94 steps", False),
+        (result(batches=[1, 14]), "scored on 1 of 14 batches", False),
+        (result(student=float("nan")), "student's accuracy is not defined", True),
+    ],
+)
+def test_a_doubtful_outcome_is_told_in_one_line(found: dict[str, Any], said: str, bad: bool) -> None:
+    verdict = Verdict.of(found)
+    assert said in lines(found)
+    assert len(verdict.lines) == 1
+    assert bool(verdict.bad) is bad
+
+
+def test_a_class_that_nearly_all_labels_have_may_be_predicted_as_often() -> None:
+    rare = {"most_predicted": {"class": "class 0", "share": 0.995}, "most_labels": {"class": "class 0", "share": 0.995}}
+    assert "inputs" not in lines(result(student=0.999, guess=0.98, **rare))
+
+
+def test_a_layer_without_weights_is_not_told_of_twice() -> None:
+    found = result(empty_layers=["a"], constant_layers=["a"])
+    assert len(Verdict.of(found).lines) == 1
+
+
+def test_less_is_better_for_a_language_model() -> None:
+    found = result(student=3.1, teacher=1.2, guess=3.1) | {"mode": "min"}
+    assert "no better than a constant guess" in lines(found)
+    assert lines(result(student=2.0, teacher=1.2, guess=3.1) | {"mode": "min"}) == ""
+
+
+def test_the_worst_comes_first() -> None:
+    verdict = Verdict.of(result(student=0.5, batches=[1, 14]))
+    assert verdict.lines[0] in verdict.bad
+
+
+def test_more_sparsity_and_fewer_bits_take_more_steps() -> None:
+    assert [steps_to_prune(sparsity) for sparsity in (0.3, 0.5, 0.8, 0.9)] == [0, 80, 200, 400]
+    assert [steps_to_quantize(bits) for bits in (8, 4, 2)] == [50, 100, 200]
+
+
+def test_reading_a_verdict_takes_no_torch() -> None:
+    code = "import sys, distill.verdict, distill.kept, distill.beside; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
