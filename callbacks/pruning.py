@@ -40,7 +40,10 @@ class GradualMagnitudePruning(Compression):
     update, masks are chosen anew, and weights and optimizer moments are zeroed under them. Gradients are zeroed
     under the masks before every optimizer step, ahead of clipping; so a pruned weight is exactly zero after each
     step. A pruned weight stays pruned, unless ``regrow`` is given. Sparsity is of the original number of weights:
-    a ranking over n weights prunes the nearest integer to sparsity * n, of equal scores the first.
+    a ranking over n weights prunes the nearest integer to sparsity * n, of equal scores some all over the layers.
+    A ranking over several layers compares scores as multiples of their layer's root mean square, and leaves something
+    of each. Frozen layers are left out under a criterion that reads gradients; weights of which training showed a
+    criterion nothing, as the rows of words that never came, are ranked among themselves, by magnitude.
 
     Embeddings, norms, biases and the head are not pruned; weights that are tied are pruned once.
 
@@ -69,7 +72,8 @@ class GradualMagnitudePruning(Compression):
         overrides: Regular expression -> final sparsity of the layers in whose name it is found, each of which gets
             a ranking of its own; 0 leaves them. The others reach ``final_sparsity`` among themselves.
         max_layer_sparsity: In (0, 1]: the most of a layer that a ranking over several may prune. No override may lie
-            above it, and with ``scope: layer`` it has no place.
+            above it, and with ``scope: layer`` it has no place. If not given, a layer keeps at least one weight (or
+            block), and a quarter of the part that all keep together: at 0.8 it is pruned to 0.95 at most.
         regrow: In [0, 1): the part of the kept weights that an update may give for pruned ones with the largest
             gradient (Evci 2020); it falls to 0 at ``freeze`` as half a cosine.
         freeze: Moment after which masks do not change; ``end`` if not given. Later than ``end`` is of use with
@@ -100,7 +104,7 @@ class GradualMagnitudePruning(Compression):
         types: list[str] | None = None,
         embeddings: bool = False,
         overrides: dict[str, float] | None = None,
-        max_layer_sparsity: float = 1.0,
+        max_layer_sparsity: float | None = None,
         regrow: float = 0.0,
         freeze: int | float | None = None,
     ) -> None:
@@ -203,7 +207,9 @@ class GradualMagnitudePruning(Compression):
         for optimizer in trainer.optimizers:
             if type(optimizer) not in _ELEMENTWISE:
                 self._handles.append(optimizer.register_step_post_hook(lambda *_: self._zero()))
-        self._update(trainer, total_steps(pl_module))
+        if self.schedule.updates_at(self._step, total_steps(pl_module)):
+            self._update(trainer, total_steps(pl_module))
+        self._pruned = bool(self.schedule(self._step, total_steps(pl_module)))
         self._figures = figures or self._figures  # of a resumed run, whose masks did not change just now
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -23,6 +23,13 @@ class Criterion(ABC):
     learns: ClassVar[bool] = False
     """Whether there is no score before the first step."""
 
+    by_gradient: ClassVar[bool] = False
+    """Whether a weight that is frozen has no score."""
+
+    comparable: ClassVar[bool] = False
+    """Whether scores of several layers are on one scale as they are; a ranking over several divides those of each by
+    their root mean square if not."""
+
     buffers: ClassVar[tuple[str, ...]] = ()
     """Names of the buffers that :meth:`prepare` registers."""
 
@@ -51,6 +58,13 @@ class Criterion(ABC):
     def score(self, module: nn.Module) -> Tensor:
         """Scores of ``module.weight``, of its shape, equal on all ranks; finite."""
 
+    def scored(self, module: nn.Module) -> Tensor | None:
+        """Which weights have a score, boolean, of the weight's shape; ``None`` for all.
+
+        Those without one, of which training has shown nothing, are ranked by magnitude among themselves.
+        """
+        return None
+
 
 def weight_of(module: nn.Module) -> Tensor:
     """The module's weight in at least float32, detached."""
@@ -72,13 +86,15 @@ class Movement(Criterion):
 
     This is S trained by gradient descent with the straight-through estimator and a constant learning rate, which,
     as S begins at zero, changes no ranking. L is the step's objective, the mean over the predictions of all
-    micro-batches and ranks, and its gradient is not clipped. A pruned weight is zero, so its score stands still.
+    micro-batches and ranks, and its gradient is not clipped. A pruned weight is zero, so its score stands still. One
+    that never had a gradient, as in the row of a word that no batch holds, has no score.
 
     Reference:
         Sanh, Wolf, Rush: Movement Pruning, NeurIPS 2020.
     """
 
     learns = True
+    by_gradient = True
     buffers = ("weight_score",)
 
     def prepare(self, module: nn.Module, name: str) -> None:
@@ -97,6 +113,9 @@ class Movement(Criterion):
         assert isinstance(score, Tensor)
         return score
 
+    def scored(self, module: nn.Module) -> Tensor:
+        return self.score(module) != 0
+
 
 class Wanda(Criterion):
     """|W| * |x|, with |x| the root mean square of the weight's input over positions that hold a token.
@@ -104,7 +123,8 @@ class Wanda(Criterion):
     Padding is left out of inputs ``[B, T, features]`` (of a convolution, ``[B, features, T]``) of a batch that has
     tokens ``[B, T]``; all positions of other inputs count, as those of images, or a sample's one pooled vector. The
     mean square is taken in the training steps just before masks are chosen, over all micro-batches and ranks, and
-    averaged over these steps exponentially, a tenth of weight to the newest.
+    averaged over these steps exponentially, a tenth of weight to the newest. A module that was never called, as an
+    expert to which nothing is sent, has no scores.
 
     Reference:
         Sun, Liu, Bair, Kolter: A Simple and Effective Pruning Approach for Large Language Models, ICLR 2024.
@@ -157,6 +177,11 @@ class Wanda(Criterion):
         outputs, inputs = weight.shape[:2]
         by_output = norm.view(groups, 1, inputs).expand(groups, outputs // groups, inputs).reshape(outputs, inputs)
         return weight.abs() * by_output.view(outputs, inputs, *[1] * (weight.dim() - 2))
+
+    def scored(self, module: nn.Module) -> Tensor:
+        square = module.input_square
+        assert isinstance(square, Tensor)
+        return square.any().expand(weight_of(module).shape)
 
 
 @torch.no_grad()

@@ -124,12 +124,16 @@ class Granularity:
         """Which weights stay, boolean ``[units, size]``, where the units ``pruned`` (boolean ``[units]``) are pruned.
 
         Args:
-            units: Scores ``[units, size]``; of equal ones the first goes first.
+            units: Scores ``[units, size]``; of equal ones of a group those go that come first from a place in it which
+                differs from group to group, so that no input is lost to all outputs.
             pruned: Which units are pruned.
         """
         if not self.keep:
             return ~pruned[:, None].expand_as(units)
-        order = units.argsort(dim=1, stable=True)
+        places = torch.arange(self.size, device=units.device)
+        start = torch.randint(self.size, (len(units), 1), generator=torch.Generator().manual_seed(0))
+        turned = (places + start.to(units.device)) % self.size
+        order = turned.gather(1, units.gather(1, turned).argsort(dim=1, stable=True))
         best = torch.zeros_like(units, dtype=torch.bool)
         best.scatter_(1, order[:, self.size - self.keep :], True)
         return best | ~pruned[:, None]

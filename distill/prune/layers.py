@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import TrainingError, UserError, nearest
-from distill.prune.criteria import Criterion
+from distill.prune.criteria import Criterion, weight_of
 from distill.prune.granularity import Granularity, as_matrix, from_matrix
-from distill.prune.masks import choose, count_at, exchange, protect
+from distill.prune.masks import choose, comparable, count_at, exchange, on_one_scale, protect, spared
 
 __all__ = ["MASK", "Layer", "Ranking", "rankings"]
 
@@ -49,6 +50,11 @@ class Layer:
         """The mask as 0 and 1: twice as fast to multiply by, as no booleans are converted."""
         return self.mask.view(torch.uint8)
 
+    def unscored(self, criterion: Criterion) -> int:
+        """How many of the weights that are kept have no score."""
+        scored = criterion.scored(self.module)
+        return 0 if scored is None else int((~scored & self.mask).sum())
+
     @torch.no_grad()
     def zero(self) -> None:
         """Have every masked weight be 0.0: adding 0.0 to a product that is -0.0 makes it so."""
@@ -62,12 +68,13 @@ class Ranking:
     Attributes:
         layers: These.
         final: The sparsity that they reach together.
-        cap: The most of one layer's weights that is pruned.
+        cap: The most of one layer's weights that is pruned; if ``None``, what :func:`~distill.prune.masks.spared`
+            leaves of it.
     """
 
     layers: Sequence[Layer]
     final: float
-    cap: float = 1.0
+    cap: float | None = None
 
     def check(self, granularity: Granularity, criterion: Criterion) -> None:
         """Refuse a cap under which the final sparsity cannot be reached, and scores that are not the weights'.
@@ -75,10 +82,10 @@ class Ranking:
         Raises:
             UserError: with what can be reached, or the shape that is wanted.
         """
-        units = [layer.weight.numel() // granularity.size for layer in self.layers]
-        most = sum(self._most(count, granularity) for count in units)
-        if most < count_at(self.final / granularity.most, sum(units)):
-            reached = granularity.most * most / sum(units)
+        total = sum(self._sizes(granularity))
+        most = sum(self._most(granularity))
+        if self.cap is not None and most < count_at(self.final / granularity.most, total):
+            reached = granularity.most * most / total
             raise UserError(
                 f"under this cap {self.layers[0].name} and those ranked with it reach {reached:.4g} only",
                 key="max_layer_sparsity",
@@ -95,9 +102,25 @@ class Ranking:
                 rule, mend = f"its scores of {layer.name} are not all finite", "return finite scores"
                 raise UserError(rule, key="criterion", value=type(criterion).__name__, mend=mend)
 
-    def _most(self, units: int, granularity: Granularity) -> int:
-        """How many of a layer's units the cap, which is one of weights, lets be pruned."""
-        return min(units, int(self.cap / granularity.most * units))
+    def held(self, granularity: Granularity) -> list[str]:
+        """Names of the layers of which the most is pruned that may be, though others are left more of."""
+        if len(self.layers) == 1 or granularity.keep:
+            return []
+        most = zip(self.layers, self._most(granularity), strict=True)
+        return [layer.name for layer, units in most if int((~layer.mask).sum()) >= units * granularity.size > 0]
+
+    def _sizes(self, granularity: Granularity) -> list[int]:
+        return [layer.weight.numel() // granularity.size for layer in self.layers]
+
+    def _most(self, granularity: Granularity) -> list[int]:
+        """How many units of each layer may be pruned, under a cap which is one of weights."""
+        sizes = self._sizes(granularity)
+        if self.cap is not None:
+            return [min(count, int(self.cap / granularity.most * count)) for count in sizes]
+        if granularity.keep:
+            return sizes  # some of every group stay
+        pruned = min(count_at(self.final, sum(sizes)), sum(sizes) - len(sizes))
+        return [count - least for count, least in zip(sizes, spared(sizes, pruned), strict=True)]
 
     @torch.no_grad()
     def update(
@@ -120,10 +143,12 @@ class Ranking:
         Raises:
             TrainingError: if a score is not finite.
         """
-        units = [self._units(layer, granularity, criterion) for layer in self.layers]
+        units, blind = zip(*(self._units(layer, granularity, criterion) for layer in self.layers), strict=True)
         sizes = [len(part) for part in units]
-        cost = torch.cat([protect(granularity.costs(part), self._most(len(part), granularity)) for part in units])
-        count = count_at(sparsity / granularity.most, len(cost))
+        costs = on_one_scale(torch.cat([granularity.costs(part) for part in units]), torch.cat(blind))
+        most = zip(torch.split(costs, sizes), self._most(granularity), strict=True)
+        cost = torch.cat([protect(part, count) for part, count in most])
+        count = min(count_at(sparsity / granularity.most, len(cost)), int((cost < math.inf).count_nonzero()))
         if gradients:
             parts = [granularity.units(as_matrix(layer.module, gradients[layer.name])).sum(1) for layer in self.layers]
             pruned = exchange(cost, torch.cat(parts), count, count_at(swapped, len(cost) - count))
@@ -135,19 +160,34 @@ class Ranking:
             layer.mask.copy_(from_matrix(layer.module, kept))
             layer.zero()
 
-    @staticmethod
-    def _units(layer: Layer, granularity: Granularity, criterion: Criterion) -> Tensor:
-        scores = criterion.score(layer.module)
+    def _units(self, layer: Layer, granularity: Granularity, criterion: Criterion) -> tuple[Tensor, Tensor]:
+        """Scores ``[units, size]``, and of which units none of the weights has one: there they are magnitudes."""
+        scores, scored = criterion.score(layer.module), criterion.scored(layer.module)
         if not scores.isfinite().all():
             rule = f"{type(criterion).__name__} gives scores of {layer.name} that are not all finite"
             raise TrainingError(f"{rule}. Lower the learning rate, or clip the gradient (trainer.gradient_clip_val).")
+        units = self._of_layer(layer, scores, granularity, as_is=criterion.comparable)
+        if scored is None:
+            return units, torch.zeros(len(units), dtype=torch.bool, device=units.device)
+        blind = ~granularity.units(as_matrix(layer.module, scored)).any(1)
+        instead = self._of_layer(layer, weight_of(layer.module).abs(), granularity)
+        return instead.where(blind[:, None], units), blind
+
+    def _of_layer(self, layer: Layer, scores: Tensor, granularity: Granularity, *, as_is: bool = False) -> Tensor:
+        if len(self.layers) > 1 and not as_is:
+            scores = comparable(scores)
         # Minus infinity for what is pruned, which goes first again; ten times as fast as masked_fill on a CPU.
         scores = scores - layer.factor.reciprocal().sub_(1)
         return granularity.units(as_matrix(layer.module, scores))
 
 
 def rankings(
-    layers: Iterable[Layer], scope: str | Sequence[str], finals: Mapping[str, float], final: float, cap: float, key: str
+    layers: Iterable[Layer],
+    scope: str | Sequence[str],
+    finals: Mapping[str, float],
+    final: float,
+    cap: float | None,
+    key: str,
 ) -> list[Ranking]:
     """Who competes with whom.
 
@@ -156,16 +196,17 @@ def rankings(
         scope: ``global``, ``layer``, or regular expressions of groups; what none finds is one more group.
         finals: Layer -> its own final sparsity; it is ranked by itself.
         final: That of the others.
-        cap: The most of one layer that a ranking over several prunes.
+        cap: The most of one layer that a ranking over several prunes; see :class:`Ranking`.
         key: Where the patterns stand in the configuration.
 
     Raises:
         UserError: if a pattern is no regular expression, or found in no layer's name.
     """
-    own = [Ranking([layer], finals[layer.name]) for layer in layers if layer.name in finals]
+    alone = None if cap is None else 1.0  # a cap moves what is pruned to other layers, and there it has none
+    own = [Ranking([layer], finals[layer.name], alone) for layer in layers if layer.name in finals]
     rest = [layer for layer in layers if layer.name not in finals]
     if scope == "layer":
-        return own + [Ranking([layer], final) for layer in rest]
+        return own + [Ranking([layer], final, alone) for layer in rest]
     groups: list[list[Layer]] = []
     for index, pattern in enumerate(() if isinstance(scope, str) else scope):
         group = _found(pattern, rest, f"{key}.{index}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import UserError
+from distill.guarded import is_rank_zero
 from distill.prune.criteria import Criterion
 from distill.prune.granularity import Granularity, as_matrix
 from distill.prune.layers import MASK, Layer, Ranking, rankings
@@ -17,6 +19,8 @@ from distill.prune.schedule import check_sparsity
 from distill.targets import CHOOSE, check_overrides, check_pattern, override, refuse_rewritten, select
 
 __all__ = ["Masks", "Plan"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,8 @@ class Plan:
         include: Regular expressions searched in their names; all but the head if ``None``.
         exclude: Likewise, of those to leave out.
         overrides: Regular expression -> final sparsity of the layers in whose name it is found.
-        max_layer_sparsity: The most of one layer that is pruned, where a ranking is over several.
+        max_layer_sparsity: The most of one layer that is pruned, where a ranking is over several; if ``None``, by the
+            layer's size and ``final``.
         regrow: The part of the kept weights that an update may give for pruned ones.
 
     Raises:
@@ -47,7 +52,7 @@ class Plan:
     include: Sequence[str] | None
     exclude: Sequence[str]
     overrides: Mapping[str, float]
-    max_layer_sparsity: float
+    max_layer_sparsity: float | None
     regrow: float
 
     def __post_init__(self) -> None:
@@ -58,16 +63,16 @@ class Plan:
                 raise UserError(rule, key=f"overrides.{pattern}", value=value, mend=mend)
         if self.granularity.keep:
             self._check_groups()
-        if not 0 < self.max_layer_sparsity <= 1:
-            rule, mend = "must lie in (0, 1]", "1.0 allows that a layer is pruned away"
-            raise UserError(rule, key="max_layer_sparsity", value=self.max_layer_sparsity, mend=mend)
-        self._check_cap()
+        if self.max_layer_sparsity is not None:
+            self._check_cap(self.max_layer_sparsity)
         if not 0 <= self.regrow < 1:
             raise UserError("must lie in [0, 1)", key="regrow", value=self.regrow, mend="write 0.3, or 0 for none")
 
-    def _check_cap(self) -> None:
-        """Refuse a cap where a layer is ranked by itself, and so would not feel it."""
-        cap = self.max_layer_sparsity
+    def _check_cap(self, cap: float) -> None:
+        """Refuse one that is none, and one where a layer is ranked by itself, and so would not feel it."""
+        if not 0 < cap <= 1:
+            rule, mend = "must lie in (0, 1]", "1.0 allows that a layer is pruned away; leave it out"
+            raise UserError(rule, key="max_layer_sparsity", value=cap, mend=mend)
         if cap < 1 and self.scope == "layer":
             rule = "with a ranking for each layer (scope: layer) there is nothing to prune elsewhere instead"
             mend = "set scope: global, or lower final_sparsity"
@@ -114,10 +119,23 @@ class Plan:
         if not pruned:
             rule, mend = "leave no layer to prune", "give one of them a sparsity above 0"
             raise UserError(rule, key=f"{key}.overrides", value=self.overrides, mend=mend)
+        if self.criterion.by_gradient:
+            pruned = self._trained(pruned, key)
         try:
             return Masks(self, pruned, own)
         except UserError as error:
             raise error.within(key) from None
+
+    def _trained(self, layers: Sequence[Layer], key: str) -> list[Layer]:
+        """Those with a gradient; without one they have no score, and stay as they are."""
+        trained = [layer for layer in layers if layer.weight.requires_grad]
+        frozen, name = [layer.name for layer in layers if not layer.weight.requires_grad], type(self.criterion).__name__
+        if not trained:
+            rule, mend = "reads gradients, and all layers to prune are frozen", "take magnitude, or freeze less"
+            raise UserError(rule, key=f"{key}.criterion", value=name.lower(), mend=mend)
+        if frozen:
+            _say("frozen, so without a gradient for %s, and not pruned: %s", name, _few(frozen))
+        return trained
 
     def _own(self, layers: Mapping[str, Layer], key: str) -> dict[str, float]:
         """Layer -> the sparsity that overrides give it, by whichever name of its weight."""
@@ -202,6 +220,7 @@ class Masks:
     def finish(self) -> dict[str, Any]:
         """Leave zeros and no buffers, and say what was done: a step of ``compression.json``."""
         self.zero()
+        notes = self._notes()
         layers = {}
         for layer in self.layers:
             for name in self._buffers:
@@ -215,7 +234,33 @@ class Masks:
             "granularity": str(self.plan.granularity),
             "criterion": type(self.plan.criterion).__name__,
             "layers": layers,
-        }
+        } | notes
+
+    def _notes(self) -> dict[str, Any]:
+        """What kept layers from being pruned further, said and for the record."""
+        plan = self.plan
+        notes: dict[str, Any] = {}
+        held = [name for ranking in self._rankings for name in ranking.held(plan.granularity)]
+        if held:
+            rule = f"max_layer_sparsity, {'automatic' if plan.max_layer_sparsity is None else plan.max_layer_sparsity}"
+            _say("%s, kept from being pruned further: %s", rule, _few(held))
+            notes["held"] = held
+        blind = {layer.name: count for layer in self.layers if (count := layer.unscored(plan.criterion))}
+        if blind:
+            _say(
+                "weights without a score of %s, and so not pruned: %s", type(plan.criterion).__name__, _few(list(blind))
+            )
+            notes["unscored"] = blind
+        return notes
+
+
+def _say(text: str, *of: str) -> None:
+    if is_rank_zero():
+        _log.warning(text, *of)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _magnitude(weight: nn.Parameter) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from distill.artifact import steps_of, structural
 from distill.errors import UserError
+from distill.guarded import is_rank_zero
 from distill.prune.masks import count_at
 from distill.quantize.layers import QuantizedLayer
 from distill.structure import importance
@@ -24,6 +26,8 @@ from distill.structure.norms import mask_norm, unmask_norm
 from distill.structure.removal import keep_units, remove_layers
 
 __all__ = ["Criterion", "Parts", "Plan", "Scope"]
+
+_log = logging.getLogger(__name__)
 
 Criterion = Literal["magnitude", "taylor", "activation"]
 Scope = Literal["layer", "global"]
@@ -134,6 +138,7 @@ class Plan:
                 self._add_buffers(student.get_submodule(units.owner), KINDS[kind], units.count)
         for norm in parts.norms:
             mask_norm(norm, f"{self.key}.hidden")
+        self._tell_frozen(parts)
         if not self.layers:
             return []
         self._check_layers(parts)
@@ -143,6 +148,17 @@ class Plan:
             layer.register_forward_hook(LayerSwitch(parts.layers, index), prepend=True)
             for index, layer in enumerate(parts.layers)
         ]
+
+    def _tell_frozen(self, parts: Parts) -> None:
+        frozen = [
+            units.owner
+            for kind in (self.fractions or KINDS if self.criterion == "taylor" else ())
+            for units in parts.units.get(kind, ())
+            if not any(parts.weights[part.parameter].requires_grad for part in units.slices)
+        ]
+        if frozen and is_rank_zero():
+            names = ", ".join(dict.fromkeys(frozen))
+            _log.warning("frozen, so without gradients for taylor, and ranked by magnitude: %s", names)
 
     def _check_layers(self, parts: Parts) -> None:
         key, depth = f"{self.key}.layers", len(parts.layers)
@@ -243,14 +259,16 @@ class Plan:
             mask.copy_(importance.choose(self._layer_importance(parts), mask, count_at(progress, self.layer_count)))
 
     def _importance(self, parts: Parts, units: Units) -> Tensor:
-        by_weights = self.criterion == "magnitude"
-        return importance.magnitude(units, parts.weights) if by_weights else parts.measured(units)
+        """By magnitude too where nothing was measured, as of frozen layers: as zeros these would go first."""
+        if self.criterion != "magnitude" and (measured := parts.measured(units)).any():
+            return measured
+        return importance.magnitude(units, parts.weights)
 
     def _layer_importance(self, parts: Parts) -> Tensor:
-        if self.criterion == "magnitude":
-            scores = torch.stack([importance.layer_magnitude(layer, parts.weights) for layer in parts.by_layer])
-        else:
-            scores = parts.layers.get_buffer("layer_importance")
+        scores = torch.stack([importance.layer_magnitude(layer, parts.weights) for layer in parts.by_layer])
+        if self.criterion != "magnitude":
+            measured = parts.layers.get_buffer("layer_importance")
+            scores = measured.where(measured > 0, measured.max() + scores)  # of what was not measured, only at last
         if isinstance(self.layers, list):
             listed = [index + 1 in self.layers for index in range(len(parts.layers))]
             scores = scores.masked_fill(~torch.tensor(listed, device=scores.device), torch.inf)

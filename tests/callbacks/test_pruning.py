@@ -228,7 +228,7 @@ def test_overrides_and_caps_are_kept_per_layer() -> None:
     assert zeros(module.student) == {"conv": 0, "one": 32, "two": 48}
     assert not hasattr(module.student.conv, "weight_mask")
     capped = distillation()
-    capped.student.two.weight.data *= 1e-3  # type: ignore[union-attr, operator]
+    capped.student.two.weight.data[0, 0] = 1e3  # type: ignore[union-attr, operator]
     fit(capped, GradualMagnitudePruning(0.5, schedule="one_shot", max_layer_sparsity=0.75), max_steps=1)
     assert zeros(capped.student)["two"] == 72
     assert sum(zeros(capped.student).values()) == 118
@@ -406,7 +406,8 @@ def test_another_run_of_the_same_module_begins_with_nothing_pruned() -> None:
 def test_masks_agree_with_a_computation_in_numpy() -> None:
     # The whole of a one-shot pruning, from the weights that it saw.
     module = distillation(SGD)
-    before = np.concatenate([module.student.get_submodule(n).weight.detach().numpy().ravel() for n in PRUNED])
+    layers = [module.student.get_submodule(n).weight.detach().numpy().ravel() for n in PRUNED]
+    before = np.concatenate([weights / np.sqrt(np.square(weights).mean()) for weights in layers])
     watch = Watch()
     fit(module, GradualMagnitudePruning(0.37, schedule="one_shot"), watch, max_steps=1)
     expected = np.ones(236, dtype=bool)
@@ -502,6 +503,8 @@ def test_the_scores_of_movement_are_trained_until_masks_are_frozen() -> None:
             seen[trainer.global_step] = pl_module.student.two.weight_score.clone()
 
     module = distillation()
+    for name in ("one", "two"):
+        module.student.get_submodule(name).bias.data.fill_(5.0)  # no unit is idle, whose weights have no gradient
     pruning = GradualMagnitudePruning(0.5, begin=4, schedule="one_shot", criterion="movement", include=["two"])
     fit(module, Look(), pruning, max_steps=7)
     torch.testing.assert_close(seen[4].double(), expected, rtol=1e-4, atol=1e-8)

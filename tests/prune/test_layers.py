@@ -63,23 +63,114 @@ def test_blocks_go_as_a_whole():
         assert block.any() == block.all() == ((r, c) not in gone)
 
 
-def test_a_global_ranking_prunes_the_least_of_all_layers():
+@pytest.mark.parametrize("factor", [1.0, 1e-3, 1e3])
+def test_a_global_ranking_compares_multiples_of_each_layers_root_mean_square(factor):
     torch.manual_seed(0)
-    small, large = nn.Linear(5, 4), nn.Linear(4, 4)
-    small.weight.data *= 0.1
-    weights = torch.cat([m.weight.detach().abs().flatten() for m in (small, large)]).double().tolist()
-    pair = [layer(small, "small"), layer(large, "large")]
+    one, other = nn.Linear(5, 4), nn.Linear(4, 4)
+    parts = [m.weight.detach().double().flatten() for m in (one, other)]
+    multiples = torch.cat([part.abs() / part.square().mean().sqrt() for part in parts]).tolist()
+    one.weight.data *= factor  # says nothing of what its weights do
+    pair = [layer(one, "one"), layer(other, "other")]
     Ranking(pair, 0.5).update(0.5, Granularity(), Magnitude())
-    gone = sorted(range(36), key=lambda i: (weights[i], i))[:18]
+    gone = sorted(range(36), key=multiples.__getitem__)[:18]
     assert torch.cat([p.mask.flatten() for p in pair]).tolist() == [i not in gone for i in range(36)]
 
 
+def test_scores_that_are_comparable_as_they_are_are_compared_so():
+    class Known(Magnitude):
+        comparable = True
+
+    torch.manual_seed(0)
+    one, other = nn.Linear(5, 4), nn.Linear(4, 4)
+    one.weight.data *= 1e-3
+    pair = [layer(one), layer(other)]
+    Ranking(pair, 0.5, cap=1.0).update(0.5, Granularity(), Known())
+    assert [int((~p.mask).sum()) for p in pair] == [18, 0]
+
+
+def outliers():
+    """A layer of 20 weights of which one is all but the whole norm, and one of 16 equal ones."""
+    torch.manual_seed(0)
+    one, other = nn.Linear(5, 4), nn.Linear(4, 4)
+    one.weight.data *= 1e-3
+    one.weight.data[0, 0] = 1.0
+    other.weight.data.sign_()
+    return [layer(one, "one"), layer(other, "other")]
+
+
 def test_a_cap_holds_in_every_layer_and_the_count_is_still_exact():
-    small, large = nn.Linear(5, 4), nn.Linear(4, 4)
-    small.weight.data *= 1e-3
-    pair = [layer(small, "small"), layer(large, "large")]
+    pair = outliers()
     Ranking(pair, 0.5, cap=0.6).update(0.5, Granularity(), Magnitude())
     assert [int((~p.mask).sum()) for p in pair] == [12, 6]
+
+
+def test_by_itself_a_ranking_leaves_each_layer_a_quarter_of_its_equal_share():
+    pair = outliers()
+    ranking = Ranking(pair, 0.5)
+    ranking.update(0.5, Granularity(), Magnitude())
+    assert [int((~p.mask).sum()) for p in pair] == [18, 0]  # 20 - 20 / 2 / 4, rounded down
+    assert ranking.held(Granularity()) == ["one"]
+
+
+@pytest.mark.parametrize("text", ["unstructured", "2x2"])
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.99, 0.999])
+def test_no_layer_is_left_with_nothing_however_small(text, sparsity):
+    sizes = [(4, 2), (2, 2), (8, 8)]
+    layers = [layer(nn.Linear(i, o), f"{o}x{i}") for o, i in sizes]
+    for one in layers[1:]:
+        one.module.weight.data.fill_(1e-6)
+    ranking = Ranking(layers, sparsity)
+    ranking.check(Granularity.parse(text), Magnitude())
+    ranking.update(sparsity, Granularity.parse(text), Magnitude())
+    assert all(one.mask.any() for one in layers)
+    alone = layer(nn.Linear(4, 2))
+    Ranking([alone], sparsity).update(sparsity, Granularity.parse(text), Magnitude())
+    assert alone.mask.any()
+
+
+def test_equal_scores_empty_neither_rows_nor_columns():
+    module = nn.Linear(32, 32)
+    module.weight.data.fill_(0.5)
+    for text in ("unstructured", "2:4"):
+        one = layer(module)
+        Ranking([one], 0.5).update(0.5, Granularity.parse(text), Magnitude())
+        assert int(one.mask.sum()) == 512
+        for side in (0, 1):
+            assert one.mask.sum(side).max() < 26
+            assert one.mask.sum(side).min() > 6
+        module.weight.data.fill_(0.5)
+
+
+class Shown(Magnitude):
+    """Scores of the first rows alone, much larger or smaller than magnitudes are."""
+
+    def __init__(self, factor, rows):
+        self.factor, self.rows = factor, rows
+
+    def score(self, module):
+        return super().score(module) * self.factor * self.scored(module)
+
+    def scored(self, module):
+        return (torch.arange(len(module.weight)) < self.rows)[:, None].expand_as(module.weight)
+
+
+@pytest.mark.parametrize("factor", [-1e6, -1.0, 1e-6, 1e6])
+@pytest.mark.parametrize("text", ["unstructured", "2x1", "2:4"])
+def test_weights_without_a_score_are_ranked_by_magnitude_among_themselves(factor, text):
+    torch.manual_seed(0)
+    module, other = nn.Linear(16, 8, bias=False), nn.Linear(16, 4, bias=False)
+    before, granularity = module.weight.detach().abs().clone(), Granularity.parse(text)
+    pair = [layer(module, "module"), layer(other, "other")]
+    Ranking(pair, 0.5).update(0.5, granularity, Shown(factor, 4))
+    assert sum(int((~p.mask).sum()) for p in pair) == 96  # exact
+    blind = ~pair[0].mask[4:]
+    assert int(blind.sum()) == 32  # half of them, however the others score
+    costs = granularity.units(before[4:])
+    gone = granularity.units(blind)
+    if text == "2:4":
+        assert all(g.sum() == 2 and c[g].max() < c[~g].min() for c, g in zip(costs, gone, strict=True))
+    else:
+        assert costs.sum(1)[gone.all(1)].max() < costs.sum(1)[~gone.any(1)].min()
 
 
 def test_a_cap_under_which_the_sparsity_cannot_be_reached_is_refused():
