@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from distill.callbacks.compression import refuse_twice
 from distill.callbacks.progress import Progress
 from distill.checkpoint import SafeCheckpointIO
 from distill.class_paths import check, check_classes, guarded
-from distill.complete import complete, origin
+from distill.complete import classifier_of, complete, origin
 from distill.config import dump
+from distill.data import TextData
 from distill.errors import UserError
 from distill.loggers import LoggingConfig, is_rank_zero
+from distill.losses import DistillationLoss
 from distill.module import Distillation
 from distill.outcome import LastValidation, Scores
 from distill.processes import RUN_ID
@@ -101,10 +104,14 @@ def build(
         losses = typed.losses()
         arguments = {k: v for k, v in typed.make("trainer").items() if k in typed.config["trainer"]}
         data = typed.make("data")
+        if isinstance(data, TextData):
+            data.outputs = partial(classifier_of, typed.config["model"])
         try:
             data.prepare_data()
             data.setup(stage)
             labels = getattr(data, "labels", None)
+            if stage == "fit" and isinstance(data, TextData) and not any(map(_teaches_alone, losses or [])):
+                data.require_labels()
         except UserError as error:
             raise origin(located(error, "data", typed.config["data"]), config, typed.config) from error
         # The student's fresh weights are a function of the seed, whatever reading the data drew.
@@ -120,6 +127,11 @@ def build(
         except UserError as error:
             raise origin(error, config, typed.config) from error
         return Job(absolute(typed.resolved(), Path.cwd()), run, data, module, arguments=arguments, **made)
+
+
+def _teaches_alone(loss: DistillationLoss) -> bool:
+    """Whether a loss says anything of what a sample without a label should give."""
+    return not (loss.reads_labels or loss.reads_weights)
 
 
 def resolve(config: Mapping[str, Any], allow: Sequence[str] = ()) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from pytorch_lightning import LightningDataModule
 from distill.data import TextData
 from distill.diagnose import class_arguments
 from distill.errors import UserError
+from distill.paths import resolve
 
-__all__ = ["complete", "default_precision", "origin"]
+__all__ = ["classifier_of", "complete", "default_precision", "origin"]
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,6 +89,29 @@ def tokenizer_of(model: Mapping[str, Any]) -> tuple[str, str | None]:
             if isinstance(found, dict) and isinstance(found.get(name), str):
                 return f"{key}.{name}", found[name]
     return "data.tokenizer", None
+
+
+def classifier_of(model: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The classifier that the data's labels are for, the teacher before the student: its key, and its outputs.
+
+    ``None`` where neither is one, or cannot be read; of that more is said when it is loaded.
+    """
+    from transformers import AutoConfig
+
+    teacher = model.get("teacher")
+    for key, found in (
+        ("model.teacher", teacher[:1] if isinstance(teacher, list) else [teacher]),
+        ("model.student", [model.get("student")]),
+    ):
+        for one in found:
+            path = one.get("path") if isinstance(one, Mapping) else one
+            if not isinstance(path, str):
+                continue
+            with suppress(Exception):
+                config = AutoConfig.from_pretrained(resolve(path, key), trust_remote_code=False)
+                if any("SequenceClassification" in kind for kind in config.architectures or ()):
+                    return key, int(config.num_labels)
+    return None
 
 
 def origin(error: UserError, given: Mapping[str, Any], full: Mapping[str, Any]) -> UserError:

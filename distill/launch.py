@@ -162,7 +162,7 @@ class _Plan(Callback):
         if self.goes_on:  # not before: until here it may be refused, and stays as it is
             run.extend(self.job.config)
         else:
-            print(f"run {run.folder}", flush=True)
+            print("\n".join([f"run {run.folder}", *getattr(self.job.data, "account", [])]), flush=True)
             if ours := compressions(trainer):
                 reached = {type(one).__name__: one.reached(pl_module.student) for one in ours}
                 print(coverage(pl_module.student, reached), flush=True)

@@ -100,7 +100,8 @@ class Batch:
         inputs: The keyword arguments of both models, or ``{"input": x}`` for plain modules. Never the
             labels: a model that is given labels computes a loss of its own.
         labels: Aligned with the logits without their last axis (a causal language model's are already
-            shifted): ``[B]`` or ``[B, T]``, integers with :data:`IGNORE`, or floats for regression.
+            shifted): ``[B]`` or ``[B, T]``, integers with :data:`IGNORE`, or floats for regression with
+            NaN where a sample has no label.
             ``None`` where the data has none.
         mask: Which predictions count, boolean, ``[B]`` or ``[B, T]``; ``None`` when all do. The *one*
             mask of cross entropy and KL alike.

@@ -59,7 +59,8 @@ class Tally:
             return
         sums = {name: float(values.sum()) for name, values in batch.extras.items()}
         if predicted is None or labels.is_floating_point() or labels.shape != predicted.shape:
-            self._counts += Counts(int(batch.count), sums=sums)
+            scored = (~labels.isnan()).sum() if labels.is_floating_point() else batch.count
+            self._counts += Counts(int(scored), sums=sums)
             return
         valid = (labels != IGNORE) if batch.mask is None else (labels != IGNORE) & batch.mask
         mine, theirs = (torch.bincount(of[valid], minlength=classes).cpu() for of in (predicted, labels))

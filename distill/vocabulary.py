@@ -87,14 +87,16 @@ def check_vocabularies(
 
 
 def label_names(model: nn.Module) -> list[str] | None:
-    """The names of a model's classes in the order of their ids; ``None`` where it has only numbers."""
+    """The names of a model's classes in the order of their ids."""
     names = getattr(getattr(model, "config", None), "id2label", None)
-    return _real([str(names[i]) for i in sorted(names)]) if names else None
+    return [str(names[i]) for i in sorted(names)] if names else None
 
 
-def _real(names: Sequence[str] | None) -> list[str] | None:
-    placeholders = names is None or all(name.upper().removeprefix("LABEL_").isdigit() for name in names)
-    return None if placeholders else list(names or ())
+def _plain(names: Sequence[str]) -> list[str]:
+    """Names to compare: ``LABEL_7``, as transformers calls a class without a name, is ``7``."""
+    folded = [name.casefold() for name in names]
+    numbers = [name.removeprefix("label_") for name in folded]
+    return [str(int(n)) if n.isdecimal() else name for name, n in zip(folded, numbers, strict=True)]
 
 
 def check_labels(student: nn.Module | None, teacher: nn.Module | None, data: Sequence[str] | None) -> None:
@@ -114,7 +116,7 @@ def check_labels(student: nn.Module | None, teacher: nn.Module | None, data: Seq
         if model is not None and isinstance(count, int):
             counted.append((f"model.{who}", count, label_names(model)))
     if data is not None:
-        counted.append(("the data", len(data), _real(data)))
+        counted.append(("the data", len(data), list(data)))
     for number, one in enumerate(counted):
         for other in counted[number + 1 :]:
             _compare_labels(*one, *other)
@@ -123,29 +125,33 @@ def check_labels(student: nn.Module | None, teacher: nn.Module | None, data: Seq
 def _compare_labels(
     who: str, count: int, names: list[str] | None, other: str, other_count: int, other_names: list[str] | None
 ) -> None:
+    data = other == "the data"
+    order = f"give the classes in the model's order: data.labels: [{', '.join(names or ())}]"
     if count != other_count:
         raise UserError(
             f"{who} has {count} classes and {other} has {other_count}",
             key=who,
-            mend="name a model that was trained on the same classes",
+            mend=order if data and count > other_count and names else "name a model trained on the same classes",
         )
     if names is None or other_names is None:
-        if names is not other_names:
-            named, known, numbered = (who, names, other) if names is not None else (other, other_names, who)
-            _log.warning(
-                "%s calls its classes %s, %s only numbers them; see that the order is the same", named, known, numbered
-            )
         return
-    folded, other_folded = [n.casefold() for n in names], [n.casefold() for n in other_names]
-    if folded == other_folded:
+    plain, other_plain = _plain(names), _plain(other_names)
+    if plain == other_plain:
         return
-    if set(folded) == set(other_folded):
+    if set(plain) == set(other_plain):
         raise UserError(
             f"{who} has the classes {', '.join(names)}, and {other} has the same in another order: "
             f"{', '.join(other_names)}",
             key=who,
-            mend="give the labels of the data in the model's order, or name another model",
+            mend=order if data else "name another model",
         )
+    numbers = [str(i) for i in range(count)]
+    if numbers in (plain, other_plain):
+        named, known, numbered = (who, names, other) if other_plain == numbers else (other, other_names, who)
+        _log.warning(
+            "%s calls its classes %s, %s only numbers them; see that the order is the same", named, known, numbered
+        )
+        return
     _log.warning(
         "%s calls its classes %s, and %s %s; taken for the same, in this order", who, names, other, other_names
     )

@@ -7,17 +7,19 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
-__all__ = ["column", "count_missing", "flat", "is_list", "kind", "unique"]
+__all__ = ["column", "count_missing", "counts", "flat", "is_list", "kind", "lengths", "unique"]
 
 
 def column(dataset: Any, name: str) -> Any:
-    """The column's chunked array, with a selection of rows applied."""
-    return dataset.with_format("arrow")[:][name]
+    """The column's chunked array, with a selection of rows applied; decimals as floats."""
+    values = dataset.with_format("arrow")[:][name]
+    return pc.cast(values, pa.float64()) if pa.types.is_decimal(values.type) else values
 
 
 def is_list(values: Any) -> bool:
     """Whether each row is a list."""
-    return bool(pa.types.is_list(values.type) or pa.types.is_large_list(values.type))
+    kinds = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
+    return any(is_kind(values.type) for is_kind in kinds)
 
 
 def flat(values: Any) -> Any:
@@ -25,23 +27,32 @@ def flat(values: Any) -> Any:
     return pc.list_flatten(values) if is_list(values) else values
 
 
+def lengths(values: Any) -> Any:
+    """Elements of each row of lists; null where the row is."""
+    return pc.list_value_length(values)
+
+
 def kind(values: Any) -> str:
-    """What the (flattened) elements are: ``text``, ``float``, ``integer`` or ``other``."""
+    """What the (flattened) elements are: ``text``, ``float``, ``integer``, ``boolean``, ``null`` or ``other``."""
     element = flat(values).type
-    if pa.types.is_string(element) or pa.types.is_large_string(element):
-        return "text"
-    if pa.types.is_floating(element):
-        return "float"
-    return "integer" if pa.types.is_integer(element) else "other"
+    kinds = {
+        "text": (pa.types.is_string, pa.types.is_large_string),
+        "float": (pa.types.is_floating,),
+        "integer": (pa.types.is_integer,),
+        "boolean": (pa.types.is_boolean,),
+        "null": (pa.types.is_null,),
+    }
+    return next((name for name, tests in kinds.items() if any(test(element) for test in tests)), "other")
 
 
 def count_missing(values: Any) -> int:
-    """Rows and elements that are null, NaN or infinite."""
-    elements = flat(values)
-    missing = values.null_count + (elements.null_count if is_list(values) else 0)
-    if kind(values) == "float":
-        missing += pc.sum(pc.invert(pc.is_finite(elements))).as_py() or 0
-    return int(missing)
+    """Rows and elements that are null."""
+    return int(values.null_count + (flat(values).null_count if is_list(values) else 0))
+
+
+def counts(values: Any) -> list[tuple[Any, int]]:
+    """The different values, and how often each comes."""
+    return [(found["values"], found["counts"]) for found in pc.value_counts(values).to_pylist()]
 
 
 def unique(values: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from distill.data import arrow
 from distill.errors import UserError, nearest
 from distill.tasks.base import TextTask
 
-__all__ = ["check_rows", "find_columns"]
+__all__ = ["check_rows", "check_tags", "find_columns"]
 
 
 def find_columns(task: TextTask, names: list[str], given: Mapping[str, str] | None) -> dict[str, str]:
@@ -81,3 +81,25 @@ def _check_text(task: TextTask, split: str, dataset: Any, role: str, column: str
             value=column,
             mend="fill them in or leave them out",
         )
+
+
+def check_tags(split: str, dataset: Any, columns: Mapping[str, str]) -> None:
+    """Refuse rows that have tags, but not one for each word.
+
+    Raises:
+        UserError: naming the first.
+    """
+    tags, words = arrow.column(dataset, columns["label"]), arrow.column(dataset, columns["text"])
+    if not arrow.is_list(tags):  # null in every row
+        return
+    for row, (given, wanted) in enumerate(
+        zip(arrow.lengths(tags).to_pylist(), arrow.lengths(words).to_pylist(), strict=True)
+    ):
+        if given and given != wanted:
+            raise UserError(
+                f"each word needs a tag: {wanted} words begin {words[row].as_py()[:4]} and have {given} tags, in row "
+                f"{row + 1} of the split {split}",
+                key="data.columns.label",
+                value=columns["label"],
+                mend="correct the row, or name the columns that belong together",
+            )

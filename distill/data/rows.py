@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distill.data.columns import check_rows, find_columns
-from distill.data.labels import Labels, read_labels
+from distill.data.columns import check_rows, check_tags, find_columns
+from distill.data.labels import Labels, Outputs, read_labels
 from distill.data.sources import find_splits, hold_out, sample
 from distill.errors import UserError
 from distill.tasks.base import TextTask
@@ -29,6 +29,11 @@ class Rows:
     columns: dict[str, dict[str, str]]
     labels: Labels | None
 
+    @property
+    def without_label(self) -> dict[str, int]:
+        """Use -> rows that have no label; empty where the task has none."""
+        return {} if self.labels is None else {use: self.labels.missing(rows) for use, rows in self.splits.items()}
+
 
 def read_rows(
     task: TextTask,
@@ -38,6 +43,8 @@ def read_rows(
     columns: Mapping[str, str] | None = None,
     validation_fraction: float | None = None,
     train_samples: int | None = None,
+    labels: Sequence[Any] | None = None,
+    outputs: Callable[[], Outputs | None] = lambda: None,
 ) -> Rows:
     """Choose and check the rows of ``source``.
 
@@ -48,6 +55,8 @@ def read_rows(
         columns: Role -> column, as the user has it.
         validation_fraction: Share of the training rows for validation.
         train_samples: How many training rows to keep.
+        labels: Names of the classes, as the user has them.
+        outputs: Finds the classifier that the labels are for (see :func:`~distill.data.labels.read_labels`).
 
     Raises:
         UserError: for whatever is wrong with the rows or with what is said of them.
@@ -55,19 +64,25 @@ def read_rows(
     chosen = {use: source[name] for use, name in find_splits(source, splits, validation_fraction).items()}
     every = list(dict.fromkeys(column for rows in chosen.values() for column in rows.column_names))
     found = find_columns(task, every, columns)
-    # The classes are those of all rows: a small choice of them may lack one.
-    labels = read_labels(chosen, found["label"]) if "label" in found else None
+    if labels is not None and "label" not in task.columns:
+        raise UserError(f"{task.name} has no classes", key="data.labels", value=list(labels), mend="leave it out")
+    whole = dict(chosen)
     if validation_fraction is not None:
         chosen["train"], chosen["validation"] = hold_out(chosen["train"], validation_fraction)
-        labels = labels.shared("train", "validation") if labels else None
+    # The classes are those of all rows: a small choice of them may lack one.
+    read = read_labels(task, whole, found["label"], labels, outputs) if "label" in found else None
     if train_samples is not None:
         chosen["train"] = sample(chosen["train"], train_samples)
     present = {use: check_rows(task, use, rows, found) for use, rows in chosen.items()}
-    if "label" in task.columns and (labels is None or "validation" not in labels.splits):
+    if "tags" in task.takes:
+        for use, rows in chosen.items():
+            if "label" in present[use]:
+                check_tags(use, rows, present[use])
+    if "label" in task.columns and (read is None or read.missing(chosen["validation"]) == len(chosen["validation"])):
         raise UserError(
             f"{task.name} needs labels for validation",
             key="data.columns.label",
             value=found.get("label"),
             mend="name the column of the labels, or another split",
         )
-    return Rows(chosen, present, labels)
+    return Rows(chosen, present, read)

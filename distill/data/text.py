@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 
+from distill.data.account import said
 from distill.data.batches import EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
 from distill.data.features import Ragged, Samples
+from distill.data.labels import Outputs
 from distill.data.packing import PackedSamples
 from distill.data.rows import Rows, read_rows
 from distill.data.sources import load
@@ -42,6 +45,8 @@ class TextData(LightningDataModule):
         task: Name of a text task, or a task of your own.
         tokenizer: Hub id, folder, run, or ``distill:quickstart/tokenizer``.
         columns: Role (``text``, ``text_pair``, ``label``) -> column; recognised by their names if not given.
+        labels: Names of the classes in the order of their ids, where they are not to be found in the data: a teacher
+            has them in another order, or has more of them.
         splits: Use (``train``, ``validation``, ``test``) -> split; recognised by their names if not given.
         validation_fraction: Share of the training rows taken for validation, always the same ones.
         train_samples: Train on so many rows (documents, before they are packed), always the same ones.
@@ -57,6 +62,7 @@ class TextData(LightningDataModule):
 
     Attributes:
         epoch: The epoch of the training batches where no trainer is attached.
+        outputs: Finds the classifier that the labels are for; beside one, whole numbers written as floats are classes.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class TextData(LightningDataModule):
         task: str | Task = "text-classification",
         tokenizer: str = "",
         columns: dict[str, str] | None = None,
+        labels: list[str | int | bool] | None = None,
         splits: dict[str, str] | None = None,
         validation_fraction: float | None = None,
         train_samples: int | None = None,
@@ -85,9 +92,11 @@ class TextData(LightningDataModule):
         self.train_samples, self.max_length, self.pack_length = train_samples, max_length, pack_length
         self.batch_size, self.eval_batch_size, self.bucketing = batch_size, eval_batch_size, bucketing
         self.isolate_documents, self.seed, self.num_workers = isolate_documents, seed, num_workers
-        self._task = task
+        self._task, self._names = task, labels
         self.epoch = 0
+        self.outputs: Callable[[], Outputs | None] = lambda: None
         self._samples: dict[str, Samples] = {}
+        self._left_out: dict[str, int] = {}
 
     # ------------------------------------------------------------------ what the data is
 
@@ -101,6 +110,8 @@ class TextData(LightningDataModule):
             columns=self.columns,
             validation_fraction=self.validation_fraction,
             train_samples=self.train_samples,
+            labels=self._names,
+            outputs=self.outputs,
         )
 
     def _checked_task(self) -> TextTask:
@@ -137,6 +148,26 @@ class TextData(LightningDataModule):
     def labels(self) -> list[str] | None:
         """Names of the classes in the order of their ids; ``None`` where there are none. Reads the data."""
         return self._rows.labels.names if self._rows.labels is not None else None
+
+    @cached_property
+    def account(self) -> list[str]:
+        """What was taken for what, and what was left out: lines for the beginning of a run. Reads the data."""
+        return said(self._rows, self._left_out, given=self.columns or {})
+
+    def require_labels(self) -> None:
+        """Refuse training rows of which none has a label, for losses that teach nothing else.
+
+        Raises:
+            UserError: naming the column.
+        """
+        rows = self._rows
+        if rows.labels is not None and rows.without_label["train"] == len(rows.splits["train"]):
+            raise UserError(
+                "no row of the split train has a label, and no loss reads a teacher, so there is nothing to learn from",
+                key="data.columns.label",
+                value=rows.columns["train"].get("label"),
+                mend="add labels, or a loss that reads the teacher (HintonKL)",
+            )
 
     @cached_property
     def task(self) -> TextTask:
@@ -194,6 +225,7 @@ class TextData(LightningDataModule):
         for use in uses.get(stage or "", ("train", "validation", "test")):
             if use not in self._samples and use in self._rows.splits:
                 samples = self._tokenized(use)
+                self._left_out[use] = len(self._rows.splits[use]) - len(samples)
                 if self._block_length:
                     samples = PackedSamples(samples, self._block_length, isolate=self.isolate_documents)
                 self._samples[use] = samples

@@ -98,15 +98,13 @@ def tokenize(
     """
     from datasets import config
 
-    if "label" in columns and (labels is None or split not in labels.splits):
-        columns = {role: column for role, column in columns.items() if role != "label"}
     # A copy: encoding sets a tokenizer's truncation, which would be saved with the student.
     encode = _Encode(task.encode(copy.deepcopy(tokenizer), max_length), dict(columns), labels)
     key = _hash(
         [
             dataset._fingerprint,
             sorted(columns.items()),
-            labels.names if labels else None,
+            [labels.form, labels.names] if labels else None,
             _task_source(task),
             sorted((name, repr(value)) for name, value in vars(task).items()),
             tokenizer_fingerprint(tokenizer),
@@ -150,6 +148,10 @@ class _Encode:
 
     def __call__(self, rows: Any) -> dict[str, list[Any]]:
         roles = {role: list(rows[column]) for role, column in self.columns.items()}
-        if "label" in roles and self.labels is not None:
-            roles["label"] = self.labels.ids(roles["label"])
-        return self.encode(roles)
+        if self.labels is not None:
+            roles["label"] = self.labels.ids(roles.get("label", [None] * len(roles["text"])))
+        made = self.encode(roles)
+        kept = [i for i, ids in enumerate(made["input_ids"]) if len(ids)]
+        if len(kept) == len(made["input_ids"]):
+            return made
+        return {name: [values[i] for i in kept] for name, values in made.items()}

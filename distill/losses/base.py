@@ -56,6 +56,9 @@ class DistillationLoss(nn.Module, ABC):
     reads_weights: ClassVar[bool] = False
     """Whether it reads the student's weights themselves, of which a rank has not all where the student is sharded."""
 
+    reads_labels: ClassVar[bool] = False
+    """Whether samples without a label add nothing to it."""
+
     def __init__(self, weight: float | Schedule = 1.0, name: str | None = None) -> None:
         super().__init__()
         self.weight: Schedule = check_not_negative("weight", weight)

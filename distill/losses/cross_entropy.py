@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,15 +44,16 @@ def cross_entropy(
 
 
 def regression_mse(student_N: Tensor, labels_N: Tensor) -> Tensor:
-    """Sum over samples of (student - label)^2, in at least float32."""
-    return (at_least_float32(student_N) - at_least_float32(labels_N)).square().sum()
+    """Sum over samples of (student - label)^2, in at least float32; a label that is NaN is none and adds nothing."""
+    labels_N = at_least_float32(labels_N)
+    return ((at_least_float32(student_N) - labels_N.nan_to_num()) * ~labels_N.isnan()).square().sum()
 
 
 class CrossEntropy(DistillationLoss):
     """Cross entropy of the student with the labels; with float labels and a head of one output, squared error.
 
-    Reads no teacher. Positions outside ``batch.mask`` or labelled -100 add nothing; the mean is over
-    the positions inside the mask, so that all terms of an objective share one count.
+    Reads no teacher. Positions outside ``batch.mask`` or without a label (-100; NaN among numbers) add nothing; the
+    mean is over the positions inside the mask, so that all terms of an objective share one count.
 
     Args:
         label_smoothing: Share of the target spread over all classes, in [0, 1).
@@ -86,6 +88,8 @@ class CrossEntropy(DistillationLoss):
         self.register_buffer(
             "class_weights", None if class_weights is None else torch.tensor(class_weights), persistent=False
         )
+
+    reads_labels: ClassVar[bool] = True
 
     @property
     def needs(self) -> Needs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
@@ -81,6 +83,8 @@ class DecoupledKD(LogitLoss):
     Raises:
         UserError: if an argument is out of range, there is no teacher, or the data has no classes as labels.
     """
+
+    reads_labels: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -13,7 +13,7 @@ from distill.models import forward
 from distill.signals import Batch, Request, Signals
 from distill.tally import Counts
 
-__all__ = ["UNIGRAM", "Guess", "Task", "TextTask"]
+__all__ = ["UNIGRAM", "Guess", "LabelForm", "Task", "TextTask"]
 
 UNIGRAM = "the training data's token frequencies"
 """What language models are compared with."""
@@ -29,6 +29,10 @@ class Guess(NamedTuple):
 
     scores: Mapping[str, float]
     says: str
+
+
+LabelForm = Literal["class", "number", "tags", "set"]
+"""What a row's label is: one of the classes, a number, a class for each word, or any number of the classes."""
 
 
 class Task(ABC):
@@ -107,6 +111,9 @@ class TextTask(Task):
             best first (``{"text": ("sentence", "text"), "label": ("label", "labels")}``).
         optional: Roles that a split may lack.
         predicted: The feature that holds the tokens to predict, where a task predicts tokens.
+        takes: What a row's label may be. The gate (:mod:`distill.data.labels`) judges every split by it and hands
+            :meth:`encode` an id (``class``), a float (``number``), a list of ids (``tags``) or C floats (``set``);
+            where a row has no label ``IGNORE``, NaN, ``None`` and C times NaN.
         words: Whether texts are given as lists of words, with a label for each.
         packs: Whether samples may be joined and cut into blocks (:class:`~distill.data.packing.PackedSamples`).
         pads_with_eos: Whether padding may be any token, because nothing ever reads it.
@@ -115,6 +122,7 @@ class TextTask(Task):
     columns: ClassVar[dict[str, tuple[str, ...]]]
     optional: ClassVar[frozenset[str]] = frozenset()
     predicted: ClassVar[str | None] = None
+    takes: ClassVar[frozenset[LabelForm]] = frozenset()
     words: ClassVar[bool] = False
     packs: ClassVar[bool] = False
     pads_with_eos: ClassVar[bool] = False
@@ -140,8 +148,9 @@ class TextTask(Task):
     def encode(self, tokenizer: Any, max_length: int | None) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
         """A function for ``datasets.map(batched=True)``: columns by *role* in, model features out.
 
-        It must be picklable and depend on nothing but its arguments. Labels arrive as ids of :attr:`labels`
-        (or as floats). It may leave rows out. ``input_ids`` is always a feature; a list is one per token.
+        It must be picklable and depend on nothing but its arguments. Labels arrive as :attr:`takes` says. It may
+        leave rows out, and those that it gives no tokens are left out. ``input_ids`` is always a feature; a list is
+        one per token.
 
         Args:
             tokenizer: The tokenizer.

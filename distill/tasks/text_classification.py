@@ -12,9 +12,9 @@ from torch import Tensor
 from torchmetrics import Metric, SpearmanCorrCoef
 from torchmetrics.classification import BinaryF1Score, MulticlassF1Score
 
-from distill.signals import Batch
+from distill.signals import IGNORE, Batch
 from distill.tally import Counts
-from distill.tasks.base import Guess, TextTask
+from distill.tasks.base import Guess, LabelForm, TextTask
 from distill.tasks.padding import pad, real_positions
 from distill.tasks.scores import Matthews, Pearson, Ratio
 
@@ -34,7 +34,7 @@ class TextClassification(TextTask):
     """Classification of texts or pairs of texts; regression where the labels are numbers (STS-B).
 
     Metrics of classes: ``accuracy``, ``f1`` (of class 1 where there are two, else the mean over the classes)
-    and ``matthews``. Metrics of regression: ``pearson`` and ``spearman``.
+    and ``matthews``. Metrics of regression: ``pearson`` and ``spearman``. Rows without a label are not judged.
 
     Args:
         labels: Names of the classes; ``None`` or a single one is regression.
@@ -47,6 +47,7 @@ class TextClassification(TextTask):
         "label": ("label", "labels", "score", "target", "class"),
     }
     optional: ClassVar[frozenset[str]] = frozenset({"text_pair", "label"})
+    takes: ClassVar[frozenset[LabelForm]] = frozenset({"class", "number"})
 
     @property
     def regression(self) -> bool:
@@ -96,14 +97,18 @@ class TextClassification(TextTask):
     def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
         if batch.labels is None:
             return
+        labelled = ~batch.labels.isnan() if self.regression else batch.labels != IGNORE
+        logits, labels = logits[labelled], batch.labels[labelled]
+        if not len(labels):
+            return
         if self.regression:
             for metric in metrics.values():
-                metric.update(logits.float().squeeze(-1), batch.labels.float())
+                metric.update(logits.float().squeeze(-1), labels.float())
             return
         predicted = logits.argmax(-1)
-        metrics["accuracy"].update(predicted == batch.labels, torch.ones_like(batch.labels))
-        metrics["f1"].update(predicted, batch.labels)
-        metrics["matthews"].update(predicted, batch.labels)
+        metrics["accuracy"].update(predicted == labels, torch.ones_like(labels))
+        metrics["f1"].update(predicted, labels)
+        metrics["matthews"].update(predicted, labels)
 
     def predict(self, logits: Tensor) -> Tensor | None:
         return None if self.regression else logits.argmax(-1)

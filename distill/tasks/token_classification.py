@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from distill.errors import UserError
 from distill.signals import IGNORE, Batch
 from distill.tally import Counts
-from distill.tasks.base import Guess, TextTask
+from distill.tasks.base import Guess, LabelForm, TextTask
 from distill.tasks.padding import pad
 from distill.tasks.scores import Ratio
 from distill.tasks.text_classification import class_head, model_inputs
@@ -23,9 +23,13 @@ __all__ = ["TokenClassification", "first_token_labels"]
 OUTSIDE = "O"
 """The class of words that belong to nothing, in every scheme of entity tags."""
 
+UNLABELLED = -1
+"""Stored for a token at which there is a prediction, and no label to hold against it."""
+
 
 class TokenClassification(TextTask):
-    """Tags of words. A word's first token carries its tag; its other tokens and special ones have no label.
+    """Tags of words. A word's first token carries its tag, and is what counts, whether the word has a tag or the
+    teacher alone says what it is; a word's other tokens and special ones do not count.
 
     Metrics, over words: ``accuracy`` and ``f1``, the micro-averaged F1 of the single tags, without the class
     ``O``. It is no entity-level score: half an entity counts for half.
@@ -40,6 +44,7 @@ class TokenClassification(TextTask):
         "label": ("ner_tags", "tags", "labels", "pos_tags", "chunk_tags", "label"),
     }
     optional: ClassVar[frozenset[str]] = frozenset({"label"})
+    takes: ClassVar[frozenset[LabelForm]] = frozenset({"tags"})
     words: ClassVar[bool] = True
     monitor = "f1"
     mode = "max"
@@ -58,8 +63,9 @@ class TokenClassification(TextTask):
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
         inputs, tokens = model_inputs(features, tokenizer)
-        labels = pad(features, "labels", IGNORE) if "labels" in features[0] else None
-        mask = tokens if labels is None else labels != IGNORE  # without labels, every real token is distilled
+        stored = pad(features, "labels", IGNORE)
+        mask = stored != IGNORE
+        labels = torch.where(stored == UNLABELLED, IGNORE, stored)
         return Batch(inputs=inputs, labels=labels, mask=mask, tokens=tokens, ids=[f["id"] for f in features])
 
     def metrics(self) -> dict[str, Metric]:
@@ -106,18 +112,10 @@ class _Encode:
             max_length=self.max_length,
             return_attention_mask=False,
         )
-        features = dict(encoded)
-        if "label" in columns:
-            features["labels"] = []
-            for i, (words, tags) in enumerate(zip(columns["text"], columns["label"], strict=True)):
-                if len(words) != len(tags):
-                    raise UserError(
-                        f"each word needs a tag: {len(words)} words begin {words[:4]} and have {len(tags)} tags",
-                        key="data.columns.label",
-                        mend="correct the row, or name the columns that belong together",
-                    )
-                features["labels"].append(first_token_labels(encoded.word_ids(i), tags))
-        return features
+        tags = columns.get("label") or [None] * len(columns["text"])
+        given = [row or [IGNORE] * len(words) for row, words in zip(tags, columns["text"], strict=True)]
+        labels = [first_token_labels(encoded.word_ids(i), row) for i, row in enumerate(given)]
+        return {**encoded, "labels": labels}
 
 
 def first_token_labels(words: list[int | None], tags: list[int]) -> np.ndarray[Any, np.dtype[np.int32]]:
@@ -125,12 +123,13 @@ def first_token_labels(words: list[int | None], tags: list[int]) -> np.ndarray[A
 
     Args:
         words: Each token's word; ``None`` for special tokens, ``[T]``.
-        tags: Each word's tag.
+        tags: Each word's tag; :data:`~distill.signals.IGNORE` becomes :data:`UNLABELLED`.
 
     Returns:
         ``[T]``.
     """
     before = [None, *words[:-1]]
+    stored = [UNLABELLED if tag == IGNORE else tag for tag in tags]
     return np.array(
-        [IGNORE if w is None or w == b else tags[w] for w, b in zip(words, before, strict=True)], dtype=np.int32
+        [IGNORE if w is None or w == b else stored[w] for w, b in zip(words, before, strict=True)], dtype=np.int32
     )

@@ -103,3 +103,11 @@ def test_labels_that_do_not_fit_are_refused(loss, width, labels, rule):
     batch = Batch(inputs={"x": torch.zeros(2, 1)}, labels=labels)
     with pytest.raises(UserError, match=rule):
         loss(Signals(logits=torch.randn(2, width)), Signals(), batch)
+
+
+def test_numbers_that_are_missing_add_nothing_and_have_no_gradient():
+    student = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    total = regression_mse(student, torch.tensor([0.0, float("nan"), 1.0]))
+    total.backward()
+    assert total.item() == 1.0 + 4.0
+    assert student.grad.tolist() == [2.0, 0.0, 4.0]

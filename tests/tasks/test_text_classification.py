@@ -9,7 +9,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from distill.data import TextData
-from distill.signals import Batch
+from distill.signals import IGNORE, Batch
 from distill.tasks import TextClassification
 
 
@@ -84,7 +84,7 @@ def test_a_test_split_without_labels_has_none(tmp_path, tiny_tokenizer_dir):
     path = folder(tmp_path, [{"text": "a good film", "label": i % 2} for i in range(4)])
     (tmp_path / "test.jsonl").write_text('{"text": "a bad film", "label": -1}\n')
     data = TextData(path, tokenizer=tiny_tokenizer_dir)
-    assert next(iter(data.test_dataloader())).labels is None
+    assert next(iter(data.test_dataloader())).labels.tolist() == [IGNORE]
     assert data.labels == ["0", "1"]
 
 
@@ -92,8 +92,8 @@ def test_training_rows_may_lack_labels(tmp_path, tiny_tokenizer_dir):
     path = folder(tmp_path, [{"text": "a good film", "label": i % 2} for i in range(4)])
     (tmp_path / "train.jsonl").write_text('{"text": "a bad film", "label": -1}\n')
     data = TextData(path, tokenizer=tiny_tokenizer_dir)
-    assert next(iter(data.train_dataloader())).labels is None
-    assert next(iter(data.val_dataloader())).labels is not None
+    assert next(iter(data.train_dataloader())).labels.tolist() == [IGNORE]
+    assert (next(iter(data.val_dataloader())).labels != IGNORE).all()
 
 
 def test_padding_is_masked_and_long_texts_are_cut(text_folder, tiny_tokenizer_dir):

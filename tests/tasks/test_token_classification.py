@@ -50,7 +50,9 @@ def test_byte_level_tokenizers_read_words(tmp_path):
 
 def test_a_row_with_more_tags_than_words_is_refused(tmp_path, tiny_tokenizer_dir):
     data = make(tmp_path, tiny_tokenizer_dir, [{"tokens": WORDS, "ner_tags": TAGS[:3]}])
-    with pytest.raises(UserError, match=r"data\.columns\.label: each word needs a tag: 4 words begin .* 3 tags"):
+    with pytest.raises(
+        UserError, match=r"data\.columns\.label = .*: each word needs a tag: 4 words begin .* 3 tags, in row 1"
+    ):
         data.setup()
 
 
@@ -63,7 +65,7 @@ def test_text_that_is_not_split_into_words_is_refused(tmp_path, tiny_tokenizer_d
 def test_names_of_the_classes_come_from_the_data_set():
     features = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=["O", "B-X"]))})
     rows = Dataset.from_dict({"tokens": [["a", "b"]], "ner_tags": [[0, 1]]}, features=features)
-    assert read_labels({"train": rows}, "ner_tags").names == ["O", "B-X"]
+    assert read_labels(TokenClassification(), {"train": rows}, "ner_tags").names == ["O", "B-X"]
 
 
 def test_f1_is_the_micro_average_without_the_class_outside():
@@ -77,3 +79,11 @@ def test_f1_is_the_micro_average_without_the_class_outside():
     true, found = labels[:, :-2].flatten(), logits.argmax(-1)[:, :-2].flatten()
     assert metrics["f1"].compute() == pytest.approx(f1_score(true, found, labels=[1, 2], average="micro"))
     assert metrics["accuracy"].compute() == pytest.approx((true == found).float().mean())
+
+
+def test_words_without_a_tag_count_for_the_teacher_and_not_for_cross_entropy(tmp_path, tiny_tokenizer_dir):
+    rows = [{"tokens": WORDS, "ner_tags": tags} for tags in (TAGS, None, ["O", None, "B-X", None])]
+    batch = next(iter(make(tmp_path, tiny_tokenizer_dir, rows, bucketing=False, batch_size=3).train_dataloader()))
+    by_row = {row: batch.labels[i][batch.mask[i]].tolist() for i, row in enumerate(batch.ids)}
+    assert by_row == {0: [2, 0, 1, 2], 1: [IGNORE] * 4, 2: [2, IGNORE, 0, IGNORE]}
+    assert batch.count == 12

@@ -1,0 +1,56 @@
+"""What a run says of its data at the start: what was taken for what, and what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+from distill.data import arrow
+from distill.data.rows import Rows
+
+__all__ = ["said"]
+
+_NAMED = 6  # classes that are listed
+
+
+def said(rows: Rows, left_out: Mapping[str, int], given: Mapping[str, str]) -> list[str]:
+    """Lines on columns that were recognised by their names, on rows without a label and on empty texts.
+
+    Args:
+        rows: The data.
+        left_out: Use -> rows of which the tokenizer made nothing; uses that are not read are not there.
+        given: Role -> column, as the user has it: needs no telling.
+    """
+    roles: dict[str, str] = {}
+    for columns in rows.columns.values():
+        roles |= columns
+    taken = [f"{role} is the column {column!r}" for role, column in roles.items() if role not in given]
+    if "label" in roles and rows.labels is not None and taken:
+        taken[-1] += f" ({_classes(rows.labels.names)})" if "label" not in given else ""
+    lines = [", ".join(taken)] if taken else []
+    for use, count in rows.without_label.items():
+        if count and use in left_out:
+            of = len(rows.splits[use])
+            what = "the teacher's signals alone teach there" if use == "train" else "they are not judged"
+            lines.append(f"{count} of {of} rows of {use} have no label: {what}")
+    for use, dropped in left_out.items():
+        empty = _empty(rows.splits[use], rows.columns[use]["text"])
+        if dropped or empty:
+            what = "left out, as the tokenizer makes nothing of them" if dropped else "read as they are"
+            lines.append(f"{dropped or empty} of {len(rows.splits[use])} texts of {use} are empty: {what}")
+    return [f"data: {line}" for line in lines]
+
+
+def _classes(names: list[str] | None) -> str:
+    if names is None:
+        return "numbers"
+    listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return f"{len(names)} classes: {listed}"
+
+
+def _empty(dataset: Any, column: str) -> int:
+    values = arrow.column(dataset, column)
+    empty = pc.equal(arrow.lengths(values), 0) if arrow.is_list(values) else pc.equal(values, "")
+    return pc.sum(empty).as_py() or 0

@@ -1,0 +1,61 @@
+"""What a single label stands for, however it is written."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+__all__ = ["ABSENT", "Value", "canonical", "natural", "shown", "whole_float"]
+
+Value = int | float | str
+"""A class's number or name, or a number to regress on."""
+
+ABSENT = frozenset({-1, -100})
+"""Numbers that stand for no label: -1 as on the hub, where a test split keeps its labels; -100 as in torch."""
+
+_WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")
+_NUMBER = re.compile(r"[+-]?(?:\d*\.\d+|\d+\.?)(?:[eE][+-]?\d+)?")
+_LEADING_ZERO = re.compile(r"[+-]?0\d")
+
+
+def canonical(raw: Any) -> Value | None:
+    """What ``raw`` stands for: an integer for whole numbers, a float for others, a name, or ``None`` for no label.
+
+    Numbers are read off texts too; "007" is a name.
+    """
+    if isinstance(raw, bool):
+        return str(raw)
+    if isinstance(raw, str):
+        return _of_text(raw.strip())
+    if isinstance(raw, float):
+        return None if math.isnan(raw) else int(raw) if raw.is_integer() else raw
+    return raw  # type: ignore[no-any-return]
+
+
+def _of_text(text: str) -> Value | None:
+    if not text:
+        return None
+    if match := _WHOLE.fullmatch(text):
+        return int(match[1])
+    if _NUMBER.fullmatch(text) and not _LEADING_ZERO.match(text):
+        return canonical(float(text))
+    return text
+
+
+def whole_float(raw: Any) -> bool:
+    """Whether ``raw`` is a number written with a fraction, be it zero."""
+    return isinstance(raw, float) or (isinstance(raw, str) and isinstance(canonical(raw), (int, float)) and "." in raw)
+
+
+def shown(raw: Any) -> str:
+    """A label as a name."""
+    return raw.strip() if isinstance(raw, str) else str(raw)
+
+
+def natural(value: Value) -> tuple[Any, ...]:
+    """A key to sort by: names as text, but the numbers in them as numbers."""
+    if not isinstance(value, str):
+        return (0, float(value))
+    parts = re.split(r"(\d+)", value)
+    return (1, [int(part) if i % 2 else part for i, part in enumerate(parts)], value)

@@ -1,0 +1,180 @@
+"""What stands in a label column, and what a task is given for it: all written out by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Value
+
+from distill.data.labels import Labels, read_labels
+from distill.data.rows import read_rows
+from distill.errors import UserError
+from distill.signals import IGNORE
+from distill.tasks import CausalLM, TextClassification, TokenClassification
+from distill.tasks.base import LabelForm
+from distill.tasks.text_classification import TextClassification as _Base
+
+CLASS, TAGS = TextClassification(), TokenClassification()
+
+
+class Several(_Base):
+    """A task that takes any number of the classes."""
+
+    takes: ClassVar[frozenset[LabelForm]] = frozenset({"set"})
+
+
+def read(labels: list[Any], *others: list[Any], task: Any = CLASS, **options: Any) -> Labels:
+    names = ("train", "validation", "test")
+    splits = {n: Dataset.from_dict({"label": rows}) for n, rows in zip(names, [labels, *others], strict=False)}
+    return read_labels(task, splits, "label", **options)
+
+
+def understood(labels: list[Any], **options: Any) -> tuple[list[str] | None, list[Any]]:
+    read_once = read(labels, **options)
+    return read_once.names, read_once.ids(labels)
+
+
+NUMBERS = [str(i) for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "ids"),
+    [
+        ([1, 0, 2], ["0", "1", "2"], [1, 0, 2]),
+        (["10", "2", "0"], ["0", "2", "10"], [2, 1, 0]),
+        (["5", "1"], ["1", "5"], [1, 0]),
+        ([f"LABEL_{i}" for i in range(12)], [f"LABEL_{i}" for i in range(12)], list(range(12))),
+        (["class 10", "class 9"], ["class 9", "class 10"], [1, 0]),
+        (["b", "a", "3d", "7"], ["3d", "7", "a", "b"], [3, 2, 0, 1]),
+        (["007", "01"], ["01", "007"], [1, 0]),
+        (["NA", "None", "null"], ["NA", "None", "null"], [0, 1, 2]),
+        ([True, False], ["False", "True"], [1, 0]),
+        ([[1], [0]], ["0", "1"], [1, 0]),
+        ([["no"], ["yes"], []], ["no", "yes"], [0, 1, IGNORE]),
+        ([0, 1, None, -1, -100], ["0", "1"], [0, 1, IGNORE, IGNORE, IGNORE]),
+        (["0", "1", "", " ", "-1", "-100", None], ["0", "1"], [0, 1, *[IGNORE] * 5]),
+        (["no", "yes", "", "-1"], ["no", "yes"], [0, 1, IGNORE, IGNORE]),
+    ],
+)
+def test_classes_are_understood_and_rows_without_one_are_none(labels: Any, names: Any, ids: Any) -> None:
+    assert understood(labels) == (names, ids)
+    data = Dataset.from_dict({"label": labels})
+    assert read(labels).missing(data) == ids.count(IGNORE)
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers"),
+    [
+        ([0.5, 1.0, -1.0, None, math.nan], [0.5, 1.0, -1.0, math.nan, math.nan]),
+        (["0.5", "1", "-1.0", "", "1e-3"], [0.5, 1.0, -1.0, math.nan, 0.001]),
+        ([[2.5], [3.0]], [2.5, 3.0]),
+        ([0.0, 1.0], [0.0, 1.0]),
+    ],
+)
+def test_numbers_to_regress_on_keep_their_values(labels: Any, numbers: Any) -> None:
+    names, values = understood(labels)
+    assert names is None
+    assert values == pytest.approx(numbers, nan_ok=True)
+
+
+@pytest.mark.parametrize("labels", [[0.0, 1.0, math.nan], ["0.0", "1.0", ""], [0, 1, None]])
+def test_whole_numbers_are_classes_beside_a_classifier_and_numbers_beside_a_model_of_one_output(labels: Any) -> None:
+    assert understood(labels, outputs=lambda: ("model.teacher", 2)) == (["0", "1"], [0, 1, IGNORE])
+    assert understood(labels, outputs=lambda: ("model.teacher", 1))[1] == pytest.approx([0, 1, math.nan], nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "ids"),
+    [
+        (["neg", "pos"], ["pos", "neg"], [1, 0]),
+        (["neg", "pos"], ["neutral", "neg", "pos"], [1, 2]),
+        ([0, 1], ["neg", "pos", "neutral"], [0, 1]),
+        (["0", "1"], ["neg", "pos"], [0, 1]),
+        ([1, 5], [5, 3, 1], [2, 0]),
+        ([-1, 1, 0], ["0", "1", "-1"], [2, 1, 0]),
+        ([True, False], [True, False], [0, 1]),
+        (["0.5", "1.5"], ["1.5", "0.5"], [1, 0]),
+    ],
+)
+def test_names_that_are_given_say_which_class_is_which(labels: Any, given: Any, ids: Any) -> None:
+    assert understood(labels, given=given) == ([str(name) for name in given], ids)
+
+
+def test_names_of_a_hubs_data_set_can_be_put_in_another_order() -> None:
+    features = Features({"label": ClassLabel(names=["no", "yes"]), "text": Value("string")})
+    rows = Dataset.from_dict({"label": [0, 1, -1], "text": ["a"] * 3}, features=features)
+    assert read_labels(CLASS, {"train": rows}, "label").ids([0, 1, -1]) == [0, 1, IGNORE]
+    assert read_labels(CLASS, {"train": rows}, "label", ["yes", "no"]).ids([0, 1, -1]) == [1, 0, IGNORE]
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "said"),
+    [
+        ([[0], [0, 1]], CLASS, r"the split train has the label \[0, 1\], .* one class a row, in row 2"),
+        ([{"id": 0}, {"id": 1}], CLASS, r"the label \{'id': 0\}, which is no label .* in row 1"),
+        ([1, 2, 4], CLASS, r"the label 4, which is none of the 3 classes \(0, 1, 2\), in row 3"),
+        ([2, 2, -1], CLASS, r"every label of the split train is 2, and a classifier needs two"),
+        ([None, 1], TAGS, r"the label 1, and token-classification takes a class for each word, in row 2"),
+        ([[0.0], [0.0, 0.5]], TAGS, r"the label 0\.5, which is no class, in row 2"),
+        ([["a"], ["b", None]], Several(), r"the label \['b', None\], of which a part is no class, in row 2"),
+        (["a", "b"], Several(), r"the label 'a', and .* takes any number of classes, in row 1"),
+        ([[0.5, 2.0]], Several(), r"the label 0\.5, which is no class, in row 1"),
+    ],
+)
+def test_what_is_no_label_is_refused_with_the_first_value_and_its_row(labels: Any, task: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        read(labels, task=task)
+
+
+def test_other_splits_are_held_against_the_classes_of_training() -> None:
+    assert read(["no", "yes"], ["yes", ""]).ids(["yes", ""]) == [1, IGNORE]
+    assert read([0, 1], ["1", "0"]).ids(["1"]) == [1]
+    for train, validation, said in (
+        (["3", "7a"], ["7a", "0"], "the split validation has the label '0', which is none of the 2 classes"),
+        ([0.5, 1.0], ["a"], "the split validation has the label 'a', which is no number"),
+    ):
+        with pytest.raises(UserError, match=said):
+            read(train, validation)
+    with pytest.raises(UserError, match=r"0\.5, and model\.teacher is a classifier of 2 classes, in row 2"):
+        read([1.0, 0.5], outputs=lambda: ("model.teacher", 2))
+
+
+def test_a_split_without_labels_leaves_the_classes_to_the_next() -> None:
+    for none in ([None, None], [-1, -1], ["", ""], [-100.0, -1.0]):
+        labels = read(none, [1, 0])
+        assert (labels.names, labels.ids(none)) == (["0", "1"], [IGNORE, IGNORE])
+    assert read([0.5, 1.5], [-1.0, -1.0]).ids([0.5]) == [0.5]
+
+
+def test_tags_are_understood_word_by_word() -> None:
+    labels = [["B-10", "B-9", None], None, [], ["B-9"]]
+    assert understood(labels, task=TAGS) == (["B-9", "B-10"], [[1, 0, IGNORE], None, None, [0]])
+    assert understood([[0.0, 1.0], [-1.0, 1.0]], task=TAGS) == (["0", "1"], [[0, 1], [IGNORE, 1]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "vectors"),
+    [
+        ([["joy"], ["anger", "joy"], [], None], ["anger", "joy"], [[0, 1], [1, 1], [0, 0], None]),
+        ([[2], [0, 1]], ["0", "1", "2"], [[0, 0, 1], [1, 1, 0]]),
+        ([[1, 0, 1], [0, 0, 0], [-1, -1, -1]], ["0", "1", "2"], [[1, 0, 1], [0, 0, 0], None]),
+        ([[1.0, 0.25], [0.0, 0.0]], ["0", "1"], [[1, 0.25], [0, 0]]),
+        ([[True, False]], ["0", "1"], [[1, 0]]),
+    ],
+)
+def test_several_classes_a_row_become_one_number_for_each(labels: Any, names: Any, vectors: Any) -> None:
+    found, values = understood(labels, task=Several())
+    assert found == names
+    expected = [[math.nan] * len(names) if vector is None else vector for vector in vectors]
+    torch.testing.assert_close(torch.tensor(values), torch.tensor(expected, dtype=torch.float32), equal_nan=True)
+
+
+def test_given_names_are_refused_where_they_name_nothing() -> None:
+    rows = {"train": Dataset.from_dict({"text": ["a"]}), "validation": Dataset.from_dict({"text": ["a"]})}
+    with pytest.raises(UserError, match=r"data\.labels = \['a', 'b'\]: causal-lm has no classes"):
+        read_rows(CausalLM(), rows, labels=["a", "b"])
+    with pytest.raises(UserError, match=r"data\.labels = \['a', 'a'\]: must name each class once"):
+        read(["a", "b"], given=["a", "a"])
