@@ -1,0 +1,71 @@
+"""What ``distill list`` promises: what the classes themselves say, without importing them."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pytorch_lightning import Callback
+
+import distill.callbacks
+import distill.losses
+import distill.schedules
+from distill.catalogue import Entry, catalogue
+from distill.losses import DistillationLoss
+from distill.schedules import Schedule
+from distill.tasks import TASKS
+
+LISTED = catalogue()
+
+
+def classes(module: Any, base: type) -> dict[str, type]:
+    """The classes of ``module`` that can be made, asked of Python."""
+    found = {name: getattr(module, name) for name in module.__all__}
+    return {n: c for n, c in found.items() if inspect.isclass(c) and issubclass(c, base) and not inspect.isabstract(c)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "base"),
+    [
+        ("losses", distill.losses, DistillationLoss),
+        ("schedules", distill.schedules, Schedule),
+        ("callbacks", distill.callbacks, Callback),
+    ],
+)
+def test_every_class_is_listed_with_its_own_words_and_arguments(kind: str, module: Any, base: type) -> None:
+    expected = classes(module, base)
+    assert [entry.name for entry in LISTED[kind]] == sorted(expected)
+    for entry in LISTED[kind]:
+        cls = expected[entry.name]
+        assert " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split()) == " ".join(entry.summary.split())
+        if not entry.defaults.startswith("as "):  # a class of Lightning's, whose arguments are its own
+            check_arguments(entry, cls)
+
+
+def check_arguments(entry: Entry, cls: type) -> None:
+    for parameter in inspect.signature(cls).parameters.values():
+        if parameter.default is inspect.Parameter.empty:
+            assert parameter.name in entry.defaults.split(", ")
+        elif isinstance(parameter.default, (int, float, str, type(None))):
+            assert f"{parameter.name}={parameter.default!r}" in entry.defaults
+        else:
+            assert f"{parameter.name}={type(parameter.default).__name__}(" in entry.defaults
+
+
+def test_every_task_is_listed_by_its_name() -> None:
+    assert [entry.name for entry in LISTED["tasks"]] == list(TASKS)
+    for entry, task in zip(LISTED["tasks"], TASKS.values(), strict=True):
+        monitor = inspect.getattr_static(task, "monitor")
+        assert ("best by" in entry.defaults) == isinstance(monitor, str)
+        assert all(column in entry.defaults for column in getattr(task, "columns", {}))
+
+
+def test_listing_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from distill.cli import main; main(['list']); "
+        "sys.exit(len({'torch', 'transformers', 'pytorch_lightning', 'datasets', 'numpy'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
