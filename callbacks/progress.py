@@ -1,8 +1,10 @@
-"""A line now and then, where no progress bar shows how far a run is."""
+"""A line now and then, where no progress bar shows how far a run or a validation is."""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -17,6 +19,8 @@ __all__ = ["Progress"]
 
 class Progress(Callback):
     """Prints step, loss, samples a second and the time left: every minute, and at every tenth of the run.
+
+    Of a validation or test it prints the batches that are done, as often.
 
     Samples a second and the time left are judged by all of the training so far, validation included. The loss
     is the last one logged.
@@ -39,6 +43,30 @@ class Progress(Callback):
         self._said = now
         if is_rank_zero():
             print(self._line(trainer, step, total, now - self._started), flush=True)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validating = time.monotonic()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validating = time.monotonic()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        if not trainer.sanity_checking:
+            self._scored("validated", batch_idx + 1, trainer.num_val_batches)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        self._scored("tested", batch_idx + 1, trainer.num_test_batches)
+
+    def _scored(self, what: str, done: int, batches: Sequence[int | float]) -> None:
+        total, now = sum(batches), time.monotonic()
+        if math.isfinite(total) and due(done, int(total), now - self._validating):
+            self._validating = now
+            if is_rank_zero():
+                print(f"{what} {done:,} of {int(total):,} batches", flush=True)
 
     def _line(self, trainer: Trainer, step: int, total: int, seconds: float) -> str:
         loss = trainer.callback_metrics.get("train/loss")

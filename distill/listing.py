@@ -111,7 +111,7 @@ def summary(folder: Path) -> Summary:
         value = (max if mode == "max" else min)(values) if values and mode else None
     state = run.state
     message = str(failure.get("message", "")) if state == "failed" else ""
-    notes = [message, *_verdict(result), broken_result, broken_failure, broken_plan]
+    notes = [message, *Verdict.of_file(result).bad, broken_result, broken_failure, broken_plan]
     return Summary(
         folder=str(folder),
         name=run.name,
@@ -125,14 +125,6 @@ def summary(folder: Path) -> Summary:
         started=_started(run),
         note="; ".join(note for note in [*notes, broken_metrics] if note),
     )
-
-
-def _verdict(result: dict[str, Any]) -> list[str]:
-    """What makes a finished run's outcome unfit for use; nothing of a file that holds other things than ours does."""
-    try:
-        return Verdict.of(result).bad
-    except (TypeError, KeyError, ValueError, AttributeError, IndexError):
-        return []
 
 
 def _whole(value: float | None) -> int | None:

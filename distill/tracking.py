@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from rich import progress
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from distill.tables import duration
 
-__all__ = ["due", "track"]
+__all__ = ["due", "spoken", "track"]
 
 Item = TypeVar("Item")
 
@@ -44,12 +44,24 @@ def track(items: Sequence[Item], what: str, console: Console) -> Iterator[Item]:
     """
     if console.is_terminal:
         yield from progress.track(items, what, console=console)
-        return
+    else:
+        yield from spoken(items, what, len(items), console)
+
+
+def spoken(items: Iterable[Item], what: str, total: int, console: Console) -> Iterator[Item]:
+    """``items``, one after the other, with lines that tell how far that is, unless ``console`` is a terminal.
+
+    Args:
+        items: To be worked on.
+        what: They are.
+        total: How many there are.
+        console: Gets the lines; a terminal gets none, where something else shows that work is done.
+    """
     started = said = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if due(done, len(items), now - said):
-            said, left = now, (now - started) / done * (len(items) - done)
-            far = f"{what} {done:,} of {len(items):,} ({100 * done // len(items)} %)"
+        if not console.is_terminal and due(done, total, now - said):
+            said, left = now, (now - started) / done * (total - done)
+            far = f"{what} {done:,} of {total:,} ({100 * done // total} %)"
             print(f"{far}, {duration(left)} left", file=console.file, flush=True)

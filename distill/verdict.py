@@ -64,6 +64,14 @@ class Verdict:
         """Judge what a ``result.json`` holds, or as much of it as is known: ``measured``, ``scores``, ``monitor``."""
         return cls(sorted(_remarks(result), key=lambda remark: not remark.bad))
 
+    @classmethod
+    def of_file(cls, result: Mapping[str, Any]) -> Verdict:
+        """Likewise of a file that may hold other things than ours does: nothing is said of those."""
+        try:
+            return cls.of(result)
+        except (TypeError, KeyError, ValueError, AttributeError, IndexError):
+            return cls()
+
     @property
     def lines(self) -> list[str]:
         return [remark.text for remark in self.remarks]

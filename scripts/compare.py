@@ -24,6 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from distill import config as configuration
+from distill.kept import kept_of
+from distill.verdict import Verdict
 
 
 def run(recipe: str, seed: int, runs: Path, overrides: list[str]) -> dict[str, Any]:
@@ -47,14 +49,18 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over the seeds of one recipe."""
     metric = results[0]["monitor"]
     scores = [r["scores"]["student"][metric] for r in results]
-    kept = [r["kept_percent"][metric] for r in results if metric in r["kept_percent"]]
+    kept = [found for r in results if (found := kept_of(r)) is not None]
+    ratios = [found for r in results if (found := r["ratio_percent"].get(metric)) is not None]
     return {
         "metric": metric,
         "teacher": results[0]["scores"]["teacher"].get(metric),
+        "guess": results[0]["scores"].get("guess", {}).get(metric),
         "scores": scores,
         "mean": statistics.fmean(scores),
         "spread": statistics.stdev(scores) if len(scores) > 1 else 0.0,
         "kept_percent": statistics.fmean(kept) if kept else None,
+        "ratio_percent": statistics.fmean(ratios) if ratios else None,
+        "verdict": list(dict.fromkeys(line for r in results for line in Verdict.of_file(r).bad)),
         "train_seconds": statistics.median(r["train_seconds"] for r in results),
         "parameters": results[0]["parameters"]["student"],
     }
@@ -76,21 +82,25 @@ def main() -> None:
         for recipe in arguments.recipes
     }
     table = Table(title=f"seeds {', '.join(map(str, arguments.seeds))}", title_justify="left")
-    for column in ("recipe", "metric", "teacher", "mean", "spread", "kept", "parameters", "seconds", "each seed"):
+    figures = ("guess", "teacher", "mean", "spread", "kept", "ratio", "parameters", "seconds", "each seed")
+    for column in ("recipe", "metric", *figures):
         table.add_column(column, justify="left" if column in ("recipe", "metric") else "right")
     for recipe, row in rows.items():
         table.add_row(
             recipe,
             row["metric"],
-            "" if row["teacher"] is None else f"{row['teacher']:.4f}",
+            *("" if row[who] is None else f"{row[who]:.4f}" for who in ("guess", "teacher")),
             f"{row['mean']:.4f}",
             f"{row['spread']:.4f}",
-            "" if row["kept_percent"] is None else f"{row['kept_percent']:.1f} %",
+            *("-" if row[part] is None else f"{row[part]:.1f} %" for part in ("kept_percent", "ratio_percent")),
             f"{row['parameters']:,}",
             f"{row['train_seconds']:.0f}",
             " ".join(f"{score:.4f}" for score in row["scores"]),
         )
-    Console(width=160).print(table)
+    Console(width=180).print(table)
+    for recipe, row in rows.items():
+        for line in row["verdict"]:
+            print(f"mind: {recipe}: {line}")
     if arguments.out:
         arguments.out.write_text(json.dumps(rows, indent=2) + "\n")
 

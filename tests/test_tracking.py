@@ -47,3 +47,12 @@ def test_a_terminal_gets_a_bar() -> None:
     assert list(tracking.track(range(3), "tried", Console(file=said, force_terminal=True))) == [0, 1, 2]
     assert "tried" in said.getvalue()
     assert "100%" in said.getvalue()
+
+
+@pytest.mark.usefixtures("seconds")
+def test_what_a_terminal_shows_otherwise_is_not_spoken_of_there() -> None:
+    terminal, file = io.StringIO(), io.StringIO()
+    for said, forced in ((terminal, True), (file, False)):
+        list(tracking.spoken(range(40), "verified", 40, Console(file=said, force_terminal=forced)))
+    assert terminal.getvalue() == ""
+    assert len(file.getvalue().splitlines()) == 10

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from distill.tables import number, wide
@@ -37,7 +38,10 @@ def show(report: Mapping[str, Any], console: Console | None = None) -> None:
     table = Table(title=str(report["folder"]), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_header=False)
     for name, value in _rows(report).items():
         table.add_row(name, value)
-    (console or wide()).print(table)
+    console = console or wide()
+    console.print(table)
+    for line in report.get("verdict", ()):
+        console.print(escape(f"mind: {line}"), soft_wrap=True)
 
 
 def _rows(report: Mapping[str, Any]) -> dict[str, str]:
@@ -57,7 +61,8 @@ def _rows(report: Mapping[str, Any]) -> dict[str, str]:
     elif report["quantized_layers"]:
         rows["quantised layers"] = f"{report['quantized_layers']}, weights as floats on their grid, inputs not rounded"
     if found["agreement"] is not None:
-        rows["equal decisions"] = f"{found['agreement']:.2%} of {found['predictions']:,}"
+        alike = ", but all of them are one class: a constant model's would be equal too" if found["one_class"] else ""
+        rows["equal decisions"] = f"{found['agreement']:.2%} of {found['predictions']:,}{alike}"
     rows["largest difference"] = f"{found['relative_error']:.1e} of the largest logit"
     rows[found["metric"]] = f"{number(found['exported'])} (in torch {number(found['trained'])})"
     if "latency_ms" in report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ from distill.export.isa import check_isa, host_isa
 from distill.export.report import show, sizes
 from distill.export.runtime import latency, session
 from distill.finished import reopen
+from distill.listing import read_json
 from distill.loggers import keep_export
 from distill.replacing import check_output
 from distill.signals import Batch
 from distill.tables import wide
+from distill.tracking import spoken
+from distill.verdict import Verdict
 
 __all__ = ["FORMATS", "LENGTH", "export"]
 
@@ -73,10 +77,13 @@ def export(
     student = job.module.student.eval()
     check_student(to, student)
     target = Path(output) if output is not None else run.folder / "exports" / to
-    with replacing_export(target) as fresh, wide().status(f"writing {to}"):
+    console = wide()
+    if not console.is_terminal:
+        print(f"writing {to}", flush=True)
+    with replacing_export(target) as fresh, console.status(f"writing {to}"):
         report: dict[str, Any] = {"to": to, "run": f"{run.name} {run.id}"}
         report |= write(to, student, fresh, task=job.module.task, batches=lambda: _batches(job), isa=isa)
-        report |= sizes(fresh)
+        report |= {**sizes(fresh), "verdict": Verdict.of_file(read_json(run.result_file)[0]).bad}
         if to != "hf":
             report |= _measure(job, student, fresh / MODEL)
         _complete(fresh, job, student, report)
@@ -91,7 +98,10 @@ def _batches(job: Job) -> Iterator[Batch]:
     if not is_overridden("val_dataloader", job.data):
         rule = "there is no validation data to verify the export with"
         raise UserError(rule, key="data", mend="name the split in data.splits")
-    for raw in job.data.val_dataloader():
+    loader: Any = job.data.val_dataloader()
+    with suppress(TypeError):  # of a loader that does not know how many batches it has
+        loader = spoken(loader, "verified", len(loader), wide())
+    for raw in loader:
         yield job.module.task.batch(raw)
 
 

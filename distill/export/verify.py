@@ -35,6 +35,7 @@ class Comparison:
         metric: The name of the task's metric.
         trained: Its value for the trained model.
         exported: And for the exported one.
+        one_class: Whether all decisions of the trained model are one, which any constant model's equal.
     """
 
     predictions: int
@@ -43,6 +44,7 @@ class Comparison:
     metric: str
     trained: float
     exported: float
+    one_class: bool = False
 
 
 def torch_logits(model: nn.Module) -> Predict:
@@ -65,6 +67,7 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
     """
     metrics = task.metrics(), task.metrics()
     count = equal = decided = 0
+    taken: set[int] = set()
     difference, largest = torch.zeros(()), torch.zeros(())
     for batch in batches:
         inputs = feed(batch)
@@ -81,6 +84,8 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
         decisions = task.predict(a), task.predict(b)
         if decisions[0] is not None and decisions[1] is not None:
             equal, decided = equal + int((decisions[0] == decisions[1]).sum()), decided + decisions[0].numel()
+            if len(taken) < 2:
+                taken |= set(torch.unique(decisions[0]).tolist())
     if not count:
         raise nothing_to_compare()
     return Comparison(
@@ -90,6 +95,7 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
         metric=task.monitor,
         trained=float(metrics[0][task.monitor].compute()),
         exported=float(metrics[1][task.monitor].compute()),
+        one_class=len(taken) == 1,
     )
 
 

@@ -22,6 +22,7 @@ REPORT = {
         "metric": "accuracy",
         "trained": 0.9011,
         "exported": 0.9,
+        "one_class": False,
     },
     "isa": "avx2",
     "weights": "int8",
@@ -70,3 +71,12 @@ def test_plain_formats_say_what_became_of_the_quantisation() -> None:
     console = Console(width=160, record=True, file=StringIO())
     show({**{name: value for name, value in REPORT.items() if name != "isa"}, "to": "onnx"}, console)
     assert "16, weights as floats on their grid, inputs not rounded" in console.export_text()
+
+
+def test_decisions_that_are_all_one_class_are_no_proof() -> None:
+    console = Console(width=160, record=True, file=StringIO())
+    verified = {**REPORT["verified"], "agreement": 1.0, "one_class": True}  # type: ignore[dict-item]
+    show({**REPORT, "verified": verified, "verdict": ["the student predicts class 1 for every input"]}, console)
+    text = console.export_text()
+    assert "100.00% of 872, but all of them are one class" in text
+    assert "mind: the student predicts class 1 for every input" in text

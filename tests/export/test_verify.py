@@ -39,6 +39,13 @@ def test_the_figures_are_over_all_batches(task: TextClassification) -> None:
     )
 
 
+def test_it_is_told_where_all_decisions_are_one_class(task: TextClassification) -> None:
+    same = [[4.0, 0.0], [3.0, 2.0]]
+    assert compare(task, [batch(2, [0, 1])], turns(same), turns(same)).one_class
+    two = [same, [[4.0, 0.0], [0.0, 1.0]]]
+    assert not compare(task, [batch(2, [0, 1])] * 2, turns(*two), turns(*two)).one_class
+
+
 def test_positions_that_do_not_count_are_not_compared() -> None:
     labels = torch.tensor([[0, 1], [1, IGNORE]])
     data = Batch(
