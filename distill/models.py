@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.artifact import steps_of
+from distill.calls import call, logits_of, of_transformers, one_tensor
+from distill.documents import hide_documents
 from distill.errors import UserError, nearest
 from distill.signals import Request, Signals
 
@@ -32,9 +34,9 @@ class ModelSpec:
 
     def __init__(self, model: nn.Module, key: str) -> None:
         self.model, self.key = model, key
-        config: Any = getattr(model, "config", None)
+        config: Any = model.config if of_transformers(model) else None
         # Encoder and decoder of one multimodal model have their own configurations; text comes first.
-        self.config: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
+        self.config: Any = None if config is None else config.get_text_config()
 
     def _number(self, *names: str) -> int:
         for name in names:
@@ -236,7 +238,7 @@ def _kept(model: nn.Module, names: Mapping[str, str]) -> Iterator[dict[str, Tens
 
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            kept[name] = output if isinstance(output, Tensor) else output[0]
+            kept[name] = one_tensor(name, output)
 
         return hook
 
@@ -252,29 +254,26 @@ def _kept(model: nn.Module, names: Mapping[str, str]) -> Iterator[dict[str, Tens
 def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) -> Signals:
     """Run ``model`` once and keep what ``request`` names.
 
-    Models of transformers are called with ``**inputs`` and asked for hidden states and attentions only
-    when some are requested; plain modules are called with the values of ``inputs`` in their order.
+    Models of transformers are asked for hidden states and attentions only when some are requested, and packed documents
+    are hidden from each other (:func:`~distill.documents.hide_documents`). How other modules are called, and which of
+    their outputs are the logits, says :mod:`distill.calls`.
+
+    Raises:
+        UserError: if the model does not give what is requested.
     """
     names = {name: name for name in request.taps}
     spec = ModelSpec(model, "model")
     projections = {k: spec.projections(spec.attention_layer(k, "layer"), "layer") for k in request.projections}
     maps = {k: spec.attention_layer(k, "layer") for k in request.attentions}
     names |= {path: path for paths in projections.values() for path in paths}
+    flags = {"output_hidden_states": True} if request.hidden_states else {}
+    flags |= {"output_attentions": True} if request.attentions else {}
     with _kept(model, names) as kept:
-        if spec.config is None:
-            output = model(*inputs.values())
-            logits: Tensor | None = output if isinstance(output, Tensor) else output[0]
-            hidden: tuple[Tensor, ...] = ()
-            attentions: tuple[Tensor, ...] = ()
-        else:
-            flags = {"output_hidden_states": True} if request.hidden_states else {}
-            flags |= {"output_attentions": True} if request.attentions else {}
-            output = model(**inputs, **flags, **({"use_cache": False} if hasattr(spec.config, "use_cache") else {}))
-            logits = getattr(output, "logits", None)  # a bare encoder has none
-            hidden = output.hidden_states if request.hidden_states else ()
-            attentions = output.attentions if request.attentions else ()
+        output = call(model, inputs if spec.config is None else hide_documents(model, inputs), flags)
+    hidden = _layers(model, output, "hidden_states") if request.hidden_states else ()
+    attentions = _layers(model, output, "attentions") if request.attentions else ()
     return Signals(
-        logits=logits if request.logits else None,
+        logits=logits_of(model, output) if request.logits else None,
         hidden_states={k: hidden[k] for k in request.hidden_states},
         attentions={k: attentions[number - 1] for k, number in maps.items()},
         projections={k: spec.split_heads(tuple(kept[p] for p in paths), k) for k, paths in projections.items()},
@@ -289,6 +288,14 @@ def spread(count: int, depth: int) -> list[int]:
     (``uniform``) and what hints it learns from are of this one rule.
     """
     return [(2 * k * depth + count) // (2 * count) for k in range(1, count + 1)]
+
+
+def _layers(model: nn.Module, output: Any, name: str) -> tuple[Tensor, ...]:
+    found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+    if found is None:
+        rule = f"{type(model).__name__} gives no {name.replace('_', ' ')}"
+        raise UserError(rule, key="model", mend="use a loss on taps (module names) for it")
+    return tuple(found)
 
 
 def parameter_count(model: nn.Module, *, trained_only: bool = False) -> int:

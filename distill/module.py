@@ -24,6 +24,7 @@ from distill.evidence import Evidence
 from distill.finite import FiniteWatch
 from distill.loggers import is_rank_zero
 from distill.losses import CrossEntropy, DistillationLoss
+from distill.losses.callable import as_loss
 from distill.optim import OptimizerConfig, learning_rate_factor, make_optimizer
 from distill.pair import bind, make_student, make_teacher, meet_data, own_tokenizer
 from distill.saved_state import refuse_changed, remember, teacher_state
@@ -52,7 +53,8 @@ class Distillation(LightningModule):
         student: Where the student comes from; a hub id, folder or run as a string; or a ready module.
         task: Name of a task (``text-classification``), or a task of your own.
         teacher: Hub id, folder or run; several with weights; a ready module or source; none for plain fine-tuning.
-        losses: The terms of the objective; cross entropy against the labels if none are given.
+        losses: The terms of the objective; cross entropy against the labels if none are given. A function of the two
+            models' logits is one too (:class:`~distill.losses.callable.CallableLoss`).
         optimizer: Optimizer and learning-rate schedule.
         labels: Names of the classes. On the command line they come from the data.
 
@@ -73,7 +75,8 @@ class Distillation(LightningModule):
         self.task = make_task(task, labels)
         self.teacher = make_teacher(teacher, self.task, labels)
         self.student = make_student(student, self.task, self.teacher, labels)
-        self.losses = nn.ModuleList(losses if losses is not None else [CrossEntropy()])
+        given = [CrossEntropy()] if losses is None else losses
+        self.losses = nn.ModuleList(as_loss(loss, index) for index, loss in enumerate(given))
         self.optimizer_config = optimizer or OptimizerConfig()
         if not self.losses:
             raise UserError("at least one loss is needed", key="model.losses", value=[], mend="add CrossEntropy")
@@ -93,7 +96,7 @@ class Distillation(LightningModule):
         self._met: Any = None
 
     def _losses(self) -> list[DistillationLoss]:
-        return [loss for loss in self.losses if isinstance(loss, DistillationLoss)]
+        return list(self.losses)  # type: ignore[arg-type]
 
     def meet(self, data: Any) -> None:
         """Have both models read what ``data`` makes; done by :meth:`setup` for the data module of a trainer.

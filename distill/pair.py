@@ -8,13 +8,14 @@ from typing import Any
 from torch import nn
 
 from distill.data import TextData
+from distill.documents import check_causal, check_isolation
 from distill.errors import UserError
 from distill.losses import DistillationLoss
 from distill.models import ModelSpec
 from distill.pretrained import load_tokenizer
 from distill.signals import Needs
 from distill.students import StudentConfig, build_student
-from distill.tasks import Task, TextTask
+from distill.tasks import CausalLM, Task, TextTask
 from distill.teachers import LiveTeacher, TeacherConfig, TeacherSource, build_teacher
 from distill.tokens import check_same, check_tokenizer, set_padding
 from distill.vocabulary import check_length
@@ -32,6 +33,11 @@ def make_teacher(
         return teacher
     if isinstance(teacher, nn.Module):
         return LiveTeacher(teacher, task)
+    for index, one in enumerate(teacher if isinstance(teacher, (list, tuple)) else [teacher]):
+        if not isinstance(one, (str, TeacherConfig)):
+            key = "model.teacher" if one is teacher else f"model.teacher.{index}"
+            mend = "give several modules as Ensemble([LiveTeacher(module, task), ...])"
+            raise UserError("a teacher is named by its path", key=key, value=type(one).__name__, mend=mend)
     return build_teacher(teacher, task, labels)
 
 
@@ -78,7 +84,8 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
         teacher: The teacher, or none.
 
     Raises:
-        UserError: if the tokenizer is not that of both models, or samples are longer than one of them reads.
+        UserError: if the tokenizer is not that of both models, samples are longer than one of them reads, or packed
+            documents would see each other.
     """
     maker = getattr(data, "tokenizer", None)
     models = list(_named(student, tokenizer, teacher))
@@ -90,6 +97,11 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
     if isinstance(data, TextData):
         key, length = data.longest
         check_length(key, length, [(who, model) for who, model, _ in models])
+        for who, model, _ in models:
+            if isinstance(task, CausalLM):
+                check_causal(who, model)
+            if data.isolates:
+                check_isolation(who, model)
 
 
 def _named(student: nn.Module, own: Any, teacher: TeacherSource | None) -> Iterator[tuple[str, nn.Module, Any]]:

@@ -201,6 +201,11 @@ class TextData(LightningDataModule):
             return 0
         return _PACK_LENGTH if self.pack_length is None else self.pack_length
 
+    @property
+    def isolates(self) -> bool:
+        """Whether documents share blocks, and must not see each other there."""
+        return bool(self._block_length) and self.isolate_documents
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the tokenised samples, those that judge the best among them, and of the tokenizer."""

@@ -45,6 +45,11 @@ class Ensemble(TeacherSource):
     def __init__(self, sources: Sequence[TeacherSource], weights: Sequence[float] | None = None) -> None:
         if not sources:
             raise UserError("an ensemble needs a teacher", key="model.teacher", value=[], mend="name at least one")
+        for number, source in enumerate(sources):
+            if not isinstance(source, TeacherSource):
+                kind = type(source).__name__
+                mend = "make one of a module: LiveTeacher(module, task)"
+                raise UserError("must be a TeacherSource", key=f"model.teacher.{number}", value=kind, mend=mend)
         weights = [1.0] * len(sources) if weights is None else weights
         if len(weights) != len(sources):
             raise UserError(

@@ -250,3 +250,22 @@ def test_on_a_gpu_logits_are_remembered_without_waiting() -> None:
     assert len(counted.calls) == 4
     assert torch.equal(again, torch.stack([first[1][1], first[0][1]]))  # type: ignore[index,arg-type]
     assert torch.equal(both[0], first[0][0])  # type: ignore[index]
+
+
+class Masked(TextClassification):
+    """One prediction a sample, of inputs that differ from epoch to epoch."""
+
+    stochastic = True
+
+
+def test_nothing_is_remembered_of_a_task_whose_inputs_differ_from_epoch_to_epoch() -> None:
+    model = bert()
+    teacher = LiveTeacher(model, Masked(["no", "yes"]))
+    first, second = batch([4, 7]), batch([5, 9])
+    second.ids = [4, 7]  # the same samples, masked anew
+    teacher.signals(first, LOGITS)
+    found = teacher.signals(second, LOGITS).logits
+    assert found is not None
+    with torch.no_grad():
+        torch.testing.assert_close(found, model(**second.inputs).logits)
+    assert teacher.state_dict() == {}

@@ -1,0 +1,119 @@
+"""The promises of a function of one's own as a term of the objective: none is dropped, and each counts as ours do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distill.errors import UserError
+from distill.losses import CrossEntropy, LogitMSE
+from distill.losses.callable import CallableLoss, as_loss
+from distill.module import Distillation
+from distill.signals import IGNORE, Batch, Signals
+from distill.tasks import Plain
+from distill.teachers import Ensemble
+
+B, T, C = 3, 4, 5
+STUDENT, TEACHER = torch.randn(2, B, T, C, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+MASK = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]).bool()
+BATCH = Batch(inputs={"input": torch.zeros(B, T)}, mask=MASK)
+
+
+def squares(student: Tensor, teacher: Tensor) -> Tensor:
+    """One value a prediction."""
+    return (student - teacher).square().mean(-1)
+
+
+def mean_of_squares(student: Tensor, teacher: Tensor) -> Tensor:
+    return squares(student, teacher).mean()
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return self.scale * squares(student, teacher)
+
+
+def oracle() -> Tensor:
+    """By a loop over the positions that count."""
+    pairs = zip(STUDENT.flatten(0, 1), TEACHER.flatten(0, 1), MASK.flatten(), strict=True)
+    rows = [(student - teacher).square().mean() for student, teacher, counts in pairs if counts]
+    return torch.stack(rows).sum()
+
+
+@pytest.mark.parametrize("function", [squares, mean_of_squares, nn.MSELoss(), Scaled(), lambda s, t: squares(s, t)])
+def test_a_function_becomes_a_term_over_the_predictions_that_count(function: Any) -> None:
+    total, positions = as_loss(function, 0)(Signals(STUDENT), Signals(TEACHER), BATCH)
+    assert positions == 6
+    torch.testing.assert_close(total, oracle())
+
+
+def test_a_sum_of_torchs_is_taken_for_one() -> None:
+    total, _ = CallableLoss(nn.MSELoss(reduction="sum"))(Signals(STUDENT), Signals(TEACHER), BATCH)
+    torch.testing.assert_close(total, C * oracle())
+
+
+def test_where_nothing_counts_the_loss_is_0_with_a_gradient_of_0() -> None:
+    student = STUDENT.clone().requires_grad_()
+    none = Batch(inputs=BATCH.inputs, mask=torch.zeros_like(MASK))
+    total, positions = CallableLoss(mean_of_squares)(Signals(student), Signals(TEACHER), none)
+    total.backward()
+    assert total == positions == 0
+    assert not student.grad.any()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("returned", "shown"), [(STUDENT[0, 0], r"\[5\]"), (0.5, "float"), (torch.zeros(6, C), r"\[6, 5\]")]
+)
+def test_what_is_neither_a_mean_nor_one_value_each_is_refused(returned: Any, shown: str) -> None:
+    with pytest.raises(UserError, match=f"squares: of 6 predictions it must return the mean.*returns {shown}"):
+        CallableLoss(lambda s, t: returned, name="squares")(Signals(STUDENT), Signals(TEACHER), BATCH)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (nn.KLDivLoss(), "KLDivLoss does not compare logits with logits.*use HintonKL"),
+        (nn.CrossEntropyLoss(), "CrossEntropyLoss does not compare logits with logits"),
+        (CrossEntropy, "a loss is a DistillationLoss or a function"),
+        ("CrossEntropy", "a loss is a DistillationLoss or a function"),
+        (None, "a loss is a DistillationLoss or a function"),
+    ],
+)
+def test_what_is_no_loss_is_refused_and_never_dropped(loss: Any, message: str) -> None:
+    with pytest.raises(UserError, match=rf"model\.losses\.1.*{message}"):
+        Distillation(student=nn.Linear(3, C), teacher=nn.Linear(3, C), task=Plain(), losses=[CrossEntropy(), loss])
+
+
+def test_functions_train_as_the_loss_of_ours_that_computes_the_same() -> None:
+    torch.manual_seed(0)
+    student, teacher = nn.Linear(3, C), nn.Linear(3, C)
+    batch = Batch(inputs={"input": torch.randn(7, 3)}, labels=torch.tensor([0, 1, 2, 3, 4, 0, IGNORE]))
+    objectives = []
+    ours, functions = [LogitMSE(weight=0.5), LogitMSE(name="second")], [CallableLoss(squares, 0.5, "half"), squares]
+    for losses in (ours, functions):
+        module = Distillation(student=student, teacher=teacher, task=Plain(), losses=losses)  # type: ignore[arg-type]
+        objectives.append(module.terms(batch))
+    torch.testing.assert_close(objectives[0][0], objectives[1][0])
+    assert list(objectives[1][1]) == ["half", "squares"]
+
+
+def test_a_function_without_a_name_is_called_by_its_place_and_a_modules_parameters_are_trained() -> None:
+    losses: Any = [lambda s, t: squares(s, t), Scaled()]
+    module = Distillation(student=nn.Linear(3, C), teacher=nn.Linear(3, C), task=Plain(), losses=losses)
+    assert [loss.name for loss in module._losses()] == ["loss_0", "scaled"]
+    assert [name for name, _ in module.losses.named_parameters()] == ["1.function.scale"]
+
+
+def test_teachers_in_a_list_are_never_dropped() -> None:
+    teachers: Any = [nn.Linear(3, C), nn.Linear(3, C)]
+    with pytest.raises(UserError, match=r"model\.teacher\.0 = 'Linear'.*Ensemble"):
+        Distillation(student=nn.Linear(3, C), teacher=teachers, task=Plain())
+    with pytest.raises(UserError, match=r"model\.teacher\.0 = 'Linear': must be a TeacherSource"):
+        Ensemble(teachers)
