@@ -26,15 +26,15 @@ def of_transformers(model: nn.Module) -> bool:
         return True
     if not isinstance(getattr(model, "config", None), PreTrainedConfig):
         return False
-    names, any_name = _reads(type(model).forward)
+    _, names, any_name = _reads(type(model).forward)
     return any_name or "output_hidden_states" in names
 
 
 def call(model: nn.Module, inputs: Mapping[str, Any], flags: Mapping[str, Any] | None = None) -> Any:
     """Whatever ``model`` gives for ``inputs``.
 
-    Models of transformers are called by names. Other modules too, if ``forward`` has a parameter of each input's name
-    (or takes any name besides one of them); else by position, in the order of ``inputs``.
+    Models of transformers are called by names. Others are called by position, in the order of ``inputs``; where
+    ``forward`` has their names in another order, or has some of them and takes any other name, by names too.
 
     Args:
         model: The model.
@@ -50,12 +50,13 @@ def call(model: nn.Module, inputs: Mapping[str, Any], flags: Mapping[str, Any] |
         if hasattr(config.get_text_config(), "use_cache"):
             flags["use_cache"] = False
         return model(**inputs, **flags)
-    names, any_name = _reads(type(model).forward)
+    places, names, any_name = _reads(type(model).forward)
     known = [name for name in inputs if name in names]
-    if known and (len(known) == len(inputs) or any_name):
-        return model(**inputs)
-    for place, name in enumerate(inputs):
-        if name in names and names.index(name) != place:
+    if known and places[: len(inputs)] != tuple(inputs):
+        if len(known) == len(inputs) or any_name:
+            return model(**inputs)
+        name = next((one for place, one in enumerate(inputs) if one in known and names.index(one) != place), None)
+        if name is not None:
             raise UserError(
                 f"{type(model).__name__}.forward takes {', '.join(names)}, and a batch has {', '.join(inputs)}: by "
                 f"position {name} would be taken for another, and not all have parameters of their names",
@@ -66,16 +67,15 @@ def call(model: nn.Module, inputs: Mapping[str, Any], flags: Mapping[str, Any] |
 
 
 @lru_cache(maxsize=256)
-def _reads(forward: Callable[..., Any]) -> tuple[tuple[str, ...], bool]:
-    """The parameters of a ``forward`` that have names, and whether it takes any other name."""
+def _reads(forward: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """The parameters of a ``forward`` that have places and names, all that have names, and if any other will do."""
     try:
         parameters = list(signature(forward).parameters.values())[1:]  # without self
     except (TypeError, ValueError):  # of compiled code
-        return (), False
-    named = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-    return tuple(p.name for p in parameters if p.kind in named), any(
-        p.kind is Parameter.VAR_KEYWORD for p in parameters
-    )
+        return (), (), False
+    places = tuple(p.name for p in parameters if p.kind is Parameter.POSITIONAL_OR_KEYWORD)
+    others = tuple(p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY)
+    return places, places + others, any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
 
 
 def logits_of(model: nn.Module, output: Any) -> Tensor:

@@ -61,7 +61,7 @@ def reopen(
     config["trainer"] |= _ALONE | {"profiler": None}  # which writes where the run was trained
     config["callbacks"] = []  # what they did is in the student
     if not with_teacher:
-        config["model"] |= {"teacher": None, "losses": [{"class_path": "CrossEntropy"}]}
+        config["model"] |= {"teacher": None, "losses": None}
     for key, text in overrides:
         apply_override(config, key, parse_value(text, f"--{key}"))
     job = build(config, allow=allow, stage=stage)

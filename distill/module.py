@@ -23,10 +23,9 @@ from distill.errors import UserError
 from distill.evidence import Evidence
 from distill.finite import FiniteWatch
 from distill.loggers import is_rank_zero
-from distill.losses import CrossEntropy, DistillationLoss
-from distill.losses.callable import as_loss
+from distill.losses import DistillationLoss
 from distill.optim import OptimizerConfig, learning_rate_factor, make_optimizer
-from distill.pair import bind, make_student, make_teacher, meet_data, own_tokenizer
+from distill.pair import bind, make_losses, make_student, make_teacher, meet_data, own_tokenizer
 from distill.saved_state import refuse_changed, remember, teacher_state
 from distill.sharding import local, shard_run
 from distill.signals import Batch, Request, Signals
@@ -53,8 +52,8 @@ class Distillation(LightningModule):
         student: Where the student comes from; a hub id, folder or run as a string; or a ready module.
         task: Name of a task (``text-classification``), or a task of your own.
         teacher: Hub id, folder or run; several with weights; a ready module or source; none for plain fine-tuning.
-        losses: The terms of the objective; cross entropy against the labels if none are given. A function of the two
-            models' logits is one too (:class:`~distill.losses.callable.CallableLoss`).
+        losses: The terms of the objective; (binary) cross entropy against the labels if none are given. A function of
+            the two models' logits is one too (:class:`~distill.losses.callable.CallableLoss`).
         optimizer: Optimizer and learning-rate schedule.
         labels: Names of the classes. On the command line they come from the data.
 
@@ -75,12 +74,9 @@ class Distillation(LightningModule):
         self.task = make_task(task, labels)
         self.teacher = make_teacher(teacher, self.task, labels)
         self.student = make_student(student, self.task, self.teacher, labels)
-        given = [CrossEntropy()] if losses is None else losses
-        self.losses = nn.ModuleList(as_loss(loss, index) for index, loss in enumerate(given))
+        self.losses = nn.ModuleList(make_losses(losses, self.task))
         self.optimizer_config = optimizer or OptimizerConfig()
-        if not self.losses:
-            raise UserError("at least one loss is needed", key="model.losses", value=[], mend="add CrossEntropy")
-        self.needs = bind(self._losses(), self.student, self.teacher)
+        self.needs = bind(self._losses(), self.task, self.student, self.teacher)
         # Where the tokenizers agree one head may be a padded version of the other; no other widths may differ.
         self._tokenizer = own_tokenizer(student, self.task, self.teacher)
         self._may_be_padded = check_pair(self.task, self._tokenizer, self.student, self.teacher)

@@ -10,7 +10,8 @@ from torch import nn
 from distill.data import TextData
 from distill.documents import check_causal, check_isolation
 from distill.errors import UserError
-from distill.losses import DistillationLoss
+from distill.losses import BinaryCrossEntropy, CrossEntropy, DistillationLoss
+from distill.losses.callable import as_loss
 from distill.models import ModelSpec
 from distill.pretrained import load_tokenizer
 from distill.signals import Needs
@@ -20,7 +21,7 @@ from distill.teachers import LiveTeacher, TeacherConfig, TeacherSource, build_te
 from distill.tokens import check_same, check_tokenizer, set_padding
 from distill.vocabulary import check_length
 
-__all__ = ["bind", "make_student", "make_teacher", "meet_data", "own_tokenizer"]
+__all__ = ["bind", "make_losses", "make_student", "make_teacher", "meet_data", "own_tokenizer"]
 
 
 def make_teacher(
@@ -114,11 +115,24 @@ def _named(student: nn.Module, own: Any, teacher: TeacherSource | None) -> Itera
     yield "model.student", student, own
 
 
-def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: TeacherSource | None) -> Needs:
+def make_losses(losses: Sequence[Any] | None, task: Task) -> list[DistillationLoss]:
+    """The terms of the objective: as given, or what fits the labels of the task.
+
+    Raises:
+        UserError: if there is none, or one is neither a loss nor a function of the two models' logits.
+    """
+    if losses is None:
+        return [BinaryCrossEntropy() if task.outputs == "labels" else CrossEntropy()]
+    if not losses:
+        raise UserError("at least one loss is needed", key="model.losses", value=[], mend="add CrossEntropy")
+    return [as_loss(loss, index) for index, loss in enumerate(losses)]
+
+
+def bind(losses: Sequence[DistillationLoss], task: Task, student: nn.Module, teacher: TeacherSource | None) -> Needs:
     """Have the losses meet the two models; what they read of these.
 
     Raises:
-        UserError: if two have one name, or one cannot work with these models.
+        UserError: if two have one name, or one cannot work with this task or these models.
     """
     names = [loss.name for loss in losses]
     for index, name in enumerate(names):
@@ -127,9 +141,25 @@ def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: Teache
             raise UserError("names of losses must differ", key=key, value=name, mend="name one of them")
     spec, needs = ModelSpec(student, "model.student"), Needs()
     for index, loss in enumerate(losses):
+        _check_outputs(loss, task, f"model.losses.{index}")
         try:
             loss.bind(spec, teacher.spec if teacher else None)
         except UserError as error:
             raise error.within(f"model.losses.{index}") from None
         needs = needs | loss.needs
     return needs
+
+
+_OUTPUTS = {
+    "classes": ("a sample has one class of a softmax", "HintonKL and CrossEntropy"),
+    "labels": ("each class is a yes or no of its own", "BinaryKL and BinaryCrossEntropy"),
+}
+"""What a task's outputs are -> in words, and the losses for them."""
+
+
+def _check_outputs(loss: DistillationLoss, task: Task, key: str) -> None:
+    if "any" in (loss.outputs, task.outputs) or loss.outputs == task.outputs:
+        return
+    words, losses = _OUTPUTS[task.outputs]
+    rule = f"is not for {task.name}, where {words}"
+    raise UserError(rule, key=key, value=type(loss).__name__, mend=f"use {losses}, or LogitMSE")

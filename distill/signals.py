@@ -9,14 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["IGNORE", "Batch", "Needs", "Request", "Signals"]
+__all__ = ["IGNORE", "Batch", "Needs", "OutputKind", "Request", "Signals"]
 
 IGNORE = -100
 """Label of a position that does not count, as everywhere in torch and transformers."""
+
+OutputKind = Literal["any", "classes", "labels"]
+"""What the C outputs of a head are: the alternatives of one softmax (``classes``), or each a yes or no of its own
+(``labels``); ``any`` where that is not known, or makes no difference."""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,12 @@ class Tally:
         if labels is None:
             return
         sums = {name: float(values.sum()) for name, values in batch.extras.items()}
+        if predicted is not None and predicted.dtype is torch.bool and labels.is_floating_point():
+            # A sample has any number of classes: that one is predicted for all does not make a constant.
+            scored = ~labels.isnan().any(-1)
+            often = (labels[scored] > 0.5).sum(0).cpu()
+            self._counts += Counts(int(scored.sum()), often, sums=sums)
+            return
         if predicted is None or labels.is_floating_point() or labels.shape != predicted.shape:
             scored = (~labels.isnan()).sum() if labels.is_floating_point() else batch.count
             self._counts += Counts(int(scored), sums=sums)

@@ -88,9 +88,23 @@ class Part(nn.Module):
         return input_ids
 
 
+class Keyword(nn.Module):
+    def forward(self, input_ids: Tensor, *, attention_mask: Tensor) -> Tensor:
+        return input_ids - attention_mask
+
+
 def test_inputs_are_passed_by_name_where_forward_has_their_names() -> None:
     bias = torch.full_like(X, 10)
     assert torch.equal(logits(Text(), input_ids=3 * X, attention_mask=X, bias=bias), 12 * X)
+    assert torch.equal(logits(Keyword(), input_ids=3 * X, attention_mask=X), 2 * X)
+
+
+def test_inputs_are_passed_by_position_where_that_is_the_same() -> None:
+    model, seen = nn.Sequential(nn.Identity()), []
+    model.register_forward_pre_hook(lambda _module, args: seen.append(len(args)))
+    logits(model, input=X)
+    logits(model, x=X)
+    assert seen == [1, 1]
 
 
 def test_an_input_that_would_be_taken_for_another_is_refused() -> None:

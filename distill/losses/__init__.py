@@ -2,6 +2,8 @@
 
 from distill.losses.attention import AttentionTransfer
 from distill.losses.base import DistillationLoss, LossSum
+from distill.losses.binary_cross_entropy import BinaryCrossEntropy
+from distill.losses.binary_kl import BinaryKL
 from distill.losses.cosine import CosineHidden
 from distill.losses.cross_entropy import CrossEntropy
 from distill.losses.dist import DIST
@@ -21,6 +23,8 @@ __all__ = [
     "DIST",
     "L1",
     "AttentionTransfer",
+    "BinaryCrossEntropy",
+    "BinaryKL",
     "CosineHidden",
     "CrossEntropy",
     "DecoupledKD",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distill.errors import UserError, nearest
 from distill.models import ModelSpec
 from distill.schedules import Constant, Ramp, Schedule, as_schedule
-from distill.signals import Batch, Needs, Signals
+from distill.signals import Batch, Needs, OutputKind, Signals
 
 __all__ = [
     "DistillationLoss",
@@ -58,6 +58,9 @@ class DistillationLoss(nn.Module, ABC):
 
     reads_labels: ClassVar[bool] = False
     """Whether samples without a label add nothing to it."""
+
+    outputs: ClassVar[OutputKind] = "any"
+    """What the outputs of a head must be for it; see :attr:`distill.tasks.Task.outputs`."""
 
     def __init__(self, weight: float | Schedule = 1.0, name: str | None = None) -> None:
         super().__init__()

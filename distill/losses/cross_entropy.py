@@ -14,7 +14,7 @@ from distill.errors import UserError
 from distill.losses.base import DistillationLoss, LossSum, at_least_float32, counted
 from distill.losses.rows import sum_over_rows
 from distill.schedules import Schedule
-from distill.signals import IGNORE, Batch, Needs, Request, Signals
+from distill.signals import IGNORE, Batch, Needs, OutputKind, Request, Signals
 
 __all__ = ["CrossEntropy", "cross_entropy", "regression_mse"]
 
@@ -90,6 +90,7 @@ class CrossEntropy(DistillationLoss):
         )
 
     reads_labels: ClassVar[bool] = True
+    outputs: ClassVar[OutputKind] = "classes"
 
     @property
     def needs(self) -> Needs:

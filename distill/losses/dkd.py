@@ -13,7 +13,7 @@ from distill.losses.base import check_not_negative, check_positive, counted
 from distill.losses.logits import LogitLoss
 from distill.losses.rows import sum_over_rows
 from distill.schedules import Schedule
-from distill.signals import IGNORE, Batch
+from distill.signals import IGNORE, Batch, OutputKind
 
 __all__ = ["DecoupledKD", "decoupled_kd"]
 
@@ -85,6 +85,7 @@ class DecoupledKD(LogitLoss):
     """
 
     reads_labels: ClassVar[bool] = True
+    outputs: ClassVar[OutputKind] = "classes"
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from distill.errors import UserError
 from distill.losses.base import DistillationLoss, LossSum, aligned_logits, check_positive
 from distill.models import ModelSpec
 from distill.schedules import Schedule
-from distill.signals import Batch, Needs, Request, Signals
+from distill.signals import Batch, Needs, OutputKind, Request, Signals
 
 __all__ = ["LogitLoss", "SoftenedLoss"]
 
@@ -42,6 +43,8 @@ class SoftenedLoss(LogitLoss):
         name: See :class:`DistillationLoss`.
     """
 
+    outputs: ClassVar[OutputKind] = "classes"
+
     def __init__(
         self, temperature: float | Schedule = 1.0, weight: float | Schedule = 1.0, name: str | None = None
     ) -> None:
@@ -53,7 +56,7 @@ class SoftenedLoss(LogitLoss):
         """T^2 times the divergence, summed over the N positions."""
 
     def summed(self, student_NC: Tensor, teacher_NC: Tensor, batch: Batch) -> Tensor:
-        if student_NC.shape[-1] == 1:
+        if student_NC.shape[-1] == 1 and self.outputs == "classes":
             raise UserError(
                 "a head of one output has no distribution to compare", key=self.name, mend="use LogitMSE for regression"
             )

@@ -88,6 +88,8 @@ def _loaded_or_copied(
     names = head.get("id2label")
     if names and len(names) == student.config.num_labels:
         student.config.id2label, student.config.label2id = dict(names), {name: i for i, name in names.items()}
+    if "problem_type" in head:
+        student.config.problem_type = head["problem_type"]
     if config.attn_implementation is not None:
         try:
             student.set_attn_implementation(config.attn_implementation)

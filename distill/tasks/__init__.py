@@ -8,6 +8,7 @@ from distill.errors import UserError, nearest
 from distill.tasks.base import Task, TextTask
 from distill.tasks.causal_lm import CausalLM
 from distill.tasks.masked_lm import MaskedLM
+from distill.tasks.multi_label import MultiLabelClassification
 from distill.tasks.plain import Plain
 from distill.tasks.text_classification import TextClassification
 from distill.tasks.token_classification import TokenClassification
@@ -16,6 +17,7 @@ __all__ = [
     "TASKS",
     "CausalLM",
     "MaskedLM",
+    "MultiLabelClassification",
     "Plain",
     "Task",
     "TextClassification",
@@ -25,7 +27,8 @@ __all__ = [
 ]
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (TextClassification, TokenClassification, MaskedLM, CausalLM, Plain)
+    task.name: task
+    for task in (TextClassification, MultiLabelClassification, TokenClassification, MaskedLM, CausalLM, Plain)
 }
 
 

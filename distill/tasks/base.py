@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from distill.models import forward
-from distill.signals import Batch, Request, Signals
+from distill.signals import Batch, OutputKind, Request, Signals
 from distill.tally import Counts
 
 __all__ = ["UNIGRAM", "Guess", "LabelForm", "Task", "TextTask"]
@@ -44,10 +44,12 @@ class Task(ABC):
         mode: ``max`` or ``min``: which direction of :attr:`monitor` is better.
         stochastic: Whether a sample's inputs differ from epoch to epoch (masking): a signal recorded in one
             epoch is then none of the next.
+        outputs: What the outputs of a model's head are; losses for other ones are refused.
     """
 
     name: ClassVar[str]
     stochastic: ClassVar[bool] = False
+    outputs: ClassVar[OutputKind] = "classes"
     monitor: str
     mode: str
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from distill.errors import UserError
-from distill.signals import IGNORE, Batch
+from distill.signals import IGNORE, Batch, OutputKind
 from distill.tally import Counts
 from distill.tasks.base import Guess, Task
 from distill.tasks.scores import Ratio
@@ -29,6 +29,7 @@ class Plain(Task):
     """
 
     name: ClassVar[str] = "plain"
+    outputs: ClassVar[OutputKind] = "any"
     monitor = "accuracy"
     mode = "max"
 

@@ -1,0 +1,95 @@
+"""Any number of classes for a text or a pair of texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MultilabelF1Score
+
+from distill.errors import UserError
+from distill.signals import Batch, OutputKind
+from distill.tally import Counts
+from distill.tasks.base import Guess, LabelForm
+from distill.tasks.scores import Ratio
+from distill.tasks.text_classification import TextClassification, class_head, model_inputs
+
+__all__ = ["MultiLabelClassification"]
+
+
+class MultiLabelClassification(TextClassification):
+    """Classification in which each class is a yes or no of its own: topics, tags, toxicity.
+
+    A row's label is a list of names or ids, or 0 or 1 (or a probability) for every class; a row without one is
+    not judged. Metrics, of the classes whose probability is above the threshold: ``f1_micro`` (over all decisions),
+    ``f1_macro`` (the mean over the classes) and ``subset_accuracy`` (the part of the rows whose every class is right).
+
+    Args:
+        labels: Names of the classes.
+        threshold: A class is predicted where sigmoid(logit) is greater, in (0, 1).
+    """
+
+    name: ClassVar[str] = "multi-label-classification"
+    takes: ClassVar[frozenset[LabelForm]] = frozenset({"set"})
+    outputs: ClassVar[OutputKind] = "labels"
+    monitor = "f1_micro"
+
+    def __init__(self, labels: Sequence[str] | None = None, threshold: float = 0.5) -> None:
+        super().__init__(labels)
+        if not 0 < threshold < 1:
+            rule = "must lie between 0 and 1"
+            raise UserError(rule, key="data.task.threshold", value=threshold, mend="0.5 is usual")
+        self.threshold = threshold
+
+    @property
+    def regression(self) -> bool:
+        return False
+
+    def head(self) -> dict[str, Any]:
+        return class_head(self.labels or ()) | {"problem_type": "multi_label_classification"}
+
+    def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
+        inputs, tokens = model_inputs(features, tokenizer)
+        labels = torch.from_numpy(np.stack([f["label"] for f in features])).float() if "label" in features[0] else None
+        mask = torch.ones(len(features), dtype=torch.bool)  # a sample is one prediction, however many classes there are
+        return Batch(inputs=inputs, labels=labels, mask=mask, tokens=tokens, ids=[sample["id"] for sample in features])
+
+    def metrics(self) -> dict[str, Metric]:
+        count = len(self.labels or ())
+        return {
+            "f1_micro": MultilabelF1Score(count, average="micro", validate_args=False),
+            "f1_macro": MultilabelF1Score(count, average="macro", validate_args=False),
+            "subset_accuracy": Ratio(),
+        }
+
+    def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
+        if batch.labels is None:
+            return
+        labelled = ~batch.labels.isnan().any(-1)
+        predicted, labels = self.predict(logits)[labelled], batch.labels[labelled] > 0.5
+        if len(labels):
+            metrics["f1_micro"].update(predicted.int(), labels.int())
+            metrics["f1_macro"].update(predicted.int(), labels.int())
+            metrics["subset_accuracy"].update((predicted == labels).all(-1), torch.ones_like(labels[:, 0]))
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """Whether each class is predicted, boolean ``[B, C]``."""
+        return logits.float() > math.log(self.threshold / (1 - self.threshold))
+
+    def guess(self, counts: Counts, tokens: Tensor | None) -> Guess | None:
+        """The most frequent classes for every input, as many as give the best micro-averaged F1."""
+        total, rows = int(counts.labels.sum()), counts.total
+        if not total:
+            return None
+        often, order = counts.labels.double().sort(descending=True)
+        sizes = torch.arange(1, len(often) + 1)
+        micro = 2 * often.cumsum(0) / (sizes * rows + total)  # 2 TP / (predicted + true)
+        size = int(micro.argmax()) + 1
+        macro = (2 * often[:size] / (rows + often[:size])).sum() / len(often)
+        says = " and ".join([self.always(int(order[0])), *(self.class_name(int(c)) for c in order[1:size])])
+        return Guess({"f1_micro": float(micro.max()), "f1_macro": float(macro)}, says)
