@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from distill.data import arrow
 from distill.data.rows import Rows
 
-__all__ = ["said"]
+if TYPE_CHECKING:
+    from distill.data.text import TextData
+
+__all__ = ["figures", "said"]
 
 _NAMED = 6  # classes that are listed
 
 
-def said(rows: Rows, left_out: Mapping[str, int], given: Mapping[str, str]) -> list[str]:
+def said(rows: Rows, left_out: Mapping[str, int], given: Mapping[str, str], notes: Sequence[str]) -> list[str]:
     """Lines on columns that were recognised by their names, on rows without a label and on empty texts.
 
     Args:
         rows: The data.
         left_out: Use -> rows of which the tokenizer made nothing; uses that are not read are not there.
         given: Role -> column, as the user has it: needs no telling.
+        notes: What was decided when the data was read.
     """
     roles: dict[str, str] = {}
     for columns in rows.columns.values():
@@ -29,7 +33,7 @@ def said(rows: Rows, left_out: Mapping[str, int], given: Mapping[str, str]) -> l
     taken = [f"{role} is the column {column!r}" for role, column in roles.items() if role not in given]
     if "label" in roles and rows.labels is not None and taken:
         taken[-1] += f" ({_classes(rows.labels.names)})" if "label" not in given else ""
-    lines = [", ".join(taken)] if taken else []
+    lines = [*notes, ", ".join(taken)] if taken else [*notes]
     for use, count in rows.without_label.items():
         if count and use in left_out:
             of = len(rows.splits[use])
@@ -41,6 +45,25 @@ def said(rows: Rows, left_out: Mapping[str, int], given: Mapping[str, str]) -> l
             what = "left out, as the tokenizer makes nothing of them" if dropped else "read as they are"
             lines.append(f"{dropped or empty} of {len(rows.splits[use])} texts of {use} are empty: {what}")
     return [f"data: {line}" for line in lines]
+
+
+def figures(data: TextData) -> dict[str, Any]:
+    """Figures of the data as it is trained on: samples of each split, tokens, batches, padding, classes."""
+    samples = {use: data.samples(use) for use in data.uses}
+    batches = data.training_batches()
+    lengths = samples["train"].lengths
+    positions = sum(len(rows) * int(lengths[rows].max()) for rows in batches.epoch(0))
+    return {
+        **{f"{use}_samples": len(one) for use, one in samples.items()},
+        "train_tokens": int(lengths.sum()),
+        "mean_length": float(lengths.mean()),
+        "batches_per_epoch": len(batches),
+        "tokens_per_batch": float(lengths.sum() / len(batches)),
+        "padding": 1 - float(lengths.sum()) / positions,
+        "labels": data.labels,
+        "tokenizer_size": len(data.tokenizer),
+        "fingerprint": data.fingerprint,
+    }
 
 
 def _classes(names: list[str] | None) -> str:

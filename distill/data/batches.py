@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -20,8 +21,10 @@ from torch.utils.data import DataLoader, Sampler
 from distill.data.draws import order
 from distill.data.features import Key
 from distill.errors import UserError
+from distill.signals import Batch
+from distill.tasks.base import TextTask
 
-__all__ = ["EvaluationBatches", "Loader", "TrainingBatches", "heed_parent_alone"]
+__all__ = ["Collate", "EvaluationBatches", "Loader", "TrainingBatches", "heed_parent_alone"]
 
 _Rows = NDArray[np.int64]
 _MEGA = 64  # batches sorted by length together: enough to leave little padding, few enough to stay random
@@ -180,3 +183,14 @@ class Loader(DataLoader[Any]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to do (see :meth:`state_dict`)."""
+
+
+@dataclass(frozen=True)
+class Collate:
+    """The task's collate function with its tokenizer, for workers to take along."""
+
+    task: TextTask
+    tokenizer: Any
+
+    def __call__(self, features: list[dict[str, Any]]) -> Batch:
+        return self.task.collate(features, self.tokenizer)

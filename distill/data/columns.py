@@ -6,40 +6,59 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill.data import arrow
+from distill.data.label_values import canonical
 from distill.errors import UserError, nearest
 from distill.tasks.base import TextTask
 
 __all__ = ["check_rows", "check_tags", "find_columns"]
 
 
-def find_columns(task: TextTask, names: list[str], given: Mapping[str, str] | None) -> dict[str, str]:
-    """Role -> column, as given and else recognised by name.
+def find_columns(
+    task: TextTask, names: list[str], given: Mapping[str, str] | None, mixed: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Role -> column, as given and else recognised by name, if need be without regard to capitals.
 
     Args:
         task: Says which roles there are.
         names: The data set's columns.
         given: The user's choice.
+        mixed: Further columns, which cannot be used -> what is wrong with them.
 
     Raises:
         UserError: if a role or column is unknown, or a role that the task needs has no column.
     """
-    given = given or {}
+    given, mixed = given or {}, mixed or {}
+    every = [*names, *mixed]
     for role, column in given.items():
         if role not in task.columns:
             raise UserError(
                 f"{task.name} has no such role", key=f"data.columns.{role}", mend=nearest(role, task.columns)
             )
-        if column not in names:
-            raise UserError("no such column", key=f"data.columns.{role}", value=column, mend=nearest(column, names))
-    found = task.find_columns(names) | dict(given)
+        if column not in every:
+            raise UserError("no such column", key=f"data.columns.{role}", value=column, mend=nearest(column, every))
+    found = _recognised(task, every) | dict(given)
+    for role, column in found.items():
+        if column in mixed:
+            mend = "write all of its values alike"
+            raise UserError(mixed[column], key=f"data.columns.{role}", value=column, mend=mend)
     for role in task.columns:
         if role not in found and role not in task.optional:
+            headless = any(not isinstance(canonical(name), str) or name.count(" ") > 1 for name in names)
             raise UserError(
                 f"{task.name} needs a column for its {role}, and none of {names} is known as one",
                 key=f"data.columns.{role}",
-                mend="name it",
+                mend="if this is no header but a row, give data.reader.names" if headless else "name it",
             )
     return found
+
+
+def _recognised(task: TextTask, names: list[str]) -> dict[str, str]:
+    exact = task.find_columns(names)
+    folded = {name.casefold(): name for name in reversed(names)}
+    others = {role: folded[name] for role, name in task.find_columns(list(folded)).items()}
+    if "text" in exact:
+        others.pop("text_pair", None)
+    return others | exact
 
 
 def check_rows(task: TextTask, split: str, dataset: Any, columns: Mapping[str, str]) -> dict[str, str]:
@@ -66,7 +85,7 @@ def check_rows(task: TextTask, split: str, dataset: Any, columns: Mapping[str, s
 
 def _check_text(task: TextTask, split: str, dataset: Any, role: str, column: str) -> None:
     values = arrow.column(dataset, column)
-    if arrow.kind(values) != "text" or arrow.is_list(values) != task.words:
+    if arrow.kind(values) != "null" and (arrow.kind(values) != "text" or arrow.is_list(values) != task.words):
         holds = "lists of words" if task.words else "text"
         raise UserError(
             f"the column must hold {holds}, and it holds {values.type}",

@@ -39,6 +39,7 @@ def read_rows(
     task: TextTask,
     source: Mapping[str, Any],
     *,
+    mixed: Mapping[str, str] | None = None,
     splits: Mapping[str, str] | None = None,
     columns: Mapping[str, str] | None = None,
     validation_fraction: float | None = None,
@@ -51,6 +52,7 @@ def read_rows(
     Args:
         task: Says which columns there must be.
         source: The data set's splits by their own names.
+        mixed: Columns whose values are of several kinds -> what is wrong with them.
         splits: Use -> split, as the user has it.
         columns: Role -> column, as the user has it.
         validation_fraction: Share of the training rows for validation.
@@ -63,7 +65,7 @@ def read_rows(
     """
     chosen = {use: source[name] for use, name in find_splits(source, splits, validation_fraction).items()}
     every = list(dict.fromkeys(column for rows in chosen.values() for column in rows.column_names))
-    found = find_columns(task, every, columns)
+    found = find_columns(task, every, columns, mixed or {})
     if labels is not None and "label" not in task.columns:
         raise UserError(f"{task.name} has no classes", key="data.labels", value=list(labels), mend="leave it out")
     whole = dict(chosen)

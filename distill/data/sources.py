@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import numpy as np
 
 from distill.data.corpus import STDLIB, stdlib
 from distill.data.draws import order
+from distill.data.files import OWN, read_files
+from distill.data.reader import ReaderConfig
 from distill.errors import UserError, nearest
 from distill.paths import PACKAGE_PREFIX, resolve
 
-__all__ = ["find_splits", "hold_out", "load", "sample"]
+__all__ = ["Source", "find_splits", "hold_out", "load", "sample"]
 
-_READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+_OTHERS = (".parquet",)
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -29,13 +31,38 @@ SPLIT_NAMES = {
 _HOLD_OUT, _SAMPLE = 1, 2
 
 
-def load(path: str | None, name: str | None, files: Mapping[str, str | list[str]] | None) -> dict[str, Any]:
-    """The data set's splits by their own names, each a ``datasets.Dataset``.
+@dataclass(frozen=True)
+class Source:
+    """Rows as they were read.
+
+    Attributes:
+        splits: The splits by their own names, each a ``datasets.Dataset``.
+        mixed: Columns that are in none of them, as their values are of several kinds -> what is wrong.
+        notes: What was decided on the way, in words.
+    """
+
+    splits: dict[str, Any]
+    mixed: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def load(
+    path: str | None,
+    name: str | None,
+    files: Mapping[str, str | list[str]] | None,
+    reader: ReaderConfig | None = None,
+    document: str | None = None,
+    plain: str = "line",
+) -> Source:
+    """The data set.
 
     Args:
         path: Hub id, local folder, or ``distill:stdlib``.
         name: Configuration of a hub data set.
         files: Split -> files; instead of ``path``.
+        reader: How files of text are read.
+        document: What a document of .txt files is.
+        plain: What it is if nothing is said.
 
     Raises:
         UserError: if it is not clear what to read, or it cannot be read.
@@ -45,66 +72,110 @@ def load(path: str | None, name: str | None, files: Mapping[str, str | list[str]
             "give path or files, not both", key="data.files", value=dict(files), mend="set the other to null"
         )
     if files is not None:
-        return _load_files(files)
+        lists = {split: [names] if isinstance(names, str) else list(names) for split, names in files.items()}
+        return _load_files(lists, reader, document, plain)
     if path is None:
         raise UserError("the data is missing", key="data.path", mend="name a data set, a folder, or data.files")
     if path == STDLIB:
-        return dict(stdlib())
+        _refuse_options("the standard library", reader, document)
+        return Source(dict(stdlib()))
     if path.startswith(PACKAGE_PREFIX):
         raise UserError("the package brings no such data", key="data.path", value=path, mend=nearest(path, [STDLIB]))
-    return _read("data.path", path, resolve(path, "data.path"), name)
+    if Path(path).expanduser().is_file():
+        rule, mend = "this is a file", f"give it by its split: data.files: {{train: {path}}}, and data.path: null"
+        raise UserError(rule, key="data.path", value=path, mend=mend)
+    found = resolve(path, "data.path")
+    if Path(found).is_dir() and (own := _own_files(found, name)):
+        return read_files(own, lambda split: "data.path", reader, document, plain)
+    _refuse_options("this data set", reader, document)
+    return Source(_read("data.path", path, found, name))
 
 
-def _load_files(files: Mapping[str, str | list[str]]) -> dict[str, Any]:
-    lists = {split: [names] if isinstance(names, str) else list(names) for split, names in files.items()}
-    readers = set()
+def _refuse_options(what: str, reader: ReaderConfig | None, document: str | None) -> None:
+    """Refuse options that would change nothing."""
+    for key, value in (("data.reader", reader), ("data.document", document)):
+        if value is not None:
+            mend = "leave it out, or name files in data.files"
+            raise UserError(f"is for files of text, and {what} is not read from any", key=key, value=value, mend=mend)
+
+
+def _own_files(folder: str, name: str | None) -> dict[str, list[str]] | None:
+    """The files of a folder by their splits, as ``datasets`` finds them, if all are of a kind that is read here."""
+    from datasets import load_dataset_builder
+
+    try:
+        found = load_dataset_builder(folder, name).config.data_files or {}
+    except Exception:  # whatever it is, loading says it too
+        return None
+    lists = {str(split): [str(file) for file in files] for split, files in found.items()}
+    every = [Path(file) for files in lists.values() for file in files]
+    return lists if every and all(file.suffix.lower() in OWN and file.is_file() for file in every) else None
+
+
+def _load_files(
+    lists: Mapping[str, Sequence[str]], reader: ReaderConfig | None, document: str | None, plain: str
+) -> Source:
+    kinds = set()
     for split, names in lists.items():
         key = f"data.files.{split}"
         if not names:
             raise UserError("a split needs a file", key=key, value=names, mend="name one or drop the split")
         for name in names:
-            suffix = Path(name).suffix.lower()
-            if suffix not in _READERS:
-                known = ", ".join(_READERS)
-                raise UserError(f"the ending must be one of {known}", key=key, value=name, mend="convert the file")
-            if not Path(name).expanduser().is_file():
-                raise UserError("no such file", key=key, value=name, mend="check the path")
-            readers.add((_READERS[suffix], suffix))
-    if len(readers) != 1:
-        raise UserError("files must be of one format", key="data.files", value=lists, mend="convert the others")
-    reader, suffix = readers.pop()
-    paths = {split: [str(Path(n).expanduser()) for n in names] for split, names in lists.items()}
-    options = {"sep": "\t"} if suffix == ".tsv" else {}
+            kinds.add(_checked_file(key, name))
+    if len(kinds) != 1:
+        raise UserError("files must be of one format", key="data.files", value=dict(lists), mend="convert the others")
+    if kinds.pop() in OWN:
+        return read_files(lists, lambda split: f"data.files.{split}", reader, document, plain)
+    _refuse_options("parquet", reader, document)
+    return Source({split: _parquet(f"data.files.{split}", names) for split, names in lists.items()})
+
+
+def _checked_file(key: str, name: str) -> str:
+    """The ending of a file that is there."""
+    path = Path(name).expanduser()
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        raise UserError("this is a folder", key=key, value=name, mend="name its files, or give it as data.path")
+    if suffix in (".gz", ".zip", ".xz", ".bz2", ".zst"):
+        raise UserError("this is a packed file", key=key, value=name, mend="unpack it and name what was in it")
+    if suffix not in (*OWN, *_OTHERS):
+        known = ", ".join((*OWN, *_OTHERS))
+        raise UserError(f"the ending must be one of {known}", key=key, value=name, mend="convert the file")
+    if not path.is_file():
+        raise UserError("no such file", key=key, value=name, mend="check the path")
+    return {".tsv": ".csv", ".json": ".jsonl"}.get(suffix, suffix)
+
+
+def _parquet(key: str, names: Sequence[str]) -> Any:
+    """Files one after the other; what a file lacks is null."""
+    from datasets import concatenate_datasets
+
+    paths = [str(Path(name).expanduser()) for name in names]
     try:
-        return _read("data.files", lists, reader, None, data_files=paths, **options)
-    except UserError as error:
-        raise (_other_columns(paths, reader, options) or error) from error.__cause__
+        return _read(key, list(names), "parquet", None, data_files=paths, split="train")
+    except UserError:
+        if len(paths) == 1:
+            raise
+    parts = [_read(key, name, "parquet", None, data_files=[name], split="train") for name in paths]
+    try:
+        return concatenate_datasets(parts)
+    except (ValueError, TypeError) as error:
+        rule = f"must hold the same kind of values in a column ({_first_line(error)})"
+        raise UserError(rule, key=key, value=list(names), mend="convert them") from error
 
 
-def _other_columns(paths: Mapping[str, list[str]], reader: str, options: Mapping[str, Any]) -> UserError | None:
-    """What to say where files that are read together have not all the same columns; ``None`` if that is not it."""
+def _read(key: str, value: Any, reader: str, name: str | None, **options: Any) -> Any:
     from datasets import load_dataset
 
-    found: dict[str, tuple[str, ...]] = {}
-    for file in (file for files in paths.values() for file in files):
-        with suppress(Exception):  # one that cannot be read alone either
-            rows = load_dataset(reader, data_files=[file], split="train", streaming=True, **options)
-            found[file] = tuple(next(iter(rows)))
-    if len({frozenset(columns) for columns in found.values()}) < 2:
-        return None
-    lines = "".join(f"\n  {file}: {', '.join(columns)}" for file, columns in found.items())
-    rule = f"must have the same columns in all files. There are:{lines}\n"
-    return UserError(rule, key="data.files", mend="rename them")
-
-
-def _read(key: str, value: Any, reader: str, name: str | None, **options: Any) -> dict[str, Any]:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
     try:
-        return dict(load_dataset(reader, name, **options))
-    except (OSError, ValueError, DatasetsError, StopIteration) as error:  # StopIteration: an empty file
-        rule = f"cannot be read as a data set ({type(error).__name__}: {_first_line(error.__cause__ or error)})"
+        found = load_dataset(reader, name, **options)
+        return found if "split" in options else dict(found)
+    except Exception as error:  # readers of foreign files raise whatever they like
+        reason = _first_line(error.__cause__ or error)
+        if "scripts are no longer supported" in reason:
+            mend = "move the Python file away, or name the data's files in data.files"
+            raise UserError(f"holds a Python file ({reason})", key=key, value=value, mend=mend) from error
+        rule = f"cannot be read as a data set ({type(error).__name__}: {reason})"
         raise UserError(rule, key=key, value=value, mend="check path, name and files") from error
 
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 
-from distill.data.account import said
-from distill.data.batches import EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
+from distill.data.account import figures, said
+from distill.data.batches import Collate, EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
+from distill.data.bounds import check_numbers
 from distill.data.features import Ragged, Samples
 from distill.data.labels import Outputs
 from distill.data.packing import PackedSamples
+from distill.data.reader import ReaderConfig, reader_config
 from distill.data.rows import Rows, read_rows
-from distill.data.sources import load
+from distill.data.sources import Source, load
 from distill.data.tokenize import load_tokenizer, tokenize, tokenizer_fingerprint
 from distill.errors import UserError
-from distill.signals import Batch
 from distill.tasks import Task, TextTask, make_task
 
 __all__ = ["TextData"]
@@ -42,6 +42,9 @@ class TextData(LightningDataModule):
             Python's standard library).
         name: Configuration of a hub data set (``sst2`` of ``glue``).
         files: Split -> csv, tsv, json, jsonl, parquet or txt files; instead of ``path``.
+        reader: How csv, tsv, jsonl and txt files are read (``sep``, ``quoting``, ``encoding``, ``na_values``, ...).
+        document: What a document of a .txt file is: ``paragraph`` (what stands between blank lines, with its line
+            breaks; the default for language models that pack), ``file``, or ``line`` (else the default).
         task: Name of a text task, or a task of your own.
         tokenizer: Hub id, folder, run, or ``distill:quickstart/tokenizer``.
         columns: Role (``text``, ``text_pair``, ``label``) -> column; recognised by their names if not given.
@@ -70,6 +73,8 @@ class TextData(LightningDataModule):
         path: str | None = None,
         name: str | None = None,
         files: dict[str, str | list[str]] | None = None,
+        reader: ReaderConfig | dict[str, Any] | None = None,
+        document: Literal["paragraph", "file", "line"] | None = None,
         task: str | Task = "text-classification",
         tokenizer: str = "",
         columns: dict[str, str] | None = None,
@@ -92,6 +97,7 @@ class TextData(LightningDataModule):
         self.train_samples, self.max_length, self.pack_length = train_samples, max_length, pack_length
         self.batch_size, self.eval_batch_size, self.bucketing = batch_size, eval_batch_size, bucketing
         self.isolate_documents, self.seed, self.num_workers = isolate_documents, seed, num_workers
+        self.reader, self.document = reader, document
         self._task, self._names = task, labels
         self.epoch = 0
         self.outputs: Callable[[], Outputs | None] = lambda: None
@@ -101,11 +107,20 @@ class TextData(LightningDataModule):
     # ------------------------------------------------------------------ what the data is
 
     @cached_property
+    def _source(self) -> Source:
+        """The rows as they were read."""
+        task = self._checked_task()
+        given = None if self.reader is None else reader_config(self.reader)
+        plain = "paragraph" if task.packs else "line"
+        return load(self.path, self.name, self.files, given, self.document, plain)
+
+    @cached_property
     def _rows(self) -> Rows:
         """The rows of every split, checked, and what their columns mean."""
         return read_rows(
             self._checked_task(),
-            load(self.path, self.name, self.files),
+            self._source.splits,
+            mixed=self._source.mixed,
             splits=self.splits,
             columns=self.columns,
             validation_fraction=self.validation_fraction,
@@ -115,7 +130,7 @@ class TextData(LightningDataModule):
         )
 
     def _checked_task(self) -> TextTask:
-        self._check_numbers()
+        check_numbers(self)
         task = make_task(self._task, key="data.task")
         if not isinstance(task, TextTask):
             raise UserError("this task reads no text", key="data.task", value=task.name, mend="bring a data module")
@@ -128,21 +143,10 @@ class TextData(LightningDataModule):
             )
         return task
 
-    def _check_numbers(self) -> None:
-        least = {
-            "max_length": 2,
-            "batch_size": 1,
-            "eval_batch_size": 1,
-            "num_workers": 0,
-            "train_samples": 1,
-            "seed": 0,
-        }
-        for key, bound in least.items():
-            value = getattr(self, key)
-            if value is not None and value < bound:
-                raise UserError(f"must be at least {bound}", key=f"data.{key}", value=value, mend="raise it")
-        if self.pack_length is not None and (self.pack_length < 0 or self.pack_length == 1):
-            raise UserError("must be at least 2, or 0", key="data.pack_length", value=self.pack_length, mend="raise it")
+    @property
+    def uses(self) -> list[str]:
+        """Which of ``train``, ``validation`` and ``test`` there are. Reads the data."""
+        return list(self._rows.splits)
 
     @property
     def labels(self) -> list[str] | None:
@@ -152,7 +156,7 @@ class TextData(LightningDataModule):
     @cached_property
     def account(self) -> list[str]:
         """What was taken for what, and what was left out: lines for the beginning of a run. Reads the data."""
-        return said(self._rows, self._left_out, given=self.columns or {})
+        return said(self._rows, self._left_out, self.columns or {}, self._source.notes)
 
     def require_labels(self) -> None:
         """Refuse training rows of which none has a label, for losses that teach nothing else.
@@ -208,10 +212,11 @@ class TextData(LightningDataModule):
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the tokenised samples, those that judge the best among them, and of the tokenizer."""
+        """A hash of the tokenised samples, those that judge the best among them, of given names and the tokenizer."""
         self.setup("fit")
         samples = [self._samples[use].fingerprint for use in ("train", "validation") if use in self._samples]
-        return "-".join([*samples, tokenizer_fingerprint(self.tokenizer)])
+        names = [] if self._names is None else ["/".join(self.labels or []).encode().hex()]
+        return "-".join([*samples, *names, tokenizer_fingerprint(self.tokenizer)])
 
     # ------------------------------------------------------------------ life cycle
 
@@ -250,7 +255,7 @@ class TextData(LightningDataModule):
     # ------------------------------------------------------------------ loaders
 
     def train_dataloader(self) -> Loader:
-        return self._loader("train", self._training_batches())
+        return self._loader("train", self.training_batches())
 
     def val_dataloader(self) -> Loader:
         return self._evaluation_loader("validation")
@@ -286,7 +291,8 @@ class TextData(LightningDataModule):
             counts[self.tokenizer.all_special_ids] = 0
         return torch.from_numpy(counts)
 
-    def _training_batches(self) -> TrainingBatches:
+    def training_batches(self) -> TrainingBatches:
+        """This rank's batches of the training data."""
         rank, world_size = self._ranks()
         return TrainingBatches(
             self.samples("train").lengths,
@@ -307,7 +313,7 @@ class TextData(LightningDataModule):
         return Loader(
             self.samples(use),
             batch_sampler=batches,
-            collate_fn=_Collate(self.task, self.tokenizer),
+            collate_fn=Collate(self.task, self.tokenizer),
             num_workers=self.num_workers,
             worker_init_fn=heed_parent_alone,
             # Started otherwise, a worker would be sent all samples, and would not be this process's own child.
@@ -333,7 +339,7 @@ class TextData(LightningDataModule):
         """Batches trained so far, as the trainer counts them."""
         trainer = self.trainer
         if trainer is None or not trainer.training:
-            return self.epoch * len(self._training_batches())
+            return self.epoch * len(self.training_batches())
         progress = trainer.fit_loop.epoch_loop.batch_progress
         return progress.current.completed if getattr(trainer, "overfit_batches", 0) else progress.total.completed
 
@@ -341,29 +347,4 @@ class TextData(LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Figures of the data as it is trained on: samples of each split, tokens, batches, padding, classes."""
-        self.setup()
-        batches = self._training_batches()
-        lengths = self.samples("train").lengths
-        positions = sum(len(rows) * int(lengths[rows].max()) for rows in batches.epoch(0))
-        return {
-            **{f"{use}_samples": len(samples) for use, samples in self._samples.items()},
-            "train_tokens": int(lengths.sum()),
-            "mean_length": float(lengths.mean()),
-            "batches_per_epoch": len(batches),
-            "tokens_per_batch": float(lengths.sum() / len(batches)),
-            "padding": 1 - float(lengths.sum()) / positions,
-            "labels": self.labels,
-            "tokenizer_size": len(self.tokenizer),
-            "fingerprint": self.fingerprint,
-        }
-
-
-@dataclass(frozen=True)
-class _Collate:
-    """The task's collate function with its tokenizer, for workers to take along."""
-
-    task: TextTask
-    tokenizer: Any
-
-    def __call__(self, features: list[dict[str, Any]]) -> Batch:
-        return self.task.collate(features, self.tokenizer)
+        return figures(self)

@@ -104,8 +104,74 @@ def test_the_standard_library_is_packed_for_language_models():
     figures = data.describe()
     assert figures["validation_samples"] > 100
     assert figures["labels"] is None
-    batch = next(iter(data.val_dataloader()))
-    assert batch.inputs["input_ids"].shape[1] == 256 or batch.tokens is not None
+    samples = data.samples("validation")
+    assert set(samples.lengths[:-1]) == {256}
+    assert 0 < samples.lengths[-1] <= 256
+    texts = list(data._rows.splits["validation"]["text"])
+    assert samples.features["bytes"].values.sum() == sum(len(text.encode()) for text in texts)
+    ends = samples.features["labels"].values == data.tokenizer.eos_token_id
+    assert ends.sum() == len(texts)
+    batch = next(iter(data.train_dataloader()))
+    assert batch.inputs["input_ids"].shape == (32, 256)
+    assert batch.tokens is None
+
+
+def test_plain_text_keeps_its_line_breaks_for_language_models_and_is_read_by_lines_for_others(
+    tmp_path, tiny_tokenizer_dir
+):
+    text = "a good film\nwith heart\n\ndull\n"
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.txt").write_text(text * 3)
+    lm = {"task": "causal-lm", "tokenizer": "distill:quickstart/tokenizer", "pack_length": 8}
+    documents = {
+        None: ["a good film\nwith heart\n\n", *["dull\na good film\nwith heart\n\n"] * 2, "dull\n"],
+        "file": [text * 3],
+        "line": ["a good film", "with heart", "", "dull"] * 3,
+    }
+    for document, expected in documents.items():
+        data = TextData(str(tmp_path), document=document, **lm)
+        assert list(data._rows.splits["train"]["text"]) == expected
+        predicted = sum(int(batch.extras["bytes"].sum()) for batch in data.val_dataloader())
+        assert predicted == sum(len(part) for part in expected)
+    assert len({TextData(str(tmp_path), document=document, **lm).fingerprint for document in documents}) == 3
+    lines = TextData(str(tmp_path), task="masked-lm", tokenizer=tiny_tokenizer_dir)
+    assert list(lines._rows.splits["train"]["text"]) == documents["line"]
+
+
+def test_names_in_another_order_and_another_separator_are_other_data(tmp_path, tiny_tokenizer_dir):
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text("text,label\na good film,0\ndull,1\n")
+    options = [{}, {"labels": ["dull", "good"]}, {"labels": ["good", "dull"]}, {"labels": ["1", "0"]}]
+    assert len({make(str(tmp_path), tiny_tokenizer_dir, **o).fingerprint for o in options}) == 4
+    again = {make(str(tmp_path), tiny_tokenizer_dir, reader=o).fingerprint for o in (None, {"sep": ","})}
+    assert len(again) == 1
+    other = make(str(tmp_path), tiny_tokenizer_dir, reader={"na_values": ["0"]}, labels=["0", "1"])
+    assert other.fingerprint not in again
+
+
+def test_a_run_begins_by_saying_what_was_taken_for_what(tmp_path, tiny_tokenizer_dir):
+    rows = "Text,LABEL\na good film,pos\ndull,neg\n,pos\nbright,\nlong,-1\n"
+    (tmp_path / "train.csv").write_text(rows)
+    (tmp_path / "validation.csv").write_text("Text,LABEL\ndull,neg\nbright,\n")
+    data = make(str(tmp_path), tiny_tokenizer_dir)
+    data.setup("fit")
+    assert data.account == [
+        "data: text is the column 'Text', label is the column 'LABEL' (2 classes: neg, pos)",
+        "data: 2 of 5 rows of train have no label: the teacher's signals alone teach there",
+        "data: 1 of 2 rows of validation have no label: they are not judged",
+        "data: 1 of 5 texts of train are empty: read as they are",
+    ]
+
+
+def test_empty_texts_of_which_a_tokenizer_makes_nothing_are_left_out_and_counted(tmp_path):
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text("text,label\na good film,0\n,1\ndull,1\n")
+    data = make(str(tmp_path), "distill:quickstart/tokenizer")
+    data.tokenizer.pad_token = data.tokenizer.eos_token
+    data.setup("fit")
+    assert (data.samples("train").lengths > 0).all()
+    assert data.samples("train").features["label"].tolist() == [0, 1]
+    assert "data: 1 of 3 texts of train are empty: left out, as the tokenizer makes nothing of them" in data.account
 
 
 def test_figures_of_the_data_are_those_of_its_batches(text_folder, tiny_tokenizer_dir):

@@ -1,0 +1,102 @@
+"""Files of text as data sets: csv, tsv, json, jsonl and txt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from distill.data.delimited import read_delimited
+from distill.data.documents import DOCUMENTS, read_documents
+from distill.data.json_rows import read_json
+from distill.data.reader import ReaderConfig, file_fingerprint
+from distill.errors import UserError
+
+if TYPE_CHECKING:
+    from distill.data.sources import Source
+
+__all__ = ["OWN", "read_files"]
+
+OWN = (".csv", ".tsv", ".json", ".jsonl", ".txt")
+"""Endings that are read here."""
+
+_DELIMITED, _JSON, _TEXT = (".csv", ".tsv"), (".json", ".jsonl"), (".txt",)
+
+
+def read_files(
+    files: Mapping[str, Sequence[str]],
+    key_of: Callable[[str], str],
+    reader: ReaderConfig | None,
+    document: str | None,
+    plain: str,
+) -> Source:
+    """Every split, its files one after the other; a column that one of them lacks is null there.
+
+    Args:
+        files: Split -> files.
+        key_of: Split -> where the configuration names them.
+        reader: How they are read.
+        document: What a document of .txt files is.
+        plain: What it is if nothing is said.
+
+    Raises:
+        UserError: naming file and line of what cannot be read, or an option that changes nothing.
+    """
+    from distill.data.sources import Source
+
+    suffixes = {Path(name).suffix.lower() for names in files.values() for name in names}
+    _check_options(suffixes, reader, document)
+    config, document = reader or ReaderConfig(), document or plain
+    source = Source({})
+    if suffixes & {*_TEXT}:
+        source.notes.append(f"a document of the .txt files is {DOCUMENTS[document]} (data.document: {document})")
+    for split, names in files.items():
+        tables = [_one(name, key_of(split), config, document, source) for name in names]
+        try:
+            table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+        except pa.ArrowException as error:
+            rule = f"must hold the same kind of values in a column ({str(error).splitlines()[0]})"
+            raise UserError(rule, key=key_of(split), value=list(names), mend="convert them") from error
+        how = [(config, document), *(file_fingerprint(name) for name in names)]
+        source.splits[split] = _dataset(table.drop_columns([c for c in source.mixed if c in table.column_names]), how)
+    return source
+
+
+def _one(name: str, key: str, config: ReaderConfig, document: str, source: Source) -> Any:
+    """A file's table; what is to be said of it is added to ``source``."""
+    path, suffix = str(Path(name).expanduser()), Path(name).suffix.lower()
+    if suffix in _TEXT:
+        return read_documents(path, key, config, document)
+    if suffix in _JSON:
+        table, mixed = read_json(path, key, config)
+        source.mixed.update({column: f"{path} {why}" for column, why in mixed.items()})
+        return table
+    table, notes = read_delimited(path, key, config)
+    source.notes.extend(notes)
+    return table
+
+
+def _dataset(table: Any, how: Sequence[Any]) -> Any:
+    from datasets import Dataset
+    from datasets.fingerprint import Hasher
+
+    # Of the content, so that what was tokenised once is found again, also after a copy of the files.
+    return Dataset(table, fingerprint=Hasher.hash([repr(one) for one in how]))
+
+
+def _check_options(suffixes: set[str], reader: ReaderConfig | None, document: str | None) -> None:
+    if document is not None and document not in DOCUMENTS:
+        known = " or ".join(DOCUMENTS)
+        raise UserError(f"must be {known}", key="data.document", value=document, mend="paragraph keeps line breaks")
+    if document is not None and not suffixes & {*_TEXT}:
+        rule = f"is for .txt files, and these are {', '.join(sorted(suffixes))}"
+        raise UserError(rule, key="data.document", value=document, mend="leave it out")
+    if reader is None or suffixes & {*_DELIMITED}:
+        return
+    for name, default in vars(ReaderConfig()).items():
+        value = getattr(reader, name)
+        if name != "encoding" and value != default:
+            rule = "is for csv and tsv files"
+            raise UserError(rule, key=f"data.reader.{name}", value=value, mend="leave it out")

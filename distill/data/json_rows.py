@@ -1,0 +1,106 @@
+"""Files of JSON objects, one a line or in one list: each line accounted for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from distill.data.reader import ReaderConfig, read_text
+from distill.errors import UserError
+
+__all__ = ["read_json"]
+
+Row = dict[str, Any]
+
+_KINDS = {bool: "true or false", int: "numbers", float: "numbers", str: "text", list: "lists", dict: "objects"}
+
+
+def read_json(path: str, key: str, config: ReaderConfig) -> tuple[Any, dict[str, str]]:
+    """A table, and why columns are not in it that hold values of several kinds: column -> what is wrong.
+
+    A key that an object lacks is null.
+
+    Raises:
+        UserError: naming the line that is no object.
+    """
+    text = read_text(path, key, config)
+    rows = _listed(text, path, key) if text.lstrip()[:1] == "[" else _lines(text, path, key)
+    if not rows:
+        raise UserError("holds no data", key=key, value=path, mend="check the file")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns, mixed = {}, {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        try:
+            columns[name] = _array(values)
+        except (pa.ArrowException, OverflowError, UnicodeError) as error:
+            mixed[name] = _why(values) or str(error).splitlines()[0]
+    return pa.table(columns), mixed
+
+
+def _array(values: Sequence[Any]) -> Any:
+    made = pa.array(values)
+    return made.cast(pa.large_string()) if pa.types.is_string(made.type) else made
+
+
+def _lines(text: str, path: str, key: str) -> list[Row]:
+    rows: list[Row] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if not rows and (found := _inside(text)):
+                return found
+            raise UserError(f"line {number} is no JSON ({error})", key=key, value=path, mend="correct it") from error
+        if not rows and number == 1 and isinstance(row, dict) and (found := _inside(text)):
+            return found
+        if not isinstance(row, dict):
+            mend = 'write an object in each line: {"text": "...", "label": 0}'
+            raise UserError(f"line {number} is no object, but {line.strip()[:60]}", key=key, value=path, mend=mend)
+        rows.append(row)
+    return rows
+
+
+def _inside(text: str) -> list[Row] | None:
+    """The rows of a file that is one object around one list of them."""
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    lists = [value for value in whole.values() if _are_rows(value)] if isinstance(whole, dict) else []
+    return lists[0] if len(lists) == 1 else None
+
+
+def _are_rows(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(row, dict) for row in value)
+
+
+def _listed(text: str, path: str, key: str) -> list[Row]:
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"is no JSON ({error})", key=key, value=path, mend="correct it") from error
+    wrong = next((number for number, row in enumerate(rows, start=1) if not isinstance(row, dict)), None)
+    if wrong is not None:
+        mend = 'write a list of objects: [{"text": "...", "label": 0}, ...]'
+        raise UserError(f"row {wrong} is no object", key=key, value=path, mend=mend)
+    return list(rows)
+
+
+def _why(values: Sequence[Any]) -> str | None:
+    """The first two values that are not of one kind."""
+    there = [(row, value) for row, value in enumerate(values, start=1) if value is not None]
+    first, one = there[0]
+    for row, other in there:
+        if _kind(other) != _kind(one):
+            return f"holds {_kind(one)} ({one!r} in row {first}) and {_kind(other)} ({other!r} in row {row})"
+    return None
+
+
+def _kind(value: Any) -> str:
+    return _KINDS.get(type(value), type(value).__name__)

@@ -1,0 +1,175 @@
+"""What is read of files as people have them: no row is lost, and what cannot be read is named by its line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from distill.data.documents import split_documents
+from distill.data.reader import ReaderConfig, reader_config
+from distill.data.sources import load
+from distill.errors import UserError
+
+BOM = b"\xef\xbb\xbf"
+
+
+def rows(path: Path, content: str | bytes, **reader: Any) -> Any:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    options = ReaderConfig(**reader) if reader else None
+    return load(None, None, {"train": str(path)}, options).splits["train"].to_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("plain.csv", "text,label\na,0\nb,1\n", [("a", "0"), ("b", "1")]),
+        ("words.csv", "text,label\nNA,None\nnull,nan\n", [("NA", "None"), ("null", "nan")]),
+        ("bom.csv", BOM + b"text,label\na,0\n", [("a", "0")]),
+        ("wide.csv", "text,label\na,0\n".encode("utf-16"), [("a", "0")]),
+        ("crlf.csv", "text,label\r\na,0\r\nb,1\r\n", [("a", "0"), ("b", "1")]),
+        ("blank.csv", "text,label\n\na,0\n\n", [("a", "0")]),
+        ("quoted.csv", 'text,label\n"a, b",0\n"say ""c""",1\n', [("a, b", "0"), ('say "c"', "1")]),
+        ("broken line.csv", 'text,label\n"a\nb",0\nc,1\n', [("a\nb", "0"), ("c", "1")]),
+        ("open.tsv", 'text\tlabel\n"a\t0\nb\t1\nc"\t1\nd\t0\n', [('"a', "0"), ("b", "1"), ('c"', "1"), ("d", "0")]),
+        ("inside.tsv", 'text\tlabel\n"a" said b\t0\nc\t1\n', [('"a" said b', "0"), ("c", "1")]),
+        ("inside.csv", 'text,label\n"a" said b,0\nc,1\n', [('"a" said b', "0"), ("c", "1")]),
+        ("quoted.tsv", 'text\tlabel\n"a\tb"\t0\n"c\nd"\t1\n', [("a\tb", "0"), ("c\nd", "1")]),
+    ],
+)
+def test_every_row_of_fields_is_read_as_it_is_written(tmp_path: Path, name: str, content: Any, expected: Any) -> None:
+    found = rows(tmp_path / name, content)
+    assert list(zip(found["text"], found["label"], strict=True)) == expected
+
+
+def test_readers_do_as_they_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    assert rows(file, "text;label\na;0\n", sep=";") == {"text": ["a"], "label": ["0"]}
+    assert rows(file, "a|?\nNA|1\n", sep="|", names=["t", "l"], na_values=["?"]) == {"t": ["a", "NA"], "l": [None, "1"]}
+    assert rows(file, "text,label\né,0\n".encode("latin-1"), encoding="latin-1")["text"] == ["é"]
+    assert rows(file, 'text,label\n"a,0\nb",1\n', quoting="none")["text"] == ['"a', 'b"']
+    assert rows(file, 'text,label\n"a,0\nb",1\n', quoting="minimal")["text"] == ["a,0\nb"]
+    assert rows(file, "text,label\n'a,b',0\nc\\,d,1\n", quotechar="'", escapechar="\\")["text"] == ["a,b", "c,d"]
+    assert reader_config({"quoting": 3}) == ReaderConfig(quoting="none")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "text,label\na,0\nb\n", r"line 3 has 1 fields, and there are 2 columns \(text, label\)"),
+        ("a.csv", "text,label\na,0,\n", "line 2 has 3 fields"),
+        ("a.csv", 'text,label\n"a,0\nb",1\n', r"line 2 begins a field in quotation marks .* data\.reader\.quoting"),
+        ("a.csv", "text;label\na;0\n", r"the header is a single column, 'text;label'.*--data\.reader\.sep ';'"),
+        ("a.tsv", "text,label\na,0\n", r"--data\.reader\.sep ','"),
+        ("a.csv", "text,label,text\na,0,b\n", "the header names the column 'text' twice"),
+        ("a.csv", "text,label\n", "holds no data"),
+        ("a.csv", "", "holds no data"),
+        ("a.csv", b"PK\x03\x04\xff\x00", "it is a zip archive, as spreadsheets are"),
+        ("a.csv", b"\x1f\x8b\x08\x00", "it is compressed"),
+        ("a.csv", b"text,label\n\xe9,0\n", r"line 2 is no text in utf-8.*data\.reader\.encoding"),
+        ("a.csv", b"text,label\na\0,0\n", "line 2 holds bytes that are no text"),
+        ("a.jsonl", '{"text": "a"}\n\n{"text": \n', "line 3 is no JSON"),
+        ("a.jsonl", '{"text": "a"}\n3\n', "line 2 is no object, but 3"),
+        ("a.jsonl", b"PK\x03\x04\xff\x00", "a zip archive"),
+        ("a.json", '[{"text": "a"}, 3]', "row 2 is no object"),
+        ("a.json", "[1,", "is no JSON"),
+        ("a.jsonl", "\n", "holds no data"),
+        ("a.txt", " \n\n", "holds no text"),
+        ("a.parquet", "no parquet", "cannot be read as a data set"),
+    ],
+)
+def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path: Path, name: str, content: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        rows(tmp_path / name, content)
+    assert caught.value.key == "data.files.train"
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_objects_are_read_one_a_line_in_a_list_or_inside_of_one(tmp_path: Path) -> None:
+    objects = [{"text": "a", "label": 1}, {"text": "2020-01-01", "label": None}, {"text": "c"}]
+    lines = "".join(json.dumps(one) + "\n" for one in objects)
+    for content in (lines, BOM + lines.encode(), json.dumps(objects), json.dumps({"data": objects}, indent=1)):
+        found = rows(tmp_path / "a.json", content)
+        assert found == {"text": ["a", "2020-01-01", "c"], "label": [1, None, None]}
+
+
+def test_a_column_of_several_kinds_is_named_with_the_first_two(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": null}\n{"text": "b", "label": 0}\n{"label": "1"}\n')
+    source = load(None, None, {"train": str(tmp_path / "a.jsonl")})
+    assert source.splits["train"].column_names == ["text"]
+    assert source.mixed["label"].endswith("a.jsonl holds numbers (0 in row 2) and text ('1' in row 3)")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_column_that_one_file_lacks_is_null_there(tmp_path: Path, ending: str) -> None:
+    parts = [{"text": ["a"], "label": ["x"]}, {"text": ["b"]}]
+    for number, columns in enumerate(parts):
+        path = tmp_path / f"{number}.{ending}"
+        if ending == "parquet":
+            pq.write_table(pa.table(columns), path)
+        elif ending == "csv":
+            path.write_text("\n".join([",".join(columns), ",".join(v[0] for v in columns.values()), ""]))
+        else:
+            path.write_text(json.dumps({name: v[0] for name, v in columns.items()}) + "\n")
+    splits = load(None, None, {"a": [str(tmp_path / f"{n}.{ending}") for n in (0, 1)], "b": str(path)}).splits
+    assert splits["a"].to_dict() == {"text": ["a", "b"], "label": ["x", None]}
+    assert splits["b"].to_dict() == {"text": ["b"]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a\nb\n\nc\n", "\n\na\n", "a\n \t\n\n\nb", "a\r\n\r\nb\r\n", "a", "a\n\n", "\n \n\na\n\n\nb\n\n"],
+)
+def test_documents_joined_are_the_text_again(text: str) -> None:
+    for document in ("paragraph", "file"):
+        assert "".join(split_documents(text, document)) == text
+    parts = split_documents(text, "paragraph")
+    assert all(part.strip() for part in parts)
+    assert len(parts) == (1 if "b" not in text or "b\n\nc" in text else 2) + ("b\n\nc" in text)
+
+
+def test_a_line_is_a_document_where_that_is_asked_for() -> None:
+    assert split_documents("a\r\nb\n\nc\n", "line") == ["a", "b", "", "c"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"reader": {"sepp": ","}}, r"data\.reader\.sepp = ',': readers have no such option. did you mean 'sep'"),
+        ({"reader": {"sep": ", "}}, r"data\.reader\.sep = ', ': must be one character"),
+        ({"reader": {"quoting": "all"}}, r"data\.reader\.quoting = 'all': must be 'minimal' or 'none'"),
+        ({"reader": {"encoding": "utf-9"}}, r"data\.reader\.encoding = 'utf-9': no such encoding"),
+        ({"reader": {"sep": ";"}}, r"data\.reader\.sep = ';': is for csv and tsv files"),
+        ({"document": "page"}, r"data\.document = 'page': must be paragraph or file or line"),
+        ({"document": "line"}, r"data\.document = 'line': is for \.txt files, and these are \.jsonl"),
+    ],
+)
+def test_an_option_that_is_none_or_changes_nothing_is_refused(tmp_path: Path, options: Any, said: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(UserError, match=said):
+        load(
+            None,
+            None,
+            {"train": str(tmp_path / "a.jsonl")},
+            reader_config(options["reader"]) if "reader" in options else None,
+            options.get("document"),
+        )
+
+
+def test_a_path_that_is_no_data_set_leads_to_what_is(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text,label\na,0\n")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/d.py").write_text("")
+    with pytest.raises(UserError, match=r"this is a file. give it by its split: data\.files: \{train: "):
+        load(str(tmp_path / "t.csv"), None, None)
+    with pytest.raises(UserError, match=r"holds a Python file .* found d\.py\). move the Python file away"):
+        load(str(tmp_path / "d"), None, None)
+    for name, said in (("d", "this is a folder"), ("t.csv.gz", "this is a packed file. unpack it")):
+        with pytest.raises(UserError, match=said):
+            load(None, None, {"train": str(tmp_path / name)})
+    with pytest.raises(UserError, match=r"data\.reader = .*is for files of text"):
+        load("distill:stdlib", None, None, ReaderConfig(sep=";"))
