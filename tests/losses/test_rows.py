@@ -1,0 +1,50 @@
+"""Sums over rows hold one gradient, and give it once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from distill.losses import rows
+
+
+class Allocations(TorchDispatchMode):
+    """Storages of at least so many bytes that operations made inside."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least, self.made = least, set[int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = {t.untyped_storage().data_ptr() for t in args if isinstance(t, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple) else (out,):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().nbytes() >= self.least:
+                self.made |= {tensor.untyped_storage().data_ptr()} - before
+        return out
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "_CPU_BLOCK", 32)
+
+
+def test_forward_and_backward_hold_one_gradient_between_them() -> None:
+    logits = torch.randn(20, 8, requires_grad=True)
+    with Allocations(logits.numel() * 4) as found:
+        total = rows.sum_over_rows(lambda s: (s**3).sum(), logits)
+        (gradient,) = torch.autograd.grad(total * 0.5, logits)
+    assert len(found.made) == 1
+    torch.testing.assert_close(gradient, 1.5 * logits.detach() ** 2)
+
+
+def test_a_second_backward_pass_is_an_error_and_no_wrong_gradient() -> None:
+    logits = torch.randn(20, 8, requires_grad=True)
+    total = rows.sum_over_rows(lambda s: (s**3).sum(), logits)
+    torch.autograd.grad(total * 0.5, logits, retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(total, logits)
