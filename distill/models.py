@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,12 +17,34 @@ from distill.documents import hide_documents
 from distill.errors import UserError, nearest
 from distill.signals import Request, Signals
 
-__all__ = ["ModelSpec", "forward", "spread"]
+__all__ = ["Features", "ModelSpec", "forward", "spread"]
 
 # The names under which the architectures keep the self-attention's linear maps.
 _PROJECTIONS = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"))
 # GPT-2, ModernBERT: one map whose output is queries, keys and values side by side.
 _FUSED_PROJECTIONS = (("c_attn",), ("Wqkv",))
+
+# Under which names layers tell the width of their output: convolutions, batch and group norms, whose channels follow
+# the batch; linear maps and embeddings, whose features come last.
+_CHANNELS_FIRST = ("out_channels", "num_features", "num_channels")
+_FEATURES_LAST = ("out_features", "embedding_dim", "nf")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Where a module's output has its features.
+
+    Attributes:
+        width: How many there are.
+        first: Whether its last layer puts them behind the batch, as convolutions do, and not last.
+        settled: Whether that layer is the module itself, after which nothing can have moved them.
+    """
+
+    width: int
+    first: bool
+    settled: bool = False
+
+
 
 
 class ModelSpec:
@@ -173,13 +196,24 @@ class ModelSpec:
         Raises:
             UserError: if no layer inside tells.
         """
-        for module in reversed(list(self.module(name, key).modules())):
-            for attribute in ("out_features", "out_channels", "num_features", "embedding_dim", "nf"):
-                if isinstance(getattr(module, attribute, None), int):
-                    return int(getattr(module, attribute))
-            shape = getattr(module, "normalized_shape", None)
-            if shape is not None:
-                return int(shape[-1])
+        return self.features(name, key).width
+
+    def features(self, name: str, key: str) -> Features:
+        """Where the submodule ``name`` has the features of its output, read off its last layer.
+
+        Raises:
+            UserError: if no layer inside tells.
+        """
+        outer = self.module(name, key)
+        for module in reversed(list(outer.modules())):
+            # Of a class of its own, a layer may have moved them, as the "LayerNorm2d" of many vision models does.
+            settled = module is outer and type(outer).__module__.startswith("torch.nn.")
+            for attributes, first in ((_CHANNELS_FIRST, True), (_FEATURES_LAST, False)):
+                for attribute in attributes:
+                    if isinstance(getattr(module, attribute, None), int):
+                        return Features(int(getattr(module, attribute)), first, settled)
+            if (shape := getattr(module, "normalized_shape", None)) is not None:
+                return Features(int(shape[-1]), False, settled)
         raise UserError(
             "the width of this module's output cannot be read off its layers",
             key=key,

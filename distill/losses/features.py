@@ -9,11 +9,13 @@ from torch import Tensor
 
 from distill.errors import UserError
 from distill.losses.base import at_least_float32
+from distill.models import Features
 from distill.signals import Batch
 
 __all__ = [
     "as_positions",
     "check_same_positions",
+    "features_last",
     "position_weights",
     "real_tokens",
     "sample_embeddings",
@@ -22,24 +24,52 @@ __all__ = [
 ]
 
 
+def features_last(feature: Tensor, layout: Features | None, name: str) -> Tensor:
+    """``feature`` ``[B, F]``, ``[B, P, F]``, ``[B, F, H, W, ...]`` or ``[B, H, W, ..., F]`` with the features last.
+
+    They lie where the size is the module's width; where that is so behind the batch and at the end, where its last
+    layer puts them. Without a layout they are last up to three dimensions, and behind the batch in more.
+
+    Args:
+        feature: A module's output.
+        layout: What the module tells, if anything.
+        name: The module's.
+
+    Raises:
+        UserError: if it cannot be told: a map as wide as it has features, of a module that may have moved them.
+    """
+    last = feature.dim() - 1
+    if last < 2:
+        return feature
+    axis = 1 if last > 2 else last
+    if layout is not None:
+        fits = [place for place in (1, last) if feature.shape[place] == layout.width]
+        if len(fits) == 1:
+            axis = fits[0]
+        elif fits:
+            axis = 1 if layout.first else last
+            if last > 2 and not layout.first and not layout.settled:
+                raise UserError(
+                    f"which dimension of {list(feature.shape)} holds the {layout.width} features cannot be told",
+                    key="taps",
+                    value=name,
+                    mend="name the norm, convolution or linear map inside that puts them out",
+                )
+    return feature.movedim(axis, -1)
+
+
 def as_positions(feature: Tensor) -> Tensor:
-    """``[B, P, F]`` of ``[B, F]`` (one position), ``[B, P, F]``, or ``[B, F, H, W, ...]`` (P = H * W * ...)."""
-    if feature.dim() == 2:
-        return feature[:, None]
-    return feature if feature.dim() == 3 else feature.flatten(2).transpose(1, 2)
+    """``[B, P, F]`` of ``[B, F]`` (one position), ``[B, P, F]``, or ``[B, H, W, ..., F]`` (P = H * W * ...)."""
+    return feature[:, None] if feature.dim() == 2 else feature.flatten(1, -2)
 
 
 def check_same_positions(student: Tensor, teacher: Tensor, key: str) -> None:
-    """Refuse features whose positions cannot be compared one by one.
+    """Refuse features, each last, whose positions cannot be compared one by one.
 
     Raises:
         UserError: if they are not of one rank, or not of one length, height and width.
     """
-
-    def positions(feature: Tensor) -> list[int]:
-        return list(feature.shape[2:] if feature.dim() > 3 else feature.shape[1:-1])
-
-    if student.dim() != teacher.dim() or positions(student) != positions(teacher):
+    if student.shape[1:-1] != teacher.shape[1:-1] or student.dim() != teacher.dim():
         raise UserError(
             f"student's and teacher's features must have the same positions, and are {list(student.shape)} and "
             f"{list(teacher.shape)}",

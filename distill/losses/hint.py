@@ -11,9 +11,9 @@ from torch.nn.functional import normalize as unit_length
 from distill.errors import UserError
 from distill.losses.base import DistillationLoss, LossSum, at_least_float32, check_choice
 from distill.losses.cosine import cosine_distance
-from distill.losses.features import as_positions, check_same_positions, position_weights
+from distill.losses.features import as_positions, check_same_positions, features_last, position_weights
 from distill.losses.layers import LayerMap, check_layers, layer_pairs
-from distill.models import ModelSpec
+from distill.models import Features, ModelSpec
 from distill.schedules import Schedule
 from distill.signals import Batch, Needs, Request, Signals
 
@@ -51,7 +51,9 @@ class FitNetHint(DistillationLoss):
 
     A regressor maps each student feature to the teacher's width: one linear map shared by all positions, which on
     feature maps ``[B, C, H, W]`` is a 1x1 convolution. It is trained with the student, saved with the run, and no
-    part of the student. Outputs of ``taps`` may be ``[B, F]``, ``[B, T, F]`` or ``[B, C, H, W]``.
+    part of the student. Outputs of ``taps`` may be ``[B, F]``, ``[B, T, F]``, ``[B, C, H, W]`` or ``[B, H, W, C]``
+    (ConvNeXt, Swin): the features lie where the size is the module's width
+    (:func:`~distill.losses.features.features_last`).
 
     Args:
         layers: Student layer -> teacher layer (0 is the embedding output, -1 the last), for transformers;
@@ -96,6 +98,7 @@ class FitNetHint(DistillationLoss):
         self.layers, self.taps, self.kind, self.normalize, self.regressor = layers, taps, kind, normalize, regressor
         self.pairs: list[tuple[int, int]] = []
         self.regressors = nn.ModuleDict()
+        self._layouts: dict[str, tuple[Features | None, Features | None]] = {}
 
     @property
     def needs(self) -> Needs:
@@ -114,12 +117,20 @@ class FitNetHint(DistillationLoss):
                 self._regress(str(ours), f"{ours}: {theirs}", student, student.hidden_size, teacher.hidden_size)
             return
         for mine, other in self.taps.items():
-            student.module(mine, "taps")
-            teacher.module(other, "taps")
-            if self.regressor != "never":  # without one, the widths are seen when the features are
-                self._regress(
-                    mine, f"{mine}: {other}", student, student.width(mine, "taps"), teacher.width(other, "taps")
-                )
+            layouts = self._layouts[mine] = self._layout(student, mine), self._layout(teacher, other)
+            ours, theirs = layouts
+            if ours is not None and theirs is not None and self.regressor != "never":
+                self._regress(mine, f"{mine}: {other}", student, ours.width, theirs.width)
+
+    def _layout(self, model: ModelSpec, name: str) -> Features | None:
+        """Where the module has its features; without a regressor that is seen when they are."""
+        model.module(name, "taps")
+        try:
+            return model.features(name, "taps")
+        except UserError:
+            if self.regressor == "never":
+                return None
+            raise
 
     def _regress(self, name: str, pair: str, student: ModelSpec, width: int, teacher_width: int) -> None:
         """Make the regressor of one pair, where one is due and not there yet."""
@@ -149,6 +160,8 @@ class FitNetHint(DistillationLoss):
         return LossSum(sum(totals[1:], start=totals[0]) / len(totals), batch.count)
 
     def _distance(self, name: str, ours: Tensor, theirs: Tensor, batch: Batch) -> Tensor:
+        mine, other = self._layouts.get(name, (None, None))
+        ours, theirs = features_last(ours, mine, name), features_last(theirs, other, name)
         check_same_positions(ours, theirs, "taps")
         student_BPF, teacher_BPF = as_positions(ours), as_positions(theirs)
         if (key := _key(name)) in self.regressors:

@@ -3,7 +3,7 @@
 A divergence of two ``[N, C]`` tensors written with the operations of torch makes some eight temporaries of
 that size, and is limited by the memory they cross. It is a sum over rows, so it can be computed for a block of
 rows whose temporaries stay in the cache, and its gradient with it; only the gradient is ever as large as the logits,
-and there is one of it: the backward pass scales it where it lies.
+and there is one of it: a backward pass that does not retain the graph scales it where it lies.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ def sum_over_rows(formula: Callable[..., Tensor], student_NC: Tensor, *others: T
     Args:
         formula: Tensors to a scalar. It gets rows ``[n, C]`` of the student in float32 or better, and the same rows
             of the others, those of a float dtype likewise converted.
-        student_NC: The one tensor that the result is differentiable in, once: a second backward pass through one
-            result is an error, as the first one has used up the gradient.
+        student_NC: The one tensor that the result is differentiable in, once.
         others: Tensors whose first dimension is N.
 
     Returns:
@@ -82,5 +81,6 @@ class _RowSum(Function):
     @once_differentiable
     def backward(ctx: Any, output: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        # In place: a saved tensor that was changed is refused by a second backward pass.
-        return None, None, gradient.mul_(output).to(ctx.dtype), *([None] * ctx.others)
+        kept = torch._C._autograd._get_current_graph_task_keep_graph()  # retain_graph: another pass may come
+        gradient = gradient * output if kept else gradient.mul_(output)
+        return None, None, gradient.to(ctx.dtype), *([None] * ctx.others)

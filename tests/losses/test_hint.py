@@ -127,3 +127,67 @@ def test_arguments_out_of_range_are_refused(arguments, key):
 def test_a_module_that_does_not_exist_is_refused_with_the_nearest_name():
     with pytest.raises(UserError, match=r"did you mean 'body'"):
         FitNetHint(taps={"bodi": "body"}).bind(*specs())
+
+
+class Maps(nn.Module):
+    """One layer between a change of layout before and one after."""
+
+    def __init__(self, layer: nn.Module, before: tuple[int, ...], after: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layer, self.before, self.after = layer, before, after
+
+    def forward(self, x):
+        return self.layer(x.permute(self.before)).permute(self.after)
+
+
+FIRST_TO_LAST, LAST_TO_FIRST, SAME = (0, 2, 3, 1), (0, 3, 1, 2), (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "tap", "side"),
+    [
+        (Maps(nn.LayerNorm(6), FIRST_TO_LAST, LAST_TO_FIRST), "layer", 4),  # [B, H, W, C]
+        (Maps(nn.LayerNorm(6), FIRST_TO_LAST, LAST_TO_FIRST), "", 4),  # [B, C, H, W], though its last layer is a norm
+        (Maps(nn.Conv2d(6, 6, 1), SAME, FIRST_TO_LAST), "", 4),
+        (Maps(nn.LayerNorm(6), FIRST_TO_LAST, LAST_TO_FIRST), "layer", 6),  # as high and wide as it has channels
+        (Maps(nn.Conv2d(6, 6, 1), SAME, SAME), "layer", 6),
+    ],
+)
+@pytest.mark.parametrize("kind", ["normalize", "cosine", "regressor"])
+def test_features_are_compared_over_the_channels_wherever_they_lie(layer, tap, side, kind):
+    name = f"body.{tap}" if tap else "body"
+    net = nn.ModuleDict({"body": layer})
+    last = isinstance(layer.layer, nn.LayerNorm) == bool(tap) if side == 6 or tap else layer.after == FIRST_TO_LAST
+    arguments = {"normalize": {"normalize": True}, "cosine": {"kind": "cosine"}, "regressor": {"regressor": "always"}}
+    loss = FitNetHint(taps={name: name}, **arguments[kind])
+    loss.bind(ModelSpec(net, "model.student"), ModelSpec(net, "model.teacher"))
+    ours, theirs = torch.randn(2, side, side, 6), torch.randn(2, side, side, 6)
+    stored = [x if last else x.permute(LAST_TO_FIRST) for x in (ours, theirs)]
+    batch = Batch(inputs={"input": torch.zeros(2, 1)}, labels=torch.zeros(2, dtype=torch.long))
+    total, count = loss(Signals(taps={name: stored[0]}), Signals(taps={name: stored[1]}), batch)
+    cosine = (ours * theirs).sum(-1) / (ours.square().sum(-1) * theirs.square().sum(-1)).sqrt()
+    if kind == "regressor":
+        (regressor,) = loss.regressors.values()
+        expected = (ours @ regressor.weight.T + regressor.bias - theirs).square().mean()
+    else:
+        expected = ((2 - 2 * cosine) if kind == "normalize" else (1 - cosine)).mean()
+    torch.testing.assert_close(total / count, expected)
+
+
+def test_a_map_whose_channels_cannot_be_told_from_its_width_is_refused():
+    net = nn.ModuleDict({"body": Maps(nn.Linear(6, 6), SAME, SAME)})
+    loss = FitNetHint(taps={"body": "body"}, normalize=True)
+    loss.bind(ModelSpec(net, "model.student"), ModelSpec(net, "model.teacher"))
+    maps = Signals(taps={"body": torch.randn(2, 6, 6, 6)})
+    with pytest.raises(UserError, match="cannot be told"):
+        loss(maps, maps, Batch(inputs={"input": torch.zeros(2, 1)}))
+
+
+def test_the_channels_of_a_convolution_over_time_are_its_features():
+    net = nn.ModuleDict({"body": nn.Conv1d(1, 5, 3)})
+    loss = FitNetHint(taps={"body": "body"}, normalize=True)
+    loss.bind(ModelSpec(net, "model.student"), ModelSpec(net, "model.teacher"))
+    ours, theirs = torch.randn(2, 5, 7), torch.randn(2, 5, 7)
+    total = loss(Signals(taps={"body": ours}), Signals(taps={"body": theirs}), Batch(inputs={"x": torch.zeros(2, 1)}))
+    cosine = (ours * theirs).sum(1) / (ours.square().sum(1) * theirs.square().sum(1)).sqrt()
+    torch.testing.assert_close(total.total, (2 - 2 * cosine).mean(1).sum())
