@@ -41,8 +41,11 @@ class Compression(StepCallback, ABC):
         return type(self).__qualname__
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        student = pl_module.student
-        assert isinstance(student, nn.Module)
+        student = getattr(pl_module, "student", None)
+        if not isinstance(student, nn.Module):
+            mine, module = type(self).__name__, type(pl_module).__name__
+            rule = f"{mine} compresses the student of a Distillation, and {module} has none"
+            raise UserError(rule, key="callbacks", mend="pair the model by Distillation, whose teacher may be left out")
         if stage != "fit" and self._prepared is student:
             return  # it is being trained, or finished
         refuse_rivals(trainer.callbacks)  # type: ignore[attr-defined]

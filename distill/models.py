@@ -45,8 +45,6 @@ class Features:
     settled: bool = False
 
 
-
-
 class ModelSpec:
     """What losses may ask about a model: depth, widths, names. Works for transformers and plain modules.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ from distill.loggers import is_rank_zero
 from distill.losses import DistillationLoss
 from distill.optim import OptimizerConfig, learning_rate_factor, make_optimizer
 from distill.pair import bind, make_losses, make_student, make_teacher, meet_data, own_tokenizer
-from distill.saved_state import refuse_changed, remember, teacher_state
+from distill.saved_state import refuse_changed, remember, share, teacher_state
 from distill.sharding import local, shard_run
 from distill.signals import Batch, Request, Signals
 from distill.students import StudentConfig
@@ -82,12 +84,13 @@ class Distillation(LightningModule):
         self._may_be_padded = check_pair(self.task, self._tokenizer, self.student, self.teacher)
         self.metrics = nn.ModuleDict(self.task.metrics())
         self.agreement = MeanMetric()
-        self.total_steps = 1
+        self._counted: tuple[weakref.ref[Trainer], int] | None = None
         self.teacher_scores: dict[str, float] = {}
         self.evidence = Evidence()
         self._teacher_metrics = self.task.metrics()
         self._teacher_predictions: dict[tuple[int, ...], Tensor] = {}
         self._finite = FiniteWatch()
+        self._predictions: int | None = None  # of the run's first micro-batch, on the rank with the most
         self._gather: Callable[[], nn.Module | None] | None = None
         self._met: Any = None
 
@@ -124,21 +127,45 @@ class Distillation(LightningModule):
     # ------------------------------------------------------------------ training
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        refuse_quantized(self.student, None)
-        total = self.trainer.estimated_stepping_batches
-        if total == float("inf"):
-            raise UserError(
-                "a run needs an end", key="trainer.max_epochs", value=-1, mend="set max_epochs or max_steps"
-            )
-        self.total_steps = int(total)
         optimizer = make_optimizer(self.optimizer_config, [self.student, self.losses])
-        factor = partial(learning_rate_factor, self.optimizer_config, total_steps=self.total_steps)
+        factor = partial(learning_rate_factor, self.optimizer_config, total_steps=self._count_steps())
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "name": "learning_rate"},
         }
 
+    @property
+    def total_steps(self) -> int:
+        """How many optimizer steps the run has, for all that is scheduled over it; 1 before there is a run."""
+        if self._trainer is None:
+            return 1
+        # Counted for the first who asks, as a subclass may have made configure_optimizers anew.
+        counted = self._counted
+        return counted[1] if counted is not None and counted[0]() is self.trainer else self._count_steps()
+
+    def _count_steps(self) -> int:
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise UserError(
+                "a run needs an end", key="trainer.max_epochs", value=-1, mend="set max_epochs or max_steps"
+            )
+        self._counted = weakref.ref(self.trainer), int(total)
+        return int(total)
+
+    def _check_optimizers(self) -> None:
+        """Refuse a subclass whose steps are not those by which masks, rounding, weights and temperatures go."""
+        if self.automatic_optimization and self.trainer.optimizers[0].param_groups:
+            return  # Lightning takes one at the most
+        found = "no optimizer" if self.automatic_optimization else "manual optimization"
+        raise UserError(
+            f"{type(self).__name__} has {found}, and what is scheduled over a run goes by Lightning's own steps",
+            key="model",
+            mend="return one optimizer from configure_optimizers, with a parameter group for each setting",
+        )
+
     def on_fit_start(self) -> None:
+        refuse_quantized(self.student, None)
+        self._check_optimizers()
         self._place_teacher()
         self._positions = torch.zeros((), device=self.device)
         self._summed = False
@@ -175,6 +202,10 @@ class Distillation(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._begin()  # once more: a callback may change the accumulation from epoch to epoch
+
+    def on_train_epoch_end(self) -> None:
+        if self.teacher is not None:
+            share(self.teacher, self.trainer.world_size)
 
     def _begin(self) -> None:
         """What must hold at every step. Resuming within an epoch or at its end, Lightning does not start it anew."""
@@ -215,7 +246,20 @@ class Distillation(LightningModule):
             return objective / batch.count.clamp(min=1)
         self._positions += batch.count
         self._summed = True
-        return objective * self.trainer.accumulate_grad_batches  # undoes Lightning's division
+        self._divided_by = self._divisor(batch)
+        return objective * self.trainer.accumulate_grad_batches / self._divided_by  # undoes Lightning's division
+
+    def _divisor(self, batch: Batch) -> float:
+        """A power of two, the same on all ranks, by which sums are about as large as the means of one device are.
+
+        In float16 the sum's gradient would overflow where the mean's does not; of float32 the bits stay the same.
+        """
+        if self._predictions is None:
+            counted = batch.count.clone()
+            if self.trainer.world_size > 1:
+                torch.distributed.all_reduce(counted, torch.distributed.ReduceOp.MAX)
+            self._predictions = max(1, int(counted))  # read from the device once a run
+        return float(2 ** math.ceil(math.log2(self._predictions * self.trainer.accumulate_grad_batches)))
 
     def _log_terms(self, objective: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
         means = torch.stack([objective.detach().float(), *(mean.float() for mean in terms.values())])
@@ -246,7 +290,8 @@ class Distillation(LightningModule):
         positions = self._positions.clone()
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(positions)
-        factor = self.trainer.world_size / positions.clamp(min=1)  # DDP and FSDP average over the ranks
+        # DDP and FSDP average over the ranks.
+        factor = self._divided_by * self.trainer.world_size / positions.clamp(min=1)
         parameters = (p for group in optimizer.param_groups for p in group["params"])
         torch._foreach_mul_([local(p.grad) for p in parameters if p.grad is not None], factor)
         self._positions.zero_()
@@ -280,7 +325,7 @@ class Distillation(LightningModule):
     def _teacher_prediction(self, batch: Batch) -> Tensor | None:
         """The teacher's classes for a validation batch; the model runs only the first time it is seen."""
         assert self.teacher is not None
-        key = tuple(batch.ids) if batch.ids is not None else None
+        key = (*batch.ids, *batch.input_digests.tolist()) if batch.ids is not None else None
         if key is not None and key in self._teacher_predictions:
             return self._teacher_predictions[key]
         signals = self.teacher.evaluate(batch)
@@ -323,12 +368,14 @@ class Distillation(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._finite.check()  # no checkpoint of a run that has already gone wrong
         checkpoint["data"], checkpoint["total_steps"] = self._data_fingerprint(), self.total_steps
+        checkpoint["predictions"] = self._predictions
         if self.teacher is not None:
             rank, world = self.trainer.global_rank, self.trainer.world_size
             checkpoint["teacher"] = teacher_state(self.teacher, self.teacher_scores, rank, world)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         refuse_changed(checkpoint, self.teacher, self._data_fingerprint())
+        self._predictions = checkpoint.get("predictions")
         saved = checkpoint.get("teacher")
         if saved is not None and self.teacher is not None:
             remember(self.teacher, saved, self.trainer.global_rank, self.trainer.world_size)

@@ -15,7 +15,7 @@ from distill import __version__
 from distill.errors import UserError
 from distill.teachers import TeacherSource
 
-__all__ = ["other_versions", "refuse_changed", "remember", "teacher_state", "versions"]
+__all__ = ["other_versions", "refuse_changed", "remember", "share", "teacher_state", "versions"]
 
 
 def versions() -> dict[str, str]:
@@ -41,7 +41,7 @@ def teacher_state(teacher: TeacherSource, scores: Mapping[str, float], rank: int
     """
     return {
         "fingerprint": teacher.fingerprint,
-        "remembered": _of_all_ranks(teacher.state_dict(), rank, world),
+        "remembered": _of_all_ranks(teacher.state_dict(own=rank > 0), rank, world),
         "scores": dict(scores),
     }
 
@@ -49,7 +49,22 @@ def teacher_state(teacher: TeacherSource, scores: Mapping[str, float], rank: int
 def remember(teacher: TeacherSource, saved: Mapping[str, Any], rank: int, world: int) -> None:
     """Give ``teacher`` back what it knew on this rank; where the number of ranks has changed, all that any knew."""
     remembered = saved["remembered"]
-    teacher.load_state_dict(remembered[rank] if len(remembered) == world else _joined(remembered))
+    if len(remembered) != world:
+        teacher.load_state_dict(_joined(remembered))
+    else:
+        teacher.load_state_dict(remembered[rank], remembered[0] if rank else None)
+
+
+def share(teacher: TeacherSource, world: int) -> None:
+    """Have the teachers of all ranks remember what any of them does; all ranks take part."""
+
+    def gather(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        states: list[Any] = [None] * world
+        torch.distributed.all_gather_object(states, state)
+        return states
+
+    if world > 1:
+        teacher.share(gather)
 
 
 def refuse_changed(checkpoint: Mapping[str, Any], teacher: TeacherSource | None, data: str | None) -> None:
@@ -80,7 +95,10 @@ def _refuse(rule: str, what: str = "model.teacher") -> None:
 
 
 def _of_all_ranks(state: dict[str, Tensor], rank: int, world: int) -> list[dict[str, Tensor]]:
-    """One state a rank, on the rank that writes: which samples a rank has seen is part of the run."""
+    """One state a rank, on the rank that writes: which samples a rank has seen is part of the run.
+
+    What all ranks have is in rank 0's alone.
+    """
     if world == 1:
         return [state]
     states: list[Any] = [None] * world
@@ -90,5 +108,5 @@ def _of_all_ranks(state: dict[str, Tensor], rank: int, world: int) -> list[dict[
 
 def _joined(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """What the ranks of another number of processes remember, for each of these."""
-    names = {name: None for state in states for name in state}
+    names = {name: None for state in states for name in state if state[name].dim()}
     return {name: torch.cat([state[name] for state in states if name in state]) for name in names}

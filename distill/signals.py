@@ -14,6 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from distill.digests import input_digests
+
 __all__ = ["IGNORE", "Batch", "Needs", "OutputKind", "Request", "Signals"]
 
 IGNORE = -100
@@ -22,6 +24,9 @@ IGNORE = -100
 OutputKind = Literal["any", "classes", "labels"]
 """What the C outputs of a head are: the alternatives of one softmax (``classes``), or each a yes or no of its own
 (``labels``); ``any`` where that is not known, or makes no difference."""
+
+_QUICK = 2**20
+"""Numbers of a batch whose digest is quickly made on the host; of images it is left to the device."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ class Batch:
         extras: What a task's metrics need besides, by name (the bytes that each label covers, say).
         step: Optimizer steps done so far.
         total_steps: Optimizer steps of the whole run, for schedules given in fractions.
+        on_host: The batch that this one was copied from, for what would otherwise wait for the device.
     """
 
     inputs: dict[str, Tensor]
@@ -126,6 +132,7 @@ class Batch:
     extras: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
     total_steps: int = 1
+    on_host: Batch | None = field(default=None, repr=False)
 
     @property
     def size(self) -> int:
@@ -158,13 +165,21 @@ class Batch:
         lengths = tokens.sum(1).clamp(min=1)
         return tokens * (units / lengths)[:, None]
 
+    @property
+    def input_digests(self) -> Tensor:
+        """A digest of each sample's inputs, ``[B]``: equal for equal inputs, whatever the padding."""
+        small = self.on_host is not None and sum(t.numel() for t in self.on_host.inputs.values()) <= _QUICK
+        batch = self.on_host if self.on_host is not None and small else self
+        return input_digests(batch.inputs, batch.tokens)
+
     def at(self, step: int, total_steps: int) -> Batch:
         """The same batch at a step of the run."""
         return replace(self, step=step, total_steps=total_steps)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The same batch on a device (called by Lightning)."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return moved if torch.device(device).type == "cpu" else replace(moved, on_host=self)
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (called by ``DataLoader(pin_memory=True)``)."""

@@ -117,10 +117,10 @@ class FitNetHint(DistillationLoss):
                 self._regress(str(ours), f"{ours}: {theirs}", student, student.hidden_size, teacher.hidden_size)
             return
         for mine, other in self.taps.items():
-            layouts = self._layouts[mine] = self._layout(student, mine), self._layout(teacher, other)
-            ours, theirs = layouts
-            if ours is not None and theirs is not None and self.regressor != "never":
-                self._regress(mine, f"{mine}: {other}", student, ours.width, theirs.width)
+            layouts = self._layout(student, mine), self._layout(teacher, other)
+            self._layouts[mine] = layouts
+            if layouts[0] is not None and layouts[1] is not None and self.regressor != "never":
+                self._regress(mine, f"{mine}: {other}", student, layouts[0].width, layouts[1].width)
 
     def _layout(self, model: ModelSpec, name: str) -> Features | None:
         """Where the module has its features; without a regressor that is seen when they are."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from distill.models import ModelSpec
 from distill.signals import Batch, Request, Signals
 
-__all__ = ["TeacherSource"]
+__all__ = ["Gather", "TeacherSource"]
+
+Gather = Callable[[dict[str, Tensor]], Sequence[dict[str, Tensor]]]
+"""Takes a rank's tensors and gives those of all ranks, in their order."""
 
 
 class TeacherSource(ABC):
@@ -46,8 +49,8 @@ class TeacherSource(ABC):
     def signals(self, batch: Batch, request: Request) -> Signals:
         """What the teacher says of a *training* batch, as ordinary tensors without a graph.
 
-        A source may remember it by the samples' ids: they promise that the same id has the same inputs. Data
-        that is masked or augmented anew in each epoch must come without ids.
+        A source may remember it by the samples' ids where the same id has the same inputs
+        (``Batch.input_digests`` tells). Data that is masked or augmented anew in each epoch had better come without.
 
         Raises:
             UserError: if the source cannot give what is requested.
@@ -61,13 +64,24 @@ class TeacherSource(ABC):
     def to(self, device: torch.device | str) -> Self:
         """Move the models."""
 
+    def share(self, gather: Gather) -> None:  # noqa: B027  (a source that remembers nothing has nothing to share)
+        """At the end of an epoch of several ranks, in which all take part: remember what any of them does."""
+
     @abstractmethod
-    def state_dict(self) -> dict[str, Tensor]:
-        """What is remembered of this rank's samples, on the host; tensors only, for ``torch.load(weights_only=True)``.
+    def state_dict(self, own: bool = False) -> dict[str, Tensor]:
+        """What is remembered, on the host; tensors only, for ``torch.load(weights_only=True)``.
 
         Valid for a teacher of the same :attr:`fingerprint`; empty where nothing is remembered.
+
+        Args:
+            own: Only what not all ranks have since :meth:`share`.
         """
 
     @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Remember what :meth:`state_dict` gave, and nothing else."""
+    def load_state_dict(self, state: Mapping[str, Tensor], of_all: Mapping[str, Tensor] | None = None) -> None:
+        """Remember what :meth:`state_dict` gave, and nothing else.
+
+        Args:
+            state: This rank's.
+            of_all: Where that is only the rank's own: another's, with what all of them have.
+        """

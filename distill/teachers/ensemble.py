@@ -13,7 +13,7 @@ from distill.errors import UserError
 from distill.losses.base import at_least_float32
 from distill.models import ModelSpec
 from distill.signals import Batch, Request, Signals
-from distill.teachers.base import TeacherSource
+from distill.teachers.base import Gather, TeacherSource
 
 __all__ = ["Ensemble", "weighted_mean"]
 
@@ -109,14 +109,21 @@ class Ensemble(TeacherSource):
             source.to(device)
         return self
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def share(self, gather: Gather) -> None:
+        for source in self.sources:
+            source.share(gather)
+
+    def state_dict(self, own: bool = False) -> dict[str, Tensor]:
         return {
             f"{number}.{name}": tensor
             for number, source in enumerate(self.sources)
-            for name, tensor in source.state_dict().items()
+            for name, tensor in source.state_dict(own).items()
         }
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor], of_all: Mapping[str, Tensor] | None = None) -> None:
         for number, source in enumerate(self.sources):
-            prefix = f"{number}."
-            source.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+            source.load_state_dict(_below(f"{number}.", state), of_all and _below(f"{number}.", of_all))
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 from distill.models import ModelSpec, detached
 from distill.signals import Batch, Request, Signals
 from distill.tasks.base import Task
-from distill.teachers.base import TeacherSource
+from distill.teachers.base import Gather, TeacherSource
 from distill.teachers.fingerprint import fingerprint
 from distill.teachers.memory import LogitMemory
 
 __all__ = ["LiveTeacher"]
+
+_log = logging.getLogger(__name__)
 
 _LOGITS = Request(logits=True)
 
@@ -33,7 +36,7 @@ class LiveTeacher(TeacherSource):
         task: Knows how the model reads a batch.
         tokenizer: The model's own, where it has one; part of the fingerprint.
         remember: Whether to remember logits. Turn it off where a sample's inputs change from epoch to epoch
-            while its id stays.
+            while its id stays; where that is seen, it is warned of once, and the model runs at every step.
         key: Where the teacher stands in the configuration, for error messages.
     """
 
@@ -67,14 +70,23 @@ class LiveTeacher(TeacherSource):
     def signals(self, batch: Batch, request: Request) -> Signals:
         if not self.remember or batch.ids is None or request != _LOGITS:
             return self._run(batch, request)
-        known = self._memory.recall(batch.ids, next(iter(batch.inputs.values())).device)
+        if self._memory.changed is not None:
+            return self._run(batch, request)
+        digests = batch.input_digests.cpu()
+        known = self._memory.recall(batch.ids, digests, next(iter(batch.inputs.values())).device)
         if known is not None:
             return Signals(logits=known)
         signals = self._run(batch, request)
         assert signals.logits is not None
-        if not self._memory.accepts(signals.logits, batch.ids):
-            return signals
-        return replace(signals, logits=self._memory.merge(batch.ids, signals.logits))
+        if self._memory.accepts(signals.logits, batch.ids):
+            signals = replace(signals, logits=self._memory.merge(batch.ids, digests, signals.logits))
+        if self._memory.changed is not None:
+            _log.warning(
+                "sample %d came with other inputs under the same id (an augmentation?), so the teacher runs at every "
+                "step from now on and nothing that it said is remembered; without Batch.ids it does from the start",
+                self._memory.changed,
+            )
+        return signals
 
     def evaluate(self, batch: Batch) -> Signals:
         return self._run(batch, _LOGITS)
@@ -95,8 +107,11 @@ class LiveTeacher(TeacherSource):
         self.model.to(device)
         return self
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return self._memory.state_dict()
+    def share(self, gather: Gather) -> None:
+        self._memory.share(gather)
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self._memory.load_state_dict(state)
+    def state_dict(self, own: bool = False) -> dict[str, Tensor]:
+        return self._memory.state_dict(own)
+
+    def load_state_dict(self, state: Mapping[str, Tensor], of_all: Mapping[str, Tensor] | None = None) -> None:
+        self._memory.load_state_dict(state, of_all)

@@ -108,7 +108,8 @@ def test_remembered_logits_are_the_same_bits_and_the_model_does_not_run() -> Non
 def test_a_remembered_value_wins_over_a_computed_one() -> None:
     model = bert()
     teacher, counted = LiveTeacher(model, TASK), Counted(model)
-    teacher.load_state_dict({"ids": torch.tensor([2]), "logits": torch.tensor([[7.0, -7.0]])})
+    digests = batch([2]).input_digests
+    teacher.load_state_dict({"ids": torch.tensor([2]), "digests": digests, "logits": torch.tensor([[7.0, -7.0]])})
     found = teacher.signals(batch([1, 2, 3]), LOGITS).logits
     plain = teacher.evaluate(batch([1, 2, 3])).logits
     assert len(counted.calls) == 2
@@ -196,8 +197,84 @@ def test_memories_of_several_ranks_join() -> None:
     left.signals(batch([1, 2]), LOGITS)
     right.signals(batch([2, 3]), LOGITS)
     states = left.state_dict(), right.state_dict()
-    whole.load_state_dict({name: torch.cat([state[name] for state in states]) for name in ("ids", "logits")})
+    whole.load_state_dict({name: torch.cat([state[name] for state in states]) for name in ("ids", "digests", "logits")})
     assert sorted(whole.state_dict()["ids"].tolist()) == [1, 2, 3]
+
+
+def views(ids: list[int], shift: int) -> Batch:
+    """Samples that are augmented: of one id, the tokens of another."""
+    return Batch(inputs=batch([i + shift for i in ids]).inputs, ids=ids)
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [2, 3], [3, 9, 2]])  # all known, some
+def test_a_sample_whose_inputs_changed_is_asked_anew_and_warned_of_once(
+    ids: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    teacher = LiveTeacher(bert(), TASK)
+    teacher.signals(views([1, 2], 0), LOGITS)
+    for shift in (100, 200, 0):
+        found, expected = teacher.signals(views(ids, shift), LOGITS).logits, teacher.evaluate(views(ids, shift)).logits
+        assert found is not None
+        assert expected is not None
+        assert torch.equal(found, expected)
+    (warning,) = caplog.records
+    assert "sample 2 " in warning.message or "sample 1 " in warning.message
+    again = LiveTeacher(bert(), TASK)
+    again.load_state_dict(teacher.state_dict())
+    again.signals(views([5], 0), LOGITS)
+    assert set(again.state_dict()) == {"changed"}  # a resumed run knows it too
+
+
+def shared(teachers: list[LiveTeacher]) -> None:
+    """What a gather over ranks does, one after the other."""
+    states = [teacher.state_dict(own=True) for teacher in teachers]
+    for teacher in teachers:
+        teacher.share(lambda _state: states)
+
+
+def test_what_one_rank_was_told_all_know_after_the_epoch() -> None:
+    models = [bert(), bert(), bert()]
+    teachers, counted = [LiveTeacher(model, TASK) for model in models], [Counted(model) for model in models]
+    first = [
+        teacher.signals(batch(ids), LOGITS).logits
+        for teacher, ids in zip(teachers, ([1, 2], [3, 4], [5, 2]), strict=True)
+    ]
+    shared(teachers)
+    for teacher, count in zip(teachers, counted, strict=True):
+        found = teacher.signals(batch([4, 1, 5, 2]), LOGITS).logits
+        assert len(count.calls) == 1
+        assert found is not None
+        expected = torch.stack([first[1][1], first[0][0], first[2][0], first[0][1]])  # type: ignore[index]
+        assert torch.equal(found, expected)  # of a sample that two had, the first rank's
+    teachers[1].signals(batch([6]), LOGITS)
+    assert teachers[1].state_dict(own=True)["ids"].tolist() == [6]
+    shared(teachers)
+    shared(teachers)  # Lightning may end an epoch twice
+    assert all(teacher.state_dict()["ids"].tolist() == [1, 2, 3, 4, 5, 6] for teacher in teachers)
+
+
+def test_a_rank_gets_back_what_all_had_and_its_own_from_a_checkpoint() -> None:
+    teachers = [LiveTeacher(bert(), TASK) for _ in range(2)]
+    for teacher, ids in zip(teachers, ([1], [2]), strict=True):
+        teacher.signals(batch(ids), LOGITS)
+    shared(teachers)
+    for teacher, ids in zip(teachers, ([3], [4]), strict=True):
+        teacher.signals(batch(ids), LOGITS)
+    states = [teacher.state_dict(own=rank > 0) for rank, teacher in enumerate(teachers)]
+    assert states[1]["ids"].tolist() == [4]
+    resumed = LiveTeacher(bert(), TASK)
+    resumed.load_state_dict(states[1], states[0])
+    for found, expected in zip(resumed.state_dict().values(), teachers[1].state_dict().values(), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_inputs_that_changed_on_one_rank_make_all_ranks_ask_anew() -> None:
+    teachers = [LiveTeacher(bert(), TASK) for _ in range(2)]
+    for teacher in teachers:
+        teacher.signals(views([1, 2], 0), LOGITS)
+    teachers[1].signals(views([1, 2], 100), LOGITS)
+    shared(teachers)
+    assert [set(teacher.state_dict()) for teacher in teachers] == [{"changed"}] * 2
 
 
 def test_the_fingerprint_changes_with_one_weight_and_one_token() -> None:
