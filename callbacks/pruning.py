@@ -16,17 +16,18 @@ from distill.callbacks.steps import logs_now, total_steps
 from distill.errors import UserError
 from distill.losses.base import check_choice
 from distill.prune.criteria import CRITERIA, Criterion
-from distill.prune.granularity import Granularity
+from distill.prune.granularity import TRANSPOSED, Granularity
 from distill.prune.layers import Layer
 from distill.prune.plan import Masks, Plan
 from distill.prune.schedule import CURVES, SparsitySchedule
+from distill.prune.weights import SEVERAL
 from distill.schedules import step_at
 from distill.targets import LINEAR, of_types
 from distill.verdict import steps_to_prune
 
 __all__ = ["GradualMagnitudePruning"]
 
-KINDS = (*LINEAR, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+KINDS = (*LINEAR, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, *SEVERAL)
 """Modules whose weights are pruned where nothing else is said."""
 
 _ELEMENTWISE = (SGD, Adam, AdamW)
@@ -36,7 +37,8 @@ _ELEMENTWISE = (SGD, Adam, AdamW)
 class GradualMagnitudePruning(Compression):
     """Zero the student's least weights, more and more of them, by a schedule over optimizer steps.
 
-    The mask of a weight is the boolean buffer ``weight_mask`` of its module, true where the weight is kept. At an
+    The mask of a weight is the boolean buffer ``weight_mask`` of its module (``weight_ih_l0_mask`` beside
+    ``weight_ih_l0``, and so on), true where the weight is kept. At an
     update, masks are chosen anew, and weights and optimizer moments are zeroed under them. Gradients are zeroed
     under the masks before every optimizer step, ahead of clipping; so a pruned weight is exactly zero after each
     step. A pruned weight stays pruned, unless ``regrow`` is given. Sparsity is of the original number of weights:
@@ -63,11 +65,13 @@ class GradualMagnitudePruning(Compression):
         criterion: ``magnitude``, ``movement`` (Sanh 2020), ``wanda`` (Sun 2024), or a
             :class:`~distill.prune.Criterion` of your own (:class:`~distill.prune.FunctionCriterion` takes a
             function).
-        include: Regular expressions searched in module names; all linear maps and convolutions but the head if
+        include: Regular expressions searched in module names; all of the ``types`` below but the head if
             not given.
         exclude: Likewise, of those to leave out.
-        types: Names of classes, of ``Linear``, ``Conv1D`` (GPT-2's linear map), ``Conv1d``, ``Conv2d`` and ``Conv3d``:
-            only modules of these are pruned; of all of them if not given.
+        types: Names of classes, of ``Linear``, ``Conv1D`` (GPT-2's linear map), ``Conv1d`` to ``Conv3d``,
+            ``ConvTranspose1d`` to ``ConvTranspose3d``, ``LSTM``, ``GRU``, ``RNN``, ``MultiheadAttention`` (the weights
+            of its inputs) and ``Experts`` (stacked in one parameter, as Mixtral's): only modules of these are pruned;
+            of all of them if not given.
         embeddings: Whether embedding tables are among the modules, whatever the ``types``.
         overrides: Regular expression -> final sparsity of the layers in whose name it is found, each of which gets
             a ranking of its own; 0 leaves them. The others reach ``final_sparsity`` among themselves.
@@ -175,7 +179,7 @@ class GradualMagnitudePruning(Compression):
         return [step]
 
     def masked(self, student: nn.Module) -> list[str]:
-        return [f"{layer.name}.weight" for layer in self._layers]
+        return [layer.path for layer in self._layers]
 
     def factors(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
         return [(layer.weight, layer.factor) for layer in self._layers]
@@ -214,7 +218,7 @@ class GradualMagnitudePruning(Compression):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self._watching and self.schedule.updates_at(trainer.global_step + 1, total_steps(pl_module)):
-            handles = [self.plan.criterion.watch(layer.module) for layer in self._layers]
+            handles = [self.plan.criterion.watch(layer.view) for layer in self._layers]
             self._watching = [handle for handle in handles if handle is not None]
         if self._watching:
             task: Any = pl_module.task
@@ -227,7 +231,7 @@ class GradualMagnitudePruning(Compression):
         step, total = trainer.global_step, total_steps(pl_module)
         if step < self.schedule.last_step(total):
             for layer in self._layers:
-                self.plan.criterion.learn(layer.module)
+                self.plan.criterion.learn(layer.view)
             if self.plan.regrow and self._masks and self.schedule.updates_at(step + 1, total):
                 self._gradients = self._masks.gradients()
         if self._pruned:
@@ -259,7 +263,7 @@ class GradualMagnitudePruning(Compression):
             handle.remove()
         self._watching = []
         for layer in self._layers:
-            self.plan.criterion.settle(layer.module)
+            self.plan.criterion.settle(layer.view)
 
     def _update(self, trainer: Trainer, total: int) -> None:
         """Choose the masks of the last update. Once more, as at the start of a resumed run, this changes nothing."""

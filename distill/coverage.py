@@ -58,7 +58,9 @@ class Coverage:
 
 
 def _percent(part: float) -> str:
-    return f"{100 * part:.2g} %" if 0 < part < 0.01 else f"{part:.0%}".replace("%", " %")
+    if 0 < part < 0.01:
+        return f"{100 * part:.2g} %"
+    return "over 99 %" if 0.995 <= part < 1 else f"{100 * part:.0f} %"
 
 
 def coverage(student: nn.Module, reached: Mapping[str, Iterable[str]]) -> Coverage:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from distill.errors import UserError
+from distill.prune.granularity import TRANSPOSED
 from distill.signals import Batch
 from distill.targets import Conv1D
 
@@ -25,6 +26,9 @@ class Criterion(ABC):
 
     by_gradient: ClassVar[bool] = False
     """Whether a weight that is frozen has no score."""
+
+    by_input: ClassVar[bool] = False
+    """Whether scores are of what a module reads, so that there are none of weights of which a module has several."""
 
     comparable: ClassVar[bool] = False
     """Whether scores of several layers are on one scale as they are; a ranking over several divides those of each by
@@ -131,6 +135,7 @@ class Wanda(Criterion):
     """
 
     learns = True
+    by_input = True
     buffers = ("input_square",)
 
     def __init__(self) -> None:
@@ -141,8 +146,8 @@ class Wanda(Criterion):
         if isinstance(module, nn.Embedding):
             rule, mend = f"an embedding has no activations to be aware of ({name})", "use magnitude or movement"
             raise UserError(rule, key="criterion", value="wanda", mend=mend)
-        groups = getattr(module, "groups", 1)
-        features = weight_of(module).shape[0 if isinstance(module, Conv1D) else 1] * groups
+        groups = 1 if isinstance(module, TRANSPOSED) else getattr(module, "groups", 1)
+        features = weight_of(module).shape[0 if isinstance(module, (Conv1D, *TRANSPOSED)) else 1] * groups
         module.register_buffer("input_square", weight_of(module).new_zeros(features))
 
     def watch(self, module: nn.Module) -> RemovableHandle | None:
@@ -171,8 +176,8 @@ class Wanda(Criterion):
         weight, square = weight_of(module), module.input_square
         assert isinstance(square, Tensor)
         norm = square.sqrt()
-        if isinstance(module, Conv1D):
-            return weight.abs() * norm[:, None]
+        if isinstance(module, (Conv1D, *TRANSPOSED)):
+            return weight.abs() * norm.view(-1, *[1] * (weight.dim() - 1))
         groups = getattr(module, "groups", 1)
         outputs, inputs = weight.shape[:2]
         by_output = norm.view(groups, 1, inputs).expand(groups, outputs // groups, inputs).reshape(outputs, inputs)

@@ -14,15 +14,29 @@ from distill.targets import Conv1D
 __all__ = ["Granularity", "as_matrix", "from_matrix"]
 
 
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""Convolutions whose weight is stored ``[in, out / groups, k, ...]``."""
+
+
 def as_matrix(module: nn.Module, tensor: Tensor) -> Tensor:
     """A tensor of the shape of the module's weight as ``[outputs, inputs]``.
 
     GPT-2's ``Conv1D`` stores the transpose; a convolution's ``[out, in, k, ...]`` becomes ``[out, k * ... * in]``,
-    so that neighbours in a row are inputs of one place in the kernel.
+    so that neighbours in a row are inputs of one place in the kernel. Of experts' ``[experts, out, in]`` the outputs
+    are those of all.
     """
     if isinstance(module, Conv1D):
         return tensor.t()
-    return tensor if tensor.dim() == 2 else tensor.movedim(1, -1).flatten(1)
+    if tensor.dim() == 2:
+        return tensor
+    if isinstance(module, TRANSPOSED):
+        groups = module.groups
+        inputs, outputs, *kernel = tensor.shape
+        tensor = tensor.reshape(groups, inputs // groups, outputs, *kernel).transpose(1, 2)
+        tensor = tensor.reshape(groups * outputs, inputs // groups, *kernel)
+    elif not isinstance(module, nn.modules.conv._ConvNd):
+        return (tensor.transpose(1, 2) if _inputs_first(module) else tensor).flatten(0, 1)
+    return tensor.movedim(1, -1).flatten(1)
 
 
 def from_matrix(module: nn.Module, matrix: Tensor) -> Tensor:
@@ -33,8 +47,23 @@ def from_matrix(module: nn.Module, matrix: Tensor) -> Tensor:
     assert isinstance(weight, Tensor)
     if weight.dim() == 2:
         return matrix
+    if isinstance(module, TRANSPOSED):
+        groups = module.groups
+        inputs, outputs, *kernel = weight.shape
+        tensor = matrix.reshape(groups, outputs, *kernel, inputs // groups).movedim(-1, 1)
+        return tensor.reshape(inputs, outputs, *kernel)
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        experts, *sides = weight.shape
+        if _inputs_first(module):
+            return matrix.reshape(experts, *reversed(sides)).transpose(1, 2)
+        return matrix.reshape(weight.shape)
     outputs, inputs, *kernel = weight.shape
     return matrix.reshape(outputs, *kernel, inputs).movedim(-1, 1)
+
+
+def _inputs_first(module: nn.Module) -> bool:
+    """Of experts: transformers says so of those that keep ``[experts, in, out]``, as GPT-OSS does."""
+    return bool(getattr(module, "is_transposed", False))
 
 
 @dataclass(frozen=True)

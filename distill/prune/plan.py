@@ -16,7 +16,8 @@ from distill.prune.criteria import Criterion
 from distill.prune.granularity import Granularity, as_matrix
 from distill.prune.layers import MASK, Layer, Ranking, rankings
 from distill.prune.schedule import check_sparsity
-from distill.targets import CHOOSE, check_overrides, check_pattern, override, refuse_rewritten, select
+from distill.prune.weights import check_written, name_beside, weights_of
+from distill.targets import CHOOSE, check_overrides, check_pattern, override, select
 
 __all__ = ["Masks", "Plan"]
 
@@ -106,36 +107,52 @@ class Plan:
                 granularity or the criterion fits a layer not.
         """
         chosen = select(student, self.kinds, self.include, self.exclude, key=key)
-        refuse_rewritten(chosen, key)
         layers: dict[int, Layer] = {}
-        for layer in (Layer(name, module) for name, module in chosen.items()):
-            layers.setdefault(id(layer.weight), layer)  # tied weights have one mask
-        names = {n: layers[id(w)] for n, m in student.named_modules() if id(w := m._parameters.get("weight")) in layers}
-        check_overrides(student, self.overrides, names, f"{key}.overrides")
+        for name, module in chosen.items():
+            check_written(name, module, key)
+            for weight_name in weights_of(module):
+                layer = Layer(_label(name, weight_name), module, weight_name)
+                layers.setdefault(id(layer.weight), layer)  # tied weights have one mask
+        names: dict[str, Layer] = {}
+        modules = set()
+        for name, module in student.named_modules():
+            for weight_name, weight in module._parameters.items():
+                if id(weight) in layers:
+                    names[_label(name, weight_name)] = layers[id(weight)]
+                    modules.add(name)
+        check_overrides(student, self.overrides, modules, f"{key}.overrides")
         for index, pattern in enumerate(() if isinstance(self.scope, str) else self.scope):
-            check_pattern(student, pattern, names, f"{key}.scope.{index}", CHOOSE)
+            check_pattern(student, pattern, modules, f"{key}.scope.{index}", CHOOSE)
         own = self._own(names, f"{key}.overrides")
         pruned = [layer for layer in layers.values() if own.get(layer.name) != 0]
         if not pruned:
             rule, mend = "leave no layer to prune", "give one of them a sparsity above 0"
             raise UserError(rule, key=f"{key}.overrides", value=self.overrides, mend=mend)
-        if self.criterion.by_gradient:
-            pruned = self._trained(pruned, key)
+        pruned = self._with_scores(pruned, key)
         try:
             return Masks(self, pruned, own)
         except UserError as error:
             raise error.within(key) from None
 
-    def _trained(self, layers: Sequence[Layer], key: str) -> list[Layer]:
-        """Those with a gradient; without one they have no score, and stay as they are."""
-        trained = [layer for layer in layers if layer.weight.requires_grad]
-        frozen, name = [layer.name for layer in layers if not layer.weight.requires_grad], type(self.criterion).__name__
-        if not trained:
-            rule, mend = "reads gradients, and all layers to prune are frozen", "take magnitude, or freeze less"
-            raise UserError(rule, key=f"{key}.criterion", value=name.lower(), mend=mend)
-        if frozen:
-            _say("frozen, so without a gradient for %s, and not pruned: %s", name, _few(frozen))
-        return trained
+    def _with_scores(self, layers: Sequence[Layer], key: str) -> list[Layer]:
+        """Those that the criterion can score; the others stay as they are, and are named."""
+        name, able = type(self.criterion).__name__, list(layers)
+        for applies, lack, without in (
+            (
+                self.criterion.by_gradient,
+                "a gradient, as they are frozen",
+                lambda layer: not layer.weight.requires_grad,
+            ),
+            (self.criterion.by_input, "an input of one map", lambda layer: layer.parameter != "weight"),
+        ):
+            left = [layer.name for layer in able if applies and without(layer)]
+            able = [layer for layer in able if layer.name not in left]
+            if not able:
+                rule = f"all layers to prune are without {lack}, which it reads"
+                raise UserError(rule, key=f"{key}.criterion", value=name.lower(), mend="take magnitude")
+            if left:
+                _say(f"not pruned, for {name} reads {lack.split(',')[0]}, and they have none: %s", _few(left))
+        return able
 
     def _own(self, layers: Mapping[str, Layer], key: str) -> dict[str, float]:
         """Layer -> the sparsity that overrides give it, by whichever name of its weight."""
@@ -163,9 +180,9 @@ class Masks:
     def __init__(self, plan: Plan, layers: Sequence[Layer], own: Mapping[str, float]) -> None:
         self.plan, self.layers = plan, layers
         for layer in layers:
-            plan.granularity.check(as_matrix(layer.module, layer.weight).shape, layer.name)
-            layer.module.register_buffer(MASK, torch.ones_like(layer.weight, dtype=torch.bool))
-            plan.criterion.prepare(layer.module, layer.name)
+            plan.granularity.check(as_matrix(layer.view, layer.weight).shape, layer.name)
+            layer.view.register_buffer(MASK, torch.ones_like(layer.weight, dtype=torch.bool))
+            plan.criterion.prepare(layer.view, layer.name)
         self._rankings: list[Ranking] = rankings(layers, plan.scope, own, plan.final, plan.max_layer_sparsity, "scope")
         for ranking in self._rankings:
             ranking.check(plan.granularity, plan.criterion)
@@ -173,11 +190,14 @@ class Masks:
     @property
     def buffers(self) -> list[str]:
         """Names of all buffers in the student."""
-        return [f"{layer.name}.{buffer}" for layer in self.layers for buffer in self._buffers]
+        return [
+            f"{layer.path.removesuffix(layer.parameter)}{buffer}"
+            for layer in self.layers
+            for buffer in self._buffers(layer)
+        ]
 
-    @property
-    def _buffers(self) -> tuple[str, ...]:
-        return MASK, *self.plan.criterion.buffers
+    def _buffers(self, layer: Layer) -> list[str]:
+        return [name_beside(layer.parameter, buffer) for buffer in (MASK, *self.plan.criterion.buffers)]
 
     def zero(self) -> None:
         """Have every masked weight be zero."""
@@ -223,7 +243,7 @@ class Masks:
         notes = self._notes()
         layers = {}
         for layer in self.layers:
-            for name in self._buffers:
+            for name in self._buffers(layer):
                 delattr(layer.module, name)
             layers[layer.name] = {"weights": layer.weight.numel(), "zeros": int((layer.weight == 0).sum())}
         total = sum(counts["weights"] for counts in layers.values())
@@ -252,6 +272,11 @@ class Masks:
             )
             notes["unscored"] = blind
         return notes
+
+
+def _label(module: str, parameter: str) -> str:
+    """What a layer is called: its module's name, and with it the parameter's where that is not ``weight``."""
+    return module if parameter == "weight" else f"{module}.{parameter}".lstrip(".")
 
 
 def _say(text: str, *of: str) -> None:
