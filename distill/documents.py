@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from distill.calls import call, logits_of, of_transformers
 from distill.errors import UserError
 
-__all__ = ["check_causal", "check_isolation", "hide_documents"]
+__all__ = ["FAILURES", "check_causal", "check_isolation", "distance", "hide_documents", "still", "tolerance"]
 
 _log = logging.getLogger(__name__)
 
 _LENGTHS = 5, 9
 """Tokens of the two documents that a model is tried with."""
 
-_FAILURES = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
+FAILURES = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
 """What models raise for inputs that they do not take."""
 
 Inputs = Mapping[str, Any]
@@ -173,10 +173,10 @@ def _find(model: nn.Module) -> str | None:
         return None
     first, second = _LENGTHS
     positions = torch.cat([torch.arange(first), torch.arange(second)])[None].to(ids.device)
-    with _still(model):
+    with still(model):
         try:
             alone = _logits(model, {"input_ids": ids[:1, first:]})
-        except _FAILURES:  # kernels of another device, say
+        except FAILURES:  # kernels of another device, say
             return None
         if _sees_ahead(model):  # no decoder: what it is given is not packed
             return "positions"
@@ -184,7 +184,7 @@ def _find(model: nn.Module) -> str | None:
             try:
                 if _isolates(model, way, ids, positions, alone):
                     return way
-            except _FAILURES:
+            except FAILURES:
                 continue
     return "none"
 
@@ -193,7 +193,7 @@ def _isolates(model: nn.Module, way: str, ids: Tensor, positions: Tensor, alone:
     first = _LENGTHS[0]
     given = _WAYS[way](model, {"input_ids": ids[:1], "position_ids": positions})
     block = _logits(model, given)[:, first:]
-    if _distance(block, alone) > _tolerance(model, block):
+    if distance(block, alone) > tolerance(model, block):
         return False
     other = torch.cat([ids[1:, :first], ids[:1, first:]], 1)
     changed = _logits(model, _WAYS[way](model, {"input_ids": other, "position_ids": positions}))[:, first:]
@@ -206,11 +206,11 @@ def _sees_ahead(model: nn.Module) -> bool:
     if ids is None:
         return False
     changed = torch.cat([ids[:1, :-1], ids[1:, -1:]], 1)
-    with _still(model):
+    with still(model):
         try:
             before, after = (_logits(model, {"input_ids": one})[:, :-1] for one in (ids[:1], changed))
             return _depends(model, before, after, {"input_ids": ids[:1]}, slice(-1), slice(-1, None))
-        except (*_FAILURES, UserError):
+        except (*FAILURES, UserError):
             return False
 
 
@@ -218,7 +218,7 @@ def _depends(model: nn.Module, before: Tensor, after: Tensor, inputs: Inputs, re
     """Whether the logits at ``read``, ``before`` and ``after`` tokens at ``changed`` were, depend on these tokens."""
     if torch.equal(before, after):
         return False
-    if _distance(before, after) > _tolerance(model, before):
+    if distance(before, after) > tolerance(model, before):
         return True
     kept = _gradient(model, inputs, read)
     return kept is None or bool(kept[:, changed].any())
@@ -247,12 +247,13 @@ def _logits(model: nn.Module, inputs: Inputs) -> Tensor:
         return logits_of(model, call(model, inputs))
 
 
-def _distance(a: Tensor, b: Tensor) -> float:
+def distance(a: Tensor, b: Tensor) -> float:
+    """max |a - b|, infinite where one is not a number."""
     return float((a.float() - b.float()).abs().nan_to_num(torch.inf).max())
 
 
-def _tolerance(model: nn.Module, logits: Tensor) -> float:
-    """How far kernels of other shapes may be apart: half of the digits."""
+def tolerance(model: nn.Module, logits: Tensor) -> float:
+    """How far ``logits`` of kernels of other shapes may be apart: half of the digits."""
     half = torch.is_autocast_enabled(logits.device.type)
     digits = max(torch.finfo(dtype).eps for dtype in (logits.dtype, _dtype(model), *[torch.bfloat16] * half))
     return float(digits**0.5 * logits.float().abs().max())
@@ -273,7 +274,7 @@ def _tokens(model: nn.Module) -> Tensor | None:
 
 
 @contextmanager
-def _still(model: nn.Module) -> Iterator[None]:
+def still(model: nn.Module) -> Iterator[None]:
     """In eval mode, each module's own mode restored afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -13,6 +13,7 @@ from distill.errors import UserError
 from distill.losses import BinaryCrossEntropy, CrossEntropy, DistillationLoss
 from distill.losses.callable import as_loss
 from distill.models import ModelSpec
+from distill.padded import tell_padding
 from distill.pretrained import load_tokenizer
 from distill.signals import Needs
 from distill.students import StudentConfig, build_student
@@ -101,6 +102,8 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
         for who, model, _ in models:
             if isinstance(task, CausalLM):
                 check_causal(who, model)
+            elif isinstance(task, TextTask):
+                tell_padding(who, task, model, data)
             if data.isolates:
                 check_isolation(who, model)
 

@@ -1,0 +1,77 @@
+"""Whether a model reads the padding beside a text."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.data.features import Samples
+from distill.documents import FAILURES, distance, still, tolerance
+from distill.errors import UserError
+from distill.signals import Request
+from distill.tasks.base import TextTask
+
+__all__ = ["padding_error", "tell_padding", "two_lengths"]
+
+_log = logging.getLogger(__name__)
+
+
+def padding_error(task: TextTask, model: nn.Module, short: Any, long: Any, tokenizer: Any) -> float | None:
+    """How far the logits of a sample are from those that it has alone, where it is padded: max |a - b| / max |a|.
+
+    Args:
+        task: Pads and reads a batch.
+        model: Not changed.
+        short: The features of a sample.
+        long: Those of a longer one.
+        tokenizer: Of the data.
+
+    Returns:
+        0 where kernels of other shapes alone may account for it; ``None`` where the model does not run here.
+    """
+    with still(model), torch.no_grad():
+        try:
+            alone, beside = (_logits(task, model, samples, tokenizer) for samples in ([short], [short, long]))
+            if alone.dim() > 2:
+                beside = beside[:, : alone.shape[1]]
+            error = distance(alone[0], beside[0])
+            return 0.0 if error <= tolerance(model, alone) else error / float(alone.abs().max())
+        except (*FAILURES, UserError):
+            return None
+
+
+def _logits(task: TextTask, model: nn.Module, samples: list[Any], tokenizer: Any) -> Tensor:
+    batch = task.collate(samples, tokenizer).to(next(model.parameters()).device)
+    found = task.forward(model, batch, Request(logits=True)).logits
+    assert found is not None
+    return found
+
+
+def two_lengths(samples: Samples | None) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The shortest of the first samples and the next longer one; ``None`` where all are of one length."""
+    lengths = [] if samples is None else samples.lengths[:64].tolist()
+    longer = [length for length in lengths if length > min(lengths)]
+    if samples is None or not longer:
+        return None
+    return samples[0, lengths.index(min(lengths))], samples[0, lengths.index(min(longer))]
+
+
+def tell_padding(who: str, task: TextTask, model: nn.Module, data: Any) -> None:
+    """Warn where what a model says of a text depends on the padding beside it (FNet, ConvBERT; XLNet, which classifies
+    at the last position, and so at the padding)."""
+    pair = two_lengths(data.some_samples)
+    if pair is None:
+        return
+    short, long = pair
+    error = padding_error(task, model, short, long, data.tokenizer)
+    if error:
+        _log.warning(
+            "%s (%s) reads the padding beside a text: its logits change by %.2g of the largest, so scores depend on "
+            "the batch that a text is in; with batch_size and eval_batch_size of 1 they do not",
+            who,
+            type(model).__name__,
+            error,
+        )
