@@ -90,6 +90,18 @@ def test_scores_are_those_of_scikit_learn_at_the_threshold(threshold: float) -> 
     assert {name: float(metric.compute()) for name, metric in metrics.items()} == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_score_that_a_run_is_judged_by_has_a_standard_error_over_the_rows() -> None:
+    logits, labels = logits_and_labels()
+    metrics = TASK.metrics()
+    TASK.update(metrics, logits, Batch(inputs={}, labels=labels))
+    metrics[TASK.monitor].compute()
+    draws, said, true = np.random.default_rng(0), logits.numpy() > 0, labels.numpy() > 0
+    both, either = 2 * (said & true).sum(1), said.sum(1) + true.sum(1)
+    rows = draws.integers(0, 40, (2000, 40))
+    bootstrap = (both[rows].sum(1) / either[rows].sum(1)).std()
+    assert float(metrics[TASK.monitor].standard_error) == pytest.approx(bootstrap, rel=0.1)  # type: ignore[arg-type]
+
+
 def test_rows_without_a_label_are_not_judged() -> None:
     logits, labels = logits_and_labels()
     some, all_labels = labels.clone(), TASK.metrics()
