@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.data import TextData
 from distill.data.features import Samples
 from distill.documents import FAILURES, distance, still, tolerance
 from distill.errors import UserError
@@ -59,10 +60,10 @@ def two_lengths(samples: Samples | None) -> tuple[dict[str, Any], dict[str, Any]
     return samples[0, lengths.index(min(lengths))], samples[0, lengths.index(min(longer))]
 
 
-def tell_padding(who: str, task: TextTask, model: nn.Module, data: Any) -> None:
+def tell_padding(who: str, task: TextTask, model: nn.Module, data: TextData) -> None:
     """Warn where what a model says of a text depends on the padding beside it (FNet, ConvBERT; XLNet, which classifies
     at the last position, and so at the padding)."""
-    pair = two_lengths(data.some_samples)
+    pair = two_lengths(next(iter(data._samples.values()), None))  # of a split that has been read
     if pair is None:
         return
     short, long = pair

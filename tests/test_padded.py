@@ -47,7 +47,7 @@ def test_tags_are_compared_at_the_words_that_there_are() -> None:
 
 def test_the_warning_names_the_model(caplog: pytest.LogCaptureFixture) -> None:
     ids = Ragged(np.concatenate([SHORT["input_ids"], LONG["input_ids"]]), np.array([0, 3, 10]))  # type: ignore[list-item]
-    data = SimpleNamespace(some_samples=Samples({"input_ids": ids}, 0), tokenizer=TOKENIZER)
+    data: Any = SimpleNamespace(_samples={"train": Samples({"input_ids": ids}, 0)}, tokenizer=TOKENIZER)
     with caplog.at_level(logging.WARNING):
         tell_padding("model.student", TASK, model("bert"), data)
         assert not caplog.text

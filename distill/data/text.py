@@ -304,11 +304,6 @@ class TextData(LightningDataModule):
             bucketing=self.bucketing and not self._block_length,
         )
 
-    @property
-    def some_samples(self) -> Samples | None:
-        """Those of a split that has been read."""
-        return next(iter(self._samples.values()), None)
-
     def _evaluation_loader(self, use: str) -> Loader:
         rank, world_size = self._ranks()
         lengths = self.samples(use).lengths
