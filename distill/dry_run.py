@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from rich.console import Console
 from rich.table import Table
 
-from distill.beside import check_beside
+from distill.beside import check_beside, find_beside, learns_alone
 from distill.build import Job, build, make_trainer, quiet
 from distill.callbacks import Last, compressions
 from distill.callbacks.compression import hurried
@@ -129,7 +130,7 @@ def dry_run(
     """
     job = build(config, allow=allow, run_id=run_id)
     if beside is not None:
-        check_beside(beside, job.config)
+        job.beside = check_beside(beside, job.config)
     measured = Measured()
     kept = [callback for callback in job.callbacks if not isinstance(callback, (Checkpoint, EarlyStopping, Last))]
     with quiet():
@@ -175,9 +176,28 @@ def _figures(job: Job, trainer: Trainer, measured: Measured) -> dict[str, Any]:
         "seconds": measured.seconds * module.total_steps,
         "device": str(trainer.strategy.root_device),
         "precision": str(trainer.precision),
+        "baseline": _baseline(job),
         "timeline": timeline(module, compressions(trainer), moments(module.total_steps)),
-        "measured": {"hurried": hurried(compressions(trainer), module.total_steps)},
+        "measured": {"hurried": hurried(compressions(trainer), module.total_steps), **_share(job)},
     }
+
+
+def _baseline(job: Job) -> str:
+    """The run without a teacher that the table would show beside this one."""
+    if job.module.teacher is None or learns_alone(job.config):
+        return ""
+    found = job.beside or find_beside(job.config)
+    return str(found or "no run of this student without a teacher has finished; name one by --beside RUN")
+
+
+def _share(job: Job) -> dict[str, Any]:
+    """Batches that a validation will take of the data, and all there are, where it does not take all of them."""
+    limit = job.arguments.get("limit_val_batches")
+    if not limit or not is_overridden("val_dataloader", job.data):
+        return {}
+    loader: Any = job.data.val_dataloader()
+    every = len(loader) if isinstance(loader, Sized) else 0
+    return {"batches": [min(limit, every) if isinstance(limit, int) else int(limit * every), every]}
 
 
 def moments(total: int) -> list[int]:
@@ -202,6 +222,7 @@ def _show(job: Job, figures: Mapping[str, Any], console: Console) -> None:
         "memory of a step": f"{memory}, besides models and data",
         "time of a step": f"{figures['seconds_a_step'] * 1000:,.0f} ms, measured at the second one",
         "time of the run": f"about {duration(figures['seconds'])} for training alone, without validation",
+        "baseline": figures["baseline"],
         "run folder": figures["run_folder"],
     }
     for name, text in rows.items():

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw what runs keep against what they weigh and how long they take, from their exports.
+"""Draw what runs score against what they weigh and how long they take, from their exports.
 
     python scripts/pareto.py runs/sst2-alone/seed-0 runs/sst2-prune80-int8/seed-0 ... --out pareto.png
 

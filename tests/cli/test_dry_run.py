@@ -47,3 +47,13 @@ def test_a_dry_run_counts_what_a_run_would_do(base: dict[str, Any]) -> None:
     assert figures["trained_parameters"] == figures["student_parameters"] < figures["teacher_parameters"]
     # One step before the end, linear from the 2 steps of the warm-up down to 0.
     assert figures["timeline"]["learning rate"][-1] == pytest.approx(1e-3 * 1 / 28)
+
+
+def test_a_dry_run_tells_what_must_be_said_of_the_outcome_already(base: dict[str, Any], distill: Distill) -> None:
+    prune = "[{class_path: GradualMagnitudePruning, init_args: {final_sparsity: 0.8, begin: 4}}]"
+    argv = ["--trainer.max_steps", "40", "--callbacks", prune, "--data.eval_batch_size", "8"]
+    code, out, err = distill("fit", "-c", "base.yaml", "--dry-run", *argv)
+    assert code == 0, err
+    assert "mind: 80% sparsity in 36 steps: fewer than 200 are seldom enough" in out
+    assert "mind: scored on 1 of 6 batches of the data" in out
+    assert "no run of this student without a teacher has finished" in out
