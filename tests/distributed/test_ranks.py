@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 FOLDER = Path(__file__).parent
@@ -24,6 +26,14 @@ def test_gradient_over_two_ranks_equals_that_of_one_process(script: Script, tmp_
     first, second = gradients(script, 2, tmp_path)
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     torch.testing.assert_close(first, alone, rtol=1e-5, atol=1e-8)
+    found = [
+        json.loads((tmp_path / f"gradient-{ranks}.{rank}.json").read_text()) for ranks, rank in ((1, 0), (2, 0), (2, 1))
+    ]
+    assert found[0]["predictions"] == sum(range(1, 9))  # of both ranks, not of one
+    assert [evidence.pop("batches") for evidence in found] == [[4, 4], [2, 2], [2, 2]]
+    errors = [evidence.pop("standard_error") for evidence in found]
+    assert errors == pytest.approx([errors[0]] * 3)
+    assert found[1] == found[2] == found[0]
 
 
 def test_every_rank_remembers_the_samples_of_all_after_an_epoch_and_on_resuming(script: Script, tmp_path: Path) -> None:
