@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import long_form
-from distill.config_diff import config_diff
+from distill.config_diff import MISSING, config_diff
 from distill.errors import UserError
 from distill.kept import number_at
 from distill.listing import find_runs, read_json
@@ -59,7 +59,7 @@ def find_beside(config: Mapping[str, Any]) -> Path | None:
             continue
         if not learns_alone(theirs):
             continue
-        keys = config_diff(long_form(config), long_form(theirs))
+        keys = _different(config, theirs)
         if not any(_differs(key, config) for key in keys):
             found.append((-len(keys), run.result_file.stat().st_mtime, folder))
     return max(found)[-1] if found else None
@@ -79,7 +79,7 @@ def check_beside(folder: str | Path, config: Mapping[str, Any]) -> Path:
     if not learns_alone(run.config):
         mend = "name one whose only loss is CrossEntropy"
         raise UserError("this run was trained with a teacher's signals", key=key, value=value, mend=mend)
-    other = [k for k in config_diff(long_form(config), long_form(run.config)) if _other_data(k)]
+    other = [k for k in _different(config, run.config) if _other_data(k)]
     if other:
         rule = f"this run was scored on other data: {other[0]} differs"
         raise UserError(rule, key=key, value=value, mend="name a run of the same data")
@@ -93,6 +93,12 @@ def scores_of(folder: Path) -> dict[str, float] | None:
     if not isinstance(student, dict):
         return None
     return {name: value for name in student if (value := number_at(student, name)) is not None} or None
+
+
+def _different(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The keys in which two configurations differ; one that an older run does not know is not given."""
+    found = config_diff(long_form(one), long_form(other))
+    return [key for key, values in found.items() if not all(value in (None, MISSING) for value in values)]
 
 
 def _differs(key: str, config: Mapping[str, Any]) -> bool:

@@ -52,7 +52,7 @@ class Scores(Callback):
         return {"by_step": self.by_step, "evidence": self.evidence}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.by_step, self.evidence = dict(state_dict["by_step"]), dict(state_dict["evidence"])
+        self.by_step, self.evidence = dict(state_dict["by_step"]), dict(state_dict.get("evidence", {}))
 
 
 class LastValidation(Callback):
@@ -147,9 +147,10 @@ def show_verdict(result: Mapping[str, Any], console: Console | None = None) -> N
     console, lines = console or wide(), []
     if result.get("compressed") and "coverage" in result:
         lines += _coverage(Coverage(**result["coverage"]))
-    if guessed := result["measured"].get("guess_is"):
+    measured = result.get("measured")  # which a run of an older version has not
+    if guessed := measured.get("guess_is") if measured else None:
         lines.append(f"constant guess: {guessed}")
     if "beside" in result:
         lines.append(f"without a teacher: {result['beside'] or 'no such run was found; name one by --beside RUN'}")
-    for line in [*lines, *(f"mind: {line}" for line in Verdict.of(result).lines)]:
+    for line in [*lines, *(f"mind: {line}" for line in Verdict.of_file(result).lines)]:
         console.print(escape(line), soft_wrap=True)

@@ -114,6 +114,7 @@ def _scores(result: Mapping[str, Any], measured: Mapping[str, Any]) -> Iterator[
     whose = ("student", "teacher", "guess", "alone")
     student, teacher, guess, alone = (number_at(scores, who, metric) for who in whose)
     error = number_at(measured, "standard_error") or 0.0
+    constant = (measured.get("most_predicted") or {}).get("share") == 1  # which has been said
     failed = False
     for who, value, what in (
         ("student", student, "it has learned nothing that this data shows"),
@@ -123,6 +124,8 @@ def _scores(result: Mapping[str, Any], measured: Mapping[str, Any]) -> Iterator[
             yield Remark(f"the {who}'s {metric} is not defined on this data", bad=True)
         elif value is not None and guess is not None and sign * (value - guess) <= error:
             failed = True
+            if who == "student" and constant:
+                continue
             how = f"{number(value)}, no better than a constant guess ({number(guess)}{_margin(error)})"
             yield Remark(f"the {who}'s {metric} is {how}: {what}", bad=True)
     if alone is not None and teacher is not None and sign * (alone - teacher) > 0:

@@ -76,6 +76,16 @@ def test_a_layer_without_weights_is_not_told_of_twice() -> None:
     assert len(Verdict.of(found).lines) == 1
 
 
+def test_a_constant_student_is_told_of_once() -> None:
+    found = result(student=0.51, most_predicted={"class": "class 1", "share": 1.0})
+    assert lines(found) == "the student predicts class 1 for every input"
+
+
+@pytest.mark.parametrize("measured", [{"most_predicted": 1, "most_labels": 2}, {"hurried": [3]}, {"batches": 1}, ["x"]])
+def test_of_a_file_that_holds_other_things_nothing_is_said(measured: Any) -> None:
+    assert Verdict.of_file({**result(), "measured": measured}).lines == []
+
+
 def test_less_is_better_for_a_language_model() -> None:
     found = result(student=3.1, teacher=1.2, guess=3.1) | {"mode": "min"}
     assert "no better than a constant guess" in lines(found)

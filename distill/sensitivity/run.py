@@ -75,7 +75,8 @@ def sensitivity(
     scanning.write(points, written / "points.csv")
     scanning.draw(points, written / "sensitivity.png", metric=metric, task=task)
     replace(written / "overrides.yaml", _overrides(run, student, points, sparsity, bits).encode())
-    title = f"{run.name} {run.id}: {task.monitor} {number(metric)} as it is"
+    seen = sum(batch.size for batch in batches)
+    title = f"{run.name} {run.id}: {task.monitor} {number(metric)} as it is, on the first {seen:,} samples"
     _show_points(title, "divergence, nats", points, lambda point: f"{point.divergence:.2g}", console)
     _show_points(title, task.monitor, points, lambda point: number(point.metric), console)
     print(f"{written}: points.csv, sensitivity.png, overrides.yaml")

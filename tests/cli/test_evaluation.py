@@ -19,6 +19,8 @@ def test_a_saved_run_is_validated_with_the_figures_of_its_training(fitted: Fitte
     for name, value in result["scores"]["student"].items():
         assert name in out
         assert f"{value:.4g}" in out
+    assert "constant guess: always" in out
+    assert [line for line in result["verdict"] if f"mind: {line}" not in out] == []
 
 
 def test_test_reads_the_test_split(fitted: Fitted, distill: Distill, text_folder: str) -> None:
