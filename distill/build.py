@@ -110,8 +110,8 @@ def build(
             data.prepare_data()
             data.setup(stage)
             labels = getattr(data, "labels", None)
-            if stage == "fit" and isinstance(data, TextData) and not any(map(_teaches_alone, losses or [])):
-                data.require_labels()
+            if isinstance(data, TextData) and not (stage == "fit" and any(map(_teaches_alone, losses or []))):
+                data.require_labels({"fit": "train", "validate": "validation"}.get(stage, stage))
         except UserError as error:
             raise origin(located(error, "data", typed.config["data"]), config, typed.config) from error
         # The student's fresh weights are a function of the seed, whatever reading the data drew.

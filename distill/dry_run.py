@@ -206,6 +206,8 @@ def moments(total: int) -> list[int]:
 
 
 def _show(job: Job, figures: Mapping[str, Any], console: Console) -> None:
+    for line in getattr(job.data, "account", []):
+        print(line, flush=True)
     table = Table(title="dry run: nothing was written", title_justify="left", show_header=False)
     memory = f"{figures['memory_of_a_step'] / 2**20:,.0f} MiB"
     real, padded = figures["tokens_a_step"], figures["padded_tokens_a_step"]

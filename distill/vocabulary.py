@@ -126,7 +126,10 @@ def _compare_labels(
     who: str, count: int, names: list[str] | None, other: str, other_count: int, other_names: list[str] | None
 ) -> None:
     data = other == "the data"
-    order = f"give the classes in the model's order: data.labels: [{', '.join(names or ())}]"
+    plain, other_plain = _plain(names or ()), _plain(other_names or ())
+    spelled = dict(zip(other_plain, other_names or (), strict=True))
+    listed = ", ".join(spelled.get(one, name) for one, name in zip(plain, names or (), strict=True))
+    order = f"give the classes in the model's order: data.labels: [{listed}]"
     if count != other_count:
         raise UserError(
             f"{who} has {count} classes and {other} has {other_count}",
@@ -135,7 +138,6 @@ def _compare_labels(
         )
     if names is None or other_names is None:
         return
-    plain, other_plain = _plain(names), _plain(other_names)
     if plain == other_plain:
         return
     if set(plain) == set(other_plain):

@@ -293,7 +293,7 @@ class _Column:
             self.refuse_rows(
                 lambda row: row is not None and len(row) > 1,
                 f"and {task.name} takes one class a row",
-                "give one, or a task that takes several (distill list tasks)",
+                "give one, or take the task multi-label-classification",
             )
         if self.kind == "float":
             self.refuse(lambda v: isinstance(v, float) and math.isinf(v), "which is no finite number", "correct it")

@@ -47,20 +47,23 @@ class ReaderConfig:
     names: list[str] | None = None
 
 
-def reader_config(given: ReaderConfig | Mapping[str, Any] | None) -> ReaderConfig:
+def reader_config(given: Mapping[str, Any]) -> ReaderConfig:
     """What the user says of reading, checked.
 
     Raises:
         UserError: naming the option.
     """
-    if isinstance(given, Mapping):
-        known = [one.name for one in fields(ReaderConfig)]
-        for name, value in given.items():
-            if name not in known:
-                rule = "readers have no such option"
-                raise UserError(rule, key=f"data.reader.{name}", value=value, mend=nearest(name, known))
-        given = ReaderConfig(**given)
-    config = given or ReaderConfig()
+    known = [one.name for one in fields(ReaderConfig)]
+    for name, value in given.items():
+        if name not in known:
+            rule = "readers have no such option"
+            raise UserError(rule, key=f"data.reader.{name}", value=value, mend=nearest(name, known))
+        texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
+        if name in ("names", "na_values") and value is not None and not (texts and value):
+            raise UserError(
+                "must be a list of texts", key=f"data.reader.{name}", value=value, mend="quote each of them"
+            )
+    config = ReaderConfig(**{name: value for name, value in given.items() if value is not None})
     if config.sep == "\\t":  # as a shell hands it over
         config = replace(config, sep="\t")
     for name in ("sep", "quotechar", "escapechar"):

@@ -17,7 +17,7 @@ from distill.data.bounds import check_numbers
 from distill.data.features import Ragged, Samples
 from distill.data.labels import Outputs
 from distill.data.packing import PackedSamples
-from distill.data.reader import ReaderConfig, reader_config
+from distill.data.reader import reader_config
 from distill.data.rows import Rows, read_rows
 from distill.data.sources import Source, load
 from distill.data.tokenize import load_tokenizer, tokenize, tokenizer_fingerprint
@@ -73,7 +73,7 @@ class TextData(LightningDataModule):
         path: str | None = None,
         name: str | None = None,
         files: dict[str, str | list[str]] | None = None,
-        reader: ReaderConfig | dict[str, Any] | None = None,
+        reader: dict[str, Any] | None = None,
         document: Literal["paragraph", "file", "line"] | None = None,
         task: str | Task = "text-classification",
         tokenizer: str = "",
@@ -158,20 +158,23 @@ class TextData(LightningDataModule):
         """What was taken for what, and what was left out: lines for the beginning of a run. Reads the data."""
         return said(self._rows, self._left_out, self.columns or {}, self._source.notes)
 
-    def require_labels(self) -> None:
-        """Refuse training rows of which none has a label, for losses that teach nothing else.
+    def require_labels(self, use: str) -> None:
+        """Refuse rows of which none has a label, where nothing can be learnt from them or said of them without.
 
         Raises:
             UserError: naming the column.
         """
         rows = self._rows
-        if rows.labels is not None and rows.without_label["train"] == len(rows.splits["train"]):
-            raise UserError(
-                "no row of the split train has a label, and no loss reads a teacher, so there is nothing to learn from",
-                key="data.columns.label",
-                value=rows.columns["train"].get("label"),
-                mend="add labels, or a loss that reads the teacher (HintonKL)",
-            )
+        if rows.labels is None or rows.without_label.get(use, 0) < len(rows.splits.get(use, [1])):
+            return
+        training = use == "train"
+        why = "and no loss reads a teacher, so there is nothing to learn from" if training else "to score it by"
+        raise UserError(
+            f"no row of the split {use} has a label, {why}",
+            key="data.columns.label",
+            value=rows.columns[use].get("label"),
+            mend="add labels, or a loss that reads the teacher (HintonKL)" if training else "name another split",
+        )
 
     @cached_property
     def task(self) -> TextTask:

@@ -46,6 +46,8 @@ def test_a_file_as_path_and_a_folder_with_a_script_lead_to_what_works(
     Path("d/d.py").write_text("")
     assert "data.files: {train: ./t.csv}" in refused("--data.path", "./t.csv")
     assert "move the Python file away" in refused("--data.path", "./d")
+    said = refused("--data.path", "null", "--data.files", "{train: t.csv, validation: t.csv}", "--data.reader.spe", ";")
+    assert "data.reader.spe = ';': readers have no such option. did you mean 'sep'?" in said
 
 
 def test_rows_without_a_label_teach_by_the_teacher_and_are_refused_where_nothing_reads_it(
@@ -61,3 +63,15 @@ def test_rows_without_a_label_teach_by_the_teacher_and_are_refused_where_nothing
     assert "data: text is the column 'Text', label is the column 'Label' (2 classes: negative, positive)\n" in out
     only = ["--model.losses", "[{class_path: CrossEntropy}]"]
     assert "no row of the split train has a label" in refused(*files, *names, *only)
+
+
+def test_a_split_without_any_label_is_not_scored(
+    base: dict[str, Any], fitted: Callable[..., Path], distill: Callable[..., Any]
+) -> None:
+    Path("t.csv").write_text("text,label\n" + ROWS)
+    Path("test.csv").write_text("text,label\na good film,\n")
+    files = ["--data.path", "null", "--data.files", "{train: t.csv, validation: t.csv, test: test.csv}"]
+    run = fitted(*files, "--data.labels", "[negative, positive]")
+    code, _, err = distill("test", str(run))
+    assert code == 2
+    assert "data.columns.label = 'label': no row of the split test has a label, to score it by" in err

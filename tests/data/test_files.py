@@ -140,6 +140,7 @@ def test_a_line_is_a_document_where_that_is_asked_for() -> None:
     ("options", "said"),
     [
         ({"reader": {"sepp": ","}}, r"data\.reader\.sepp = ',': readers have no such option. did you mean 'sep'"),
+        ({"reader": {"names": "text"}}, r"data\.reader\.names = 'text': must be a list of texts"),
         ({"reader": {"sep": ", "}}, r"data\.reader\.sep = ', ': must be one character"),
         ({"reader": {"quoting": "all"}}, r"data\.reader\.quoting = 'all': must be 'minimal' or 'none'"),
         ({"reader": {"encoding": "utf-9"}}, r"data\.reader\.encoding = 'utf-9': no such encoding"),

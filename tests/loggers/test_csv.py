@@ -87,6 +87,12 @@ def test_a_run_resumed_twice_leaves_the_same_bytes(undisturbed: bytes, tmp_path:
     assert (tmp_path / "metrics.csv").read_bytes() == undisturbed
 
 
+def test_columns_that_only_dropped_rows_had_are_dropped_with_them(tmp_path: Path) -> None:
+    log(CsvLogger(tmp_path), [(0, {"a": 1.0}), (1, {"a": 2.0, "late": 3.0}), (2, {"gone": 4.0})])
+    log(CsvLogger(tmp_path, 1), [(1, {"a": 2.0, "new": 5.0}), (2, {"late": 6.0})])  # as if it had never been otherwise
+    assert (tmp_path / "metrics.csv").read_text() == "step,a,new,late\n1,1.0,,\n2,2.0,5.0,\n3,,,6.0\n"
+
+
 def test_a_row_is_in_the_file_when_it_was_saved_and_on_the_disk_when_saved_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
