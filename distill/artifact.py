@@ -18,8 +18,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from distill.errors import UserError, nearest
+from distill.errors import UserError
 from distill.paths import resolve
+from distill.record import KINDS, RECORD, VERSION, read_steps
 from distill.replacing import replacing
 
 __all__ = [
@@ -38,21 +39,7 @@ __all__ = [
     "summary",
 ]
 
-RECORD = "compression.json"
 WEIGHTS = "model.safetensors"
-VERSION = 1
-
-KINDS: dict[str, str | None] = {
-    "layers": None,
-    "width": None,
-    "sparsity": None,
-    "remove": "distill.structure.removal",
-    "low_rank": "distill.structure.low_rank",
-    "share": "distill.structure.sharing",
-    "quantize": "distill.quantize.artifact",
-}
-"""What a step may be -> the module whose ``rebuild(model, step)`` gives a model of freshly made, or the original,
-structure the structure after the step, in place; ``None`` where the model's own configuration tells it."""
 
 
 @contextmanager
@@ -79,7 +66,7 @@ def summary(steps: Sequence[Mapping[str, Any]]) -> str:
     words = []
     for step in steps:
         if step["kind"] == "sparsity":
-            words.append(f"{100 * step['actual']:.3g} % zero")
+            words += [f"{100 * step['actual']:.3g} % zero"] if step.get("actual") is not None else []
         elif step["kind"] == "quantize":
             bits = {layer["weights"]["bits"] for layer in step["modules"].values()}
             words.append("int" + "/".join(map(str, sorted(bits))))
@@ -167,41 +154,6 @@ def _write(folder: Path, model: nn.Module, tokenizer: Any, record: Mapping[str, 
         weights.chmod((folder / RECORD).stat().st_mode)
 
 
-def read_steps(folder: str | Path, key: str) -> list[dict[str, Any]]:
-    """What was done to the model in ``folder``; nothing where no record lies beside it.
-
-    Raises:
-        UserError: if the record is unreadable, or names what this version cannot rebuild.
-    """
-    path = Path(folder) / RECORD
-    if not path.is_file():
-        return []
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        version, steps = int(record["version"]), [dict(step) for step in record["steps"]]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{RECORD} cannot be read ({error})", key=key, value=str(folder), mend="save it anew"
-        ) from error
-    if version > VERSION:
-        raise UserError(
-            f"{RECORD} is of format {version} and this version reads up to {VERSION}",
-            key=key,
-            value=str(folder),
-            mend="update lightning-distill",
-        )
-    for step in steps:
-        kind = str(step.get("kind"))
-        if kind not in KINDS:
-            raise UserError(
-                f"{RECORD} names {kind!r}, which this version cannot rebuild",
-                key=key,
-                value=str(folder),
-                mend=f"update lightning-distill; {nearest(kind, KINDS)}",
-            )
-    return steps
-
-
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     """Open what :func:`save` wrote, in eval mode.
 
@@ -225,11 +177,20 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 
 
 def restructure(model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> nn.Module:
-    """Give ``model`` the structure that it had after ``steps``, in place; the values are for the caller to load."""
+    """Give ``model`` the structure that it had after ``steps``, in place; the values are for the caller to load.
+
+    Raises:
+        UserError: if they are not of this model.
+    """
     for step in steps:
         place = KINDS[step["kind"]]
-        if place is not None:
+        if place is None:
+            continue
+        try:
             import_module(place).rebuild(model, step)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            rule = f"the step {step['kind']!r} cannot be done to this {type(model).__name__} ({_first_line(error)})"
+            raise UserError(rule, key=RECORD, mend="give the model that was compressed, or save it anew") from error
     return model
 
 

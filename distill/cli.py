@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from distill import __version__
 from distill.errors import TrainingError, UserError, nearest
 from distill.scrub import scrub
+from distill.visible import visible
 
 if TYPE_CHECKING:
     from distill.commands.command import Command
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv is not None:
             raise
         # Not left to sys.excepthook, where W&B's shows it as it is.
-        print(scrub(traceback.format_exc()), end="", file=sys.stderr)
+        print(visible(scrub(traceback.format_exc())), end="", file=sys.stderr)
         return 1
     return 0
 

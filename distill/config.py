@@ -1,22 +1,32 @@
 """The configuration of a run: YAML files merged in order, then ``--key value`` overrides, into one mapping.
 
-Nothing here imports a class or judges a value; :mod:`distill.typed` does. Light: needs only YAML.
+Nothing here imports a class or judges a value; :mod:`distill.typed` does. Light.
 """
 
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distill.errors import UserError, nearest
 from distill.paths import RECIPES
+from distill.yaml_text import dump, parse_value, parse_yaml, read_yaml
 
-__all__ = ["SECTIONS", "apply_override", "class_spec", "dump", "find_file", "load", "merge", "read_file", "recipes"]
+__all__ = [
+    "SECTIONS",
+    "apply_override",
+    "class_spec",
+    "dump",
+    "find_file",
+    "load",
+    "merge",
+    "parse_value",
+    "parse_yaml",
+    "read_file",
+    "recipes",
+]
 
 SECTIONS = ("name", "runs", "seed", "model", "data", "trainer", "callbacks", "logging")
 """The keys at the top of a configuration."""
@@ -26,66 +36,6 @@ SPEC = frozenset({"class_path", "init_args", "dict_kwargs"})
 
 # Places where a text that is looked into (``--model.student.depth 3``) is the path of a model, not a class.
 _PATHS = frozenset({"model.student", "model.teacher"})
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars: ``1e-3`` is a number, ``12:30`` and ``2024-01-01`` are texts; a key given twice is refused."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_REPLACED = ("int", "float", "timestamp", "value")
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[-1] not in _REPLACED]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"), list("-+0123456789")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
-        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-    ),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str, key: str) -> Any:
-    """The value of a YAML text; ``key`` says where it stands, for the message.
-
-    Raises:
-        UserError: if it is no YAML.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"is not valid YAML{place}: {problem}", key=key, mend="mend this line") from None
-
-
-def parse_value(text: str, key: str) -> Any:
-    """The value of an override: YAML, or the text itself where that is none (``--name *x``)."""
-    if text[:1] in ("[", "{"):
-        return parse_yaml(text, key)
-    try:
-        return parse_yaml(text, key)
-    except UserError:
-        return text
 
 
 # ---------------------------------------------------------------------- files
@@ -124,11 +74,7 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it cannot be read, is no YAML, or holds no mapping.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read: {error}", key="--config", value=str(path), mend="check the file") from None
-    content = parse_yaml(text, str(path))
+    content = read_yaml(path, "--config")
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -262,32 +208,3 @@ def split_override(token: str, rest: Sequence[str]) -> tuple[tuple[str, str], in
     if not rest or (rest[0].startswith("--") and len(rest[0]) > 2):
         raise UserError("needs a value", key=f"--{name}", mend=f"write --{name}=VALUE")
     return (name, rest[0]), 1
-
-
-# ---------------------------------------------------------------------- out
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes numbers and texts so that :class:`_Loader` and every other YAML reader find them again."""
-
-
-def _float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
-    text = repr(value)
-    if "e" in text and "." not in text:
-        text = text.replace("e", ".0e")
-    text = {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(text, text)
-    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
-
-
-def _str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    ours = (pattern for _, pattern in _Loader.yaml_implicit_resolvers.get(value[:1], ()))
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, "'" if any(p.match(value) for p in ours) else None)
-
-
-_Dumper.add_representer(float, _float)
-_Dumper.add_representer(str, _str)
-
-
-def dump(config: Mapping[str, Any]) -> str:
-    """``config`` as YAML, in its own order."""
-    return yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

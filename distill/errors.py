@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from distill.scrub import HIDDEN, scrub, scrub_override
+from distill.visible import visible
 
 __all__ = ["TrainingError", "UserError", "nearest"]
 
@@ -32,7 +33,7 @@ class UserError(Exception):
         message = subject + "".join(_sentence(part) for part in (rule, mend) if part).rstrip(" ")
         if shown == HIDDEN:  # rule and mend may speak of it too
             message = re.sub(rf"(?<!\w){re.escape(str(value))}(?!\w)", HIDDEN, message)
-        super().__init__(scrub(message))
+        super().__init__(visible(scrub(message)))
 
     def within(self, place: str) -> UserError:
         """The same error with its key below ``place``, unless it already names a place from the top."""
@@ -62,4 +63,4 @@ class TrainingError(Exception):
     """Training cannot go on (a loss is no longer finite). One message without secrets, exit code 1."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(scrub(message))
+        super().__init__(visible(scrub(message)))

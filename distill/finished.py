@@ -56,7 +56,7 @@ def reopen(
     if not run.student.is_dir():
         rule = "this run has saved no student yet"
         raise UserError(rule, key="RUN", value=str(folder), mend=f"let it finish: distill resume {folder}")
-    config = run.config
+    config = run.whole_config
     described = _take_student(config, run)
     config["trainer"] |= _ALONE | {"profiler": None}  # which writes where the run was trained
     config["callbacks"] = []  # what they did is in the student

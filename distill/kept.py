@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +17,9 @@ def number_at(found: Any, *keys: Any) -> float | None:
     """The finite number below ``keys``; ``None`` where there is none, whatever else stands there."""
     for key in keys:
         found = found.get(key) if isinstance(found, dict) and isinstance(key, str) else None
-    right = isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found)
-    return found if right else None
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        return None
+    return found if abs(found) <= sys.float_info.max else None  # no infinity, and no integer that is no float
 
 
 def kept(

@@ -15,11 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from distill.errors import UserError
+from distill.json_file import Unreadable, read_mapping
 from distill.kept import number_at
 from distill.metrics_file import iterate_rows
 from distill.run import Run
 from distill.tables import duration, number, plain_table, wide
 from distill.verdict import Verdict
+from distill.visible import visible
 
 __all__ = ["Summary", "find_runs", "read_json", "show_runs", "summary"]
 
@@ -88,12 +90,11 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
 def read_json(file: Path) -> tuple[dict[str, Any], str]:
     """The mapping that ``file`` holds, and what is wrong with the file; an absent one is empty and right."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        return read_mapping(file), ""
     except FileNotFoundError:
         return {}, ""
-    except (OSError, ValueError):
-        found = None
-    return (found, "") if isinstance(found, dict) else ({}, f"{file.name} cannot be read")
+    except Unreadable:
+        return {}, f"{file.name} cannot be read"
 
 
 def summary(folder: Path) -> Summary:
@@ -162,7 +163,7 @@ def show_runs(folder: str | Path, *, as_json: bool = False, console: Console | N
     if as_json:
         print(json.dumps([s.as_json() for s in found], indent=2, allow_nan=False))
     elif not found:
-        print(f"no runs below {folder}")
+        print(visible(f"no runs below {folder}"))
     else:
         _show(found, console or wide())
 

@@ -55,7 +55,7 @@ def resume(folder: str | Path, *, overrides: Sequence[tuple[str, str]] = (), all
         TrainingError: if the loss stops being finite, or the run cannot be written.
     """
     run = Run.open(folder)
-    config = run.config
+    config = run.whole_config
     for key, text in overrides:
         apply_override(config, key, parse_value(text, f"--{key}"))
     return _go_on(run, config, allow)
@@ -112,7 +112,7 @@ def _go_on(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
             stack.enter_context(run.locked())
         extends = any(key in _LENGTH for key in config_diff(run.config, config))
         if run.result_file.is_file() and not extends:
-            show_outcome(run.result)
+            _show(run)
             print(f"{run.folder} has finished; --max-epochs or --max-steps extends it")
             return run
         path, checkpoint = _newest(run)
@@ -148,6 +148,20 @@ def _go_on(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
             print(f"going on with {run.folder} from step {at}", flush=True)
         train(job, trainer, at=at, checkpoint=path)
     return run
+
+
+def _show(run: Run) -> None:
+    """Show what a finished run came to.
+
+    Raises:
+        UserError: if its file does not tell.
+    """
+    result = run.result
+    try:
+        show_outcome(result)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        mend = f"remove {run.result_file}, and have it written anew: distill resume {run.folder}"
+        raise UserError("lacks the figures of a finished run", key=run.result_file.name, mend=mend) from error
 
 
 def _refuse_changed(now: Mapping[str, Any], began: Mapping[str, Any], run: Run) -> None:

@@ -17,8 +17,10 @@ from distill.boundary import refuse_links
 from distill.config import dump, read_file
 from distill.disk import sync, write
 from distill.errors import UserError
+from distill.json_file import Unreadable, read_mapping
 from distill.lock import held, locked
 from distill.scrub import scrub
+from distill.visible import visible
 
 __all__ = ["Run", "State", "new_id"]
 
@@ -133,17 +135,50 @@ class Run:
         run = cls(Path(folder).expanduser().resolve())
         if not run.folder.is_dir():
             raise UserError("no such folder", key="RUN", value=str(folder), mend=f"{_others(Path(folder))}")
+        if visible(str(run.folder)) != str(run.folder):
+            rule = "has characters in its name that a terminal obeys instead of showing them"
+            raise UserError(rule, key="RUN", value=str(folder), mend="rename it")
         if not run.config_file.is_file():
             rule = "is no run's folder: it has no config.yaml"
             raise UserError(rule, key="RUN", value=str(folder), mend=_others(Path(folder) / "any"))
-        if run.plan_file.is_file():  # an id is for life, also where the folder was renamed
-            run.id = json.loads(run.plan_file.read_text(encoding="utf-8")).get("id", run.id)
+        own = run._read(run.plan_file, "remove it").get("id", run.id)  # for life, also where the folder was renamed
+        if not isinstance(own, str) or not _NAME.fullmatch(own):
+            raise UserError("is no run's id", key=f"{run.plan_file.name}: id", value=own, mend=f"mend {run.plan_file}")
+        run.id = own
         return run
+
+    def _read(self, file: Path, mend: str) -> dict[str, Any]:
+        """What one of the small files holds; nothing where it is not there.
+
+        Raises:
+            UserError: if it cannot be read; ``mend`` says what to do then.
+        """
+        try:
+            return read_mapping(file)
+        except FileNotFoundError:
+            return {}
+        except Unreadable as error:
+            raise UserError(str(error), key=file.name, value=str(file), mend=mend) from None
 
     @property
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
         return read_file(self.config_file)
+
+    @property
+    def whole_config(self) -> dict[str, Any]:
+        """The resolved configuration, with the sections that a model is built by.
+
+        Raises:
+            UserError: if one of them is not what a run writes there.
+        """
+        found = {"trainer": {}} | self.config
+        for key in ("model", "trainer"):
+            value = found.get(key)
+            if not isinstance(value, dict) or (key == "model" and not value.get("student")):
+                rule, mend = "is not what a run writes there", f"mend {self.config_file}, or begin another run"
+                raise UserError(rule, key=f"{self.config_file.name}: {key}", value=value, mend=mend)
+        return found
 
     def locked(self) -> AbstractContextManager[None]:
         """Be the one process that writes this run.
@@ -155,12 +190,18 @@ class Run:
         return locked(self.lock_file)
 
     def refuse_links(self) -> None:
-        """Refuse to write where a link of the folder leads out of it.
+        """Refuse to write where a link leads out of the folder, or what is written cannot take its place.
 
         Raises:
-            UserError: naming the link.
+            UserError: naming it.
         """
         refuse_links(self.folder)
+        files = self.config_file, self.result_file, self.failure_file, self.plan_file, self.lock_file
+        for path in (*files, self.folder / "metrics.csv", self.checkpoints, self.student):
+            folder = path in (self.checkpoints, self.student)
+            if path.exists() and not (path.is_dir() if folder else path.is_file()):
+                rule = f"is no {'folder' if folder else 'file'}, and could not be written"
+                raise UserError(rule, key=path.name, value=str(path), mend="remove it")
 
     @property
     def state(self) -> State:
@@ -188,12 +229,13 @@ class Run:
         """What ``result.json`` holds.
 
         Raises:
-            UserError: if the run has not finished.
+            UserError: if the run has not finished, or the file cannot be read.
         """
-        if not self.result_file.is_file():
-            mend = f"let it finish: distill resume {self.folder}"
+        again = f"distill resume {self.folder}"
+        found = self._read(self.result_file, f"remove it, and have it written anew: {again}")
+        if not found:
+            mend = f"let it finish: {again}"
             raise UserError("this run has not finished", key="RUN", value=str(self.folder), mend=mend)
-        found: dict[str, Any] = json.loads(self.result_file.read_text(encoding="utf-8"))
         return found
 
     def discard(self) -> None:

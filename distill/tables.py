@@ -1,10 +1,14 @@
-"""How figures are shown. Light: imports nothing but rich."""
+"""How figures are shown. Light: of other packages it imports nothing but rich."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from distill.visible import visible
 
 __all__ = ["duration", "number", "plain_table", "wide"]
 
@@ -15,9 +19,23 @@ def wide() -> Console:
     return console if console.is_terminal else Console(width=160)
 
 
-def plain_table(title: str | None = None) -> Table:
+class _Table(Table):
+    """Shows what a terminal would obey, in names that others have chosen."""
+
+    def add_column(self, header: Any = "", *more: Any, **settings: Any) -> None:
+        super().add_column(_shown(header), *more, **settings)
+
+    def add_row(self, *cells: Any, **settings: Any) -> None:
+        super().add_row(*map(_shown, cells), **settings)
+
+
+def _shown(cell: Any) -> Any:
+    return visible(cell) if isinstance(cell, str) else cell
+
+
+def plain_table(title: str | None = None, **settings: Any) -> Table:
     """An empty table that looks as all of ours do."""
-    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    return _Table(title=_shown(title), title_justify="left", **{"box": SIMPLE_HEAD, "pad_edge": False, **settings})
 
 
 def number(value: float) -> str:

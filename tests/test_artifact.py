@@ -195,3 +195,29 @@ def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:
 def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, distill; assert 'torch' not in sys.modules; distill.load; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"kind": "quantize"},
+        {"kind": "quantize", "modules": {"0": {"weights": 8}}},
+        {"kind": "quantize", "modules": {"0": {"weights": {"bits": 8}}}},  # of no scheme
+        {"kind": "quantize", "modules": {"nowhere": {"weights": {"bits": 8}, "activations": None}}},
+        {"kind": "sparsity", "actual": "half"},
+        {"kind": "sparsity", "actual": 0.5, "layers": {"0": 3}},
+        {"kind": "remove", "heads": [1]},
+        {"kind": "remove", "heads": {"one": [1]}},
+        {"kind": "low_rank", "modules": ["0"]},
+        {"kind": "low_rank", "modules": {"0": 10**30}},
+        {"kind": "share", "groups": [[1, "a"]]},
+        {"kind": "share", "groups": [[1, 2]]},
+    ],
+    ids=str,
+)
+def test_a_step_that_does_not_say_what_was_done_is_one_message(step: dict[str, Any], tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    artifact.save(tmp_path / "saved", model)
+    (tmp_path / "saved" / artifact.RECORD).write_text(json.dumps({"version": 1, "steps": [step]}))
+    with pytest.raises(UserError, match=r"compression\.json"):
+        artifact.load(tmp_path / "saved", nn.Sequential(nn.Linear(4, 4)))

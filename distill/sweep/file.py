@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.config import parse_yaml, split_override
+from distill.config import split_override
 from distill.errors import UserError, nearest
 from distill.paths import RECIPES
+from distill.yaml_text import read_yaml
 
 __all__ = ["ARGS", "Recipe", "SweepFile", "find_sweep", "read_sweep"]
 
@@ -88,10 +89,7 @@ def read_sweep(path: Path) -> SweepFile:
     Raises:
         UserError: naming the key at fault.
     """
-    try:
-        content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read: {error}", key="FILE", value=str(path), mend="check the file") from None
+    content = read_yaml(path, "FILE")
     if not isinstance(content, dict):
         raise UserError("must hold a mapping", key=str(path), mend=f"known are {', '.join(_OURS)}")
     for key in content:

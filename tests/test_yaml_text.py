@@ -1,0 +1,59 @@
+"""YAML that nobody writes by hand is refused at once, by one message, and nothing of it is unfolded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distill.errors import UserError
+from distill.yaml_text import parse_yaml, read_yaml
+
+
+def levels(first: str, one: str) -> str:
+    """Nine levels, each of which names the one before nine times: 9⁹ values in a kilobyte."""
+    lines = [f"a0: &a0 {first}"] + [f"a{n}: &a{n} {one % ', '.join([f'*a{n - 1}'] * 9)}" for n in range(1, 10)]
+    return "\n".join(lines)
+
+
+REFUSED = {
+    "aliases": (levels("[x, x]", "[%s]"), "more than 50,000 values"),
+    "merged aliases": (levels("{x: 1}", "{<<: [%s]}"), "more than 50,000 values"),
+    "an alias of itself": ("a: &a [1, *a]", "an alias of what it stands in"),
+    "a merge of itself": ("&a {<<: *a}", "an alias of what it stands in"),
+    "brackets": ("[" * 3000 + "]" * 3000, "more than 100 levels"),
+    "dashes": ("- " * 3000, "more than 100 levels"),
+    "indents": ("\n".join(" " * n + "a:" for n in range(3000)), "more than 100 levels"),
+    "a list as a key": ("? [1, 2]\n: 3", "cannot be a key"),
+    "a mapping as a key": ("{{a: 1}: 2}", "cannot be a key"),
+    "a number of 5,000 digits": ("9" * 5000, "limit"),
+    "no integer": ("!!int x", "invalid literal"),
+    "no truth": ("!!bool x", "'x'"),
+    "a date": ("!!timestamp 2020-01-01", "tag"),
+    "an object": ("!!python/object/apply:os.system [ls]", "tag"),
+    "a control character": ("a: \x00", "not allowed"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_yaml_out_of_bounds_is_refused(name: str) -> None:
+    text, problem = REFUSED[name]
+    with pytest.raises(UserError, match=f"^x.yaml: is not valid YAML.*{problem}"):
+        parse_yaml(text, "x.yaml")
+
+
+def test_aliases_and_merges_within_bounds_are_what_they_stand_for() -> None:
+    text = "a: &a {x: 1, y: [1]}\nb: {<<: *a, x: 2}\nc: [*a, *a]\nd: &d 1\ne: *d\n"
+    a = {"x": 1, "y": [1]}
+    assert parse_yaml(text, "") == {"a": a, "b": {"x": 2, "y": [1]}, "c": [a, a], "d": 1, "e": 1}
+
+
+def test_a_file_that_is_none_is_not_waited_for_and_a_large_one_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "large.yaml").open("wb") as file:
+        file.truncate(1 << 40)
+    for name, problem in (("large.yaml", "larger than 1 MiB"), ("/dev/zero", "no regular file"), ("", "Is a dir")):
+        with pytest.raises(UserError, match=f"^-c = .*cannot be read: {problem}"):
+            read_yaml(tmp_path / name, "-c")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="save it as UTF-8"):
+        read_yaml(tmp_path / "bytes.yaml", "-c")
