@@ -35,7 +35,7 @@ from distill.loggers import LoggingConfig, is_rank_zero
 from distill.losses import DistillationLoss
 from distill.module import Distillation
 from distill.outcome import LastValidation, Scores
-from distill.processes import RUN_ID
+from distill.processes import RUN_ID, check_count
 from distill.run import Run
 from distill.scrub import mask, refuse_hidden, scrub
 from distill.sharding import NAME, Sharded, check_modules, check_sharding
@@ -94,6 +94,8 @@ def build(
     with guarded(allow), quiet():
         typed = _typed(config, allow)
         check_trainer(typed.config["trainer"])
+        check_count(typed.config["trainer"].get("devices"), "trainer.devices")
+        check_count((typed.config["data"].get("init_args") or {}).get("num_workers"), "data.num_workers")
         seed = typed.config["seed"]
         if run is None:
             run = _plan(typed.config, run_id) if stage == "fit" else Run(Path())

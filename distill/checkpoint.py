@@ -23,7 +23,8 @@ from typing import Any, BinaryIO
 import torch
 from pytorch_lightning.plugins import CheckpointIO
 
-from distill.disk import make, sync
+from distill.bounds import is_dense, is_stored
+from distill.disk import make, opened, sync
 from distill.errors import UserError
 from distill.snapshot import snapshot
 
@@ -145,7 +146,7 @@ def is_whole(path: str | Path) -> bool:
     Raises:
         OSError: if it cannot be read.
     """
-    with Path(path).open("rb") as file:
+    with opened(Path(path)) as file:
         size = os.fstat(file.fileno()).st_size - _DIGITS
         found, left = hashlib.sha256(), size
         while left > 0:
@@ -192,12 +193,20 @@ def _read(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> di
         raise Damaged(f"{path} is not there") from None
     if not whole:
         raise Damaged(f"{path} is cut off or was altered")
+    if not is_stored(path):
+        raise _foreign(path, "unpacks to more than it is")
     try:
         found: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        rule = "holds more than tensors and plain values, and is not opened"
-        raise UserError(rule, key="checkpoint", value=str(path), mend="remove it if it is not yours") from error
+    except (pickle.UnpicklingError, MemoryError) as error:
+        raise _foreign(path, "holds more than tensors and plain values") from error
+    if not is_dense(found):
+        raise _foreign(path, "holds tensors that are larger than it is")
     return found
+
+
+def _foreign(path: str | Path, rule: str) -> UserError:
+    mend = "remove it if it is not yours"
+    return UserError(f"{rule}, and is not opened", key="checkpoint", value=str(path), mend=mend)
 
 
 def remove(path: Path) -> None:

@@ -7,8 +7,9 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["make", "read", "replace", "sync", "write"]
+__all__ = ["make", "opened", "read", "replace", "sync", "write"]
 
 SMALL = 16 << 20
 """The most bytes that a file of a run's folder, other than weights and histories, ever has."""
@@ -22,18 +23,28 @@ def make(folder: Path) -> None:
         sync(folder.parent)
 
 
-def read(path: Path, most: int = SMALL) -> bytes:
-    """What a file holds that may be anything: a folder, a pipe without a writer, or without end.
+def opened(path: Path) -> BinaryIO:
+    """A file to read, which is neither a folder nor a pipe without a writer, or without an end.
 
     Raises:
-        OSError: if it is not there, no regular file, larger than ``most`` bytes, or cannot be read.
+        OSError: if it is not there, no regular file, or cannot be read.
     """
-    # Opened without waiting: a pipe would wait for a writer.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "no regular file", str(path))
-        if found.st_size > most:
+    # Without waiting, as a pipe would for its writer.
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return file
+
+
+def read(path: Path, most: int = SMALL) -> bytes:
+    """What a file holds.
+
+    Raises:
+        OSError: as :func:`opened`, or if it is larger than ``most`` bytes.
+    """
+    with opened(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
             raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", str(path))
         return file.read(most)
 

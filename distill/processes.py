@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
@@ -18,7 +19,7 @@ from torch.distributed import DistNetworkError
 
 from distill.errors import UserError
 
-__all__ = ["RUN_ID", "free_port", "meeting", "none_left", "shared_id"]
+__all__ = ["RUN_ID", "check_count", "free_port", "meeting", "none_left", "shared_id"]
 
 RUN_ID = "DISTILL_RUN_ID"
 """Variable that tells the processes which a run starts for the other devices whose folder is theirs."""
@@ -27,7 +28,25 @@ _PORT = "MASTER_PORT"
 # Below those that clusters give to services (30000) and systems to connections (Linux 32768, others 49152).
 _PORTS = range(10000, 30000)
 _TRIES = 100
+_LEAST = 32  # processes that any machine may be asked for
 _GRACE = 10.0  # seconds in which the others may end by themselves, and say what they know
+
+
+def check_count(value: object, key: str) -> None:
+    """Refuse more processes than this machine can have any use for, before the first of them is started.
+
+    Args:
+        value: How many; a number, or one as a text. What is none is judged elsewhere.
+        key: Where it stands.
+
+    Raises:
+        UserError: if there are too many.
+    """
+    most = max(_LEAST, 4 * max(os.cpu_count() or 1, torch.cuda.device_count()))
+    count = value if isinstance(value, int) else int(value) if isinstance(value, str) and value.isdecimal() else 0
+    if count > most:
+        rule = f"are more processes than the {most} that this machine can have a use for"
+        raise UserError(rule, key=key, value=value, mend="give a smaller number")
 
 
 def free_port() -> int:

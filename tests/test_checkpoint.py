@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import errno
+import hashlib
 import os
 import pickle
 import threading
@@ -248,3 +250,43 @@ def test_what_a_failed_checkpoint_was_to_replace_stays(
     writer.remove_checkpoint(tmp_path / "a.ckpt")
     writer.flush()
     assert [path.name for path in tmp_path.iterdir()] == ["d.ckpt"]
+
+
+def sealed(path: Path) -> None:
+    """Have the file at ``path`` say that it is as it was written."""
+    content = path.read_bytes()
+    content = content[:-2] + (64).to_bytes(2, "little")  # the length of the archive's comment
+    path.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
+
+
+def repacked(path: Path, compression: int, copies: int = 1) -> None:
+    """Write the archive at ``path`` anew, its records compressed, or each of them under several names."""
+    with zipfile.ZipFile(path) as archive:
+        records = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in records:
+            archive.writestr(name, content)
+        for info in list(archive.infolist()) * (copies - 1):  # the same bytes once more, and once more
+            archive.filelist.append(copy.copy(info))
+    sealed(path)
+
+
+@pytest.mark.parametrize("how", ["compressed", "over each other", "expanded"])
+def test_a_checkpoint_that_unpacks_to_more_than_it_is_is_not_opened(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    if how == "expanded":
+        write({"state_dict": {"w": torch.zeros(1).expand(1 << 20, 1 << 20)}}, path)
+    else:
+        write({"state_dict": {"w": torch.zeros(1 << 16)}}, path)
+        repacked(
+            path, zipfile.ZIP_DEFLATED if how == "compressed" else zipfile.ZIP_STORED, copies=1 + 5 * (how[0] == "o")
+        )
+    assert is_whole(path)
+    with pytest.raises(UserError, match="than it is, and is not opened"):
+        read(path)
+
+
+def test_a_checkpoint_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.ckpt")
+    with pytest.raises(OSError, match="no regular file"):
+        read(tmp_path / "x.ckpt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,12 @@ from distill.errors import UserError, nearest
 from distill.sweep.file import SweepFile
 
 __all__ = ["trials"]
+
+_MOST = 10_000
+"""The most trials of a sweep."""
+
+_LARGEST = 1 << 60
+"""What whole numbers are less than, either way, so that there are not more of them than can be numbered."""
 
 # Name -> its arguments with their defaults; None where they must be given. The names and what they mean are W&B's.
 _BETWEEN: dict[str, Any] = {"min": None, "max": None}
@@ -38,23 +45,47 @@ def trials(sweep: SweepFile, seed: int = 0) -> list[dict[str, Any]]:
         UserError: if a parameter cannot be understood, or scikit-learn is not installed.
     """
     try:
-        from sklearn.model_selection import ParameterGrid, ParameterSampler
+        from sklearn.model_selection import ParameterSampler
     except ImportError:
         mend = 'pip install "lightning-distill[sweep]"'
         raise UserError("needs scikit-learn", key="distill sweep", mend=mend) from None
     space = {key: _choices(f"parameters.{key}", given) for key, given in sweep.parameters.items()}
     drawn = [key for key, choices in space.items() if not isinstance(choices, Sequence)]
+    size = math.prod(len(choices) for choices in space.values() if isinstance(choices, Sequence))
+    if sweep.cap is not None and sweep.cap > _MOST:
+        raise UserError(f"must be at most {_MOST:,}", key="run_cap", value=sweep.cap, mend="give a smaller number")
     if sweep.method == "grid":
         if drawn:
             rule, mend = "a grid has no continuous parameters", "give `values`, or say `method: random`"
             raise UserError(rule, key=f"parameters.{drawn[0]}", mend=mend)
-        found = list(ParameterGrid(space))[: sweep.cap]
+        if sweep.cap is None and size > _MOST:
+            mend = "add `run_cap: 100`, give fewer values, or say `method: random`"
+            raise UserError(f"make a grid of {size:,} trials, and {_MOST:,} are the most", key="parameters", mend=mend)
+        found = [_of_grid(space, number) for number in range(min(size, sweep.cap or size))]
     else:
         if sweep.cap is None:
             raise UserError("a random search needs a number of trials", key="run_cap", mend="add `run_cap: 20`")
-        most = sweep.cap if drawn else math.prod(map(len, space.values()))  # no trial twice
+        if size > sys.maxsize:  # more than can be numbered: drawn one by one, when no trial comes twice either
+            space = {key: _drawn(choices) if isinstance(choices, range) else choices for key, choices in space.items()}
+            drawn = list(space)
+        most = sweep.cap if drawn else size  # no trial twice
         found = list(ParameterSampler(space, min(sweep.cap, most), random_state=seed))
     return [{key: _plain(trial[key]) for key in space} for trial in found]  # in the order of the file
+
+
+def _of_grid(space: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
+    """The point of this number, in the order of scikit-learn's ``ParameterGrid``: the last key changes first."""
+    point = {}
+    for key in sorted(space, reverse=True):
+        number, place = divmod(number, len(space[key]))
+        point[key] = space[key][place]
+    return point
+
+
+def _drawn(numbers: range) -> Any:
+    from scipy.stats import randint
+
+    return randint(numbers.start, numbers.stop)
 
 
 def _plain(value: Any) -> Any:
@@ -96,8 +127,8 @@ def _implied(given: Mapping[str, Any]) -> str | None:
     """The distribution where none is named."""
     if "value" in given or "values" in given:
         return "constant" if "value" in given else "categorical"
-    if {"min", "max"} <= given.keys():
-        return "int_uniform" if all(isinstance(given[end], int) for end in ("min", "max")) else "uniform"
+    if {"min", "max"} & given.keys():  # one of them may be missing, which is said
+        return "int_uniform" if all(isinstance(given.get(end, 0), int) for end in ("min", "max")) else "uniform"
     return None
 
 
@@ -105,9 +136,11 @@ def _check(key: str, kind: str, arguments: Mapping[str, Any]) -> None:
     """Refuse numbers that make no distribution."""
     kinds = int if kind == "int_uniform" else (int, float)
     for name, value in arguments.items():
-        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) <= sys.float_info.max:
             what = "whole number" if kind == "int_uniform" else "number"
             raise UserError(f"must be a {what}", key=f"{key}.{name}", value=value, mend=f"{kind} needs one")
+        if kind == "int_uniform" and abs(value) >= _LARGEST:
+            raise UserError("must be less than 2 ** 60", key=f"{key}.{name}", value=value, mend="choose another")
         positive = name in ("sigma", "q") or (name == "min" and kind.endswith("log_uniform_values"))
         if positive and value <= 0:
             raise UserError("must be greater than 0", key=f"{key}.{name}", value=value, mend="choose another")

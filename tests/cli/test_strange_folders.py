@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,16 @@ def test_names_of_arguments_that_take_paths_are_known() -> None:
     no = "class_path direction rooted profile minutes weight redirect"
     assert [name for name in yes.split() if not is_path_key(name)] == []
     assert [name for name in no.split() if is_path_key(name)] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("trainer.devices", "1000000"), ("trainer.devices", '"5000"'), ("data.num_workers", "100000")]
+)
+def test_a_million_processes_are_refused_before_the_first(
+    key: str, value: str, base: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", pytest.fail)
+    monkeypatch.setattr(os, "fork", pytest.fail)
+    code, _, err = distill("fit", "-c", "base.yaml", f"--{key}", value)
+    assert (code, f"{key} = " in err, "are more processes than" in err) == (2, True, True), err
+    assert not Path("runs").exists()

@@ -131,3 +131,34 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
     with pytest.raises(UserError, match=r'pip install "lightning-distill\[sweep\]"'):
         trials(sweep("grid", n={"values": [1, 2]}))
+
+
+@pytest.mark.parametrize("cap", [None, 7])
+def test_a_grid_is_in_the_order_that_its_trials_are_numbered_by(cap: int | None) -> None:
+    """That of scikit-learn, by which sweeps were recorded."""
+    from sklearn.model_selection import ParameterGrid
+
+    space: dict[str, Any] = {"b": {"values": [3, 1, 2]}, "a": {"values": ["x", "y"]}, "c": {"min": 4, "max": 6}}
+    expected = list(ParameterGrid({"b": [3, 1, 2], "a": ["x", "y"], "c": [4, 5, 6]}))
+    assert trials(sweep("grid", cap, **space)) == expected[:cap]
+
+
+def test_a_space_without_end_is_refused_or_drawn_from_at_once() -> None:
+    ends = {"min": 0, "max": 10**12 - 1}
+    with pytest.raises(UserError, match=r"parameters: make a grid of 1,000,000,000,000 trials"):
+        trials(sweep("grid", x=ends))
+    assert trials(sweep("grid", 3, x=ends)) == [{"x": 0}, {"x": 1}, {"x": 2}]
+    with pytest.raises(UserError, match="run_cap = 1000000000: must be at most 10,000"):
+        trials(sweep("random", 10**9, x=ends))
+    wide = trials(sweep("random", 50, x=ends, y=ends, z={"values": [1, 2]}))
+    assert len({tuple(trial.values()) for trial in wide}) == 50
+    assert all(0 <= trial["x"] < 10**12 and 0 <= trial["y"] < 10**12 for trial in wide)
+    assert max(trial["x"] for trial in wide) > 10**11
+    with pytest.raises(UserError, match=r"parameters.x.max = 1000.*: must be less than"):
+        trials(sweep("random", 3, x={"min": 0, "max": 10**30}))
+
+
+@pytest.mark.parametrize("given", [{"min": 1e-5}, {"min": 1}, {"distribution": "uniform", "min": 0}])
+def test_the_end_that_is_missing_is_named(given: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"parameters\.x\.max: must be given"):
+        trials(sweep("random", 3, x=given))
