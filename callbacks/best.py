@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from distill.callbacks.compression import compressions
 from distill.guarded import is_rank_zero
+from distill.visible import visible
 
 __all__ = ["Best", "within"]
 
@@ -43,7 +44,7 @@ def within(state: Mapping[str, Any], folder: str | Path | None) -> dict[str, Any
     scores = {own(path): score for path, score in state["best_k_models"].items() if own(path)}
     if elsewhere and is_rank_zero():
         told = "the checkpoint names files outside of %s, and these are not followed: %s"
-        _log.warning(told, place, ", ".join(elsewhere))
+        _log.warning(told, place, visible(", ".join(elsewhere)))
     return {**state, **paths, "best_k_models": scores, "dirpath": folder}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import time
@@ -17,11 +18,14 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from distill.boundary import without_paths
 from distill.callbacks.best import within
 from distill.checkpoint import SafeCheckpointIO, remove
+from distill.conditions import conditions, other_conditions
 from distill.errors import UserError
 from distill.interrupts import Interrupts
-from distill.saved_state import versions
+from distill.saved_state import other_versions, versions
 
 __all__ = ["Last", "saved"]
+
+_log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"last-(\d+)\.ckpt")
 
@@ -151,6 +155,10 @@ class Last(Callback):
         self.seconds, self.ended = state_dict["seconds"], state_dict["ended"]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # Not before: a run of several processes has its threads dealt out as they start.
+        others = [other_versions(checkpoint), other_conditions(checkpoint, trainer.strategy.root_device)]
+        if any(others) and trainer.is_global_zero:
+            _log.warning("%s: the bits may not be those of an undisturbed run", ", ".join(filter(None, others)))
         states = checkpoint["callbacks"] = {
             key: without_paths(state, Path(trainer.default_root_dir)) for key, state in checkpoint["callbacks"].items()
         }
@@ -163,6 +171,7 @@ class Last(Callback):
             checkpoint["config"] = self.config
             checkpoint["strategy"] = type(trainer.strategy).__name__
             checkpoint["versions"] = versions()
+            checkpoint["conditions"] = conditions(trainer.strategy.root_device)
             checkpoint["ranks"] = [trainer.world_size, getattr(trainer.datamodule, "batch_size", None)]  # type: ignore[attr-defined]
             _settle(trainer, checkpoint["loops"]["fit_loop"])
 

@@ -123,7 +123,7 @@ def summary(folder: Path) -> Summary:
         monitor=monitor or None,
         value=value,
         train_seconds=number_at(result, "train_seconds"),
-        started=_started(run),
+        started=_started(run, number_at(plan, "started")),
         note="; ".join(note for note in [*notes, broken_metrics] if note),
     )
 
@@ -132,8 +132,10 @@ def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
 
 
-def _started(run: Run) -> float:
-    """When the run was started: its id says so, unless the user chose that."""
+def _started(run: Run, planned: float | None) -> float:
+    """When the run was started: its plan says so, or its id, unless the user chose that."""
+    if planned is not None and 0 <= planned < 1 << 36:
+        return planned
     try:
         return time.mktime(time.strptime(run.id[:15], "%Y%m%d-%H%M%S"))
     except ValueError:

@@ -22,7 +22,7 @@ from distill.launch import fit, last_of, train
 from distill.loggers import is_rank_zero
 from distill.outcome import show_outcome
 from distill.run import Run
-from distill.saved_state import other_versions, refuse_changed
+from distill.saved_state import refuse_changed
 from distill.scrub import scrub
 
 __all__ = ["fit_or_resume", "resume", "starting_from"]
@@ -111,6 +111,7 @@ def _go_on(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
         if is_rank_zero():
             stack.enter_context(run.locked())
         extends = any(key in _LENGTH for key in config_diff(run.config, config))
+        run.refuse_half_made()
         if run.result_file.is_file() and not extends:
             _show(run)
             print(f"{run.folder} has finished; --max-epochs or --max-steps extends it")
@@ -136,15 +137,14 @@ def _go_on(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
         if checkpoint is not None:
             at = int(checkpoint["global_step"])
             ranks, batch_size = checkpoint["ranks"]
-            others = other_versions(checkpoint)
-            if others and trainer.is_global_zero:
-                _log.warning("%s: the bits may not be those of an undisturbed run", others)
             _deal_anew(job, trainer, ranks, batch_size, checkpoint.get("strategy"))
         last = last_of(trainer)
         if last is not None:
             last.extends = extends
         del checkpoint
         if trainer.is_global_zero:
+            if run.copy_of:
+                print(f"{run.folder} is a copy of run {run.copy_of}, and goes on as {run.id}", flush=True)
             print(f"going on with {run.folder} from step {at}", flush=True)
         train(job, trainer, at=at, checkpoint=path)
     return run

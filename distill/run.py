@@ -8,23 +8,26 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from distill.boundary import refuse_links
 from distill.config import dump, read_file
-from distill.disk import sync, write
+from distill.disk import read, sync, write
 from distill.errors import UserError
 from distill.json_file import Unreadable, read_mapping
 from distill.lock import held, locked
+from distill.replacing import replacing
 from distill.scrub import scrub
 from distill.visible import visible
 
 __all__ = ["Run", "State", "new_id"]
 
 State = Literal["running", "finished", "failed", "interrupted"]
+
+_MADE_BY = "# Made by: "
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -54,6 +57,8 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.id, self.name = self.folder.name, self.folder.parent.name
+        self.copy_of = ""
+        """The id of the run that the folder is a copy of, where it is one that has not gone on by itself."""
         self.checkpoints, self.student = self.folder / "checkpoints", self.folder / "student"
         self.config_file, self.result_file = self.folder / "config.yaml", self.folder / "result.json"
         self.failure_file, self.lock_file = self.folder / "failure.json", self.folder / ".lock"
@@ -90,19 +95,18 @@ class Run:
         run.begin(config)
         return run
 
-    def begin(self, config: Mapping[str, Any], made_by: str | None = None) -> None:
+    def begin(self, config: Mapping[str, Any]) -> None:
         """Make the planned folder.
 
         Args:
             config: Of the run.
-            made_by: The command that made it, where it is not the training of ``config``.
 
         Raises:
             UserError: if another run took it in the meantime, or it cannot be written to.
         """
         try:
             self.folder.mkdir(parents=True)
-            self._write_config(config, made_by)
+            self._write_config(config)
             sync(self.folder.parent)
         except FileExistsError:
             raise UserError(
@@ -115,6 +119,34 @@ class Run:
                 rule, key="runs", value=str(self.folder), mend="make room, or name another folder"
             ) from None
 
+    @contextmanager
+    def made(self, config: Mapping[str, Any], made_by: str) -> Iterator[Run]:
+        """The planned folder, which is there when the block has ended well, and not at all if it has not.
+
+        Args:
+            config: Of the run.
+            made_by: The command that makes it.
+
+        Raises:
+            UserError: if it cannot be written to.
+        """
+        with replacing(self.folder, "runs") as folder:
+            fresh = Run(folder)
+            fresh._write_config(config, made_by)
+            yield fresh
+
+    def refuse_half_made(self) -> None:
+        """Refuse a folder that another command than training was making when it was killed.
+
+        Raises:
+            UserError: naming the command.
+        """
+        first = read(self.config_file).decode(errors="replace").partition("\n")[0]
+        if first.startswith(_MADE_BY) and not self.result_file.is_file():
+            rule = "was being made by another command, which did not end, and is nothing to go on with"
+            mend = f"remove it, and give that command again: {first.removeprefix(_MADE_BY)}"
+            raise UserError(rule, key="RUN", value=str(self.folder), mend=mend)
+
     def extend(self, config: Mapping[str, Any]) -> None:
         """Have the run go on by ``config``: it is neither finished nor failed any more."""
         self.result_file.unlink(missing_ok=True)  # first: what has finished is what the configuration says
@@ -122,8 +154,8 @@ class Run:
         self._write_config(config)
 
     def _write_config(self, config: Mapping[str, Any], made_by: str | None = None) -> None:
-        head = f"Made by: {made_by}" if made_by else f"Repeat this run: distill fit -c {self.config_file}"
-        _write_text(self.config_file, f"# {head}\n" + dump(scrub(config)))
+        head = f"{_MADE_BY}{made_by}" if made_by else f"# Repeat this run: distill fit -c {self.config_file}"
+        _write_text(self.config_file, f"{head}\n" + dump(scrub(config)))
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -141,11 +173,22 @@ class Run:
         if not run.config_file.is_file():
             rule = "is no run's folder: it has no config.yaml"
             raise UserError(rule, key="RUN", value=str(folder), mend=_others(Path(folder) / "any"))
-        own = run._read(run.plan_file, "remove it").get("id", run.id)  # for life, also where the folder was renamed
-        if not isinstance(own, str) or not _NAME.fullmatch(own):
-            raise UserError("is no run's id", key=f"{run.plan_file.name}: id", value=own, mend=f"mend {run.plan_file}")
-        run.id = own
+        run._take_id()
         return run
+
+    def _take_id(self) -> None:
+        """Take the id that is the run's for life, also where the folder was renamed; a copy gets one of its own."""
+        plan = self._read(self.plan_file, "remove it")
+        own = plan.get("id", self.id)
+        if not isinstance(own, str) or not _NAME.fullmatch(own):
+            raise UserError(
+                "is no run's id", key=f"{self.plan_file.name}: id", value=own, mend=f"mend {self.plan_file}"
+            )
+        if _is_original(Path(str(plan.get("folder") or self.folder.parent / own)), own, self.folder):
+            self.copy_of = own
+            self.id = self.folder.name if self.folder.name != own and _NAME.fullmatch(self.folder.name) else new_id()
+        else:
+            self.id = own
 
     def _read(self, file: Path, mend: str) -> dict[str, Any]:
         """What one of the small files holds; nothing where it is not there.
@@ -213,8 +256,13 @@ class Run:
         return "failed" if self.failure_file.is_file() else "interrupted"
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
-        """Write ``plan.json``: what a list of runs says of one that has not finished."""
-        _write_text(self.plan_file, json.dumps(plan, indent=2) + "\n")
+        """Write ``plan.json``: whose folder it is, since when, and what is listed of a run that has not finished."""
+        try:
+            started = read_mapping(self.plan_file).get("started")
+        except (OSError, Unreadable):
+            started = None
+        whose = {"id": self.id, "folder": str(self.folder.resolve()), "started": started or round(time.time())}
+        _write_text(self.plan_file, json.dumps(whose | dict(plan), indent=2) + "\n")
 
     def write_failure(self, message: str) -> None:
         """Write ``failure.json``; a resumed run removes it."""
@@ -245,6 +293,15 @@ class Run:
             for parent in (self.folder.parent, self.folder.parent.parent):
                 if parent.is_dir() and not any(parent.iterdir()):
                     parent.rmdir()
+
+
+def _is_original(folder: Path, own: str, copy: Path) -> bool:
+    """Whether in ``folder`` lies the run of this id, of which ``copy``, another folder, is a copy."""
+    try:
+        there = (folder / "config.yaml").is_file() and not folder.samefile(copy)
+        return there and read_mapping(folder / "plan.json").get("id") == own
+    except (OSError, ValueError):
+        return False
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from distill import __version__
 from distill.errors import UserError
 from distill.teachers import TeacherSource
+from distill.visible import visible
 
 __all__ = ["other_versions", "refuse_changed", "remember", "share", "teacher_state", "versions"]
 
@@ -26,8 +27,11 @@ def versions() -> dict[str, str]:
 
 def other_versions(checkpoint: Mapping[str, Any]) -> str:
     """What trains now instead of what ``checkpoint`` was saved by; empty where nothing has changed."""
-    began, now = checkpoint.get("versions", {}), versions()  # the first checkpoints of all did not say
-    return ", ".join(f"{name} {now[name]} instead of {began[name]}" for name in began if began[name] != now.get(name))
+    began, now = checkpoint.get("versions"), versions()  # the first checkpoints of all did not say
+    if not isinstance(began, Mapping):
+        return ""
+    changed = [name for name in now if name in began and began[name] != now[name]]
+    return visible(", ".join(f"{name} {now[name]} instead of {str(began[name])[:200]}" for name in changed))
 
 
 def teacher_state(teacher: TeacherSource, scores: Mapping[str, float], rank: int, world: int) -> dict[str, Any]:

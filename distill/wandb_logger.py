@@ -94,13 +94,14 @@ class SafeWandbLogger(Guarded, WandbLogger):
     def _start(self, mode: str, at: int | None) -> None:
         """Begin, or go on after the optimizer step ``at``."""
         folder = Path(self._run.folder, "wandb").absolute()
-        files = sorted(folder.glob("*run-*/*.wandb"))  # of the processes before this one
+        files = sorted(folder.glob(f"*run-*/run-{self._run.id}.wandb"))  # of the processes before this one
+        copied = len(files) < len(list(folder.glob("*run-*/*.wandb")))  # others are of the run that it is a copy of
         # Not `offline=True`: that sets WANDB_MODE for the whole process and everything it starts.
         self._troubles = Troubles()
         self._experiment = begin(self._troubles, **{**self._wandb_init, "mode": mode})
         self._offline = mode == "offline"
         # Of the runs before it an online one sends anew what the server had not got; an offline one has them sent too.
-        self._to_send = folder if self._offline else Path(self._experiment.dir).parent
+        self._to_send = folder if self._offline and not copied else Path(self._experiment.dir).parent
         self._experiment.define_metric(AXIS)
         self._experiment.define_metric("*", step_metric=AXIS, step_sync=True)
         if self._hyperparameters is not None:

@@ -86,13 +86,9 @@ def quantize(
         how["overrides"] = {key: scrub_override(key, text) for key, text in overrides}
     made = {"made_from": str(run.folder), "quantize": how, "train_seconds": 0.0}
     result = scored(job, scores, run, name=new.name, id=new.id, **made)
-    new.begin(run.config, made_by=f"distill quantize {run.folder}")
-    try:
-        artifact.save(new.student, student, getattr(job.data, "tokenizer", None))
-        new.write_result(result)
-    except BaseException:
-        new.discard()
-        raise
+    with new.made(run.config, made_by=f"distill quantize {run.folder}") as fresh:
+        artifact.save(fresh.student, student, getattr(job.data, "tokenizer", None))
+        fresh.write_result(result)
     show_outcome(result)
     print(f"{task.monitor} before: {number(before[f'val/{task.monitor}'])}")
     print(f"quantised student: {new.student}")

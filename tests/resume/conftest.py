@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -188,8 +189,11 @@ def world(
 
 @pytest.fixture
 def run(world: World, tmp_path: Path) -> Path:
-    """A copy of the stopped run."""
-    return Path(shutil.copytree(world.stopped, tmp_path / "base/run"))
+    """A copy of the stopped run, which knows of no other."""
+    copied = Path(shutil.copytree(world.stopped, tmp_path / "base/run"))
+    plan = json.loads((copied / "plan.json").read_text())
+    (copied / "plan.json").write_text(json.dumps(plan | {"folder": str(copied)}))
+    return copied
 
 
 @pytest.fixture

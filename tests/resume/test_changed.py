@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from distill.callbacks.last import saved
 from distill.checkpoint import read, write
+from distill.run import Run
 
 Distill = Callable[..., Any]
 World = Any
@@ -142,3 +144,42 @@ def test_the_first_checkpoints_of_all_named_neither_versions_nor_strategy_and_go
         write(checkpoint, path)
     assert distill("resume", str(run)).code == 0
     same(run)
+
+
+def test_other_conditions_are_told_and_the_run_goes_on(
+    run: Path, distill: Distill, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in saved(run / "checkpoints").values():
+        checkpoint = read(path)
+        checkpoint["conditions"] |= {"threads": "77", "instructions": "\x1b[2J"}
+        write(checkpoint, path)
+    assert distill("resume", str(run)).code == 0
+    [told] = [record.getMessage() for record in caplog.records if "the bits may not be" in record.getMessage()]
+    assert f"threads {torch.get_num_threads()} instead of 77" in told
+    assert r"instead of \x1b[2J" in told
+    assert "processor" not in told
+
+
+def test_a_copied_run_gets_an_id_of_its_own_and_leaves_the_original_as_it_was(
+    run: Path, distill: Distill, hashes: Hashes, same: Callable[[Path], None]
+) -> None:
+    plan = json.loads((run / "plan.json").read_text())
+    before = hashes(run)
+    copies = {run.with_name("copied"): "copied", run.parent.parent / "other" / run.name: None}
+    for copy, name in copies.items():
+        shutil.copytree(run, copy)
+        for opened in (Run.open(copy), Run.open(copy)):
+            assert opened.copy_of == plan["id"] != opened.id
+            assert name in (None, opened.id)
+        done = distill("resume", str(copy))
+        assert done.code == 0
+        assert f"is a copy of run {plan['id']}, and goes on as " in done.out
+        kept = json.loads((copy / "plan.json").read_text())
+        assert kept["id"] == json.loads((copy / "result.json").read_text())["id"] == Run.open(copy).id
+        assert Run.open(copy).copy_of == ""
+        assert kept["started"] == plan["started"]
+    assert hashes(run) == before
+    assert (Run.open(run).id, Run.open(run).copy_of) == (plan["id"], "")
+    same(next(iter(copies)))
+    elsewhere = run.rename(run.with_name("moved"))
+    assert (Run.open(elsewhere).id, Run.open(elsewhere).copy_of) == (plan["id"], "")  # for life

@@ -147,3 +147,32 @@ def test_a_student_is_not_quantised_twice(joint: Any, distill: Distill) -> None:
     assert code == 2
     assert "quantised already" in err
     assert not list(joint.run.folder.parents[1].glob("*-quantized"))
+
+
+def test_a_kill_leaves_no_run_and_what_is_half_is_not_gone_on_with(
+    plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distill: Distill
+) -> None:
+    source = Path(shutil.copytree(plain.run.folder, tmp_path / "runs/mine/one"))
+    place = tmp_path / "runs/mine-quantized"
+
+    class Killed(BaseException):
+        """Neither handled nor cleaned up after, as a process that is gone cleans up nothing."""
+
+    def kill(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    for name in ("distill.run._write_text", "distill.artifact.save", "distill.replacing._swap"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(name, kill)
+            patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+            with pytest.raises(Killed):
+                quantize(source, calibrate=8, run_id="new")
+        assert [path.name for path in place.iterdir() if not path.name.startswith(".")] == []
+        assert "mine-quantized" not in distill("runs", str(tmp_path / "runs")).out
+    made = quantize(source, calibrate=8, run_id="new")
+    made.result_file.unlink()  # as a kill left it when its files were written one after the other
+    for argv in (["resume", str(made.folder)], ["resume", str(made.folder), "--max-steps", "9"]):
+        code, _, err = distill(*argv)
+        assert code == 2
+        assert f"give that command again: distill quantize {source}" in err
+    assert not made.checkpoints.exists()
