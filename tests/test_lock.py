@@ -121,3 +121,15 @@ def test_what_goes_wrong_in_a_run_is_not_laid_to_its_lock(tmp_path: Path) -> Non
     with pytest.raises(OSError, match="the disk is full"), locked(tmp_path / ".lock"):
         raise OSError("the disk is full")
     assert not held(tmp_path / ".lock")
+
+
+def test_a_program_that_was_started_and_outlives_the_run_does_not_hold_it(tmp_path: Path) -> None:
+    file = tmp_path / ".lock"
+    with locked(file):
+        # What is inherited over exec, other than what says that it is not, is what `close_fds` would close.
+        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False)
+    with child:
+        assert not held(file)
+        with locked(file):
+            assert held(file)
+        assert child.poll() is None

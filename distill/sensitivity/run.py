@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from distill.quantize.choose import candidates
 from distill.replacing import check_output
 from distill.run import Run
 from distill.sensitivity import scan as scanning
+from distill.sensitivity.tried import Tried, identity
 from distill.tables import number, plain_table, wide
 from distill.tracking import track
 
@@ -35,6 +37,8 @@ def sensitivity(
     allow: Sequence[str] = (),
 ) -> Path:
     """Scan the layers of a run's student, and write ``points.csv``, ``sensitivity.png`` and ``overrides.yaml``.
+
+    What was tried is kept until then: after a kill, the same command goes on.
 
     Args:
         folder: The run.
@@ -69,12 +73,17 @@ def sensitivity(
     student.to(device)
     batches = first_batches(job.data.val_dataloader(), task, samples, device)
     console = wide()
-    metric, points = scanning.scan(student, task, batches, progress=lambda tries: track(tries, "tried", console))
     written = Path(output) if output is not None else run.folder / "sensitivity"
     written.mkdir(parents=True, exist_ok=True)
+    tried = Tried(written / ".tried", identity(student, batches, task.monitor))
+    if tried.points:
+        print(f"going on with an earlier scan, which had tried {len(tried.points)}", flush=True)
+    bar = partial(track, what="tried", console=console)
+    metric, points = scanning.scan(student, task, batches, progress=bar, known=tried.find, keep=tried.add)
     scanning.write(points, written / "points.csv")
     scanning.draw(points, written / "sensitivity.png", metric=metric, task=task)
     replace(written / "overrides.yaml", _overrides(run, student, points, sparsity, bits).encode())
+    tried.remove()
     seen = sum(batch.size for batch in batches)
     title = f"{run.name} {run.id}: {task.monitor} {number(metric)} as it is, on the first {seen:,} samples"
     _show_points(title, "divergence, nats", points, lambda point: f"{point.divergence:.2g}", console)

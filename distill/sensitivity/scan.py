@@ -108,6 +108,8 @@ def scan(
     sparsities: Sequence[float] = SPARSITIES,
     bits: Sequence[int] = BITS,
     progress: Callable[[Sequence[_Try]], Iterable[_Try]] = iter,
+    known: Callable[[str, Kind, float], Point | None] = lambda *_: None,
+    keep: Callable[[Point], object] = lambda _: None,
 ) -> tuple[float, list[Point]]:
     """Compress one layer at a time and look what becomes of the predictions.
 
@@ -119,6 +121,8 @@ def scan(
         sparsities: To try in each layer.
         bits: To try in each layer.
         progress: Wraps the list of what is tried: ``rich.progress.track``, say.
+        known: The point of a layer, a kind and a level that need not be tried again.
+        keep: Is given every other one as soon as it has been tried.
 
     Returns:
         The metric of the model as it is, and the points.
@@ -131,10 +135,14 @@ def scan(
     tries = [(name, module, kind, level) for name, module in modules.items() for kind, level in kinds]
     points = []
     for name, module, kind, level in progress(tries):
+        if (point := known(name, kind, level)) is not None:
+            points.append(point)
+            continue
         weight = pruned(module, level) if kind == "sparsity" else rounded(module, int(level))
         with _with_weight(module, weight):
             value, logits = _evaluate(model, task, batches)
         points.append(Point(name, weight.numel(), kind, level, value, _divergence(reference, logits)))
+        keep(points[-1])
     return metric, points
 
 
