@@ -88,6 +88,31 @@ def test_what_a_callback_does_with_an_absent_run_does_nothing(tmp_path: Path, mo
     assert list(run.logged_artifacts()) == []
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["a copy", "its own"])
+def test_a_copied_run_takes_no_row_of_the_original_for_its_own(
+    own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.create(tmp_path, "mine", {}, "copied")
+    (run.folder / "metrics.csv").write_text("step,a\n1,0.5\n")
+    file = run.folder / "wandb/offline-run-20260101_000000-one" / f"run-{'copied' if own else 'one'}.wandb"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    rows, given = [], {}
+
+    class Fake(Endless):
+        dir = str(run.folder / "wandb/offline-run-20260102_000000-copied/files")
+
+        def log(self, row: Any) -> None:
+            rows.append(row)
+
+    monkeypatch.setattr("distill.wandb_logger.history", lambda _: [{"trainer/global_step": 0, "a": 0.5, "_step": 0}])
+    monkeypatch.setattr("distill.wandb_logger.begin", lambda _, **arguments: given.update(arguments) or Fake())
+    logger = SafeWandbLogger(WandbConfig(), run, "offline", 1)
+    assert given["id"] == "copied"
+    assert rows == ([] if own else [{"a": 0.5, "trainer/global_step": 0}])
+    assert logger._to_send == (run.folder / "wandb" if own else Path(Fake.dir).parent)
+
+
 class Endless:
     """An experiment whose service process answers no more."""
 
