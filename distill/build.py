@@ -42,6 +42,7 @@ from distill.sharding import NAME, Sharded, check_modules, check_sharding
 from distill.students.build import refuse_quantized
 from distill.typed import Typed, located
 from distill.wandb_mode import sweep_run_id
+from distill.yaml_text import refuse_boundless
 
 __all__ = ["Job", "build", "make_trainer", "quiet", "resolve"]
 
@@ -149,6 +150,7 @@ def resolve(config: Mapping[str, Any], allow: Sequence[str] = ()) -> dict[str, A
 def _typed(config: Mapping[str, Any], allow: Sequence[str]) -> Typed:
     refuse_hidden(config)
     mask(config)
+    refuse_boundless(config)
     check(config, allow)
     check_classes(config)
     return Typed(complete(config), allow)

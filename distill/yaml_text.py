@@ -15,12 +15,16 @@ import yaml
 from distill.disk import read
 from distill.errors import UserError
 
-__all__ = ["dump", "parse_value", "parse_yaml", "read_yaml"]
+__all__ = ["dump", "parse_value", "parse_yaml", "read_yaml", "refuse_boundless"]
 
 # What no configuration comes near to, and what would take for ever to read, compare or copy.
 _BYTES = 1 << 20
 _DEPTH = 100
 _VALUES = 50_000
+
+
+class OutOfBounds(yaml.constructor.ConstructorError):
+    """Of a text that is nested too deep, or stands for too much."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,18 +41,20 @@ class _Loader(yaml.SafeLoader):
         self._values: dict[yaml.Node, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        mark: Any = event.start_mark
         if len(self._open) == _DEPTH:
-            raise _refused(f"more than {_DEPTH} levels", event.start_mark)
+            raise OutOfBounds(None, None, f"more than {_DEPTH} levels", mark)
         if isinstance(event, yaml.AliasEvent) and event.anchor in self._open:
-            raise _refused("an alias of what it stands in", event.start_mark)
+            raise OutOfBounds(None, None, "an alias of what it stands in", mark)
         own = None if isinstance(event, yaml.AliasEvent) else event.anchor
         self._open.append(own)
         self._composed += 1
         node = super().compose_node(parent, index)
         self._open.pop()
         if node is not None and max(self._composed, self._count(node)) > _VALUES:
-            raise _refused(f"more than {_VALUES:,} values, what its aliases stand for included", event.start_mark)
+            problem = f"more than {_VALUES:,} values, what its aliases stand for included"
+            raise OutOfBounds(None, None, problem, mark)
         return node
 
     def _count(self, node: yaml.Node) -> int:
@@ -127,6 +133,27 @@ def parse_value(text: str, key: str) -> Any:
         return parse_yaml(text, key)
     except UserError:
         return text
+
+
+def refuse_boundless(value: Any, key: str = "") -> None:
+    """Refuse texts within a configuration that are YAML out of bounds: jsonargparse reads texts as YAML once more.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            refuse_boundless(item, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            refuse_boundless(item, f"{key}.{index}")
+    elif isinstance(value, str) and ("&" in value or sum(map(value.count, "[{-:")) > _DEPTH):
+        try:
+            yaml.compose(value, Loader=_Loader)
+        except OutOfBounds as error:
+            raise UserError(f"stands for {error.problem}", key=key, value=value[:50], mend="write it out") from None
+        except yaml.YAMLError:  # a text that is no YAML is what it is
+            pass
 
 
 def read_yaml(path: Path, key: str) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distill.errors import UserError
-from distill.yaml_text import parse_yaml, read_yaml
+from distill.yaml_text import parse_yaml, read_yaml, refuse_boundless
 
 
 def levels(first: str, one: str) -> str:
@@ -40,6 +40,18 @@ def test_yaml_out_of_bounds_is_refused(name: str) -> None:
     text, problem = REFUSED[name]
     with pytest.raises(UserError, match=f"^x.yaml: is not valid YAML.*{problem}"):
         parse_yaml(text, "x.yaml")
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if REFUSED[name][1][:2] in ("mo", "an")])
+def test_yaml_out_of_bounds_within_a_text_is_refused(name: str) -> None:
+    """Which jsonargparse would read once more."""
+    with pytest.raises(UserError, match=f"^trainer.plugins.0 = .*: stands for {REFUSED[name][1]}"):
+        refuse_boundless({"trainer": {"plugins": [REFUSED[name][0]]}})
+
+
+def test_texts_that_are_no_yaml_are_left_alone() -> None:
+    texts = ["a & b", "&", "*&", "- " * 90, "-" * 200, "[&" * 40, r"^(?!.*\[&*]).*-{3}$"]
+    refuse_boundless({"data": {"files": texts, "path": {"train": texts}}})
 
 
 def test_aliases_and_merges_within_bounds_are_what_they_stand_for() -> None:
