@@ -37,7 +37,7 @@ class Summary:
         name: The run's name.
         id: The run's id.
         state: ``running``, ``finished``, ``failed`` or ``interrupted``.
-        step: Optimizer steps done; ``None`` before the first were recorded.
+        step: Optimizer steps done, of an interrupted run those that it goes on from; ``None`` before the first.
         total_steps: What it was to do; ``None`` where that is not known.
         monitor: The metric by which the best student is chosen.
         value: That of the student that was saved; of an unfinished run, the best validation so far.
@@ -111,6 +111,8 @@ def summary(folder: Path) -> Summary:
         step, values, broken_metrics = _history(run.folder / "metrics.csv", f"val/{monitor}")
         value = (max if mode == "max" else min)(values) if values and mode else None
     state = run.state
+    if state == "interrupted":
+        step = max(_checkpoints(run), default=step)
     message = str(failure.get("message", "")) if state == "failed" else ""
     notes = [message, *Verdict.of_file(result).bad, broken_result, broken_failure, broken_plan]
     return Summary(
@@ -126,6 +128,12 @@ def summary(folder: Path) -> Summary:
         started=_started(run, number_at(plan, "started")),
         note="; ".join(note for note in [*notes, broken_metrics] if note),
     )
+
+
+def _checkpoints(run: Run) -> list[int]:
+    """The steps that the run has checkpoints of to go on from."""
+    steps = (path.stem.removeprefix("last-") for path in run.checkpoints.glob("last-*.ckpt"))
+    return [int(step) for step in steps if step.isdecimal()]
 
 
 def _whole(value: float | None) -> int | None:

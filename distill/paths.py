@@ -6,10 +6,13 @@ from pathlib import Path
 
 from distill.errors import UserError, nearest
 
-__all__ = ["PACKAGE_PREFIX", "RECIPES", "find_local", "resolve"]
+__all__ = ["PACKAGE_PREFIX", "RECIPES", "RUNS", "find_local", "resolve"]
 
 PACKAGE_PREFIX = "distill:"
 """``distill:quickstart/teacher`` is the folder ``configs/quickstart/teacher`` shipped in the package."""
+
+RUNS = ("[!.]*/config.yaml", "[!.]*/[!.]*/config.yaml")
+"""Where runs lie below a folder: what begins with a dot is half made."""
 
 RECIPES = Path(__file__).parent / "configs"
 
@@ -39,7 +42,9 @@ def resolve(path: str, key: str) -> str:
     local = find_local(path)
     if local is None:
         above = Path(path).expanduser().parent
-        of_runs = "/" in path and any(next(above.glob(runs), None) for runs in ("*/config.yaml", "*/*/config.yaml"))
+        of_runs = "/" in path and any(
+            next(above.glob(runs), None) for runs in ("[!.]*/config.yaml", "[!.]*/[!.]*/config.yaml")
+        )
         if of_runs or Path(path).expanduser().is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
             raise UserError("no such folder", key=key, value=path, mend="check the path, or give a hub id")
         return path
@@ -49,7 +54,9 @@ def resolve(path: str, key: str) -> str:
                 "this run has saved no student yet", key=key, value=path, mend="let it finish, or name another model"
             )
         return str(local / "student")
-    runs = sorted(str(folder.parent) for folder in local.glob("*/student") if (folder.parent / "config.yaml").is_file())
+    runs = sorted(
+        str(folder.parent) for folder in local.glob("[!.]*/student") if (folder.parent / "config.yaml").is_file()
+    )
     if runs and not (local / "config.json").exists():
         raise UserError("holds runs", key=key, value=path, mend=f"name one of them: {', '.join(runs[-5:])}")
     return str(local)

@@ -19,6 +19,7 @@ from distill.disk import read, sync, write
 from distill.errors import UserError
 from distill.json_file import Unreadable, read_mapping
 from distill.lock import held, locked
+from distill.paths import RUNS
 from distill.replacing import replacing
 from distill.scrub import scrub
 from distill.visible import visible
@@ -311,6 +312,6 @@ def _write_text(path: Path, text: str) -> None:
 def _others(folder: Path) -> str:
     """Runs that lie beside or below ``folder``."""
     above = next((p for p in folder.parents if p.is_dir()), Path())
-    runs = sorted(p.parent for pattern in ("*/config.yaml", "*/*/config.yaml") for p in above.glob(pattern))
+    runs = sorted(p.parent for pattern in RUNS for p in above.glob(pattern))
     more = f" and {len(runs) - 5} more" if len(runs) > 5 else ""
     return f"runs there: {', '.join(map(str, runs[-5:]))}{more}" if runs else "give the folder that `distill fit` named"

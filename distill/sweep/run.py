@@ -26,6 +26,7 @@ from distill.sweep.file import Recipe, SweepFile, find_sweep, read_sweep
 from distill.sweep.process import run_to_end
 from distill.sweep.search import trials
 from distill.tables import number, plain_table, wide
+from distill.visible import visible
 
 __all__ = ["sweep"]
 
@@ -81,7 +82,8 @@ def sweep(name: str, given: Recipe, *, seed: int = 0, dry_run: bool = False, con
         for index, trial in enumerate(planned, 1):
             if trial.run.state != "finished":
                 console.print(
-                    f"trial {index} of {len(planned)}: {escape(shlex.join(scrub(trial.words())))}", soft_wrap=True
+                    f"trial {index} of {len(planned)}: {escape(visible(shlex.join(scrub(trial.words()))))}",
+                    soft_wrap=True,
                 )
                 if code := run_to_end(_command(recipe, trial)):
                     console.print(f"{trial.run.id} failed with exit code {code}")
@@ -129,7 +131,12 @@ def _record(planned: Sequence[Trial], recipe: Recipe) -> None:
     common["overrides"] = {key: _recorded(key, text) for key, text in recipe.overrides}
     parameters = [{key: scrub_override(key, value) for key, value in t.parameters.items()} for t in planned]
     fresh = {"recipe": common, "trials": parameters}
-    if old := read_json(file)[0]:
+    old, broken = read_json(file)
+    if broken or not isinstance(old.get("trials", []), list):
+        rule = f"{broken or f'{file.name} lists no trials'}, so what the runs beside it were made with is not known"
+        mend = f"choose another name, or remove {file.parent}"
+        raise UserError(rule, key=file.name, value=str(file), mend=mend)
+    if old:
         before = old.get("trials", [])
         shared = min(len(before), len(planned))
         if old.get("recipe") != fresh["recipe"] or before[:shared] != fresh["trials"][:shared]:
@@ -155,7 +162,9 @@ def _command(recipe: Recipe, trial: Trial) -> list[str]:
 
 
 def _check_metric(file: SweepFile, trial: Trial) -> None:
-    scores = read_json(trial.run.result_file)[0].get("scores", {}).get("student", {})
+    found = read_json(trial.run.result_file)[0].get("scores")
+    scores = found.get("student") if isinstance(found, dict) else None
+    scores = scores if isinstance(scores, dict) else {}
     if file.metric is not None and file.metric not in scores:
         raise UserError(
             "no trial has this metric", key="metric.name", value=file.metric, mend=nearest(file.metric, scores)
@@ -182,7 +191,7 @@ def _conclude(
     if math.isnan(ordered[0].score(metric)):
         return
     best = ["distill", "fit", *recipe.words(), *ordered[0].words()]
-    console.print(f"best is {ordered[0].run.folder}:\n  {escape(shlex.join(scrub(best)))}", soft_wrap=True)
+    console.print(f"best is {ordered[0].run.folder}:\n  {escape(visible(shlex.join(scrub(best))))}", soft_wrap=True)
 
 
 def _show(

@@ -114,6 +114,24 @@ def test_an_unfinished_run_shows_how_far_it_is(distill: Distill) -> None:
     assert row(distill("runs").out, "runs/a/one")[:6] == ["interrupted", "40", "of", "100", "accuracy", "0.75"]
 
 
+def test_an_interrupted_run_shows_what_it_goes_on_from(distill: Distill) -> None:
+    run = make("a", "one", metrics=METRICS)
+    run.checkpoints.mkdir()
+    for name in ("last-20.ckpt", "last-30.ckpt", "last-x.ckpt", "best-40.ckpt"):
+        (run.checkpoints / name).touch()
+    assert listed(distill)[0]["step"] == 30
+
+
+def test_a_start_stays_when_the_run_goes_on(distill: Distill) -> None:
+    run = make("a", "one", 1)
+    run.write_plan({"monitor": "accuracy"})
+    plan = json.loads(run.plan_file.read_text())
+    run.plan_file.write_text(json.dumps(plan | {"started": 10**9}))
+    run.extend(CONFIG)
+    run.write_plan({"monitor": "accuracy"})
+    assert listed(distill)[0]["started"] == "2001-09-09T01:46:40Z"
+
+
 def test_the_best_is_the_least_where_less_is_better(distill: Distill) -> None:
     make("a", "one", metrics=METRICS + "50,,nan\n", plan={"monitor": "accuracy", "mode": "min"})
     assert listed(distill)[0]["value"] == 0.5
