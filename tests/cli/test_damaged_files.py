@@ -87,7 +87,8 @@ def test_a_damaged_file_of_a_run_is_one_message(run: Path, distill: Distill, how
         kept = path.read_bytes()
         DAMAGE[how](path)
         done = distill(command[0], str(run), *command[1:])
-        check_message(done, Path(name).name)
+        half = name == "config.yaml" and how == "cut off"  # a configuration that lacks some keys
+        check_message(done, "model" if half else Path(name).name)
         path.write_bytes(kept)
 
 
