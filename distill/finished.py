@@ -15,6 +15,7 @@ from distill.build import Job, build, make_trainer, quiet
 from distill.config import apply_override, parse_value
 from distill.errors import UserError
 from distill.evidence import empty_layers
+from distill.kept import number_at
 from distill.launch import interruptible
 from distill.listing import read_json
 from distill.outcome import outcome, show_outcome
@@ -22,6 +23,7 @@ from distill.processes import meeting, none_left
 from distill.run import Run
 from distill.signals import Batch
 from distill.tasks import Task
+from distill.visible import visible
 
 __all__ = ["evaluate", "first_batches", "refuse_quantized_run", "reopen", "score", "scored"]
 
@@ -123,9 +125,20 @@ def scored(job: Job, scores: Mapping[str, float], run: Run, **more: Any) -> dict
         more: Likewise.
     """
     trained = read_json(run.result_file)[0].get("measured")
-    hurry = trained.get("hurried", []) if isinstance(trained, dict) else []
+    hurry = _hurried(trained.get("hurried")) if isinstance(trained, dict) else []
     known = {"empty_layers": empty_layers(job.module.student), "hurried": hurry}
     return outcome(job.module, of_student(scores), job.module.evidence.found, measured=known, **more)
+
+
+def _hurried(found: Any) -> list[dict[str, Any]]:
+    """What a file says of compressions that had too few steps, as far as it holds what a run writes there."""
+    return [
+        {"what": visible(item["what"]), "steps": item["steps"], "needed": item["needed"]}
+        for item in (found if isinstance(found, list) else [])
+        if isinstance(item, dict)
+        and isinstance(item.get("what"), str)
+        and all(number_at(item, name) is not None for name in ("steps", "needed"))
+    ]
 
 
 def score(job: Job, split: str) -> tuple[bool, dict[str, float]]:

@@ -69,7 +69,7 @@ class Verdict:
         """Likewise of a file that may hold other things than ours does: nothing is said of those."""
         try:
             return cls.of(result)
-        except (TypeError, KeyError, ValueError, AttributeError, IndexError):
+        except (TypeError, KeyError, ValueError, AttributeError, IndexError, OverflowError):
             return cls()
 
     @property

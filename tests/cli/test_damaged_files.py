@@ -120,6 +120,18 @@ def test_values_of_another_kind_are_one_message(run: Path, distill: Distill, nam
     check_message(distill("resume", str(run)), name)
 
 
+@pytest.mark.parametrize(
+    "measured", [5, {"hurried": 5}, {"hurried": [{}, {"what": ESCAPES, "steps": 10**400, "needed": 1}]}], ids=type
+)
+def test_what_a_result_says_of_the_training_is_taken_or_left(run: Path, distill: Distill, measured: Any) -> None:
+    found = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(found | {"measured": measured}))
+    done = distill("validate", str(run))
+    assert done.code == 0, done.err
+    assert "\x1b" not in done.out
+    assert distill("runs").code == 0
+
+
 @pytest.mark.parametrize("section", ["model: {}", "model:", "model: [1]", "model: {student: null}", "trainer: 3"])
 def test_a_run_without_a_model_is_one_message(run: Path, distill: Distill, section: str) -> None:
     key = section.split(":")[0]
