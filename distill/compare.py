@@ -101,7 +101,11 @@ def _teachers(
 def _scores(result: Mapping[str, Any], who: str) -> dict[str, float]:
     scores = result.get("scores")
     found = scores.get(who) if isinstance(scores, dict) else None
-    return {name: value for name, value in found.items() if number_at(found, name) is not None} if found else {}
+    return (
+        {name: value for name, value in found.items() if number_at(found, name) is not None}
+        if isinstance(found, dict)
+        else {}
+    )
 
 
 def _cells(scores: Mapping[str, float], names: Sequence[str]) -> list[str]:

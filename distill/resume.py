@@ -159,7 +159,7 @@ def _show(run: Run) -> None:
     result = run.result
     try:
         show_outcome(result)
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         mend = f"remove {run.result_file}, and have it written anew: distill resume {run.folder}"
         raise UserError("lacks the figures of a finished run", key=run.result_file.name, mend=mend) from error
 

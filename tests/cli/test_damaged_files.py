@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -164,6 +165,37 @@ def test_one_bad_run_never_hides_the_list(run: Path, distill: Distill, how: str)
     assert "runs/base/two" in out
     if how not in ("empty", "infinite"):
         assert "result.json cannot be read" in out
+
+
+STRANGE: list[Any] = [None, True, -1, 10**400, 1e308, float("nan"), "", ESCAPES, [], [[1]], {}, {"accuracy": None}]
+
+
+def altered(value: Any, draw: random.Random) -> Any:
+    """``value`` with one of its parts, however deep, gone or another."""
+    if not isinstance(value, dict) or not value or draw.random() < 0.2:
+        return draw.choice(STRANGE)
+    key = draw.choice(list(value))
+    rest = {name: item for name, item in value.items() if name != key}
+    return rest if draw.random() < 0.2 else rest | {key: altered(value[key], draw)}
+
+
+def test_whatever_the_files_say_runs_are_listed_and_compared(run: Path, distill: Distill) -> None:
+    shutil.copytree(run, "runs/base/two")
+    whole = {name: json.loads((run / f"{name}.json").read_text()) for name in ("result", "plan")}
+    whole["failure"] = {"message": "why"}
+    compared = ["runs", "--compare", str(run), "runs/base/two"]
+    for seed in range(25):
+        draw = random.Random(seed)
+        for name, content in whole.items():
+            (run / f"{name}.json").write_text(json.dumps(altered(altered(content, draw), draw)))
+        if draw.random() < 0.3:
+            (run / "result.json").unlink()
+        for argv in (["runs"], ["runs", "--json"], compared, *([["resume", str(run)]] if seed % 5 == 0 else [])):
+            code, out, err = distill(*argv)
+            assert code in ((0,) if argv != compared and argv[0] == "runs" else (0, 2)), (seed, argv, err)
+            assert "\x1b" not in out + err, (seed, argv)
+            if "--json" in argv:
+                assert len(json.loads(out, parse_constant=pytest.fail)) == 2
 
 
 def test_what_a_run_says_does_not_command_the_terminal(run: Path, distill: Distill) -> None:
