@@ -20,8 +20,8 @@ from distill.quantize.artifact import Store, step_of
 from distill.quantize.choose import KINDS, check_widths, choose, swap
 from distill.quantize.figures import figures
 from distill.quantize.layers import QuantizedLayer, quantized_layers
-from distill.quantize.lifecycle import as_float, conclude, find_ranged, follow, start_scales
-from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.quantize.lifecycle import as_float, attend, conclude, find_ranged, follow, start_scales
+from distill.quantize.scheme import ActivationScheme, Bits, WeightScheme
 from distill.schedules import check_moment, step_at
 from distill.signals import Request
 from distill.targets import of_types
@@ -41,9 +41,9 @@ class QuantizationAwareTraining(Compression):
 
     Time line, in optimizer steps (integers) or fractions of the run (floats): the student computes in floating point
     until ``begin``; the ranges of static inputs are followed from ``observe`` to ``freeze_observers``. Weights that
-    were pruned stay exactly 0. Observers look at training batches only, all ranks' together. Linear maps,
-    convolutions and embeddings are quantised; head and first layer (of a model that reads numbers) are not, unless
-    ``include`` names them, but a head tied to a quantised embedding is quantised with it.
+    were pruned stay exactly 0. Observers look at training batches only, all ranks' together, and at no padding.
+    Linear maps, convolutions and embeddings are quantised; head and first layer (of a model that reads numbers) are
+    not, unless ``include`` names them, but a head tied to a quantised embedding is quantised with it.
 
     Weights of 3 bits or fewer want losses of temperature 1, and a warning says so from above 2 on: soft targets that
     help in floating point can ruin the training of so few levels.
@@ -85,7 +85,7 @@ class QuantizationAwareTraining(Compression):
         weights: WeightScheme = _INT8,
         activations: ActivationScheme | None = _INPUTS,
         embeddings: WeightScheme | None = _INT8,
-        overrides: dict[str, int | WeightScheme | None] | None = None,
+        overrides: dict[str, Bits | WeightScheme | None] | None = None,
         include: list[str] | None = None,
         exclude: list[str] | None = None,
         types: list[str] | None = None,
@@ -219,6 +219,12 @@ class QuantizationAwareTraining(Compression):
         if self.lr_factor != 1:
             self._scale_learning_rate(trainer, total)
         self._act(self._step, total)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        observed = [layer for layer in self._layers.values() if layer.observing]
+        if observed:
+            task: Any = pl_module.task
+            attend(observed, task.batch(batch).tokens)
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         observed = [layer for layer in self._layers.values() if layer.observing]

@@ -101,6 +101,11 @@ def explain_value(kind: Any, value: Any, key: str, allowed: Sequence[str]) -> No
             for index, item in enumerate(value):
                 if not fits(element, item):
                     explain_value(element, item, f"{key}.{index}", allowed)
+    if isinstance(value, Mapping):
+        for inner in (get_args(option)[1] for option in options if _is_mapping(option)):
+            for name, item in value.items():
+                if not fits(inner, item):
+                    explain_value(inner, item, f"{key}.{name}", allowed)
     if isinstance(value, Mapping) and "class_path" in value and classes:
         _explain_class(classes, value["class_path"], value.get("init_args", {}), key, allowed)
     elif isinstance(value, Mapping) and classes:
@@ -173,6 +178,11 @@ def _options(kind: Any) -> list[Any]:
 def _is_list(kind: Any) -> bool:
     origin = get_origin(kind)
     return bool(get_args(kind)) and inspect.isclass(origin) and issubclass(origin, (list, tuple, set, Sequence))
+
+
+def _is_mapping(kind: Any) -> bool:
+    origin = get_origin(kind)
+    return len(get_args(kind)) == 2 and inspect.isclass(origin) and issubclass(origin, Mapping)
 
 
 def _is_ours(kind: type) -> bool:

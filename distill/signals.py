@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill.digests import input_digests
 
-__all__ = ["IGNORE", "Batch", "Needs", "OutputKind", "Request", "Signals"]
+__all__ = ["IGNORE", "Batch", "Needs", "OutputKind", "Request", "Signals", "tokens_within"]
 
 IGNORE = -100
 """Label of a position that does not count, as everywhere in torch and transformers."""
@@ -100,6 +100,24 @@ class Signals:
             raise RuntimeError("logits were not requested of this forward pass")
         flat = self.logits.flatten(0, -2)
         return flat if mask is None else flat[mask.flatten()]
+
+
+def tokens_within(x: Tensor, tokens: Tensor | None) -> Tensor | None:
+    """Which positions of a layer's input hold a token, as statistics of all layers leave padding out alike.
+
+    Args:
+        x: ``[B, T, features]``, or ``[B T, features]``.
+        tokens: Of the batch, boolean ``[B, T]``.
+
+    Returns:
+        Boolean, of the shape of ``x`` without its last axis; ``None`` where all positions count: where there is no
+        padding, or they are none of a sequence, as an image's or a sample's one pooled vector.
+    """
+    if tokens is None or x.dim() < 2:
+        return None
+    if tokens.shape == x.shape[:-1]:
+        return tokens
+    return tokens.flatten() if x.shape[:-1] == (tokens.numel(),) else None
 
 
 @dataclass

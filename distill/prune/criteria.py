@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from distill.errors import UserError
 from distill.prune.granularity import TRANSPOSED
-from distill.signals import Batch
+from distill.signals import Batch, tokens_within
 from distill.targets import Conv1D
 
 __all__ = ["CRITERIA", "Criterion", "FunctionCriterion", "Magnitude", "Movement", "Wanda"]
@@ -169,8 +169,9 @@ class Wanda(Criterion):
         seen = self._seen.pop(module, square.new_zeros(len(square) + 1))
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(seen)
-        # It begins at zero in every layer, which changes no ranking.
-        square.lerp_((seen[:-1] / seen[-1:].clamp(min=1)).to(square.dtype), 0.1)
+        # It begins at zero in every layer, which changes no ranking. A layer that no position reached stays as it is.
+        mean = (seen[:-1] / seen[-1:].clamp(min=1)).to(square.dtype)
+        square.lerp_(torch.where(seen[-1] > 0, mean, square), 0.1)
 
     def score(self, module: nn.Module) -> Tensor:
         weight, square = weight_of(module), module.input_square
@@ -192,9 +193,9 @@ class Wanda(Criterion):
 @torch.no_grad()
 def _squares(x: Tensor, tokens: Tensor | None) -> Tensor:
     """Sums of the squares of each feature of ``x`` ``[..., features]``, and last the number of positions in them."""
-    if tokens is not None and tokens.shape == x.shape[:-1]:
+    if (within := tokens_within(x, tokens)) is not None:
         # Filled, not multiplied: what stands in padding need not be finite.
-        x, count = x.masked_fill(~tokens[..., None], 0.0), tokens.sum(dtype=torch.float32)[None]
+        x, count = x.masked_fill(~within[..., None], 0.0), within.sum(dtype=torch.float32)[None]
     else:
         count = torch.full((1,), float(x[..., 0].numel()), device=x.device)
     sums = torch.linalg.vector_norm(x.flatten(0, -2), dim=0, dtype=torch.float32).square()

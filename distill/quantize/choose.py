@@ -10,7 +10,7 @@ from torch import nn
 from distill.errors import UserError
 from distill.own_pass import guard
 from distill.quantize.layers import QUANTIZED, QuantizedLayer, quantize_layer, quantized_layers
-from distill.quantize.scheme import BITS, ActivationScheme, LayerScheme, WeightScheme
+from distill.quantize.scheme import ActivationScheme, Bits, LayerScheme, WeightScheme, check_bits
 from distill.targets import check_overrides, override, refuse_rewritten, select, sharing
 
 __all__ = ["KINDS", "candidates", "check_widths", "choose", "first", "swap"]
@@ -49,7 +49,7 @@ def choose(
     weights: WeightScheme,
     activations: ActivationScheme | None,
     embeddings: WeightScheme | None,
-    overrides: Mapping[str, int | WeightScheme | None] | None = None,
+    overrides: Mapping[str, Bits | WeightScheme | None] | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     kinds: tuple[type[nn.Module], ...] = KINDS,
@@ -98,22 +98,21 @@ def choose(
 
 
 def _overridden(
-    name: str, overrides: Mapping[str, int | WeightScheme | None] | None, default: WeightScheme
+    name: str, overrides: Mapping[str, Bits | WeightScheme | None] | None, default: WeightScheme
 ) -> WeightScheme | None:
     found = override(name, overrides, default)
     return default.with_bits(found) if isinstance(found, int) else found
 
 
-def check_widths(overrides: Mapping[str, int | WeightScheme | None], key: str) -> None:
+def check_widths(overrides: Mapping[str, Bits | WeightScheme | None], key: str) -> None:
     """Refuse widths that no scheme has.
 
     Raises:
         UserError: naming the pattern.
     """
     for pattern, found in overrides.items():
-        if isinstance(found, int) and (isinstance(found, bool) or found not in BITS):
-            widths = ", ".join(map(str, BITS))
-            raise UserError(f"must be one of {widths}", key=f"{key}.{pattern}", value=found, mend="choose one of these")
+        if found is not None and not isinstance(found, WeightScheme):
+            check_bits(found, f"{key}.{pattern}")
 
 
 def _check_class(name: str, module: nn.Module, key: str) -> None:
@@ -156,7 +155,7 @@ def _check_groups(name: str, module: nn.Module, scheme: WeightScheme, key: str) 
 def _with_ties(
     model: nn.Module,
     chosen: dict[str, LayerScheme],
-    overrides: Mapping[str, int | WeightScheme | None] | None,
+    overrides: Mapping[str, Bits | WeightScheme | None] | None,
     key: str,
 ) -> dict[str, LayerScheme]:
     """``chosen`` with one scheme for each weight, however many modules compute with it."""

@@ -68,6 +68,7 @@ class QuantizedLayer(nn.Module):
         mode: See above.
         observing: Whether training batches widen :attr:`seen`.
         seen: The range of the inputs since it was last taken, ``[2]``; ``None`` where there were none.
+        tokens: Which positions of the batch that is read now hold a token, ``[B, T]``; ``None`` where all do.
         ranged: Whether :attr:`input_range` is known; until then static inputs stay as they are.
     """
 
@@ -77,6 +78,7 @@ class QuantizedLayer(nn.Module):
     mode: Mode
     observing: bool
     seen: Tensor | None
+    tokens: Tensor | None
     ranged: bool
     input_range: Tensor
     input_change: Tensor
@@ -213,8 +215,12 @@ class QuantizedLayer(nn.Module):
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
         assert self.scheme.activations is not None
-        found = batch_range(x, self.scheme.activations)
+        found = batch_range(self._by_position(x), self.scheme.activations, self.tokens)
         self.seen = found if self.seen is None else widest(self.seen, found)
+
+    def _by_position(self, x: Tensor) -> Tensor:
+        """The input, with its features last where it is a sequence of positions."""
+        return x
 
     def _sharing(self, x: Tensor) -> tuple[int, ...]:
         """Dimensions of the input along which a dynamic scale is shared."""
@@ -274,6 +280,9 @@ class QuantizedConv1d(_QuantizedConv, nn.Conv1d):
 
     plain = nn.Conv1d
 
+    def _by_position(self, x: Tensor) -> Tensor:
+        return x.mT
+
 
 class QuantizedConv2d(_QuantizedConv, nn.Conv2d):
     """A convolution over an image."""
@@ -301,7 +310,8 @@ def quantize_layer(module: nn.Module, scheme: LayerScheme) -> QuantizedLayer:
     """Make ``module``, of a class in :data:`QUANTIZED`, a quantised layer in ``float`` mode, in place."""
     module.__class__ = QUANTIZED[type(module)]
     layer = cast(QuantizedLayer, module)
-    layer.scheme, layer.mode, layer.observing, layer.seen, layer.ranged = scheme, "float", False, None, False
+    layer.scheme, layer.mode, layer.observing, layer.ranged = scheme, "float", False, False
+    layer.seen, layer.tokens = None, None
     if scheme.weights.learned:
         layer.weight_scale = nn.Parameter(layer.initial_scale())
     if layer.static:

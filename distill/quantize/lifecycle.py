@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from distill.guarded import is_rank_zero
 from distill.quantize.layers import QuantizedLayer, quantize_layer, quantized_layers
 from distill.quantize.observers import followed, reduce_over_ranks, unseen
 from distill.quantize.scheme import LayerScheme
 from distill.quantize.weights import Grid, scale_shape
 
-__all__ = ["as_float", "conclude", "find_ranged", "follow", "freeze", "freeze_structure", "restore", "start_scales"]
+__all__ = [
+    "as_float",
+    "attend",
+    "conclude",
+    "find_ranged",
+    "follow",
+    "freeze",
+    "freeze_structure",
+    "restore",
+    "start_scales",
+]
+
+_log = logging.getLogger(__name__)
+
+
+def attend(layers: Iterable[QuantizedLayer], tokens: Tensor | None) -> None:
+    """Have observers look at these positions ``[B, T]`` of the batch that is read next; at all of them if ``None``."""
+    for layer in layers:
+        layer.tokens = tokens
 
 
 @torch.no_grad()
@@ -30,7 +50,7 @@ def follow(layers: Iterable[QuantizedLayer]) -> None:
     for layer, seen in zip(static, reduce_over_ranks(batch), strict=True):
         assert layer.scheme.activations is not None
         layer.input_range.copy_(followed(layer.input_range, seen, layer.scheme.activations))
-        layer.seen = None
+        layer.seen, layer.tokens = None, None
     # Off the range of all ranks: what one of them saw, all of them round. Asked until it is known, as that waits.
     find_ranged(layer for layer in static if not layer.ranged)
 
@@ -56,7 +76,17 @@ def start_scales(layers: Iterable[QuantizedLayer]) -> None:
 
 def restore(layer: QuantizedLayer) -> None:
     """Make a layer that is not frozen the plain module that it was."""
-    for name in ("input_range", "input_change", "weight_scale", "scheme", "mode", "observing", "seen", "ranged"):
+    for name in (
+        "input_range",
+        "input_change",
+        "weight_scale",
+        "scheme",
+        "mode",
+        "observing",
+        "seen",
+        "tokens",
+        "ranged",
+    ):
         if hasattr(layer, name):
             delattr(layer, name)
     layer.__class__ = layer.plain  # type: ignore[assignment]
@@ -119,9 +149,11 @@ def conclude(layers: Mapping[str, QuantizedLayer]) -> dict[str, QuantizedLayer]:
         The frozen ones.
     """
     used = {name: layer for name, layer in layers.items() if layer.ranged or not layer.static}
-    for layer in layers.values():
-        if layer not in used.values():
-            restore(layer)
+    unused = [name for name in layers if name not in used]
+    for name in unused:
+        restore(layers[name])
+    if unused and is_rank_zero():
+        _log.warning("stay in floating point, as no input ever reached them: %s", ", ".join(unused))
     freeze(used.values())
     return used
 

@@ -1,7 +1,8 @@
 """The ranges of a layer's input: of one batch, and followed from batch to batch.
 
-A range is a tensor ``[2]``, low and high. Parts of a batch (micro-batches, ranks, several calls of one layer) join to
-the widest of theirs, so that how a batch is divided changes nothing with ``minmax`` and ``moving_average``.
+A range is a tensor ``[2]``, low and high, of the positions that hold a token. Parts of a batch (micro-batches, ranks,
+several calls of one layer) join to the widest of theirs, so that how a batch is divided and padded changes nothing with
+``minmax`` and ``moving_average``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from distill.quantize.fake import affine_qparams, at_least_float32, fake_quantize, symmetric_scale
 from distill.quantize.scheme import ActivationScheme
+from distill.signals import tokens_within
 
 __all__ = [
     "batch_range",
@@ -43,8 +45,8 @@ def widest(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([torch.minimum(a[0], b[0]), torch.maximum(a[1], b[1])])
 
 
-def batch_range(x: Tensor, scheme: ActivationScheme) -> Tensor:
-    """The range of one batch, by the scheme's observer.
+def batch_range(x: Tensor, scheme: ActivationScheme, tokens: Tensor | None = None) -> Tensor:
+    """The range of one batch, by the scheme's observer; of nothing, where the layer was called with nothing.
 
     ``percentile`` and ``mse`` look at positions spread evenly over the batch, all features of each, at most 32,768
     values together.
@@ -52,12 +54,23 @@ def batch_range(x: Tensor, scheme: ActivationScheme) -> Tensor:
     Args:
         x: The layer's input, ``[..., features]``.
         scheme: The scheme.
+        tokens: Positions that hold a token, boolean ``[B, T]``: of inputs of such positions the others are left out.
     """
-    x = at_least_float32(x.detach())
+    x, within = at_least_float32(x.detach()), tokens_within(x, tokens)
+    if not x.numel():
+        return unseen(x.device)
     if scheme.observer in ("minmax", "moving_average"):
-        return torch.stack(torch.aminmax(x))
-    values = _sample(x)
+        return torch.stack(torch.aminmax(x)) if within is None else _range_within(x, within)
+    values = _sample(x if within is None else x[within])
+    if not values.numel():
+        return unseen(x.device)
     return _percentile(values, scheme.percentile) if scheme.observer == "percentile" else _least_error(values, scheme)
+
+
+def _range_within(x: Tensor, within: Tensor) -> Tensor:
+    """The range of the positions that count, without asking the device how many these are."""
+    low, high = x.amin(-1).masked_fill(~within, math.inf), x.amax(-1).masked_fill(~within, -math.inf)
+    return torch.stack([low.amin(), high.amax()])
 
 
 def _sample(x: Tensor) -> Tensor:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distill.errors import UserError
 from distill.quantize.artifact import Store, step_of
 from distill.quantize.choose import choose, swap
-from distill.quantize.lifecycle import conclude, follow
-from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.quantize.lifecycle import attend, conclude, follow
+from distill.quantize.scheme import ActivationScheme, Bits, WeightScheme
+from distill.signals import Batch
 
 __all__ = ["quantize"]
 
@@ -26,7 +27,7 @@ def quantize(
     weights: WeightScheme | None = None,
     activations: ActivationScheme | None = None,
     embeddings: WeightScheme | None = None,
-    overrides: Mapping[str, int | WeightScheme | None] | None = None,
+    overrides: Mapping[str, Bits | WeightScheme | None] | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     store: Store = "float",
@@ -35,7 +36,8 @@ def quantize(
     """Quantise a trained model in place, in the layers that quantization-aware training makes, and without training.
 
     Static inputs get the ranges of ``batches``, seen by the model as it predicts (no dropout, everything in floating
-    point). Without static inputs no batch is needed.
+    point), without the padding of those that have ``tokens`` or an ``attention_mask``. Without static inputs no batch
+    is needed.
 
     Args:
         model: Trained; left in eval mode.
@@ -76,6 +78,7 @@ def quantize(
         layer.train()  # observers move in training only; these layers themselves know no other difference
     if static:
         for batch in batches:
+            attend(static, _tokens(batch))
             model(batch) if forward is None else forward(model, batch)
             follow(static)
     model.eval()
@@ -84,3 +87,11 @@ def quantize(
             "static inputs need batches to find their ranges", key=f"{key}.calibrate", value=0, mend="give some batches"
         )
     return [step_of(conclude(layers), store)]
+
+
+def _tokens(batch: Any) -> Tensor | None:
+    """Which positions of a batch hold a token, ``[B, T]``, where it says so."""
+    if isinstance(batch, Batch):
+        return batch.tokens
+    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from distill.errors import UserError
 
-__all__ = ["BITS", "ActivationScheme", "LayerScheme", "WeightScheme", "integer_range"]
+__all__ = ["BITS", "ActivationScheme", "Bits", "LayerScheme", "WeightScheme", "check_bits", "integer_range"]
 
-BITS = (2, 3, 4, 6, 8)
+Bits = Literal[2, 3, 4, 6, 8]
+
+BITS: tuple[Bits, ...] = get_args(Bits)
 """Widths that can be chosen."""
 
 
@@ -26,11 +28,15 @@ def integer_range(bits: int, symmetric: bool, signed: bool = True) -> tuple[int,
     return (-half, half - 1) if signed else (0, 2 * half - 1)
 
 
-def _check_bits(bits: int) -> None:
-    if bits not in BITS:
-        raise UserError(
-            f"must be one of {', '.join(map(str, BITS))}", key="bits", value=bits, mend="choose one of these"
-        )
+def check_bits(bits: Any, key: str) -> None:
+    """Refuse a width that cannot be chosen: 5, 5.5, true, or a text.
+
+    Raises:
+        UserError: with those that can be.
+    """
+    if type(bits) is not int or bits not in BITS:
+        widths = ", ".join(map(str, BITS))
+        raise UserError(f"must be one of {widths}", key=key, value=bits, mend="choose one of these")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +58,7 @@ class WeightScheme:
         UserError: if the settings contradict each other.
     """
 
-    bits: int = 8
+    bits: Bits = 8
     granularity: Literal["tensor", "channel", "group"] = "channel"
     group_size: int | None = None
     symmetric: bool = True
@@ -60,7 +66,7 @@ class WeightScheme:
     learned: bool = False
 
     def __post_init__(self) -> None:
-        _check_bits(self.bits)
+        check_bits(self.bits, "bits")
         if self.granularity not in ("tensor", "channel", "group"):
             raise UserError(
                 "must be tensor, channel or group", key="granularity", value=self.granularity, mend="choose one of them"
@@ -91,7 +97,7 @@ class WeightScheme:
 
     def with_bits(self, bits: int) -> WeightScheme:
         """The same scheme in another width."""
-        return replace(self, bits=bits, reduced_range=self.reduced_range and bits == 8)
+        return replace(self, bits=cast(Bits, bits), reduced_range=self.reduced_range and bits == 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +124,7 @@ class ActivationScheme:
     """
 
     kind: Literal["static", "dynamic", "none"] = "static"
-    bits: int = 8
+    bits: Bits = 8
     symmetric: bool = False
     observer: Literal["minmax", "moving_average", "percentile", "mse"] = "moving_average"
     momentum: float = 0.05
@@ -126,7 +132,7 @@ class ActivationScheme:
     learned: bool = False
 
     def __post_init__(self) -> None:
-        _check_bits(self.bits)
+        check_bits(self.bits, "bits")
         for key, value, choices in (
             ("kind", self.kind, ("static", "dynamic", "none")),
             ("observer", self.observer, ("minmax", "moving_average", "percentile", "mse")),

@@ -69,7 +69,7 @@ def rounded(module: nn.Module, bits: int) -> Tensor:
     """The module's weight on a symmetric grid of so many bits, with a scale for each output channel."""
     weight = module.weight
     assert isinstance(weight, Tensor)
-    scheme, rows = WeightScheme(bits=bits), as_matrix(module, weight.detach())
+    scheme, rows = WeightScheme().with_bits(bits), as_matrix(module, weight.detach())
     return from_matrix(module, fake_quantize_rows(rows, grid(rows, scheme), scheme))
 
 

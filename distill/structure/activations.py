@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from distill.signals import tokens_within
+
 __all__ = ["ActivationSums"]
 
 
@@ -44,9 +46,9 @@ class ActivationSums:
 
     def _squares(self, x: Tensor) -> Tensor:
         values = x.detach().float()
-        if self.tokens is not None and self.tokens.shape == x.shape[:-1]:
+        if (within := tokens_within(values, self.tokens)) is not None:
             # Filled, not multiplied: what stands in padding need not be finite.
-            values = values.masked_fill(~self.tokens.to(values.device)[..., None], 0.0)
+            values = values.masked_fill(~within.to(values.device)[..., None], 0.0)
         return values.square().flatten(0, -2).sum(0)
 
     def _add(self, name: str, sums: Tensor) -> None:

@@ -90,6 +90,17 @@ def test_wanda_leaves_padding_out_whatever_stands_there(kind):
         torch.testing.assert_close(score[:, feature], expected, rtol=1e-5, atol=1e-7)
 
 
+def test_wanda_keeps_what_it_knew_of_a_layer_that_no_position_reached():
+    module = nn.Linear(3, 2)
+    seen = observed(Wanda(), module, torch.randn(4, 3)).clone()
+    criterion = Wanda()
+    handle = criterion.watch(module)
+    module(torch.empty(0, 3))
+    handle.remove()
+    criterion.settle(module)
+    assert torch.equal(criterion.score(module), seen)
+
+
 def test_wanda_counts_all_of_an_input_that_is_no_sequence_of_tokens():
     torch.manual_seed(0)
     pooled, criterion, module = torch.randn(4, 3), Wanda(), nn.Linear(3, 2)

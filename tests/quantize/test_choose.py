@@ -173,6 +173,8 @@ def test_what_is_quantised_already_is_refused(bert: Callable[..., Any]) -> None:
     [
         ({"bits": 5}, "bits = 5"),
         ({"bits": 16}, "bits = 16"),
+        ({"bits": 5.5}, "bits = 5.5: must be one of 2, 3, 4, 6, 8"),
+        ({"bits": 8.0}, "bits = 8.0: must be one of 2, 3, 4, 6, 8"),
         ({"granularity": "row"}, "granularity = 'row'"),
         ({"granularity": "group"}, "group_size"),
         ({"group_size": 32}, "group_size = 32"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from decimal import ROUND_HALF_EVEN, Decimal
 
 import numpy as np
 import pytest
@@ -119,6 +120,27 @@ def test_rounding_agrees_with_torchs_operators(scheme: WeightScheme) -> None:
     zeros = torch.zeros(len(scales), dtype=torch.int32)
     theirs = torch.fake_quantize_per_channel_affine(flat, scales, zeros, 0, *scheme.bounds)
     assert torch.equal(mine, theirs.view(SHAPE))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", BITS)
+def test_halves_are_rounded_to_even(bits: int, symmetric: bool) -> None:
+    # Weights in half steps of a scale that is a power of two, so that every second one is a tie and none is nearly one.
+    # An odd zero point is added after rounding.
+    smallest, largest = -(2 ** (bits - 1)) + 1, 2 ** (bits - 1) - symmetric
+    scheme, scale = WeightScheme(bits=bits, symmetric=symmetric, granularity="tensor"), 0.25
+    halves = range(2 * smallest, 2 * largest + 1)
+    weights = torch.tensor([[half * scale / 2 for half in halves]])
+    even = [float((Decimal(half) / 2).quantize(Decimal(1), ROUND_HALF_EVEN)) for half in halves]
+    at = grid(weights, scheme)
+    assert at.scale == scale
+    shift = 0 if at.zero_point is None else at.zero_point
+    assert shift == (0 if symmetric else -1)
+    assert (integers_of(weights, at, scheme) - shift).tolist() == [even]
+    assert (fake_quantize_rows(weights, at, scheme) / scale).tolist() == [even]
+    if symmetric:
+        learned = fake_quantize_rows_learned(weights, torch.tensor(scale), scheme, weights.numel())
+        assert (learned / scale).tolist() == [even]
 
 
 def test_a_peak_weight_is_not_clipped_and_keeps_its_gradient() -> None:

@@ -157,10 +157,14 @@ def test_a_frozen_layer_gives_the_bits_of_the_fake_quantised_one(
     assert not any("range" in key for key in layer.state_dict()), "observers are dropped"
 
 
-def test_a_weight_shared_by_two_layers_is_laid_on_its_grid_once() -> None:
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_weight_shared_by_two_layers_is_laid_on_its_grid_once(symmetric: bool) -> None:
+    # Of one side only: found anew from weights that lie on an asymmetric grid, another grid would come out.
     a, b = nn.Linear(8, 5), nn.Linear(8, 5)
     b.weight = a.weight
-    layers = [quantize_layer(m, LayerScheme(weights=WeightScheme(bits=3))) for m in (a, b)]
+    with torch.no_grad():
+        a.weight.copy_(torch.linspace(-0.37, 1.0, 40).view(5, 8)[:, torch.randperm(8)])
+    layers = [quantize_layer(m, LayerScheme(weights=WeightScheme(bits=3, symmetric=symmetric))) for m in (a, b)]
     for layer in layers:
         layer.mode = "fake"
     x = torch.randn(4, 8)

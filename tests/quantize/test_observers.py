@@ -113,3 +113,30 @@ def test_a_dynamic_scale_is_each_tokens_own() -> None:
     for i, j in ((0, 0), (2, 3)):
         low, high = min(0.0, float(x[i, j].min())), max(0.0, float(x[i, j].max()))
         assert float(scale[i, j]) == pytest.approx((high - low) / 255)
+
+
+OBSERVERS = ["minmax", "moving_average", "percentile", "mse"]
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_padding_is_left_out_however_much_there_is_and_whatever_stands_there(observer: str) -> None:
+    lengths, generator = [6, 2, 1, 4], torch.Generator().manual_seed(0)
+    rows = [torch.randn(length, 3, generator=generator) for length in lengths]
+    alone = batch_range(torch.cat(rows), scheme(observer))
+    for width in (6, 9):
+        tokens = torch.arange(width) < torch.tensor(lengths)[:, None]
+        x = torch.full((4, width, 3), math.nan)
+        x[tokens] = torch.cat(rows)
+        assert torch.equal(batch_range(x, scheme(observer), tokens), alone)
+        assert torch.equal(batch_range(x.flatten(0, 1), scheme(observer), tokens), alone)
+    pooled = torch.randn(4, 3, generator=generator)  # one vector a sample
+    assert torch.equal(batch_range(pooled, scheme(observer), tokens), batch_range(pooled, scheme(observer)))
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_what_is_called_with_nothing_has_seen_nothing(observer: str) -> None:
+    nothing = unseen()
+    assert torch.equal(batch_range(torch.empty(0, 3), scheme(observer)), nothing)
+    assert torch.equal(batch_range(torch.empty(2, 0, 3), scheme(observer)), nothing)
+    all_padding = torch.zeros(2, 5, dtype=torch.bool)
+    assert torch.equal(batch_range(torch.randn(2, 5, 3), scheme(observer), all_padding), nothing)

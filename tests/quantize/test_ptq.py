@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from distill.errors import UserError
 from distill.quantize.layers import quantized_layers
 from distill.quantize.ptq import quantize
 from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.signals import Batch
 
 
 def test_eight_bits_are_close_and_two_are_not(bert: Callable[..., Any], tokens: Tensor) -> None:
@@ -63,7 +65,7 @@ def test_static_inputs_need_batches_and_others_do_not(bert: Callable[..., Any]) 
     assert step["modules"]["bert.pooler.dense"]["activations"] is None
 
 
-def test_a_layer_that_no_batch_reaches_stays_plain(tokens: Tensor) -> None:
+def test_a_layer_that_no_batch_reaches_stays_plain_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
     class Half(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -73,7 +75,23 @@ def test_a_layer_that_no_batch_reaches_stays_plain(tokens: Tensor) -> None:
             return self.d(self.b(self.a(input)))
 
     model = Half()
-    (step,) = quantize(model, [torch.randn(2, 4)], activations=ActivationScheme())
+    (step,) = quantize(model, [torch.randn(2, 4), torch.empty(0, 4)], activations=ActivationScheme())
+    assert "stay in floating point, as no input ever reached them: c" in caplog.text
     assert list(step["modules"]) == ["b"]
     assert type(model.c) is nn.Linear
     assert sorted(model.c.state_dict()) == ["bias", "weight"]
+
+
+def test_padding_of_what_calibrates_is_left_out(bert: Callable[..., Any], tokens: Tensor) -> None:
+    inputs = ActivationScheme(observer="minmax")
+    found = []
+    for more in (0, 5):
+        ids, mask = (F.pad(x, (0, more)) for x in (tokens, torch.ones_like(tokens)))
+        for batch in ({"input_ids": ids, "attention_mask": mask}, Batch({"input_ids": ids, "attention_mask": mask})):
+            if isinstance(batch, Batch):
+                batch.tokens = mask.bool()
+            model = bert()
+            quantize(model, [batch], lambda m, b: m(**(b.inputs if isinstance(b, Batch) else b)), activations=inputs)
+            found.append([layer.input_scale for layer in quantized_layers(model).values() if layer.static])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-6, atol=0)

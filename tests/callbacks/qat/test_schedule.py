@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from distill.callbacks import QuantizationAwareTraining
 from distill.errors import UserError
-from distill.quantize.scheme import WeightScheme
+from distill.quantize.layers import QuantizedLayer, quantized_layers
+from distill.quantize.scheme import ActivationScheme, WeightScheme
 from distill.signals import Batch
 
 Make = Callable[..., Any]
@@ -75,6 +76,42 @@ def test_ranges_are_of_the_batch_however_it_is_divided(
     for (mode, one), (other_mode, two) in zip(watch[0].seen, watch[1].seen[::2], strict=True):
         assert mode == other_mode
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("observer", ["minmax", "moving_average"])
+def test_ranges_are_of_the_tokens_however_they_are_divided_and_padded(
+    observer: Any, bert: Make, module: Make, fit: Make, layer: Make, watching: Make
+) -> None:
+    # Eight sentences are padded to the longest of them, or four and four, of one length each, not at all.
+    lengths = torch.tensor([[3] * 4 + [9] * 4, [5] * 4 + [12] * 4])
+    ids = torch.randint(1, 40, (2, 8, 12), generator=torch.Generator().manual_seed(0))
+
+    def rows(size: int) -> list[Batch]:
+        made = []
+        for index, start in ((index, start) for index in (0, 1) for start in range(0, 8, size)):
+            lasts = lengths[index, start : start + size]
+            tokens = torch.arange(int(lasts.max())) < lasts[:, None]
+            words = ids[index, start : start + size, : tokens.shape[1]].masked_fill(~tokens, 0)
+            inputs = {"input_ids": words, "attention_mask": tokens.long()}
+            made.append(Batch(inputs, labels=words[:, 0] % 2, tokens=tokens, ids=list(range(size))))
+        return made
+
+    found = []
+    for size in (8, 4):
+        qat = QuantizationAwareTraining(activations=ActivationScheme(observer=observer), begin=4, freeze_observers=9)
+        watch = watching(lambda student: [each.input_range.clone() for each in static(student)])
+        model = module(bert(dropout=0.0), lr=1e-9)
+        with torch.no_grad():  # what stands in padding is as large as a normalised feature can be
+            model.student.bert.embeddings.word_embeddings.weight[0] = 100 * torch.eye(16)[3]
+        fit(model, qat, watch, rows=rows(size), max_steps=4, accumulate_grad_batches=8 // size)
+        found.append(watch.seen[-1])
+    assert len(found[0]) > 5
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+def static(student: nn.Module) -> list[QuantizedLayer]:
+    return [each for each in quantized_layers(student).values() if each.static]
 
 
 def test_trained_scales_start_from_the_weights_at_the_beginning_of_rounding(
