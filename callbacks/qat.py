@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
@@ -49,7 +51,8 @@ class QuantizationAwareTraining(Compression):
     help in floating point can ruin the training of so few levels.
 
     Logged under ``qat/``: whether rounding and observing are on, the mean and widest input range, and mean scales;
-    validation is of the rounded student, and ``val/float_<metric>`` of the same weights without rounding.
+    validation is of the rounded student, and the last one gives ``val/float_<metric>`` too: of the same weights without
+    rounding.
 
     Args:
         weights: Of linear maps and convolutions.
@@ -59,14 +62,15 @@ class QuantizationAwareTraining(Compression):
             found in a name holds.
         include: Regular expressions of the layers to quantise; everything but head and first layer by default.
         exclude: Of those to leave out.
-        types: Names of classes, of ``Linear``, ``Conv1D`` (GPT-2's linear map), ``Conv1d`` and ``Conv2d``: only modules
-            of these are quantised, besides embeddings and what is tied to them; of all of them if not given.
+        types: Names of classes, of ``Linear``, ``Conv1D`` (GPT-2's linear map), ``Conv1d``, ``ConvTranspose1d``, and
+            those of 2 and 3 dimensions: only modules of these are quantised, besides embeddings and what is tied to
+            them; of all of them if not given.
         observe: When observers begin.
         begin: When rounding begins.
         freeze_observers: When observers stop. Where inputs learn their scales, they stop at ``begin`` (but see one
             batch at least), and training moves the scales from there to the end of the run.
         lr_factor: The learning rate is multiplied by it from ``begin`` on.
-        float_validation: Whether validation also runs without rounding.
+        float_validation: Whether the last validation of the run is done once more without rounding.
         log_layers: Whether the range and the scale of every layer are logged.
         store: How the artifact keeps the weights: ``float``, which transformers opens too, or as ``integers``.
 
@@ -265,9 +269,17 @@ class QuantizationAwareTraining(Compression):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rounding = any(layer.mode == "fake" for layer in self._layers.values())
         self._float_metrics = {}
-        if self.float_validation and rounding and not trainer.sanity_checking:
+        if self.float_validation and rounding and self._is_last(trainer, pl_module):
             module: Any = pl_module
             self._float_metrics = {name: metric.to(module.device) for name, metric in module.task.metrics().items()}
+
+    @staticmethod
+    def _is_last(trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Whether the run ends before the next validation; one that was asked for by itself is the last, too."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return not trainer.sanity_checking
+        batches = (trainer.val_check_batch or math.inf) * (trainer.check_val_every_n_epoch or 1)
+        return trainer.global_step + batches / trainer.accumulate_grad_batches > total_steps(pl_module)
 
     def on_validation_batch_end(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import Callback, Trainer
 
 from distill.callbacks import QuantizationAwareTraining
 from distill.losses import CrossEntropy, HintonKL
@@ -71,6 +72,25 @@ def test_validation_is_of_the_rounded_student_and_beside_it_of_the_float_one(
     assert float(metrics["val/float_accuracy"]) == pytest.approx(accuracy())
     off = fit(module(), QuantizationAwareTraining(float_validation=False), limit_val_batches=1)
     assert not any(name.startswith("val/float") for name in off.callback_metrics)
+
+
+@pytest.mark.parametrize(("every", "last"), [(3, 9), (5, 10), (10, 10)])
+def test_only_the_last_validation_costs_a_second_one(every: int, last: int, module: Make, fit: Make) -> None:
+    class Count(Callback):
+        def __init__(self) -> None:
+            self.passes: dict[int, int] = {}
+
+        def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+            at = trainer.global_step
+            counted = lambda *_: self.passes.update({at: self.passes.get(at, 0) + 1})  # noqa: E731
+            self.handle = pl_module.student.register_forward_hook(counted)
+
+        def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+            self.handle.remove()
+
+    count = Count()
+    fit(module(), QuantizationAwareTraining(), count, limit_val_batches=2, val_check_interval=every)
+    assert count.passes == {step: 4 if step == last else 2 for step in range(every, 11, every)}
 
 
 def test_validation_without_rounding_changes_nothing(module: Make, fit: Make) -> None:
