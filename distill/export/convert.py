@@ -18,9 +18,8 @@ from distill.export.integers import (
     WeightOnlyLinear,
     shifted,
 )
+from distill.quantize.convolutions import QuantizedConv, QuantizedConvTranspose
 from distill.quantize.layers import (
-    QuantizedConv1d,
-    QuantizedConv2d,
     QuantizedEmbedding,
     QuantizedLayer,
     QuantizedLinear,
@@ -46,7 +45,7 @@ def multiplies_integers(layer: QuantizedLayer) -> bool:
     weights = layer.scheme.weights
     if layer.scheme.activations is None or weights.group_size is not None:
         return False
-    if isinstance(layer, (QuantizedConv1d, QuantizedConv2d)):
+    if isinstance(layer, QuantizedConv):
         return layer.static and weights.symmetric
     return isinstance(layer, (QuantizedLinear, QuantizedTransposedLinear))
 
@@ -86,7 +85,7 @@ def _integer_layer(layer: QuantizedLayer, q: Tensor, unsigned: bool) -> nn.Modul
     if isinstance(layer, QuantizedEmbedding):
         return IntegerEmbedding(q, layer.weight_scale, layer.weight_zero_point)
     bias = layer.bias.detach() if isinstance(layer.bias, Tensor) else None
-    if isinstance(layer, (QuantizedConv1d, QuantizedConv2d)):
+    if isinstance(layer, (QuantizedConv, QuantizedConvTranspose)):
         return _conv(layer, q, unsigned, bias)
     return _linear(layer, q.t() if isinstance(layer, QuantizedTransposedLinear) else q, unsigned, bias)
 
@@ -104,8 +103,11 @@ def _linear(layer: QuantizedLayer, rows: Tensor, unsigned: bool, bias: Tensor | 
     return StaticLinear(input, weight, layer.weight_scale, zero_point, bias)
 
 
-def _conv(layer: QuantizedConv1d | QuantizedConv2d, q: Tensor, unsigned: bool, bias: Tensor | None) -> nn.Module:
+def _conv(layer: QuantizedConv | QuantizedConvTranspose, q: Tensor, unsigned: bool, bias: Tensor | None) -> nn.Module:
     input = _input(layer, dims=tuple(range(1, layer.weight.dim())))  # one grid a sample
+    if isinstance(layer, QuantizedConvTranspose):  # runtimes have no product of integers for it
+        rows = layer.as_rows(q).contiguous()
+        return WeightOnlyConv(layer.convolve, input, rows, layer.weight_scale, layer.weight_zero_point, bias)
     if not multiplies_integers(layer):
         return WeightOnlyConv(layer._conv_forward, input, q, layer.weight_scale, layer.weight_zero_point, bias)
     assert isinstance(input, StaticInput)

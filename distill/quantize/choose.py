@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 from torch import nn
 
@@ -142,7 +143,7 @@ def _check_groups(name: str, module: nn.Module, scheme: WeightScheme, key: str) 
         return
     weight = module.weight
     assert isinstance(weight, nn.Parameter)
-    inputs = weight.shape[0] if QUANTIZED[type(module)].__name__ == "QuantizedTransposedLinear" else weight[0].numel()
+    inputs = QUANTIZED[type(module)].as_rows(cast(Any, module), weight).shape[1]
     if inputs % scheme.group_size:
         raise UserError(
             f"must divide the {inputs} inputs of {name}",

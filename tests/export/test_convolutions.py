@@ -17,6 +17,7 @@ from distill.export.graph import to_onnx
 from distill.export.runtime import integer_matmuls, logits, session
 from distill.quantize.layers import QuantizedLayer, quantize_layer
 from distill.quantize.lifecycle import freeze
+from distill.quantize.ptq import quantize
 from distill.quantize.scheme import ActivationScheme, LayerScheme, WeightScheme
 from distill.signals import Batch
 from distill.tasks import Plain
@@ -257,3 +258,31 @@ def test_a_norm_whose_factors_are_computed_stays(tmp_path: Path) -> None:
     with torch.no_grad():
         error = (logits(session(tmp_path / MODEL), {"x": x}) - net(x)).abs().view(3, 5, 4).amax((0, 2))
         assert (error <= half_a_step(net.conv) * x.mean((0, 2)) + 2e-6).all()
+
+
+class Kinds(nn.Module):
+    """Convolutions of all but two dimensions, and transposed ones, between a first layer and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.volume = nn.Conv1d(2, 8, 3, padding=1), nn.Conv3d(2, 2, 2)
+        self.wave, self.up = nn.Conv1d(8, 8, 3, padding=1), nn.ConvTranspose1d(8, 8, 4, 2, 1, groups=2)
+        self.spread, self.head = nn.ConvTranspose2d(2, 4, 3, 2, output_padding=1), nn.Linear(4, 3)
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = self.up(self.wave(self.first(input).relu()).relu()).relu()
+        x = self.volume(x.unflatten(1, (2, 4)).unflatten(3, (4, 4))).flatten(3)
+        return self.head(self.spread(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("inputs", [None, FULL, DYNAMIC], ids=["weights", "static", "dynamic"])
+def test_convolutions_of_all_kinds_compute_in_a_runtime_what_they_compute_here(
+    inputs: ActivationScheme | None, tmp_path: Path
+) -> None:
+    model, x = Kinds(), torch.randn(4, 2, 8, generator=torch.Generator().manual_seed(1))
+    (step,) = quantize(model, [x], activations=inputs)
+    assert list(step["modules"]) == ["volume", "wave", "up", "spread"]
+    to_onnx(with_integers(model, unsigned=False), tmp_path / MODEL, {"input": x})
+    found = logits(session(tmp_path / MODEL), {"input": x})
+    torch.testing.assert_close(found, model(x).detach(), rtol=1e-4, atol=1e-5)

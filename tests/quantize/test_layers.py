@@ -23,11 +23,16 @@ def transposed() -> Conv1D:
     return Conv1D(6, 8)
 
 
+torch.manual_seed(0)
 MAKERS: dict[str, tuple[Any, Tensor]] = {
     "linear": (lambda: nn.Linear(8, 6), torch.randn(3, 5, 8)),
     "transposed": (transposed, torch.randn(3, 5, 8)),
     "conv1d": (lambda: nn.Conv1d(4, 6, 3, padding=1), torch.randn(3, 4, 7)),
     "conv2d": (lambda: nn.Conv2d(4, 6, 2, groups=2, padding=1), torch.randn(3, 4, 5, 5)),
+    "conv3d": (lambda: nn.Conv3d(4, 6, 2, padding=1), torch.randn(2, 4, 3, 4, 3)),
+    "up1d": (lambda: nn.ConvTranspose1d(4, 6, 4, 2, 1, groups=2), torch.randn(3, 4, 7)),
+    "up2d": (lambda: nn.ConvTranspose2d(4, 6, 3, 2, output_padding=1), torch.randn(3, 4, 5, 5)),
+    "up3d": (lambda: nn.ConvTranspose3d(4, 6, 2), torch.randn(2, 4, 3, 3, 3)),
     "embedding": (lambda: nn.Embedding(9, 8, padding_idx=0), torch.tensor([[1, 0, 8], [1, 3, 4]])),
 }
 
@@ -105,12 +110,20 @@ def test_gpt2s_transposed_weights_are_quantised_by_output_like_any_linear() -> N
         assert a.weight.is_contiguous()
 
 
-@pytest.mark.parametrize("name", ["conv1d", "conv2d"])
+@pytest.mark.parametrize("name", ["conv1d", "conv2d", "conv3d", "up1d", "up2d", "up3d"])
 def test_a_convolution_rounds_weights_by_channel_and_pads_with_exact_zeros(name: str) -> None:
     plain, layer, x = made(name)
     layer.mode = "fake"
     weight = plain.weight.detach().double()  # type: ignore[operator, union-attr]
-    scale = weight.abs().flatten(1).amax(1).view(-1, *[1] * (weight.dim() - 1)) / 127
+    if name.startswith("up"):  # [in, out / groups, ...]: output o of group g has the weights of the group's inputs
+        groups, into, out = int(plain.groups), *weight.shape[:2]  # type: ignore[arg-type]
+        scale = torch.empty(into, out, *[1] * (weight.dim() - 2), dtype=torch.float64)
+        for g in range(groups):
+            part = slice(g * into // groups, (g + 1) * into // groups)
+            for o in range(out):
+                scale[part, o] = weight[part, o].abs().max() / 127
+    else:
+        scale = weight.abs().flatten(1).amax(1).view(-1, *[1] * (weight.dim() - 1)) / 127
     low, high = float(x.min()), float(x.max())
     step = (high - low) / 255
     inputs = rounded(x.double().numpy(), step, np.rint(-low / step), (0, 255))
@@ -151,9 +164,7 @@ def test_a_frozen_layer_gives_the_bits_of_the_fake_quantised_one(
     q = layer.integers()
     assert q.dtype is torch.int8
     assert q.abs().max() <= 7
-    shape = [-1] + [1] * (layer.weight.dim() - 1)
-    scale = layer.weight_scale if name == "transposed" else layer.weight_scale.view(shape)
-    assert torch.equal(q.float() * scale, layer.weight)
+    assert torch.equal(layer.as_rows(q).float() * layer.weight_scale[:, None], layer.rows)
     assert not any("range" in key for key in layer.state_dict()), "observers are dropped"
 
 
@@ -266,7 +277,8 @@ def test_trained_scales_have_one_dimension_so_that_they_do_not_decay() -> None:
 
 
 def test_only_exact_classes_are_known() -> None:
-    assert set(QUANTIZED) == {nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d}
+    convolutions = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d}
+    assert set(QUANTIZED) == {nn.Linear, Conv1D, nn.Embedding, *convolutions}
     attention = nn.MultiheadAttention(8, 2)
     assert type(attention.out_proj) not in QUANTIZED, "its forward is never called"
 
