@@ -15,9 +15,8 @@ from typing import Any
 
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from distill.absolute import absolute
@@ -31,6 +30,7 @@ from distill.complete import classifier_of, complete, origin
 from distill.config import dump
 from distill.data import TextData
 from distill.errors import UserError
+from distill.lightning_limits import check_callbacks, check_monitors, check_plugins, check_trainer, refusal
 from distill.loggers import LoggingConfig, is_rank_zero
 from distill.losses import DistillationLoss
 from distill.module import Distillation
@@ -103,9 +103,11 @@ def build(
         refuse_paths(typed.config, run.folder, allow)
         # What costs nothing to build comes first, so that its mistakes do not wait for data and models.
         made = {"logging": typed.make("logging"), "callbacks": typed.make("callbacks")}
+        check_callbacks(made["callbacks"])
         check_sharding(typed.config["trainer"], made["callbacks"])
         losses = typed.losses()
         arguments = {k: v for k, v in typed.make("trainer").items() if k in typed.config["trainer"]}
+        check_plugins(arguments)
         data = typed.make("data")
         if isinstance(data, TextData):
             data.outputs = partial(classifier_of, typed.config["model"])
@@ -125,6 +127,7 @@ def build(
         if stage == "fit":
             student = typed.config["model"]["student"]
             refuse_quantized(module.student, student.get("path") if isinstance(student, Mapping) else student)
+            check_monitors(made["callbacks"], module.logged(_validates(arguments, data)))
         try:
             module.meet(data)
         except UserError as error:
@@ -199,22 +202,6 @@ def _plan(config: Mapping[str, Any], run_id: str | None) -> Run:
 # ---------------------------------------------------------------------- the trainer
 
 
-def check_trainer(arguments: Mapping[str, Any]) -> None:
-    """Refuse numbers that Lightning would refuse late, or not at all.
-
-    Raises:
-        UserError: naming the key.
-    """
-    for name in ("max_epochs", "max_steps", "accumulate_grad_batches", "log_every_n_steps"):
-        value = arguments.get(name)
-        endless = value == -1 and name.startswith("max_")
-        if isinstance(value, int) and value < 1 and not endless:
-            raise UserError("must be at least 1", key=f"trainer.{name}", value=value, mend="give another number")
-    if not any((arguments.get(name) or -1) > 0 for name in ("max_epochs", "max_steps")):
-        value = arguments.get("max_epochs")
-        raise UserError("a run needs an end", key="trainer.max_epochs", value=value, mend="set it, or max_steps")
-
-
 def make_trainer(job: Job, **override: Any) -> Trainer:
     """The Trainer of ``job``, without loggers, which would write.
 
@@ -229,15 +216,17 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
     sharded = given.get("strategy") == NAME
     if sharded:  # outside inference mode: what a pass gathers there could not be trained on
         given |= {"strategy": Sharded(), "inference_mode": False}
-    bar = given.pop("enable_progress_bar", None)
-    bar = sys.stdout.isatty() if bar is None else bar
     callbacks = list(given.pop("callbacks", job.callbacks))
+    named = any(isinstance(callback, ProgressBar) and not isinstance(callback, Progress) for callback in callbacks)
+    bar = given.pop("enable_progress_bar", None)
+    bar = named or sys.stdout.isatty() if bar is None else bar
     refuse_twice(callbacks)
     checkpoints = given.pop("enable_checkpointing", None) is not False
     own: list[Callback] = [LastValidation(), Scores(spoken=not bar)]
     if not any(isinstance(callback, Determinism) for callback in callbacks):
         own.append(Determinism(job.config["seed"]))
-    own.append(Bar(leave=True) if bar else Progress())
+    if not named:
+        own.append(Bar(leave=True) if bar else Progress())
     if not checkpoints and any(isinstance(callback, Last) for callback in callbacks):
         rule = "contradicts the callback Last, which saves checkpoints"
         raise UserError(rule, key="trainer.enable_checkpointing", value=False, mend="leave one of them out")
@@ -259,8 +248,10 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
             enable_model_summary=False,
             use_distributed_sampler=False,  # the data's batches know the ranks
         )
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(str(error).splitlines()[0], key="trainer", mend="check its arguments") from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise refusal(error, callbacks, job.config["trainer"]) from error
 
 
 class Bar(RichProgressBar):
@@ -281,8 +272,7 @@ def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str,
     last.folder, last.config = job.run.checkpoints, dump(scrub(job.config))
     # First, so that it saves before the others begin with a batch.
     others: list[Callback] = [last, *(callback for callback in callbacks if callback is not last)]
-    validates = arguments.get("limit_val_batches") != 0 and is_overridden("val_dataloader", job.data)
-    if not validates or any(isinstance(callback, Best) for callback in mine):
+    if not _validates(arguments, job.data) or any(isinstance(callback, Best) for callback in mine):
         return others
     task = job.module.task
     best = Best(
@@ -294,6 +284,10 @@ def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str,
         enable_version_counter=False,  # a resumed run comes by the same place again
     )
     return [*others, best]
+
+
+def _validates(arguments: Mapping[str, Any], data: LightningDataModule) -> bool:
+    return arguments.get("limit_val_batches") != 0 and is_overridden("val_dataloader", data)
 
 
 def _listed(plugins: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from distill.errors import UserError
 
-__all__ = ["PACKAGES", "check", "check_classes", "check_path", "guarded"]
+__all__ = ["PACKAGES", "check", "check_classes", "check_path", "classes_in", "guarded"]
 
 PACKAGES = ("distill", "pytorch_lightning", "lightning", "lightning_fabric", "torch", "torchmetrics")
 """Packages whose classes may always be named."""
@@ -87,6 +87,12 @@ def _named(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from _named(item, f"{key}.{index}")
     elif isinstance(value, str) and key in _NAMES:
         yield key, value
+
+
+def classes_in(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Every place of ``value``, which stands at ``key``, that names a class, and the class's own name."""
+    for place, path in _named(value, key):
+        yield place.removesuffix(".class_path"), str(path).rsplit(".", 1)[-1]
 
 
 def check_path(path: Any, allowed: Sequence[str], key: str) -> None:

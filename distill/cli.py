@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -76,7 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            told = UserError("is too long for a path", key="path", value=error.filename, mend="give a shorter one")
+            return _complain(str(told), 2)
         if argv is not None:
             raise
         # Not left to sys.excepthook, where W&B's shows it as it is.

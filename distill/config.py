@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError, nearest
-from distill.paths import RECIPES
+from distill.paths import RECIPES, check_path
 from distill.yaml_text import dump, parse_value, parse_yaml, read_yaml
 
 __all__ = [
@@ -53,6 +53,7 @@ def find_file(name: str) -> Path:
     Raises:
         UserError: if there is none.
     """
+    check_path(name, "--config")
     path = Path(name).expanduser()
     if path.is_file():
         return path

@@ -99,7 +99,7 @@ def explain_value(kind: Any, value: Any, key: str, allowed: Sequence[str]) -> No
     if isinstance(value, list):
         for element in (get_args(option)[0] for option in options if _is_list(option)):
             for index, item in enumerate(value):
-                if not fits(element, item):
+                if item is None or not fits(element, item):
                     explain_value(element, item, f"{key}.{index}", allowed)
     if isinstance(value, Mapping):
         for inner in (get_args(option)[1] for option in options if _is_mapping(option)):

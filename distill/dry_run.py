@@ -22,6 +22,7 @@ from distill.build import Job, build, make_trainer, quiet
 from distill.callbacks import Last, compressions
 from distill.callbacks.compression import hurried
 from distill.coverage import coverage
+from distill.lightning_limits import explained
 from distill.models import parameter_count
 from distill.module import Distillation
 from distill.processes import meeting, none_left, shared_id
@@ -142,7 +143,8 @@ def dry_run(
             limit_val_batches=0,
             num_sanity_val_steps=0,
         )
-        with shared_id(job.run.id), none_left(trainer), meeting(trainer):
+        told = explained(trainer, job.callbacks, job.config["trainer"])
+        with shared_id(job.run.id), none_left(trainer), meeting(trainer), told:
             trainer.fit(job.module, datamodule=job.data)
     figures = _figures(job, trainer, measured) | {"run_folder": _folder(job.run, run_id)}
     if trainer.is_global_zero:

@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -28,6 +27,7 @@ from distill.callbacks.last import saved
 from distill.coverage import coverage
 from distill.errors import TrainingError, UserError
 from distill.evidence import empty_layers
+from distill.lightning_limits import explained
 from distill.listing import read_json
 from distill.loggers import keep_student, make_loggers
 from distill.module import Distillation
@@ -100,14 +100,13 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
     trainer.loggers = loggers = make_loggers(job.logging, job.run, job.config, at=at)
     started_with = [_Plan(job, at is not None), DrawTimeline(job.run.folder / "timeline.png")]
     trainer.callbacks[:0] = started_with  # type: ignore[attr-defined]
+    told = explained(trainer, job.callbacks, job.config["trainer"])
     started = time.perf_counter()
     try:
-        with shared_id(job.run.id), quiet(), interruptible(trainer), none_left(trainer), meeting(trainer):
+        with shared_id(job.run.id), quiet(), interruptible(trainer), none_left(trainer), meeting(trainer), told:
             trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
     except UserError:
         raise
-    except MisconfigurationException as error:
-        raise UserError(str(error).splitlines()[0], key="trainer", mend="check its arguments") from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _DISK:
             raise _unwritten(error, job.run) from error

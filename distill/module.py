@@ -363,6 +363,20 @@ class Distillation(LightningModule):
         best = scores[f"{split}/{self.task.monitor}"]
         self.log(self.task.monitor, best, prog_bar=True, logger=False, sync_dist=several)
 
+    def logged(self, validates: bool = True) -> list[str]:
+        """The names of all metrics that a run logs, those of callbacks left out.
+
+        Args:
+            validates: Whether it is validated.
+        """
+        terms = [name for loss in self._losses() for name in (f"train/{loss.name}", f"train/{loss.name}_weighted")]
+        names = ["train/loss", "loss", *terms, "train/learning_rate"]
+        if not validates:
+            return names
+        prefixes = ("val/", *(("teacher/",) if self.teacher is not None else ()))
+        names += [self.task.monitor, *(f"{prefix}{name}" for prefix in prefixes for name in self.metrics)]
+        return names + (["val/agreement"] if self.teacher is not None else [])
+
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from distill.errors import UserError
 
-__all__ = ["OptimizerConfig", "learning_rate_factor", "make_optimizer"]
+__all__ = ["OptimizerConfig", "check_warmup", "learning_rate_factor", "make_optimizer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,10 @@ class OptimizerConfig:
             ("weight_decay", self.weight_decay, self.weight_decay >= 0, "must be 0 or more"),
             ("warmup", self.warmup, self.warmup >= 0, "must be 0 or more"),
             ("end", self.end, 0 <= self.end <= 1, "must lie in [0, 1]"),
+            ("momentum", self.momentum, 0 <= self.momentum < 1, "must lie in [0, 1)"),
+            ("betas", list(self.betas), all(0 <= beta < 1 for beta in self.betas), "must lie in [0, 1), both"),
+            ("lr", self.lr, math.isfinite(self.lr), "must be a finite number"),
+            ("weight_decay", self.weight_decay, math.isfinite(self.weight_decay), "must be a finite number"),
         )
         for key, value, holds, rule in rules:
             if not holds:
@@ -57,6 +61,18 @@ class OptimizerConfig:
                 value=self.warmup,
                 mend="give an integer for a number of steps",
             )
+
+
+def check_warmup(config: OptimizerConfig, total_steps: int) -> None:
+    """Refuse a warm-up that takes the whole run: its learning rate would never be reached.
+
+    Raises:
+        UserError: saying how long the run is.
+    """
+    if isinstance(config.warmup, int) and config.warmup and config.warmup >= total_steps:
+        rule = f"the run has {total_steps} steps, and would never reach its learning rate"
+        mend = "give fewer steps, or a fraction of the run: 0.06"
+        raise UserError(rule, key="model.optimizer.warmup", value=config.warmup, mend=mend)
 
 
 def learning_rate_factor(config: OptimizerConfig, step: int, total_steps: int) -> float:

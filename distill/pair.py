@@ -15,6 +15,7 @@ from distill.losses.callable import as_loss
 from distill.models import ModelSpec
 from distill.padded import tell_padding
 from distill.pretrained import load_tokenizer
+from distill.schedules import never
 from distill.signals import Needs
 from distill.students import StudentConfig, build_student
 from distill.tasks import CausalLM, Task, TextTask
@@ -122,13 +123,17 @@ def make_losses(losses: Sequence[Any] | None, task: Task) -> list[DistillationLo
     """The terms of the objective: as given, or what fits the labels of the task.
 
     Raises:
-        UserError: if there is none, or one is neither a loss nor a function of the two models' logits.
+        UserError: if there is none, all weigh nothing, or one is neither a loss nor a function of the two models' logits.
     """
     if losses is None:
         return [BinaryCrossEntropy() if task.outputs == "labels" else CrossEntropy()]
     if not losses:
         raise UserError("at least one loss is needed", key="model.losses", value=[], mend="add CrossEntropy")
-    return [as_loss(loss, index) for index, loss in enumerate(losses)]
+    made = [as_loss(loss, index) for index, loss in enumerate(losses)]
+    if all(never(loss.weight) for loss in made):
+        rule = "the weights of all losses are 0, so nothing would be trained"
+        raise UserError(rule, key="model.losses", mend="give one of them a weight above 0")
+    return made
 
 
 def bind(losses: Sequence[DistillationLoss], task: Task, student: nn.Module, teacher: TeacherSource | None) -> Needs:

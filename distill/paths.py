@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from distill.errors import UserError, nearest
 
-__all__ = ["PACKAGE_PREFIX", "RECIPES", "RUNS", "find_local", "resolve"]
+__all__ = ["PACKAGE_PREFIX", "RECIPES", "RUNS", "can_be", "check_folder", "check_path", "find_local", "resolve"]
 
 PACKAGE_PREFIX = "distill:"
 """``distill:quickstart/teacher`` is the folder ``configs/quickstart/teacher`` shipped in the package."""
@@ -17,10 +18,38 @@ RUNS = ("[!.]*/config.yaml", "[!.]*/[!.]*/config.yaml")
 RECIPES = Path(__file__).parent / "configs"
 
 
+def can_be(path: str | Path) -> bool:
+    """Whether a file system could hold ``path``: asking for one that it could not raises ``OSError``."""
+    parts = map(os.fsencode, Path(path).parts)
+    return "\0" not in str(path) and len(os.fsencode(path)) < 4096 and all(len(part) <= 255 for part in parts)
+
+
+def check_path(path: str | Path, key: str) -> None:
+    """Refuse what cannot be the path of anything.
+
+    Raises:
+        UserError: naming ``key``.
+    """
+    if not can_be(path):
+        raise UserError("is too long for a path", key=key, value=str(path), mend="give a shorter one")
+
+
+def check_folder(path: str | Path, key: str) -> None:
+    """Refuse a folder that cannot be written to, before there is anything to write.
+
+    Raises:
+        UserError: naming ``key``.
+    """
+    check_path(path, key)
+    above = next((p for p in (Path(path), *Path(path).parents) if p.exists()), Path())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError("cannot be written to", key=key, value=str(path), mend="name another folder")
+
+
 def find_local(path: str, folder: str | Path = "") -> Path | None:
     """The file or folder that ``path`` names, looked for from ``folder``; ``None`` where it leads elsewhere."""
     found = Path(folder, Path(path).expanduser())
-    return found if path and not path.startswith(PACKAGE_PREFIX) and found.exists() else None
+    return found if path and not path.startswith(PACKAGE_PREFIX) and can_be(found) and found.exists() else None
 
 
 def resolve(path: str, key: str) -> str:
@@ -39,6 +68,7 @@ def resolve(path: str, key: str) -> str:
             known = (PACKAGE_PREFIX + str(p.parent.relative_to(RECIPES)) for p in RECIPES.glob("*/*/*.json"))
             raise UserError("the package ships no such folder", key=key, value=path, mend=nearest(path, known))
         return str(shipped)
+    check_path(path, key)
     local = find_local(path)
     if local is None:
         above = Path(path).expanduser().parent

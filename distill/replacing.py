@@ -10,18 +10,21 @@ from pathlib import Path
 
 from distill.disk import sync
 from distill.errors import UserError
+from distill.paths import check_folder
 
 __all__ = ["check_output", "replacing"]
 
 
 def check_output(output: str | Path | None) -> None:
-    """Refuse a text without anything in it, as of a variable that is not set: it would be the current folder.
+    """Refuse what cannot be written to, and a text without anything in it, as of a variable that is not set.
 
     Raises:
         UserError: naming the option.
     """
     if output is not None and not str(output).strip():
         raise UserError("must name a folder", key="--output", value=str(output), mend="name one, or leave it out")
+    if output is not None:
+        check_folder(output, "--output")
 
 
 @contextmanager

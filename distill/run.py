@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import shutil
@@ -19,7 +18,7 @@ from distill.disk import read, sync, write
 from distill.errors import UserError
 from distill.json_file import Unreadable, read_mapping
 from distill.lock import held, locked
-from distill.paths import RUNS
+from distill.paths import RUNS, check_folder, check_path
 from distill.replacing import replacing
 from distill.scrub import scrub
 from distill.visible import visible
@@ -30,6 +29,7 @@ State = Literal["running", "finished", "failed", "interrupted"]
 
 _MADE_BY = "# Made by: "
 
+_LONGEST = 200  # of the 255 that a file's name may have: files beside the folder begin with its name
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -76,9 +76,10 @@ class Run:
             if value is not None and not _NAME.fullmatch(value):
                 rule = "must be a folder's name: letters, digits, dot, dash and underscore"
                 raise UserError(rule, key=key, value=value, mend="begin with a letter or digit")
-        above = next((p for p in (Path(root), *Path(root).parents) if p.exists()), Path())
-        if not above.is_dir() or not os.access(above, os.W_OK):
-            raise UserError("cannot be written to", key="runs", value=str(root), mend="name another folder")
+            if value is not None and len(value) > _LONGEST:
+                rule = f"must be no longer than {_LONGEST} letters"
+                raise UserError(rule, key=key, value=value, mend="give a shorter one")
+        check_folder(root, "runs")
         run = cls(Path(root) / name / (run_id or new_id()))
         if run.folder.exists():
             mend = f"distill resume {run.folder}, or give another id, or none"
@@ -165,6 +166,7 @@ class Run:
         Raises:
             UserError: if ``folder`` is none.
         """
+        check_path(folder, "RUN")
         run = cls(Path(folder).expanduser().resolve())
         if not run.folder.is_dir():
             raise UserError("no such folder", key="RUN", value=str(folder), mend=f"{_others(Path(folder))}")

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 
 from distill.errors import UserError
 
-__all__ = ["Constant", "Cosine", "Linear", "Schedule", "WarmUp", "as_schedule", "check_moment", "step_at"]
+__all__ = ["Constant", "Cosine", "Linear", "Schedule", "WarmUp", "as_schedule", "check_moment", "never", "step_at"]
 
 
 class Schedule(ABC):
@@ -96,6 +96,12 @@ class WarmUp(Linear):
     def __init__(self, value: float, steps: int | float = 0.1) -> None:
         check_moment("steps", steps)
         super().__init__(0.0, value, begin=0 if isinstance(steps, int) else 0.0, until=steps)
+
+
+def never(schedule: Schedule) -> bool:
+    """Whether a weight is 0 at every step, as far as its class says."""
+    ends = (schedule.start, schedule.end) if isinstance(schedule, Ramp) else (getattr(schedule, "value", None),)
+    return all(end == 0 for end in ends)
 
 
 def as_schedule(value: float | Schedule) -> Schedule:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 
 import distill.callbacks  # its classes can be named without their path
 import distill.schedules  # noqa: F401
+from distill.class_paths import classes_in
 from distill.config import SECTIONS, class_spec
 from distill.diagnose import class_arguments, explain_arguments, explain_value
 from distill.errors import TrainingError, UserError, nearest
+from distill.lightning_limits import refusal
 from distill.loggers import LoggingConfig
 from distill.losses import DistillationLoss
 from distill.module import Distillation
@@ -92,7 +96,7 @@ class Typed:
         """The whole configuration with every default written out: the same run, whatever the defaults become."""
         out = {name: self.config[name] for name in ("name", "runs", "seed")}
         for name, parser in self._parsers.items():
-            section = yaml.safe_load(parser.dump(self._values[name], skip_unset=False))[name]
+            section = yaml.safe_load(parser.dump(_plain(self._values[name]), skip_unset=False))[name]
             if name == "trainer":
                 # Dozens of arguments are null unless given; null is said only where it is not the default.
                 section = {k: v for k, v in section.items() if v is not None or self.config[name].get(k, "") is None}
@@ -138,7 +142,7 @@ class Typed:
         return made[name].as_dict() if name == "trainer" else made[name]
 
     def _build(self, parser: ArgumentParser, values: Namespace, key: str, written: Any) -> Any:
-        errors: list[Exception] = []
+        errors: list[tuple[Exception, str]] = []
 
         def build(cls: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             # jsonargparse tries the members of a union in turn and reports all failures together: the
@@ -146,7 +150,7 @@ class Typed:
             try:
                 return cls(*args, **kwargs)
             except Exception as error:
-                errors.append(error)
+                errors.append((error, getattr(cls, "__name__", "")))
                 raise
 
         made: Any = None
@@ -155,20 +159,34 @@ class Typed:
                 values, instantiate_groups=key != "trainer", instantiators=[(build, object, True)]
             )
         except Exception as error:
-            errors.append(error)
+            errors.append((error, ""))
         if errors:
             raise _first(errors, key, written)
         return made
 
 
-def _first(errors: list[Exception], key: str, written: Any) -> Exception:
-    """The error to show of those that building ``key`` raised."""
-    shown = next((error for error in errors if isinstance(error, (UserError, TrainingError))), errors[0])
+def _first(errors: list[tuple[Exception, str]], key: str, written: Any) -> Exception:
+    """The error to show of those that building ``key`` raised, each with the class that raised it."""
+    shown, name = next((each for each in errors if isinstance(each[0], (UserError, TrainingError))), errors[0])
     if isinstance(shown, UserError):
         return located(shown, key, written)
-    if isinstance(shown, (ValueError, TypeError)):
-        return UserError(f"cannot be built: {_first_line(shown)}", key=key, mend="check its arguments")
+    if isinstance(shown, (ValueError, TypeError, ImportError, MisconfigurationException)):
+        place = next((place for place, named in classes_in(written, key) if named == name), key)
+        told = refusal(shown)
+        rule = f"cannot be built: {told.rule}"
+        return UserError(rule, key=place, value=name if place != key else None, mend=told.mend)
     return shown
+
+
+def _plain(values: Any) -> Any:
+    """``values`` with texts for the members of an ``Enum`` of texts, which are defaults of Lightning's."""
+    if isinstance(values, Enum):
+        return values.value
+    if isinstance(values, Namespace):
+        return Namespace(**{name: _plain(value) for name, value in vars(values).items()})  # type: ignore[no-untyped-call]
+    if isinstance(values, dict):
+        return {name: _plain(value) for name, value in values.items()}
+    return [_plain(value) for value in values] if isinstance(values, list) else values
 
 
 def _parser(name: str, kind: Any) -> ArgumentParser:

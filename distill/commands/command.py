@@ -75,6 +75,11 @@ class Command(NamedTuple):
             parser.epilog = self.epilog() if callable(self.epilog) else self.epilog
             print(parser.format_help())
             return
+        for names, settings in self.arguments:
+            value = getattr(options, settings.get("dest", names[-1].lstrip("-").replace("-", "_")), None)
+            if "" in (value if isinstance(value, list) else [value]):
+                key = names[-1] if names[0].startswith("-") else settings["metavar"]
+                raise UserError("must not be empty", key=key, value="", mend="give a value, or leave it out")
         (first, *_), settings = self.arguments[0]
         if self.example and getattr(options, first) is None:
             raise UserError("must be given", key=settings["metavar"], mend=f"{parser.prog} {self.example}")

@@ -69,7 +69,10 @@ def export(
             there is no folder.
     """
     check_name(to)
-    isa = host_isa() if isa is None else check_isa(isa)
+    if isa is not None and check_isa(isa) and to != "onnx-int8":
+        rule, mend = f"{to} stores no integers", "leave it out, or export --to onnx-int8"
+        raise UserError(rule, key="--isa", value=isa, mend=mend)
+    isa = isa or host_isa()
     check_output(output)
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True)
     if output is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from distill.config import split_override
 from distill.errors import UserError, nearest
-from distill.paths import RECIPES
+from distill.paths import RECIPES, check_path
 from distill.yaml_text import read_yaml
 
 __all__ = ["ARGS", "Recipe", "SweepFile", "find_sweep", "read_sweep"]
@@ -74,6 +74,7 @@ def find_sweep(name: str) -> Path:
     Raises:
         UserError: if there is none.
     """
+    check_path(name, "FILE")
     path = Path(name).expanduser()
     if path.is_file():
         return path
