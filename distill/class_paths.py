@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from distill.config import SPEC
 from distill.errors import UserError
 
 __all__ = ["PACKAGES", "check", "check_classes", "check_path", "classes_in", "guarded"]
@@ -45,13 +46,28 @@ _NAMES = frozenset({"data", "callbacks", "model.losses"})
 
 
 def check(value: Any, allowed: Sequence[str]) -> None:
-    """Refuse a configuration that names a class outside ``allowed`` and :data:`PACKAGES`.
+    """Refuse a configuration that names a class outside ``allowed`` and :data:`PACKAGES`, or arguments beside one.
 
     Raises:
         UserError: naming the key.
     """
+    for key, found in _beside(value):
+        rule, mend = "stands beside class_path", "write it below init_args, two blanks further in"
+        raise UserError(rule, key=key, value=found, mend=mend)
     for key, path in _named(value):
         check_path(path, allowed, key)
+
+
+def _beside(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every argument that stands beside the class that it is of."""
+    if isinstance(value, dict):
+        if isinstance(value.get("class_path"), str):
+            yield from ((f"{key}.{name}", item) for name, item in value.items() if name not in SPEC)
+        for name, item in value.items():
+            yield from _beside(item, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _beside(item, f"{key}.{index}")
 
 
 def check_classes(value: Any) -> None:

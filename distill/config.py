@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError, nearest
+from distill.known_keys import instead
 from distill.paths import RECIPES, check_path
 from distill.yaml_text import dump, parse_value, parse_yaml, read_yaml
 
@@ -107,7 +108,7 @@ def load(files: Sequence[str], overrides: Iterable[tuple[str, str]] = ()) -> dic
         config.setdefault("name", path.stem)
         config = merge(config, read_file(path))
     for key, text in overrides:
-        apply_override(config, key, parse_value(text, f"--{key}"))
+        apply_override(config, key, parse_value(text, f"--{key}"), text)
     return long_form(config)
 
 
@@ -136,8 +137,14 @@ def class_spec(value: Any) -> bool:
     return isinstance(value, dict) and bool({"class_path", "init_args"} & value.keys())
 
 
-def apply_override(config: dict[str, Any], key: str, value: Any) -> None:
+def apply_override(config: dict[str, Any], key: str, value: Any, text: str | None = None) -> None:
     """Set ``key`` (``model.losses.0.weight``; ``init_args`` may be left out) in ``config``.
+
+    Args:
+        config: Changed in place.
+        key: Dotted.
+        value: Its new value.
+        text: How that was typed, for the message.
 
     Raises:
         UserError: if the key leads nowhere.
@@ -145,6 +152,11 @@ def apply_override(config: dict[str, Any], key: str, value: Any) -> None:
     parts = key.split(".")
     if not all(parts):
         raise UserError("is no key", key=f"--{key}", mend="write it as in the YAML: --model.student.path FOLDER")
+    if parts[0] not in SECTIONS:
+        model = config.get("model")
+        losses = model.get("losses") if isinstance(model, dict) else None
+        if hint := instead(parts[-1], value if text is None else text, losses):
+            raise UserError("no such key", key=key, value=value, mend=hint)
     here: Any = config
     for depth, part in enumerate(parts):
         following = value if depth == len(parts) - 1 else None
@@ -179,11 +191,20 @@ def _new(here: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _index(here: list[Any], part: str, path: str) -> int:
-    """``part`` as a position in the list ``here``; one past the end appends."""
+    """``part`` as a position in the list ``here``, or the class of one of its items; one past the end appends."""
+    named = [place for place, item in enumerate(here) if _class_name(item) == part]
+    if len(named) == 1:
+        return named[0]
     if not part.isdigit() or int(part) > len(here):
         rule = f"is a list of {len(here)}; give a position from 0 to {len(here)}"
         raise UserError(rule, key=f"--{path}.{part}", mend=f"--{path}.0 is the first")
     return int(part)
+
+
+def _class_name(item: Any) -> str:
+    """The own name of the class that an item of a list names, as messages say it."""
+    path = item.get("class_path") if isinstance(item, dict) else item
+    return path.rsplit(".", 1)[-1] if isinstance(path, str) else ""
 
 
 def _opened(below: Any, path: str) -> Any:
@@ -207,5 +228,7 @@ def split_override(token: str, rest: Sequence[str]) -> tuple[tuple[str, str], in
     if equals:
         return (name, value), 0
     if not rest or (rest[0].startswith("--") and len(rest[0]) > 2):
+        if "." not in name and (hint := instead(name)):
+            raise UserError("no such option", key=f"--{name}", mend=hint)
         raise UserError("needs a value", key=f"--{name}", mend=f"write --{name}=VALUE")
     return (name, rest[0]), 1

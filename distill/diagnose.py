@@ -21,6 +21,7 @@ from jsonargparse._util import import_object
 
 from distill.class_paths import check_path
 from distill.errors import UserError, nearest
+from distill.known_keys import instead
 
 __all__ = ["class_arguments", "describe", "explain_arguments", "explain_value", "fits", "subclass_names"]
 
@@ -77,7 +78,7 @@ def explain_arguments(
                 f"{cls.__name__} has no {name!r}",
                 key=f"{key}.{name}".lstrip("."),
                 value=given[name],
-                mend=mend or nearest(str(name), arguments) if arguments else "it takes no arguments",
+                mend=mend or _known_as(str(name), given[name], key, arguments),
             )
     for name, value in given.items():
         kind = arguments[name][0]
@@ -86,6 +87,17 @@ def explain_arguments(
     for name, (kind, required) in arguments.items():
         if required and given.get(name) is None and type(None) not in _options(kind):
             raise UserError("must be given", key=f"{key}.{name}".lstrip("."), mend=f"it is {describe(kind)}")
+
+
+def _known_as(name: str, value: Any, key: str, arguments: Collection[str]) -> str:
+    """What to do about the argument ``name`` of what stands at ``key``, which takes none of that name."""
+    if not arguments:
+        return "it takes no arguments"
+    close = nearest(name, arguments)
+    hint = instead(name, value)
+    if close.startswith("did you mean") or not hint:
+        return close
+    return f"{hint}; {close}" if f"--{key}." in hint else hint
 
 
 def explain_value(kind: Any, value: Any, key: str, allowed: Sequence[str]) -> None:
@@ -117,6 +129,10 @@ def explain_value(kind: Any, value: Any, key: str, allowed: Sequence[str]) -> No
         explain_arguments(best, value.get("init_args", value), key, allowed)
     elif isinstance(value, str) and classes and _names_class(value, options):
         _explain_class(classes, value, {}, key, allowed)
+    if value is True and any(is_dataclass(cls) for cls in classes):
+        raise UserError(
+            f"must be {describe(kind)}", key=key, value=value, mend=f"write --{key} '{{}}' for its defaults"
+        )
     raise UserError(f"must be {describe(kind)}", key=key, value=value, mend=f"this is {_a(value)}")
 
 

@@ -45,5 +45,7 @@ class Interrupts:
         if self.received:
             os._exit(128 + number)  # files are whole at every moment, so nothing needs an end
         self.received = number
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            return  # of a run's processes one says so
         # Not print: the signal may have come in the middle of one.
         os.write(2, b"distill: the step is finished and saved first; once more stops at once\n")

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from distill.errors import UserError, nearest
+from distill.hub import settle
 
 __all__ = ["PACKAGE_PREFIX", "RECIPES", "RUNS", "can_be", "check_folder", "check_path", "find_local", "resolve"]
 
@@ -77,6 +78,7 @@ def resolve(path: str, key: str) -> str:
         )
         if of_runs or Path(path).expanduser().is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
             raise UserError("no such folder", key=key, value=path, mend="check the path, or give a hub id")
+        settle()
         return path
     if (local / "config.yaml").exists():
         if not (local / "student").is_dir():

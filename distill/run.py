@@ -23,7 +23,7 @@ from distill.replacing import replacing
 from distill.scrub import scrub
 from distill.visible import visible
 
-__all__ = ["Run", "State", "new_id"]
+__all__ = ["Run", "State", "begun_from", "new_id"]
 
 State = Literal["running", "finished", "failed", "interrupted"]
 
@@ -305,6 +305,19 @@ def _is_original(folder: Path, own: str, copy: Path) -> bool:
         return there and read_mapping(folder / "plan.json").get("id") == own
     except (OSError, ValueError):
         return False
+
+
+def begun_from(folder: str) -> None:
+    """Refuse what is no run to begin another one from.
+
+    Raises:
+        UserError: naming ``--from``.
+    """
+    try:
+        Run.open(folder)
+    except UserError as error:
+        mend = f"{error.mend}; a model that is no run is named by --model.student {folder}"
+        raise UserError(error.rule, key="--from", value=folder, mend=mend) from None
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
@@ -18,6 +20,7 @@ from distill.class_paths import classes_in
 from distill.config import SECTIONS, class_spec
 from distill.diagnose import class_arguments, explain_arguments, explain_value
 from distill.errors import TrainingError, UserError, nearest
+from distill.known_keys import instead
 from distill.lightning_limits import refusal
 from distill.loggers import LoggingConfig
 from distill.losses import DistillationLoss
@@ -169,7 +172,7 @@ def _first(errors: list[tuple[Exception, str]], key: str, written: Any) -> Excep
     """The error to show of those that building ``key`` raised, each with the class that raised it."""
     shown, name = next((each for each in errors if isinstance(each[0], (UserError, TrainingError))), errors[0])
     if isinstance(shown, UserError):
-        return located(shown, key, written)
+        return located(shown, key, written, name)
     if isinstance(shown, (ValueError, TypeError, ImportError, MisconfigurationException)):
         place = next((place for place, named in classes_in(written, key) if named == name), key)
         told = refusal(shown)
@@ -208,7 +211,12 @@ def check_top(config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if key not in SECTIONS:
             inside = [f"{s}.{key}" for s in ("model", "data", "trainer") if key in class_arguments_of(s)]
-            mend = f"did you mean {inside[0]!r}?" if inside else nearest(key, SECTIONS)
+            written = (
+                f"did you mean {inside[0]!r}? write --{inside[0]} {shlex.quote(json.dumps(value))}" if inside else ""
+            )
+            model = config.get("model")
+            losses = model.get("losses") if isinstance(model, dict) else None
+            mend = instead(key, value, losses) or written or nearest(key, SECTIONS)
             raise UserError("no such key", key=key, value=value, mend=mend)
     for key, kind, words in (("name", str, "a text"), ("runs", str, "a folder"), ("seed", int, "an integer")):
         if not isinstance(config[key], kind) or isinstance(config[key], bool):
@@ -229,10 +237,16 @@ def class_arguments_of(section: str) -> Mapping[str, Any]:
     return class_arguments({"model": Distillation, "data": TextData, "trainer": Trainer}[section])
 
 
-def located(error: UserError, key: str, written: Any) -> UserError:
+def located(error: UserError, key: str, written: Any, name: str = "") -> UserError:
     """``error`` with the full key of what it complains about, and the value as it was written.
 
     A constructor knows only the names of its own arguments.
+
+    Args:
+        error: As it was raised.
+        key: Where what was built stands.
+        written: What stands there.
+        name: Of the class that raised it.
     """
     if error.key.split(".")[0] in SECTIONS or error.key.startswith("--"):
         return error
@@ -243,7 +257,10 @@ def located(error: UserError, key: str, written: Any) -> UserError:
         if value == error.value or (isinstance(value, (list, dict)) and error.value in value):
             shown = value if value == error.value else error.value
             return UserError(error.rule, key=place, value=shown, mend=error.mend)
-    # Not written: a default. An object of many parts does not say whose.
+    # Not written: a default, or of several arguments together.
+    own = [place for place, named in classes_in(written, key) if named == name]
+    if len(own) == 1:
+        return UserError(error.rule, key=f"{own[0]}.{error.key}".rstrip("."), value=error.value, mend=error.mend)
     full = f"{key}.{error.key}".rstrip(".") if key not in ("model", "callbacks") or not error.key else error.key
     return UserError(error.rule, key=full, value=error.value, mend=error.mend)
 

@@ -26,9 +26,12 @@ def _epilog() -> str:
 
 def _fit(options: Namespace, overrides: Overrides) -> None:
     from distill.config import load
+    from distill.run import begun_from
 
     if options.resume and (options.id is None or options.dry_run):
         raise UserError("needs a run to go on with", key="--resume", value=options.resume, mend="add --id ID")
+    if options.start:
+        begun_from(options.start)
     files = [options.start, *options.config] if options.start else options.config
     config = load(files, overrides)
     if options.start:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import NoReturn
 
 from distill.errors import UserError
@@ -34,6 +36,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(message, mend=f"see {self.prog} --help")
 
+    def _check_option(self, token: str, known: Iterable[str]) -> None:
+        """Refuse what was meant for an option of the command, and is no key of a configuration."""
+        from distill.config import SECTIONS
+
+        name = token.removeprefix("--")
+        close = get_close_matches(token, known, n=1, cutoff=0.8)
+        if close and "." not in name and not get_close_matches(name, SECTIONS, n=1, cutoff=0.8):
+            raise UserError("no such option", key=token, mend=f"did you mean {close[0]!r}?")
+
     def split(self, argv: list[str]) -> tuple[argparse.Namespace, Overrides]:
         """The options that are known, and every other ``--key value`` as an override.
 
@@ -51,6 +62,7 @@ class Parser(argparse.ArgumentParser):
         while argv:
             token, argv = argv[0], argv[1:]
             if token.startswith("--") and token.partition("=")[0] not in known:
+                self._check_option(token.partition("=")[0], known)
                 override, taken = split_override(token, argv)
                 overrides.append(override)
                 argv = argv[taken:]

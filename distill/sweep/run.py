@@ -73,6 +73,7 @@ def sweep(name: str, given: Recipe, *, seed: int = 0, dry_run: bool = False, con
     file, console = read_sweep(find_sweep(name)), console or wide()
     recipe = _recipe(file, given)
     planned = _plan(file, recipe, seed)
+    _check_name(file, load(recipe.files, recipe.overrides))
     if dry_run:
         _show(f"{file.name}: {len(planned)} trials", planned, file.metric, console)
         return
@@ -159,6 +160,24 @@ def _command(recipe: Recipe, trial: Trial) -> list[str]:
     run = trial.run
     own = [f"--name={run.name}", "--id", run.id, "--resume", "auto"]
     return [sys.executable, "-m", "distill.cli", "fit", *recipe.words(), *own, *trial.words()]
+
+
+def _check_name(file: SweepFile, config: Mapping[str, Any]) -> None:
+    """Refuse a metric that no run of the recipe's task has, before the first of them runs.
+
+    Raises:
+        UserError: naming it.
+    """
+    from distill.tasks import TASKS, metric_names
+
+    task = (config.get("model") or {}).get("task", "text-classification")
+    name = file.metric
+    if name is None or not isinstance(task, str) or task not in TASKS or name.startswith("float_"):
+        return
+    known = metric_names(task)
+    if name not in known:
+        rule = f"a run of {task} has no such metric"
+        raise UserError(rule, key="metric.name", value=name, mend=nearest(name, known))
 
 
 def _check_metric(file: SweepFile, trial: Trial) -> None:

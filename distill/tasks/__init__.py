@@ -24,12 +24,20 @@ __all__ = [
     "TextTask",
     "TokenClassification",
     "make_task",
+    "metric_names",
 ]
 
 TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (TextClassification, MultiLabelClassification, TokenClassification, MaskedLM, CausalLM, Plain)
 }
+
+
+def metric_names(task: str) -> set[str]:
+    """The metrics that runs of the task of that name may have, whatever their labels."""
+    kind = TASKS[task]
+    made = [kind(labels) for labels in (None, ["a", "b"])] if issubclass(kind, TextTask) else [kind()]
+    return {name for one in made for name in one.metrics()} | {"agreement"}
 
 
 def make_task(task: str | Task, labels: Sequence[str] | None = None, key: str = "model.task") -> Task:

@@ -1,0 +1,92 @@
+"""A hint can be pasted, and a key can be typed as a message prints it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from distill.config import apply_override, load
+from distill.known_keys import instead
+
+# What other tools call it -> what is typed here, which the hint ends with.
+KNOWN = {
+    "--lr 1e-4": "--model.optimizer.lr 1e-4",
+    "--learning-rate=1e-4": "--model.optimizer.lr 1e-4",
+    "--learning_rate 1e-4": "--model.optimizer.lr 1e-4",
+    "--epochs 3": "--trainer.max_epochs 3",
+    "--num_train_epochs 3": "--trainer.max_epochs 3",
+    "--max_steps 3": "--trainer.max_steps 3",
+    "--batch-size 4": "--data.batch_size 4",
+    "--per_device_train_batch_size 4": "--data.batch_size 4",
+    "--per_device_eval_batch_size 4": "--data.eval_batch_size 4",
+    "--gradient_accumulation_steps 2": "--trainer.accumulate_grad_batches 2",
+    "--max_grad_norm 1.0": "--trainer.gradient_clip_val 1.0",
+    "--temperature 2": "--model.losses.0.temperature 2",
+    "--alpha 0.5": "--model.losses.0.weight 0.5",
+    "--output_dir out": "--runs out",
+    "--device cpu": "--trainer.accelerator cpu",
+    "--device cuda:1": "--trainer.accelerator gpu --trainer.devices [1]",
+    "--gpus 2": "--trainer.accelerator gpu --trainer.devices 2",
+    "--fp16": "--trainer.precision 16-mixed",
+    "--bf16 true": "--trainer.precision bf16-mixed",
+    "--mixed_precision bf16": "--trainer.precision bf16-mixed",
+    "--wandb": "--logging.wandb {}",
+    "--wandb_project mine": "--logging.wandb.project mine",
+    "--random_seed 1": "--seed 1",
+    "--warmup_steps 10": "--model.optimizer.warmup 10",
+    "--warmup_ratio 0.1": "--model.optimizer.warmup 0.1",
+    "--weight_decay 0.1": "--model.optimizer.weight_decay 0.1",
+    "--max_seq_length 64": "--data.max_length 64",
+    "--model_name_or_path 'my model'": "--model.student 'my model'",
+    "--teacher big": "--model.teacher big",
+    "--num_layers 1": "--model.student.num_layers 1",
+}
+
+
+@pytest.mark.parametrize(("theirs", "ours"), KNOWN.items(), ids=KNOWN)
+def test_a_key_of_another_tool_leads_to_ours(theirs: str, ours: str, refused: Callable[..., str]) -> None:
+    message = refused(*shlex.split(theirs))
+    pasted = shlex.split(message[message.index("write --") :].removeprefix("write ").rstrip().rstrip("."))
+    assert pasted == shlex.split(ours)
+    load(["base.yaml"], list(zip((key.removeprefix("--") for key in pasted[::2]), pasted[1::2], strict=True)))
+
+
+def test_a_key_that_nobody_knows_has_no_hint() -> None:
+    assert instead("zzz", 1) == ""
+    assert instead("model", 1) == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--from", "nowhere"], ["--from = 'nowhere'", "--model.student nowhere"]),
+        (["--form", "nowhere"], ["--form: no such option", "'--from'"]),
+        (["--dryrun"], ["--dryrun: no such option", "'--dry-run'"]),
+        (["--logging.wandb", "true"], ["logging.wandb = True", "--logging.wandb '{}'"]),
+        (["--callbacks", "[{class_path: Last, keep: 3}]"], ["callbacks.0.keep = 3: stands beside", "below init_args"]),
+        (["--model.lr", "3"], ["model.lr = 3", "write --model.optimizer.lr 3"]),
+        (["--zzz", "3"], ["zzz = 3: no such key. known are"]),
+    ],
+)
+def test_a_hint_leads_on(argv: list[str], said: list[str], refused: Callable[..., str]) -> None:
+    message = refused(*argv)
+    for words in said:
+        assert words in message
+
+
+def test_a_key_of_another_tool_in_a_file_is_told_too(refused: Callable[..., str], base: dict[str, Any]) -> None:
+    Path("base.yaml").write_text(yaml.safe_dump({**base, "learning_rate": 0.5}))
+    assert "write --model.optimizer.lr 0.5" in refused()
+
+
+def test_the_class_of_an_item_stands_for_its_place() -> None:
+    config = {"callbacks": ["Last", {"class_path": "distill.callbacks.Best"}]}
+    apply_override(config, "callbacks.Best.mode", "max")
+    apply_override(config, "callbacks.Last.keep", 3)
+    assert config["callbacks"][1]["init_args"] == {"mode": "max"}  # type: ignore[index]
+    assert config["callbacks"][0] == {"class_path": "Last", "init_args": {"keep": 3}}
