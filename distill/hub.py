@@ -30,4 +30,4 @@ def settle() -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"  # for processes that this one starts
         constants.HF_HUB_OFFLINE = True
         if "datasets" in sys.modules:
-            sys.modules["datasets"].config.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+            sys.modules["datasets"].config.HF_HUB_OFFLINE = True

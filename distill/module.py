@@ -92,7 +92,8 @@ class Distillation(LightningModule):
         self._finite = FiniteWatch()
         self._predictions: int | None = None  # of the run's first micro-batch, on the rank with the most
         self._gather: Callable[[], nn.Module | None] | None = None
-        self._met: Any = None
+        # Weak: Lightning's averages copy the module, and through its data would copy the trainer.
+        self._met: weakref.ref[Any] | None = None
 
     def _losses(self) -> list[DistillationLoss]:
         return list(self.losses)  # type: ignore[arg-type]
@@ -103,9 +104,9 @@ class Distillation(LightningModule):
         Raises:
             UserError: if its tokenizer is not theirs, or its samples are longer than they read.
         """
-        if data is not self._met:
+        if data is not None and (self._met is None or data is not self._met()):
             meet_data(data, self.task, self.student, self._tokenizer, self.teacher)
-            self._met = data
+            self._met = weakref.ref(data)
 
     def setup(self, stage: str) -> None:
         self.meet(getattr(self.trainer, "datamodule", None))
@@ -149,6 +150,7 @@ class Distillation(LightningModule):
             raise UserError(
                 "a run needs an end", key="trainer.max_epochs", value=-1, mend="set max_epochs or max_steps"
             )
+        check_warmup(self.optimizer_config, int(total))
         self._counted = weakref.ref(self.trainer), int(total)
         return int(total)
 
