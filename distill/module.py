@@ -26,7 +26,7 @@ from distill.evidence import Evidence
 from distill.finite import FiniteWatch
 from distill.loggers import is_rank_zero
 from distill.losses import DistillationLoss
-from distill.optim import OptimizerConfig, learning_rate_factor, make_optimizer
+from distill.optim import OptimizerConfig, check_warmup, learning_rate_factor, make_optimizer
 from distill.pair import bind, make_losses, make_student, make_teacher, meet_data, own_tokenizer
 from distill.saved_state import refuse_changed, remember, share, teacher_state
 from distill.sharding import local, shard_run
@@ -129,7 +129,9 @@ class Distillation(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = make_optimizer(self.optimizer_config, [self.student, self.losses])
-        factor = partial(learning_rate_factor, self.optimizer_config, total_steps=self._count_steps())
+        total = self._count_steps()
+        check_warmup(self.optimizer_config, total)
+        factor = partial(learning_rate_factor, self.optimizer_config, total_steps=total)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "name": "learning_rate"},
@@ -150,7 +152,6 @@ class Distillation(LightningModule):
             raise UserError(
                 "a run needs an end", key="trainer.max_epochs", value=-1, mend="set max_epochs or max_steps"
             )
-        check_warmup(self.optimizer_config, int(total))
         self._counted = weakref.ref(self.trainer), int(total)
         return int(total)
 

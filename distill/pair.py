@@ -123,7 +123,7 @@ def make_losses(losses: Sequence[Any] | None, task: Task) -> list[DistillationLo
     """The terms of the objective: as given, or what fits the labels of the task.
 
     Raises:
-        UserError: if there is none, all weigh nothing, or one is neither a loss nor a function of the two models' logits.
+        UserError: if there is none, all weigh nothing, or one is neither a loss nor a function of two models' logits.
     """
     if losses is None:
         return [BinaryCrossEntropy() if task.outputs == "labels" else CrossEntropy()]
