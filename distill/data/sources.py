@@ -14,7 +14,7 @@ from distill.data.draws import order
 from distill.data.files import OWN, read_files
 from distill.data.reader import ReaderConfig
 from distill.errors import UserError, nearest
-from distill.paths import PACKAGE_PREFIX, resolve
+from distill.paths import PACKAGE_PREFIX, check_path, resolve
 
 __all__ = ["Source", "find_splits", "hold_out", "load", "sample"]
 
@@ -81,6 +81,7 @@ def load(
         return Source(dict(stdlib()))
     if path.startswith(PACKAGE_PREFIX):
         raise UserError("the package brings no such data", key="data.path", value=path, mend=nearest(path, [STDLIB]))
+    check_path(path, "data.path")
     if Path(path).expanduser().is_file():
         rule, mend = "this is a file", f"give it by its split: data.files: {{train: {path}}}, and data.path: null"
         raise UserError(rule, key="data.path", value=path, mend=mend)
@@ -132,6 +133,7 @@ def _load_files(
 
 def _checked_file(key: str, name: str) -> str:
     """The ending of a file that is there."""
+    check_path(name, key)
     path = Path(name).expanduser()
     suffix = path.suffix.lower()
     if path.is_dir():
