@@ -200,3 +200,11 @@ def test_global_choice_compares_multiples_of_a_layers_mean_and_leaves_one_in_eac
     assert (first.tolist(), second.tolist()) == ([False, False, True], [False, False, True])
     again = choose_globally(layers, [first, second], 4)
     assert torch.equal(torch.stack(again), torch.stack([first, second]))
+
+
+def test_units_that_are_gone_are_no_part_of_a_ranking_over_all_layers() -> None:
+    importances = [torch.tensor([9.0, 1.0, 2.0]), torch.tensor([3.0, 4.0, 5.0])]
+    masks = [torch.tensor([False, True, True]), torch.tensor([True, True, True])]
+    # Multiples of the means of what stayed, 1.5 and 4: 0.67 and 1.33, and 0.75, 1 and 1.25; the best of each stays.
+    kept = [one.tolist() for one in choose_globally(importances, masks, 3)]
+    assert kept == [[False, False, True], [False, True, True]]
