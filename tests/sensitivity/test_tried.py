@@ -69,6 +69,8 @@ def test_a_scan_is_known_by_its_weights_its_data_and_its_metric() -> None:
 def test_a_killed_scan_goes_on_and_ends_as_one_that_was_not(
     base: dict[str, Any], fitted: Callable[..., Path], distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    few = {**(scanning.scan.__kwdefaults__ or {}), "sparsities": (0.5, 0.8), "bits": (8, 4)}
+    monkeypatch.setattr(scanning.scan, "__kwdefaults__", few)
     run = fitted()
     assert distill("sensitivity", str(run), "--samples", "4", "--output", "undisturbed").code == 0
     evaluate, calls = scanning._evaluate, []
