@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["guard", "in_own_pass"]
+__all__ = ["guard", "in_backward", "in_own_pass"]
 
 _FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
@@ -37,7 +37,12 @@ def guard(model: nn.Module) -> None:
 
 def in_own_pass() -> bool:
     """Whether a guarded model computes now, or a backward pass does, which may compute parts of it again."""
-    return _depth > 0 or torch._C._current_graph_task_id() != -1
+    return _depth > 0 or in_backward()
+
+
+def in_backward() -> bool:
+    """Whether a backward pass computes now: gradient checkpointing calls layers once more in it."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def _enter(module: nn.Module, args: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -87,7 +88,8 @@ def matching(model: nn.Module, pattern: str, key: str) -> set[str]:
     if not found:
         ends = [name for name, module in model.named_modules() if name and not any(module.children())]
         close = get_close_matches(pattern, names, cutoff=0.5)  # or any that holds others
-        raise UserError("found in no module's name", key=key, value=pattern, mend=nearest(pattern, close or ends))
+        mend = f"did you mean {close[0]!r}?" if close else nearest(pattern, ends)
+        raise UserError("found in no module's name", key=key, value=pattern, mend=mend)
     return found
 
 
@@ -133,7 +135,7 @@ def select(
         raise UserError(
             f"no module of the student is chosen ({_listed(types)})",
             key=key,
-            mend="widen include, or exclude less",
+            mend=f"widen include, or exclude less; its weights are those of {_holders(model)}",
         )
     return chosen
 
@@ -244,6 +246,14 @@ def check_overrides(model: nn.Module, overrides: Mapping[str, Any] | None, chose
                 check_pattern(model, pattern, chosen, key, CHOOSE)
         except UserError as error:  # the pattern is a key here, and no value
             raise UserError(error.rule, key=f"{key}.{pattern}", mend=error.mend) from error
+
+
+def _holders(model: nn.Module) -> str:
+    """The types of modules that hold the model's matrices, those with the most values first."""
+    counts: Counter[str] = Counter()
+    for module in model.modules():
+        counts[type(module).__name__] += sum(p.numel() for p in module.parameters(recurse=False) if p.dim() > 1)
+    return ", ".join(name for name, count in counts.most_common(4) if count) or "no matrix"
 
 
 def _listed(types: Sequence[type[nn.Module]]) -> str:

@@ -63,6 +63,12 @@ def test_each_pattern_to_include_is_found_in_a_module_that_can_be_chosen() -> No
     assert list(select(Net(), KINDS, ["head"], key="P")) == ["head"]
 
 
+def test_a_student_without_such_layers_is_told_what_its_weights_are() -> None:
+    model = nn.ModuleDict({"table": nn.Embedding(9, 4), "cell": nn.LSTM(4, 8), "head": nn.Linear(8, 2)})
+    message = said(lambda: select(model, KINDS, key="P"))
+    assert message.endswith("exclude less; its weights are those of LSTM, Embedding, Linear.")
+
+
 def test_what_is_left_out_may_be_anything_that_exists() -> None:
     assert list(select(Net(), LINEAR, exclude=["norm", "wave", "head", "turned"], key="P")) == ["block.map"]
     assert "found in no module's name" in said(lambda: select(Net(), LINEAR, exclude=["nrm"], key="P"))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from distill.own_pass import in_own_pass
+from distill.own_pass import in_backward, in_own_pass
 from distill.quantize.fake import at_least_float32, beside, fake_quantize, positive
 from distill.quantize.inputs import fake_quantize_input_learned, learned_qparams
 from distill.quantize.observers import batch_range, dynamic_qparams, input_qparams, widest
@@ -40,6 +40,8 @@ class QuantizedLayer(nn.Module):
         observing: Whether training batches widen :attr:`seen`.
         seen: The range of the inputs since it was last taken, ``[2]``; ``None`` where there were none.
         tokens: Which positions of the batch that is read now hold a token, ``[B, T]``; ``None`` where all do.
+        calls: How often the input of this batch was observed: several times where a module is used at several places.
+        places: The most of these.
         ranged: Whether :attr:`input_range` is known; until then static inputs stay as they are.
     """
 
@@ -50,6 +52,8 @@ class QuantizedLayer(nn.Module):
     observing: bool
     seen: Tensor | None
     tokens: Tensor | None
+    calls: int
+    places: int
     ranged: bool
     input_range: Tensor
     input_change: Tensor
@@ -186,6 +190,9 @@ class QuantizedLayer(nn.Module):
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
         assert self.scheme.activations is not None
+        if not in_backward():  # where a part of the pass is computed again
+            self.calls += 1
+            self.places = max(self.places, self.calls)
         found = batch_range(self._by_position(x), self.scheme.activations, self.tokens)
         self.seen = found if self.seen is None else widest(self.seen, found)
 

@@ -114,7 +114,7 @@ def quantize_layer(module: nn.Module, scheme: LayerScheme) -> QuantizedLayer:
     module.__class__ = QUANTIZED[type(module)]
     layer = cast(QuantizedLayer, module)
     layer.scheme, layer.mode, layer.observing, layer.ranged = scheme, "float", False, False
-    layer.seen, layer.tokens = None, None
+    layer.seen, layer.tokens, layer.calls, layer.places = None, None, 0, 0
     if scheme.weights.learned:
         layer.weight_scale = nn.Parameter(layer.initial_scale())
     if layer.static:

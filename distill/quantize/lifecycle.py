@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 def attend(layers: Iterable[QuantizedLayer], tokens: Tensor | None) -> None:
     """Have observers look at these positions ``[B, T]`` of the batch that is read next; at all of them if ``None``."""
     for layer in layers:
-        layer.tokens = tokens
+        layer.tokens, layer.calls = tokens, 0
 
 
 @torch.no_grad()
@@ -85,6 +85,8 @@ def restore(layer: QuantizedLayer) -> None:
         "observing",
         "seen",
         "tokens",
+        "calls",
+        "places",
         "ranged",
     ):
         if hasattr(layer, name):
@@ -152,10 +154,19 @@ def conclude(layers: Mapping[str, QuantizedLayer]) -> dict[str, QuantizedLayer]:
     unused = [name for name in layers if name not in used]
     for name in unused:
         restore(layers[name])
+    shared = [name for name, layer in used.items() if layer.places > 1]
     if unused and is_rank_zero():
-        _log.warning("stay in floating point, as no input ever reached them: %s", ", ".join(unused))
+        _log.warning("stay in floating point, as no input ever reached them: %s", _listed(unused))
+    if shared and is_rank_zero():
+        said = "are called several times in a pass, with one range for all their inputs (kind: dynamic has none): %s"
+        _log.warning(said, _listed(shared))
     freeze(used.values())
     return used
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 @contextmanager

@@ -239,6 +239,23 @@ def test_a_part_that_is_computed_again_reads_what_it_read(padded: Tensor) -> Non
         torch.testing.assert_close(again, plain, rtol=0, atol=0)
 
 
+def test_an_input_that_is_computed_again_is_observed_as_one(padded: Tensor) -> None:
+    class Checkpointed(TiedByUse):
+        def forward(self, input: Tensor) -> Tensor:
+            return torch.utils.checkpoint.checkpoint(super().forward, input, use_reentrant=False)
+
+    ranges = []
+    for make in (TiedByUse, Checkpointed):
+        model = made(make).train()
+        layers = swap(model, choose(model, weights=INT2, activations=ActivationScheme(), embeddings=None, key="q"))
+        layers["inner"].observing = True
+        model(padded).sum().backward()
+        follow(layers.values())
+        assert layers["inner"].places == 1
+        ranges.append(layers["inner"].input_range)
+    assert torch.equal(*ranges)
+
+
 def test_a_saved_encoder_rounds_its_inputs_when_it_is_loaded(tmp_path: Any, padded: Tensor) -> None:
     model = made(MODELS["padded encoder"])
     scheme = ActivationScheme(bits=4)

@@ -95,3 +95,21 @@ def test_padding_of_what_calibrates_is_left_out(bert: Callable[..., Any], tokens
             found.append([layer.input_scale for layer in quantized_layers(model).values() if layer.static])
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-6, atol=0)
+
+
+def test_a_layer_of_several_places_has_one_range_for_all_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.twice, self.once, self.head = (nn.Linear(4, 4) for _ in range(4))
+
+        def forward(self, input: Tensor) -> Tensor:
+            x = self.twice(self.first(input))
+            return self.head(self.once(self.twice(100 * x)))
+
+    model, x = Twice(), torch.randn(2, 4)
+    inner = model.twice(model.first(x)).detach()
+    ends = torch.cat([model.first(x).detach(), 100 * inner])
+    quantize(model, [x, x], activations=ActivationScheme(observer="minmax"))
+    assert caplog.messages[-1].endswith("(kind: dynamic has none): twice")
+    torch.testing.assert_close(model.twice.input_scale, (ends.max() - ends.min()) / 255)
