@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from distill.artifact import load, note, quiet, read_steps, structural
 from distill.errors import UserError
+from distill.model_folder import check_config, check_folder
 from distill.paths import resolve
 
 __all__ = ["FAILURES", "explain", "load_model", "load_tokenizer", "mark_padding", "not_given"]
@@ -30,7 +31,6 @@ FAILURES = (
 )
 """What transformers raises for a folder, name or configuration that is not right."""
 
-_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "tf_model.h5", "flax_model.msgpack")
 _NOT_GIVEN = re.compile("do not have access|not a valid model identifier|connect to")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 
@@ -65,7 +65,7 @@ def load_model(
     location = resolve(path, key)
     steps: list[dict[str, Any]] = []
     if Path(location).is_dir():
-        _check_folder(Path(location), path, auto_model, key)
+        check_folder(Path(location), path, auto_model, key)
         steps = read_steps(location, key)
     if structural(steps):
         return _compressed(location, path, auto_model, key, attn_implementation)
@@ -81,7 +81,7 @@ def load_model(
                 **({"attn_implementation": attn_implementation} if attn_implementation else {}),
                 **head,
             )
-    except FAILURES as error:
+    except Exception as error:  # a configuration that is not right can make a modelling file stumble anywhere
         raise explain(error, auto_model, key, path, attn_implementation) from error
     _check_complete(model, report, path, key, trained)
     mark_padding(model, auto_model)
@@ -93,7 +93,10 @@ def _compressed(
     location: str, path: str, auto_model: Any, key: str, attn_implementation: str | None
 ) -> PreTrainedModel:
     """A model whose structure transformers cannot tell: its head is the one it was saved with."""
-    model = load(location)
+    try:
+        model = load(location)
+    except UserError as error:
+        raise UserError(error.rule, key=key, value=path, mend=error.mend) from error
     wanted = auto_model._model_mapping.get(type(getattr(model, "config", None)), None)
     if not isinstance(model, PreTrainedModel) or not isinstance(model, wanted or ()):
         raise UserError(
@@ -123,31 +126,6 @@ def mark_padding(model: PreTrainedModel, auto_model: Any) -> None:
         text.pad_token_id = ends[0] if isinstance(ends, list) else ends
 
 
-def _check_folder(folder: Path, path: str, auto_model: Any, key: str) -> None:
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            "this folder holds no model of transformers: it has no config.json",
-            key=key,
-            value=path,
-            mend="give the folder that save_pretrained wrote",
-        )
-    if any(folder.glob("*.safetensors")):
-        return
-    pickled = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
-    if pickled:
-        raise UserError(
-            f"the weights are stored only as {pickled[0]}, a format that can run code when it is read",
-            key=key,
-            value=path,
-            mend=(
-                'if you trust its origin convert it once: python -c "from transformers import '
-                f"{auto_model.__name__} as M; M.from_pretrained('{path}', use_safetensors=False)"
-                f".save_pretrained('{path}')\""
-            ),
-        )
-    raise UserError("this folder holds no *.safetensors weights", key=key, value=path, mend="save the model anew")
-
-
 def _check_complete(model: PreTrainedModel, report: dict[str, Any], path: str, key: str, trained: bool) -> None:
     """Refuse a checkpoint that lacks more than the head, or anything at all where it must be ``trained``."""
     misfits = {name: (stored, wanted) for name, stored, wanted in report["mismatched_keys"]}
@@ -162,7 +140,8 @@ def _check_complete(model: PreTrainedModel, report: dict[str, Any], path: str, k
             mend="save the model anew",
         )
     if below:
-        raise UserError(f"the weights lack {below[0]}", key=key, value=path, mend="save the model anew")
+        rule = f"the weights are not those of a {type(model).__name__}, as config.json has it: they lack {below[0]}"
+        raise UserError(rule, key=key, value=path, mend="save the model anew")
     if trained and fresh:
         raise UserError(
             f"this model has no trained head for the task: {', '.join(fresh[:3])} would be random",
@@ -238,11 +217,12 @@ def load_tokenizer(path: str, key: str, *, words: bool = False) -> Any:
         UserError: if there is none.
     """
     location = resolve(path, key)
+    check_config(Path(location), path, key)
     try:
         with quiet():
             options = {"add_prefix_space": True} if words else {}
             tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
-    except (*FAILURES, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # the files of a stranger can make it stumble anywhere
         if missing := not_given(error, key, path):
             raise missing from error
         raise UserError(

@@ -343,7 +343,7 @@ FRESH = {"model_type": "bert"}
         (StudentConfig(config={}), "model_type must be one"),
         (StudentConfig(config=FRESH | {"hiden_size": 8}), "did you mean 'hidden_size'"),
         (StudentConfig(config=FRESH | {"hidden_size": 10, "num_attention_heads": 4}), "not a multiple"),
-        (StudentConfig(config=FRESH | {"hidden_size": "wide"}), "expected int"),
+        (StudentConfig(config=FRESH | {"hidden_size": "wide"}), "must be an integer"),
         (StudentConfig(num_layers=1, freeze=["["]), "not a regular expression"),
         (StudentConfig(num_layers=1, freeze=["embedings"]), "found in no parameter"),
         (StudentConfig(num_layers=1, freeze=["."]), "nothing is left to train"),

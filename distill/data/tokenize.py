@@ -28,14 +28,16 @@ def load_tokenizer(path: str, task: TextTask) -> Any:
     """
     from transformers import AutoTokenizer
 
+    from distill.model_folder import check_config
     from distill.pretrained import not_given  # which takes transformers' time to import
 
     place = resolve(path, "data.tokenizer")
+    check_config(Path(place), path, "data.tokenizer")
     try:
         # Byte-level tokenizers refuse words that are split already unless they may put a space before each.
         options = {"add_prefix_space": True} if task.words else {}
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the files of a stranger can make it stumble anywhere
         if missing := not_given(error, "data.tokenizer", path):
             raise missing from error
         reason = (str(error).strip().splitlines() or [""])[0][:200]

@@ -12,6 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 
 from distill.artifact import note, quiet, steps_of
 from distill.errors import UserError, nearest
+from distill.model_folder import check_memory, check_sizes, parameters_of
 from distill.models import ModelSpec
 from distill.pretrained import FAILURES, explain, load_model, load_tokenizer, mark_padding
 from distill.students.config import StudentConfig
@@ -131,13 +132,21 @@ def _fresh(
             value=kind,
             mend=nearest(kind, CONFIG_MAPPING.keys()),
         )
+
+    def refuse(rule: str, mend: str) -> UserError:
+        return UserError(rule, key=key, value=config.config, mend=mend)
+
+    check_sizes(wanted, refuse)
     try:
         with quiet():
             _check_names(kind, wanted, key)
             made = AutoConfig.for_model(kind, **(_vocabulary(config, teacher, tokenizer) | wanted | head))
             attention = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
+            check_memory(parameters_of(task.auto_model, made), refuse)
             model: PreTrainedModel = task.auto_model.from_config(made, dtype=torch.float32, **attention)
-    except (*FAILURES, TypeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a configuration that is not right can make a modelling file stumble anywhere
         raise explain(error, task.auto_model, key, config.config, config.attn_implementation) from error
     mark_padding(model, task.auto_model)
     return model

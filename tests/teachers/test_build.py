@@ -146,7 +146,7 @@ def test_weights_that_do_not_fit_below_the_head_are_refused(folder: Path) -> Non
     with pytest.raises(UserError, match=r"do not fit the model's config\.json"):
         load(folder)
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
-    with pytest.raises(UserError, match=r"weights lack bert\.encoder\.layer\.2"):
+    with pytest.raises(UserError, match=r"they lack bert\.encoder\.layer\.2"):
         load(folder)
 
 
