@@ -139,11 +139,11 @@ def _write(folder: Path, model: nn.Module, tokenizer: Any, record: Mapping[str, 
 
             packed = pack(model.state_dict(), model)
             if isinstance(model, PreTrainedModel):
-                model.save_pretrained(folder, state_dict=packed)
+                model.save_pretrained(folder, state_dict=packed, save_original_format=False)
             else:
                 safetensors.torch.save_file(packed, folder / WEIGHTS)
         elif isinstance(model, PreTrainedModel):
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, save_original_format=not structural(record["steps"]))
         else:
             safetensors.torch.save_model(model, str(folder / WEIGHTS))
         if tokenizer is not None:
