@@ -283,6 +283,21 @@ def _kept(model: nn.Module, names: Mapping[str, str]) -> Iterator[dict[str, Tens
             handle.remove()
 
 
+def _readable(model: nn.Module, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """``inputs`` without the types of tokens (first text, second text) where ``model`` has no embeddings of them.
+
+    RoBERTa has one for all tokens, some take none, and GPT-2 would look them up among the words.
+    """
+    config: Any = getattr(model, "config", None)
+    kind = getattr(config, "model_type", None)
+    known = hasattr(config, "get_text_config") and kind != "xlnet" and not hasattr(config, "type_vocab_sizes")
+    if "token_type_ids" not in inputs or not known:
+        return inputs
+    if (getattr(config.get_text_config(), "type_vocab_size", None) or 0) > 1:
+        return inputs
+    return {name: tensor for name, tensor in inputs.items() if name != "token_type_ids"}
+
+
 def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) -> Signals:
     """Run ``model`` once and keep what ``request`` names.
 
@@ -293,6 +308,7 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
     Raises:
         UserError: if the model does not give what is requested.
     """
+    inputs = _readable(model, inputs)
     names = {name: name for name in request.taps}
     spec = ModelSpec(model, "model")
     projections = {k: spec.projections(spec.attention_layer(k, "layer"), "layer") for k in request.projections}

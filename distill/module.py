@@ -27,7 +27,7 @@ from distill.finite import FiniteWatch
 from distill.loggers import is_rank_zero
 from distill.losses import DistillationLoss
 from distill.optim import OptimizerConfig, check_warmup, learning_rate_factor, make_optimizer
-from distill.pair import bind, make_losses, make_student, make_teacher, meet_data, own_tokenizer
+from distill.pair import bind, make_losses, make_student, make_teacher, meet_data, own_tokenizer, try_reading
 from distill.saved_state import refuse_changed, remember, share, teacher_state
 from distill.sharding import local, shard_run
 from distill.signals import Batch, Request, Signals
@@ -102,10 +102,11 @@ class Distillation(LightningModule):
         """Have both models read what ``data`` makes; done by :meth:`setup` for the data module of a trainer.
 
         Raises:
-            UserError: if its tokenizer is not theirs, or its samples are longer than they read.
+            UserError: if its tokenizer is not theirs, its samples are longer than they read, or they read none.
         """
         if data is not None and (self._met is None or data is not self._met()):
             meet_data(data, self.task, self.student, self._tokenizer, self.teacher)
+            try_reading(data, self.task, self.student, self.teacher, self.needs)
             self._met = weakref.ref(data)
 
     def setup(self, stage: str) -> None:

@@ -15,6 +15,7 @@ from distill.losses.callable import as_loss
 from distill.models import ModelSpec
 from distill.padded import tell_padding
 from distill.pretrained import load_tokenizer
+from distill.reads import check_reads
 from distill.schedules import never
 from distill.signals import Needs
 from distill.students import StudentConfig, build_student
@@ -23,7 +24,7 @@ from distill.teachers import LiveTeacher, TeacherConfig, TeacherSource, build_te
 from distill.tokens import check_same, check_tokenizer, set_padding
 from distill.vocabulary import check_length
 
-__all__ = ["bind", "make_losses", "make_student", "make_teacher", "meet_data", "own_tokenizer"]
+__all__ = ["bind", "make_losses", "make_student", "make_teacher", "meet_data", "own_tokenizer", "try_reading"]
 
 
 def make_teacher(
@@ -107,6 +108,18 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
                 tell_padding(who, task, model, data)
             if data.isolates:
                 check_isolation(who, model)
+
+
+def try_reading(data: Any, task: Task, student: nn.Module, teacher: TeacherSource | None, needs: Needs) -> None:
+    """Have both models read two texts with the data's tokenizer (:func:`~distill.reads.check_reads`).
+
+    Raises:
+        UserError: if one of them cannot.
+    """
+    if isinstance(data, TextData) and isinstance(task, TextTask):
+        for who, model, _ in _named(student, None, teacher):
+            request = needs.student if model is student else needs.teacher
+            check_reads(who, model, task, data.tokenizer, request)
 
 
 def _named(student: nn.Module, own: Any, teacher: TeacherSource | None) -> Iterator[tuple[str, nn.Module, Any]]:

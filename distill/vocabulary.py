@@ -24,6 +24,7 @@ __all__ = [
     "check_vocabularies",
     "check_widths",
     "label_names",
+    "positions_of",
 ]
 
 _log = logging.getLogger(__name__)
@@ -210,18 +211,22 @@ def check_length(key: str, length: int, models: Iterable[tuple[str, nn.Module]])
         UserError: naming the model and its positions.
     """
     for who, model in models:
-        config = getattr(model, "config", None)
-        positions = getattr(config, "max_position_embeddings", None)
-        if not isinstance(positions, int) or getattr(config, "rope_parameters", None) is not None:
-            continue  # rotary positions go on beyond what was trained
-        first = _first_position(model)
-        if length > positions - first:
-            raise UserError(
-                f"{who} has {positions - first} positions",
-                key=key,
-                value=length,
-                mend=f"give {positions - first} or less",
-            )
+        positions = positions_of(model)
+        if positions is not None and length > positions:
+            raise UserError(f"{who} has {positions} positions", key=key, value=length, mend=f"give {positions} or less")
+
+
+def positions_of(model: nn.Module) -> int | None:
+    """How many tokens a model reads at most; ``None`` where that is not bounded, or not told.
+
+    Rotary positions go on beyond what was trained, and so do relative ones (XLNet's configuration tells -1).
+    """
+    config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1 or getattr(config, "rope_parameters", None) is not None:
+        return None
+    return positions - _first_position(model)
 
 
 def _first_position(model: nn.Module) -> int:

@@ -32,6 +32,7 @@ from distill.signals import Batch
 from distill.tables import wide
 from distill.tracking import spoken
 from distill.verdict import Verdict
+from distill.vocabulary import positions_of
 
 __all__ = ["FORMATS", "LENGTH", "export"]
 
@@ -126,7 +127,8 @@ def _measure(job: Job, student: nn.Module, path: Path) -> dict[str, Any]:
     """Latency of the export against the float teacher; without a teacher, against the student in float."""
     teacher = next(iter(job.module.teacher.models), None) if job.module.teacher is not None else None
     reference = teacher if teacher is not None else without_quantization(student) if frozen_layers(student) else None
-    length = min([LENGTH, *(_positions(model) for model in (student, reference) if model is not None)])
+    known = [positions_of(model) for model in (student, reference) if model is not None]
+    length = min([LENGTH, *(positions for positions in known if positions is not None)])
     inputs = _one(next(iter(_batches(job))), length)
     found: dict[str, Any] = {"length": length} if "input_ids" in inputs else {}
     sessions = {"export": session(path)}
@@ -147,9 +149,3 @@ def _one(batch: Batch, length: int) -> dict[str, Tensor]:
         return {name: tensor[:1] for name, tensor in inputs.items()}
     inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
     return {name: tensor[:1].repeat(1, length)[:, :length] for name, tensor in inputs.items()}
-
-
-def _positions(model: nn.Module) -> int:
-    """How many tokens the model reads at most, as far as it says."""
-    config = getattr(model, "config", None)
-    return int(getattr(config, "max_position_embeddings", None) or LENGTH)

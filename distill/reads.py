@@ -1,0 +1,119 @@
+"""Whether a model reads the batches of its task, and what it makes of the padding in them, found by trying it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from distill.errors import UserError
+from distill.signals import Batch, Request
+from distill.tasks.base import TextTask
+
+__all__ = ["check_reads", "read"]
+
+_log = logging.getLogger(__name__)
+
+_SHORT, _LONG = "a good film", "this is not a very bad story but it is long and dull for an hour"
+"""Two texts of different lengths."""
+
+_SAME = 1e-3
+"""Of the largest logit: kernels that see other numbers of rows differ by less."""
+
+
+def check_reads(who: str, model: nn.Module, task: TextTask, tokenizer: Any, request: Request) -> None:
+    """Refuse a model that cannot read two padded rows, and warn of one in which padding changes what it says of a row.
+
+    Args:
+        who: The model's key.
+        model: Of transformers; others are taken at their word.
+        task: Makes the batch.
+        tokenizer: The data's.
+        request: What the losses read of the model.
+
+    Raises:
+        UserError: saying what the model stumbled over, or that its logits are not of the task's shape.
+    """
+    if not isinstance(model, PreTrainedModel) or not _runs_here(model):
+        return
+    rows = _rows(task, tokenizer)
+    if rows is None:
+        return
+    with _still(model), torch.no_grad():
+        together = read(who, model, task, task.collate(rows, tokenizer), request)
+        short = task.collate(rows[:1], tokenizer)
+        alone = read(who, model, task, short, request)
+    inside = together[:1] if together.dim() == 2 else together[:1, : alone.shape[1]]
+    off = float((inside.float() - alone.float()).abs().max() / alone.float().abs().max().clamp(min=1e-6))
+    if off > _SAME:
+        _log.warning(
+            "%s: padding beside a row changes its logits, by %.2g of the largest here: %s lets it through; keep "
+            "data.bucketing on, so that rows of a batch are of about one length",
+            who,
+            off,
+            type(model).__name__,
+        )
+
+
+def _runs_here(model: PreTrainedModel) -> bool:
+    """Whether the host has kernels for it; half precision and fused attention may be a device's alone."""
+    kind = getattr(model.config, "_attn_implementation", None)
+    return kind in (None, "eager", "sdpa") and all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def _rows(task: TextTask, tokenizer: Any) -> list[dict[str, Any]] | None:
+    """The short and the long text as samples of the task; ``None`` where a task of one's own takes no plain texts."""
+    texts: list[Any] = [_SHORT.split(), _LONG.split()] if task.words else [_SHORT, _LONG]
+    columns = {"text": texts} | ({"text_pair": texts[:1] * 2} if "text_pair" in task.columns else {})
+    try:
+        encoded = task.encode(tokenizer, 16)(columns)
+        samples = [{name: np.asarray(values[i]) for name, values in encoded.items()} for i in range(2)]
+    except Exception:  # whatever it does with columns that it did not expect
+        return None
+    return [sample | {"id": i, "epoch": 0, "seed": 0} for i, sample in enumerate(samples)]
+
+
+def read(who: str, model: nn.Module, task: TextTask, batch: Batch, request: Request) -> Tensor:
+    """The logits of ``batch``.
+
+    Raises:
+        UserError: if the model stumbles over it, or they are not of its shape.
+    """
+    try:
+        found = task.forward(model, batch, request | Request(logits=True)).logits
+    except UserError:
+        raise
+    except Exception as error:  # modelling files raise whatever they stumble over
+        rule = f"this {type(model).__name__} cannot read a batch of {task.name} ({_first_line(error)})"
+        mend = "name a model that was made for the task, or correct its config.json"
+        raise UserError(rule, key=who, mend=mend) from error
+    rows, length = batch.inputs["input_ids"].shape
+    if found is None or tuple(found.shape[:-1]) not in ((rows,), (rows, length)):
+        shape = "none" if found is None else list(found.shape)
+        rule = f"the logits of this {type(model).__name__} are {shape} for {rows} rows of {length} tokens"
+        raise UserError(rule, key=who, mend="name a model that was made for the task")
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    line = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__
+
+
+@contextmanager
+def _still(model: nn.Module) -> Iterator[None]:
+    """In eval mode, and with the generators as they were afterwards."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
