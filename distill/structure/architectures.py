@@ -19,7 +19,7 @@ from distill.structure.low_rank import LowRankLinear
 from distill.students.layers import layer_list
 from distill.students.width import FAMILIES, Family, Role, Widths
 
-__all__ = ["KINDS", "Kind", "Slice", "Units", "find_units", "layer_modules"]
+__all__ = ["KINDS", "Kind", "Slice", "Units", "find_units", "heads_in_group", "layer_modules"]
 
 Kind = Literal["heads", "neurons", "hidden"]
 
@@ -136,12 +136,17 @@ def _family(model: nn.Module, key: str) -> Family:
     return FAMILIES[kind]
 
 
+def heads_in_group(model: nn.Module) -> int:
+    """How many query heads share one head of keys and values, and so are one unit; of a known architecture."""
+    widths = Widths.of(model.config, FAMILIES[model.config.model_type])  # type: ignore[union-attr, index]
+    return widths.heads // widths.kv_heads
+
+
 def _sizes(model: nn.Module) -> dict[Role, int]:
     """Features of one unit along an axis of each role."""
     widths = Widths.of(model.config, FAMILIES[model.config.model_type])  # type: ignore[union-attr, index]
-    group = widths.heads // widths.kv_heads
     one = widths.head_dim
-    return {"heads": group * one, "kv_heads": one, "fused": 3 * one, "ffn": 1, "hidden": 1}
+    return {"heads": heads_in_group(model) * one, "kv_heads": one, "fused": 3 * one, "ffn": 1, "hidden": 1}
 
 
 def _axes(model: nn.Module, family: Family, name: str, key: str) -> tuple[Role, ...]:

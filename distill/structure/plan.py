@@ -19,7 +19,7 @@ from distill.prune.masks import count_at
 from distill.quantize.layers import QuantizedLayer
 from distill.structure import importance
 from distill.structure.activations import ActivationSums
-from distill.structure.architectures import KINDS, Kind, Units, find_units, layer_modules
+from distill.structure.architectures import KINDS, Kind, Units, find_units, heads_in_group, layer_modules
 from distill.structure.low_rank import LowRankLinear
 from distill.structure.masking import LayerSwitch, factors
 from distill.structure.norms import mask_norm, unmask_norm
@@ -130,10 +130,17 @@ class Plan:
         """
         parts = self.parts(student)
         for kind, fraction in self.fractions.items():
-            if not sum(self._removed(kind, parts)):
-                counts = " or ".join(str(count) for count in sorted({units.count for units in parts.units[kind]}))
+            group = heads_in_group(student) if kind == "heads" else 1
+            counts = " or ".join(str(count) for count in sorted({units.count for units in parts.units[kind]}))
+            counts += f" groups of {group} query heads that share one of keys and values" if group > 1 else ""
+            removed = sum(self._removed(kind, parts))
+            if not removed:
                 rule, mend = f"this is none of {counts}", "remove more, or leave it out"
                 raise UserError(rule, key=f"{self.key}.{kind}", value=fraction, mend=mend)
+            if group > 1 and is_rank_zero():
+                part = removed / sum(units.count for units in parts.units[kind])
+                told = "%s.heads = %g: a layer has %s, and these go together: %.3g %% of the heads go"
+                _log.warning(told, self.key, fraction, counts, 100 * part)
             for units in parts.units[kind]:
                 self._add_buffers(student.get_submodule(units.owner), KINDS[kind], units.count)
         for norm in parts.norms:
@@ -308,6 +315,8 @@ class Plan:
             removed: dict[str, Any] = {
                 kind: {str(layer): stay for layer, stay in of.items()} for kind, of in kept.items()
             }
+            if "heads" in kept and (group := heads_in_group(student)) > 1:
+                removed["heads_in_group"] = group
             steps.append({"kind": "remove", **removed})
         return steps
 

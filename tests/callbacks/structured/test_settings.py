@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from pytorch_lightning import Callback
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from distill.callbacks import StructuredPruning
 from distill.errors import UserError
@@ -80,3 +82,27 @@ def test_what_does_not_fit_the_student_is_refused_before_training(
         fit(module, StructuredPruning(**arguments))
     assert caught.value.key == f"callbacks.StructuredPruning.{key}"
     assert all(torch.equal(value, module.student.state_dict()[name]) for name, value in before.items())
+
+
+def _llama() -> Any:
+    config = {"hidden_size": 12, "num_attention_heads": 6, "num_key_value_heads": 3, "num_hidden_layers": 2}
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("llama", **config, intermediate_size=20, vocab_size=30)
+    )
+
+
+def test_heads_that_go_in_groups_are_told_with_their_true_part(caplog: pytest.LogCaptureFixture) -> None:
+    student, pruning = _llama(), StructuredPruning(heads=0.5)
+    with caplog.at_level(logging.WARNING, logger="distill"):
+        pruning.prepare(student)
+    # Half of 3 groups is 2 of them, which are 4 of 6 heads.
+    assert "a layer has 3 groups of 2 query heads that share one of keys and values" in caplog.text
+    assert "66.7 % of the heads go" in caplog.text
+    (step,) = pruning.finish(student)
+    assert step["heads_in_group"] == 2
+    assert {len(kept) for kept in step["heads"].values()} == {3}
+
+
+def test_fewer_heads_than_a_group_are_refused_with_the_groups() -> None:
+    with pytest.raises(UserError, match=r"heads = 0\.1: this is none of 3 groups of 2 query heads"):
+        StructuredPruning(heads=0.1).prepare(_llama())

@@ -1,0 +1,214 @@
+"""What is tried with an architecture: one function a column of the table, which returns when all is right."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from architectures.tiny import DEPTH, VOCABULARY
+from distill import artifact
+from distill.callbacks import StructuredPruning
+from distill.export.graph import feed, to_onnx
+from distill.export.runtime import session
+from distill.losses import CrossEntropy, FitNetHint, HintonKL
+from distill.module import Distillation
+from distill.pretrained import load_model
+from distill.quantize.ptq import quantize
+from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.reads import read
+from distill.signals import Batch, Request
+from distill.students import StudentConfig, build_student
+from distill.students.layers import layer_list
+from distill.tasks import TextTask
+from distill.teachers import LiveTeacher
+
+__all__ = ["CELLS", "EXPORT", "Wrong", "batch_of", "hints"]
+
+TOLERANCE = 1e-5
+_LENGTHS = (12, 9, 5)
+_END = 2
+
+
+class Wrong(Exception):
+    """It ran, and did not compute what it should."""
+
+
+def batch_of(task: TextTask) -> Batch:
+    """Three rows of 12, 9 and 5 tokens, padded on the right, with labels."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, VOCABULARY - 5, (len(_LENGTHS), max(_LENGTHS)), generator=generator)
+    tokens = torch.arange(max(_LENGTHS)) < torch.tensor(_LENGTHS)[:, None]
+    ids[torch.arange(len(_LENGTHS)), torch.tensor(_LENGTHS) - 1] = _END
+    ids = ids.where(tokens, 0)
+    inputs = {"input_ids": ids, "attention_mask": tokens.long()}
+    if task.name == "text-classification":
+        return Batch(inputs=inputs, labels=torch.tensor([0, 1, 2]), tokens=tokens, ids=[0, 1, 2])
+    labels = (ids % 3 if task.name == "token-classification" else ids).where(tokens, -100)
+    return Batch(inputs=inputs, labels=labels, mask=tokens, tokens=tokens, ids=[0, 1, 2])
+
+
+def logits(model: nn.Module, task: TextTask, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        found = task.forward(model.eval(), batch, Request(logits=True)).logits
+    if not isinstance(found, Tensor) or not found.isfinite().all():
+        raise Wrong("its logits are no finite numbers")
+    return found
+
+
+def equal(found: Tensor, expected: Tensor, what: str, tolerance: float = 0.0) -> None:
+    """Refuse a difference above ``tolerance`` of the largest (or of 1)."""
+    if found.shape != expected.shape:
+        raise Wrong(f"{what}: {tuple(found.shape)} instead of {tuple(expected.shape)}")
+    off = float((found - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+    if not off <= tolerance:
+        raise Wrong(f"{what}: off by {off:.1e}")
+
+
+# ---------------------------------------------------------------------- the columns
+
+
+def teacher(model: PreTrainedModel, task: TextTask) -> None:
+    """Saved, loaded by path and run: the same logits, of the right shape."""
+    batch = batch_of(task)
+    with torch.no_grad():
+        expected = read("model.teacher", model, task, batch, Request(logits=True))
+    with tempfile.TemporaryDirectory() as folder:
+        artifact.save(folder, model)
+        again = load_model(folder, task.auto_model, "model.teacher.path", head={}, trained=True)
+    equal(logits(again, task, batch), expected, "loaded from its folder", TOLERANCE)
+
+
+def padding(model: PreTrainedModel, task: TextTask) -> None:
+    """A row alone and in a padded batch."""
+    batch = batch_of(task)
+    together = logits(model, task, batch)
+    for row, length in enumerate(_LENGTHS):
+        inputs = {name: tensor[row : row + 1, :length] for name, tensor in batch.inputs.items()}
+        alone = logits(model, task, replace(batch, inputs=inputs, tokens=None, mask=None))[0]
+        inside = together[row] if task.name == "text-classification" else together[row, :length]
+        equal(inside, alone, f"{length} tokens alone and among {max(_LENGTHS)}", TOLERANCE)
+
+
+def copied(model: PreTrainedModel, task: TextTask) -> None:
+    """A student of all layers gives the same bits; one of half of them holds exactly their weights."""
+    batch = batch_of(task)
+    every = build_student(StudentConfig(layers="uniform", num_layers=DEPTH), task, model)
+    equal(logits(every, task, batch), logits(model, task, batch), "a student of all layers")
+    half = build_student(StudentConfig(layers="uniform", num_layers=DEPTH // 2), task, model)
+    logits(half, task, batch)
+    prefix, whole = f"{layer_list(model)}.", dict(model.state_dict())
+    for name, tensor in half.state_dict().items():
+        number, _, rest = name.removeprefix(prefix).partition(".")
+        origin = f"{prefix}{2 * int(number) + 1}.{rest}" if name.startswith(prefix) else name
+        if not torch.equal(tensor, whole[origin]):
+            raise Wrong(f"a student of half the layers: {name} is not {origin}")
+
+
+def hints(model: PreTrainedModel, task: TextTask) -> None:
+    """Hinton's loss, hidden states and labels; the student is of half the layers, or another of the same kind."""
+    _train(model, task, lambda half: half)
+
+
+def pruned(model: PreTrainedModel, task: TextTask) -> None:
+    """Half of the heads and neurons are taken out: what is left computes what masking them did."""
+    batch, student = batch_of(task), _copy(model)
+    callback = StructuredPruning(heads=0.5, neurons=0.5)
+    callback.prepare(student)
+    parts = callback.plan.parts(student)
+    callback.plan.switch_off(parts, 1.0)
+    for parameter, factor in callback.plan.factors(parts):
+        with torch.no_grad():
+            parameter.mul_(factor)
+    expected = logits(student, task, batch)
+    before = sum(p.numel() for p in student.parameters())
+    callback.finish(student)
+    if not sum(p.numel() for p in student.parameters()) < before:
+        raise Wrong("nothing was removed")
+    equal(logits(student, task, batch), expected, "what is left of it", TOLERANCE)
+
+
+def quantized(model: PreTrainedModel, task: TextTask) -> None:
+    """Int8 weights and static inputs, without training; saved and loaded it gives the same bits."""
+    batch, student = batch_of(task), _copy(model)
+    steps = quantize(
+        student,
+        [batch],
+        lambda model, batch: task.forward(model, batch, Request(logits=True)),
+        weights=WeightScheme(),
+        activations=ActivationScheme(),
+        embeddings=WeightScheme(),
+    )
+    expected = logits(student, task, batch)
+    with tempfile.TemporaryDirectory() as folder:
+        artifact.save(folder, student, steps=steps)
+        equal(logits(artifact.load(folder), task, batch), expected, "loaded from its folder")
+
+
+def exported(model: PreTrainedModel, task: TextTask) -> None:
+    """In ONNX, float: onnxruntime's logits."""
+    batch = batch_of(task)
+    inputs = feed(batch)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        to_onnx(model, path, inputs)
+        known = session(path)
+        names = {given.name for given in known.get_inputs()}
+        (found,) = known.run(None, {name: tensor.numpy() for name, tensor in inputs.items() if name in names})
+    expected = logits(model, task, batch)
+    real = slice(None) if batch.mask is None else batch.mask
+    equal(torch.from_numpy(found)[real], expected[real], "in onnxruntime", 1e-4)
+
+
+CELLS: dict[str, Callable[[PreTrainedModel, TextTask], None]] = {
+    "teacher": teacher,
+    "padding": padding,
+    "copied": copied,
+    "hints": hints,
+    "pruned": pruned,
+    "quantized": quantized,
+}
+EXPORT = {"exported": exported}
+
+
+# ---------------------------------------------------------------------- a step of training
+
+
+def _train(model: PreTrainedModel, task: TextTask, change: Callable[[nn.Module], nn.Module]) -> None:
+    try:
+        student = change(build_student(StudentConfig(layers="uniform", num_layers=DEPTH // 2), task, model))
+    except Exception:  # what cannot be copied can be distilled
+        student = _copy(model)
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.mul_(0.9)
+    module = Distillation(
+        student.train(), task, LiveTeacher(_copy(model), task), [HintonKL(), FitNetHint(), CrossEntropy()]
+    )
+    with _seeded():
+        objective, terms = module.terms(batch_of(task).at(0, 1))
+        objective.backward()
+    for name, value in terms.items():
+        if not value.isfinite():
+            raise Wrong(f"{name} is {float(value)}")
+    gradients = [p.grad for p in student.parameters() if p.grad is not None]
+    if not gradients or not all(g.isfinite().all() for g in gradients):
+        raise Wrong("its gradient is no finite number")
+
+
+def _copy(model: PreTrainedModel) -> PreTrainedModel:
+    return copy.deepcopy(model).eval()
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
