@@ -45,7 +45,11 @@ def check_reads(who: str, model: nn.Module, task: TextTask, tokenizer: Any, requ
     rows = _rows(task, tokenizer)
     if rows is None:
         return
+    trains = model.training and not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     with _still(model), torch.no_grad():
+        if trains:  # some read other batches in training than they do elsewhere
+            read(who, model.train(), task, task.collate(rows, tokenizer), request)
+            model.train(False)
         together = read(who, model, task, task.collate(rows, tokenizer), request)
         short = task.collate(rows[:1], tokenizer)
         alone = read(who, model, task, short, request)

@@ -71,6 +71,20 @@ def test_a_model_that_stumbles_over_a_batch_is_refused_before_training(tokenizer
         check_reads("model.student", made("llama", **heads), TASK, tokenizer, Request(logits=True))
 
 
+def test_a_model_that_reads_other_batches_in_training_is_refused(tokenizer: Any) -> None:
+    sizes = {"axial_pos_embds_dim": [8, 8], "axial_pos_shape": [8, 8], "attn_layers": ["local", "local"]}
+    sizes |= {
+        "attention_head_size": 8,
+        "feed_forward_size": 24,
+        "local_attn_chunk_length": 4,
+        "max_position_embeddings": 64,
+    }
+    model = made("reformer", **sizes)
+    check_reads("model.teacher", model, TASK, tokenizer, Request(logits=True))
+    with pytest.raises(UserError, match=r"model\.student: .*If training, make sure that config\.axial_pos_shape"):
+        check_reads("model.student", model.train(), TASK, tokenizer, Request(logits=True))
+
+
 def test_trying_a_model_leaves_modes_and_generators_as_they_were(tokenizer: Any) -> None:
     model = made("bert").train()
     model.dropout.eval()

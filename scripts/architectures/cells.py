@@ -103,7 +103,8 @@ def copied(model: PreTrainedModel, task: TextTask) -> None:
     every = build_student(StudentConfig(layers="uniform", num_layers=DEPTH), task, model)
     equal(logits(every, task, batch), logits(model, task, batch), "a student of all layers")
     half = build_student(StudentConfig(layers="uniform", num_layers=DEPTH // 2), task, model)
-    logits(half, task, batch)
+    with torch.no_grad():
+        read("model.student", half.eval(), task, batch, Request(logits=True))
     prefix, whole = f"{layer_list(model)}.", dict(model.state_dict())
     for name, tensor in half.state_dict().items():
         number, _, rest = name.removeprefix(prefix).partition(".")
@@ -193,6 +194,8 @@ def _train(model: PreTrainedModel, task: TextTask, change: Callable[[nn.Module],
         student.train(), task, LiveTeacher(_copy(model), task), [HintonKL(), FitNetHint(), CrossEntropy()]
     )
     with _seeded():
+        with torch.no_grad():
+            read("model.student", student, task, batch_of(task), module.needs.student)
         objective, terms = module.terms(batch_of(task).at(0, 1))
         objective.backward()
     for name, value in terms.items():
