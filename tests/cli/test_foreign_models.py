@@ -71,30 +71,6 @@ def refused(result: Any, key: str, said: list[str], folder: Path) -> None:
     assert not (folder / "runs").exists()
 
 
-QUANTIZED = {"weights": {"bits": 8}, "activations": None}
-RECORDS: dict[str, tuple[Any, list[str]]] = {
-    "no modules": ({"kind": "quantize"}, ["a step 'quantize' that does not say its modules"]),
-    "empty modules": ({"kind": "quantize", "modules": {}}, ["does not say its modules"]),
-    "modules that are a list": ({"kind": "quantize", "modules": ["a"]}, ["does not say its modules"]),
-    "unknown module": ({"kind": "quantize", "modules": {"nowhere": QUANTIZED}}, ["not of this model", "nowhere"]),
-    "no scheme": ({"kind": "quantize", "modules": {"classifier": {}}}, ["'quantize' that is not of this model"]),
-    "ranks of nothing": ({"kind": "low_rank", "modules": {"nowhere": 2}}, ["no linear map 'nowhere'"]),
-    "groups that are none": ({"kind": "share", "groups": [1, 2]}, ["not of this model"]),
-    "heads that are none": ({"kind": "remove", "heads": [1]}, ["not of this model"]),
-    "unknown kind": ({"kind": "quantise"}, ["did you mean 'quantize'"]),
-}
-
-
-@pytest.mark.parametrize(("step", "said"), RECORDS.values(), ids=RECORDS)
-def test_a_strange_record_of_compressions_is_one_message(
-    step: Any, said: list[str], base: dict[str, Any], distill: Callable[..., Any], teacher_dir: str, tmp_path: Path
-) -> None:
-    folder = tmp_path / "m"
-    shutil.copytree(teacher_dir, folder)
-    (folder / "compression.json").write_text(json.dumps({"version": 1, "steps": [step]}))
-    refused(distill("fit", "-c", "base.yaml", "--model.teacher", "./m"), "model.teacher", said, tmp_path)
-
-
 def test_a_student_that_would_not_fit_into_memory_is_refused_at_once(
     base: dict[str, Any], distill: Callable[..., Any], tmp_path: Path
 ) -> None:
