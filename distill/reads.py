@@ -1,8 +1,7 @@
-"""Whether a model reads the batches of its task, and what it makes of the padding in them, found by trying it."""
+"""Whether a model reads the batches of its task, found by trying it."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,17 +17,12 @@ from distill.tasks.base import TextTask
 
 __all__ = ["check_reads", "read"]
 
-_log = logging.getLogger(__name__)
-
 _SHORT, _LONG = "a good film", "this is not a very bad story but it is long and dull for an hour"
 """Two texts of different lengths."""
 
-_SAME = 1e-3
-"""Of the largest logit: kernels that see other numbers of rows differ by less."""
-
 
 def check_reads(who: str, model: nn.Module, task: TextTask, tokenizer: Any, request: Request) -> None:
-    """Refuse a model that cannot read two padded rows, and warn of one in which padding changes what it says of a row.
+    """Refuse a model that cannot read two padded rows.
 
     Args:
         who: The model's key.
@@ -50,19 +44,7 @@ def check_reads(who: str, model: nn.Module, task: TextTask, tokenizer: Any, requ
         if trains:  # some read other batches in training than they do elsewhere
             read(who, model.train(), task, task.collate(rows, tokenizer), request)
             model.train(False)
-        together = read(who, model, task, task.collate(rows, tokenizer), request)
-        short = task.collate(rows[:1], tokenizer)
-        alone = read(who, model, task, short, request)
-    inside = together[:1] if together.dim() == 2 else together[:1, : alone.shape[1]]
-    off = float((inside.float() - alone.float()).abs().max() / alone.float().abs().max().clamp(min=1e-6))
-    if off > _SAME:
-        _log.warning(
-            "%s: padding beside a row changes its logits, by %.2g of the largest here: %s lets it through; keep "
-            "data.bucketing on, so that rows of a batch are of about one length",
-            who,
-            off,
-            type(model).__name__,
-        )
+        read(who, model, task, task.collate(rows, tokenizer), request)
 
 
 def _runs_here(model: PreTrainedModel) -> bool:

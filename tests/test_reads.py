@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytest
@@ -41,28 +40,6 @@ def made(kind: str, **changes: Any) -> Any:
 @pytest.fixture
 def tokenizer(tiny_tokenizer_dir: str) -> Any:
     return AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
-
-
-@pytest.mark.parametrize(("kind", "changes"), [("bert", {}), ("roberta", {"type_vocab_size": 1}), ("gpt2", {})])
-def test_what_a_model_says_of_a_row_is_the_same_in_a_padded_batch(
-    kind: str, changes: dict[str, Any], tokenizer: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    model = made(kind, **changes)
-    with caplog.at_level(logging.WARNING, logger="distill"):
-        caplog.clear()
-        check_reads("model.student", model, TASK, tokenizer, Request(logits=True))
-    assert not caplog.records
-
-
-@pytest.mark.parametrize("kind", ["xlnet", "fnet"])
-def test_padding_that_a_model_lets_through_is_told(kind: str, tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
-    model = made(kind)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.2)
-    with caplog.at_level(logging.WARNING):
-        check_reads("model.teacher", model, TASK, tokenizer, Request(logits=True))
-    assert "model.teacher: padding beside a row changes its logits" in caplog.text
 
 
 def test_a_model_that_stumbles_over_a_batch_is_refused_before_training(tokenizer: Any) -> None:
