@@ -52,7 +52,7 @@ def _sentence(text: str) -> str:
 def nearest(name: str, names: Iterable[str], *, count: int = 3) -> str:
     """Say which of ``names`` come closest to ``name``: ``did you mean 'a' or 'b'?``, or list a few."""
     names = sorted(set(names))
-    close = get_close_matches(name, names, n=count, cutoff=0.6)
+    close = get_close_matches(name, names, n=count, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     shown = ", ".join(repr(n) for n in names[:12])
