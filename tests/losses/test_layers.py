@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import pytest
 from torch import nn
 from transformers import BertConfig, BertModel
@@ -39,16 +37,19 @@ def test_student_layers_meet_the_teacher_layers_of_the_rule(layers, student, tea
 
 def test_a_student_of_uniform_layers_takes_its_hints_from_the_layers_that_it_is_made_of():
     for depth in range(1, 25):
-        teacher = ModelSpec(_deep(depth), "model.teacher")
+        teacher = ModelSpec(_Deep(depth), "model.teacher")
         for count in range(1, depth + 1):
-            pairs = layer_pairs("uniform", ModelSpec(_deep(count), "model.student"), teacher)
+            pairs = layer_pairs("uniform", ModelSpec(_Deep(count), "model.student"), teacher)
             assert [theirs for _, theirs in pairs] == choose_layers("uniform", count, depth)
 
 
-def _deep(layers):
-    model = nn.Module()
-    model.config = SimpleNamespace(num_hidden_layers=layers)
-    return model
+class _Deep(nn.Module):
+    def __init__(self, layers):
+        super().__init__()
+        self.config = BertConfig(num_hidden_layers=layers)
+
+    def forward(self, input_ids, output_hidden_states=None):
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize(
