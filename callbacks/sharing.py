@@ -50,7 +50,7 @@ class ShareParameters(Compression):
         check_groups(groups, len(layers), key)
         check_alike(layers, groups, key)
         weighted = {name: m for name, m in layers.named_modules() if isinstance(m, _WEIGHTED)}
-        refuse_rewritten(weighted, KEY)
+        refuse_rewritten(weighted, KEY, excludes=False)
         if self.initial == "mean":
             average(layers, groups)
         share(layers, groups)

@@ -140,7 +140,7 @@ def select(
     return chosen
 
 
-def refuse_rewritten(modules: Mapping[str, nn.Module], key: str) -> None:
+def refuse_rewritten(modules: Mapping[str, nn.Module], key: str, *, excludes: bool = True) -> None:
     """Refuse modules whose weight somebody else writes: what is done to it would be undone before the next pass.
 
     So do hooks and parametrisations (weight norm, spectral norm, ``torch.nn.utils.prune``), which keep what is trained
@@ -149,6 +149,7 @@ def refuse_rewritten(modules: Mapping[str, nn.Module], key: str) -> None:
     Args:
         modules: Those that are about to be compressed, by name.
         key: Where the settings stand in the configuration.
+        excludes: Whether there is an ``exclude``, to leave a module out.
 
     Raises:
         UserError: naming the first, and who writes it.
@@ -158,7 +159,8 @@ def refuse_rewritten(modules: Mapping[str, nn.Module], key: str) -> None:
         if weight is None:
             writer, remedy = _writer(module)
             rule = f"its weight is written anew before every pass, by {writer}, which would undo a compression"
-            raise UserError(rule, key=key, value=name, mend=f"{remedy}, or leave it out: exclude: ['{name}']")
+            more = f", or leave it out: exclude: ['{name}']" if excludes else ""
+            raise UserError(rule, key=key, value=name, mend=remedy + more)
         if isinstance(weight, UninitializedParameter):
             rule = f"is a {type(module).__name__}, whose weight has no shape before the first pass"
             raise UserError(rule, key=key, value=name, mend="run the student once on a batch before it is given")
