@@ -17,8 +17,7 @@ def fold_batch_norms(graph: Any) -> None:
 
     A norm multiplies a channel by f = gamma / sqrt(var + eps) and adds beta - f * mean. |f| joins the scale of the
     channel's weights, whose integers take the sign of f, and the bias is rounded anew: that alone changes what the
-    graph computes, by half a step at most. Where 32 bits are too few for the new bias the norm stays, and so does one
-    that reads what the graph computes.
+    graph computes, by half a step at most. A norm stays that reads what the graph computes.
 
     Args:
         graph: An ``onnx_ir.Graph``, which is changed.
@@ -52,7 +51,8 @@ def _fold(graph: Any, norm: Any, conv: Any) -> None:
     middle = zero_point.int().view(sign.shape)
     q = (middle + (q.int() - middle) * sign).to(q.dtype)
     shift = (steps.double() * step.double() - mean) * factor + beta
-    scale, steps = bias_steps(q, scale * factor.abs().float(), zero_point, shift.float(), _constant(input.inputs[1]))
+    norm_scale = scale * factor.abs().float()
+    q, scale, steps = bias_steps(q, norm_scale, zero_point, shift.float(), _constant(input.inputs[1]))
     if steps.is_floating_point():
         return
     for node, values in ((weight, (q, scale)), (bias, (steps, _constant(input.inputs[1]) * scale))):

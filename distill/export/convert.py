@@ -74,10 +74,14 @@ def with_integers(model: nn.Module, *, unsigned: bool) -> nn.Module:
     """
     model = copy.deepcopy(model)
     integers: dict[int, Tensor] = {}  # one matrix a weight, however many layers compute with it
-    for name, layer in frozen_layers(model).items():
+    made: dict[nn.Module, nn.Module] = {}
+    for layer in frozen_layers(model).values():
         q = integers.setdefault(id(layer.weight), layer.integers())
-        parent = model.get_submodule(name.rpartition(".")[0])
-        setattr(parent, name.rpartition(".")[2], _integer_layer(layer, q, unsigned))
+        made[layer] = _integer_layer(layer, q, unsigned)
+    for name, module in list(model.named_modules(remove_duplicate=False)):  # a layer may stand under several names
+        if module in made:
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, made[module])
     return model
 
 

@@ -18,28 +18,40 @@ Convolve = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Input, weight and bias to output, with the strides and the padding of one layer."""
 
 
+_SUM = 255 * 128
+"""The largest product of an 8-bit input and an 8-bit weight."""
+
+
 def bias_steps(
     weight: Tensor, scale: Tensor, zero_point: Tensor, bias: Tensor, input_scale: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The bias in steps of the product's grid, input scale * weight scale, as int32.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The bias in steps of the product's grid, input scale * weight scale, as int32 with room for the sums beside it.
 
-    The scale of a channel without weights, such as one that was pruned away, is next to nothing, and so would be its
-    steps. Any scale is right for it, and it gets one that leaves it its bias.
+    A channel whose weights have all but vanished (pruned away, decayed, or behind a batch norm's small factor) has
+    next to no scale, and its bias would take more steps than 32 bits hold. It gets the smallest scale that holds the
+    bias, and its weights are rounded to that: they move by half a step, which is 2^-31 of the bias and less.
 
     Args:
-        weight: Integers ``[out, ...]``.
+        weight: Integers ``[out, ...]``, int8 or uint8.
         scale: Of the weights, ``[]`` or ``[out]``.
-        zero_point: ``[out]``.
+        zero_point: ``[out]``, of the integers' type.
         bias: ``[out]``.
         input_scale: ``[]``.
 
     Returns:
-        Scales ``[out]``, and the bias; as it was where 32 bits are too few for its steps.
+        Weights, scales ``[out]`` and the bias, in steps; the bias as it was where a sum of the products alone may
+        take 31 bits.
     """
-    empty = (weight.flatten(1) == zero_point[:, None]).all(1)
-    scale = torch.where(empty, (bias.abs() / (input_scale * 2**24)).clamp_min(2.0**-100), scale)
-    steps = (bias.double() / (input_scale * scale).double()).round()
-    return scale, steps.int() if bool((steps.abs() < 2**31).all()) else bias
+    middle = zero_point.int().view(-1, *[1] * (weight.dim() - 1))
+    room = 2**31 - 1 - weight[0].numel() * _SUM
+    if room < 2**30:
+        return weight, scale.expand(len(weight)), bias
+    needed = (bias.double().abs() / (input_scale.double() * 2**30)).float() * (1 + 2.0**-20)
+    wide = torch.where(needed > scale, needed, scale).clamp_min(2.0**-100)
+    ratio = (scale / wide).view(middle.shape)
+    rounded = torch.where(ratio < 1, ((weight.int() - middle) * ratio).round().int() + middle, weight.int())
+    steps = (bias.double() / (input_scale.double() * wide.double())).round()
+    return rounded.to(weight.dtype), wide, steps.int()
 
 
 class StaticConv(IntegerLayer):
@@ -47,8 +59,7 @@ class StaticConv(IntegerLayer):
 
     It does where the output is rounded to a grid next: before another such layer, with at most a ReLU or a maximum
     over windows in between. Elsewhere it multiplies floats. The bias is rounded to the product's grid, whose steps are
-    those of the input times those of the weights, in 32 bits; where these are too few it stays a float, and the product
-    one of floats.
+    those of the input times those of the weights, in 32 bits (:func:`bias_steps`).
 
     Args:
         convolve: What the layer does.
@@ -76,7 +87,7 @@ class StaticConv(IntegerLayer):
         # Without one the exporter would write a bias of its own, in floats.
         bias = torch.zeros(len(weight)) if bias is None else bias.float()
         zero_point = zero_point.expand(len(weight)).contiguous()
-        scale, bias = bias_steps(weight, scale, zero_point, bias, input.scale)
+        weight, scale, bias = bias_steps(weight, scale, zero_point, bias, input.scale)
         super().__init__(weight, scale, zero_point, bias)
         self.convolve, self.input = convolve, input
         self.register_buffer("bias_scale", input.scale * scale)

@@ -21,6 +21,7 @@ Predict = Callable[[dict[str, Tensor]], Tensor]
 
 RELATIVE_ERROR = 1e-4
 AGREEMENT = 0.995
+INTEGER_ERROR = 0.02  # of the logits' spread; a grid of 8 bits has steps of 1/256 of its range
 METRIC = 0.003  # three tenths of a point, of a metric in [0, 1]; of the metric itself where it is larger
 
 
@@ -31,6 +32,7 @@ class Comparison:
     Attributes:
         predictions: How many predictions were compared.
         relative_error: max |a - b| / max |a| over the logits of all predictions, a of the trained model.
+        mean_error: sqrt(sum (a - b)^2 / sum (a - mean a)^2) over all logits: the error in parts of their spread.
         agreement: The part of the decisions that are equal; ``None`` where predictions are no classes.
         metric: The name of the task's metric.
         trained: Its value for the trained model.
@@ -40,6 +42,7 @@ class Comparison:
 
     predictions: int
     relative_error: float
+    mean_error: float
     agreement: float | None
     metric: str
     trained: float
@@ -69,6 +72,7 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
     count = equal = decided = 0
     taken: set[int] = set()
     difference, largest = torch.zeros(()), torch.zeros(())
+    spread = _Spread()
     for batch in batches:
         inputs = feed(batch)
         first, second = trained(inputs), exported(inputs)
@@ -81,6 +85,7 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
         # Not a number anywhere is as far off as can be.
         difference = torch.maximum(difference, (a - b).abs().nan_to_num(torch.inf).max())
         largest = torch.maximum(largest, a.abs().max())
+        spread.add(a.double(), b.double())
         decisions = task.predict(a), task.predict(b)
         if decisions[0] is not None and decisions[1] is not None:
             equal, decided = equal + int((decisions[0] == decisions[1]).sum()), decided + decisions[0].numel()
@@ -91,12 +96,33 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
     return Comparison(
         predictions=count,
         relative_error=float(difference / largest.clamp(min=torch.finfo(torch.float32).tiny)),
+        mean_error=spread.error,
         agreement=equal / decided if decided else None,
         metric=task.monitor,
         trained=float(metrics[0][task.monitor].compute()),
         exported=float(metrics[1][task.monitor].compute()),
         one_class=len(taken) == 1,
     )
+
+
+class _Spread:
+    """Sums of squares, of the differences between two models' logits and of those of the first's around their mean."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.differences, self.total, self.squares = (torch.zeros((), dtype=torch.float64) for _ in range(3))
+
+    def add(self, a_NC: Tensor, b_NC: Tensor) -> None:
+        self.count += a_NC.numel()
+        self.differences += (a_NC - b_NC).square().nan_to_num(torch.inf).sum()
+        self.total += a_NC.sum()
+        self.squares += a_NC.square().sum()
+
+    @property
+    def error(self) -> float:
+        around = self.squares - self.total.square() / self.count
+        tiny = torch.finfo(torch.float32).eps * self.squares + torch.finfo(torch.float64).tiny  # all logits are one number
+        return float((self.differences / torch.maximum(around, tiny)).sqrt())
 
 
 def nothing_to_compare() -> UserError:
@@ -120,7 +146,9 @@ def check_float(found: Comparison) -> None:
 
 
 def check_integer(found: Comparison) -> None:
-    """Refuse decisions of which more than 0.5 % differ, and a metric that is off by more than 0.3 points.
+    """Refuse decisions of which more than 0.5 % differ, a metric off by more than 0.3 points, and logits by 2 %.
+
+    Decisions alone would pass any model that is wrong in the same direction everywhere, or on easy data.
 
     Raises:
         UserError: with the figures.
@@ -134,6 +162,8 @@ def check_integer(found: Comparison) -> None:
             f"its {found.metric} is {found.exported:.4g}, the trained model's {found.trained:.4g}, and a difference of "
             f"{allowed:.2g} is allowed"
         )
+    if not found.mean_error <= INTEGER_ERROR:
+        faults.append(f"its logits are off by {found.mean_error:.1%} of their spread, and {INTEGER_ERROR:.0%} is allowed")
     if faults:
         raise UserError(
             f"the exported model does not do what the trained one does: {'; '.join(faults)}; nothing was written",

@@ -18,6 +18,7 @@ REPORT = {
     "verified": {
         "predictions": 872,
         "relative_error": 0.02,
+        "mean_error": 0.01,
         "agreement": 0.9989,
         "metric": "accuracy",
         "trained": 0.9011,

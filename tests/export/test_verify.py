@@ -14,7 +14,15 @@ from distill.export.verify import Comparison, check_float, check_integer, compar
 from distill.signals import IGNORE, Batch
 from distill.tasks import CausalLM, TextClassification
 
-SAME = Comparison(predictions=1000, relative_error=0.0, agreement=1.0, metric="accuracy", trained=0.9, exported=0.9)
+SAME = Comparison(
+    predictions=1000,
+    relative_error=0.0,
+    mean_error=0.0,
+    agreement=1.0,
+    metric="accuracy",
+    trained=0.9,
+    exported=0.9,
+)
 
 
 def batch(rows: int, labels: Sequence[int]) -> Batch:
@@ -34,8 +42,15 @@ def test_the_figures_are_over_all_batches(task: TextClassification) -> None:
         turns([[4.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]]),
         turns([[4.0, 0.5], [0.0, 2.0]], [[0.0, 1.0], [0.0, 1.0]]),
     )
+    # Of 4 0 0 2 1 0 0 1, whose mean is 1, the squares around it add up to 14; the differences are 0.5, 1 and 1.
     assert found == Comparison(
-        predictions=4, relative_error=0.25, agreement=0.75, metric="accuracy", trained=0.75, exported=1.0
+        predictions=4,
+        relative_error=0.25,
+        mean_error=pytest.approx((2.25 / 14) ** 0.5),
+        agreement=0.75,
+        metric="accuracy",
+        trained=0.75,
+        exported=1.0,
     )
 
 
@@ -105,5 +120,8 @@ def test_the_bounds() -> None:
         check_integer(replace(SAME, agreement=0.994))
     with pytest.raises(UserError, match=r"accuracy is 0\.8969"):
         check_integer(replace(SAME, exported=0.8969))
+    check_integer(replace(SAME, mean_error=0.02))
+    with pytest.raises(UserError, match=r"off by 5\.0% of their spread"):  # whatever the decisions
+        check_integer(replace(SAME, mean_error=0.05))
     with pytest.raises(UserError, match="accuracy is nan"):
         check_integer(replace(SAME, exported=float("nan")))
