@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distill.artifact import quiet, steps_of
@@ -22,7 +25,7 @@ from distill.export.convert import (
 from distill.export.graph import feed, to_onnx
 from distill.export.huggingface import check_structure, to_huggingface
 from distill.export.isa import weight_type
-from distill.export.runtime import integer_matmuls, logits, require, session
+from distill.export.runtime import input_sizes, integer_matmuls, logits, require, session
 from distill.export.verify import Predict, check_float, check_integer, compare, nothing_to_compare, torch_logits
 from distill.signals import Batch
 from distill.tasks import Task
@@ -88,10 +91,14 @@ def write(
     if to == "onnx-int8":
         return _write_integers(student, folder, task, batches, isa)
     plain = without_quantization(student)
-    predict = _write_hf(plain, folder) if to == "hf" else _write_onnx(plain, folder, batches)
+    report: dict[str, Any] = {"quantized_layers": len(frozen_layers(student))}
+    if to == "hf":
+        predict = _write_hf(plain, folder)
+    else:
+        predict, report["inputs"] = _write_onnx(plain, folder, batches, torch_logits(plain))
     found = compare(task, batches(), torch_logits(plain), predict)
     check_float(found)
-    return {"verified": asdict(found), "quantized_layers": len(frozen_layers(student))}
+    return report | {"verified": asdict(found)}
 
 
 def _write_hf(plain: nn.Module, folder: Path) -> Predict:
@@ -102,13 +109,44 @@ def _write_hf(plain: nn.Module, folder: Path) -> Predict:
     return torch_logits(opened.eval())
 
 
-def _write_onnx(model: nn.Module, folder: Path, batches: Callable[[], Iterable[Batch]]) -> Predict:
+def _write_onnx(
+    model: nn.Module, folder: Path, batches: Callable[[], Iterable[Batch]], trained: Predict
+) -> tuple[Predict, dict[str, list[int | str]]]:
+    """The file as a function, and the sizes of its inputs.
+
+    They are free where ``trained`` takes other ones and the file agrees with it there.
+    """
     example = next(iter(batches()), None)
     if example is None:
         raise nothing_to_compare()
-    to_onnx(model, folder / MODEL, feed(example))
-    run = session(folder / MODEL)
-    return lambda inputs: logits(run, inputs)
+    path, inputs = folder / MODEL, feed(example)
+    run: Any = None
+    if "input_ids" in inputs:
+        to_onnx(model, path, inputs)
+        run = session(path)
+    else:
+        with suppress(UserError):  # the exporter may not follow it at any size
+            to_onnx(model, path, inputs)
+            run = session(path)
+        if run is None or not _agrees_at_other_sizes(run, inputs, trained):
+            to_onnx(model, path, inputs, fixed=True)
+            run = session(path)
+    return partial(logits, run), input_sizes(run)
+
+
+def _agrees_at_other_sizes(run: Any, inputs: Mapping[str, Tensor], trained: Predict) -> bool:
+    """Whether the file computes what the model does where all its free sizes are twice those of the example."""
+    longer = {name: tensor[:2] for name, tensor in inputs.items()}
+    for name, sizes in input_sizes(run).items():
+        for dimension, size in enumerate(sizes[1:], 1):
+            if isinstance(size, str):
+                longer[name] = torch.cat([longer[name]] * 2, dimension)
+    try:
+        found = logits(run, longer)
+    except Exception:  # whatever the runtime raises
+        return False
+    expected = trained(longer)
+    return found.shape == expected.shape and bool((found - expected).norm() <= 0.02 * expected.norm())
 
 
 def _write_integers(
@@ -117,11 +155,13 @@ def _write_integers(
     layers = frozen_layers(student)
     largest = largest_integer(layers)
     weights = weight_type(isa, largest)
-    predict = _write_onnx(with_integers(student, unsigned=weights == "uint8"), folder, batches)
+    integers = with_integers(student, unsigned=weights == "uint8")
+    predict, inputs = _write_onnx(integers, folder, batches, torch_logits(student))
     found = compare(task, batches(), torch_logits(student), predict)
     check_integer(found)
     return {
         "verified": asdict(found),
+        "inputs": inputs,
         "isa": isa,
         "weights": weights,
         "largest_weight": largest,

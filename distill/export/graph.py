@@ -57,8 +57,8 @@ def feed(batch: Batch) -> dict[str, Tensor]:
     return {name: known[name] for name in _TEXT_INPUTS if name in known}
 
 
-def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor]) -> None:
-    """Write ``model`` as an ONNX file whose batch size, and for sequences the length, are free.
+def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor], *, fixed: bool = False) -> None:
+    """Write ``model`` as an ONNX file whose batch size is free, and whichever other sizes the model leaves free.
 
     Weights of other precisions become float32. Weights beyond the 2 GB of a protobuf file lie beside it.
 
@@ -66,6 +66,7 @@ def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor]) -> None:
         model: It is not changed.
         path: Where to.
         inputs: An example, by the names that the file's inputs get. The output is called ``logits``.
+        fixed: Have all sizes but the batch's be those of the example.
 
     Raises:
         UserError: if the exporter cannot follow the model.
@@ -73,19 +74,23 @@ def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor]) -> None:
     model = copy.deepcopy(model).eval().float()
     if isinstance(model, PreTrainedModel):
         model.set_attn_implementation("eager")  # the others leave more operators behind, which take longer
-    example = {name: _example(tensor) for name, tensor in inputs.items()}
-    shapes = tuple(_free(tensor) for tensor in example.values())
+    example = {name: _example(tensor, name) for name, tensor in inputs.items()}
+    logits = _Logits(model, tuple(example)).eval()
+    shapes = {name: dict[int, str]({0: "batch"}) for name in example}
+    for dimension, names in ({} if fixed else _free(logits, example)).items():
+        for name in names:
+            shapes[name][dimension] = "length" if dimension == 1 else f"size_{dimension}"
     size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     try:
         with torch.no_grad(), _silent():
             program = torch.onnx.export(
-                _Logits(model, tuple(example)).eval(),
+                logits,
                 tuple(example.values()),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=list(example),
                 output_names=["logits"],
-                dynamic_shapes={"inputs": shapes},
+                dynamic_shapes={"inputs": tuple(shapes.values())},
                 verbose=False,
             )
     except OnnxExporterError as error:
@@ -121,19 +126,34 @@ def _cause(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 
-def _example(tensor: Tensor) -> Tensor:
-    """Two rows, and several tokens: an exporter takes a dimension of one for one that never changes."""
-    if _is_sequence(tensor):
+def _example(tensor: Tensor, name: str) -> Tensor:
+    """Two rows, and of text several tokens: an exporter takes a dimension of one for one that never changes."""
+    if name in _TEXT_INPUTS:
         return tensor[:1].repeat(2, 8)[:, :8].contiguous()  # nor may rows lie further apart than they are long
     return tensor[:1].repeat(2, *[1] * (tensor.dim() - 1))
 
 
-def _free(tensor: Tensor) -> dict[int, str]:
-    return {0: "batch", 1: "length"} if _is_sequence(tensor) else {0: "batch"}
+@torch.no_grad()
+def _free(model: nn.Module, example: Mapping[str, Tensor]) -> dict[int, list[str]]:
+    """Dimensions beside the batch that may be of any size, with the inputs that have them.
 
-
-def _is_sequence(tensor: Tensor) -> bool:
-    return tensor.dim() == 2 and not tensor.is_floating_point()
+    Of text it is the length. Any other model is run with each of them twice as long, of all inputs that are equally
+    long in it at once. Columns of a table (``[B, 5]``, whose embeddings are laid side by side) and features are of one
+    size; words and pixels are not.
+    """
+    if set(example) <= set(_TEXT_INPUTS):
+        return {1: list(example)}
+    found: dict[int, list[str]] = {}
+    for dimension in range(1, max(tensor.dim() for tensor in example.values())):
+        sizes = {name: tensor.shape[dimension] for name, tensor in example.items() if tensor.dim() > dimension}
+        names = [name for name, size in sizes.items() if size == max(sizes.values())]
+        longer = {n: torch.cat([t, t], dimension) if n in names else t for n, t in example.items()}
+        try:
+            model(*longer.values())
+        except (RuntimeError, ValueError, IndexError):  # sizes that do not fit
+            continue
+        found[dimension] = names
+    return found
 
 
 @contextmanager

@@ -63,7 +63,12 @@ def _rows(report: Mapping[str, Any]) -> dict[str, str]:
     if found["agreement"] is not None:
         alike = ", but all of them are one class: a constant model's would be equal too" if found["one_class"] else ""
         rows["equal decisions"] = f"{found['agreement']:.2%} of {found['predictions']:,}{alike}"
-    rows["largest difference"] = f"{found['relative_error']:.1e} of the largest logit"
+    rows["difference"] = (
+        f"{found['mean_error']:.1e} of the logits' spread, at most {found['relative_error']:.1e} of the largest"
+    )
+    fixed = {name: sizes for name, sizes in report.get("inputs", {}).items() if any(type(n) is int for n in sizes)}
+    if fixed:
+        rows["inputs"] = ", ".join(f"{name} [{', '.join(map(str, sizes))}]" for name, sizes in fixed.items())
     rows[found["metric"]] = f"{number(found['exported'])} (in torch {number(found['trained'])})"
     if "latency_ms" in report:
         rows["latency"] = _latency(report)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill.errors import UserError
 
-__all__ = ["INTEGER_MATMULS", "integer_matmuls", "latency", "logits", "require", "session"]
+__all__ = ["INTEGER_MATMULS", "input_sizes", "integer_matmuls", "latency", "logits", "require", "session"]
 
 INTEGER_MATMULS = frozenset(
     {
@@ -67,6 +67,11 @@ def logits(run: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """The logits that a :func:`session` computes for ``inputs``."""
     [output] = run.run(["logits"], _feed(inputs))
     return torch.from_numpy(np.asarray(output))
+
+
+def input_sizes(run: Any) -> dict[str, list[int | str]]:
+    """Of a :func:`session`: input -> the size of each of its dimensions, or the name of one that is free."""
+    return {value.name: list(value.shape) for value in run.get_inputs()}
 
 
 def _feed(inputs: Mapping[str, Tensor]) -> dict[str, Any]:

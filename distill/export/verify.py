@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distill.errors import UserError
 from distill.export.graph import feed
+from distill.export.packed import apart
 from distill.models import forward
 from distill.signals import Batch, Request, Signals
 from distill.tasks import Task
@@ -65,6 +66,9 @@ def torch_logits(model: nn.Module) -> Predict:
 def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Predict) -> Comparison:
     """Run both models over ``batches``, reading nothing but what exported models read (:func:`feed`).
 
+    Documents that were packed into one row and hidden from each other are rows of their own here (:func:`apart`), so
+    that the metric is that of the validation.
+
     Raises:
         UserError: if there is no prediction in them.
     """
@@ -73,7 +77,7 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
     taken: set[int] = set()
     difference, largest = torch.zeros(()), torch.zeros(())
     spread = _Spread()
-    for batch in batches:
+    for batch in map(apart, batches):
         inputs = feed(batch)
         first, second = trained(inputs), exported(inputs)
         task.update(metrics[0], first, batch)
@@ -121,7 +125,9 @@ class _Spread:
     @property
     def error(self) -> float:
         around = self.squares - self.total.square() / self.count
-        tiny = torch.finfo(torch.float32).eps * self.squares + torch.finfo(torch.float64).tiny  # all logits are one number
+        tiny = (
+            torch.finfo(torch.float32).eps * self.squares + torch.finfo(torch.float64).tiny
+        )  # all logits are one number
         return float((self.differences / torch.maximum(around, tiny)).sqrt())
 
 
@@ -163,7 +169,9 @@ def check_integer(found: Comparison) -> None:
             f"{allowed:.2g} is allowed"
         )
     if not found.mean_error <= INTEGER_ERROR:
-        faults.append(f"its logits are off by {found.mean_error:.1%} of their spread, and {INTEGER_ERROR:.0%} is allowed")
+        faults.append(
+            f"its logits are off by {found.mean_error:.1%} of their spread, and {INTEGER_ERROR:.0%} is allowed"
+        )
     if faults:
         raise UserError(
             f"the exported model does not do what the trained one does: {'; '.join(faults)}; nothing was written",

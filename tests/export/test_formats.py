@@ -161,6 +161,6 @@ def test_what_does_something_else_is_refused(
     with torch.no_grad():
         wrong.classifier.weight.neg_()  # type: ignore[union-attr]
     monkeypatch.setattr(formats, "to_huggingface", lambda model, folder: wrong.save_pretrained(folder))  # type: ignore[operator]
-    monkeypatch.setattr(formats, "_write_onnx", lambda *_: formats.torch_logits(wrong))
+    monkeypatch.setattr(formats, "_write_onnx", lambda *_: (formats.torch_logits(wrong), {}))
     with pytest.raises(UserError, match=f"{rule}.*nothing was written"):
         write(to, quantized, tmp_path, task=task, batches=lambda: batches, isa="vnni")

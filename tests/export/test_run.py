@@ -101,10 +101,13 @@ def test_plain_weights_open_in_transformers(run: Run, tmp_path: Path) -> None:
 
 def test_what_is_not_verified_leaves_no_folder(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     before = sorted(run.folder.rglob("*"))
-    found = Comparison(41, relative_error=0.1, mean_error=0.1, agreement=0.97, metric="accuracy", trained=0.9, exported=0.9)
+    found = Comparison(
+        41, relative_error=0.1, mean_error=0.1, agreement=0.97, metric="accuracy", trained=0.9, exported=0.9
+    )
 
-    def fake(model: nn.Module, folder: Path, batches: Any) -> None:
+    def fake(model: nn.Module, folder: Path, batches: Any, trained: Any) -> tuple[None, dict[str, Any]]:
         (folder / "model.onnx").write_bytes(b"wrong")
+        return None, {}
 
     monkeypatch.setattr(formats, "_write_onnx", fake)
     monkeypatch.setattr(formats, "compare", lambda *_: found)
