@@ -14,9 +14,11 @@ from rich.table import Table
 
 from distill.tables import number, wide
 
-__all__ = ["megabytes", "show", "sizes"]
+__all__ = ["STUDENT", "TEACHER", "megabytes", "show", "sizes", "slower"]
 
 _BLOCK = 1 << 20
+
+TEACHER, STUDENT = "the float teacher", "the float student"
 
 
 def sizes(folder: Path) -> dict[str, int]:
@@ -37,7 +39,7 @@ def show(report: Mapping[str, Any], console: Console | None = None) -> None:
     """Print the report of an export."""
     table = Table(title=str(report["folder"]), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_header=False)
     for name, value in _rows(report).items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     console = console or wide()
     console.print(table)
     for line in report.get("verdict", ()):
@@ -73,6 +75,15 @@ def _rows(report: Mapping[str, Any]) -> dict[str, str]:
     if "latency_ms" in report:
         rows["latency"] = _latency(report)
     return rows
+
+
+def slower(latency_ms: Mapping[str, float]) -> list[str]:
+    """What to say where integers take longer than the same student's floats do: a runtime may lack the operators."""
+    integers, floats = latency_ms["export"], latency_ms.get(STUDENT)
+    if floats is None or integers <= 1.05 * floats:  # less is noise
+        return []
+    times = f"{integers:.2f} ms against {floats:.2f} ms"
+    return [f"the integers are slower here than the same student in float32 ({times}); --to onnx writes that one"]
 
 
 def _latency(report: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from transformers import PreTrainedModel
 from distill import artifact
 from distill.build import Job
 from distill.errors import UserError
-from distill.export.convert import frozen_layers, without_quantization
+from distill.export.convert import without_quantization
 from distill.export.folder import REPORT, replacing_export
 from distill.export.formats import FORMATS, MODEL, check_name, check_student, write
 from distill.export.graph import feed, to_onnx
 from distill.export.isa import check_isa, host_isa
-from distill.export.report import show, sizes
+from distill.export.report import STUDENT, TEACHER, show, sizes, slower
 from distill.export.runtime import latency, session
 from distill.finished import reopen
 from distill.listing import read_json
@@ -89,7 +90,8 @@ def export(
         report |= write(to, student, fresh, task=job.module.task, batches=lambda: _batches(job), isa=isa)
         report |= {**sizes(fresh), "verdict": Verdict.of_file(read_json(run.result_file)[0]).bad}
         if to != "hf":
-            report |= _measure(job, student, fresh / MODEL)
+            report |= _measure(job, student, fresh / MODEL, integers=to == "onnx-int8")
+            report["verdict"] += slower(report["latency_ms"])
         _complete(fresh, job, student, report)
     if output is None:  # what lies elsewhere is the user's
         keep_export(job.logging, run, target)
@@ -103,8 +105,10 @@ def _batches(job: Job) -> Iterator[Batch]:
         rule = "there is no validation data to verify the export with"
         raise UserError(rule, key="data", mend="name the split in data.splits")
     loader: Any = job.data.val_dataloader()
+    share = job.arguments.get("limit_val_batches")  # what the validation reads
     with suppress(TypeError):  # of a loader that does not know how many batches it has
-        loader = spoken(loader, "verified", len(loader), wide())
+        count = len(loader) if share is None else share if isinstance(share, int) else int(len(loader) * share)
+        loader = spoken(islice(loader, count), "verified", min(count, len(loader)), wide())
     for raw in loader:
         yield job.module.task.batch(raw)
 
@@ -123,21 +127,28 @@ def _complete(folder: Path, job: Job, student: nn.Module, report: dict[str, Any]
 # ---------------------------------------------------------------------- latency
 
 
-def _measure(job: Job, student: nn.Module, path: Path) -> dict[str, Any]:
-    """Latency of the export against the float teacher; without a teacher, against the student in float."""
-    teacher = next(iter(job.module.teacher.models), None) if job.module.teacher is not None else None
-    reference = teacher if teacher is not None else without_quantization(student) if frozen_layers(student) else None
-    known = [positions_of(model) for model in (student, reference) if model is not None]
+def _measure(job: Job, student: nn.Module, path: Path, *, integers: bool) -> dict[str, Any]:
+    """Latency of the export beside the float teacher and, of integers, beside the student in float.
+
+    The first of them that there is, is the reference for the size too.
+    """
+    references: dict[str, nn.Module] = {}
+    if job.module.teacher is not None and job.module.teacher.models:
+        references[TEACHER] = job.module.teacher.models[0]
+    if integers:
+        references[STUDENT] = without_quantization(student)
+    known = [positions_of(model) for model in (student, *references.values())]
     length = min([LENGTH, *(positions for positions in known if positions is not None)])
     inputs = _one(next(iter(_batches(job))), length)
     found: dict[str, Any] = {"length": length} if "input_ids" in inputs else {}
     sessions = {"export": session(path)}
-    with tempfile.TemporaryDirectory() as folder:
-        if reference is not None:
-            name = "the float teacher" if teacher is not None else "the float student"
-            to_onnx(reference, Path(folder) / MODEL, inputs)
-            sessions[name] = session(Path(folder) / MODEL)
-            found["reference"] = {"name": name, **sizes(Path(folder))}
+    with tempfile.TemporaryDirectory() as parent:
+        for name, model in references.items():
+            folder = Path(parent) / name
+            folder.mkdir()
+            to_onnx(model, folder / MODEL, inputs)
+            sessions[name] = session(folder / MODEL)
+            found.setdefault("reference", {"name": name, **sizes(folder)})
         found["latency_ms"] = latency(sessions, dict.fromkeys(sessions, inputs), _REPEATS)
     return found
 

@@ -47,6 +47,38 @@ def quantized(layer: nn.Module, scheme: LayerScheme, low: float, high: float) ->
     return made
 
 
+@pytest.mark.parametrize("shrunk", [1.0, 1e-3, 1e-6, 1e-9, 0.0])
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_a_vanished_channel_keeps_its_bias_and_an_integer_product(
+    tmp_path: Path, shrunk: float, unsigned: bool
+) -> None:
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(CHANNELS, 8, 3, padding=1), nn.Conv2d(8, OUT, 3, padding=1)
+    norm = nn.BatchNorm2d(8)
+    with torch.no_grad():
+        first.weight[0] *= shrunk
+        first.bias[0] = 1.0  # type: ignore[index]
+        norm.weight[1], norm.bias[1] = shrunk, 0.5  # type: ignore[index]
+        norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+    scheme = LayerScheme(weights=INT8, activations=FULL)
+    net = nn.Sequential(
+        quantized(first, scheme, -3.0, 3.0),
+        norm,
+        nn.ReLU(),
+        quantized(second, scheme, 0.0, 3.0),
+        nn.Flatten(),
+        nn.Linear(OUT * SIDE**2, 3),
+    ).eval()
+    x = torch.randn(16, CHANNELS, SIDE, SIDE)
+    to_onnx(with_integers(net, unsigned=unsigned), tmp_path / MODEL, {"input": x})
+    assert integer_matmuls(tmp_path / MODEL) == {"QLinearConv": 1}  # the first; no grid follows the second
+    with torch.no_grad():
+        expected = net(x)
+    found = logits(session(tmp_path / MODEL), {"input": x})
+    # A value halfway between two steps of the second's grid may go to either: seen are 2e-3, also where nothing shrank.
+    assert float((found - expected).norm() / expected.norm()) < 5e-3
+
+
 class Layers(nn.Module):
     """Convolutions side by side over the same image."""
 

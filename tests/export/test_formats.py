@@ -20,9 +20,10 @@ from distill.export import formats
 from distill.export.formats import MODEL, check_name, check_student, write
 from distill.export.runtime import logits, session
 from distill.quantize.layers import quantized_layers
+from distill.quantize.ptq import quantize
 from distill.quantize.scheme import ActivationScheme, WeightScheme
 from distill.signals import Batch
-from distill.tasks import CausalLM, TextClassification
+from distill.tasks import CausalLM, Plain, TextClassification
 
 Quantize = Callable[[nn.Module, WeightScheme, ActivationScheme | None], nn.Module]
 
@@ -164,3 +165,76 @@ def test_what_does_something_else_is_refused(
     monkeypatch.setattr(formats, "_write_onnx", lambda *_: (formats.torch_logits(wrong), {}))
     with pytest.raises(UserError, match=f"{rule}.*nothing was written"):
         write(to, quantized, tmp_path, task=task, batches=lambda: batches, isa="vnni")
+
+
+class Columns(nn.Module):
+    """A table whose columns' embeddings lie side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.body, self.head = nn.Embedding(20, 4), nn.Linear(20, 16), nn.Linear(16, 2)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self.table(input).flatten(1)).relu())
+
+
+class Frames(nn.Module):
+    """A mean over time of features; one layer stands under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.body, self.head = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+        self.again = self.body
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.head(self.again(self.body(self.first(input).relu()).relu()).relu().mean(1))
+
+
+class Windows(nn.Module):
+    """Pooled to a grid of its own size, which the exporter writes for the size that it sees alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.pool, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(3), nn.Linear(36, 2)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.head(self.pool(self.body(input).relu()).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "others"),
+    [
+        (Columns(), torch.arange(15).view(3, 5), []),
+        (Frames(), torch.randn(3, 7, 6), [torch.randn(2, 11, 6), torch.randn(1, 1, 6)]),
+        (Windows(), torch.randn(2, 3, 6, 6), []),
+    ],
+)
+def test_sizes_are_free_where_the_file_then_does_what_the_model_does(
+    model: nn.Module, example: torch.Tensor, others: list[torch.Tensor], tmp_path: Path
+) -> None:
+    batch = Batch({"input": example}, labels=torch.zeros(len(example), dtype=torch.long))
+    report = write("onnx", model.eval(), tmp_path, task=Plain(), batches=lambda: [batch], isa="vnni")
+    sizes = report["inputs"]["input"]
+    run = session(tmp_path / formats.MODEL)
+    for x in (example, example[:1], *others):
+        with torch.no_grad():
+            torch.testing.assert_close(logits(run, {"input": x}), model(x), rtol=1e-4, atol=1e-5)
+    # What is said to be fixed is, and what is said to be free was tried.
+    longer = torch.cat([example, example], 1)
+    if isinstance(sizes[1], int):
+        with pytest.raises(Exception, match="Got invalid dimensions"):
+            logits(run, {"input": longer})
+    else:
+        with torch.no_grad():
+            torch.testing.assert_close(logits(run, {"input": longer}), model(longer), rtol=1e-4, atol=1e-5)
+    assert (isinstance(sizes[1], str)) == bool(others)
+
+
+def test_a_layer_under_two_names_is_exported_under_both(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, example = Frames().eval(), torch.randn(3, 7, 6)
+    quantize(model, [example], activations=ActivationScheme(kind="dynamic"))
+    batch = Batch({"input": example}, labels=torch.zeros(3, dtype=torch.long))
+    report = write("onnx-int8", model, tmp_path, task=Plain(), batches=lambda: [batch], isa="vnni")
+    assert report["verified"]["mean_error"] < 1e-5
+    assert sum(report["integer_matmuls"].values()) == 2  # it is called twice, and stored once

@@ -7,9 +7,10 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pytest
 from rich.console import Console
 
-from distill.export.report import show, sizes
+from distill.export.report import show, sizes, slower
 
 REPORT = {
     "folder": "runs/a/b/exports/onnx-int8",
@@ -81,3 +82,16 @@ def test_decisions_that_are_all_one_class_are_no_proof() -> None:
     text = console.export_text()
     assert "100.00% of 872, but all of them are one class" in text
     assert "mind: the student predicts class 1 for every input" in text
+
+
+def test_integers_that_are_slower_than_the_same_floats_are_told_of() -> None:
+    (line,) = slower({"export": 3.0, "the float teacher": 9.0, "the float student": 2.0})
+    assert "3.00 ms against 2.00 ms" in line
+    assert slower({"export": 2.0, "the float student": 2.0}) == slower({"export": 3.0, "the float teacher": 1.0}) == []
+
+
+def test_sizes_that_are_fixed_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    show(REPORT | {"inputs": {"input": ["batch", 5], "mask": ["batch", "length"]}})
+    shown = capsys.readouterr().out
+    assert "input [batch, 5]" in shown
+    assert "mask" not in shown

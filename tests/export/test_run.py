@@ -75,7 +75,7 @@ def test_a_run_becomes_a_folder_with_everything_in_it(
     assert sum(report["integer_matmuls"].values()) == report["integer_products"] == 7
     assert report["bytes"] == (folder / "model.onnx").stat().st_size < report["reference"]["bytes"]
     assert report["length"] == 64
-    assert set(report["latency_ms"]) == {"export", "the float teacher"}
+    assert set(report["latency_ms"]) == {"export", "the float teacher", "the float student"}
     timed = timing.call_args.args[0]
     assert timed.keys() == report["latency_ms"].keys()
     for timed_session in timed.values():  # of one thread, as is said where latencies are told
@@ -88,6 +88,16 @@ def test_a_run_becomes_a_folder_with_everything_in_it(
     with torch.no_grad():
         expected = artifact.load(run.student)(**inputs).logits
     torch.testing.assert_close(logits(session(folder / "model.onnx"), inputs), expected, rtol=0, atol=1e-5)
+
+
+def test_what_is_verified_is_what_the_validation_reads(run: Run) -> None:
+    share = [("data.eval_batch_size", "10"), ("trainer.limit_val_batches", "2")]
+    verified = export(run.folder, "hf", overrides=share)["verified"]
+    assert 0 < verified["predictions"] < 41
+    # The float weights on their grid; the teacher is whole, and only the share tells which samples were read.
+    batches = list(running._batches(running.reopen(run.folder, "validate", overrides=share)[1]))
+    assert verified["predictions"] == sum(batch.size for batch in batches)
+    assert len(batches) == 2
 
 
 def test_plain_weights_open_in_transformers(run: Run, tmp_path: Path) -> None:
