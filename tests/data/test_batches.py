@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -40,6 +40,30 @@ def test_batches_are_a_function_of_seed_and_epoch():
     assert rows(batches(epoch=2)) == rows(batches(epoch=2))
     assert rows(batches(epoch=2)) != rows(batches(epoch=3))
     assert rows(batches(epoch=2)) != rows(batches(epoch=2, seed=2))
+
+
+@pytest.mark.parametrize("bucketing", [True, False])
+def test_other_samples_meet_in_a_batch_in_every_epoch(bucketing):
+    met = [{frozenset(batch.tolist()) for batch in batches(bucketing=bucketing).epoch(e)} for e in range(3)]
+    assert not met[0] & met[1]
+    assert not met[1] & met[2]
+
+
+def test_long_and_short_batches_come_in_another_order_in_every_epoch():
+    lengths = np.arange(1, 61).repeat(8)  # one stretch, so every batch is of one length, whichever samples meet in it
+    orders = [[int(lengths[batch[0]]) for batch in batches(lengths=lengths).epoch(epoch)] for epoch in range(3)]
+    assert sorted(orders[0]) == sorted(orders[1])
+    apart = [np.mean(np.asarray(a) == np.asarray(b)) for a, b in pairwise(orders)]
+    assert max(apart) < 0.1  # of orders that have nothing in common a hundredth is equal
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_have_batches_of_like_length_at_every_step(world):
+    ranks = [rows(batches(batch_size=8, rank=rank, world_size=world)) for rank in range(world)]
+    longest = np.array([[LENGTHS[batch].max() for batch in rank] for rank in ranks])
+    mean = np.array([[LENGTHS[batch].mean() for batch in rank] for rank in ranks])
+    assert abs(mean[0] - mean[-1]).mean() < 0.5
+    assert (longest.max(0) - longest.min(0)).mean() < 1.0
 
 
 @pytest.mark.parametrize("start", [0, 1, 77, 125])

@@ -48,3 +48,19 @@ def test_a_graph_that_is_retained_gives_the_same_gradient_again() -> None:
     for factor in (0.5, 0.0, 2.0):
         (gradient,) = torch.autograd.grad(total * factor, logits, retain_graph=factor < 2)
         torch.testing.assert_close(gradient, 3 * factor * logits.detach() ** 2)
+
+
+def test_rows_that_fill_no_block_count_too() -> None:
+    logits = torch.randn(23, 8, dtype=torch.float64, requires_grad=True)  # five blocks of four, and three
+    total = rows.sum_over_rows(lambda s: (s**3).sum(), logits)
+    (gradient,) = torch.autograd.grad(total, logits)
+    torch.testing.assert_close(total, (logits.detach() ** 3).sum())
+    torch.testing.assert_close(gradient, 3 * logits.detach() ** 2)
+
+
+def test_a_gradient_too_small_for_half_precision_outlives_until_the_loss_scale_is_applied() -> None:
+    logits = torch.ones(20, 8, dtype=torch.float16, requires_grad=True)
+    total = rows.sum_over_rows(lambda s: 1e-9 * s.sum(), logits)  # float16 begins at 6e-8
+    (gradient,) = torch.autograd.grad(total * 2.0**20, logits)
+    assert gradient.dtype is torch.float16
+    torch.testing.assert_close(gradient, torch.full_like(logits, 1e-9 * 2.0**20), rtol=1e-3, atol=0.0)
