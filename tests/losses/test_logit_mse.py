@@ -20,3 +20,12 @@ def test_it_distils_a_regression_head():
         Signals(logits=torch.tensor([[1.0], [2.0]])), Signals(logits=torch.tensor([[0.0], [4.0]])), batch
     )
     assert (total, positions) == (5.0, 2)
+
+
+def test_of_a_padded_vocabulary_the_tokens_that_both_have_are_compared():
+    student, teacher = torch.randn(3, 5), torch.randn(3, 7)
+    batch = Batch({"input": student}, labels=torch.zeros(3, dtype=torch.long))
+    for one, other, name in ((student, teacher, "teacher"), (teacher, student, "student")):
+        loss = LogitMSE()(Signals(logits=one), Signals(logits=other), batch)
+        expected = (student - teacher[:, :5]).square().mean(-1).sum()
+        torch.testing.assert_close(loss.total, expected, msg=f"the {name} is padded")

@@ -75,3 +75,9 @@ def test_of_equal_scores_in_a_group_the_first_go():
 def test_a_layer_that_cannot_be_cut_is_named(text, shape):
     with pytest.raises(UserError, match=r"does not divide the \d (in|out)puts of my.layer"):
         Granularity.parse(text).check(torch.Size(shape), "my.layer")
+
+
+def test_equal_scores_leave_every_input_to_some_output():
+    kept = Granularity.parse("1:4").kept(torch.ones(64, 4), torch.ones(64, dtype=torch.bool))
+    assert (kept.sum(1) == 1).all()
+    assert kept.sum(0).min() > 4  # of 16 that each place has when they are dealt evenly

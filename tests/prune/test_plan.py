@@ -84,3 +84,15 @@ def test_an_override_above_the_cap_is_refused() -> None:
     with pytest.raises(UserError, match=r"overrides\.other = 0.8: lies above max_layer_sparsity, 0.75"):
         plan_of({"one": 0.75, "other": 0.8}, scope="global", max_layer_sparsity=0.75)
     plan_of({"one": 0.75}, scope="global", max_layer_sparsity=0.75)
+
+
+@pytest.mark.parametrize("overflow", [float("inf"), float("-inf"), float("nan")])
+def test_a_gradient_that_overflowed_brings_no_weight_back(overflow: float) -> None:
+    net = nn.Sequential(nn.Linear(10, 1), nn.Linear(1, 1))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.arange(1.0, 11.0)[None])
+    masks = plan_of({}, include=["0"], regrow=0.2).prepare(net, "key")
+    masks.update(0.5, {}, 0.0)  # the first five are gone
+    net[0].weight.grad = torch.tensor([[overflow, 0.1, 5.0, 0.1, 0.1, 1.0, 1.0, 1.0, 1.0, 1.0]])
+    masks.update(0.5, masks.gradients(), 0.2)  # one of five may be given for another
+    assert masks.layers[0].mask.tolist() == [[False, False, True, False, False, False, True, True, True, True]]
