@@ -20,7 +20,7 @@ from distill.quantize.fake import (
     round_to_grid,
     symmetric_scale,
 )
-from distill.quantize.scheme import BITS, WeightScheme
+from distill.quantize.scheme import BITS, ActivationScheme, WeightScheme
 from distill.quantize.weights import (
     Grid,
     count,
@@ -272,3 +272,13 @@ def test_small_formulas() -> None:
     assert float(lsq_initial_scale(torch.tensor(0.5), 4)) == pytest.approx(0.5)
     assert float(symmetric_scale(torch.tensor(12.7), 127)) == pytest.approx(0.1)
     assert Grid(torch.tensor(1.0), None).zero_point is None
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_number_and_its_negative_are_both_on_a_symmetric_grid(bits: int) -> None:
+    largest = 2 ** (bits - 1) - 1
+    for scheme in (WeightScheme(bits=bits), ActivationScheme(bits=bits, symmetric=True)):  # type: ignore[arg-type]
+        assert scheme.bounds == (-largest, largest)
+    far = torch.tensor([-1e6, 1e6])  # beyond the range
+    rounded = fake_quantize(far, torch.tensor(0.5), torch.tensor(0.0), scheme.bounds)
+    assert rounded.tolist() == [-0.5 * largest, 0.5 * largest]
