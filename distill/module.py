@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from distill.artifact import recount, steps_of
+from distill.averaging import GlobalMean
 from distill.callbacks.compression import compressions
 from distill.callbacks.steps import logged
 from distill.errors import UserError
@@ -29,12 +29,13 @@ from distill.losses import DistillationLoss
 from distill.optim import OptimizerConfig, check_warmup, learning_rate_factor, make_optimizer
 from distill.pair import bind, make_losses, make_student, make_teacher, meet_data, own_tokenizer, try_reading
 from distill.saved_state import refuse_changed, remember, share, teacher_state
-from distill.sharding import local, shard_run
+from distill.sharding import shard_run
 from distill.signals import Batch, Request, Signals
 from distill.students import StudentConfig
 from distill.students.build import refuse_quantized
 from distill.tasks import Task, make_task
 from distill.teachers import TeacherConfig, TeacherSource
+from distill.teachers.scores import TeacherScores
 from distill.vocabulary import check_pair, check_widths
 
 __all__ = ["Distillation"]
@@ -85,15 +86,18 @@ class Distillation(LightningModule):
         self.metrics = nn.ModuleDict(self.task.metrics())
         self.agreement = MeanMetric()
         self._counted: tuple[weakref.ref[Trainer], int] | None = None
-        self.teacher_scores: dict[str, float] = {}
+        self._judged = None if self.teacher is None else TeacherScores(self.teacher, self.task)
         self.evidence = Evidence()
-        self._teacher_metrics = self.task.metrics()
-        self._teacher_predictions: dict[tuple[int, ...], Tensor] = {}
         self._finite = FiniteWatch()
-        self._predictions: int | None = None  # of the run's first micro-batch, on the rank with the most
+        self._mean = GlobalMean()
         self._gather: Callable[[], nn.Module | None] | None = None
         # Weak: Lightning's averages copy the module, and through its data would copy the trainer.
         self._met: weakref.ref[Any] | None = None
+
+    @property
+    def teacher_scores(self) -> dict[str, float]:
+        """The teacher's figures on the data of the last evaluation; empty where there is none."""
+        return {} if self._judged is None else self._judged.scores
 
     def _losses(self) -> list[DistillationLoss]:
         return list(self.losses)  # type: ignore[arg-type]
@@ -150,9 +154,8 @@ class Distillation(LightningModule):
     def _count_steps(self) -> int:
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
-            raise UserError(
-                "a run needs an end", key="trainer.max_epochs", value=-1, mend="set max_epochs or max_steps"
-            )
+            mend = "set max_epochs or max_steps"
+            raise UserError("a run needs an end", key="trainer.max_epochs", value=-1, mend=mend)
         self._counted = weakref.ref(self.trainer), int(total)
         return int(total)
 
@@ -171,8 +174,7 @@ class Distillation(LightningModule):
         refuse_quantized(self.student, None)
         self._check_optimizers()
         self._place_teacher()
-        self._positions = torch.zeros((), device=self.device)
-        self._summed = False
+        self._mean.forget()
         pruned = any(step["kind"] == "sparsity" for step in steps_of(self.student))
         if pruned and not any(c.masked(self.student) for c in compressions(self.trainer)) and is_rank_zero():
             _log.warning("model.student was pruned, and nothing holds its zeros; add GradualMagnitudePruning")
@@ -182,25 +184,20 @@ class Distillation(LightningModule):
 
     def on_test_start(self) -> None:
         self._place_teacher()
-        # Other samples, whose ids begin at 0 again.
-        self.teacher_scores = {}
-        self._teacher_predictions.clear()
+        if self._judged is not None:
+            self._judged.clear()
 
     def on_train_end(self) -> None:
         self._finite.check()
         recount(self.student)
 
     def _place_teacher(self) -> None:
-        if self.teacher is not None:
-            self.teacher.to(self.device)
-            for metric in self._teacher_metrics.values():
-                metric.to(self.device)
+        if self._judged is not None:
+            self._judged.to(self.device)
 
     def on_train_start(self) -> None:
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(
-                callback, GradientAccumulationScheduler
-            ):  # not told of an epoch that is resumed in its middle
+            if isinstance(callback, GradientAccumulationScheduler):  # not told of an epoch resumed in its middle
                 callback.on_train_epoch_start(self.trainer)
         self._begin()
 
@@ -213,9 +210,7 @@ class Distillation(LightningModule):
 
     def _begin(self) -> None:
         """What must hold at every step. Resuming within an epoch or at its end, Lightning does not start it anew."""
-        # Alone and without accumulation the count of the one micro-batch is the global count, and dividing
-        # the loss by it saves a pass over the gradients.
-        self._divides_loss = self.trainer.accumulate_grad_batches == 1 and self.trainer.world_size == 1
+        self._mean.begin(self.trainer.accumulate_grad_batches, self.trainer.world_size)
         # from_pretrained returns eval mode, and Lightning leaves modes as it finds them.
         self.student.train()
 
@@ -246,24 +241,7 @@ class Distillation(LightningModule):
         self._finite.watch(terms, batch)
         if logged(self.trainer, self.global_step + 1):
             self._log_terms(objective / batch.count.clamp(min=1), terms, batch)
-        if self._divides_loss:
-            return objective / batch.count.clamp(min=1)
-        self._positions += batch.count
-        self._summed = True
-        self._divided_by = self._divisor(batch)
-        return objective * self.trainer.accumulate_grad_batches / self._divided_by  # undoes Lightning's division
-
-    def _divisor(self, batch: Batch) -> float:
-        """A power of two, the same on all ranks, by which sums are about as large as the means of one device are.
-
-        In float16 the sum's gradient would overflow where the mean's does not; of float32 the bits stay the same.
-        """
-        if self._predictions is None:
-            counted = batch.count.clone()
-            if self.trainer.world_size > 1:
-                torch.distributed.all_reduce(counted, torch.distributed.ReduceOp.MAX)
-            self._predictions = max(1, int(counted))  # read from the device once a run
-        return float(2 ** math.ceil(math.log2(self._predictions * self.trainer.accumulate_grad_batches)))
+        return self._mean.loss(objective, batch.count)
 
     def _log_terms(self, objective: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
         means = torch.stack([objective.detach().float(), *(mean.float() for mean in terms.values())])
@@ -281,25 +259,14 @@ class Distillation(LightningModule):
         self.log("loss", values["train/loss"], prog_bar=True, logger=False, batch_size=batch.size)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        # After unscaling and before clipping.
-        self.average_gradients(optimizer)
+        self.average_gradients(optimizer)  # after unscaling and before clipping
 
     def average_gradients(self, optimizer: Optimizer) -> None:
         """Turn gradients of the sum over the step's predictions into those of the global mean, if they are not yet.
 
         For callbacks to call in ``on_before_optimizer_step``, where their turn comes before the module's.
         """
-        if not self._summed:
-            return
-        positions = self._positions.clone()
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(positions)
-        # DDP and FSDP average over the ranks.
-        factor = self._divided_by * self.trainer.world_size / positions.clamp(min=1)
-        parameters = (p for group in optimizer.param_groups for p in group["params"])
-        torch._foreach_mul_([local(p.grad) for p in parameters if p.grad is not None], factor)
-        self._positions.zero_()
-        self._summed = False
+        self._mean.average(optimizer)
 
     # ------------------------------------------------------------------ validation
 
@@ -319,27 +286,8 @@ class Distillation(LightningModule):
             return
         predicted = self.task.predict(signals.logits)
         self.evidence.add(predicted, batch, signals.logits.shape[-1])
-        if self.teacher is not None:
-            expected = self._teacher_prediction(batch)
-            if expected is not None and predicted is not None:
-                same = predicted == expected.to(predicted.device)
-                same = same if batch.mask is None else same[batch.mask]
-                self.agreement.update(same.float())
-
-    def _teacher_prediction(self, batch: Batch) -> Tensor | None:
-        """The teacher's classes for a validation batch; the model runs only the first time it is seen."""
-        assert self.teacher is not None
-        key = (*batch.ids, *batch.input_digests.tolist()) if batch.ids is not None else None
-        if key is not None and key in self._teacher_predictions:
-            return self._teacher_predictions[key]
-        signals = self.teacher.evaluate(batch)
-        assert signals.logits is not None
-        if not self.teacher_scores:
-            self.task.update(self._teacher_metrics, signals.logits, batch)
-        predicted = self.task.predict(signals.logits)
-        if key is not None and predicted is not None:
-            self._teacher_predictions[key] = predicted.to(torch.int32).cpu()
-        return predicted
+        if self._judged is not None and (same := self._judged.agrees(predicted, batch)) is not None:
+            self.agreement.update(same)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
@@ -354,10 +302,8 @@ class Distillation(LightningModule):
             self.evidence.conclude(self.task, metrics, self.trainer)
         for metric in self.metrics.values():
             metric.reset()  # type: ignore[operator]
-        if self.teacher is not None and not self.trainer.sanity_checking:
-            if not self.teacher_scores:
-                self.teacher_scores = {name: float(metric.compute()) for name, metric in self._teacher_metrics.items()}
-                scores |= {f"teacher/{name}": value for name, value in self.teacher_scores.items()}
+        if self._judged is not None and not self.trainer.sanity_checking:
+            scores |= {f"teacher/{name}": value for name, value in self._judged.conclude().items()}
             if self.agreement.update_called:
                 scores[f"{split}/agreement"] = self.agreement.compute()
             self.agreement.reset()
@@ -386,18 +332,18 @@ class Distillation(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._finite.check()  # no checkpoint of a run that has already gone wrong
         checkpoint["data"], checkpoint["total_steps"] = self._data_fingerprint(), self.total_steps
-        checkpoint["predictions"] = self._predictions
+        checkpoint["predictions"] = self._mean.predictions
         if self.teacher is not None:
-            rank, world = self.trainer.global_rank, self.trainer.world_size
-            checkpoint["teacher"] = teacher_state(self.teacher, self.teacher_scores, rank, world)
+            ranks = self.trainer.global_rank, self.trainer.world_size
+            checkpoint["teacher"] = teacher_state(self.teacher, self.teacher_scores, *ranks)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         refuse_changed(checkpoint, self.teacher, self._data_fingerprint())
-        self._predictions = checkpoint.get("predictions")
+        self._mean.predictions = checkpoint.get("predictions")
         saved = checkpoint.get("teacher")
-        if saved is not None and self.teacher is not None:
+        if saved is not None and self.teacher is not None and self._judged is not None:
             remember(self.teacher, saved, self.trainer.global_rank, self.trainer.world_size)
-            self.teacher_scores = dict(saved["scores"])
+            self._judged.scores = dict(saved["scores"])
 
     def _data_fingerprint(self) -> str | None:
         """What the samples' ids stand for, where a data module tells."""

@@ -328,6 +328,20 @@ def test_agreement_on_test_data_is_not_that_on_validation_data_of_the_same_ids(t
     assert scores["test/agreement"] == pytest.approx(float(expected))
 
 
+def test_a_teacher_s_score_on_test_data_is_of_that_alone(tmp_path: Path) -> None:
+    rows = samples(8)
+    module = pair()
+    assert module.teacher is not None
+    right = module.teacher.models[0](torch.stack([x for x, _ in rows])).argmax(-1)
+    validation = [(x, int(y)) for (x, _), y in zip(rows, right, strict=True)]
+    test = [(x, (y + 1) % 3) for x, y in validation]
+    loop = trainer(tmp_path)
+    loop.validate(module, DataLoader(validation, batch_size=4), verbose=False)  # type: ignore[arg-type]
+    assert module.teacher_scores["accuracy"] == 1
+    loop.test(module, DataLoader(test, batch_size=4), verbose=False)  # type: ignore[arg-type]
+    assert module.teacher_scores["accuracy"] == 0
+
+
 def test_a_teacher_keeps_its_dtype_beside_a_student_of_another(tmp_path: Path) -> None:
     module = pair(teacher=Net(12).bfloat16())
     trainer(tmp_path, max_steps=1).fit(module, DataLoader(samples(), batch_size=4))  # type: ignore[arg-type]
