@@ -133,7 +133,16 @@ def explain_value(kind: Any, value: Any, key: str, allowed: Sequence[str]) -> No
         raise UserError(
             f"must be {describe(kind)}", key=key, value=value, mend=f"write --{key} '{{}}' for its defaults"
         )
-    raise UserError(f"must be {describe(kind)}", key=key, value=value, mend=f"this is {_a(value)}")
+    raise UserError(f"must be {describe(kind)}", key=key, value=value, mend=_choose(options, value))
+
+
+def _choose(options: Sequence[Any], value: Any) -> str:
+    """What to do about ``value``: take one of the choices that are like it, or it is of no type that is taken."""
+    choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
+    if not any(type(choice) is type(value) for choice in choices):
+        return f"this is {_a(value)}"
+    close = nearest(value, (c for c in choices if isinstance(c, str))) if isinstance(value, str) else ""
+    return close if close.startswith("did you mean") else "choose one of these"
 
 
 def _names_class(value: str, options: Sequence[Any]) -> bool:

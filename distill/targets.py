@@ -88,8 +88,7 @@ def matching(model: nn.Module, pattern: str, key: str) -> set[str]:
     if not found:
         ends = [name for name, module in model.named_modules() if name and not any(module.children())]
         close = get_close_matches(pattern, names, cutoff=0.5)  # or any that holds others
-        mend = f"did you mean {close[0]!r}?" if close else nearest(pattern, ends)
-        raise UserError("found in no module's name", key=key, value=pattern, mend=mend)
+        raise UserError("found in no module's name", key=key, value=pattern, mend=nearest(pattern, close or ends))
     return found
 
 
