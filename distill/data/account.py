@@ -1,21 +1,25 @@
-"""What a run says of its data at the start: what was taken for what, and what was left out."""
+"""What a run says of its data: what was taken for what, and what was left out; how often tokens come."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow.compute as pc  # type: ignore[import-untyped]
+import torch
 
 from distill.data import arrow
+from distill.data.features import Ragged, Samples
 from distill.data.rows import Rows
 
 if TYPE_CHECKING:
     from distill.data.text import TextData
 
-__all__ = ["figures", "said"]
+__all__ = ["figures", "said", "token_counts"]
 
 _NAMED = 6  # classes that are listed
+_COUNTED = 1 << 24  # tokens at the most
 
 
 def said(rows: Rows, left_out: Mapping[str, int], given: Mapping[str, str], notes: Sequence[str]) -> list[str]:
@@ -64,6 +68,22 @@ def figures(data: TextData) -> dict[str, Any]:
         "tokenizer_size": len(data.tokenizer),
         "fingerprint": data.fingerprint,
     }
+
+
+def token_counts(samples: Samples, predicted: str, tokenizer: Any) -> torch.Tensor:
+    """How often each token is to be predicted, ``[C]``; of more than 16 million tokens every n-th is counted.
+
+    Args:
+        samples: Tokenised.
+        predicted: The feature of which tokens are predicted.
+        tokenizer: Of transformers.
+    """
+    column = samples.features[predicted]
+    values = column.values if isinstance(column, Ragged) else column
+    counts = np.bincount(values[:: 1 + len(values) // _COUNTED], minlength=len(tokenizer))
+    if predicted == "input_ids":  # special ones are never hidden
+        counts[tokenizer.all_special_ids] = 0
+    return torch.from_numpy(counts)
 
 
 def _classes(names: list[str] | None) -> str:

@@ -48,6 +48,8 @@ def read_delimited(path: str, key: str, config: ReaderConfig) -> tuple[Any, list
     quoting = str(config.quoting or "minimal")
     notes: list[str] = []
     header = list(config.names) if config.names else _header(text, sep, quoting, config, path, key)
+    if twice := next((name for name in header if header.count(name) > 1), None):
+        raise UserError(f"the column {twice!r} is named twice", key=key, value=path, mend="rename one of them")
     quoted = _check(text, header, sep, quoting, config)
     if config.quoting is None and config.quotechar in text and (quoted.problem or quoted.joined):
         plain = _check(text, header, sep, "none", config)
@@ -97,9 +99,6 @@ def _header(text: str, sep: str, quoting: str, config: ReaderConfig, path: str, 
             shown = repr(other)  # a shell hands over what stands there
             rule = f"the header is a single column, {names[0]!r}, with {sep!r} as separator"
             raise UserError(rule, key=key, value=path, mend=f"name the separator: --data.reader.sep {shown}")
-    twice = next((name for name in names if name and names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"the header names the column {twice!r} twice", key=key, value=path, mend="rename one of them")
     return [name.strip() or f"Unnamed: {number}" for number, name in enumerate(names)]
 
 

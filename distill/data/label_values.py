@@ -1,12 +1,24 @@
-"""What a single label stands for, however it is written."""
+"""What a label stands for, however it is written; and what a row of several is."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["ABSENT", "Value", "canonical", "natural", "shown", "whole_float"]
+__all__ = [
+    "ABSENT",
+    "Value",
+    "all_absent",
+    "canonical",
+    "half_absent",
+    "is_hot",
+    "natural",
+    "nearly_hot",
+    "shown",
+    "whole_float",
+]
 
 Value = int | float | str
 """A class's number or name, or a number to regress on."""
@@ -59,3 +71,24 @@ def natural(value: Value) -> tuple[Any, ...]:
         return (0, float(value))
     parts = re.split(r"(\d+)", value)
     return (1, [int(part) if i % 2 else part for i, part in enumerate(parts)], value)
+
+
+def is_hot(row: Sequence[Any], width: int) -> bool:
+    """Whether a row gives a number from 0 to 1 for each of ``width`` classes."""
+    numbers = [int(value) if isinstance(value, bool) else canonical(value) for value in row]
+    return len(row) == width and all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in numbers)
+
+
+def all_absent(row: Sequence[Any] | None) -> bool:
+    """An empty list has no class, and says so; null, or nothing but stand-ins for a label, says nothing."""
+    return row is None or (len(row) > 0 and all(canonical(value) in (None, *ABSENT) for value in row))
+
+
+def half_absent(row: Sequence[Any] | None) -> bool:
+    """Whether a part of a row is no class."""
+    return not all_absent(row) and any(canonical(value) in (None, *ABSENT) for value in row or ())
+
+
+def nearly_hot(row: Sequence[Any] | None) -> bool:
+    """Of the classes 0 and 1 one twice: 0 or 1 for every class, rather, among rows that are otherwise."""
+    return row is not None and len(set(row)) < len(row) and all(canonical(value) in (0, 1) for value in row)

@@ -8,14 +8,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.data import arrow
-from distill.data.label_values import ABSENT, Value, canonical, natural, shown, whole_float
+from distill.data.label_column import KEY, LabelColumn
+from distill.data.label_values import (
+    ABSENT,
+    Value,
+    all_absent,
+    canonical,
+    half_absent,
+    is_hot,
+    natural,
+    nearly_hot,
+    whole_float,
+)
 from distill.errors import UserError
 from distill.signals import IGNORE
 from distill.tasks.base import LabelForm, TextTask
 
 __all__ = ["Labels", "Outputs", "read_labels"]
-
-KEY = "data.columns.label"
 
 Outputs = tuple[str, int]
 """A classifier that the labels are for: where the configuration names it, and how many outputs it has."""
@@ -57,7 +66,7 @@ class Labels:
 
     def _vector(self, value: Sequence[Any] | None) -> list[float]:
         count = len(self.names or ())
-        if value is None or _all_absent(value):
+        if value is None or all_absent(value):
             return [math.nan] * count
         if self.hot:
             return [float(v) for v in value]
@@ -68,7 +77,7 @@ class Labels:
         """Whether ``value`` is a label."""
         made = self._one(value)
         if self.form == "set":
-            return not math.isnan(made[0])
+            return bool(made) and not math.isnan(made[0])
         return made is not None and made != IGNORE and made == made  # NaN is not itself
 
     def missing(self, dataset: Any) -> int:
@@ -106,7 +115,7 @@ def read_labels(
     Raises:
         UserError: naming the first label that cannot be understood, and its row.
     """
-    read = {name: _Column(name, column, data) for name, data in splits.items() if column in data.column_names}
+    read = {name: LabelColumn(name, column, data) for name, data in splits.items() if column in data.column_names}
     names = None if given is None else _checked_names(given)
     for split in read.values():
         split.check_shape(task)
@@ -136,8 +145,12 @@ def read_labels(
     known: dict[Any, int] = {}
     for split in found.values():
         if form == "set":
-            split.refuse_rows(_half_absent, "of which a part is no class", "correct the row, or leave it empty")
-        known |= split.known(lookup, names, absent)
+            split.refuse_rows(half_absent, "of which a part is no class", "correct the row, or leave it empty")
+            mend = "give each row a number for every class, or name a class once"
+            split.refuse_rows(nearly_hot, "which seems to be 0 or 1 for every class, as other rows are not", mend)
+        own = split.known(lookup, names, absent)
+        split.refuse_other(known, own, names)
+        known |= own
     return Labels(form, column, names, known)
 
 
@@ -149,7 +162,7 @@ def _checked_names(given: Sequence[Any]) -> list[str]:
     return names
 
 
-def _are_numbers(first: _Column, absent: Collection[int], outputs: Callable[[], Outputs | None]) -> bool:
+def _are_numbers(first: LabelColumn, absent: Collection[int], outputs: Callable[[], Outputs | None]) -> bool:
     """Whether the labels are for regression.
 
     Raises:
@@ -172,7 +185,9 @@ def _are_numbers(first: _Column, absent: Collection[int], outputs: Callable[[], 
     return fractions or count == 1
 
 
-def _classes(first: _Column, absent: Collection[int], names: list[str] | None) -> tuple[list[str], dict[Value, int]]:
+def _classes(
+    first: LabelColumn, absent: Collection[int], names: list[str] | None
+) -> tuple[list[str], dict[Value, int]]:
     """Names of the classes, and what each may be written as (see :func:`canonical`) -> id."""
     if names is None:
         mend = "number the classes from 0, or name them in text"
@@ -196,32 +211,18 @@ def _classes(first: _Column, absent: Collection[int], names: list[str] | None) -
     return names, lookup
 
 
-def _hot(column: str, names: list[str] | None, found: Mapping[str, _Column], absent: Collection[int]) -> Labels:
+def _hot(column: str, names: list[str] | None, found: Mapping[str, LabelColumn], absent: Collection[int]) -> Labels:
     """Rows that have 0 or 1, or a probability, for every class."""
     width = next(iter(found.values())).width(absent)
     names = names or [str(i) for i in range(width)]
     count = len(names)
     for split in found.values():
         split.refuse_rows(
-            lambda row: not _all_absent(row) and not _is_hot(row, count),
+            lambda row: not all_absent(row) and not is_hot(row, count),
             f"which are not {count} numbers from 0 to 1, one for each class",
             "correct the row, or give lists of names",
         )
     return Labels("set", column, names, {}, hot=True)
-
-
-def _is_hot(row: Sequence[Any], width: int) -> bool:
-    numbers = [int(value) if isinstance(value, bool) else canonical(value) for value in row]
-    return len(row) == width and all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in numbers)
-
-
-def _all_absent(row: Sequence[Any] | None) -> bool:
-    """An empty list has no class, and says so; null, or nothing but stand-ins for a label, says nothing."""
-    return row is None or (len(row) > 0 and all(canonical(value) in (None, *ABSENT) for value in row))
-
-
-def _half_absent(row: Sequence[Any] | None) -> bool:
-    return not _all_absent(row) and any(canonical(value) in (None, *ABSENT) for value in row or ())
 
 
 def _single(value: Any) -> Any:
@@ -229,110 +230,3 @@ def _single(value: Any) -> Any:
     if isinstance(value, list):
         return value[0] if value else None
     return value
-
-
-class _Column:
-    """The labels of one split as they stand in the data.
-
-    Attributes:
-        names: Of a ``ClassLabel`` column.
-    """
-
-    def __init__(self, split: str, column: str, dataset: Any) -> None:
-        self.split, self.column = split, column
-        self.array = arrow.column(dataset, column)
-        self.names = _class_names(dataset.features[column])
-        self.kind = arrow.kind(self.array)
-        self._unique: dict[Any, Value | None] | None = None
-
-    @property
-    def unique(self) -> dict[Any, Value | None]:
-        """The different elements, in the order in which they come -> what they stand for."""
-        if self._unique is None:
-            raw = arrow.unique(self.array)
-            values = {v: canonical(v) for v in raw}
-            if any(isinstance(v, str) for v in values.values()):  # names; digits among them are names too
-                values = {v: shown(v) if isinstance(v, str) and canonical(v) is not None else values[v] for v in raw}
-            self._unique = values
-        return self._unique
-
-    def labels(self, absent: Collection[int]) -> dict[Any, Value]:
-        """The elements that are labels."""
-        return {raw: v for raw, v in self.unique.items() if v is not None and canonical(v) not in absent}
-
-    def known(self, lookup: Mapping[Value, int], names: list[str], absent: Collection[int]) -> dict[Any, int]:
-        """Element -> id.
-
-        Raises:
-            UserError: naming the first that is none of the classes.
-        """
-        listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-        ids: dict[Any, int] = {}
-        for raw, value in self.labels(absent).items():
-            own = self.names[value] if self.names and isinstance(value, int) and value < len(self.names) else value
-            at = lookup.get(own, lookup.get(canonical(own) or own))
-            if at is None:
-                raise self._error(
-                    raw,
-                    f"which is none of the {len(names)} classes ({listed})",
-                    "number classes from 0 without a gap, give them names as text, numbers to regress on as floats, "
-                    "or list them in data.labels",
-                )
-            ids[raw] = at
-        return ids
-
-    def check_shape(self, task: TextTask) -> None:
-        """Refuse what no task could read, and what is no label of this one."""
-        if self.kind == "other":
-            self._refuse_first(f"which is no label that {task.name} takes", "give a name or a number in each row")
-        lists = arrow.is_list(self.array)
-        if task.takes & {"tags", "set"} and not lists and self.kind != "null":
-            each = "a class for each word" if "tags" in task.takes else "any number of classes"
-            self._refuse_first(f"and {task.name} takes {each}", "give a list in each row (jsonl or parquet)")
-        if task.takes & {"class", "number"} and lists:
-            self.refuse_rows(
-                lambda row: row is not None and len(row) > 1,
-                f"and {task.name} takes one class a row",
-                "give one, or take the task multi-label-classification",
-            )
-        if self.kind == "float":
-            self.refuse(lambda v: isinstance(v, float) and math.isinf(v), "which is no finite number", "correct it")
-
-    def is_hot(self, absent: Collection[int]) -> bool:
-        """Whether each row gives a number from 0 to 1 for every class."""
-        width = self.width(absent)
-        rows = [row for row in self.array.to_pylist() if not _all_absent(row)]
-        return width > 1 and self.kind in ("integer", "float", "boolean") and all(_is_hot(row, width) for row in rows)
-
-    def width(self, absent: Collection[int]) -> int:
-        """Elements of the first row that has a label."""
-        return next((len(row) for row in self.array.to_pylist() if not _all_absent(row)), 0)
-
-    def refuse(self, wrong: Callable[[Value | None], bool], rule: str, mend: str) -> None:
-        """Refuse the first element whose meaning is ``wrong``."""
-        for raw, value in self.unique.items():
-            if wrong(value):
-                raise self._error(raw, rule, mend)
-
-    def refuse_rows(self, wrong: Callable[[Any], bool], rule: str, mend: str) -> None:
-        """Refuse the first row that is ``wrong``."""
-        for number, row in enumerate(self.array.to_pylist(), start=1):
-            if wrong(row):
-                raise self._error(row, rule, mend, number)
-
-    def _refuse_first(self, rule: str, mend: str) -> None:
-        self.refuse_rows(lambda row: row is not None, rule, mend)
-
-    def _error(self, raw: Any, rule: str, mend: str, row: int | None = None) -> UserError:
-        if row is None:
-            rows = enumerate(self.array.to_pylist(), start=1)
-            row = next(number for number, v in rows if v == raw or (isinstance(v, list) and raw in v))
-        text = f"the split {self.split} has the label {raw!r}, {rule}, in row {row}"
-        return UserError(text, key=KEY, value=self.column, mend=mend)
-
-
-def _class_names(feature: Any) -> list[str] | None:
-    while hasattr(feature, "feature"):
-        feature = feature.feature
-    names = getattr(feature, "names", None)
-    return list(names) if names else None

@@ -70,12 +70,20 @@ def reader_config(given: Mapping[str, Any]) -> ReaderConfig:
         value = getattr(config, name)
         if value is not None and (not isinstance(value, str) or len(value) != 1):
             raise UserError("must be one character", key=f"data.reader.{name}", value=value, mend="give one")
+        if value is not None and value in "\r\n":
+            rule, mend = "a line break ends a row already", "give another character"
+            raise UserError(rule, key=f"data.reader.{name}", value=value, mend=mend)
+    if config.sep == config.quotechar:
+        rule = "must not be the quotation mark"
+        raise UserError(
+            rule, key="data.reader.sep", value=config.sep, mend="give another one, or data.reader.quotechar"
+        )
     if config.quoting not in (None, *_QUOTING, *_QUOTING.values()):
         rule = "must be 'minimal' or 'none'"
         raise UserError(rule, key="data.reader.quoting", value=config.quoting, mend="'none' where marks are text")
     try:
         "".encode(config.encoding)
-    except (LookupError, TypeError) as error:
+    except (LookupError, TypeError, UnicodeError) as error:
         rule, mend = "no such encoding", "utf-8, utf-16, latin-1 and cp1252 are usual"
         raise UserError(rule, key="data.reader.encoding", value=config.encoding, mend=mend) from error
     if isinstance(config.quoting, int):

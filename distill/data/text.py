@@ -7,14 +7,13 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 
-from distill.data.account import figures, said
+from distill.data.account import figures, said, token_counts
 from distill.data.batches import Collate, EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
 from distill.data.bounds import check_numbers
-from distill.data.features import Ragged, Samples
+from distill.data.features import Samples
 from distill.data.labels import Outputs
 from distill.data.packing import PackedSamples
 from distill.data.reader import reader_config
@@ -27,7 +26,6 @@ from distill.tasks import Task, TextTask, make_task
 __all__ = ["TextData"]
 
 _PACK_LENGTH = 256
-_COUNTED = 1 << 24
 
 
 class TextData(LightningDataModule):
@@ -281,18 +279,10 @@ class TextData(LightningDataModule):
         return self._samples[use]
 
     def token_counts(self) -> torch.Tensor | None:
-        """How often each token is to be predicted in the training data, ``[C]``; ``None`` where no tokens are.
-
-        Of more than 16 million tokens every n-th is counted.
-        """
+        """How often each token is to be predicted in the training data, ``[C]``; ``None`` where no tokens are."""
         if self.task.predicted is None or "train" not in self._rows.splits:
             return None
-        column = self.samples("train").features[self.task.predicted]
-        values = column.values if isinstance(column, Ragged) else column
-        counts = np.bincount(values[:: 1 + len(values) // _COUNTED], minlength=len(self.tokenizer))
-        if self.task.predicted == "input_ids":  # special ones are never hidden
-            counts[self.tokenizer.all_special_ids] = 0
-        return torch.from_numpy(counts)
+        return token_counts(self.samples("train"), self.task.predicted, self.tokenizer)
 
     def training_batches(self) -> TrainingBatches:
         """This rank's batches of the training data."""

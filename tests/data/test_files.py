@@ -65,7 +65,8 @@ def test_readers_do_as_they_are_told(tmp_path: Path) -> None:
         ("a.csv", 'text,label\n"a,0\nb",1\n', r"line 2 begins a field in quotation marks .* data\.reader\.quoting"),
         ("a.csv", "text;label\na;0\n", r"the header is a single column, 'text;label'.*--data\.reader\.sep ';'"),
         ("a.tsv", "text,label\na,0\n", r"--data\.reader\.sep ','"),
-        ("a.csv", "text,label,text\na,0,b\n", "the header names the column 'text' twice"),
+        ("a.csv", "text,label,text\na,0,b\n", "the column 'text' is named twice"),
+        ("a.csv", "text, text\na,b\n", "the column 'text' is named twice"),
         ("a.csv", "text,label\n", "holds no data"),
         ("a.csv", "", "holds no data"),
         ("a.csv", b"PK\x03\x04\xff\x00", "it is a zip archive, as spreadsheets are"),
@@ -144,6 +145,9 @@ def test_a_line_is_a_document_where_that_is_asked_for() -> None:
         ({"reader": {"sep": ", "}}, r"data\.reader\.sep = ', ': must be one character"),
         ({"reader": {"quoting": "all"}}, r"data\.reader\.quoting = 'all': must be 'minimal' or 'none'"),
         ({"reader": {"encoding": "utf-9"}}, r"data\.reader\.encoding = 'utf-9': no such encoding"),
+        ({"reader": {"encoding": "undefined"}}, "no such encoding"),
+        ({"reader": {"sep": "\n"}}, r"data\.reader\.sep = '\\n': a line break ends a row"),
+        ({"reader": {"sep": '"'}}, r"data\.reader\.sep = '\"': must not be the quotation mark"),
         ({"reader": {"sep": ";"}}, r"data\.reader\.sep = ';': is for csv and tsv files"),
         ({"document": "page"}, r"data\.document = 'page': must be paragraph or file or line"),
         ({"document": "line"}, r"data\.document = 'line': is for \.txt files, and these are \.jsonl"),
@@ -159,6 +163,12 @@ def test_an_option_that_is_none_or_changes_nothing_is_refused(tmp_path: Path, op
             reader_config(options["reader"]) if "reader" in options else None,
             options.get("document"),
         )
+
+
+def test_names_that_are_given_twice_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n")
+    with pytest.raises(UserError, match="the column 'text' is named twice"):
+        load(None, None, {"train": str(tmp_path / "a.csv")}, reader_config({"names": ["text", "text"]}))
 
 
 def test_a_path_that_is_no_data_set_leads_to_what_is(tmp_path: Path) -> None:

@@ -122,6 +122,10 @@ def test_names_of_a_hubs_data_set_can_be_put_in_another_order() -> None:
         ([["a"], ["b", None]], Several(), r"the label \['b', None\], of which a part is no class, in row 2"),
         (["a", "b"], Several(), r"the label 'a', and .* takes any number of classes, in row 1"),
         ([[0.5, 2.0]], Several(), r"the label 0\.5, which is no class, in row 1"),
+        (["1e400", "0.5"], CLASS, r"the label '1e400', which is no finite number, in row 1"),
+        ([[0, 1, 1], [1, 0]], Several(), r"the label \[0, 1, 1\], which seems to be 0 or 1 for every class"),
+        ([["0", "1"], ["1", "1"]], Several(), r"\['1', '1'\], which seems to be 0 or 1 for every class, .* in row 2"),
+        ([[0, 1], [1, 0], []], Several(), r"the label \[\], which are not 2 numbers from 0 to 1"),
     ],
 )
 def test_what_is_no_label_is_refused_with_the_first_value_and_its_row(labels: Any, task: Any, said: str) -> None:
@@ -140,6 +144,21 @@ def test_other_splits_are_held_against_the_classes_of_training() -> None:
             read(train, validation)
     with pytest.raises(UserError, match=r"0\.5, and model\.teacher is a classifier of 2 classes, in row 2"):
         read([1.0, 0.5], outputs=lambda: ("model.teacher", 2))
+
+
+def test_splits_that_number_their_classes_differently_are_refused() -> None:
+    def split(names: list[str]) -> Any:
+        return Dataset.from_dict({"label": [0, 1]}, features=Features({"label": ClassLabel(names=names)}))
+
+    splits = {"train": split(["no", "yes"]), "validation": split(["yes", "no"])}
+    with pytest.raises(UserError, match="the split validation has the label 0, which is 'yes' there and 'no' in"):
+        read_labels(CLASS, splits, "label")
+    assert read_labels(CLASS, splits | {"validation": split(["no", "yes"])}, "label").names == ["no", "yes"]
+
+
+def test_rows_of_which_none_has_a_class_are_without_labels() -> None:
+    labels = read([[], []], task=Several())
+    assert labels.missing(Dataset.from_dict({"label": [[], []]})) == 2
 
 
 def test_a_split_without_labels_leaves_the_classes_to_the_next() -> None:

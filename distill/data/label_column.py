@@ -1,0 +1,130 @@
+"""The labels of one split as they stand in the data: looked through, and refused by name and row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from distill.data import arrow
+from distill.data.label_values import Value, all_absent, canonical, is_hot, shown
+from distill.errors import UserError
+from distill.tasks.base import TextTask
+
+__all__ = ["KEY", "LabelColumn"]
+
+KEY = "data.columns.label"
+
+
+class LabelColumn:
+    """The labels of one split as they stand in the data.
+
+    Attributes:
+        names: Of a ``ClassLabel`` column.
+    """
+
+    def __init__(self, split: str, column: str, dataset: Any) -> None:
+        self.split, self.column = split, column
+        self.array = arrow.column(dataset, column)
+        self.names = _class_names(dataset.features[column])
+        self.kind = arrow.kind(self.array)
+        self._unique: dict[Any, Value | None] | None = None
+
+    @property
+    def unique(self) -> dict[Any, Value | None]:
+        """The different elements, in the order in which they come -> what they stand for."""
+        if self._unique is None:
+            raw = arrow.unique(self.array)
+            values = {v: canonical(v) for v in raw}
+            if any(isinstance(v, str) for v in values.values()):  # names; digits among them are names too
+                values = {v: shown(v) if isinstance(v, str) and canonical(v) is not None else values[v] for v in raw}
+            self._unique = values
+        return self._unique
+
+    def labels(self, absent: Collection[int]) -> dict[Any, Value]:
+        """The elements that are labels."""
+        return {raw: v for raw, v in self.unique.items() if v is not None and canonical(v) not in absent}
+
+    def known(self, lookup: Mapping[Value, int], names: list[str], absent: Collection[int]) -> dict[Any, int]:
+        """Element -> id.
+
+        Raises:
+            UserError: naming the first that is none of the classes.
+        """
+        listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+        ids: dict[Any, int] = {}
+        for raw, value in self.labels(absent).items():
+            own = self.names[value] if self.names and isinstance(value, int) and value < len(self.names) else value
+            at = lookup.get(own, lookup.get(canonical(own) or own))
+            if at is None:
+                raise self._error(
+                    raw,
+                    f"which is none of the {len(names)} classes ({listed})",
+                    "number classes from 0 without a gap, give them names as text, numbers to regress on as floats, "
+                    "or list them in data.labels",
+                )
+            ids[raw] = at
+        return ids
+
+    def check_shape(self, task: TextTask) -> None:
+        """Refuse what no task could read, and what is no label of this one."""
+        if self.kind == "other":
+            self._refuse_first(f"which is no label that {task.name} takes", "give a name or a number in each row")
+        lists = arrow.is_list(self.array)
+        if task.takes & {"tags", "set"} and not lists and self.kind != "null":
+            each = "a class for each word" if "tags" in task.takes else "any number of classes"
+            self._refuse_first(f"and {task.name} takes {each}", "give a list in each row (jsonl or parquet)")
+        if task.takes & {"class", "number"} and lists:
+            self.refuse_rows(
+                lambda row: row is not None and len(row) > 1,
+                f"and {task.name} takes one class a row",
+                "give one, or take the task multi-label-classification",
+            )
+        if self.kind != "other":
+            self.refuse(lambda v: isinstance(v, float) and math.isinf(v), "which is no finite number", "correct it")
+
+    def is_hot(self, absent: Collection[int]) -> bool:
+        """Whether each row that is not empty gives a number from 0 to 1 for every class."""
+        width = self.width(absent)
+        rows = [row for row in self.array.to_pylist() if row and not all_absent(row)]
+        return width > 1 and self.kind in ("integer", "float", "boolean") and all(is_hot(row, width) for row in rows)
+
+    def width(self, absent: Collection[int]) -> int:
+        """Elements of the first row that has any."""
+        return next((len(row) for row in self.array.to_pylist() if row and not all_absent(row)), 0)
+
+    def refuse_other(self, known: Mapping[Any, int], own: Mapping[Any, int], names: list[str]) -> None:
+        """Refuse an element that stands for another class here than in the splits before, which are ``known``."""
+        for raw, at in own.items():
+            if known.get(raw, at) != at:
+                rule = f"which is {names[at]!r} there and {names[known[raw]]!r} in another split"
+                raise self._error(raw, rule, "number the classes of all splits alike, or write their names")
+
+    def refuse(self, wrong: Callable[[Value | None], bool], rule: str, mend: str) -> None:
+        """Refuse the first element whose meaning is ``wrong``."""
+        for raw, value in self.unique.items():
+            if wrong(value):
+                raise self._error(raw, rule, mend)
+
+    def refuse_rows(self, wrong: Callable[[Any], bool], rule: str, mend: str) -> None:
+        """Refuse the first row that is ``wrong``."""
+        for number, row in enumerate(self.array.to_pylist(), start=1):
+            if wrong(row):
+                raise self._error(row, rule, mend, number)
+
+    def _refuse_first(self, rule: str, mend: str) -> None:
+        self.refuse_rows(lambda row: row is not None, rule, mend)
+
+    def _error(self, raw: Any, rule: str, mend: str, row: int | None = None) -> UserError:
+        if row is None:
+            rows = enumerate(self.array.to_pylist(), start=1)
+            row = next(number for number, v in rows if v == raw or (isinstance(v, list) and raw in v))
+        text = f"the split {self.split} has the label {raw!r}, {rule}, in row {row}"
+        return UserError(text, key=KEY, value=self.column, mend=mend)
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    while hasattr(feature, "feature"):
+        feature = feature.feature
+    names = getattr(feature, "names", None)
+    return list(names) if names else None
