@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -166,6 +167,20 @@ def heed_parent_alone(worker: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+@contextmanager
+def _workers_undisturbed() -> Iterator[None]:
+    """Keep signals that ask to stop from the workers that are started here until :func:`heed_parent_alone` has come:
+    before it they would end on them, and with them the run."""
+    if not hasattr(signal, "sigwaitinfo"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Loader(DataLoader[Any]):
     """A ``DataLoader`` that asks its sampler for the position only when the first batch is fetched.
 
@@ -175,7 +190,9 @@ class Loader(DataLoader[Any]):
     """
 
     def __iter__(self) -> Any:
-        yield from super().__iter__()
+        with _workers_undisturbed():
+            batches = super().__iter__()
+        yield from batches
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the position is the trainer's. That it exists tells Lightning that the loader can resume."""

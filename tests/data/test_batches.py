@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
+import signal
 from itertools import chain, pairwise
 
 import numpy as np
 import pytest
 
-from distill.data.batches import EvaluationBatches, TrainingBatches
+from distill.data.batches import EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
 from distill.data.draws import order
 from distill.data.text import TextData
 from distill.errors import UserError
@@ -120,3 +122,17 @@ def test_any_number_of_workers_gives_the_same_batches(text_folder, tiny_tokenize
 def test_padding_on_sst2_is_below_a_twentieth(data_folder):
     data = TextData(str(data_folder / "sst2"), tokenizer="distill:quickstart/tokenizer")
     assert data.describe()["padding"] < 0.05
+
+
+def test_workers_that_are_told_to_stop_as_they_start_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(worker: int) -> None:  # before they could say whom they heed
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        heed_parent_alone(worker)
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    loader = Loader([1, 2, 3], batch_size=None, num_workers=2, worker_init_fn=told, multiprocessing_context="fork")  # type: ignore[arg-type]
+    batches = iter(loader)
+    assert next(batches) == 1
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert list(batches) == [2, 3]

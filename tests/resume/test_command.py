@@ -72,15 +72,25 @@ def test_a_run_that_a_signal_stops_says_so_and_goes_on_as_if_nothing_had_been(
     same(run)
 
 
+def pending(pid: int | None) -> bool:
+    """Whether a process has been sent a signal and not taken it yet, as far as the system tells."""
+    status = Path(f"/proc/{pid}/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return any(int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd")))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_all_of_whose_processes_are_told_to_stop_finishes_its_step_and_saves(
     number: signal.Signals, at_call: AtCall, world: World, distill: Distill
 ) -> None:
     def tell() -> None:
-        workers = [str(process.pid) for process in multiprocessing.active_children()]
+        workers = multiprocessing.active_children()
         assert workers
-        subprocess.run(["kill", f"-{int(number)}", *workers, str(os.getpid())], check=True)
-        time.sleep(0.2)  # for a worker to end, if it does
+        # Not from this process, whom they heed.
+        subprocess.run(["kill", f"-{int(number)}", *(str(w.pid) for w in workers), str(os.getpid())], check=True)
+        while any(pending(worker.pid) for worker in workers):
+            time.sleep(0.01)
+        assert all(worker.is_alive() for worker in workers)
 
     with pytest.MonkeyPatch.context() as patch:
         at_call(patch, "training_step", STOP, tell)
