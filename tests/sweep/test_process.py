@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,16 @@ signal.signal(number, note)
 os.kill(os.getppid(), number)
 signal.pause()
 """
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """Signals are as they are in a terminal: what starts the tests may ignore some, as ``nohup`` does."""
+    given = dict.fromkeys((signal.SIGTERM, signal.SIGHUP), signal.SIG_DFL)
+    before = {n: signal.signal(n, h) for n, h in {**given, signal.SIGINT: signal.default_int_handler}.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_a_command_ends_with_its_own_code() -> None:
