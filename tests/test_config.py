@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from distill.build import resolve
+from distill.commands.parser import Parser
 from distill.config import apply_override, dump, find_file, load, merge, parse_yaml, read_file, recipes, split_override
 from distill.errors import UserError
 from distill.scrub import HIDDEN, is_secret, refuse_hidden, scrub
@@ -81,6 +82,19 @@ def test_later_files_win_and_mappings_are_merged(tmp_path: Path) -> None:
         "seed": 1,
         "model": {"teacher": "b", "optimizer": {"lr": 2e-3, "end": 0.1}},
     }
+
+
+@pytest.mark.parametrize(
+    "words", ["-c {} --seed 3 --model.optimizer.lr=0.5", "--seed 3 --model.optimizer.lr=0.5 -c {}"]
+)
+def test_what_is_typed_wins_over_files_wherever_it_stands(words: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "file.yaml", "seed: 1\nmodel: {optimizer: {lr: 1e-3, end: 0.1}}\n")
+    parser = Parser("distill fit", "")
+    parser.add_argument("-c", action="append")
+    known, overrides = parser.split(words.format(file).split())
+    config = load(known.c, overrides)
+    assert config["seed"] == 3
+    assert config["model"] == {"optimizer": {"lr": 0.5, "end": 0.1}}
 
 
 def test_lists_are_replaced(tmp_path: Path) -> None:

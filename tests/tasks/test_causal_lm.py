@@ -75,3 +75,13 @@ def test_the_bytes_of_a_document_that_is_cut_are_those_of_what_is_left():
     kept = tokenizer.decode(features["labels"][0].tolist())
     assert text.startswith(kept)
     assert features["bytes"][0].sum() == len(kept.encode())
+
+
+def test_padding_is_no_prediction_and_counts_in_no_mean():
+    tokenizer = AutoTokenizer.from_pretrained(resolve("distill:quickstart/tokenizer", "tokenizer"))
+    rows = [{"input_ids": [5] * n, "labels": [6] * n, "bytes": [1] * n, "id": n} for n in (4, 1)]
+    batch = CausalLM().collate(rows, tokenizer)
+    assert batch.mask.tolist() == [[True] * 4, [True, False, False, False]]
+    assert int(batch.count) == 5
+    assert batch.labels[1].tolist() == [6, IGNORE, IGNORE, IGNORE]
+    assert int(CausalLM().collate(rows[:1], tokenizer).count) == 4  # without padding there is no mask

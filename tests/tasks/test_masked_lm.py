@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from distill.data import TextData
 from distill.errors import UserError
@@ -61,6 +62,17 @@ def test_batches_hide_no_special_token_and_no_padding(text_folder, tiny_tokenize
         assert (batch.mask <= batch.tokens).all()
         whole = torch.where(batch.mask, batch.labels, batch.inputs["input_ids"])
         assert whole[0][batch.tokens[0]].tolist() == data.tokenizer(rows[batch.ids[0]]["sentence"])["input_ids"]
+
+
+def test_other_tokens_are_hidden_in_every_epoch_and_the_same_in_one_that_is_seen_again(tiny_tokenizer_dir):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    tokens = np.array(tokenizer("a good bad film story with and without any heart " * 4)["input_ids"])
+
+    def hidden(epoch):
+        return MaskedLM().collate([{"input_ids": tokens, "id": 3, "seed": 1, "epoch": epoch}], tokenizer).mask.tolist()
+
+    assert hidden(0) != hidden(1) != hidden(2)
+    assert hidden(1) == hidden(1)
 
 
 def test_validation_hides_the_same_tokens_every_time(text_folder, tiny_tokenizer_dir):

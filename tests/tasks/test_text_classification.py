@@ -54,6 +54,15 @@ def test_scores_of_numbers_are_scipys():
     assert task.head() == {"num_labels": 1, "problem_type": "regression"}
 
 
+def test_rows_without_a_label_are_not_judged():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0], [1.0, 0.0]])
+    classes = torch.tensor([0, IGNORE, 1, 1])
+    assert scores(TextClassification(["no", "yes"]), logits, classes)["accuracy"] == pytest.approx(2 / 3)
+    numbers = torch.tensor([1.0, torch.nan, 2.0, 4.0])
+    found = scores(TextClassification(None), torch.tensor([[1.0], [9.0], [2.0], [4.0]]), numbers)
+    assert found["pearson"] == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("labels", [None, ["a", "b"], ["a", "b", "c"]])
 def test_the_monitored_score_is_one_of_the_metrics(labels):
     task = TextClassification(labels)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from distill.signals import Batch, Request, Signals
-from distill.tasks import TextClassification
+from distill.tasks import TASKS, TextClassification
 from distill.teachers import LiveTeacher, fingerprint
+from distill.teachers.memory import LogitMemory
 
 LOGITS = Request(logits=True)
 TASK = TextClassification(["no", "yes"])
@@ -333,6 +334,18 @@ class Masked(TextClassification):
     """One prediction a sample, of inputs that differ from epoch to epoch."""
 
     stochastic = True
+
+
+def test_only_masked_language_modelling_hides_other_tokens_in_every_epoch() -> None:
+    assert [name for name, task in TASKS.items() if task.stochastic] == ["masked-lm"]
+
+
+def test_of_an_id_twice_in_a_batch_the_first_value_stays() -> None:
+    memory, digests = LogitMemory(), torch.tensor([7, 7])
+    memory.merge([5, 5], digests, torch.tensor([[1.0], [2.0]]))
+    found = memory.recall([5], digests[:1], torch.device("cpu"))
+    assert found is not None
+    assert found.tolist() == [[1.0]]
 
 
 def test_nothing_is_remembered_of_a_task_whose_inputs_differ_from_epoch_to_epoch() -> None:
