@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 from distill.artifact import note, steps_of
 from distill.callbacks import Determinism, GradualMagnitudePruning
 from distill.errors import TrainingError, UserError
+from distill.finite import FiniteWatch
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
 from distill.module import Distillation
 from distill.optim import OptimizerConfig
@@ -340,6 +342,41 @@ def test_a_teacher_s_score_on_test_data_is_of_that_alone(tmp_path: Path) -> None
     assert module.teacher_scores["accuracy"] == 1
     loop.test(module, DataLoader(test, batch_size=4), verbose=False)  # type: ignore[arg-type]
     assert module.teacher_scores["accuracy"] == 0
+
+
+class Classes(TokenTask):
+    """Likewise, each position of a class."""
+
+    def predict(self, logits: Tensor) -> Tensor:
+        return logits.argmax(-1)
+
+    def update(self, metrics: Any, logits: Tensor, batch: Batch) -> None:
+        assert batch.labels is not None
+        valid = batch.labels != IGNORE
+        super().update(metrics, logits[valid], replace(batch, labels=batch.labels[valid]))
+
+
+def test_agreement_is_over_the_positions_that_count(tmp_path: Path) -> None:
+    batches = uneven_sequences()
+    student, teacher = Tokens(1), Tokens(2)
+    module = pair(student=student, teacher=teacher, task=Classes(), losses=[HintonKL()])
+    loader: Any = DataLoader(batches, batch_size=None)
+    (scores,) = trainer(tmp_path).validate(module, loader, verbose=False)
+    same = [
+        int(student.table.weight[token].argmax() == teacher.table.weight[token].argmax())
+        for batch in batches
+        for token in batch.inputs["input_ids"][batch.mask].tolist()
+    ]
+    everywhere = torch.cat([batch.inputs["input_ids"].flatten() for batch in batches])
+    assert len(same) == 36 < len(everywhere)
+    assert scores["val/agreement"] == pytest.approx(sum(same) / len(same))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_term_that_is_infinite_stops_the_run_as_one_that_is_no_number(value: float) -> None:
+    terms = {"good": torch.tensor(1.0), "bad": torch.tensor(value)}
+    with pytest.raises(TrainingError, match=rf"at step 7: bad = {value};"):
+        FiniteWatch().watch(terms, Batch({"input": torch.zeros(1)}, step=7))
 
 
 def test_a_teacher_keeps_its_dtype_beside_a_student_of_another(tmp_path: Path) -> None:

@@ -26,6 +26,13 @@ def test_token_weights_share_a_samples_predictions_among_its_tokens() -> None:
     )
 
 
+def test_without_a_mask_every_label_is_a_prediction_and_without_labels_every_sample() -> None:
+    ids = torch.zeros(2, 3, dtype=torch.long)
+    assert int(Batch({"input_ids": ids}, labels=ids).count) == 6
+    assert int(Batch({"input_ids": ids}, labels=ids[:, 0]).count) == 2
+    assert int(Batch({"input_ids": ids}).count) == 2
+
+
 def test_a_samples_weights_do_not_depend_on_the_batch_it_is_in() -> None:
     tokens = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]], dtype=torch.bool)
     mask = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 0]], dtype=torch.bool)

@@ -10,6 +10,7 @@ from distill.errors import UserError
 from distill.signals import Batch, Request
 from distill.tasks import Plain
 from distill.teachers import Ensemble, LiveTeacher
+from distill.teachers.ensemble import weighted_mean
 
 WEIGHTS = [1.0, 2.0, 5.0]
 
@@ -27,6 +28,11 @@ def logits(source: Ensemble | LiveTeacher, ids: list[int] | None = None) -> Tens
     found = source.signals(batch(ids), Request(logits=True)).logits
     assert found is not None
     return found
+
+
+def test_weights_count_in_proportion() -> None:
+    found = weighted_mean([torch.tensor([0.0, 4.0]), torch.tensor([8.0, 0.0])], [1.0, 3.0])
+    assert found.tolist() == [6.0, 1.0]
 
 
 def test_the_logits_are_the_weighted_mean() -> None:
