@@ -149,9 +149,9 @@ def _child(tree: Path, tests: Sequence[str], scratch: Path, log: Path) -> None:
         importlib.invalidate_caches()
         import pytest
 
-        plugins = ["-p", "no:cacheprovider"]
+        ordinary = ["-p", "no:cacheprovider", "-m", "not slow"]
         code = int(
-            pytest.main(["-x", "-q", *plugins, "--basetemp", str(scratch / "pytest"), "--rootdir", str(tree), *tests])
+            pytest.main(["-x", "-q", *ordinary, "--basetemp", str(scratch / "pytest"), "--rootdir", str(tree), *tests])
         )
     except BaseException:
         import traceback

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from distill.callbacks import Best, Last
 from distill.callbacks.best import within
 from distill.callbacks.last import saved
+from distill.checkpoint import SafeCheckpointIO
 from distill.errors import UserError
 
 
@@ -98,3 +101,35 @@ def test_a_metric_s_slash_makes_a_folder_which_is_found_again_and_no_link_out_of
     assert after.best_model_path == str(now / "val/accuracy=0.50.ckpt")
     assert after.last_model_path == str(now / "a.ckpt")
     assert len(after.best_k_models) == 2
+
+
+def test_the_newest_are_kept_the_history_comes_first_and_all_seconds_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def write(path: Path) -> None:
+        events.append("checkpoint")
+        path.touch()
+
+    writer = SafeCheckpointIO()
+    logger = SimpleNamespace(save=lambda: events.append("history"))
+    trainer: Any = SimpleNamespace(
+        loggers=[logger],
+        save_checkpoint=write,
+        strategy=SimpleNamespace(checkpoint_io=writer),
+        is_global_zero=True,
+        should_stop=False,
+        default_root_dir=tmp_path,
+    )
+    clock = iter(range(100, 1000, 10))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    last = Last(keep=2)
+    last.folder = tmp_path
+    last.on_fit_start(trainer, None)  # type: ignore[arg-type]
+    for trainer.global_step in (9, 10, 11):
+        last.save(trainer)
+    writer.flush()
+    assert list(saved(tmp_path)) == [11, 10]
+    assert events == ["history", "checkpoint"] * 3
+    assert last.seconds == 30.0  # of a clock that goes on by ten whenever it is read: three times from one to the next
