@@ -144,7 +144,7 @@ def dry_run(
             num_sanity_val_steps=0,
         )
         told = explained(trainer, job.callbacks, job.config["trainer"])
-        with shared_id(job.run.id), none_left(trainer), meeting(trainer), told:
+        with shared_id(job.run.id), none_left(trainer), told, meeting(trainer):
             trainer.fit(job.module, datamodule=job.data)
     figures = _figures(job, trainer, measured) | {"run_folder": _folder(job.run, run_id)}
     if trainer.is_global_zero:

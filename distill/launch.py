@@ -103,7 +103,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
     told = explained(trainer, job.callbacks, job.config["trainer"])
     started = time.perf_counter()
     try:
-        with shared_id(job.run.id), quiet(), interruptible(trainer), none_left(trainer), meeting(trainer), told:
+        with shared_id(job.run.id), quiet(), interruptible(trainer), none_left(trainer), told, meeting(trainer):
             trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
     except UserError:
         raise
