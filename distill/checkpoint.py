@@ -1,31 +1,24 @@
-"""Checkpoint files that are whole or not there, that know when they were altered, and that hold up no step.
-
-A checkpoint is a file of ``torch.save``, which is a zip archive. Its archive comment is the SHA-256 of all that comes
-before it: one file carries its own seal, and torch and every zip tool still open it.
+"""Checkpoints: sealed files that are judged before they are opened, and that hold up no step.
 
 That of a run whose student is sharded (``shards.py``) is a folder, with such a file of every rank.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import pickle
-import shutil
-import struct
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from pytorch_lightning.plugins import CheckpointIO
 
 from distill.bounds import is_dense, is_stored
-from distill.disk import make, opened, sync
+from distill.disk import make
 from distill.errors import UserError
+from distill.sealed import is_whole, put, remove, write
 from distill.snapshot import snapshot
 
 __all__ = [
@@ -45,117 +38,12 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-_END = struct.Struct("<4s4H2LH")  # zip's end of central directory; its last field is the length of the comment
-_MAGIC = b"PK\x05\x06"
-_DIGITS = 64
-_BLOCK = 1 << 20
-
 
 class Damaged(Exception):
     """A checkpoint that is cut off, altered, or not there."""
 
 
 # ---------------------------------------------------------------------- files
-
-
-def write(checkpoint: Any, path: str | Path) -> None:
-    """Write ``checkpoint`` so that ``path`` is the old file or the new one, never a part of it, wherever it is killed.
-
-    Raises:
-        OSError: if it cannot be written. ``path`` is as it was.
-    """
-    path = Path(path)
-    # Beside the target, as only within one file system a file takes another's place in one move.
-    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
-    try:
-        with fresh.open("xb") as file:
-            sealed = _Sealed(file)
-            try:
-                torch.save(checkpoint, sealed)  # type: ignore[arg-type]
-            except RuntimeError as error:  # torch's word for a write that failed
-                raise sealed.failed or error from None
-            sealed.close()
-            file.flush()
-            os.fsync(file.fileno())
-        put(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def put(fresh: Path, path: Path) -> None:
-    """Have ``fresh`` take the place of what lies at ``path`` beside it, whichever of them is a folder.
-
-    Raises:
-        OSError: if it cannot. ``path`` is as it was.
-    """
-    # Of a folder that takes another's place, or a file's, the old one is out of the way for two renames only.
-    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
-    aside = os.path.lexists(path) and (fresh.is_dir() or path.is_dir())
-    if aside:
-        os.replace(path, old)
-    try:
-        os.replace(fresh, path)
-    except OSError:
-        if aside:
-            os.replace(old, path)
-        raise
-    sync(path.parent)
-    if aside:
-        remove(old)
-
-
-class _Sealed:
-    """Passes on what is written, all but the zip's last record, which gets the hash of it all as its comment."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.failed: OSError | None = None
-        self._hash, self._rest = hashlib.sha256(), b""
-
-    def write(self, data: bytes) -> int:
-        view = memoryview(data)
-        if len(view) < _END.size:
-            view = memoryview(self._rest + data)
-        else:
-            self._pass(self._rest)
-        self._pass(view[: -_END.size])
-        self._rest = bytes(view[-_END.size :])
-        return len(data)
-
-    def _pass(self, data: bytes | memoryview) -> None:
-        self._hash.update(data)
-        try:
-            self.file.write(data)
-        except OSError as error:
-            self.failed = error
-            raise
-
-    def flush(self) -> None:
-        """Nothing: the file is flushed when it is complete."""
-
-    def close(self) -> None:
-        *fields, _ = _END.unpack(self._rest)
-        assert fields[0] == _MAGIC
-        self._pass(_END.pack(*fields, _DIGITS))
-        self.file.write(self._hash.hexdigest().encode())
-
-
-def is_whole(path: str | Path) -> bool:
-    """Whether the file at ``path`` is a checkpoint that is as it was written.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
-    with opened(Path(path)) as file:
-        size = os.fstat(file.fileno()).st_size - _DIGITS
-        found, left = hashlib.sha256(), size
-        while left > 0:
-            block = file.read(min(_BLOCK, left))
-            if not block:
-                return False
-            found.update(block)
-            left -= len(block)
-        return size > 0 and file.read() == found.hexdigest().encode()
 
 
 def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -199,6 +87,10 @@ def _read(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> di
         found: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except (pickle.UnpicklingError, MemoryError) as error:
         raise _foreign(path, "holds more than tensors and plain values") from error
+    except OSError:
+        raise
+    except Exception as error:  # of an archive that is sealed, and yet no checkpoint, torch says so in many ways
+        raise _foreign(path, "is no checkpoint") from error
     if not is_dense(found):
         raise _foreign(path, "holds tensors that are larger than it is")
     return found
@@ -207,14 +99,6 @@ def _read(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> di
 def _foreign(path: str | Path, rule: str) -> UserError:
     mend = "remove it if it is not yours"
     return UserError(f"{rule}, and is not opened", key="checkpoint", value=str(path), mend=mend)
-
-
-def remove(path: Path) -> None:
-    """Remove the checkpoint at ``path``, if it is there; of a link nothing but the link."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------- folders of shards

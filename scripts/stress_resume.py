@@ -43,6 +43,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 import distill.checkpoint
 import distill.resume
+import distill.sealed
 from distill import artifact
 from distill.callbacks.last import saved
 from distill.cli import main as command
@@ -150,7 +151,7 @@ def checkpoint(draw: random.Random, seconds: float) -> None:
     """With a part of it written, or with all of it under its temporary name, or just after it took its own."""
     when = draw.uniform(0, seconds)
     if draw.random() < 0.6:
-        die_at(distill.checkpoint._Sealed, "write", when, draw.randint(0, 100), half_of_it)
+        die_at(distill.sealed._Sealed, "write", when, draw.randint(0, 100), half_of_it)
     else:
         die_at(os, "replace", when, 0, draw.choice([nothing, all_of_it]))
 

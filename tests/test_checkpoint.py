@@ -10,6 +10,7 @@ import pickle
 import threading
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import pytest
 import torch
 
 from distill import checkpoint as files
+from distill.bounds import is_dense
 from distill.checkpoint import Damaged, SafeCheckpointIO, is_whole, read, write
 from distill.errors import TrainingError, UserError
+from distill.sealed import _Sealed
 from distill.snapshot import snapshot
 
 SMALL = {"weights": torch.arange(1000.0), "step": 3, "names": ["a", "b"]}
@@ -93,7 +96,7 @@ class Full:
         self.room = room
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        pass_on = files._Sealed._pass
+        pass_on = _Sealed._pass
 
         def limited(sealed: Any, data: Any) -> None:
             self.room -= len(data)
@@ -102,7 +105,7 @@ class Full:
                 raise sealed.failed
             pass_on(sealed, data)
 
-        monkeypatch.setattr(files._Sealed, "_pass", limited)
+        monkeypatch.setattr(_Sealed, "_pass", limited)
 
 
 @pytest.mark.parametrize("room", [0, 10, 300, 2000])
@@ -290,3 +293,38 @@ def test_a_checkpoint_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.ckpt")
     with pytest.raises(OSError, match="no regular file"):
         read(tmp_path / "x.ckpt")
+
+
+def without_its_pickle(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/version", "3")
+
+
+def of_no_text(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("é", "3")
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xfe"))
+
+
+@pytest.mark.parametrize("made", [without_its_pickle, of_no_text])
+def test_an_archive_that_is_sealed_and_no_checkpoint_is_refused(made: Callable[[Path], None], tmp_path: Path) -> None:
+    made(tmp_path / "x.ckpt")
+    sealed(tmp_path / "x.ckpt")
+    assert is_whole(tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match="and is not opened"):
+        read(tmp_path / "x.ckpt")
+
+
+def test_values_that_hold_each_other_are_looked_at_once() -> None:
+    value: list[Any] = [torch.zeros(1)]
+    for _ in range(60):  # of a checkpoint of a few hundred bytes
+        value = [value, value]
+    value.append(value)
+    assert is_dense(value)
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.zeros(1 << 40, device="meta"), torch.sparse_coo_tensor(size=(1 << 30, 1 << 30))], ids=str
+)
+def test_a_tensor_that_stands_for_more_than_it_holds_is_none_of_a_run(tensor: torch.Tensor) -> None:
+    assert not is_dense({"state_dict": {"w": tensor}})

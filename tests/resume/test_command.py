@@ -119,7 +119,7 @@ def test_the_second_of_two_signals_ends_the_run_at_once(world: World, distill: D
 
 HEAD = """
 import itertools, os, sys
-from distill import checkpoint
+from distill import checkpoint, sealed
 from distill.cli import main
 from distill.module import Distillation
 
@@ -140,7 +140,7 @@ def cut(file, data):
     os.kill(os.getpid(), 9)
 
 def doom(*given):
-    at_call(checkpoint._Sealed, 'write', 40, cut)
+    at_call(sealed._Sealed, 'write', 40, cut)
 
 at_call(checkpoint, 'write', 4, doom)
 """

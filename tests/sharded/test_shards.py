@@ -13,7 +13,7 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from distill import checkpoint, shards
+from distill import checkpoint, sealed, shards
 from distill.checkpoint import SHARD, Damaged, SafeCheckpointIO, head, read, shard_path, write
 from distill.errors import TrainingError
 from distill.shards import ShardedCheckpointIO, dealt, localized
@@ -208,7 +208,7 @@ def test_the_name_of_a_new_checkpoint_is_on_the_disk(
     mesh: DeviceMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[Path, list[str]] = {}
-    monkeypatch.setattr(checkpoint, "sync", lambda path: seen.update({path: names(path)}))
+    monkeypatch.setattr(sealed, "sync", lambda path: seen.update({path: names(path)}))
     writer = ShardedCheckpointIO()
     writer.save_checkpoint({"state_dict": {"w": WEIGHT}}, tmp_path / "last-8.ckpt")
     writer.settle()
