@@ -10,7 +10,7 @@ from typing import Any
 
 from distill.config import split_override
 from distill.errors import UserError, nearest
-from distill.paths import RECIPES, check_path
+from distill.paths import RECIPES, at_home, check_path
 from distill.yaml_text import read_yaml
 
 __all__ = ["ARGS", "Recipe", "SweepFile", "find_sweep", "read_sweep"]
@@ -75,7 +75,7 @@ def find_sweep(name: str) -> Path:
         UserError: if there is none.
     """
     check_path(name, "FILE")
-    path = Path(name).expanduser()
+    path = at_home(name)
     if path.is_file():
         return path
     shipped = {p.relative_to(RECIPES).with_suffix("").as_posix(): p for p in RECIPES.glob("sweeps/*.yml")}
@@ -129,7 +129,7 @@ def _metric(metric: Any) -> tuple[str | None, str | None]:
         rule = "must hold name and goal"
         raise UserError(rule, key="metric", value=metric, mend="metric: {name: val/accuracy, goal: maximize}")
     goal = metric.get("goal")
-    if goal not in GOALS:
+    if not isinstance(goal, str) or goal not in GOALS:
         raise UserError("must be maximize or minimize", key="metric.goal", value=goal, mend="say which is better")
     return metric["name"].removeprefix("val/"), GOALS[goal]
 
@@ -139,6 +139,9 @@ def _parameters(parameters: Any) -> dict[str, dict[str, Any]]:
         mend = "parameters: {model.optimizer.lr: {values: [1e-4, 2e-4]}}"
         raise UserError("must hold a key and what to try for it", key="parameters", value=parameters, mend=mend)
     for key, given in parameters.items():
+        if not isinstance(key, str):
+            mend = "write it as for distill fit: model.optimizer.lr"
+            raise UserError("is no key", key="parameters", value=key, mend=mend)
         if key in ("name", "runs"):
             raise UserError("is the same for all trials", key=f"parameters.{key}", mend="leave it out")
         if not isinstance(given, dict):

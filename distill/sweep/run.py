@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +19,7 @@ from distill.disk import write
 from distill.errors import TrainingError, UserError, nearest
 from distill.kept import number_at
 from distill.listing import read_json
+from distill.paths import at_home
 from distill.run import Run, new_id
 from distill.scrub import scrub, scrub_override
 from distill.sweep.file import Recipe, SweepFile, find_sweep, read_sweep
@@ -111,13 +111,16 @@ def _plan(file: SweepFile, recipe: Recipe, seed: int) -> list[Trial]:
     """All trials, each with the folder of its run; their keys have been looked up in the recipe."""
     config = load(recipe.files, recipe.overrides)
     root = config.get("runs") or "runs"
+    if not isinstance(root, str):
+        raise UserError("must be a text", key="runs", value=root, mend="give a folder")
+    root = at_home(root)
     Run.plan(root, file.name, new_id())  # the name and the folder are judged before anything is written
     planned = []
     for index, parameters in enumerate(trials(file, seed), 1):
         changed = copy.deepcopy(config)
         for key, value in parameters.items():
             apply_override(changed, key, value)
-        planned.append(Trial(Run(Path(root) / file.name / f"trial-{index:04d}"), parameters))
+        planned.append(Trial(Run(root / file.name / f"trial-{index:04d}"), parameters))
     return planned
 
 
@@ -170,7 +173,8 @@ def _check_name(file: SweepFile, config: Mapping[str, Any]) -> None:
     """
     from distill.tasks import TASKS, metric_names
 
-    task = (config.get("model") or {}).get("task", "text-classification")
+    model = config.get("model")
+    task = model.get("task", "text-classification") if isinstance(model, dict) else None
     name = file.metric
     if name is None or not isinstance(task, str) or task not in TASKS or name.startswith("float_"):
         return

@@ -16,6 +16,9 @@ __all__ = ["trials"]
 _MOST = 10_000
 """The most trials of a sweep."""
 
+_EXPONENT = 700
+"""What exponents lie within, either way, so that e to their power is a number."""
+
 _LARGEST = 1 << 60
 """What whole numbers are less than, either way, so that there are not more of them than can be numbered."""
 
@@ -54,6 +57,8 @@ def trials(sweep: SweepFile, seed: int = 0) -> list[dict[str, Any]]:
     size = math.prod(len(choices) for choices in space.values() if isinstance(choices, Sequence))
     if sweep.cap is not None and sweep.cap > _MOST:
         raise UserError(f"must be at most {_MOST:,}", key="run_cap", value=sweep.cap, mend="give a smaller number")
+    if not 0 <= seed < 1 << 32:
+        raise UserError("must be from 0 to 4294967295", key="--seed", value=seed, mend="give another seed")
     if sweep.method == "grid":
         if drawn:
             rule, mend = "a grid has no continuous parameters", "give `values`, or say `method: random`"
@@ -70,7 +75,13 @@ def trials(sweep: SweepFile, seed: int = 0) -> list[dict[str, Any]]:
             drawn = list(space)
         most = sweep.cap if drawn else size  # no trial twice
         found = list(ParameterSampler(space, min(sweep.cap, most), random_state=seed))
-    return [{key: _plain(trial[key]) for key in space} for trial in found]  # in the order of the file
+    plain = [{key: _plain(trial[key]) for key in space} for trial in found]  # in the order of the file
+    for key in drawn:
+        for trial in plain:
+            if not math.isfinite(trial[key]):
+                mend = "narrow it"
+                raise UserError("draws what is no number", key=f"parameters.{key}", value=trial[key], mend=mend)
+    return plain
 
 
 def _of_grid(space: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
@@ -100,7 +111,7 @@ def _choices(key: str, given: Mapping[str, Any]) -> Any:
         UserError: naming what of it cannot be.
     """
     kind = given.get("distribution", _implied(given))
-    if kind not in _KNOWN:
+    if not isinstance(kind, str) or kind not in _KNOWN:
         mend = nearest(str(kind), _KNOWN) if kind else "write {values: [...]}"
         raise UserError("no such distribution", key=f"{key}.distribution", value=kind, mend=mend)
     arguments = {**_KNOWN[kind], **{name: value for name, value in given.items() if name != "distribution"}}
@@ -141,6 +152,10 @@ def _check(key: str, kind: str, arguments: Mapping[str, Any]) -> None:
             raise UserError(f"must be a {what}", key=f"{key}.{name}", value=value, mend=f"{kind} needs one")
         if kind == "int_uniform" and abs(value) >= _LARGEST:
             raise UserError("must be less than 2 ** 60", key=f"{key}.{name}", value=value, mend="choose another")
+        exponent = "log_" in kind and not kind.endswith("_values") and name != "q"
+        if exponent and abs(value) > _EXPONENT:
+            rule = f"must lie between -{_EXPONENT} and {_EXPONENT}, as an exponent of e"
+            raise UserError(rule, key=f"{key}.{name}", value=value, mend="choose another")
         positive = name in ("sigma", "q") or (name == "min" and kind.endswith("log_uniform_values"))
         if positive and value <= 0:
             raise UserError("must be greater than 0", key=f"{key}.{name}", value=value, mend="choose another")
@@ -156,7 +171,9 @@ class _Rounded:
     q: float
 
     def rvs(self, random_state: Any = None) -> float:
-        return round(float(self.continuous.rvs(random_state=random_state)) / self.q) * self.q
+        drawn = float(self.continuous.rvs(random_state=random_state))
+        steps = drawn / self.q
+        return round(steps) * self.q if math.isfinite(steps) else steps
 
 
 def _distribution(kind: str, **arguments: float) -> Any:

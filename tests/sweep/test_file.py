@@ -56,6 +56,8 @@ def test_a_command_is_the_recipe_of_every_trial(tmp_path: Path) -> None:
         ({"parameters": {"runs": {"value": "x"}}}, r"parameters\.runs: is the same for all"),
         ({"metric": "accuracy"}, r"metric = 'accuracy': must hold name and goal"),
         ({"metric": {"name": "accuracy"}}, r"metric\.goal: must be maximize or minimize"),
+        ({"metric": {"name": "accuracy", "goal": ["maximize"]}}, r"metric\.goal = .*: must be maximize or minimize"),
+        ({"parameters": {1: {"value": 2}}}, r"parameters = 1: is no key"),
         ({"metric": {"name": "accuracy", "gaol": "maximize"}}, r"metric = .*must hold name and goal"),
         ({"run_cap": 0}, r"run_cap = 0: must be a whole number"),
         ({"run_cap": True}, r"run_cap = True: must be a whole number"),

@@ -108,6 +108,11 @@ def test_rounded_draws_are_multiples(q: float | None, kind: type) -> None:
         ({"distribution": "log_uniform_values", "min": 0, "max": 1}, r"parameters\.lr\.min = 0: must be greater"),
         ({"distribution": "q_log_uniform_values", "min": 0, "max": 1}, r"parameters\.lr\.min = 0: must be greater"),
         ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}, r"parameters\.lr\.q = 0: must be greater"),
+        ({"distribution": ["uniform"]}, r"parameters\.lr\.distribution = \['uniform'\]: no such"),
+        ({"distribution": "log_uniform", "min": 0, "max": 1e3}, r"parameters\.lr\.max = 1000\.0: must lie between"),
+        ({"distribution": "log_normal", "mu": -1e3}, r"parameters\.lr\.mu = -1000\.0: must lie between"),
+        ({"distribution": "uniform", "min": -1e308, "max": 1e308}, r"parameters\.lr = inf: draws what is no number"),
+        ({"distribution": "q_normal", "mu": 1e308, "q": 1e-9}, r"parameters\.lr = inf: draws what is no number"),
         ({"distribution": "normal", "sigma": -1}, r"parameters\.lr\.sigma = -1: must be greater"),
     ],
     ids=str,
@@ -115,6 +120,12 @@ def test_rounded_draws_are_multiples(q: float | None, kind: type) -> None:
 def test_what_is_no_distribution_is_refused_by_its_key(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         trials(sweep("random", 3, lr=given))
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 32])
+def test_a_seed_that_numpy_has_not_is_refused(seed: int) -> None:
+    with pytest.raises(UserError, match=r"--seed = .*: must be from 0 to 4294967295"):
+        trials(sweep("random", 3, lr={"min": 0.0, "max": 1.0}), seed)
 
 
 def test_a_grid_of_draws_is_refused() -> None:
