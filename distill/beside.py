@@ -71,8 +71,8 @@ def check_beside(folder: str | Path, config: Mapping[str, Any]) -> Path:
     Raises:
         UserError: if it has not finished, was trained with a teacher's signals, or scored on other data.
     """
-    run = Run.open(folder)
     key, value = "--beside", str(folder)
+    run = Run.open(folder, key)
     if scores_of(run.folder) is None:
         mend = f"let it finish: distill resume {folder}"
         raise UserError("this run has no scores", key=key, value=value, mend=mend)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
+from distill.paths import at_home
 
 __all__ = ["is_path_key", "refuse_links", "refuse_paths", "without_paths"]
 
@@ -105,5 +106,5 @@ def _paths(value: Any, key: str, allowed: Sequence[str]) -> Iterator[tuple[str, 
 def _inside(path: str, name: str, folder: Path) -> bool:
     own = folder.resolve()
     # Lightning takes the name of a file to be of the run's folder, and all else of the working folder.
-    place = (own if name == "filename" else Path.cwd()) / Path(path).expanduser()
+    place = (own if name == "filename" else Path.cwd()) / at_home(path)
     return Path(os.path.normpath(place)).is_relative_to(own) and place.resolve().is_relative_to(own)

@@ -36,6 +36,16 @@ COMMANDS = {
     "list": "list",
 }
 
+_LEAVE = ("may not be read or written by you", "ask for leave, or name another")
+# What the file system says of a path, wherever it was met -> what is wrong, and what to do about it.
+_PATHS = {
+    errno.ENAMETOOLONG: ("is too long for a path", "give a shorter one"),
+    errno.EACCES: _LEAVE,
+    errno.EPERM: _LEAVE,
+    errno.EROFS: ("lies on a disk that is read only", "name another folder"),
+    errno.ENOSPC: ("lies on a disk that is full", "make room, or name another folder"),
+}
+
 _HELP = """\
 distill trains a small model from a large one.
 
@@ -79,9 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Of a run's processes one says so.
         return _complain("interrupted", INTERRUPTED) if os.environ.get("LOCAL_RANK", "0") == "0" else INTERRUPTED
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            told = UserError("is too long for a path", key="path", value=error.filename, mend="give a shorter one")
-            return _complain(str(told), 2)
+        if isinstance(error, OSError) and error.errno in _PATHS and error.filename is not None:
+            rule, mend = _PATHS[error.errno]
+            return _complain(str(UserError(rule, key="path", value=str(error.filename), mend=mend)), 2)
         if argv is not None:
             raise
         # Not left to sys.excepthook, where W&B's shows it as it is.

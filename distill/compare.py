@@ -28,7 +28,7 @@ def compare(folders: Sequence[str | Path], console: Console | None = None) -> No
     """
     if len(folders) < 2:
         raise UserError("needs two runs or more", key="--compare", mend="distill runs --compare RUN RUN")
-    runs = [Run.open(folder) for folder in folders]
+    runs = [Run.open(folder, "--compare") for folder in folders]
     titles = [str(folder) for folder in folders]
     results = [read_json(run.result_file)[0] for run in runs]
     # Those that `distill quantize` made have the configuration of the run that they were made from.

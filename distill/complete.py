@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -40,6 +41,8 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("model", "data", "trainer", "callbacks", "logging"):
         if full[key] is None:  # a key with everything below it commented out
             full[key] = [] if key == "callbacks" else {}
+    if isinstance(full["runs"], str):
+        full["runs"] = os.path.expanduser(full["runs"])
     if isinstance(full["trainer"], dict):
         full["trainer"].setdefault("precision", default_precision(full["trainer"].get("accelerator", "auto")))
         full["trainer"].setdefault("log_every_n_steps", 10)

@@ -12,7 +12,7 @@ from typing import Any
 
 from distill.errors import UserError, nearest
 from distill.known_keys import instead
-from distill.paths import RECIPES, check_path
+from distill.paths import RECIPES, at_home, check_path
 from distill.yaml_text import dump, parse_value, parse_yaml, read_yaml
 
 __all__ = [
@@ -55,7 +55,7 @@ def find_file(name: str) -> Path:
         UserError: if there is none.
     """
     check_path(name, "--config")
-    path = Path(name).expanduser()
+    path = at_home(name)
     if path.is_file():
         return path
     if (path / "config.yaml").is_file():
@@ -166,7 +166,11 @@ def apply_override(config: dict[str, Any], key: str, value: Any, text: str | Non
 def _step(here: Any, part: str, path: str, value: Any, *, last: bool) -> Any:
     """Go to ``part`` of ``here``, which stands at ``path``, or set it if it is the ``last``."""
     if class_spec(here) and part not in SPEC:
-        here = here.setdefault("init_args", {}) if here.get("init_args") is not None else _new(here, "init_args")
+        given = here.get("init_args")
+        if given is not None and not isinstance(given, dict):
+            rule = "must be a mapping of arguments to values"
+            raise UserError(rule, key=f"{path}.init_args", value=given, mend="write them below it")
+        here = _new(here, "init_args") if given is None else given
     elif path == "data" and not here and part not in SPEC:
         here = _new(here, "init_args")
     if isinstance(here, list):
@@ -195,7 +199,7 @@ def _index(here: list[Any], part: str, path: str) -> int:
     named = [place for place, item in enumerate(here) if _class_name(item) == part]
     if len(named) == 1:
         return named[0]
-    if not part.isdigit() or int(part) > len(here):
+    if not part.isdecimal() or len(part) > 9 or int(part) > len(here):
         rule = f"is a list of {len(here)}; give a position from 0 to {len(here)}"
         raise UserError(rule, key=f"--{path}.{part}", mend=f"--{path}.0 is the first")
     return int(part)

@@ -43,6 +43,9 @@ _COUNTS = (
 )
 """Arguments of the trainer that are 1 or more."""
 
+_WITHIN = ("ddp_spawn", "ddp_fork", "ddp_notebook")
+"""Strategies that start processes out of this one, with everything built: it can be neither copied nor forked."""
+
 _PACKAGES = ("pytorch_lightning", "lightning_fabric", "lightning")
 _FROZEN = "freeze parameters with model.student.freeze"
 
@@ -125,11 +128,17 @@ def _no_time(value: Any) -> bool:
 
 
 def check_plugins(arguments: Mapping[str, Any]) -> None:
-    """Refuse built plugins that are in the way of ours.
+    """Refuse built plugins that are in the way of ours, and a strategy whose processes could not train.
 
     Raises:
-        UserError: naming the plugin.
+        UserError: naming the plugin, or the strategy.
     """
+    strategy = arguments.get("strategy")
+    started = getattr(strategy, "_start_method", "popen")
+    if (isinstance(strategy, str) and strategy.startswith(_WITHIN)) or started not in (None, "popen"):
+        name = strategy if isinstance(strategy, str) else type(strategy).__name__
+        rule = "starts processes out of this one, which holds a lock and threads that they would not have"
+        raise UserError(rule, key="trainer.strategy", value=name, mend="write ddp, or leave it out")
     given = arguments.get("plugins") or []
     for index, plugin in enumerate(given if isinstance(given, (list, tuple)) else [given]):
         key, name = f"trainer.plugins.{index}", type(plugin).__name__

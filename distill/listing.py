@@ -18,6 +18,7 @@ from distill.errors import UserError
 from distill.json_file import Unreadable, read_mapping
 from distill.kept import number_at
 from distill.metrics_file import iterate_rows
+from distill.paths import at_home
 from distill.run import Run
 from distill.tables import duration, number, plain_table, wide
 from distill.verdict import Verdict
@@ -76,15 +77,16 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def _below(folder: Path, depth: int) -> Iterator[Path]:
-    if (folder / "config.yaml").is_file():
-        yield folder  # what lies in a run is its own
-    elif depth:
-        try:
-            inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-        except OSError:  # not ours to read
-            return
-        for path in inside:
-            yield from _below(path, depth - 1)
+    inside: list[Path] = []
+    try:
+        if (folder / "config.yaml").is_file():
+            yield folder  # what lies in a run is its own
+        elif depth:
+            inside = [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir()]
+    except OSError:  # not ours to read
+        return
+    for path in inside:
+        yield from _below(path, depth - 1)
 
 
 def read_json(file: Path) -> tuple[dict[str, Any], str]:
@@ -169,7 +171,7 @@ def show_runs(folder: str | Path, *, as_json: bool = False, console: Console | N
     Raises:
         UserError: if there is no such folder.
     """
-    found = sorted((summary(path) for path in find_runs(Path(folder))), key=lambda s: (s.started, s.folder))
+    found = sorted((summary(path) for path in find_runs(at_home(folder))), key=lambda s: (s.started, s.folder))
     if as_json:
         print(json.dumps([s.as_json() for s in found], indent=2, allow_nan=False))
     elif not found:

@@ -8,7 +8,17 @@ from pathlib import Path
 from distill.errors import UserError, nearest
 from distill.hub import settle
 
-__all__ = ["PACKAGE_PREFIX", "RECIPES", "RUNS", "can_be", "check_folder", "check_path", "find_local", "resolve"]
+__all__ = [
+    "PACKAGE_PREFIX",
+    "RECIPES",
+    "RUNS",
+    "at_home",
+    "can_be",
+    "check_folder",
+    "check_path",
+    "find_local",
+    "resolve",
+]
 
 PACKAGE_PREFIX = "distill:"
 """``distill:quickstart/teacher`` is the folder ``configs/quickstart/teacher`` shipped in the package."""
@@ -17,6 +27,11 @@ RUNS = ("[!.]*/config.yaml", "[!.]*/[!.]*/config.yaml")
 """Where runs lie below a folder: what begins with a dot is half made."""
 
 RECIPES = Path(__file__).parent / "configs"
+
+
+def at_home(path: str | Path) -> Path:
+    """``path`` with the home that its ``~`` or ``~user`` stands for; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))  # which, unlike Path.expanduser, does not raise then
 
 
 def can_be(path: str | Path) -> bool:
@@ -42,14 +57,17 @@ def check_folder(path: str | Path, key: str) -> None:
         UserError: naming ``key``.
     """
     check_path(path, key)
-    above = next((p for p in (Path(path), *Path(path).parents) if p.exists()), Path())
+    folder = at_home(path)
+    if os.path.expanduser(path).startswith("~"):
+        raise UserError("there is no such user", key=key, value=str(path), mend="write the path in full")
+    above = next((p for p in (folder, *folder.parents) if p.exists()), Path())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise UserError("cannot be written to", key=key, value=str(path), mend="name another folder")
 
 
 def find_local(path: str, folder: str | Path = "") -> Path | None:
     """The file or folder that ``path`` names, looked for from ``folder``; ``None`` where it leads elsewhere."""
-    found = Path(folder, Path(path).expanduser())
+    found = Path(folder, at_home(path))
     return found if path and not path.startswith(PACKAGE_PREFIX) and can_be(found) and found.exists() else None
 
 
@@ -72,11 +90,11 @@ def resolve(path: str, key: str) -> str:
     check_path(path, key)
     local = find_local(path)
     if local is None:
-        above = Path(path).expanduser().parent
+        above = at_home(path).parent
         of_runs = "/" in path and any(
             next(above.glob(runs), None) for runs in ("[!.]*/config.yaml", "[!.]*/[!.]*/config.yaml")
         )
-        if of_runs or Path(path).expanduser().is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
+        if of_runs or at_home(path).is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
             raise UserError("no such folder", key=key, value=path, mend="check the path, or give a hub id")
         settle()
         return path

@@ -10,21 +10,25 @@ from pathlib import Path
 
 from distill.disk import sync
 from distill.errors import UserError
-from distill.paths import check_folder
+from distill.paths import at_home, check_folder
 
 __all__ = ["check_output", "replacing"]
 
 
-def check_output(output: str | Path | None) -> None:
-    """Refuse what cannot be written to, and a text without anything in it, as of a variable that is not set.
+def check_output(output: str | Path | None) -> Path | None:
+    """The folder that ``output`` names, if it names one.
+
+    What cannot be written to is refused, and a text without anything in it, as of a variable that is not set.
 
     Raises:
         UserError: naming the option.
     """
     if output is not None and not str(output).strip():
         raise UserError("must name a folder", key="--output", value=str(output), mend="name one, or leave it out")
-    if output is not None:
-        check_folder(output, "--output")
+    if output is None:
+        return None
+    check_folder(output, "--output")
+    return at_home(output)
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def fit_or_resume(
         UserError: as :func:`resume` and :func:`distill.launch.fit`.
     """
     full = resolve(config, allow)
-    run = Run(Path(full["runs"]) / full["name"] / run_id)
+    run = Run.named(full["runs"], full["name"], run_id)
     if run.config_file.is_file():
         return _go_on(Run.open(run.folder), full, allow)
     if is_rank_zero() and run.folder.is_dir() and not run.folder.is_symlink():

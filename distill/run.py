@@ -8,7 +8,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from distill.disk import read, sync, write
 from distill.errors import UserError
 from distill.json_file import Unreadable, read_mapping
 from distill.lock import held, locked
-from distill.paths import RUNS, check_folder, check_path
+from distill.paths import RUNS, at_home, check_folder, check_path
 from distill.replacing import replacing
 from distill.scrub import scrub
 from distill.visible import visible
@@ -64,6 +64,23 @@ class Run:
         self.config_file, self.result_file = self.folder / "config.yaml", self.folder / "result.json"
         self.failure_file, self.lock_file = self.folder / "failure.json", self.folder / ".lock"
         self.plan_file = self.folder / "plan.json"
+        self._above: list[Path] = []
+
+    @classmethod
+    def named(cls, root: str | Path, name: str, run_id: str) -> Run:
+        """The run of this name and id, whether its folder is there or not.
+
+        Raises:
+            UserError: if the name or the id cannot be a folder's.
+        """
+        for key, value in (("name", name), ("--id", run_id)):
+            if not _NAME.fullmatch(value):
+                rule = "must be a folder's name: letters, digits, dot, dash and underscore"
+                raise UserError(rule, key=key, value=value, mend="begin with a letter or digit")
+            if len(value) > _LONGEST:
+                rule = f"must be no longer than {_LONGEST} letters"
+                raise UserError(rule, key=key, value=value, mend="give a shorter one")
+        return cls(Path(root) / name / run_id)
 
     @classmethod
     def plan(cls, root: str | Path, name: str, run_id: str | None = None) -> Run:
@@ -72,15 +89,8 @@ class Run:
         Raises:
             UserError: if the name or the id cannot be a folder's, or the folder is there already.
         """
-        for key, value in (("name", name), ("--id", run_id)):
-            if value is not None and not _NAME.fullmatch(value):
-                rule = "must be a folder's name: letters, digits, dot, dash and underscore"
-                raise UserError(rule, key=key, value=value, mend="begin with a letter or digit")
-            if value is not None and len(value) > _LONGEST:
-                rule = f"must be no longer than {_LONGEST} letters"
-                raise UserError(rule, key=key, value=value, mend="give a shorter one")
+        run = cls.named(root, name, new_id() if run_id is None else run_id)
         check_folder(root, "runs")
-        run = cls(Path(root) / name / (run_id or new_id()))
         if run.folder.exists():
             mend = f"distill resume {run.folder}, or give another id, or none"
             raise UserError(f"the run folder {run.folder} exists", key="--id", value=run.id, mend=mend)
@@ -106,6 +116,7 @@ class Run:
         Raises:
             UserError: if another run took it in the meantime, or it cannot be written to.
         """
+        self._above = [folder for folder in self.folder.parents if not folder.exists()]
         try:
             self.folder.mkdir(parents=True)
             self._write_config(config)
@@ -160,22 +171,26 @@ class Run:
         _write_text(self.config_file, f"{head}\n" + dump(scrub(config)))
 
     @classmethod
-    def open(cls, folder: str | Path) -> Run:
+    def open(cls, folder: str | Path, key: str = "RUN") -> Run:
         """An existing run.
+
+        Args:
+            folder: Its own.
+            key: Where the user named it.
 
         Raises:
             UserError: if ``folder`` is none.
         """
-        check_path(folder, "RUN")
-        run = cls(Path(folder).expanduser().resolve())
+        check_path(folder, key)
+        run = cls(at_home(folder).resolve())
         if not run.folder.is_dir():
-            raise UserError("no such folder", key="RUN", value=str(folder), mend=f"{_others(Path(folder))}")
+            raise UserError("no such folder", key=key, value=str(folder), mend=f"{_others(Path(folder))}")
         if visible(str(run.folder)) != str(run.folder):
             rule = "has characters in its name that a terminal obeys instead of showing them"
-            raise UserError(rule, key="RUN", value=str(folder), mend="rename it")
+            raise UserError(rule, key=key, value=str(folder), mend="rename it")
         if not run.config_file.is_file():
             rule = "is no run's folder: it has no config.yaml"
-            raise UserError(rule, key="RUN", value=str(folder), mend=_others(Path(folder) / "any"))
+            raise UserError(rule, key=key, value=str(folder), mend=_others(Path(folder) / "any"))
         run._take_id()
         return run
 
@@ -290,11 +305,11 @@ class Run:
         return found
 
     def discard(self) -> None:
-        """Remove the folder of a run that ended before there was anything to keep."""
+        """Remove the folder of a run that ended before there was anything to keep, and those that were made for it."""
         if not any(self.checkpoints.glob("*.ckpt")):
             shutil.rmtree(self.folder, ignore_errors=True)
-            for parent in (self.folder.parent, self.folder.parent.parent):
-                if parent.is_dir() and not any(parent.iterdir()):
+            with suppress(OSError):  # what else is in one of them stays
+                for parent in self._above:
                     parent.rmdir()
 
 

@@ -298,7 +298,7 @@ def _places(written: Any, parts: list[str], key: str) -> list[tuple[str, Any]]:
         for name, item in written.items():
             found += _places(item, parts, f"{key}.{name}")
     elif isinstance(written, list):
-        if parts[0].isdigit() and int(parts[0]) < len(written):
+        if parts[0].isdecimal() and int(parts[0][:9]) < len(written):
             item, place = written[int(parts[0])], f"{key}.{parts[0]}"
             found += [(place, item)] if len(parts) == 1 else _places(item, parts[1:], place)
         for index, item in enumerate(written):

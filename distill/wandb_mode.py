@@ -14,10 +14,10 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
+from distill.paths import at_home
 from distill.scrub import scrub
 
 __all__ = ["Decision", "decide", "find_key", "sweep_run_id"]
@@ -60,7 +60,7 @@ def find_key(url: str, environment: Mapping[str, str]) -> str | None:
     """The API key for the server at ``url``: the environment's, else that of ``netrc``."""
     if environment.get("WANDB_API_KEY"):
         return environment["WANDB_API_KEY"]
-    path = Path(environment.get("NETRC") or "~/.netrc").expanduser()
+    path = at_home(environment.get("NETRC") or "~/.netrc")
     try:
         found = netrc.netrc(str(path)).authenticators(urlsplit(url).hostname or "")
     except (OSError, netrc.NetrcParseError):

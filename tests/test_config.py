@@ -232,11 +232,19 @@ def test_an_override_with_a_mapping_is_merged() -> None:
     }
 
 
-@pytest.mark.parametrize("key", ["model.losses.5.weight", "model.losses.x", "model.losses.-1", "a..b", "seed.x"])
+@pytest.mark.parametrize(
+    "key", ["model.losses.5.weight", "model.losses.x", "model.losses.-1", "a..b", "seed.x", "model.losses.²"]
+)
 def test_an_override_that_leads_nowhere_is_refused(key: str) -> None:
     with pytest.raises(UserError) as caught:
         apply_override({"seed": 1, "model": {"losses": ["CrossEntropy"]}}, key, 1)
     assert caught.value.mend
+
+
+def test_an_override_of_arguments_that_are_none_is_refused() -> None:
+    for given in (3, "abc", [1]):
+        with pytest.raises(UserError, match=r"callbacks\.0\.init_args = .*: must be a mapping"):
+            apply_override({"callbacks": [{"class_path": "Last", "init_args": given}]}, "callbacks.0.keep", 3)
 
 
 def test_a_value_may_follow_an_equals_sign_or_come_next() -> None:

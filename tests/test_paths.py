@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from distill.complete import complete
 from distill.errors import UserError, nearest
-from distill.paths import resolve
+from distill.paths import at_home, check_folder, resolve
 from distill.run import Run
 
 
@@ -70,3 +71,15 @@ def test_a_name_among_local_runs_is_not_looked_for_on_the_hub(tmp_path: Path, mo
     with pytest.raises(UserError, match=r"model\.teacher = 'runs/nope': no such folder"):
         resolve("runs/nope", "model.teacher")
     assert resolve("others/nope", "model.teacher") == "others/nope"
+
+
+def test_a_home_stands_for_itself_and_that_of_nobody_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert at_home("~/runs") == tmp_path / "runs"
+    assert at_home("~nobody-of-this-name/runs") == Path("~nobody-of-this-name/runs")
+    check_folder("~/runs", "runs")
+    with pytest.raises(UserError, match="runs = '~nobody-of-this-name/runs': there is no such user"):
+        check_folder("~nobody-of-this-name/runs", "runs")
+    assert complete({"runs": "~/runs"})["runs"] == f"{tmp_path}/runs"

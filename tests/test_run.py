@@ -80,6 +80,12 @@ def test_a_run_with_nothing_to_keep_leaves_no_trace(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+def test_a_folder_that_was_there_before_the_run_stays(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    Run.create(tmp_path / "runs", "mine", CONFIG).discard()
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs"]
+
+
 def test_a_run_with_a_checkpoint_is_never_removed(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "mine", CONFIG)
     run.checkpoints.mkdir()

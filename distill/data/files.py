@@ -13,6 +13,7 @@ from distill.data.documents import DOCUMENTS, read_documents
 from distill.data.json_rows import read_json
 from distill.data.reader import ReaderConfig, file_fingerprint
 from distill.errors import UserError
+from distill.paths import at_home
 
 if TYPE_CHECKING:
     from distill.data.sources import Source
@@ -66,7 +67,7 @@ def read_files(
 
 def _one(name: str, key: str, config: ReaderConfig, document: str, source: Source) -> Any:
     """A file's table; what is to be said of it is added to ``source``."""
-    path, suffix = str(Path(name).expanduser()), Path(name).suffix.lower()
+    path, suffix = str(at_home(name)), Path(name).suffix.lower()
     if suffix in _TEXT:
         return read_documents(path, key, config, document)
     if suffix in _JSON:

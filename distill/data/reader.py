@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError, nearest
+from distill.paths import at_home
 
 __all__ = ["ReaderConfig", "file_fingerprint", "read_text", "reader_config"]
 
@@ -97,7 +97,7 @@ def read_text(path: str, key: str, config: ReaderConfig) -> str:
     Raises:
         UserError: if it is no text of this encoding.
     """
-    data = Path(path).expanduser().read_bytes()
+    data = at_home(path).read_bytes()
     for magic, (what, mend) in _MAGIC.items():
         if data.startswith(magic):
             raise UserError(f"this is no text: it is {what}", key=key, value=path, mend=mend)
@@ -118,7 +118,7 @@ def read_text(path: str, key: str, config: ReaderConfig) -> str:
 
 def file_fingerprint(path: str, *how: Any) -> str:
     """A hash of a file's content and of how it is read."""
-    with Path(path).expanduser().open("rb") as file:
+    with at_home(path).open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
     digest.update(json.dumps(how, sort_keys=True, default=str).encode())
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from distill.data.draws import order
 from distill.data.files import OWN, read_files
 from distill.data.reader import ReaderConfig
 from distill.errors import UserError, nearest
-from distill.paths import PACKAGE_PREFIX, check_path, resolve
+from distill.paths import PACKAGE_PREFIX, at_home, check_path, resolve
 
 __all__ = ["Source", "find_splits", "hold_out", "load", "sample"]
 
@@ -82,7 +82,7 @@ def load(
     if path.startswith(PACKAGE_PREFIX):
         raise UserError("the package brings no such data", key="data.path", value=path, mend=nearest(path, [STDLIB]))
     check_path(path, "data.path")
-    if Path(path).expanduser().is_file():
+    if at_home(path).is_file():
         rule, mend = "this is a file", f"give it by its split: data.files: {{train: {path}}}, and data.path: null"
         raise UserError(rule, key="data.path", value=path, mend=mend)
     found = resolve(path, "data.path")
@@ -134,7 +134,7 @@ def _load_files(
 def _checked_file(key: str, name: str) -> str:
     """The ending of a file that is there."""
     check_path(name, key)
-    path = Path(name).expanduser()
+    path = at_home(name)
     suffix = path.suffix.lower()
     if path.is_dir():
         raise UserError("this is a folder", key=key, value=name, mend="name its files, or give it as data.path")
@@ -152,7 +152,7 @@ def _parquet(key: str, names: Sequence[str]) -> Any:
     """Files one after the other; what a file lacks is null."""
     from datasets import concatenate_datasets
 
-    paths = [str(Path(name).expanduser()) for name in names]
+    paths = [str(at_home(name)) for name in names]
     try:
         return _read(key, list(names), "parquet", None, data_files=paths, split="train")
     except UserError:

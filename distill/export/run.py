@@ -75,13 +75,13 @@ def export(
         rule, mend = f"{to} stores no integers", "leave it out, or export --to onnx-int8"
         raise UserError(rule, key="--isa", value=isa, mend=mend)
     isa = isa or host_isa()
-    check_output(output)
+    given = check_output(output)
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True)
-    if output is None:
+    if given is None:
         run.refuse_links()
     student = job.module.student.eval()
     check_student(to, student)
-    target = Path(output) if output is not None else run.folder / "exports" / to
+    target = given or run.folder / "exports" / to
     console = wide()
     if not console.is_terminal:
         print(f"writing {to}", flush=True)
@@ -93,7 +93,7 @@ def export(
             report |= _measure(job, student, fresh / MODEL, integers=to == "onnx-int8")
             report["verdict"] += slower(report["latency_ms"])
         _complete(fresh, job, student, report)
-    if output is None:  # what lies elsewhere is the user's
+    if given is None:  # what lies elsewhere is the user's
         keep_export(job.logging, run, target)
     report["folder"] = str(target)
     show(report)

@@ -63,9 +63,9 @@ def sensitivity(
         if not low <= value <= high:
             rule = f"must lie between {low:g} and {high:g}"
             raise UserError(rule, key=key, value=value, mend="choose another")
-    check_output(output)
+    given = check_output(output)
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, with_teacher=False, alone=True)
-    if output is None:
+    if given is None:
         run.refuse_links()
     student, task = job.module.student, job.module.task
     refuse_quantized_run(job, folder, "scan")
@@ -73,7 +73,7 @@ def sensitivity(
     student.to(device)
     batches = first_batches(job.data.val_dataloader(), task, samples, device)
     console = wide()
-    written = Path(output) if output is not None else run.folder / "sensitivity"
+    written = given or run.folder / "sensitivity"
     written.mkdir(parents=True, exist_ok=True)
     tried = Tried(written / ".tried", identity(student, batches, task.monitor))
     if tried.points:

@@ -52,6 +52,14 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "validation every 0 epochs": (["--trainer.check_val_every_n_epoch", "0"], ["check_val_every_n_epoch = 0"]),
     "more steps at least than at most": (["--trainer.min_steps", "9"], ["trainer.min_steps = 9", "ends the run at 2"]),
     "a number that is none": (["--trainer.gradient_clip_val", ".nan"], ["gradient_clip_val = nan", "finite"]),
+    "processes out of this one": (
+        ["--trainer.strategy", "ddp_notebook"],
+        ["trainer.strategy = 'ddp_notebook'", "write ddp"],
+    ),
+    "the same by its class": (
+        ["--trainer.strategy", f"{{class_path: {STRATEGIES}.DDPStrategy, init_args: {{start_method: fork}}}}"],
+        ["trainer.strategy = 'DDPStrategy'", "write ddp"],
+    ),
     "a strategy that is none": (["--trainer.strategy", "nope"], ["trainer.strategy = 'nope'"]),
     "a package that is not there": (
         ["--trainer.strategy", f"{{class_path: {STRATEGIES}.DeepSpeedStrategy}}"],
@@ -106,6 +114,14 @@ def test_it_is_one_message_and_nothing_is_written(
         (["runs", LONG], "too long"),
         (["runs", ""], "FOLDER = '': must not be empty"),
         (["sweep", LONG, "-c", "base.yaml"], "FILE = "),
+        (["fit", "-c", "base.yaml", "--id", "../../one", "--resume", "auto"], "--id = '../../one': must be a folder's"),
+        (["fit", "-c", "base.yaml", "--runs", "~nobody/x"], "runs = '~nobody/x': there is no such user"),
+        (["fit", "-c", "base.yaml", "--model.teacher", "~nobody/x"], "model.teacher = '~nobody/x': no such folder"),
+        (["fit", "-c", "~nobody/x"], "--config = '~nobody/x': no such file"),
+        (["validate", "~nobody/x"], "RUN = '~nobody/x': no such folder"),
+        (["export", "nowhere", "--to", "hf", "--output", "~nobody/x"], "--output = '~nobody/x': there is no such user"),
+        (["sweep", "~nobody/x", "-c", "base.yaml"], "FILE = '~nobody/x': no such file"),
+        (["runs", "--compare", "~nobody/a", "~nobody/b"], "--compare = '~nobody/a': no such folder"),
     ],
 )
 def test_other_commands_say_so_before_they_begin(

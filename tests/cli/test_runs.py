@@ -233,6 +233,23 @@ def test_a_result_that_holds_other_things_hides_nothing_else(distill: Distill, m
     assert listed(distill)[0]["value"] == 0.81
 
 
+def test_what_may_not_be_read_hides_no_run(distill: Distill, monkeypatch: pytest.MonkeyPatch) -> None:
+    make("a", "one")
+    make("b", "two")
+    real = os.stat
+
+    def refused(path: Any, *more: Any, **how: Any) -> os.stat_result:
+        if "runs/a/" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *more, **how)
+
+    monkeypatch.setattr(os, "stat", refused)
+    assert [found["id"] for found in listed(distill)] == ["two"]
+    code, _, err = distill("validate", "runs/a/one")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "runs/a/one': may not be read" in err
+
+
 # ---------------------------------------------------------------------- side by side
 
 

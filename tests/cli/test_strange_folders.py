@@ -209,8 +209,9 @@ def test_a_checkpoint_does_not_say_where_a_callback_writes(tmp_path: Path) -> No
 def test_an_output_without_a_name_is_not_the_current_folder(finished: Path, distill: Distill) -> None:
     before = snapshot(Path())
     for command in (["sensitivity"], ["export", "--to", "hf"]):
-        code, _, err = distill(*command, str(finished), "--output", "")
-        assert (code, "--output = '': must name a folder" in err) == (2, True), err
+        for output, said in (("", "must not be empty"), (" ", "must name a folder")):
+            code, _, err = distill(*command, str(finished), "--output", output)
+            assert (code, f"--output = {output!r}: {said}" in err) == (2, True), err
     assert snapshot(Path()) == before
 
 
