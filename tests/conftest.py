@@ -6,9 +6,9 @@ import atexit
 import copy
 import json
 import os
+import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -215,22 +215,30 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
         sys.modules.pop(name, None)
 
 
+# ---------------------------------------------------------------------- processes
+
+
 @pytest.fixture(scope="session")
-def script() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a Python file in a process of its own, which may start others; it has to end with ``code``."""
+def forks() -> Iterator[Any]:
+    """Starts processes that need no time for their imports."""
+    with runpy.run_path(str(Path(__file__).with_name("forks.py")))["forks"]() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def script(forks: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Result]:
+    """Plays a Python file in a process of its own, which may start a second rank; it has to end with ``code``."""
 
     from distill.processes import free_port
 
-    def run(
-        file: Path, *argv: object, code: int = 0, timeout: float = 600, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(file), *map(str, argv)]
-        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": timeout, "check": False}
+    def run(file: Path, *argv: object, code: int = 0, timeout: float = 600, **environment: str) -> Result:
         # A port that stays free, for those that train with a bare Trainer; an empty text unsets a variable.
         given = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port()), **environment}
-        options["env"] = {name: value for name, value in given.items() if value}
-        done = subprocess.run(command, **options)
-        assert done.returncode == code, done.stderr[-3000:]
+        given = {name: value for name, value in given.items() if value}
+        output, errors = (tmp_path_factory.mktemp("script") / name for name in ("output", "errors"))
+        forks.start([str(file), *map(str, argv)], given, Path.cwd(), output, errors)
+        done = Result(forks.wait(timeout), output.read_text(), errors.read_text())
+        assert done.code == code, done.err[-3000:]
         return done
 
     return run

@@ -71,8 +71,8 @@ def test_what_is_no_port_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_that_cannot_meet_at_its_port_says_so_and_ends_with_all_its_processes(
     base: dict[str, Any], script: Callable[..., Any], taken: int
 ) -> None:
-    # The pipes of what is read here are closed when the last process has ended.
-    said = script(FIT, "well", *TWO_RANKS, code=2, timeout=300, MASTER_PORT=str(taken)).stderr
+    # The script has ended when the last of its processes has.
+    said = script(FIT, "well", *TWO_RANKS, code=2, timeout=300, MASTER_PORT=str(taken)).err
     assert said.count("distill: error") == 1
     assert f"MASTER_PORT = '{taken}': is in use by another program" in said
     assert "Traceback" not in said
@@ -81,7 +81,7 @@ def test_a_run_that_cannot_meet_at_its_port_says_so_and_ends_with_all_its_proces
 
 def test_a_dry_run_of_two_processes_shows_one_plan(base: dict[str, Any], script: Callable[..., Any]) -> None:
     done = script(FIT, "well", *TWO_RANKS[:-2], "--dry-run", MASTER_PORT="")
-    assert done.stdout.count("on the first of 2 ranks") == 1
+    assert done.out.count("on the first of 2 ranks") == 1
     assert [path.name for path in Path().iterdir()] == ["base.yaml"]
 
 
@@ -89,6 +89,6 @@ def test_a_dry_run_of_two_processes_shows_one_plan(base: dict[str, Any], script:
 def test_when_the_first_process_fails_the_others_end_too(
     place: str, base: dict[str, Any], script: Callable[..., Any]
 ) -> None:
-    said = script(FIT, place, *TWO_RANKS, code=1, timeout=300, MASTER_PORT="").stderr
+    said = script(FIT, place, *TWO_RANKS, code=1, timeout=300, MASTER_PORT="").err
     assert "MemoryError: the first rank has none left" in said
     assert Run.open("runs/base/one").state == ("failed" if place == "step" else "interrupted")

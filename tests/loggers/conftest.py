@@ -134,26 +134,23 @@ class Played:
     """A process that plays a run.
 
     Args:
-        source: The process that forks them, one at a time.
+        forks: Starts it.
         folder: To work in.
-        environment: Added to its own.
+        environment: Added to that of the test, less what W&B reads.
         arguments: Of ``player.main``.
     """
 
-    def __init__(
-        self, source: subprocess.Popen[str], folder: Path, environment: dict[str, str], arguments: dict[str, Any]
-    ) -> None:
-        assert source.stdin is not None
-        self._source, self._folder = source, folder
+    def __init__(self, forks: Any, folder: Path, environment: dict[str, str], arguments: dict[str, Any]) -> None:
+        self._forks, self._folder = forks, folder
         self._output = folder / f"output-{len(list(folder.glob('output-*')))}"
-        job = {"environment": environment, "arguments": {"runs": str(folder), **arguments}}
-        source.stdin.write(json.dumps({**job, "folder": str(folder), "output": str(self._output)}) + "\n")
-        source.stdin.flush()
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+        command = [str(Path(__file__).with_name("player.py")), json.dumps({"runs": str(folder), **arguments})]
+        given = clean | {"NETRC": os.devnull, "WANDB__SERVICE_WAIT": "120"} | environment
+        forks.start(command, given, folder, self._output, self._output)
 
     def end(self, code: int = 0) -> str:
         """What it has printed, once it has ended with ``code``."""
-        assert self._source.stdout is not None
-        ended = int(self._source.stdout.readline())
+        ended = self._forks.wait()
         text = self._output.read_text()
         assert ended == code, text
         return text
@@ -172,18 +169,10 @@ class Played:
         (self._folder / "go").touch()
 
 
-@pytest.fixture(scope="session")
-def player() -> Iterator[subprocess.Popen[str]]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"NETRC": os.devnull}
-    command = [sys.executable, str(Path(__file__).with_name("player.py"))]
-    with subprocess.Popen(command, env=clean, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield process
-
-
 @pytest.fixture
-def play(player: subprocess.Popen[str], tmp_path: Path) -> Callable[..., Played]:
+def play(forks: Any, tmp_path: Path) -> Callable[..., Played]:
     """Starts ``player.main`` with the arguments given by name."""
-    return lambda environment=None, **arguments: Played(player, tmp_path, environment or {}, arguments)
+    return lambda environment=None, **arguments: Played(forks, tmp_path, environment or {}, arguments)
 
 
 @pytest.fixture

@@ -1,16 +1,14 @@
-"""Logs the steps of a run as a training does; killed where it is told to be, and going on from a checkpoint.
-
-Reads a line of JSON for each run, which is played by a process of its own, forked after the slow imports; writes its
-exit code.
-"""
+"""Logs the steps of a run as a training does; killed where it is told to be, and going on from a checkpoint."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -35,7 +33,8 @@ def main(
     pause: int = 0,
     kill_service: bool = False,
     csv: bool = True,
-    seconds: float = 5.0,
+    init: float = 120.0,
+    finish: float = 120.0,
     lr: float = 1.0,
     artifacts: tuple[str, ...] = (),
 ) -> None:
@@ -50,7 +49,8 @@ def main(
         pause: After so many rows, say so and wait for the file ``go``.
         kill_service: Kill W&B's service process after the fourth row.
         csv: Log to ``metrics.csv`` too.
-        seconds: How long W&B may take to start, and to finish.
+        init: Seconds that W&B may take to start.
+        finish: Seconds that it may take to end.
         lr: A hyperparameter.
         artifacts: What is kept.
     """
@@ -58,7 +58,7 @@ def main(
     from distill.loggers import LoggingConfig, WandbConfig, keep_student, make_loggers
     from distill.run import Run
 
-    wandb_service.FINISH_SECONDS = wandb_service.INIT_SECONDS = seconds
+    wandb_service.INIT_SECONDS, wandb_service.FINISH_SECONDS = init, finish
     wandb_service.FLUSH_SECONDS = 0.2
     run = Run.create(runs, "mine", {}, "one") if at is None else Run.open(f"{runs}/mine/one")
     config = LoggingConfig(csv=csv, tensorboard=False, wandb=WandbConfig(group="g", artifacts=list(artifacts)))
@@ -91,33 +91,14 @@ def _kill_service() -> None:
     listed = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     processes = [line.split(maxsplit=2) for line in listed.splitlines()]
     [service] = [int(pid) for pid, parent, args in processes if parent == str(os.getpid()) and "wandb-core" in args]
+    seen, connection = threading.Event(), logging.getLogger("wandb.sdk.lib.service.service_client")
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda _: seen.set()  # type: ignore[method-assign]
+    connection.addHandler(handler)
+    connection.setLevel(logging.INFO)  # it tells the end of the connection
     os.kill(service, signal.SIGKILL)
-    time.sleep(0.3)
-
-
-def forked(job: dict[str, Any]) -> bool:
-    """Whether this is the process that is to play ``job``; the other one has waited for its end."""
-    child = os.fork()
-    if child:
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(code, flush=True)
-        return False
-    os.environ.update(job["environment"])
-    os.chdir(job["folder"])
-    output = os.open(job["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    return True
+    assert seen.wait(120)
 
 
 if __name__ == "__main__":
-    import wandb  # noqa: F401
-
-    import distill.loggers  # noqa: F401
-
-    for line in iter(sys.stdin.readline, ""):
-        job = json.loads(line)
-        if forked(job):
-            main(**job["arguments"])
-            break
+    main(**json.loads(sys.argv[1]))

@@ -39,7 +39,7 @@ def warned(said: str) -> list[str]:
 def test_a_server_that_fails_in_mid_run_costs_one_warning_with_the_command_that_sends_it(
     trouble: str, play: Any, server: Any, synced: Synced, tmp_path: Path
 ) -> None:
-    process = play(server.environment, pause=1, seconds=3.0)
+    process = play(server.environment, pause=1, finish=3.0)
     process.paused()
     server.trouble = trouble
     if trouble == "refuse":
@@ -63,7 +63,7 @@ def test_logging_never_waits_for_the_server_and_all_of_it_can_be_sent_afterwards
     released: bool, play: Any, server: Any, synced: Synced
 ) -> None:
     server.trouble = "hold"
-    process = play(server.environment, pause=1, steps=2000, seconds=3.0)
+    process = play(server.environment, pause=1, steps=2000, finish=3.0)
     process.paused()
     assert server.held.wait(120)
     process.go()
@@ -83,7 +83,7 @@ def test_a_server_that_fails_after_it_was_asked_leaves_the_run_offline(
     trouble: str, play: Any, server: Any, tmp_path: Path
 ) -> None:
     server.trouble, server.spared = trouble, "viewer { id }"
-    said = play(server.environment, seconds=1.0).end()
+    said = play(server.environment, init=1.0).end()
     assert "W&B is online" in said
     [warning] = warned(said)
     assert "UserWarning: W&B is offline from here on: it could not start" in warning
@@ -106,7 +106,7 @@ def test_a_resumed_run_whose_server_fails_again_is_sent_whole_and_once(
     play: Any, server: Any, synced: Synced, tmp_path: Path
 ) -> None:
     play(server.environment, kill_after=9, wait=0.6).end(-signal.SIGKILL)
-    process = play(server.environment, at=4, pause=1, seconds=3.0)
+    process = play(server.environment, at=4, pause=1, finish=3.0)
     process.paused()
     server.trouble = "500"
     process.go()

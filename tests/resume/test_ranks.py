@@ -65,7 +65,7 @@ def runs(
     dropout = {"model": {"teacher": recipe["model"]["teacher"]}, "callbacks": [*joint, often]}
     (folder / "dropout.yaml").write_text(yaml.safe_dump(changed(plain, dropout)))
     done = ranks("train", folder, code=143)
-    assert done.stderr.count("to go on: distill resume") == 1
+    assert done.err.count("to go on: distill resume") == 1
     assert next(iter(saved(folder / "runs/base/stopped/checkpoints"))) == STOP
     return folder
 

@@ -53,7 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, recipe: dict[str, Any], scrip
     }
     recipe = {name: recipe[name] | changes.get(name, {}) for name in recipe} | {"runs": changes["runs"]}
     (folder / "base.yaml").write_text(yaml.safe_dump(recipe))
-    assert script(RANKS, folder, code=143).stderr.count("to go on: distill resume") == 1
+    assert script(RANKS, folder, code=143).err.count("to go on: distill resume") == 1
     return folder
 
 
@@ -69,7 +69,7 @@ def resumed(runs: Path, tmp_path_factory: pytest.TempPathFactory, script: Callab
     path = shard_path(newest(folder, "cut"), 0)
     path.write_bytes(path.read_bytes()[:-100])
     done = script(RANKS, folder, "stopped", "missing", "cut")
-    return folder, done.stdout + done.stderr
+    return folder, done.out + done.err
 
 
 def newest(folder: Path, name: str) -> Path:

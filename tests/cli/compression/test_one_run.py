@@ -149,5 +149,5 @@ def test_two_processes_end_with_one_student(
         assert torch.equal(main["student"][name], value)
         assert torch.equal(other["student"][name], value)
     assert [path.name for path in folder.parent.iterdir()] == ["one"]
-    assert done.stdout.count("student of step 8") == 1
+    assert done.out.count("student of step 8") == 1
     assert json.loads((folder / "result.json").read_text())["saved_step"] == 8
