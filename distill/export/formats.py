@@ -131,7 +131,25 @@ def _write_onnx(
         if run is None or not _agrees_at_other_sizes(run, inputs, trained):
             to_onnx(model, path, inputs, fixed=True)
             run = session(path)
-    return partial(logits, run), input_sizes(run)
+    return partial(_logits, run), input_sizes(run)
+
+
+def _logits(run: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """What the file gives; inputs of sizes that it does not take are refused."""
+    for name, sizes in input_sizes(run).items():
+        shape = list(inputs[name].shape)
+        if any(isinstance(size, int) and size != found for size, found in zip(sizes, shape, strict=True)):
+            raise UserError(
+                f"as a graph the student reads {name} of {_sizes(sizes)} only, the first batch's, and the validation "
+                f"data hold {_sizes(shape)} too; nothing was written",
+                key="--to",
+                mend="give all samples one size, or open the run's student in torch, with distill.load",
+            )
+    return logits(run, inputs)
+
+
+def _sizes(of: Iterable[int | str]) -> str:
+    return f"[{', '.join(map(str, of))}]"
 
 
 def _agrees_at_other_sizes(run: Any, inputs: Mapping[str, Tensor], trained: Predict) -> bool:

@@ -97,7 +97,8 @@ def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor], *, fixed
         raise UserError(
             f"torch.onnx.export cannot follow this {type(model).__name__} ({_cause(error)})",
             key="--to",
-            mend="export it with --to hf",
+            mend=f"{'export it with --to hf, or ' if isinstance(model, PreTrainedModel) else ''}open the run's student "
+            "in torch, with distill.load",
         ) from error
     assert program is not None
     fold_batch_norms(program.model.graph)
@@ -150,7 +151,7 @@ def _free(model: nn.Module, example: Mapping[str, Tensor]) -> dict[int, list[str
         longer = {n: torch.cat([t, t], dimension) if n in names else t for n, t in example.items()}
         try:
             model(*longer.values())
-        except (RuntimeError, ValueError, IndexError):  # sizes that do not fit
+        except Exception:  # sizes that do not fit; a model says so in a way of its own
             continue
         found[dimension] = names
     return found

@@ -230,6 +230,13 @@ def test_sizes_are_free_where_the_file_then_does_what_the_model_does(
     assert (isinstance(sizes[1], str)) == bool(others)
 
 
+def test_data_of_sizes_that_the_file_does_not_take_are_refused(tmp_path: Path) -> None:
+    """The exporter follows the pooling at one size only."""
+    data = [Batch({"input": torch.randn(2, 3, size, size)}, labels=torch.zeros(2, dtype=torch.long)) for size in (6, 9)]
+    with pytest.raises(UserError, match=r"reads input of \[batch, 3, 6, 6\] only.*hold \[2, 3, 9, 9\] too.*distill\.load"):
+        write("onnx", Windows().eval(), tmp_path, task=Plain(), batches=lambda: data, isa="vnni")
+
+
 def test_a_layer_under_two_names_is_exported_under_both(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, example = Frames().eval(), torch.randn(3, 7, 6)

@@ -10,9 +10,10 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BertForSequenceClassification
 
+from distill.errors import UserError
 from distill.export.graph import OPSET, feed, to_onnx
 from distill.export.runtime import integer_matmuls, logits, session
 from distill.signals import Batch
@@ -91,3 +92,17 @@ def test_the_file_does_not_tell_of_this_machine(path: Path, shrunken: BertForSeq
     assert str(Path(torch.__file__).parent).encode() not in path.read_bytes()
     assert not model.graph.value_info
     assert path.stat().st_size < 4 * sum(p.numel() for p in shrunken.parameters()) + 40_000
+
+
+class Pictures(nn.Module):
+    """Says in its own way that it takes one size, and computes what no exporter follows."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        assert input.shape[1:] == (3, 4, 4), "wrong size of pictures"
+        return torch.tensor([[float(x.sum()) for x in input]]).t()
+
+
+def test_a_model_may_refuse_other_sizes_in_its_own_way_and_a_hint_can_be_followed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot follow this Pictures.*distill\.load") as refused:
+        to_onnx(Pictures(), tmp_path / "model.onnx", {"input": torch.zeros(2, 3, 4, 4)})
+    assert "--to hf" not in str(refused.value)  # transformers cannot open it
