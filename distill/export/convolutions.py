@@ -97,7 +97,7 @@ class StaticConv(IntegerLayer):
         bias = self.bias
         if not bias.is_floating_point():
             bias = dequantize(bias, self.bias_scale, self.bias_zero_point, axis=0)
-        return self.convolve(self.input(x), dequantize(self.weight, self.scale, self.zero_point, axis=0), bias)
+        return self.convolve(self.input(x), dequantize(self.integers, self.scale, self.zero_point, axis=0), bias)
 
 
 class WeightOnlyConv(IntegerLayer):
@@ -125,7 +125,7 @@ class WeightOnlyConv(IntegerLayer):
         self.convolve, self.input, self.shape = convolve, input, weight.shape
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = values(self.weight, self.scale, self.zero_point).view(self.shape)
+        weight = values(self.integers, self.scale, self.zero_point).view(self.shape)
         return self.convolve(x if self.input is None else self.input(x), weight, self.bias)
 
 

@@ -101,14 +101,14 @@ class DynamicInput(nn.Module):
 class IntegerLayer(nn.Module):
     """Integers with what makes values of them."""
 
-    weight: Tensor
+    integers: Tensor
     scale: Tensor
     zero_point: Tensor | None
     bias: Tensor | None
 
     def __init__(self, weight: Tensor, scale: Tensor, zero_point: Tensor | None, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.register_buffer("weight", weight)
+        self.register_buffer("integers", weight)
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
         self.register_buffer("bias", bias)
@@ -139,7 +139,7 @@ class StaticLinear(IntegerLayer):
         # A product of two matrices would become a Gemm together with the bias, and no integers be multiplied.
         flat = x.dim() == 2
         rounded: Tensor = self.input(x.unsqueeze(0) if flat else x)
-        y = self.biased(rounded @ dequantize(self.weight, self.scale, self.zero_point))
+        y = self.biased(rounded @ dequantize(self.integers, self.scale, self.zero_point))
         return y.squeeze(0) if flat else y
 
 
@@ -169,9 +169,9 @@ class DynamicLinear(IntegerLayer):
         q, scale, zero_point = self.input.integers(x)
         product = torch.onnx.ops.symbolic(
             "MatMulInteger",
-            (q.to(torch.uint8), self.weight, None, self.zero_point),
+            (q.to(torch.uint8), self.integers, None, self.zero_point),
             dtype=torch.int32,
-            shape=(*x.shape[:-1], self.weight.shape[1]),
+            shape=(*x.shape[:-1], self.integers.shape[1]),
         )
         return self.biased((product.float() - zero_point * self.sums) * (scale * self.scale))
 
@@ -200,7 +200,7 @@ class WeightOnlyLinear(IntegerLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.input is None else self.input(x)
-        return functional.linear(x, values(self.weight, self.scale, self.zero_point), self.bias)
+        return functional.linear(x, values(self.integers, self.scale, self.zero_point), self.bias)
 
 
 class NibbleLinear(IntegerLayer):
@@ -238,7 +238,7 @@ class NibbleLinear(IntegerLayer):
     def forward(self, x: Tensor) -> Tensor:
         return torch.onnx.ops.symbolic(
             "com.microsoft::MatMulNBits",
-            (x if self.input is None else self.input(x), self.weight, self.scale, self.zero_point, None, self.bias),
+            (x if self.input is None else self.input(x), self.integers, self.scale, self.zero_point, None, self.bias),
             {**self.attributes},
             dtype=torch.float32,
             shape=(*x.shape[:-1], self.out),
@@ -264,8 +264,13 @@ class IntegerEmbedding(IntegerLayer):
     def __init__(self, weight: Tensor, scale: Tensor, zero_point: Tensor | None) -> None:
         super().__init__(weight, _columns(scale), _columns(zero_point))
 
+    @property
+    def weight(self) -> Tensor:
+        """Values ``[rows, width]``, for another module that reads them: ``F.linear(x, embedding.weight)``."""
+        return values(self.integers, self.scale, self.zero_point)
+
     def forward(self, ids: Tensor) -> Tensor:
-        rows = functional.embedding(ids, self.weight)
+        rows = functional.embedding(ids, self.integers)
         return values(rows, _looked_up(self.scale, ids), _looked_up(self.zero_point, ids))
 
 

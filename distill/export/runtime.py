@@ -52,6 +52,9 @@ def session(path: Path, *, threads: int = 1, optimized: Path | None = None) -> A
         path: The ONNX file.
         threads: Threads of one operator.
         optimized: Where to write the graph as it is run.
+
+    Raises:
+        UserError: if it cannot run the graph.
     """
     import onnxruntime
 
@@ -60,7 +63,11 @@ def session(path: Path, *, threads: int = 1, optimized: Path | None = None) -> A
     options.log_severity_level = 3
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # it has a class of its own for each cause, in common they have none
+        rule = f"onnxruntime cannot run the graph ({str(error).splitlines()[0][-200:]}); nothing was written"
+        raise UserError(rule, key="--to", mend="open the run's student in torch, with distill.load") from error
 
 
 def logits(run: Any, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -77,7 +77,7 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
     taken: set[int] = set()
     difference, largest = torch.zeros(()), torch.zeros(())
     spread = _Spread()
-    for batch in map(apart, batches):
+    for batch in (part for whole in batches for part in apart(whole)):
         inputs = feed(batch)
         first, second = trained(inputs), exported(inputs)
         task.update(metrics[0], first, batch)

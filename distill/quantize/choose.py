@@ -22,8 +22,9 @@ KINDS = tuple(kind for kind in QUANTIZED if kind is not nn.Embedding)
 
 def first(model: nn.Module) -> set[str]:
     """The name of the first layer with weights, if it reads numbers (an image, a table) and not tokens."""
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, tuple(QUANTIZED))]
-    return {layers[0][0]} if layers and not isinstance(layers[0][1], nn.Embedding) else set()
+    kinds = (*QUANTIZED, nn.EmbeddingBag, nn.RNNBase)  # a recurrent layer reads before the maps behind it
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+    return {name for name, module in layers[:1] if isinstance(module, KINDS)}
 
 
 def candidates(

@@ -165,7 +165,7 @@ def test_every_convolution_agrees_with_its_integers_in_float64(layers: Layers, p
 
 
 def test_their_weights_are_integers_in_the_file(path: Path, request: pytest.FixtureRequest) -> None:
-    found = {i.name.split(".")[-2]: i for i in onnx.load(path).graph.initializer if i.name.endswith(".weight")}
+    found = {i.name.split(".")[-2]: i for i in onnx.load(path).graph.initializer if i.name.endswith(".integers")}
     unsigned = onnx.TensorProto.UINT8 if "uint8" in request.node.name else onnx.TensorProto.INT8
     for name in ("plain", "one_scale", "signed_inputs", "narrow_inputs", "mirrored", "great_bias"):
         assert found[name].data_type == unsigned

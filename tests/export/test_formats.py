@@ -65,7 +65,7 @@ def test_no_quantised_weight_is_in_the_file_as_floats(
 ) -> None:
     stored = {i.name.removeprefix("model."): i for i in onnx.load(integers[0] / MODEL).graph.initializer}
     for name, layer in quantized_layers(quantized).items():
-        kept = stored.pop(f"{name}.weight")
+        kept = stored.pop(f"{name}.integers")
         assert kept.data_type == onnx.TensorProto.INT8, name
         rows = layer.integers().numpy()
         expected = rows.T if isinstance(layer, nn.Linear) else rows
@@ -230,10 +230,32 @@ def test_sizes_are_free_where_the_file_then_does_what_the_model_does(
     assert (isinstance(sizes[1], str)) == bool(others)
 
 
+class Words(nn.Module):
+    """A head of its own that reads the table's weight, as many a language model is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.body = nn.Embedding(9, 4), nn.Linear(4, 4)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(self.body(self.table(input)).mean(1), self.table.weight)
+
+
+def test_a_table_that_another_module_reads_is_exported_as_integers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, ids = Words().eval(), torch.arange(18).view(3, 6) % 9
+    quantize(model, [], activations=None, embeddings=WeightScheme(bits=4, symmetric=False))
+    batch = Batch({"input": ids}, labels=torch.arange(3))
+    report = write("onnx-int8", model, tmp_path, task=Plain(), batches=lambda: [batch], isa="vnni")
+    assert report["verified"]["mean_error"] < 1e-5
+
+
 def test_data_of_sizes_that_the_file_does_not_take_are_refused(tmp_path: Path) -> None:
     """The exporter follows the pooling at one size only."""
     data = [Batch({"input": torch.randn(2, 3, size, size)}, labels=torch.zeros(2, dtype=torch.long)) for size in (6, 9)]
-    with pytest.raises(UserError, match=r"reads input of \[batch, 3, 6, 6\] only.*hold \[2, 3, 9, 9\] too.*distill\.load"):
+    with pytest.raises(
+        UserError, match=r"reads input of \[batch, 3, 6, 6\] only.*hold \[2, 3, 9, 9\] too.*distill\.load"
+    ):
         write("onnx", Windows().eval(), tmp_path, task=Plain(), batches=lambda: data, isa="vnni")
 
 

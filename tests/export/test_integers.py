@@ -124,7 +124,7 @@ def test_products_of_integers_are_products_of_integers_in_the_runtime(path: Path
 
 
 def test_their_weights_are_integers_in_the_file(path: Path, request: pytest.FixtureRequest) -> None:
-    found = {i.name.split(".")[-2]: i for i in onnx.load(path).graph.initializer if i.name.endswith(".weight")}
+    found = {i.name.split(".")[-2]: i for i in onnx.load(path).graph.initializer if i.name.endswith(".integers")}
     unsigned = "uint8" in request.node.name
     wanted = onnx.TensorProto.UINT8 if unsigned else onnx.TensorProto.INT8
     for name in INTEGER:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from distill.errors import UserError
 from distill.export import runtime
 from distill.export.runtime import latency
 
@@ -38,3 +41,9 @@ def test_sessions_take_turns_and_the_median_counts_without_the_warm_up(monkeypat
     found = latency(sessions, {name: {"x": torch.zeros(1)} for name in sessions}, repeats=3)
     assert found == pytest.approx({"a": 2.0, "b": 3.0})
     assert calls == ["a", "b"] * 4
+
+
+def test_a_graph_that_onnxruntime_cannot_run_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(UserError, match=r"onnxruntime cannot run the graph.*distill\.load"):
+        runtime.session(tmp_path / "model.onnx")

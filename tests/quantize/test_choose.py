@@ -44,6 +44,16 @@ def test_a_model_of_tokens_has_no_first_layer_to_spare(bert: Callable[..., Any])
     assert first(bert()) == set()
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader, self.body, self.head = nn.LSTM(4, 4, batch_first=True), nn.Linear(4, 4), nn.Linear(4, 2)
+
+
+def test_what_stands_behind_a_recurrent_layer_is_not_the_first() -> None:
+    assert list(chosen(Recurrent())) == ["body"]
+
+
 def test_precision_is_mixed_by_the_last_pattern_found(bert: Callable[..., Any]) -> None:
     two = WeightScheme(bits=2, granularity="group", group_size=8)
     found = chosen(
