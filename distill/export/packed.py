@@ -31,12 +31,12 @@ def apart(batch: Batch) -> list[Batch]:
     documents_N = ((positions_BT == 0) & real_BT).flatten().cumsum(0)[real_BT.flatten()] - 1
     sizes = torch.tensor([length.bit_length() for length in documents_N.bincount().tolist()])
     sizes_N = sizes.to(documents_N.device)[documents_N]
-    return [_of_documents(batch, real_BT, documents_N, sizes_N == size) for size in sizes.unique().tolist()]
+    return [_of_documents(batch, real_BT, documents_N, sizes_N == size) for size in torch.unique(sizes).tolist()]
 
 
 def _of_documents(batch: Batch, real_BT: Tensor, documents_N: Tensor, chosen_N: Tensor) -> Batch:
     """A row for each document of the chosen ones of N real positions."""
-    _, rows = documents_N[chosen_N].unique(return_inverse=True)
+    _, rows = torch.unique(documents_N[chosen_N], return_inverse=True)
     columns = batch.inputs["position_ids"][real_BT][chosen_N]
     shape = int(rows.max()) + 1, int(columns.max()) + 1
 

@@ -23,6 +23,7 @@ Predict = Callable[[dict[str, Tensor]], Tensor]
 RELATIVE_ERROR = 1e-4
 AGREEMENT = 0.995
 INTEGER_ERROR = 0.02  # of the logits' spread; a grid of 8 bits has steps of 1/256 of its range
+_ROWS = 128  # as many at once become doubles: those of a language model's batch would not fit
 METRIC = 0.003  # three tenths of a point, of a metric in [0, 1]; of the metric itself where it is larger
 
 
@@ -89,7 +90,7 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
         # Not a number anywhere is as far off as can be.
         difference = torch.maximum(difference, (a - b).abs().nan_to_num(torch.inf).max())
         largest = torch.maximum(largest, a.abs().max())
-        spread.add(a.double(), b.double())
+        spread.add(a, b)
         decisions = task.predict(a), task.predict(b)
         if decisions[0] is not None and decisions[1] is not None:
             equal, decided = equal + int((decisions[0] == decisions[1]).sum()), decided + decisions[0].numel()
@@ -118,9 +119,11 @@ class _Spread:
 
     def add(self, a_NC: Tensor, b_NC: Tensor) -> None:
         self.count += a_NC.numel()
-        self.differences += (a_NC - b_NC).square().nan_to_num(torch.inf).sum()
-        self.total += a_NC.sum()
-        self.squares += a_NC.square().sum()
+        for some_a, some_b in zip(torch.split(a_NC, _ROWS), torch.split(b_NC, _ROWS), strict=True):
+            a, b = some_a.double(), some_b.double()
+            self.differences += (a - b).square().nan_to_num(torch.inf).sum()
+            self.total += a.sum()
+            self.squares += a.square().sum()
 
     @property
     def error(self) -> float:

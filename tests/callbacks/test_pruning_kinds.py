@@ -120,6 +120,11 @@ def test_wanda_leaves_those_of_whose_input_it_knows_nothing_and_says_so(caplog: 
     assert sorted(pruning.masked(student)) == [n for n in sorted(WEIGHTS) if n.endswith(".weight")]
     assert "not pruned, for Wanda reads an input of one map" in caplog.text
     assert "encoder.self_attn.in_proj_weight" in caplog.text
+    projection = "encoder.self_attn.out_proj"  # attention reads its weight, and never calls it
+    [step] = pruning.finish(student)
+    assert list(step["unscored"]) == [projection]
+    assert step["layers"][projection]["zeros"] > 0
+    assert f"ranked by magnitude among themselves: {projection}" in caplog.text
 
 
 def test_an_override_of_a_module_holds_for_each_of_its_weights() -> None:
