@@ -32,7 +32,7 @@ from pathlib import Path
 
 import yaml
 from stress.recipe import recipe
-from stress.victims import NAMES, prepare, victims
+from stress.victims import NAMES, import_for, prepare, victims
 
 
 def stress(kills: int, seed: int, folder: Path, names: Sequence[str], given: Path | None = None) -> int:
@@ -48,6 +48,7 @@ def stress(kills: int, seed: int, folder: Path, names: Sequence[str], given: Pat
     if given is None:
         given = folder / "recipe.yaml"
         given.write_text(yaml.safe_dump(recipe(folder), sort_keys=False))
+    import_for(names)
     prepare(folder, given, names)
     chosen, draw = victims(folder, given, names), random.Random(seed)
     for victim in chosen:
@@ -59,7 +60,8 @@ def stress(kills: int, seed: int, folder: Path, names: Sequence[str], given: Pat
     runs: Counter[str] = Counter()
     differences = 0
     while killed.total() < kills:
-        [victim] = draw.choices(chosen, [victim.weight for victim in chosen])
+        first = chosen[runs.total() : runs.total() + 1]  # each has its turn before chance takes over
+        [victim] = first or draw.choices(chosen, [victim.weight for victim in chosen])
         outcome = victim.torment(draw, kills - killed.total())
         killed[victim.name] += len(outcome.moments)
         runs[victim.name] += 1

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 
 import distill.disk
 import distill.export.run
@@ -220,6 +221,7 @@ def _work(argv: Sequence[str], folder: Path, prepare: Callable[[], None] = nothi
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.chdir(folder)
+        torch.set_num_threads(1)  # a fork has none of its parent's
         datasets.config.HF_DATASETS_CACHE = folder / "cache"
         distill.sweep.run.run_to_end = lambda words: _trial(words, folder)
         prepare()

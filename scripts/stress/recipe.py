@@ -32,7 +32,13 @@ def recipe(folder: Path) -> dict[str, Any]:
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=32, **special)  # type: ignore[no-untyped-call]
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "initializer_range": 0.3,
+    }
     torch.manual_seed(0)
     config = AutoConfig.for_model("bert", **sizes, vocab_size=len(vocabulary), max_position_embeddings=32)
     config.id2label, config.label2id = {0: "negative", 1: "positive"}, {"negative": 0, "positive": 1}

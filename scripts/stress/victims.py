@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import shutil
 import signal
@@ -19,9 +20,9 @@ from stress.kills import Moments, attempt, draw_kill
 from stress.left import Digest, different, of_folder, of_sweep, of_training
 from stress.recipe import SWEEP, in_float
 
-__all__ = ["NAMES", "Outcome", "Victim", "prepare", "victims"]
+__all__ = ["NAMES", "Outcome", "Victim", "import_for", "prepare", "victims"]
 
-NAMES = ("fit", "quantize", "export-hf", "export-onnx-int8", "sweep", "sensitivity")
+NAMES = ("quantize", "export-hf", "export-onnx-int8", "sweep", "sensitivity", "fit")
 
 
 class Outcome(NamedTuple):
@@ -142,7 +143,7 @@ class Victim:
 
 
 def victims(folder: Path, given: Path, names: Sequence[str]) -> list[Victim]:
-    """Those of ``names``, in the order in which they stand here.
+    """Those of ``names``; the one that is killed without limit is the last.
 
     Args:
         folder: To work in.
@@ -159,14 +160,30 @@ def victims(folder: Path, given: Path, names: Sequence[str]) -> list[Victim]:
     hf, onnx = (["export", str(path.parents[1]), "--to", name] for name, path in exports.items())
     files, killed = of_folder, place / "killed"
     found = [
-        Victim("fit", fit, killed, kills.FIT, of_training, folder, 6, most=sys.maxsize, resumed=True),
         Victim("quantize", quantize, quantized / "killed", kills.QUANTIZE, files, folder, 4, whole=True, resumed=True),
         Victim("export-hf", hf, exports["hf"], kills.EXPORT, files, folder, 4, whole=True),
         Victim("export-onnx-int8", onnx, exports["onnx-int8"], kills.EXPORT, files, folder, 1, whole=True),
         Victim("sweep", sweep, folder / "runs/killed", kills.SWEEP, of_sweep, folder, 2, most=6),
         Victim("sensitivity", scan, place / "float/sensitivity", kills.SCAN, files, folder, 2, most=5),
+        Victim("fit", fit, killed, kills.FIT, of_training, folder, 6, most=sys.maxsize, resumed=True),
     ]
     return [victim for victim in found if victim.name in names]
+
+
+def import_for(names: Sequence[str]) -> None:
+    """Import what the commands import late, so that their forks need not; but onnxruntime, which starts a thread."""
+    late = {
+        "export-onnx-int8": (
+            "onnxscript.function_libs",
+            "torch._dynamo",
+            "torch.export",
+            "torch.onnx._internal.exporter._torchlib.ops",
+        ),
+        "sensitivity": ("matplotlib.pyplot", "PIL.PngImagePlugin"),
+    }
+    for name in names:
+        for module in late.get(name, ()):
+            importlib.import_module(module)
 
 
 def prepare(folder: Path, given: Path, names: Sequence[str]) -> None:

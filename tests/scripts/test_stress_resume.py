@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from distill.checkpoint import write
 
@@ -19,10 +18,19 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 @pytest.fixture
 def stress(monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name, value in (("OMP_NUM_THREADS", "1"), ("TOKENIZERS_PARALLELISM", "false")):
+        monkeypatch.setenv(name, value)  # which the script sets for good
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import stress_resume
 
     return stress_resume
+
+
+@pytest.fixture
+def left(stress: Any) -> Any:
+    import stress.left
+
+    return stress.left
 
 
 def ended(
@@ -47,18 +55,35 @@ def ended(
         ({"score": 0.6}, "result.scores"),
     ],
 )
-def test_a_difference_of_one_bit_is_seen_and_named(stress: Any, tmp_path: Path, change: Any, name: str) -> None:
-    reference = stress.digest(ended(tmp_path / "one"))
-    assert stress.different(ended(tmp_path / "two", **change), reference) == [name]
+def test_a_difference_of_one_bit_is_seen_and_named(left: Any, tmp_path: Path, change: Any, name: str) -> None:
+    reference = left.of_training(ended(tmp_path / "one"))
+    assert left.different(left.of_training(ended(tmp_path / "two", **change)), reference) == [name]
 
 
-def test_the_time_that_a_run_took_is_no_difference(stress: Any, tmp_path: Path) -> None:
-    reference = stress.digest(ended(tmp_path / "one"))
-    assert stress.different(ended(tmp_path / "two", seconds=2.0), reference) == []
+def test_the_time_that_a_run_took_is_no_difference(left: Any, tmp_path: Path) -> None:
+    one, two = ended(tmp_path / "one"), ended(tmp_path / "two", seconds=2.0)
+    assert left.different(left.of_training(two), left.of_training(one)) == []
 
 
-def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one() -> None:
-    command = [sys.executable, str(SCRIPTS / "stress_resume.py"), "--kills", "5", "--seed", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert re.fullmatch(r"5 kills, \d+ runs, 0 differences", done.stdout.splitlines()[-1])
+def test_half_a_folder_is_seen_and_what_was_timed_is_not(left: Any, tmp_path: Path) -> None:
+    for name, seconds in (("one", 1.0), ("two", 2.0)):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep/model").write_bytes(b"weights")
+        (tmp_path / name / "export.json").write_text(json.dumps({"latency_ms": {"export": seconds}, "bytes": 7}))
+    whole = left.of_folder(tmp_path / "one")
+    assert left.different(left.of_folder(tmp_path / "two"), whole) == []
+    (tmp_path / "two/deep/model").unlink()
+    assert left.different(left.of_folder(tmp_path / "two"), whole) == ["deep/model"]
+
+
+def test_what_is_killed_again_and_again_ends_as_undisturbed(
+    stress: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = stress.recipe(tmp_path)
+    recipe["trainer"] |= {"max_epochs": 1, "val_check_interval": 6}
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    differences = stress.stress(2, 1, tmp_path, ["fit", "quantize"], tmp_path / "short.yaml")
+    assert differences == 0, (tmp_path / "log.txt").read_text()[-2000:]
+    said = capsys.readouterr().out
+    assert re.search(r"^2 kills, \d+ runs, 0 differences$", said, re.MULTILINE)
+    assert all(f"\n{name} 1: no difference" in said for name in ("quantize", "fit"))
