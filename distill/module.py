@@ -15,7 +15,6 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric
 
 from distill.artifact import recount, steps_of
 from distill.averaging import GlobalMean
@@ -83,8 +82,8 @@ class Distillation(LightningModule):
         # Where the tokenizers agree one head may be a padded version of the other; no other widths may differ.
         self._tokenizer = own_tokenizer(student, self.task, self.teacher)
         self._may_be_padded = check_pair(self.task, self._tokenizer, self.student, self.teacher)
-        self.metrics = nn.ModuleDict(self.task.metrics())
-        self.agreement = MeanMetric()
+        # No submodules: with weights of half precision (bf16-true) their counts would be rounded to it.
+        self.metrics = self.task.metrics()
         self._counted: tuple[weakref.ref[Trainer], int] | None = None
         self._judged = None if self.teacher is None else TeacherScores(self.teacher, self.task)
         self.evidence = Evidence()
@@ -173,17 +172,17 @@ class Distillation(LightningModule):
     def on_fit_start(self) -> None:
         refuse_quantized(self.student, None)
         self._check_optimizers()
-        self._place_teacher()
+        self._place()
         self._mean.forget()
         pruned = any(step["kind"] == "sparsity" for step in steps_of(self.student))
         if pruned and not any(c.masked(self.student) for c in compressions(self.trainer)) and is_rank_zero():
             _log.warning("model.student was pruned, and nothing holds its zeros; add GradualMagnitudePruning")
 
     def on_validation_start(self) -> None:
-        self._place_teacher()
+        self._place()
 
     def on_test_start(self) -> None:
-        self._place_teacher()
+        self._place()
         if self._judged is not None:
             self._judged.clear()
 
@@ -191,7 +190,9 @@ class Distillation(LightningModule):
         self._finite.check()
         recount(self.student)
 
-    def _place_teacher(self) -> None:
+    def _place(self) -> None:
+        for metric in self.metrics.values():
+            metric.to(self.device)
         if self._judged is not None:
             self._judged.to(self.device)
 
@@ -281,13 +282,13 @@ class Distillation(LightningModule):
         with self.evidence.watching(self.student, index):
             signals = self.task.forward(self.student, batch, Request(logits=True))
         assert signals.logits is not None
-        self.task.update(dict(self.metrics.items()), signals.logits, batch)  # type: ignore[arg-type]
+        self.task.update(self.metrics, signals.logits, batch)
         if self.trainer.sanity_checking:
             return
         predicted = self.task.predict(signals.logits)
         self.evidence.add(predicted, batch, signals.logits.shape[-1])
-        if self._judged is not None and (same := self._judged.agrees(predicted, batch)) is not None:
-            self.agreement.update(same)
+        if self._judged is not None:
+            self._judged.compare(predicted, batch)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
@@ -296,17 +297,15 @@ class Distillation(LightningModule):
         self._log_scores("test")
 
     def _log_scores(self, split: str) -> None:
-        scores = {f"{split}/{name}": metric.compute().float() for name, metric in self.metrics.items()}  # type: ignore[operator]
+        scores = {f"{split}/{name}": metric.compute().float() for name, metric in self.metrics.items()}
         if not self.trainer.sanity_checking:
-            metrics: Any = dict(self.metrics.items())
-            self.evidence.conclude(self.task, metrics, self.trainer)
+            self.evidence.conclude(self.task, self.metrics, self.trainer)
         for metric in self.metrics.values():
-            metric.reset()  # type: ignore[operator]
+            metric.reset()
         if self._judged is not None and not self.trainer.sanity_checking:
-            scores |= {f"teacher/{name}": value for name, value in self._judged.conclude().items()}
-            if self.agreement.update_called:
-                scores[f"{split}/agreement"] = self.agreement.compute()
-            self.agreement.reset()
+            found, agreement = self._judged.conclude()
+            scores |= {f"teacher/{name}": value for name, value in found.items()}
+            scores |= {} if agreement is None else {f"{split}/agreement": agreement}
         # Equal on all ranks already; every rank needs them, as each decides which checkpoint is best.
         several = self.trainer.world_size > 1
         self.log_dict(scores, sync_dist=several)

@@ -175,7 +175,7 @@ class Batch:
         shape = like.shape[:2]
         tokens = torch.ones(shape, dtype=torch.bool, device=like.device) if self.tokens is None else self.tokens
         if self.mask is None:
-            units = torch.full(shape[:1], 1.0, device=like.device)
+            units = torch.ones(shape[:1], dtype=torch.float32, device=like.device)  # also where bf16 is the default
             if self.labels is not None and self.labels.dim() > 1:
                 units = units * self.labels.shape[1]
         else:

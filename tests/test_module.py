@@ -380,6 +380,31 @@ def test_a_term_that_is_infinite_stops_the_run_as_one_that_is_no_number(value: f
         FiniteWatch().watch(terms, Batch({"input": torch.zeros(1)}, step=7))
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "32-true"])
+def test_counts_of_a_validation_are_exact_where_weights_are_of_half_precision(tmp_path: Path, precision: Any) -> None:
+    # bfloat16 counts no further than 256.
+    rows = samples(1200)
+    module = pair(teacher=Net(8))
+    (scores,) = trainer(tmp_path, precision=precision).validate(module, DataLoader(rows, batch_size=4), verbose=False)  # type: ignore[arg-type]
+    assert module.teacher is not None
+    x, y = torch.stack([row[0] for row in rows]).to(module.dtype), torch.stack([row[1] for row in rows])
+    with torch.no_grad():
+        ours = module.student.eval()(x).argmax(-1)
+        theirs = module.teacher.models[0](x.float()).argmax(-1)
+    assert scores["val/accuracy"] == pytest.approx(float((ours == y).float().mean()), abs=0.005)
+    assert scores["val/agreement"] == pytest.approx(float((ours == theirs).float().mean()), abs=0.005)
+
+
+def test_weights_of_tokens_are_exact_where_half_precision_is_the_default() -> None:
+    batch = Batch({"input_ids": torch.zeros(1, 7)}, tokens=torch.ones(1, 7, dtype=torch.bool))
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        weights = batch.token_weights(torch.zeros(1, 7, 2))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(weights, torch.full((1, 7), 1 / 7))
+
+
 def test_a_teacher_keeps_its_dtype_beside_a_student_of_another(tmp_path: Path) -> None:
     module = pair(teacher=Net(12).bfloat16())
     trainer(tmp_path, max_steps=1).fit(module, DataLoader(samples(), batch_size=4))  # type: ignore[arg-type]

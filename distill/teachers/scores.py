@@ -6,6 +6,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from distill.signals import Batch
 from distill.tasks.base import Task
@@ -23,14 +24,14 @@ class TeacherScores:
 
     def __init__(self, teacher: TeacherSource, task: Task) -> None:
         self._teacher, self._task = teacher, task
-        self._metrics = task.metrics()
+        self._metrics, self._agreement = task.metrics(), MeanMetric()
         self._predictions: dict[tuple[int, ...], Tensor] = {}
         self.scores: dict[str, float] = {}
 
     def to(self, device: torch.device) -> Self:
         """Move the teacher, and what judges it."""
         self._teacher.to(device)
-        for metric in self._metrics.values():
+        for metric in (*self._metrics.values(), self._agreement):
             metric.to(device)
         return self
 
@@ -39,27 +40,28 @@ class TeacherScores:
         self.scores = {}
         self._predictions.clear()
 
-    def agrees(self, predicted: Tensor | None, batch: Batch) -> Tensor | None:
-        """Where the student predicts what the teacher does, of the positions that count; 1.0 or 0.0.
+    def compare(self, predicted: Tensor | None, batch: Batch) -> None:
+        """Judge the teacher by a batch, and count where the student predicts what it does.
 
         Args:
-            predicted: The student's classes; ``None`` where predictions are no classes, and so is the result.
+            predicted: The student's classes; ``None`` where predictions are no classes.
             batch: Of which the model runs only the first time it is seen.
         """
         expected = self._predict(batch)
-        if expected is None or predicted is None:
-            return None
-        same = predicted == expected.to(predicted.device)
-        return (same if batch.mask is None else same[batch.mask]).float()
+        if expected is not None and predicted is not None:
+            same = predicted == expected.to(predicted.device)
+            self._agreement.update((same if batch.mask is None else same[batch.mask]).float())
 
-    def conclude(self) -> dict[str, float]:
-        """The scores that the validation which ends has found; empty where they were known."""
+    def conclude(self) -> tuple[dict[str, float], Tensor | None]:
+        """What the validation that ends has found: the teacher's scores, empty where they were known; the agreement."""
+        agreement = self._agreement.compute() if self._agreement.update_called else None
+        self._agreement.reset()
         if self.scores:
-            return {}
+            return {}, agreement
         self.scores = {name: float(metric.compute()) for name, metric in self._metrics.items()}
         for metric in self._metrics.values():
             metric.reset()
-        return self.scores
+        return self.scores, agreement
 
     def _predict(self, batch: Batch) -> Tensor | None:
         key = (*batch.ids, *batch.input_digests.tolist()) if batch.ids is not None else None
