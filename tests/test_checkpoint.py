@@ -328,3 +328,17 @@ def test_values_that_hold_each_other_are_looked_at_once() -> None:
 )
 def test_a_tensor_that_stands_for_more_than_it_holds_is_none_of_a_run(tensor: torch.Tensor) -> None:
     assert not is_dense({"state_dict": {"w": tensor}})
+
+
+def test_where_the_new_file_cannot_take_its_place_the_old_one_has_it_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    write({"old": 1}, tmp_path / "a.ckpt")
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(OSError, match="Input/output error"):
+        write(SMALL, tmp_path / "a.ckpt")
+    assert read(tmp_path / "a.ckpt") == {"old": 1}
+    assert len(list(tmp_path.iterdir())) == 1
