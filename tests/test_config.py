@@ -112,10 +112,11 @@ def test_another_class_brings_its_own_arguments() -> None:
 
 
 def test_merging_leaves_its_arguments_alone() -> None:
-    base = {"a": {"b": [1]}}
-    merged = merge(base, {"a": {"c": [2]}})
+    base, over = {"a": {"b": [1]}}, {"a": {"c": [2]}}
+    merged = merge(base, over)
     merged["a"]["c"].append(3)
     assert base == {"a": {"b": [1]}}
+    assert over == {"a": {"c": [2]}}
 
 
 def test_data_without_a_class_is_that_of_text_data(tmp_path: Path) -> None:

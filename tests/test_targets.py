@@ -11,7 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from distill.errors import UserError
-from distill.targets import LINEAR, check_overrides, of_types, select
+from distill.targets import LINEAR, check_overrides, of_types, override, select
 
 KINDS = (*LINEAR, nn.Conv1d, nn.Conv2d)
 
@@ -94,3 +94,11 @@ def test_what_is_left_as_it_is_need_not_be_chosen(nothing: float | None) -> None
     check_overrides(model, {"head": nothing}, {"body"}, "P.overrides")
     with pytest.raises(UserError, match=r"P\.overrides\.heed: found in no module's name"):
         check_overrides(model, {"heed": nothing}, {"body"}, "P.overrides")
+
+
+def test_of_several_patterns_in_a_name_the_last_holds() -> None:
+    overrides = {"layer": 1, "query": 2, "key": 3}
+    assert override("layer.0.query", overrides, 0) == 2
+    assert override("layer.0.value", overrides, 0) == 1
+    assert override("head", overrides, 0) == 0
+    assert override("head", None, 0) == 0

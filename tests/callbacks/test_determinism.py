@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
@@ -75,3 +78,16 @@ def test_a_resumed_run_draws_what_the_undisturbed_run_drew(tmp_path: Path) -> No
 def test_ranks_and_neighbouring_batches_draw_different_numbers() -> None:
     seeds = {seed_at(0, batch, rank) for batch in range(100) for rank in range(4)}
     assert len(seeds) == 400
+
+
+def test_every_generator_depends_on_the_batch_and_the_rank_alone() -> None:
+    def draws(batch: int, rank: int) -> list[float]:
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=batch))
+        trainer: Any = SimpleNamespace(fit_loop=loop, global_rank=rank)
+        Determinism(3).on_train_batch_start(trainer, None, None, 0)  # type: ignore[arg-type]
+        return [random.random(), float(numpy.random.rand()), float(torch.rand(()))]
+
+    first, again, on_another_rank, next_batch = draws(5, 0), draws(5, 0), draws(5, 1), draws(6, 0)
+    assert again == first
+    for other in (on_another_rank, next_batch):
+        assert all(a != b for a, b in zip(first, other, strict=True))

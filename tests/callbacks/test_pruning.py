@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from distill.losses import L1, CrossEntropy, HintonKL
 from distill.module import Distillation
 from distill.optim import OptimizerConfig
 from distill.prune import Criterion, FunctionCriterion
+from distill.prune.plan import Masks
 from distill.tasks import Plain
 from distill.typed import Typed
 
@@ -512,6 +514,41 @@ def test_the_scores_of_movement_are_trained_until_masks_are_frozen() -> None:
     gone = expected.flatten().argsort(stable=True)[:48].tolist()
     mask: Any = module.student.two.weight_mask  # type: ignore[union-attr]
     assert sorted((~mask).flatten().nonzero().flatten().tolist()) == sorted(gone)
+
+
+def test_criteria_learn_from_the_gradient_of_the_mean_whatever_the_accumulation() -> None:
+    class Learning(Criterion):
+        def __init__(self) -> None:
+            self.gradients: list[Tensor] = []
+
+        def learn(self, module: nn.Module) -> None:
+            self.gradients.append(module.weight.grad.clone())  # type: ignore[operator, union-attr]
+
+        def score(self, module: nn.Module) -> Tensor:
+            return module.weight.detach().abs()  # type: ignore[operator, union-attr, return-value]
+
+    found = []
+    for accumulate in (1, 3):
+        module, criterion = distillation(), Learning()
+        module.student.dropout.p = 0.0  # type: ignore[union-attr]
+        pruning = GradualMagnitudePruning(0.5, begin=2, schedule="one_shot", criterion=criterion, include=["one"])
+        fit(module, pruning, accumulate_grad_batches=accumulate, max_steps=3)
+        found.append(criterion.gradients[0])
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_what_may_regrow_falls_to_nothing_as_half_a_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
+    swapped: list[float] = []
+    update = Masks.update
+
+    def noted(self: Masks, target: float, gradients: Any, part: float) -> dict[str, float]:
+        swapped.append(part)
+        return update(self, target, gradients, part)
+
+    monkeypatch.setattr(Masks, "update", noted)
+    pruning = GradualMagnitudePruning(0.5, begin=2, end=4, every_n_steps=2, regrow=0.4, freeze=8)
+    fit(distillation(), pruning)
+    assert swapped == pytest.approx([0.2 * (1 + math.cos(math.pi * step / 8)) for step in (4, 6, 8)])
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])

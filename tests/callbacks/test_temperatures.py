@@ -13,3 +13,9 @@ def test_only_the_temperature_while_rounding_counts() -> None:
     assert too_hot(losses, 3, begin=10, total_steps=20) == {"model.losses.2.temperature": 8.0}
     assert too_hot(losses, 3, begin=9, total_steps=10) == {}
     assert too_hot(losses, 3, begin=5, total_steps=10) == {"model.losses.0.temperature": 4.5}
+
+
+def test_the_usual_temperature_is_let_pass_and_one_above_it_is_not() -> None:
+    assert too_hot([HintonKL(2.0)], 3, begin=0, total_steps=10) == {}
+    assert too_hot([HintonKL(2.01)], 3, begin=0, total_steps=10) == {"model.losses.0.temperature": 2.01}
+    assert too_hot([HintonKL(8.0)], 4, begin=0, total_steps=10) == {}
