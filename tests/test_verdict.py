@@ -105,3 +105,9 @@ def test_more_sparsity_and_fewer_bits_take_more_steps() -> None:
 def test_reading_a_verdict_takes_no_torch() -> None:
     code = "import sys, distill.verdict, distill.kept, distill.beside; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.989, False), (0.99, True), (0.999, True)])
+def test_one_class_is_spoken_of_from_99_in_a_hundred_predictions_on(share: float, said: bool) -> None:
+    found = result(most_predicted={"class": "class 1", "share": share})
+    assert ("of the inputs" in lines(found)) is said

@@ -136,3 +136,8 @@ def test_workers_that_are_told_to_stop_as_they_start_go_on(monkeypatch: pytest.M
     assert next(batches) == 1
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
     assert list(batches) == [2, 3]
+
+
+def test_evaluation_begins_with_the_shortest_and_pads_little():
+    seen = list(chain(*rows(EvaluationBatches(LENGTHS, 8))))
+    assert LENGTHS[seen].tolist() == sorted(LENGTHS.tolist())

@@ -123,3 +123,11 @@ def test_unpacked_documents_are_cut_to_the_most_tokens(text_folder):
     for batch in data.train_dataloader():
         assert batch.labels.shape[1] <= 6
         assert (batch.mask is None) == (batch.tokens is None) == ("attention_mask" not in batch.inputs)
+
+
+def test_positions_begin_again_with_every_document_and_every_block():
+    lengths = [4, 1, 1, 3, 2, 1]  # cut at 4 and 8: a block begins with documents of one token, and with half of one
+    samples = Samples({"input_ids": ragged([np.arange(n) for n in lengths])}, seed=0)
+    packed = PackedSamples(samples, 4, isolate=True)
+    positions = [packed[0, block]["position_ids"].tolist() for block in range(len(packed))]
+    assert positions == [[0, 1, 2, 3], [0, 0, 0, 1], [0, 0, 1, 0]]

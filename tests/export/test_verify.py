@@ -125,3 +125,13 @@ def test_the_bounds() -> None:
         check_integer(replace(SAME, mean_error=0.05))
     with pytest.raises(UserError, match="accuracy is nan"):
         check_integer(replace(SAME, exported=float("nan")))
+
+
+def test_differences_are_told_beside_the_largest_logit_of_the_trained_model(task: TextClassification) -> None:
+    found = compare(task, [batch(2, [0, 1])], turns([[1.0, 0.5], [0.0, 2.0]]), turns([[1.0, 0.5], [0.0, 8.0]]))
+    assert found.relative_error == pytest.approx(3.0)
+
+
+def test_a_metric_that_is_much_better_is_not_that_of_the_same_model() -> None:
+    with pytest.raises(UserError, match=r"accuracy is 0\.95"):
+        check_integer(replace(SAME, exported=0.95))
