@@ -24,13 +24,16 @@ _PATH_KEY = re.compile(
 def refuse_links(folder: Path) -> None:
     """Refuse a run's ``folder`` in which a link leads out of it. The folder itself may be reached through one.
 
+    Those that W&B leaves beside its logs are its own, and lead to its cache: it makes a folder for each of its runs
+    and writes through none of them.
+
     Raises:
         UserError: naming the link.
     """
     own = folder.resolve()
     for link in _links(own):
         leads_to = Path(os.path.realpath(link))
-        if not leads_to.is_relative_to(own):
+        if not leads_to.is_relative_to(own) and link.parent.parent.parent != own / "wandb":
             rule = f"leads out of the run's folder, to {leads_to}, and nothing is written there"
             mend = "put what it leads to in its place, or remove it"
             raise UserError(rule, key=str(link.relative_to(own)), value=str(link), mend=mend)

@@ -46,14 +46,11 @@ _NAMES = frozenset({"data", "callbacks", "model.losses"})
 
 
 def check(value: Any, allowed: Sequence[str]) -> None:
-    """Refuse a configuration that names a class outside ``allowed`` and :data:`PACKAGES`, or arguments beside one.
+    """Refuse a configuration that names a class outside ``allowed`` and :data:`PACKAGES`.
 
     Raises:
         UserError: naming the key.
     """
-    for key, found in _beside(value):
-        rule, mend = "stands beside class_path", "write it below init_args, two blanks further in"
-        raise UserError(rule, key=key, value=found, mend=mend)
     for key, path in _named(value):
         check_path(path, allowed, key)
 
@@ -71,7 +68,7 @@ def _beside(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check_classes(value: Any) -> None:
-    """Refuse a configuration that names what is no class: a function that happens to return the right one.
+    """Refuse a configuration that names what is no class (a function that returns one), or arguments beside one.
 
     Imports what is named, so :func:`check` comes first, and this inside :func:`guarded`.
 
@@ -87,6 +84,9 @@ def check_classes(value: Any) -> None:
             continue
         if not inspect.isclass(found):
             raise UserError("is no class", key=key, value=path, mend="name a class")
+    for key, argument in _beside(value):
+        rule, mend = "stands beside class_path", "write it below init_args, two blanks further in"
+        raise UserError(rule, key=key, value=argument, mend=mend)
 
 
 def _named(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

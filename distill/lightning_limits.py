@@ -180,9 +180,8 @@ def check_monitors(callbacks: Sequence[Callback], known: Sequence[str]) -> None:
         monitor = callback.monitor if isinstance(callback, (EarlyStopping, ModelCheckpoint)) else None
         if monitor is None or monitor in known or getattr(callback, "strict", True) is False:
             continue
-        if not monitor.startswith(
-            ("quantization/", "sparsity", "structure/", "val/float_")
-        ):  # of our own callbacks, by layer
+        # Lightning counts these two itself; the others are of our own callbacks, by layer.
+        if monitor not in ("epoch", "step") and not monitor.startswith(("prune/", "qat/", "structure/", "val/float_")):
             rule, key = "the run logs no such metric", f"callbacks.{index}.monitor"
             raise UserError(rule, key=key, value=monitor, mend=nearest(monitor, known))
 
