@@ -55,11 +55,12 @@ def check(value: Any, allowed: Sequence[str]) -> None:
         check_path(path, allowed, key)
 
 
-def _beside(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every argument that stands beside the class that it is of."""
+def _beside(value: Any, key: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Every argument that stands beside the class that it is of: its key, its value, and the class."""
     if isinstance(value, dict):
         if isinstance(value.get("class_path"), str):
-            yield from ((f"{key}.{name}", item) for name, item in value.items() if name not in SPEC)
+            named = value["class_path"]
+            yield from ((f"{key}.{name}", item, named) for name, item in value.items() if name not in SPEC)
         for name, item in value.items():
             yield from _beside(item, key if name == "init_args" else f"{key}.{name}".lstrip("."))
     elif isinstance(value, list):
@@ -84,9 +85,9 @@ def check_classes(value: Any) -> None:
             continue
         if not inspect.isclass(found):
             raise UserError("is no class", key=key, value=path, mend="name a class")
-    for key, argument in _beside(value):
-        rule, mend = "stands beside class_path", "write it below init_args, two blanks further in"
-        raise UserError(rule, key=key, value=argument, mend=mend)
+    for key, argument, path in _beside(value):
+        mend = "write it below init_args, two blanks further in"
+        raise UserError(f"stands beside class_path: {path}", key=key, value=argument, mend=mend)
 
 
 def _named(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

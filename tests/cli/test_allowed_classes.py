@@ -87,7 +87,7 @@ def test_a_class_outside_the_allowed_is_refused_before_its_module_is_imported(
     assert not Path("runs").exists()
 
 
-COMMAND = "{class_path: distill.artifact.os.system, init_args: {command: mkdir called}}"
+COMMAND = "{class_path: distill.disk.os.system, init_args: {command: mkdir called}}"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_what_a_module_of_ours_has_imported_cannot_be_reached_through_it(
 ) -> None:
     code, out, err = distill("fit", "-c", "base.yaml", *argv)
     assert code == 2
-    assert "distill.artifact.os.system" in err
+    assert "distill.disk.os.system" in err
     assert "Traceback" not in out + err
     assert not Path("called").exists()
 

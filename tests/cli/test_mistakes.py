@@ -115,13 +115,19 @@ def test_it_is_one_message_and_nothing_is_written(
         (["runs", ""], "FOLDER = '': must not be empty"),
         (["sweep", LONG, "-c", "base.yaml"], "FILE = "),
         (["fit", "-c", "base.yaml", "--id", "../../one", "--resume", "auto"], "--id = '../../one': must be a folder's"),
-        (["fit", "-c", "base.yaml", "--runs", "~nobody/x"], "runs = '~nobody/x': there is no such user"),
-        (["fit", "-c", "base.yaml", "--model.teacher", "~nobody/x"], "model.teacher = '~nobody/x': no such folder"),
-        (["fit", "-c", "~nobody/x"], "--config = '~nobody/x': no such file"),
-        (["validate", "~nobody/x"], "RUN = '~nobody/x': no such folder"),
-        (["export", "nowhere", "--to", "hf", "--output", "~nobody/x"], "--output = '~nobody/x': there is no such user"),
-        (["sweep", "~nobody/x", "-c", "base.yaml"], "FILE = '~nobody/x': no such file"),
-        (["runs", "--compare", "~nobody/a", "~nobody/b"], "--compare = '~nobody/a': no such folder"),
+        (["fit", "-c", "base.yaml", "--runs", "~no.such.user/x"], "runs = '~no.such.user/x': there is no such user"),
+        (
+            ["fit", "-c", "base.yaml", "--model.teacher", "~no.such.user/x"],
+            "model.teacher = '~no.such.user/x': no such folder",
+        ),
+        (["fit", "-c", "~no.such.user/x"], "--config = '~no.such.user/x': no such file"),
+        (["validate", "~no.such.user/x"], "RUN = '~no.such.user/x': no such folder"),
+        (
+            ["export", "nowhere", "--to", "hf", "--output", "~no.such.user/x"],
+            "--output = '~no.such.user/x': there is no such user",
+        ),
+        (["sweep", "~no.such.user/x", "-c", "base.yaml"], "FILE = '~no.such.user/x': no such file"),
+        (["runs", "--compare", "~no.such.user/a", "~no.such.user/b"], "--compare = '~no.such.user/a': no such folder"),
     ],
 )
 def test_other_commands_say_so_before_they_begin(
