@@ -168,3 +168,12 @@ def test_a_row_that_a_resumed_run_drops_is_none_in_a_list_of_runs(nonsense: str,
     log(CsvLogger(run.folder), [(3, {"a": 2.0})])
     assert (run.folder / "metrics.csv").read_text() == "step,a\n3,1.0\n4,2.0\n"
     assert (summary(run.folder).step, summary(run.folder).note) == (4, "")
+
+
+def test_what_a_write_that_failed_has_left_is_written_over(tmp_path: Path) -> None:
+    logger = CsvLogger(tmp_path)
+    log(logger, [(0, {"a": 1.0}), (1, {"a": 2.0})])
+    with (tmp_path / "metrics.csv").open("ab") as file:
+        file.write(b"3,3.0\n4,4")  # the disk was full then
+    log(logger, [(2, {"a": 3.0})])
+    assert (tmp_path / "metrics.csv").read_bytes() == b"step,a\n1,1.0\n2,2.0\n3,3.0\n"
