@@ -161,13 +161,21 @@ def refuse_rivals(callbacks: Sequence[Callback]) -> None:
         )
 
 
-def hurried(callbacks: Iterable[Compression], total_steps: int) -> list[dict[str, Any]]:
-    """The demands of which a run of so many steps falls short, as ``result.json`` tells of them."""
+def hurried(callbacks: Iterable[Compression], total_steps: int, taken: int | None = None) -> list[dict[str, Any]]:
+    """The demands of which a student falls short, as ``result.json`` tells of them.
+
+    Args:
+        callbacks: The compressions.
+        total_steps: Of the run.
+        taken: How many of them the student had, if it is not the last one's: the best may come from just where
+            rounding begins, and has then not learned with it.
+    """
     asked = [demand for callback in callbacks for demand in callback.demands(total_steps)]
+    had = total_steps if taken is None else taken
     return [
-        {"what": what, "steps": total_steps - begin, "needed": needed}
+        {"what": what, "steps": max(0, had - begin), "needed": needed}
         for what, begin, needed in asked
-        if total_steps - begin < needed
+        if had - begin < needed
     ]
 
 

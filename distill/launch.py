@@ -214,7 +214,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         job.module,
         scores,
         evidence,
-        measured={"empty_layers": empty_layers(student), "hurried": hurried(changed, job.module.total_steps)},
+        measured={"empty_layers": empty_layers(student), "hurried": hurried(changed, total, step)},
         beside=_beside(job),
         name=job.run.name,
         id=job.run.id,
