@@ -88,7 +88,9 @@ def test_a_run_all_of_whose_processes_are_told_to_stop_finishes_its_step_and_sav
         assert workers
         # Not from this process, whom they heed.
         subprocess.run(["kill", f"-{int(number)}", *(str(w.pid) for w in workers), str(os.getpid())], check=True)
+        limit = time.monotonic() + 120
         while any(pending(worker.pid) for worker in workers):
+            assert time.monotonic() < limit, "a worker has not taken its signal"
             time.sleep(0.01)
         assert all(worker.is_alive() for worker in workers)
 
