@@ -106,6 +106,8 @@ def replace(model: nn.Module, ranks: Mapping[str, int]) -> None:
     twins: dict[int, tuple[Tensor, LowRankLinear]] = {}
     for name, rank in ranks.items():
         old = model.get_submodule(name)
+        if any(old is new for _, new in twins.values()):
+            continue  # a module under two names
         weight = old.weight
         assert isinstance(weight, Tensor)
         new = _empty(old, rank)

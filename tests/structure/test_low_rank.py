@@ -83,3 +83,15 @@ def test_rebuilding_gives_the_names_and_shapes(tiny: Callable[..., Any]) -> None
     assert {n: v.shape for n, v in left.items()} == {n: v.shape for n, v in right.items()}
     with pytest.raises(UserError, match=r"transformer\.h\.9"):
         rebuild(other, {"kind": "low_rank", "modules": {"transformer.h.9.mlp.c_fc": 2}})
+
+
+def test_a_map_under_two_names_is_rebuilt_as_it_was() -> None:
+    def pair() -> nn.ModuleDict:
+        linear = nn.Linear(6, 6)
+        return nn.ModuleDict({"one": linear, "again": linear})
+
+    model, opened = pair(), pair()
+    replace(model, {"one": 2})
+    rebuild(opened, {"kind": "low_rank", "modules": {"one": 2, "again": 2}})  # both names are in the record
+    assert opened["one"] is opened["again"]
+    opened.load_state_dict(model.state_dict())
