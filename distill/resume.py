@@ -213,11 +213,12 @@ def _done(checkpoint: Mapping[str, Any]) -> dict[str, int]:
 def _refuse_foreign(checkpoint: Any, path: Path, run: Run) -> None:
     """Refuse what is whole, but not a run's own: the best one under another name, or a file of another program."""
     try:
-        _done(checkpoint)
-        ranks, _ = checkpoint["ranks"]
-        own = isinstance(checkpoint["config"], str) and isinstance(ranks, int)
+        ranks, batch_size = checkpoint["ranks"]
+        counts = [*_done(checkpoint).values(), ranks, 1 if batch_size is None else batch_size]
+        own = all(type(count) is int and count >= 0 for count in counts) and min(counts[2:]) > 0
+        own = own and isinstance(parse_yaml(checkpoint["config"], str(path)), dict)
         own = own and {"state_dict", "optimizer_states", "callbacks"} <= checkpoint.keys()
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         own = False
     if not own:
         rule = "is no checkpoint that a run goes on from"

@@ -40,3 +40,16 @@ def test_the_quickstarts_two_students_differ_in_nothing_but_their_teacher() -> N
         del config["name"], config["model"]["losses"]
     assert distilled["model"].pop("teacher") == "distill:quickstart/teacher"
     assert alone == distilled
+
+
+def test_the_architecture_has_a_place_for_every_file() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(?:distill/)?(\w+\.py)`", text.partition("## Contracts")[0]))
+    files = {path.name for path in (ROOT / "distill").glob("*.py")} - {"__init__.py"}
+    assert files <= named
+    rooms = {path.parent.name for path in (ROOT / "distill").glob("*/__init__.py")} - {
+        "callbacks",
+        "commands",
+        "configs",
+    }
+    assert {room for room in rooms if f"`distill/{room}/`" not in text} == set()

@@ -132,7 +132,17 @@ def without_a_counter(run: Path, world: Any) -> Any:
     return whole | {"loops": {}}
 
 
-@pytest.mark.parametrize("content", [best_of_a_run, a_list, of_one_key, without_a_counter])
+def of_other_kinds(**entries: Any) -> Callable[[Path, Any], Any]:
+    """A checkpoint in which these entries are others than a run ever writes."""
+    return lambda run, world: read(next(iter(saved(run / "checkpoints").values()))) | entries
+
+
+OTHERS = [{"config": "[1]"}, {"ranks": [0, 8]}, {"ranks": [1, "8"]}, {"ranks": [1, 0]}, {"global_step": "4"}]
+
+
+@pytest.mark.parametrize(
+    "content", [best_of_a_run, a_list, of_one_key, without_a_counter, *(of_other_kinds(**entry) for entry in OTHERS)]
+)
 def test_a_whole_file_that_is_no_checkpoint_to_go_on_from_is_refused(
     content: Callable[[Path, Any], Any],
     run: Path,
