@@ -25,11 +25,10 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Literal
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +36,10 @@ TABLES = ROOT / "scripts" / "mutations"
 HEAVY = ("torch", "numpy", "scipy", "torchmetrics", "transformers", "pytorch_lightning", "jsonargparse", "pytest")
 """Imported before the first child is forked. Not datasets, which reads at import where its cache is."""
 
-Verdict = Literal["killed", "timed out", "survived", "no test ran"]
+Verdict = Literal["killed", "timed out", "survived", "no test ran", "fail without it"]
+"""``fail without it``: the tests do so too where no fault is planted, and so say nothing of it."""
+
+_PAUSE = 0.02
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def copy_tree(source: Path, target: Path) -> None:
     subprocess.run([*compiled, "tests"], cwd=target, check=True)
 
 
-def run_tests(tree: Path, tests: Sequence[str], limit: float, log: Path) -> Verdict:
-    """Run ``tests`` in a child forked from this process, with the packages of ``tree``.
+class Running:
+    """Tests that run in a child forked from this process, with the packages of a tree.
 
     Args:
         tree: A copy, mutated or not.
@@ -114,14 +116,37 @@ def run_tests(tree: Path, tests: Sequence[str], limit: float, log: Path) -> Verd
         limit: Seconds after which the child and all that it started are killed.
         log: What it says is written here.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="mutate-"))
-    try:
-        child = os.fork()
-        if not child:
-            _child(tree, tests, scratch, log)
-        return _verdict(_wait(child, limit))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+    def __init__(self, tree: Path, tests: Sequence[str], limit: float, log: Path) -> None:
+        self._scratch, self._end = Path(tempfile.mkdtemp(prefix="mutate-")), time.monotonic() + limit
+        # From the main thread: what the child forks itself, as tests of two ranks do, ends well from there alone.
+        self._child = os.fork()
+        if not self._child:
+            _child(tree, tests, self._scratch, log)
+
+    def poll(self) -> Verdict | None:
+        """What became of it; ``None`` while it runs."""
+        pid, status = os.waitpid(self._child, os.WNOHANG)
+        if not pid and time.monotonic() < self._end:
+            return None
+        self.kill(waited=bool(pid))
+        return _verdict(os.waitstatus_to_exitcode(status) if pid else None)
+
+    def kill(self, waited: bool = False) -> None:
+        """End the child, unless it was waited for, and all that it has started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child, signal.SIGKILL)
+        if not waited:
+            os.waitpid(self._child, 0)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def run_tests(tree: Path, tests: Sequence[str], limit: float, log: Path) -> Verdict:
+    """What :class:`Running` such tests comes to."""
+    running = Running(tree, tests, limit, log)
+    while (verdict := running.poll()) is None:
+        time.sleep(_PAUSE)
+    return verdict
 
 
 def _child(tree: Path, tests: Sequence[str], scratch: Path, log: Path) -> None:
@@ -163,23 +188,6 @@ def _child(tree: Path, tests: Sequence[str], scratch: Path, log: Path) -> None:
         os._exit(code)
 
 
-def _wait(child: int, limit: float) -> int | None:
-    """The child's exit code; ``None`` if it had to be killed for its time. What it started is killed in any case."""
-    end = time.monotonic() + limit
-    code = None
-    while time.monotonic() < end:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            code = os.waitstatus_to_exitcode(status)
-            break
-        time.sleep(0.05)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child, signal.SIGKILL)
-    if code is None:
-        os.waitpid(child, 0)
-    return code
-
-
 def _verdict(code: int | None) -> Verdict:
     """Of pytest's exit code: 0 is a fault that nothing noticed; 4 and 5 say that there was no test to notice it."""
     if code is None:
@@ -205,38 +213,55 @@ class Tried:
 
 
 def try_all(mutations: Sequence[Mutation], work: Path, jobs: int, limit: float) -> Iterator[Tried]:
-    """Each fault in turn, ``jobs`` at a time, as they end; each job has a copy of its own, mended after each fault.
-
-    Raises:
-        SystemExit: if the tests of a fault fail without it, for then they say nothing of it.
-    """
-    trees: SimpleQueue[Path] = SimpleQueue()
+    """Each fault, ``jobs`` at a time, as they end; each job has a copy of its own, mended after each fault."""
+    waiting, sound = deque(mutations), dict[str, Verdict]()
+    working = []
     for job in range(jobs):
         copy_tree(ROOT, tree := work / f"tree-{job}")
-        trees.put(tree)
-    sound: dict[str, Verdict] = {}
+        working.append(_job(tree, waiting, sound, work, limit))
+    while working:
+        for job_ in list(working):
+            tried = next(job_, "done")
+            if isinstance(tried, Tried):
+                yield tried
+            elif tried == "done":
+                working.remove(job_)
+        time.sleep(_PAUSE)
 
-    def one(mutation: Mutation) -> Tried:
-        tree, began = trees.get(), time.monotonic()
+
+def _job(
+    tree: Path, waiting: deque[Mutation], sound: dict[str, Verdict], work: Path, limit: float
+) -> Generator[Tried | None, None, None]:
+    """What one job has tried; ``None`` while it tries. ``sound`` is what tests come to without any fault."""
+    while waiting:
+        mutation = waiting.popleft()
+        for test in mutation.tests:
+            if test not in sound:
+                sound[test] = yield from _awaited(Running(tree, [test], 3 * limit, work / "sound.log"))
+        began = time.monotonic()
+        if any(sound[test] != "survived" for test in mutation.tests):
+            yield Tried(mutation, "fail without it", 0.0)
+            continue
+        before = (tree / mutation.file).read_bytes()
         try:
-            for test in mutation.tests:
-                if test not in sound:
-                    sound[test] = run_tests(tree, [test], 3 * limit, work / "sound.log")
-                if sound[test] != "survived":
-                    raise SystemExit(f"{mutation.name}: its tests fail without it ({test}: {sound[test]})")
-            began = time.monotonic()
-            before = (tree / mutation.file).read_bytes()
-            try:
-                mutation.plant(tree)
-                verdict = run_tests(tree, mutation.tests, limit, work / f"{mutation.name}.log")
-            finally:
-                (tree / mutation.file).write_bytes(before)
-            return Tried(mutation, verdict, time.monotonic() - began)
+            mutation.plant(tree)
+            log = work / f"{mutation.name}.log"
+            verdict = yield from _awaited(Running(tree, mutation.tests, limit, log))
         finally:
-            trees.put(tree)
+            (tree / mutation.file).write_bytes(before)
+        yield Tried(mutation, verdict, time.monotonic() - began)
 
-    with ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(one, mutations)
+
+def _awaited(running: Running) -> Generator[None, None, Verdict]:
+    ended = False
+    try:
+        while (verdict := running.poll()) is None:
+            yield
+        ended = True
+        return verdict
+    finally:
+        if not ended:  # interrupted
+            running.kill()
 
 
 def summary(tried: Sequence[Tried]) -> str:
@@ -277,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for t in try_all(mutations, work, options.jobs, options.limit):
             tried.append(t)
             place = f"[{len(tried)}/{len(mutations)}]"
-            print(f"{place:>9} {t.verdict:<11} {t.seconds:5.1f} s  {t.mutation.room}/{t.mutation.name}", flush=True)
+            print(f"{place:>9} {t.verdict:<15} {t.seconds:5.1f} s  {t.mutation.room}/{t.mutation.name}", flush=True)
         print(summary(tried), f"in {time.monotonic() - began:.0f} s", flush=True)
     finally:
         if options.logs:
