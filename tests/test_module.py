@@ -359,18 +359,19 @@ class Classes(TokenTask):
 
 def test_agreement_is_over_the_positions_that_count(tmp_path: Path) -> None:
     batches = uneven_sequences()
-    student, teacher = Tokens(1), Tokens(2)
+    student, teacher = Tokens(1), Tokens(1)
+    counted = torch.cat([batch.inputs["input_ids"][batch.mask] for batch in batches])
+    others = torch.cat([batch.inputs["input_ids"][~batch.mask] for batch in batches])  # type: ignore[operator]
+    with torch.no_grad():  # they differ in the token that stands outside of the mask most often for its part within it
+        shares = [(int((others == t).sum()) / len(others) - int((counted == t).sum()) / len(counted)) for t in range(7)]
+        teacher.table.weight[shares.index(max(shares))].neg_()
     module = pair(student=student, teacher=teacher, task=Classes(), losses=[HintonKL()])
     loader: Any = DataLoader(batches, batch_size=None)
     (scores,) = trainer(tmp_path).validate(module, loader, verbose=False)
-    same = [
-        int(student.table.weight[token].argmax() == teacher.table.weight[token].argmax())
-        for batch in batches
-        for token in batch.inputs["input_ids"][batch.mask].tolist()
-    ]
-    everywhere = torch.cat([batch.inputs["input_ids"].flatten() for batch in batches])
-    assert len(same) == 36 < len(everywhere)
-    assert scores["val/agreement"] == pytest.approx(sum(same) / len(same))
+    same = student.table.weight.argmax(1) == teacher.table.weight.argmax(1)
+    agreement = float(same[counted].float().mean())
+    assert agreement - float(same[torch.cat([counted, others])].float().mean()) > 0.02
+    assert scores["val/agreement"] == pytest.approx(agreement)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])

@@ -96,3 +96,10 @@ def test_a_gradient_that_overflowed_brings_no_weight_back(overflow: float) -> No
     net[0].weight.grad = torch.tensor([[overflow, 0.1, 5.0, 0.1, 0.1, 1.0, 1.0, 1.0, 1.0, 1.0]])
     masks.update(0.5, masks.gradients(), 0.2)  # one of five may be given for another
     assert masks.layers[0].mask.tolist() == [[False, False, True, False, False, False, True, True, True, True]]
+
+
+def test_half_way_to_the_target_an_override_is_half_way_to_its_own() -> None:
+    net = Tied()
+    masks = plan_of({"^one$": 0.2}).prepare(net, "key")  # and the other to 0.5
+    masks.update(0.25, {}, 0.0)
+    assert [int((module.weight == 0).sum()) for module in (net.one, net.other)] == [10, 25]

@@ -54,6 +54,15 @@ def test_each_point_is_the_model_with_one_layer_compressed_by_hand() -> None:
     assert points[2].weights == 100
 
 
+def test_divergence_is_over_the_predictions_that_count() -> None:
+    inputs, labels = torch.randn(8, 6, generator=torch.Generator().manual_seed(1)), torch.arange(8) % 3
+    counts = torch.arange(8) < 3
+    masked = Batch({"input": inputs}, labels=labels, mask=counts)
+    alone = Batch({"input": inputs[counts]}, labels=labels[counts])
+    found = [scan(net(), Plain(), [batch], sparsities=[0.5], bits=[])[1] for batch in (masked, alone)]
+    assert [p.divergence for p in found[0]] == pytest.approx([p.divergence for p in found[1]], rel=1e-4)
+
+
 @pytest.mark.parametrize("layer", [0, 2])
 def test_the_metric_is_of_the_model_with_one_layer_compressed_by_hand(layer: int) -> None:
     inputs = torch.randn(2, 20, 6, generator=torch.Generator().manual_seed(2))

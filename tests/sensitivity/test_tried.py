@@ -66,6 +66,19 @@ def test_a_scan_is_known_by_its_weights_its_data_and_its_metric() -> None:
     assert len({of(), of(seed=1), of(shift=1.0), of(metric="accuracy"), of(label=0)}) == 5
 
 
+def test_a_scan_is_known_by_what_counts_in_its_data_and_by_names() -> None:
+    rows, some = torch.zeros(2, 3), torch.tensor([[True, True, False], [True, False, False]])
+    model = nn.Linear(3, 1)
+    batches = [
+        Batch({name: rows}, mask=mask, tokens=tokens)
+        for name in ("input", "x")
+        for mask in (None, some, ~some)
+        for tokens in (None, some)
+    ]
+    assert len({identity(model, [batch], "f1") for batch in batches}) == len(batches)
+    assert identity(model, batches[:1], "f1") == identity(model, batches[:1], "f1")
+
+
 def test_a_killed_scan_goes_on_and_ends_as_one_that_was_not(
     base: dict[str, Any], fitted: Callable[..., Path], distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:

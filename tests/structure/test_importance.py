@@ -208,3 +208,13 @@ def test_units_that_are_gone_are_no_part_of_a_ranking_over_all_layers() -> None:
     # Multiples of the means of what stayed, 1.5 and 4: 0.67 and 1.33, and 0.75, 1 and 1.25; the best of each stays.
     kept = [one.tolist() for one in choose_globally(importances, masks, 3)]
     assert kept == [[False, False, True], [False, True, True]]
+
+
+def test_what_is_gone_makes_no_layer_look_less_important_and_is_not_the_one_that_stays() -> None:
+    masks = [torch.tensor([False, True, True]), torch.tensor([True, True, True])]
+    # 0.91 and 1.09 of the mean of what stayed, beside 0.75, 1 and 1.25: with the unit that is gone 0.27 and 0.32.
+    kept = choose_globally([torch.tensor([9.0, 1.0, 1.2]), torch.tensor([3.0, 4.0, 5.0])], masks, 2)
+    assert [one.tolist() for one in kept] == [[False, True, True], [False, True, True]]
+    # 1.09 stays as the best of its layer, though 1.49 goes; 9 is no unit of it any more.
+    kept = choose_globally([torch.tensor([9.0, 1.0, 1.2]), torch.tensor([0.1, 10.0, 10.1])], masks, 4)
+    assert [one.tolist() for one in kept] == [[False, False, True], [False, False, True]]

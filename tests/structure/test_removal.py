@@ -224,3 +224,12 @@ def test_trained_scales_of_groups_shrink_with_the_outputs(tiny: Callable[..., An
         assert isinstance(up.weight_scale, nn.Parameter)
         assert up.weight_scale.tolist() == [16, 17, 18, 19, 28, 29, 30, 31]
         assert up.grid().scale.shape == (2, 4)
+
+
+def test_what_was_frozen_stays_frozen(tiny: Callable[..., Any]) -> None:
+    model = tiny("bert")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("layer.1." not in name)
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    keep_units(model, "neurons", {1: [0, 3], 2: [0, 3]}, "key")
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
