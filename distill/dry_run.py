@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from rich.console import Console
 from rich.table import Table
@@ -143,6 +144,7 @@ def dry_run(
             limit_val_batches=0,
             num_sanity_val_steps=0,
         )
+        trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]  # others write into the run
         told = explained(trainer, job.callbacks, job.config["trainer"])
         with shared_id(job.run.id), none_left(trainer), told, meeting(trainer):
             trainer.fit(job.module, datamodule=job.data)

@@ -57,3 +57,10 @@ def test_a_dry_run_tells_what_must_be_said_of_the_outcome_already(base: dict[str
     assert "mind: 80% sparsity in 36 steps: fewer than 200 are seldom enough" in out
     assert "mind: scored on 1 of 6 batches of the data" in out
     assert "no run of this student without a teacher has finished" in out
+
+
+def test_a_profiler_writes_nothing_either(base: dict[str, Any], distill: Callable[..., Any]) -> None:
+    before = sorted(Path().rglob("*"))
+    code, _, err = distill("fit", "-c", "base.yaml", "--dry-run", "--trainer.profiler", "pytorch")
+    assert code == 0, err
+    assert sorted(Path().rglob("*")) == before
