@@ -15,7 +15,7 @@ from distill.run import Run
 
 __all__ = ["check_beside", "find_beside", "learns_alone", "scores_of"]
 
-_ALONE = ("CrossEntropy", "L1")
+_ALONE = ("CrossEntropy", "BinaryCrossEntropy", "L1")
 """Losses that read no teacher."""
 
 _FREE = (

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from distill.beside import learns_alone
+
 Distill = Callable[..., Any]
 Fitted = Callable[..., Path]
 
@@ -59,3 +63,9 @@ def test_what_is_no_baseline_is_refused_before_anything_is_trained(fitted: Fitte
         assert code == 2
         assert message in err
     assert not Path("runs/base/new").exists()
+
+
+@pytest.mark.parametrize(("loss", "alone"), [("CrossEntropy", True), ("BinaryCrossEntropy", True), ("BinaryKL", False)])
+def test_a_run_that_names_a_teacher_and_reads_labels_alone_is_a_baseline(loss: str, alone: bool) -> None:
+    losses = [{"class_path": f"distill.losses.{loss}"}]
+    assert learns_alone({"model": {"teacher": {"path": "teacher"}, "losses": losses}}) is alone
