@@ -12,7 +12,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from distill.callbacks.compression import compressions
-from distill.guarded import is_rank_zero
+from distill.ranks import is_rank_zero
 from distill.visible import visible
 
 __all__ = ["Best", "within"]

@@ -9,8 +9,8 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from distill.loggers import is_rank_zero
 from distill.module import Distillation
+from distill.ranks import is_rank_zero
 from distill.tables import duration, number
 from distill.tracking import due
 

@@ -3,12 +3,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from distill.version import VERSION
+
 if TYPE_CHECKING:
     from distill.artifact import load as load
     from distill.data import TextData as TextData
     from distill.module import Distillation as Distillation
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOME = {"Distillation": "distill.module", "TextData": "distill.data", "load": "distill.artifact"}
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,10 +15,10 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from distill.errors import UserError
 from distill.paths import resolve
+from distill.quiet import quiet_transformers
 from distill.record import KINDS, RECORD, VERSION, read_steps
 from distill.replacing import replacing
 
@@ -29,7 +28,6 @@ __all__ = [
     "WEIGHTS",
     "load",
     "note",
-    "quiet",
     "read_steps",
     "recount",
     "restructure",
@@ -40,20 +38,6 @@ __all__ = [
 ]
 
 WEIGHTS = "model.safetensors"
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the progress bars and load reports of transformers, which speak of what is meant to be so."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def steps_of(model: nn.Module) -> list[dict[str, Any]]:
@@ -133,7 +117,7 @@ def save(
 
 
 def _write(folder: Path, model: nn.Module, tokenizer: Any, record: Mapping[str, Any]) -> None:
-    with quiet():
+    with quiet_transformers():
         if any(step.get("store") == "integers" for step in record["steps"]):
             from distill.quantize.artifact import pack
 
@@ -201,7 +185,7 @@ def structural(steps: Sequence[Mapping[str, Any]]) -> bool:
 
 def _rebuilt(path: Path, steps: Sequence[Mapping[str, Any]]) -> nn.Module:
     architecture = _architecture(path)
-    with quiet():
+    with quiet_transformers():
         config = architecture.config_class.from_pretrained(path)
         config.dtype = torch.float32
         model = architecture(config)
@@ -234,7 +218,7 @@ def _architecture(path: Path) -> Any:
 def _open(path: Path) -> nn.Module:
     value = str(path)
     try:
-        with quiet():
+        with quiet_transformers():
             loaded, report = _architecture(path).from_pretrained(
                 value, use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )

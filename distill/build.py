@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,11 +28,13 @@ from distill.config import dump
 from distill.data import TextData
 from distill.errors import UserError
 from distill.lightning_limits import check_callbacks, check_monitors, check_plugins, check_trainer, refusal
-from distill.loggers import LoggingConfig, is_rank_zero
+from distill.loggers import LoggingConfig
 from distill.losses import DistillationLoss
 from distill.module import Distillation
 from distill.outcome import LastValidation, Scores
 from distill.processes import RUN_ID, check_count
+from distill.quiet import quiet_lightning
+from distill.ranks import is_rank_zero
 from distill.run import Run
 from distill.scrub import mask, refuse_hidden, scrub
 from distill.sharding import NAME, Sharded, check_modules, check_sharding
@@ -44,7 +43,7 @@ from distill.typed import Typed, located
 from distill.wandb_mode import sweep_run_id
 from distill.yaml_text import refuse_boundless
 
-__all__ = ["Job", "build", "make_trainer", "quiet", "resolve"]
+__all__ = ["Job", "build", "make_trainer", "resolve"]
 
 
 @dataclass
@@ -92,7 +91,7 @@ def build(
     Raises:
         UserError: for whatever is wrong with it. Nothing was written.
     """
-    with guarded(allow), quiet():
+    with guarded(allow), quiet_lightning():
         typed = _typed(config, allow)
         check_trainer(typed.config["trainer"])
         check_count(typed.config["trainer"].get("devices"), "trainer.devices")
@@ -146,7 +145,7 @@ def resolve(config: Mapping[str, Any], allow: Sequence[str] = ()) -> dict[str, A
     Raises:
         UserError: as :func:`build`, for what needs neither data nor models.
     """
-    with guarded(allow), quiet():
+    with guarded(allow), quiet_lightning():
         return absolute(_typed(config, allow).resolved(), Path.cwd())
 
 
@@ -157,31 +156,6 @@ def _typed(config: Mapping[str, Any], allow: Sequence[str]) -> Typed:
     check(config, allow)
     check_classes(config)
     return Typed(complete(config), allow)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without what Lightning says of itself at every start."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in (
-            ".*does not have many workers.*",
-            ".*isinstance.treespec, LeafSpec.*",
-            ".*Checkpoint directory .* exists and is not empty.*",
-            ".*smaller than the logging interval.*",
-            ".*LightningDataModule.setup.*",
-            ".*FSDP2-wrapped module .* returned a view tensor.*",  # which nobody changes in place
-        ):
-            warnings.filterwarnings("ignore", message=message)
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def _plan(config: Mapping[str, Any], run_id: str | None) -> Run:

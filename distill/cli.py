@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from distill import __version__
 from distill.errors import TrainingError, UserError, nearest
 from distill.scrub import scrub
+from distill.version import VERSION
 from distill.visible import visible
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _run(argv: list[str]) -> None:
     if name in ("-h", "--help", "help"):
         print(_HELP, end="")
     elif name in ("-V", "--version"):
-        print(f"distill {__version__}")
+        print(f"distill {VERSION}")
     elif name in COMMANDS:
         command: Command = getattr(import_module(f"distill.commands.{COMMANDS[name]}"), name.upper())
         command.main(name, rest)

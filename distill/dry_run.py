@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.beside import check_beside, find_beside, learns_alone
-from distill.build import Job, build, make_trainer, quiet
+from distill.build import Job, build, make_trainer
 from distill.callbacks import Last, compressions
 from distill.callbacks.compression import hurried
 from distill.coverage import coverage
@@ -27,6 +27,7 @@ from distill.lightning_limits import explained
 from distill.models import parameter_count
 from distill.module import Distillation
 from distill.processes import meeting, none_left, shared_id
+from distill.quiet import quiet_lightning
 from distill.run import Run
 from distill.tables import duration, wide
 from distill.timeline import timeline
@@ -135,7 +136,7 @@ def dry_run(
         job.beside = check_beside(beside, job.config)
     measured = Measured()
     kept = [callback for callback in job.callbacks if not isinstance(callback, (Checkpoint, EarlyStopping, Last))]
-    with quiet():
+    with quiet_lightning():
         trainer = make_trainer(
             job,
             callbacks=[*kept, measured],

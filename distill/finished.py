@@ -11,7 +11,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from distill import artifact
 from distill.beside import check_beside
-from distill.build import Job, build, make_trainer, quiet
+from distill.build import Job, build, make_trainer
 from distill.config import apply_override, parse_value
 from distill.errors import UserError
 from distill.evidence import empty_layers
@@ -20,6 +20,7 @@ from distill.launch import interruptible
 from distill.listing import read_json
 from distill.outcome import outcome, show_outcome
 from distill.processes import meeting, none_left
+from distill.quiet import quiet_lightning
 from distill.run import Run
 from distill.signals import Batch
 from distill.tasks import Task
@@ -143,9 +144,9 @@ def _hurried(found: Any) -> list[dict[str, Any]]:
 
 def score(job: Job, split: str) -> tuple[bool, dict[str, float]]:
     """Whether this is the process that speaks, and the figures by name."""
-    with quiet():
+    with quiet_lightning():
         trainer = make_trainer(job, enable_checkpointing=False, callbacks=[])
-    with quiet(), interruptible(trainer), none_left(trainer), meeting(trainer):
+    with quiet_lightning(), interruptible(trainer), none_left(trainer), meeting(trainer):
         try:
             run_split = trainer.validate if split == "validate" else trainer.test
             [scores] = run_split(job.module, datamodule=job.data, verbose=False)

@@ -5,16 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
-from lightning_fabric.utilities.rank_zero import rank_zero_only
-
+from distill.ranks import is_rank_zero
 from distill.scrub import scrub
 
-__all__ = ["Guarded", "is_rank_zero"]
-
-
-def is_rank_zero() -> bool:
-    """Whether this is the process that writes and prints; from the environment until a Trainer says more."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+__all__ = ["Guarded"]
 
 
 class Guarded:

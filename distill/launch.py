@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from distill import artifact
 from distill.beside import check_beside, find_beside, learns_alone, scores_of
 from distill.best_student import restore_best
-from distill.build import Job, build, make_trainer, quiet
+from distill.build import Job, build, make_trainer
 from distill.callbacks import ExponentialMovingAverage, Last, compressions
 from distill.callbacks.compression import hurried
 from distill.callbacks.last import saved
@@ -33,6 +33,7 @@ from distill.loggers import keep_student, make_loggers
 from distill.module import Distillation
 from distill.outcome import outcome, show_outcome
 from distill.processes import meeting, none_left, shared_id
+from distill.quiet import quiet_lightning
 from distill.run import Run
 from distill.scrub import scrub
 from distill.timeline import DrawTimeline
@@ -71,7 +72,7 @@ def fit(
     job = build(config, allow=allow, run_id=run_id)
     if beside is not None:
         job.beside = check_beside(beside, job.config)
-    with quiet():
+    with quiet_lightning():
         trainer = make_trainer(job)
     with ExitStack() as stack:
         if trainer.is_global_zero:
@@ -103,7 +104,14 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
     told = explained(trainer, job.callbacks, job.config["trainer"])
     started = time.perf_counter()
     try:
-        with shared_id(job.run.id), quiet(), interruptible(trainer), none_left(trainer), told, meeting(trainer):
+        with (
+            shared_id(job.run.id),
+            quiet_lightning(),
+            interruptible(trainer),
+            none_left(trainer),
+            told,
+            meeting(trainer),
+        ):
             trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
     except UserError:
         raise
@@ -251,6 +259,6 @@ def _beside(job: Job) -> dict[str, Any] | None:
 def _validated(job: Job, trainer: Trainer) -> dict[str, float]:
     """The validation figures of the student as it now is."""
     trainer.loggers = []  # the history ends with the training
-    with quiet():
+    with quiet_lightning():
         [scores] = trainer.validate(job.module, datamodule=job.data, verbose=False)
     return {name.removeprefix("val/"): float(value) for name, value in scores.items() if name.startswith("val/")}

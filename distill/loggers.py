@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pytorch_lightning.loggers import Logger
 
 from distill.csv_logger import CsvLogger
-from distill.guarded import is_rank_zero
+from distill.ranks import is_rank_zero
 from distill.run import Run
 from distill.scrub import scrub
 from distill.tensorboard_logger import SafeTensorBoardLogger
@@ -23,7 +23,6 @@ __all__ = [
     "SafeTensorBoardLogger",
     "SafeWandbLogger",
     "WandbConfig",
-    "is_rank_zero",
     "keep_export",
     "keep_student",
     "make_loggers",

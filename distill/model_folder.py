@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig
 
-from distill.artifact import quiet
 from distill.errors import UserError, nearest
+from distill.quiet import quiet_transformers
 
 __all__ = ["check_config", "check_folder", "check_memory", "check_sizes", "parameters_of"]
 
@@ -90,7 +90,7 @@ def check_config(folder: Path, path: str, key: str) -> None:
         _check_type(config, refuse)
         check_sizes(config, refuse)
         try:
-            with quiet():
+            with quiet_transformers():
                 AutoConfig.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # configurations check themselves, each in its own way
             rule = f"transformers cannot read its config.json ({' '.join(str(error).split())[:200]})"
@@ -209,7 +209,7 @@ def _check_amount(folder: Path, auto_model: Any, stored: int, refuse: Any) -> No
 
 def parameters_of(auto_model: Any, config: Any) -> int:
     """How many parameters a model of ``config`` has, tied ones once; nothing is allocated."""
-    with quiet(), torch.device("meta"):
+    with quiet_transformers(), torch.device("meta"):
         return sum(p.numel() for p in auto_model.from_config(config).parameters())
 
 

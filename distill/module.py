@@ -23,10 +23,10 @@ from distill.callbacks.steps import logged
 from distill.errors import UserError
 from distill.evidence import Evidence
 from distill.finite import FiniteWatch
-from distill.loggers import is_rank_zero
 from distill.losses import DistillationLoss
 from distill.optim import OptimizerConfig, check_warmup, learning_rate_factor, make_optimizer
 from distill.pair import bind, make_losses, make_student, make_teacher, meet_data, own_tokenizer, try_reading
+from distill.ranks import is_rank_zero
 from distill.saved_state import refuse_changed, remember, share, teacher_state
 from distill.sharding import shard_run
 from distill.signals import Batch, Request, Signals

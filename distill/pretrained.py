@@ -12,10 +12,11 @@ from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel
 
-from distill.artifact import load, note, quiet, read_steps, structural
+from distill.artifact import load, note, read_steps, structural
 from distill.errors import UserError
 from distill.model_folder import check_config, check_folder
 from distill.paths import resolve
+from distill.quiet import quiet_transformers
 
 __all__ = ["FAILURES", "explain", "load_model", "load_tokenizer", "mark_padding", "not_given"]
 
@@ -70,7 +71,7 @@ def load_model(
     if structural(steps):
         return _compressed(location, path, auto_model, key, attn_implementation)
     try:
-        with quiet():
+        with quiet_transformers():
             model, report = auto_model.from_pretrained(
                 location,
                 use_safetensors=True,
@@ -219,7 +220,7 @@ def load_tokenizer(path: str, key: str, *, words: bool = False) -> Any:
     location = resolve(path, key)
     check_config(Path(location), path, key)
     try:
-        with quiet():
+        with quiet_transformers():
             options = {"add_prefix_space": True} if words else {}
             tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
     except Exception as error:  # the files of a stranger can make it stumble anywhere

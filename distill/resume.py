@@ -12,15 +12,16 @@ from typing import Any
 from pytorch_lightning import Trainer
 
 from distill.absolute import is_place
-from distill.build import Job, build, make_trainer, quiet, resolve
+from distill.build import Job, build, make_trainer, resolve
 from distill.callbacks.last import saved
 from distill.checkpoint import Damaged, head, remove
 from distill.config import apply_override, long_form, parse_value, parse_yaml
 from distill.config_diff import MISSING, config_diff
 from distill.errors import UserError
 from distill.launch import fit, last_of, train
-from distill.loggers import is_rank_zero
 from distill.outcome import show_outcome
+from distill.quiet import quiet_lightning
+from distill.ranks import is_rank_zero
 from distill.run import Run
 from distill.saved_state import refuse_changed
 from distill.scrub import scrub
@@ -131,7 +132,7 @@ def _go_on(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
         job = build(config, allow=allow, run=run)
         if checkpoint is not None:
             refuse_changed(checkpoint, job.module.teacher, getattr(job.data, "fingerprint", None))
-        with quiet():
+        with quiet_lightning():
             trainer = make_trainer(job)
         at = 0
         if checkpoint is not None:

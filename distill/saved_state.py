@@ -11,9 +11,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from distill import __version__
 from distill.errors import UserError
 from distill.teachers import TeacherSource
+from distill.version import VERSION
 from distill.visible import visible
 
 __all__ = ["other_versions", "refuse_changed", "remember", "share", "teacher_state", "versions"]
@@ -22,7 +22,7 @@ __all__ = ["other_versions", "refuse_changed", "remember", "share", "teacher_sta
 def versions() -> dict[str, str]:
     """The packages that a step's bits depend on, with their versions."""
     packages = torch, transformers, pytorch_lightning, numpy
-    return {"distill": __version__} | {package.__name__: str(package.__version__) for package in packages}
+    return {"distill": VERSION} | {package.__name__: str(package.__version__) for package in packages}
 
 
 def other_versions(checkpoint: Mapping[str, Any]) -> str:

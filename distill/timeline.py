@@ -8,9 +8,9 @@ from pathlib import Path
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from distill.callbacks import Compression, QuantizationAwareTraining, compressions
-from distill.loggers import is_rank_zero
 from distill.module import Distillation
 from distill.optim import learning_rate_factor
+from distill.ranks import is_rank_zero
 from distill.schedules import Constant, Schedule, step_at
 
 __all__ = ["DrawTimeline", "timeline"]

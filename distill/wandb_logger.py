@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytorch_lightning.loggers import WandbLogger
 
-from distill.guarded import Guarded, is_rank_zero
+from distill.guarded import Guarded
 from distill.metrics_file import read_rows
+from distill.ranks import is_rank_zero
 from distill.run import Run
 from distill.scrub import scrub
 from distill.wandb_file import history

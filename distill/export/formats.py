@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from distill.artifact import quiet, steps_of
+from distill.artifact import steps_of
 from distill.errors import UserError, nearest
 from distill.export.convert import (
     frozen_layers,
@@ -27,6 +27,7 @@ from distill.export.huggingface import check_structure, to_huggingface
 from distill.export.isa import weight_type
 from distill.export.runtime import input_sizes, integer_matmuls, logits, require, session
 from distill.export.verify import Predict, check_float, check_integer, compare, nothing_to_compare, torch_logits
+from distill.quiet import quiet_transformers
 from distill.signals import Batch
 from distill.tasks import Task
 
@@ -104,7 +105,7 @@ def write(
 def _write_hf(plain: nn.Module, folder: Path) -> Predict:
     assert isinstance(plain, PreTrainedModel)
     to_huggingface(plain, folder)
-    with quiet():
+    with quiet_transformers():
         opened: nn.Module = type(plain).from_pretrained(folder)
     return torch_logits(opened.eval())
 

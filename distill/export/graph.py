@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.onnx import OnnxExporterError
 from transformers import PreTrainedModel
 
-from distill.artifact import quiet
 from distill.errors import UserError
 from distill.export.batch_norms import fold_batch_norms
 from distill.models import forward
+from distill.quiet import quiet_transformers
 from distill.signals import Batch, Request
 
 __all__ = ["OPSET", "feed", "to_onnx"]
@@ -164,7 +164,7 @@ def _silent() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    with quiet(), warnings.catch_warnings():
+    with quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield

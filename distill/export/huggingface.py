@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from distill.artifact import quiet
 from distill.errors import UserError
+from distill.quiet import quiet_transformers
 
 __all__ = ["check_structure", "to_huggingface"]
 
@@ -54,7 +54,7 @@ def to_huggingface(model: PreTrainedModel, folder: Path) -> None:
     """
     with torch.device("meta"):
         names = set(type(model)(model.config).state_dict())
-    with quiet():
+    with quiet_transformers():
         model.save_pretrained(folder, state_dict={k: v for k, v in model.state_dict().items() if k in names})
     for weights in folder.glob("*.safetensors"):
         weights.chmod((folder / "config.json").stat().st_mode)  # safetensors lets only their owner read them

@@ -15,7 +15,6 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from distill import artifact
 from distill.build import Job
 from distill.errors import UserError
 from distill.export.convert import without_quantization
@@ -28,6 +27,7 @@ from distill.export.runtime import latency, session
 from distill.finished import reopen
 from distill.listing import read_json
 from distill.loggers import keep_export
+from distill.quiet import quiet_transformers
 from distill.replacing import check_output
 from distill.signals import Batch
 from distill.tables import wide
@@ -116,7 +116,7 @@ def _batches(job: Job) -> Iterator[Batch]:
 def _complete(folder: Path, job: Job, student: nn.Module, report: dict[str, Any]) -> None:
     """Put the tokenizer, the configuration and the report beside the model."""
     tokenizer = getattr(job.data, "tokenizer", None)
-    with artifact.quiet():
+    with quiet_transformers():
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         if isinstance(student, PreTrainedModel) and not (folder / "config.json").exists():

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import UserError
-from distill.guarded import is_rank_zero
 from distill.prune.criteria import Criterion
 from distill.prune.granularity import Granularity, as_matrix
 from distill.prune.layers import MASK, Layer, Ranking, rankings
 from distill.prune.schedule import check_sparsity
 from distill.prune.weights import check_written, name_beside, weights_of
+from distill.ranks import is_rank_zero
 from distill.targets import CHOOSE, check_overrides, check_pattern, override, select
 
 __all__ = ["Masks", "Plan"]

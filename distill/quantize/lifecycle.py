@@ -9,11 +9,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from distill.guarded import is_rank_zero
 from distill.quantize.layers import QuantizedLayer, quantize_layer, quantized_layers
 from distill.quantize.observers import followed, reduce_over_ranks, unseen
 from distill.quantize.scheme import LayerScheme
 from distill.quantize.weights import Grid, scale_shape
+from distill.ranks import is_rank_zero
 
 __all__ = [
     "as_float",

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 
-from distill.artifact import note, quiet, steps_of
+from distill.artifact import note, steps_of
 from distill.errors import UserError, nearest
 from distill.model_folder import check_memory, check_sizes, parameters_of
 from distill.models import ModelSpec
 from distill.pretrained import FAILURES, explain, load_model, load_tokenizer, mark_padding
+from distill.quiet import quiet_transformers
 from distill.students.config import StudentConfig
 from distill.students.layers import choose_layers, keep_layers
 from distill.students.width import narrow, widths
@@ -138,7 +139,7 @@ def _fresh(
 
     check_sizes(wanted, refuse)
     try:
-        with quiet():
+        with quiet_transformers():
             _check_names(kind, wanted, key)
             made = AutoConfig.for_model(kind, **(_vocabulary(config, teacher, tokenizer) | wanted | head))
             attention = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}

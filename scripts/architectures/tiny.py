@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
-from distill.artifact import quiet
+from distill.quiet import quiet_transformers
 from distill.tasks import TASKS, Task, TextTask
 
 __all__ = ["DEPTH", "VOCABULARY", "model_types", "task_of", "tiny_config", "tiny_model"]
@@ -93,7 +93,7 @@ def model_types(tasks: list[str]) -> Iterator[tuple[str, str]]:
 
 def tiny_config(kind: str, more: Mapping[str, int], **head: Any) -> Any:
     """The configuration of ``kind``, whose usual sizes are small; nested ones too."""
-    with quiet():
+    with quiet_transformers():
         plain = CONFIG_MAPPING[kind]().to_dict()
         return CONFIG_MAPPING[kind](**(_small(plain, more) | _OWN.get(kind, {}) | head))
 
@@ -129,7 +129,7 @@ def tiny_model(kind: str, task: str) -> PreTrainedModel:
     for more in _MORE:
         try:
             model = _model(kind, task, more)
-            with torch.no_grad(), quiet():
+            with torch.no_grad(), quiet_transformers():
                 model(input_ids=torch.tensor([[5, 6, 7, 8, VOCABULARY - 5, 5, 6, 2]]))
             return model
         except Exception as error:  # of which there are as many kinds as architectures
@@ -145,12 +145,12 @@ def _model(kind: str, task: str, more: Mapping[str, int]) -> PreTrainedModel:
     text = config.get_text_config()
     for name, value in special.items():
         setattr(text, name, value)
-    with torch.device("meta"), quiet():
+    with torch.device("meta"), quiet_transformers():
         size = sum(p.numel() for p in head.auto_model.from_config(config).parameters())
     if size > _LIMIT:
         raise ValueError(f"it has {size:,} parameters")
     torch.manual_seed(0)
-    with quiet():
+    with quiet_transformers():
         model: PreTrainedModel = head.auto_model.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():

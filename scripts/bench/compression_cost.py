@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from bench.pair import CLIP, Pair, Settings
 from bench.report import Row, row
-from distill.build import quiet
 from distill.callbacks import Determinism, GradualMagnitudePruning, QuantizationAwareTraining
+from distill.quiet import quiet_lightning
 from distill.signals import Batch
 
 WARM_UP = 4
@@ -53,7 +53,7 @@ def contenders(steps: int) -> dict[str, Callable[[], list[Callback]]]:
 def seconds(pair: Pair, settings: Settings, batches: Sequence[Batch], callbacks: list[Callback]) -> float:
     """Time of a step under these callbacks."""
     clock = Clock()
-    with TemporaryDirectory() as folder, quiet():
+    with TemporaryDirectory() as folder, quiet_lightning():
         trainer = Trainer(
             accelerator="cpu",
             devices=1,

@@ -21,11 +21,11 @@ from transformers import Trainer as HubTrainer
 
 from bench.draw import WARM_UP, Clock, Draw
 from bench.pair import CLIP, RATE, TEMPERATURE, WEIGHT, Pair, Settings, objective
-from distill.build import quiet
 from distill.callbacks import Determinism
 from distill.loggers import CsvLogger
 from distill.optim import OptimizerConfig, make_optimizer
 from distill.outcome import LastValidation, Scores
+from distill.quiet import quiet_lightning
 from distill.signals import Batch
 from distill.teachers import LiveTeacher
 
@@ -35,7 +35,7 @@ def ours(pair: Pair, settings: Settings, draw: Draw, teacher: LiveTeacher) -> fl
     loader = pair.data.train_dataloader()
     assert loader.collate_fn is not None
     clock = Clock(loader.collate_fn)
-    with TemporaryDirectory() as folder, quiet():
+    with TemporaryDirectory() as folder, quiet_lightning():
         trainer = Trainer(
             accelerator="cpu",
             devices=1,
@@ -83,7 +83,7 @@ def default_optimizer() -> str:
 def hub_trainer(pair: Pair, settings: Settings, draw: Draw, order: list[int], optim: str | None = None) -> float:
     """``transformers.Trainer`` over the rows in ``order``, batches padded to their longest phrase."""
     clock = Clock(DataCollatorWithPadding(pair.data.tokenizer))
-    with TemporaryDirectory() as folder, quiet():
+    with TemporaryDirectory() as folder, quiet_lightning():
         arguments = TrainingArguments(
             folder,
             per_device_train_batch_size=draw.size,

@@ -24,13 +24,13 @@ from torch.utils.data import DataLoader
 
 from bench.pair import CLIP, RATE, TEMPERATURE, WEIGHT, Pair, Settings, language_model, sst2
 from bench.report import Row, row
-from distill.build import quiet
 from distill.callbacks import Determinism
 from distill.loggers import CsvLogger
 from distill.losses.cross_entropy import cross_entropy
 from distill.losses.hinton import hinton_kl
 from distill.optim import OptimizerConfig, learning_rate_factor, make_optimizer
 from distill.outcome import LastValidation, Scores
+from distill.quiet import quiet_lightning
 from distill.signals import Batch
 
 BLOCK = 10
@@ -128,7 +128,7 @@ def measure(pair: Pair, settings: Settings) -> list[Row]:
     steps = block * blocks + 1  # the last one only ends the last block
     bare = BareLoop(pair, settings, batches, steps)
     same, alternate = SameWeights(bare, steps - 1), Alternate(bare.block, block)
-    with TemporaryDirectory() as folder, quiet():
+    with TemporaryDirectory() as folder, quiet_lightning():
         trainer = Trainer(
             accelerator="cpu",
             devices=1,

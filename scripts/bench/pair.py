@@ -14,7 +14,6 @@ from pytorch_lightning import seed_everything
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from distill.build import quiet
 from distill.data import TextData
 from distill.data.batches import TrainingBatches
 from distill.losses import CrossEntropy, HintonKL
@@ -22,6 +21,7 @@ from distill.models import ModelSpec
 from distill.module import Distillation
 from distill.optim import OptimizerConfig
 from distill.pretrained import load_model
+from distill.quiet import quiet_lightning
 from distill.signals import Batch
 from distill.students import StudentConfig, build_student
 from distill.tasks import TextTask
@@ -186,6 +186,6 @@ def _llama(vocabulary: int, *, width: int, layers: int, heads: int) -> nn.Module
         bos_token_id=0,
         eos_token_id=0,
     )
-    with quiet():
+    with quiet_lightning():
         model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model.train()

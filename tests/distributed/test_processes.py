@@ -12,9 +12,9 @@ import pytest
 from pytorch_lightning import Trainer
 
 from distill import processes
-from distill.build import quiet
 from distill.errors import UserError
 from distill.processes import meeting
+from distill.quiet import quiet_lightning
 from distill.run import Run
 
 FIT = Path(__file__).with_name("fit.py")
@@ -42,7 +42,7 @@ def test_ports_are_none_that_a_system_gives_to_connections() -> None:
 
 
 def two_ranks() -> Trainer:
-    with quiet():
+    with quiet_lightning():
         return Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
 
 

@@ -17,12 +17,13 @@ import yaml
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
-from distill.build import build, make_trainer, quiet
+from distill.build import build, make_trainer
 from distill.callbacks.last import saved
 from distill.checkpoint import read
 from distill.cli import main
 from distill.config import long_form
 from distill.module import Distillation
+from distill.quiet import quiet_lightning
 from distill.run import Run
 
 # Plain functions and classes, each function with a fixture of its name for the tests.
@@ -75,7 +76,7 @@ def train(config: dict[str, Any], folder: Path, checkpoint: Path | None = None) 
     keep = {"class_path": "Last", "init_args": {"every_n_steps": 1, "keep": 1000}}
     job = build(long_form(config | {"callbacks": [*config.get("callbacks", []), keep]}), run=Run(folder))
     rows = Rows()
-    with quiet():
+    with quiet_lightning():
         trainer = make_trainer(job)
         trainer.loggers = [rows]
         trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)

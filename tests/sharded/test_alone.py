@@ -12,12 +12,12 @@ from pytorch_lightning import Callback, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from distill.build import quiet
 from distill.callbacks import Last
 from distill.callbacks.last import saved
 from distill.checkpoint import read
 from distill.module import Distillation
 from distill.optim import OptimizerConfig
+from distill.quiet import quiet_lightning
 from distill.sharding import Sharded
 from distill.tasks import Plain
 
@@ -45,7 +45,7 @@ def fit(folder: Path, *callbacks: Callback, checkpoint: Path | None = None) -> T
     torch.manual_seed(0)
     rows = [(torch.randn(4), torch.tensor(1)) for _ in range(32)]
     module = Distillation(nn.Linear(4, 3), Plain(), None, None, OptimizerConfig(lr=0.01, warmup=0))
-    with quiet():
+    with quiet_lightning():
         trainer = Trainer(
             accelerator="cpu",
             devices=1,

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from distill.artifact import note, steps_of
-from distill.build import quiet
 from distill.checkpoint import write
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
 from distill.module import Distillation
 from distill.optim import OptimizerConfig
+from distill.quiet import quiet_lightning
 from distill.sharding import Sharded
 from distill.signals import IGNORE, Batch
 from distill.tasks import Plain
@@ -82,7 +82,7 @@ def trained(ranks: int, precision: str) -> dict[str, Any]:
     losses = [CrossEntropy(weight=0.5), HintonKL(), FitNetHint(layers={1: 1, 2: 2})]
     module = Distillation(student, Plain(), model(12), losses, OptimizerConfig(lr=0.05, warmup=0))
     seen = Losses()
-    with quiet():
+    with quiet_lightning():
         trainer = Trainer(
             accelerator="cpu",
             devices=ranks,

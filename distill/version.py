@@ -1,0 +1,5 @@
+"""The version, for those that must not import the package itself."""
+
+__all__ = ["VERSION"]
+
+VERSION = "0.1.0"
