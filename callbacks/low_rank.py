@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from distill.artifact import steps_of
 from distill.callbacks.compression import Compression
 from distill.errors import UserError
+from distill.record import steps_of
 from distill.structure.low_rank import LowRankLinear, factorise, rank_of_energy, replace, saves, shape
 from distill.targets import LINEAR, refuse_rewritten, select, sharing
 

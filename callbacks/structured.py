@@ -33,7 +33,7 @@ class StructuredPruning(Compression):
     Between ``begin`` and ``end`` the least important ones are switched off, which is exactly as if they were
     removed, and what remains learns to do without; they do not come back. :meth:`finish` takes them out of the
     weights, so that the student is smaller and faster in fact. Known are the architectures of
-    :data:`distill.students.width.FAMILIES`; where query heads share heads of keys and values, whole groups go, and how
+    :data:`distill.architectures.FAMILIES`; where query heads share heads of keys and values, whole groups go, and how
     many heads that is is said.
     One head and one neuron stay in every layer.
 

@@ -19,70 +19,17 @@ from transformers import PreTrainedModel
 from distill.errors import UserError
 from distill.paths import resolve
 from distill.quiet import quiet_transformers
-from distill.record import KINDS, RECORD, VERSION, read_steps
+from distill.record import KINDS, RECORD, VERSION, read_steps, steps_of, structural
 from distill.replacing import replacing
 
 __all__ = [
-    "KINDS",
-    "RECORD",
     "WEIGHTS",
     "load",
-    "note",
-    "read_steps",
-    "recount",
     "restructure",
     "save",
-    "steps_of",
-    "structural",
-    "summary",
 ]
 
 WEIGHTS = "model.safetensors"
-
-
-def steps_of(model: nn.Module) -> list[dict[str, Any]]:
-    """What was done to ``model`` so far, the oldest first; for :func:`save`."""
-    return list(getattr(model, "_compression_steps", []))
-
-
-def summary(steps: Sequence[Mapping[str, Any]]) -> str:
-    """What ``steps`` made smaller, in a few words: ``80 % zero, int8``."""
-    words = []
-    for step in steps:
-        if step["kind"] == "sparsity":
-            words += [f"{100 * step['actual']:.3g} % zero"] if step.get("actual") is not None else []
-        elif step["kind"] == "quantize":
-            bits = {layer["weights"]["bits"] for layer in step["modules"].values()}
-            words.append("int" + "/".join(map(str, sorted(bits))))
-        elif step["kind"] not in ("layers", "width"):
-            words.append({"remove": "units removed", "low_rank": "low rank", "share": "shared"}[step["kind"]])
-    return ", ".join(words)
-
-
-def note(model: nn.Module, *steps: Mapping[str, Any]) -> None:
-    """Add to what was done to ``model``."""
-    model._compression_steps = [*steps_of(model), *map(dict, steps)]  # type: ignore[assignment]
-
-
-def recount(model: nn.Module) -> None:
-    """Bring the zeros that the steps tell of up to date: trained on without a mask, they are zeros no more.
-
-    Layers that are there no longer are left out.
-    """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    steps = steps_of(model)
-    for step in steps:
-        if step["kind"] == "sparsity" and "layers" in step:
-            weights = {name: parameters.get(f"{name}.weight", parameters.get(name)) for name in step["layers"]}
-            layers = {
-                name: {"weights": weight.numel(), "zeros": int((weight == 0).sum())}
-                for name, weight in weights.items()
-                if weight is not None
-            }
-            total = sum(counts["weights"] for counts in layers.values())
-            zeros = sum(counts["zeros"] for counts in layers.values())
-            step |= {"actual": zeros / max(1, total), "layers": layers}
-    model._compression_steps = steps  # type: ignore[assignment]
 
 
 def save(
@@ -176,11 +123,6 @@ def restructure(model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> nn.Modu
             rule = f"the step {step['kind']!r} cannot be done to this {type(model).__name__} ({_first_line(error)})"
             raise UserError(rule, key=RECORD, mend="give the model that was compressed, or save it anew") from error
     return model
-
-
-def structural(steps: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the model's own configuration alone does not tell its structure after ``steps``."""
-    return any(KINDS[step["kind"]] for step in steps)
 
 
 def _rebuilt(path: Path, steps: Sequence[Mapping[str, Any]]) -> nn.Module:

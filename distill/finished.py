@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from distill import artifact
+from distill import artifact, record
 from distill.beside import check_beside
 from distill.build import Job, build, make_trainer
 from distill.config import apply_override, parse_value
@@ -174,7 +174,7 @@ def refuse_quantized_run(job: Job, folder: str | Path, verb: str) -> None:
     Raises:
         UserError: naming the run in ``folder``, and what was wanted of it (``verb``).
     """
-    if any(step["kind"] == "quantize" for step in artifact.steps_of(job.module.student)):
+    if any(step["kind"] == "quantize" for step in record.steps_of(job.module.student)):
         rule = "this student is quantised already"
         mend = f"{verb} the student of a run without quantization-aware training, such as the one that it was made from"
         raise UserError(rule, key="RUN", value=str(folder), mend=mend)

@@ -17,7 +17,7 @@ from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError
 
-from distill import artifact
+from distill import artifact, record
 from distill.beside import check_beside, find_beside, learns_alone, scores_of
 from distill.best_student import restore_best
 from distill.build import Job, build, make_trainer
@@ -207,16 +207,16 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
             callback.finish(job.module.student)
     changed = compressions(trainer)
     unfinished = [type(c).__name__ for c in changed if not c.complete(step, total)]
-    artifact.recount(job.module.student)
+    record.recount(job.module.student)
     for compression in changed:
-        artifact.note(job.module.student, *compression.finish(job.module.student))
+        record.note(job.module.student, *compression.finish(job.module.student))
     if trainer.enable_validation and (changed or not scores):
         scores = _validated(job, trainer)  # what is shipped is what is judged
         evidence = job.module.evidence.found
     student = job.module.whole_student()
     if student is None or not trainer.is_global_zero:
         return
-    steps_done = artifact.steps_of(job.module.student)
+    steps_done = record.steps_of(job.module.student)
     artifact.save(job.run.student, student, getattr(job.data, "tokenizer", None), steps_done)
     result = outcome(
         job.module,

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.artifact import steps_of
 from distill.calls import call, logits_of, of_transformers, one_tensor
 from distill.documents import hide_documents
 from distill.errors import UserError, nearest
+from distill.record import steps_of
 from distill.signals import Request, Signals
 
 __all__ = ["Features", "ModelSpec", "forward", "spread"]

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from distill.artifact import recount, steps_of
 from distill.averaging import GlobalMean
 from distill.callbacks.compression import compressions
 from distill.callbacks.steps import logged
@@ -27,6 +26,7 @@ from distill.losses import DistillationLoss
 from distill.optim import OptimizerConfig, check_warmup, learning_rate_factor, make_optimizer
 from distill.pair import bind, make_losses, make_student, make_teacher, meet_data, own_tokenizer, try_reading
 from distill.ranks import is_rank_zero
+from distill.record import recount, steps_of
 from distill.saved_state import refuse_changed, remember, share, teacher_state
 from distill.sharding import shard_run
 from distill.signals import Batch, Request, Signals

@@ -9,12 +9,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.markup import escape
 
-from distill.artifact import steps_of, summary
 from distill.coverage import Coverage, coverage_of
 from distill.kept import kept_of, ratio
 from distill.models import parameter_count
 from distill.module import Distillation
 from distill.ranks import is_rank_zero
+from distill.record import steps_of, summary
 from distill.tables import duration, number, plain_table, wide
 from distill.verdict import Verdict
 

@@ -12,11 +12,12 @@ from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel
 
-from distill.artifact import load, note, read_steps, structural
+from distill.artifact import load
 from distill.errors import UserError
 from distill.model_folder import check_config, check_folder
 from distill.paths import resolve
 from distill.quiet import quiet_transformers
+from distill.record import note, read_steps, structural
 
 __all__ = ["FAILURES", "explain", "load_model", "load_tokenizer", "mark_padding", "not_given"]
 

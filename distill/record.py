@@ -1,16 +1,18 @@
-"""The record of what was done to a student, which lies beside its weights: read, and judged before it is followed."""
+"""The record of what was done to a student: kept at the model, written beside its weights, judged when it is read."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from distill.errors import UserError, nearest
 from distill.json_file import Unreadable, read_mapping
 
-__all__ = ["KINDS", "RECORD", "VERSION", "read_steps"]
+__all__ = ["KINDS", "RECORD", "VERSION", "note", "read_steps", "recount", "steps_of", "structural", "summary"]
 
 RECORD = "compression.json"
 VERSION = 1
@@ -56,6 +58,56 @@ def read_steps(folder: str | Path, key: str) -> list[dict[str, Any]]:
                 rule = f"{RECORD} does not say what was done: steps.{number}.{name} of {kind!r} is missing or wrong"
                 raise UserError(rule, key=key, value=str(folder), mend="save it anew")
     return steps
+
+
+def steps_of(model: nn.Module) -> list[dict[str, Any]]:
+    """What was done to ``model`` so far, the oldest first; for :func:`distill.artifact.save`."""
+    return list(getattr(model, "_compression_steps", []))
+
+
+def summary(steps: Sequence[Mapping[str, Any]]) -> str:
+    """What ``steps`` made smaller, in a few words: ``80 % zero, int8``."""
+    words = []
+    for step in steps:
+        if step["kind"] == "sparsity":
+            words += [f"{100 * step['actual']:.3g} % zero"] if step.get("actual") is not None else []
+        elif step["kind"] == "quantize":
+            bits = {layer["weights"]["bits"] for layer in step["modules"].values()}
+            words.append("int" + "/".join(map(str, sorted(bits))))
+        elif step["kind"] not in ("layers", "width"):
+            words.append({"remove": "units removed", "low_rank": "low rank", "share": "shared"}[step["kind"]])
+    return ", ".join(words)
+
+
+def note(model: nn.Module, *steps: Mapping[str, Any]) -> None:
+    """Add to what was done to ``model``."""
+    model._compression_steps = [*steps_of(model), *map(dict, steps)]  # type: ignore[assignment]
+
+
+def recount(model: nn.Module) -> None:
+    """Bring the zeros that the steps tell of up to date: trained on without a mask, they are zeros no more.
+
+    Layers that are there no longer are left out.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    steps = steps_of(model)
+    for step in steps:
+        if step["kind"] == "sparsity" and "layers" in step:
+            weights = {name: parameters.get(f"{name}.weight", parameters.get(name)) for name in step["layers"]}
+            layers = {
+                name: {"weights": weight.numel(), "zeros": int((weight == 0).sum())}
+                for name, weight in weights.items()
+                if weight is not None
+            }
+            total = sum(counts["weights"] for counts in layers.values())
+            zeros = sum(counts["zeros"] for counts in layers.values())
+            step |= {"actual": zeros / max(1, total), "layers": layers}
+    model._compression_steps = steps  # type: ignore[assignment]
+
+
+def structural(steps: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the model's own configuration alone does not tell its structure after ``steps``."""
+    return any(KINDS[step["kind"]] for step in steps)
 
 
 def _number(value: Any) -> bool:

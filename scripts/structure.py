@@ -172,9 +172,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for room, floor in sorted(structure.floors.items(), key=lambda item: (-item[1], item[0])):
         below = ", ".join(sorted(structure.arrows[room]))
         print(f"{floor:2}  {room:16} {files[room]:3} files {lines[room]:6} lines  -> {below}")
-    print(
-        f"{len(structure.floors)} rooms on {max(structure.floors.values())} floors; circles: {structure.circles or 'none'}"
-    )
+    top = max(structure.floors.values())
+    print(f"{len(structure.floors)} rooms on {top} floors; circles: {structure.circles or 'none'}")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 import distill
 from distill import artifact
-from distill.artifact import load, note, save, steps_of, summary
+from distill.artifact import load, save
 from distill.errors import UserError
+from distill.record import RECORD, note, recount, steps_of, summary
 
 STEPS = [{"kind": "layers", "kept": [2, 4, 6], "of": 6}, {"kind": "sparsity", "target": 0.5}]
 
@@ -132,7 +133,7 @@ def test_zeros_are_counted_anew(tmp_path: Path) -> None:
     note(model, {"kind": "sparsity", "target": 0.8, "actual": 0.9, "layers": counts}, {"kind": "layers"})
     with torch.no_grad():
         model.get_parameter(f"{name}.weight").fill_(1)[0].zero_()  # 1 of 8 rows
-    artifact.recount(model)
+    recount(model)
     first, second = steps_of(model)
     assert first == {
         "kind": "sparsity",
@@ -218,6 +219,6 @@ def test_importing_the_package_imports_no_torch() -> None:
 def test_a_step_that_does_not_say_what_was_done_is_one_message(step: dict[str, Any], tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 4))
     artifact.save(tmp_path / "saved", model)
-    (tmp_path / "saved" / artifact.RECORD).write_text(json.dumps({"version": 1, "steps": [step]}))
+    (tmp_path / "saved" / RECORD).write_text(json.dumps({"version": 1, "steps": [step]}))
     with pytest.raises(UserError, match=r"compression\.json"):
         artifact.load(tmp_path / "saved", nn.Sequential(nn.Linear(4, 4)))

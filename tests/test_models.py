@@ -17,9 +17,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from distill.artifact import note
 from distill.errors import UserError
 from distill.models import ModelSpec, detached, forward, parameter_count
+from distill.record import note
 from distill.signals import Request
 from distill.structure.removal import rebuild
 

@@ -12,7 +12,6 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from distill.artifact import note, steps_of
 from distill.callbacks import Determinism, GradualMagnitudePruning
 from distill.errors import TrainingError, UserError
 from distill.finite import FiniteWatch
@@ -20,6 +19,7 @@ from distill.losses import CrossEntropy, FitNetHint, HintonKL
 from distill.module import Distillation
 from distill.optim import OptimizerConfig
 from distill.quantize.ptq import quantize
+from distill.record import note, steps_of
 from distill.signals import IGNORE, Batch
 from distill.tasks import Plain
 from distill.teachers import LiveTeacher

@@ -14,8 +14,8 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from distill.artifact import steps_of
 from distill.errors import UserError
+from distill.record import steps_of
 from distill.students import StudentConfig, build_student, choose_layers, narrow
 from distill.tasks import CausalLM, MaskedLM, TextClassification
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from distill.artifact import steps_of
 from distill.errors import UserError, nearest
 from distill.export.convert import (
     frozen_layers,
@@ -28,6 +27,7 @@ from distill.export.isa import weight_type
 from distill.export.runtime import input_sizes, integer_matmuls, logits, require, session
 from distill.export.verify import Predict, check_float, check_integer, compare, nothing_to_compare, torch_logits
 from distill.quiet import quiet_transformers
+from distill.record import steps_of
 from distill.signals import Batch
 from distill.tasks import Task
 

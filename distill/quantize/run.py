@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from distill import artifact
+from distill import artifact, record
 from distill.errors import UserError
 from distill.finished import first_batches, refuse_quantized_run, reopen, score, scored
 from distill.outcome import show_outcome
@@ -78,7 +78,7 @@ def quantize(
         if error.key != "quantize.weights.group_size":
             raise
         raise UserError(error.rule, key="--group", value=error.value, mend="give another size") from error
-    artifact.note(student, *steps)
+    record.note(student, *steps)
     _, scores = score(job, "validate")
     how: dict[str, Any] = {"calibrate": calibrate, "embeddings": embeddings}
     how |= {"weights": asdict(weights or WeightScheme()), "activations": asdict(activations) if activations else None}

@@ -1,6 +1,6 @@
 """What of a transformer can be removed: which features of which parameters belong to a head, a neuron, a coordinate.
 
-The names of the parameters and what their axes run over are those of :data:`distill.students.width.FAMILIES`.
+The names of the parameters and what their axes run over are those of :data:`distill.architectures.FAMILIES`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from distill.architectures import FAMILIES, Family, Role, Widths, layer_list
 from distill.errors import UserError
 from distill.structure.low_rank import LowRankLinear
-from distill.students.layers import layer_list
-from distill.students.width import FAMILIES, Family, Role, Widths
 
 __all__ = ["KINDS", "Kind", "Slice", "Units", "find_units", "heads_in_group", "layer_modules"]
 

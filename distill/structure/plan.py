@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
-from distill.artifact import steps_of, structural
 from distill.errors import UserError
 from distill.prune.masks import count_at
 from distill.quantize.layers import QuantizedLayer
 from distill.ranks import is_rank_zero
+from distill.record import steps_of, structural
 from distill.structure import importance
 from distill.structure.activations import ActivationSums
 from distill.structure.architectures import KINDS, Kind, Units, find_units, heads_in_group, layer_modules

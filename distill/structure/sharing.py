@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from distill.architectures import layer_list
 from distill.errors import UserError
-from distill.students.layers import layer_list
 
 __all__ = ["average", "blocks", "check_alike", "check_groups", "rebuild", "share", "shared_layers"]
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 
-from distill.artifact import note, steps_of
 from distill.errors import UserError, nearest
 from distill.model_folder import check_memory, check_sizes, parameters_of
 from distill.models import ModelSpec
 from distill.pretrained import FAILURES, explain, load_model, load_tokenizer, mark_padding
 from distill.quiet import quiet_transformers
+from distill.record import note, steps_of
 from distill.students.config import StudentConfig
 from distill.students.layers import choose_layers, keep_layers
 from distill.students.width import narrow, widths

@@ -7,14 +7,15 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from distill.architectures import layer_list
 from distill.errors import UserError
-from distill.models import ModelSpec, spread
+from distill.models import spread
 from distill.students.layer_config import keep_in_config, refuse_changed_layers
 
-__all__ = ["choose_layers", "keep_layers", "layer_list", "rebuilt"]
+__all__ = ["choose_layers", "keep_layers", "rebuilt"]
 
 
 def choose_layers(layers: Sequence[int] | str | None, count: int | None, depth: int) -> list[int]:
@@ -80,33 +81,6 @@ def _check_numbers(layers: list[int], count: int | None, depth: int) -> list[int
     if layers != sorted(layers):
         raise UserError("layers stand in their order", key=key, value=layers, mend=f"write {sorted(layers)}")
     return layers
-
-
-def layer_list(model: nn.Module) -> str:
-    """The name of the module list that holds the layers.
-
-    Raises:
-        UserError: if it cannot be told.
-    """
-    spec = ModelSpec(model, "the model to copy from")
-    if spec.has_two_stacks:
-        raise UserError(
-            f"layers can be copied of models with one stack of them, and {type(model).__name__} has an encoder and a "
-            "decoder",
-            key="model.student.layers",
-            mend="give the student by path or config",
-        )
-    depth = spec.num_layers
-    lists: list[str] = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
-    if len(outer) != 1:
-        found = "none" if not outer else " and ".join(outer)
-        raise UserError(
-            f"layers can be copied where one list holds all {depth} of them; {type(model).__name__} has {found}",
-            key="model.student.layers",
-            mend="give the student by path or config",
-        )
-    return outer[0]
 
 
 def keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from architectures.tiny import DEPTH, VOCABULARY
 from distill import artifact
+from distill.architectures import layer_list
 from distill.callbacks import StructuredPruning
 from distill.export.graph import feed, to_onnx
 from distill.export.runtime import session
@@ -26,7 +27,6 @@ from distill.quantize.scheme import ActivationScheme, WeightScheme
 from distill.reads import read
 from distill.signals import Batch, Request
 from distill.students import StudentConfig, build_student
-from distill.students.layers import layer_list
 from distill.tasks import TextTask
 from distill.teachers import LiveTeacher
 

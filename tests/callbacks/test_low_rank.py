@@ -13,10 +13,11 @@ from pytorch_lightning import Callback, Trainer
 from torch import nn
 
 import distill
-from distill.artifact import note, save
+from distill.artifact import save
 from distill.callbacks import LowRank, ShareParameters, StructuredPruning
 from distill.errors import UserError
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
+from distill.record import note
 from distill.structure.low_rank import LowRankLinear
 
 Make = Callable[..., Any]

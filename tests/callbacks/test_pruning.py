@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
-from distill import artifact
+from distill import artifact, record
 from distill.callbacks import Determinism, ExponentialMovingAverage, GradualMagnitudePruning
 from distill.class_paths import guarded
 from distill.complete import complete
@@ -359,11 +359,11 @@ def test_one_run_with_distillation_pruning_l1_and_average_ships_real_zeros(tmp_p
     assert {name: counts["weights"] for name, counts in step["layers"].items()} == PRUNED
     assert {name: counts["zeros"] for name, counts in step["layers"].items()} == zeros(student)
     json.dumps(steps)
-    artifact.note(student, *steps)
+    record.note(student, *steps)
     artifact.save(tmp_path / "student", student)
     loaded = artifact.load(tmp_path / "student", Net())
     assert torch.equal(loaded(x), student.eval()(x))
-    assert artifact.steps_of(loaded) == steps
+    assert record.steps_of(loaded) == steps
     now = module.teacher.models[0].state_dict()
     assert all(torch.equal(value, now[name]) for name, value in teacher.items())
     assert trainer.global_step == 10

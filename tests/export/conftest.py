@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
-from distill.artifact import note
 from distill.export.graph import feed
 from distill.models import forward
 from distill.quantize.artifact import step_of
 from distill.quantize.choose import choose, swap
 from distill.quantize.lifecycle import conclude, follow
 from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.record import note
 from distill.signals import Batch, Request
 from distill.tasks import TextClassification
 

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from transformers import AutoModel, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
-from distill.artifact import note
 from distill.errors import UserError
 from distill.export import formats
 from distill.export.formats import MODEL, check_name, check_student, write
@@ -22,6 +21,7 @@ from distill.export.runtime import logits, session
 from distill.quantize.layers import quantized_layers
 from distill.quantize.ptq import quantize
 from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.record import note
 from distill.signals import Batch
 from distill.tasks import CausalLM, Plain, TextClassification
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 import distill
-from distill import artifact
+from distill import artifact, record
 from distill.quantize.artifact import pack, rebuild, unpack
 from distill.quantize.layers import QuantizedLinear, quantized_layers
 from distill.quantize.ptq import quantize
@@ -52,7 +52,7 @@ def test_the_folder_opens_with_the_same_logits_to_the_bit(
     loaded = distill.load(tmp_path / "student")
     assert torch.equal(loaded(tokens).logits, model(tokens).logits)
     assert isinstance(loaded.bert.pooler.dense, QuantizedLinear)
-    assert artifact.steps_of(loaded) == steps
+    assert record.steps_of(loaded) == steps
     assert quantized_layers(loaded).keys() == quantized_layers(model).keys() == steps[0]["modules"].keys()
     for name, layer in quantized_layers(loaded).items():
         assert torch.equal(layer.integers(), quantized_layers(model)[name].integers())
@@ -191,6 +191,6 @@ def test_layers_that_share_all_their_parameters_load_from_integers(tmp_path: Pat
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     model = BertForSequenceClassification(BertConfig(vocab_size=40, initializer_range=0.2, **sizes)).eval()
     share(model.bert.encoder.layer, [[1, 2]])
-    artifact.note(model, {"kind": "share", "groups": [[1, 2]]}, *quantize(model, [tokens], store="integers"))
+    record.note(model, {"kind": "share", "groups": [[1, 2]]}, *quantize(model, [tokens], store="integers"))
     artifact.save(tmp_path / "student", model)
     assert torch.equal(distill.load(tmp_path / "student")(tokens).logits, model(tokens).logits)

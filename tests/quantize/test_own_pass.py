@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
-from distill import artifact
+from distill import artifact, record
 from distill.callbacks import LowRank, ShareParameters
 from distill.callbacks.pruning import KINDS
 from distill.errors import UserError
@@ -259,7 +259,7 @@ def test_an_input_that_is_computed_again_is_observed_as_one(padded: Tensor) -> N
 def test_a_saved_encoder_rounds_its_inputs_when_it_is_loaded(tmp_path: Any, padded: Tensor) -> None:
     model = made(MODELS["padded encoder"])
     scheme = ActivationScheme(bits=4)
-    artifact.note(model, *quantize(model, [padded], weights=INT2, activations=scheme, embeddings=INT2))
+    record.note(model, *quantize(model, [padded], weights=INT2, activations=scheme, embeddings=INT2))
     artifact.save(tmp_path / "student", model)
     loaded = artifact.load(tmp_path / "student", made(MODELS["padded encoder"]))
     for result in passes(loaded, padded):

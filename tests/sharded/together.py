@@ -14,12 +14,12 @@ from pytorch_lightning import Callback, Trainer
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from distill.artifact import note, steps_of
 from distill.checkpoint import write
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
 from distill.module import Distillation
 from distill.optim import OptimizerConfig
 from distill.quiet import quiet_lightning
+from distill.record import note, steps_of
 from distill.sharding import Sharded
 from distill.signals import IGNORE, Batch
 from distill.tasks import Plain

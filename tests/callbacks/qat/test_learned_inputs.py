@@ -15,7 +15,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import nn
 
 import distill
-from distill import artifact
+from distill import artifact, record
 from distill.callbacks import ExponentialMovingAverage, QuantizationAwareTraining
 from distill.export.formats import write
 from distill.module import Distillation
@@ -61,7 +61,7 @@ def test_the_exported_integers_decide_as_the_trained_student(
     model, qat = module(**SMALL), QuantizationAwareTraining(activations=AFFINE)
     fit(model, qat)
     for step in qat.finish(model.student):
-        artifact.note(model.student, step)
+        record.note(model.student, step)
     task = TextClassification(["no", "yes"])
     found = write("onnx-int8", model.student.eval(), tmp_path, task=task, batches=lambda: batches(4), isa="vnni")
     assert found["verified"]["agreement"] == 1.0

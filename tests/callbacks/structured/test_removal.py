@@ -12,8 +12,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import distill
-from distill.artifact import note, save
+from distill.artifact import save
 from distill.callbacks import StructuredPruning
+from distill.record import note
 
 Make = Callable[..., Any]
 

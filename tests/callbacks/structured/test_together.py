@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import distill
-from distill.artifact import note, save
+from distill.artifact import save
 from distill.callbacks import (
     GradualMagnitudePruning,
     LowRank,
@@ -20,6 +20,7 @@ from distill.callbacks import (
 )
 from distill.errors import UserError
 from distill.quantize.scheme import WeightScheme
+from distill.record import note
 
 Make = Callable[..., Any]
 

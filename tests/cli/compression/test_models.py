@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 import distill as package
 from distill.callbacks import GradualMagnitudePruning, QuantizationAwareTraining
+from distill.record import note
 
 Train = Callable[..., Any]
 Zeros = Callable[..., tuple[int, int]]
@@ -66,7 +67,7 @@ def test_a_plain_pair_of_convolutions_is_compressed_in_python(tmp_path: Path, co
     ]
     student = convolutions.fit(tmp_path, *callbacks, max_steps=12)
     for callback in callbacks:
-        package.artifact.note(student, *callback.finish(student))
+        note(student, *callback.finish(student))
     weights = torch.cat([student.get_parameter(name).flatten() for name in ("0.weight", "3.weight")])
     assert int((weights == 0).sum()) == round(0.75 * weights.numel())
     package.artifact.save(tmp_path / "student", student)

@@ -16,9 +16,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import distill as package
-from distill.artifact import steps_of
 from distill.finished import evaluate
 from distill.outcome import show_outcome
+from distill.record import steps_of
 
 Distill = Callable[..., Any]
 Script = Callable[..., Any]
