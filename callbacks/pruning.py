@@ -16,19 +16,17 @@ from distill.callbacks.steps import logs_now, total_steps
 from distill.errors import UserError
 from distill.losses.base import check_choice
 from distill.prune.criteria import CRITERIA, Criterion
-from distill.prune.granularity import TRANSPOSED, Granularity
+from distill.prune.granularity import Granularity
 from distill.prune.layers import Layer
 from distill.prune.plan import Masks, Plan
 from distill.prune.schedule import CURVES, SparsitySchedule
-from distill.prune.weights import SEVERAL
+from distill.prune.weights import PRUNABLE
 from distill.schedules import step_at
-from distill.targets import LINEAR, of_types
+from distill.targets import of_types
 from distill.verdict import steps_to_prune
 
 __all__ = ["GradualMagnitudePruning"]
 
-KINDS = (*LINEAR, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, *SEVERAL)
-"""Modules whose weights are pruned where nothing else is said."""
 
 _ELEMENTWISE = (SGD, Adam, AdamW)
 """Optimizers that leave a weight at zero whose gradient and moments are zero."""
@@ -128,7 +126,7 @@ class GradualMagnitudePruning(Compression):
             )
             if isinstance(scope, str):
                 check_choice("scope", scope, ("global", "layer"))
-            kinds = of_types(KINDS, types, "types")
+            kinds = of_types(PRUNABLE, types, "types")
             self.plan = Plan(
                 final=self.schedule.final,
                 granularity=parsed,

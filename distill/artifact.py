@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from importlib import import_module
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,20 +15,34 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
+from distill.coverage import coverage_of
 from distill.errors import UserError
 from distill.paths import resolve
+from distill.quantize import artifact as quantized
 from distill.quiet import quiet_transformers
 from distill.record import KINDS, RECORD, VERSION, read_steps, steps_of, structural
 from distill.replacing import replacing
+from distill.structure import low_rank, removal, sharing
 
 __all__ = [
     "WEIGHTS",
     "load",
+    "register",
     "restructure",
     "save",
 ]
 
 WEIGHTS = "model.safetensors"
+
+Rebuild = Callable[[nn.Module, Mapping[str, Any]], None]
+
+_REBUILD: dict[str, Rebuild] = {
+    "remove": removal.rebuild,
+    "low_rank": low_rank.rebuild,
+    "share": sharing.rebuild,
+    "quantize": quantized.rebuild,
+}
+"""Kind of step -> what gives a model, in place, the structure after it."""
 
 
 def save(
@@ -56,8 +69,6 @@ def save(
             raise ValueError(f"unknown kind of step: {step.get('kind')!r}")
     record: dict[str, Any] = {"version": VERSION, "steps": done}
     if done:
-        from distill.coverage import coverage_of  # which knows the structures, and they read what was done before
-
         record["coverage"] = coverage_of(model, done).record()
     with replacing(folder, "folder") as fresh:
         _write(fresh, model, tokenizer, record)
@@ -66,9 +77,7 @@ def save(
 def _write(folder: Path, model: nn.Module, tokenizer: Any, record: Mapping[str, Any]) -> None:
     with quiet_transformers():
         if any(step.get("store") == "integers" for step in record["steps"]):
-            from distill.quantize.artifact import pack
-
-            packed = pack(model.state_dict(), model)
+            packed = quantized.pack(model.state_dict(), model)
             if isinstance(model, PreTrainedModel):
                 model.save_pretrained(folder, state_dict=packed, save_original_format=False)
             else:
@@ -107,6 +116,22 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     return loaded.eval()
 
 
+def register(kind: str, rebuild: Rebuild) -> None:
+    """Make a kind of step of one's own known, so that folders whose record has it can be saved and loaded.
+
+    Args:
+        kind: What a step of :meth:`Compression.finish` has as its ``kind``.
+        rebuild: ``(model, step)``: gives a freshly made model, in place, the structure after the step.
+
+    Raises:
+        ValueError: if there is such a kind.
+    """
+    if kind in KINDS:
+        raise ValueError(f"there is a kind {kind!r} already")
+    KINDS[kind] = True
+    _REBUILD[kind] = rebuild
+
+
 def restructure(model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> nn.Module:
     """Give ``model`` the structure that it had after ``steps``, in place; the values are for the caller to load.
 
@@ -114,11 +139,11 @@ def restructure(model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> nn.Modu
         UserError: if they are not of this model.
     """
     for step in steps:
-        place = KINDS[step["kind"]]
-        if place is None:
+        rebuild = _REBUILD.get(step["kind"])
+        if rebuild is None:
             continue
         try:
-            import_module(place).rebuild(model, step)
+            rebuild(model, step)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             rule = f"the step {step['kind']!r} cannot be done to this {type(model).__name__} ({_first_line(error)})"
             raise UserError(rule, key=RECORD, mend="give the model that was compressed, or save it anew") from error
@@ -179,9 +204,7 @@ def _open(path: Path) -> nn.Module:
 def _fill(path: Path, model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> nn.Module:
     try:
         if any(step.get("store") == "integers" for step in steps):
-            from distill.quantize.artifact import unpack
-
-            model.load_state_dict(unpack(safetensors.torch.load_file(path / WEIGHTS), model))
+            model.load_state_dict(quantized.unpack(safetensors.torch.load_file(path / WEIGHTS), model))
         else:
             safetensors.torch.load_model(model, path / WEIGHTS)
     except (OSError, RuntimeError, SafetensorError) as error:

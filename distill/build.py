@@ -22,13 +22,14 @@ from distill.callbacks import Best, Determinism, Last
 from distill.callbacks.compression import refuse_twice
 from distill.callbacks.progress import Progress
 from distill.checkpoint import SafeCheckpointIO
+from distill.checks import check_sharding, refuse_hidden
 from distill.class_paths import check, check_classes, guarded
 from distill.complete import classifier_of, complete, origin
 from distill.config import dump
 from distill.data import TextData
 from distill.errors import UserError
 from distill.lightning_limits import check_callbacks, check_monitors, check_plugins, check_trainer, refusal
-from distill.loggers import LoggingConfig
+from distill.logging_config import LoggingConfig
 from distill.losses import DistillationLoss
 from distill.module import Distillation
 from distill.outcome import LastValidation, Scores
@@ -36,8 +37,8 @@ from distill.processes import RUN_ID, check_count
 from distill.quiet import quiet_lightning
 from distill.ranks import is_rank_zero
 from distill.run import Run
-from distill.scrub import mask, refuse_hidden, scrub
-from distill.sharding import NAME, Sharded, check_modules, check_sharding
+from distill.scrub import mask, scrub
+from distill.sharding import NAME, Sharded, check_modules
 from distill.students.build import refuse_quantized
 from distill.typed import Typed, located
 from distill.wandb_mode import sweep_run_id

@@ -12,7 +12,7 @@ from pytorch_lightning import Trainer
 
 from distill.data import TextData
 from distill.diagnose import class_arguments, describe
-from distill.loggers import LoggingConfig, WandbConfig
+from distill.logging_config import LoggingConfig, WandbConfig
 from distill.module import Distillation
 from distill.optim import OptimizerConfig
 from distill.students import StudentConfig

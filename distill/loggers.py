@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
 from distill.csv_logger import CsvLogger
+from distill.logging_config import LoggingConfig, WandbConfig
 from distill.ranks import is_rank_zero
 from distill.run import Run
 from distill.scrub import scrub
@@ -19,51 +19,12 @@ from distill.wandb_mode import Decision, decide
 
 __all__ = [
     "CsvLogger",
-    "LoggingConfig",
     "SafeTensorBoardLogger",
     "SafeWandbLogger",
-    "WandbConfig",
     "keep_export",
     "keep_student",
     "make_loggers",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WandbConfig:
-    """Where W&B puts the run.
-
-    Attributes:
-        project: Name of the project.
-        entity: User or team; the key's own if not given.
-        group: Runs that belong together, such as the seeds of one recipe.
-        tags: Any words.
-        mode: ``online``, ``offline`` or ``disabled``; if not given ``WANDB_MODE``, else online where a key and
-            a server are there.
-        artifacts: What is kept as artifacts: the ``student`` that is saved at the end, ``exports``, both, or nothing.
-    """
-
-    project: str = "distill"
-    entity: str | None = None
-    group: str | None = None
-    tags: list[str] = field(default_factory=list)
-    mode: Literal["online", "offline", "disabled"] | None = None
-    artifacts: list[Literal["student", "exports"]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoggingConfig:
-    """Which loggers a run has.
-
-    Attributes:
-        csv: ``metrics.csv`` in the run's folder; from it W&B gets, at a resume, what a kill took.
-        tensorboard: Event files in its folder ``tensorboard``.
-        wandb: W&B, with its files in the folder ``wandb``; none if not given.
-    """
-
-    csv: bool = True
-    tensorboard: bool = True
-    wandb: WandbConfig | None = None
 
 
 def make_loggers(

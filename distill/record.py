@@ -17,17 +17,19 @@ __all__ = ["KINDS", "RECORD", "VERSION", "note", "read_steps", "recount", "steps
 RECORD = "compression.json"
 VERSION = 1
 
-KINDS: dict[str, str | None] = {
-    "layers": None,
-    "width": None,
-    "sparsity": None,
-    "remove": "distill.structure.removal",
-    "low_rank": "distill.structure.low_rank",
-    "share": "distill.structure.sharing",
-    "quantize": "distill.quantize.artifact",
+KINDS: dict[str, bool] = {
+    "layers": False,
+    "width": False,
+    "sparsity": False,
+    "remove": True,
+    "low_rank": True,
+    "share": True,
+    "quantize": True,
 }
-"""What a step may be -> the module whose ``rebuild(model, step)`` gives a model of freshly made, or the original,
-structure the structure after the step, in place; ``None`` where the model's own configuration tells it."""
+"""What a step may be -> whether the structure after it is told by the step alone, and not by the model's configuration.
+
+Another one is made known by :func:`distill.artifact.register`.
+"""
 
 
 def read_steps(folder: str | Path, key: str) -> list[dict[str, Any]]:
@@ -65,6 +67,9 @@ def steps_of(model: nn.Module) -> list[dict[str, Any]]:
     return list(getattr(model, "_compression_steps", []))
 
 
+_WORDS = {"remove": "units removed", "low_rank": "low rank", "share": "shared"}
+
+
 def summary(steps: Sequence[Mapping[str, Any]]) -> str:
     """What ``steps`` made smaller, in a few words: ``80 % zero, int8``."""
     words = []
@@ -75,7 +80,7 @@ def summary(steps: Sequence[Mapping[str, Any]]) -> str:
             bits = {layer["weights"]["bits"] for layer in step["modules"].values()}
             words.append("int" + "/".join(map(str, sorted(bits))))
         elif step["kind"] not in ("layers", "width"):
-            words.append({"remove": "units removed", "low_rank": "low rank", "share": "shared"}[step["kind"]])
+            words.append(_WORDS.get(step["kind"], step["kind"]))
     return ", ".join(words)
 
 

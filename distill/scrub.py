@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-__all__ = ["HIDDEN", "is_secret", "mask", "refuse_hidden", "scrub", "scrub_override"]
+__all__ = ["HIDDEN", "is_secret", "mask", "scrub", "scrub_override"]
 
 HIDDEN = "***"
 """Stands where a secret stood."""
@@ -156,27 +156,3 @@ def _is_pair(text: str) -> bool:
         return b":" in base64.b64decode(text, validate=True)
     except ValueError:
         return False
-
-
-def refuse_hidden(value: Any, key: str = "") -> None:
-    """Refuse a configuration in which a secret was replaced: it would be used as if it were the secret.
-
-    Raises:
-        UserError: naming the key.
-    """
-    from distill.errors import UserError  # whose messages are scrubbed here
-
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            refuse_hidden(item, f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            refuse_hidden(item, f"{key}.{index}")
-    elif isinstance(value, str) and HIDDEN in value:
-        shown = key.replace(".init_args", "")
-        raise UserError(
-            "a secret was taken out here when the run was written",
-            key=shown,
-            value=value,
-            mend=f"give it with --{shown}",
-        )

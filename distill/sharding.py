@@ -12,9 +12,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback
-from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
-from pytorch_lightning.callbacks.pruning import ModelPruning
 from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.strategies.strategy import Strategy
 from torch import Tensor, nn
@@ -24,17 +21,15 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
-from distill.callbacks.compression import Compression
-from distill.callbacks.ema import ExponentialMovingAverage
 from distill.errors import UserError
 from distill.losses import DistillationLoss
 from distill.shards import ShardedCheckpointIO, dealt
 
 __all__ = [
     "NAME",
+    "UNSHARDED",
     "Sharded",
     "check_modules",
-    "check_sharding",
     "gathered",
     "hollow",
     "local",
@@ -46,10 +41,8 @@ NAME = "sharded"
 """What ``trainer.strategy`` says."""
 
 _BLOCK = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.\d+$")
-_PRECISIONS = (None, "32", "32-true", "bf16-mixed")
-_WEIGHTS = (Compression, ExponentialMovingAverage, StochasticWeightAveraging, WeightAveraging, ModelPruning)
-"""Callbacks that work on whole weights."""
-_MEND = "set trainer.strategy: ddp, or leave it out"
+UNSHARDED = "set trainer.strategy: ddp, or leave it out"
+"""The way out, in messages."""
 
 
 # ---------------------------------------------------------------------- modules
@@ -225,35 +218,6 @@ def _moment(value: Any, parameter: Tensor) -> Any:
 # ---------------------------------------------------------------------- what is refused
 
 
-def check_sharding(arguments: Mapping[str, Any], callbacks: Sequence[Callback]) -> None:
-    """Refuse what a sharded student cannot be trained with, and other spellings of sharding.
-
-    Args:
-        arguments: Of the Trainer, as written.
-        callbacks: The run's, in their order.
-
-    Raises:
-        UserError: naming the key.
-    """
-    strategy = arguments.get("strategy")
-    written = str(strategy.get("class_path") if isinstance(strategy, Mapping) else strategy)
-    name = written.rpartition(".")[2]
-    if name.lower().startswith("fsdp") or name in ("ModelParallelStrategy", "Sharded"):
-        rule = "what shards the student here, and saves it so that it resumes exactly, has a name of its own"
-        raise UserError(rule, key="trainer.strategy", value=written, mend=f"write trainer.strategy: {NAME}")
-    if strategy != NAME:
-        return
-    # What needs the modules comes when they are built (:func:`check_modules`).
-    precision = arguments.get("precision")
-    if str(precision) not in map(str, _PRECISIONS):
-        mend = "write bf16-mixed or 32-true"
-        raise UserError("is not for a sharded student", key="trainer.precision", value=precision, mend=mend)
-    for index, callback in enumerate(callbacks):
-        if isinstance(callback, _WEIGHTS):
-            rule = f"works on whole weights, of which under trainer.strategy: {NAME} each rank has a part"
-            raise UserError(rule, key=f"callbacks.{index}", value=type(callback).__name__, mend=_MEND)
-
-
 def check_modules(student: nn.Module, losses: Sequence[DistillationLoss]) -> None:
     """Refuse modules that a sharded run would train otherwise than a whole one, or not at all.
 
@@ -268,11 +232,11 @@ def check_modules(student: nn.Module, losses: Sequence[DistillationLoss]) -> Non
         for name, part in module.named_modules():
             if isinstance(part, _NormBase) and part.running_mean is not None:
                 rule = f"has running statistics, of which under trainer.strategy: {NAME} each rank keeps its own"
-                raise UserError(rule, key=place, value=name or type(part).__name__, mend=_MEND)
+                raise UserError(rule, key=place, value=name or type(part).__name__, mend=UNSHARDED)
         for name, parameter in module.named_parameters():
             if not parameter.dim():
                 rule = f"is a single number, which trainer.strategy: {NAME} cannot cut up"
-                raise UserError(rule, key=place, value=name, mend=_MEND)
+                raise UserError(rule, key=place, value=name, mend=UNSHARDED)
         if isinstance(module, DistillationLoss) and module.reads_weights:
             rule = f"reads whole weights, of which under trainer.strategy: {NAME} each rank has a part"
-            raise UserError(rule, key=place, value=type(module).__name__, mend=_MEND)
+            raise UserError(rule, key=place, value=type(module).__name__, mend=UNSHARDED)

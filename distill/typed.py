@@ -22,7 +22,7 @@ from distill.diagnose import class_arguments, explain_arguments, explain_value
 from distill.errors import TrainingError, UserError, nearest
 from distill.known_keys import instead
 from distill.lightning_limits import refusal
-from distill.loggers import LoggingConfig
+from distill.logging_config import LoggingConfig
 from distill.losses import DistillationLoss
 from distill.module import Distillation
 

@@ -20,7 +20,7 @@ from distill.wandb_file import history
 from distill.wandb_service import Troubles, begin, end_service, finish, sync_command
 
 if TYPE_CHECKING:
-    from distill.loggers import WandbConfig
+    from distill.logging_config import WandbConfig
 
 __all__ = ["SafeWandbLogger", "log_export"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,24 @@ def test_a_step_that_does_not_say_what_was_done_is_one_message(step: dict[str, A
     (tmp_path / "saved" / RECORD).write_text(json.dumps({"version": 1, "steps": [step]}))
     with pytest.raises(UserError, match=r"compression\.json"):
         artifact.load(tmp_path / "saved", nn.Sequential(nn.Linear(4, 4)))
+
+
+def test_a_kind_of_step_of_ones_own_is_done_again_when_the_folder_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact, "KINDS", kinds := dict(artifact.KINDS))
+    monkeypatch.setattr("distill.record.KINDS", kinds)
+    monkeypatch.setattr(artifact, "_REBUILD", dict(artifact._REBUILD))
+
+    def widen(model: nn.Module, step: Mapping[str, Any]) -> None:
+        model.append(nn.Linear(2, step["width"]))  # type: ignore[operator]
+
+    wide = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 5))
+    with pytest.raises(ValueError, match="unknown kind"):
+        save(tmp_path / "wide", wide, steps=[{"kind": "widen", "width": 5}])
+    artifact.register("widen", widen)
+    save(tmp_path / "wide", wide, steps=[{"kind": "widen", "width": 5}])
+    again = load(tmp_path / "wide", nn.Sequential(nn.Linear(3, 2)))
+    assert torch.equal(again(torch.ones(1, 3)), wide(torch.ones(1, 3)))
+    with pytest.raises(ValueError, match="already"):
+        artifact.register("share", widen)

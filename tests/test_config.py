@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from distill.build import resolve
+from distill.checks import refuse_hidden
 from distill.commands.parser import Parser
 from distill.config import apply_override, dump, find_file, load, merge, parse_yaml, read_file, recipes, split_override
 from distill.errors import UserError
-from distill.scrub import HIDDEN, is_secret, refuse_hidden, scrub
+from distill.scrub import HIDDEN, is_secret, scrub
 
 
 def write(path: Path, text: str) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from distill.errors import UserError
-from distill.targets import refuse_rewritten
+from distill.prune.granularity import TRANSPOSED
+from distill.targets import LINEAR, refuse_rewritten
 
-__all__ = ["SEVERAL", "Experts", "Sole", "check_written", "name_beside", "weights_of"]
+__all__ = ["PRUNABLE", "SEVERAL", "Experts", "Sole", "check_written", "name_beside", "weights_of"]
 
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
@@ -29,6 +30,9 @@ class Experts(nn.Module, metaclass=_Stacked):
 
 SEVERAL = (nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention, Experts)
 """Modules whose weights are not one ``weight``."""
+
+PRUNABLE = (*LINEAR, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, *SEVERAL)
+"""Modules whose weights are pruned where nothing else is said."""
 
 
 def _stacks(module: nn.Module) -> list[str]:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, mse_loss
 
-from distill.callbacks.pruning import KINDS
 from distill.disk import replace
 from distill.prune.granularity import as_matrix, from_matrix
 from distill.prune.masks import choose, count_at
+from distill.prune.weights import PRUNABLE
 from distill.quantize.scheme import WeightScheme
 from distill.quantize.weights import fake_quantize_rows, grid
 from distill.sensitivity.allocate import allocate
@@ -80,7 +80,7 @@ def layers(model: nn.Module) -> dict[str, list[str]]:
         Name of the first layer with a weight -> names of all layers that have it.
     """
     names: dict[int, list[str]] = {}
-    chosen = select(model, KINDS, key="sensitivity")
+    chosen = select(model, PRUNABLE, key="sensitivity")
     refuse_rewritten(chosen, "sensitivity")
     for name, module in chosen.items():
         names.setdefault(id(module.weight), []).append(name)

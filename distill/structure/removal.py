@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from distill.errors import UserError
+from distill.layer_config import keep_in_config
 from distill.structure.architectures import KINDS, Kind, Units, find_units, layer_modules
 from distill.structure.masking import features
-from distill.students.layer_config import keep_in_config
 
 __all__ = ["keep_units", "rebuild", "remove_layers"]
 

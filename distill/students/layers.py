@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from distill.architectures import layer_list
 from distill.errors import UserError
+from distill.layer_config import keep_in_config, refuse_changed_layers
 from distill.models import spread
-from distill.students.layer_config import keep_in_config, refuse_changed_layers
 
 __all__ = ["choose_layers", "keep_layers", "rebuilt"]
 

@@ -24,7 +24,7 @@ from distill.data import TextData
 from distill.diagnose import class_arguments
 from distill.errors import UserError
 from distill.lightning_limits import check_trainer
-from distill.loggers import LoggingConfig, WandbConfig
+from distill.logging_config import LoggingConfig, WandbConfig
 from distill.losses import DistillationLoss
 from distill.optim import OptimizerConfig, learning_rate_factor, make_optimizer
 from distill.quantize.scheme import ActivationScheme, WeightScheme

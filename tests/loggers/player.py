@@ -55,7 +55,8 @@ def main(
         artifacts: What is kept.
     """
     from distill import wandb_service
-    from distill.loggers import LoggingConfig, WandbConfig, keep_student, make_loggers
+    from distill.loggers import keep_student, make_loggers
+    from distill.logging_config import LoggingConfig, WandbConfig
     from distill.run import Run
 
     wandb_service.INIT_SECONDS, wandb_service.FINISH_SECONDS = init, finish

@@ -10,7 +10,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from distill.loggers import LoggingConfig, SafeTensorBoardLogger, make_loggers
+from distill.loggers import SafeTensorBoardLogger, make_loggers
+from distill.logging_config import LoggingConfig
 from distill.run import Run
 
 

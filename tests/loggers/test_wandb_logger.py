@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from distill import wandb_service
-from distill.loggers import LoggingConfig, SafeWandbLogger, WandbConfig, keep_export, make_loggers
+from distill.loggers import SafeWandbLogger, keep_export, make_loggers
+from distill.logging_config import LoggingConfig, WandbConfig
 from distill.run import Run
 from distill.wandb_file import history, records
 

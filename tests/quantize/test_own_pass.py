@@ -16,12 +16,12 @@ from transformers.pytorch_utils import Conv1D
 
 from distill import artifact, record
 from distill.callbacks import LowRank, ShareParameters
-from distill.callbacks.pruning import KINDS
 from distill.errors import UserError
 from distill.own_pass import in_own_pass
 from distill.prune.criteria import Magnitude
 from distill.prune.granularity import Granularity
 from distill.prune.plan import Plan
+from distill.prune.weights import PRUNABLE
 from distill.quantize.choose import choose, swap
 from distill.quantize.layers import QuantizedLayer
 from distill.quantize.lifecycle import follow, freeze
@@ -282,7 +282,7 @@ REWRITTEN = {
     "code of its own": lambda layer: (layer._parameters.pop("weight"), setattr(layer, "weight", torch.ones(4, 4))),
 }
 PLAN: dict[str, Any] = {"final": 0.5, "granularity": Granularity(), "criterion": Magnitude(), "scope": "global"}
-PLAN |= {"kinds": KINDS, "exclude": [], "overrides": {}, "max_layer_sparsity": 1.0, "regrow": 0.0}
+PLAN |= {"kinds": PRUNABLE, "exclude": [], "overrides": {}, "max_layer_sparsity": 1.0, "regrow": 0.0}
 COMPRESSIONS: dict[str, Callable[[nn.Module, Any], Any]] = {
     "quantize": lambda model, include: quantize(model, include=include),
     "prune": lambda model, include: Plan(**PLAN, include=include).prepare(model, "prune"),

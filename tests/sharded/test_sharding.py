@@ -18,10 +18,11 @@ from torch.distributed.tensor import DTensor
 
 from distill.callbacks import ExponentialMovingAverage, GradualMagnitudePruning, Last
 from distill.checkpoint import read
+from distill.checks import check_sharding
 from distill.errors import UserError
 from distill.losses import L1, CrossEntropy, DistillationLoss, FitNetHint
 from distill.models import ModelSpec
-from distill.sharding import check_modules, check_sharding, gathered, hollow, shard, shard_run
+from distill.sharding import check_modules, gathered, hollow, shard, shard_run
 
 TRAINED = runpy.run_path(str(Path(__file__).with_name("together.py")))["trained"]
 
