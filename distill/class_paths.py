@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,10 @@ def guarded(allowed: Iterable[str]) -> Iterator[None]:
             raise UserError("must be the name of a package", key="--allow", value=package, mend="such as my_package")
     if allowed and str(Path.cwd()) not in sys.path and "" not in sys.path:
         sys.path.append(str(Path.cwd()))  # last, so that it hides nothing
+    for package in allowed:
+        if package.split(".")[0] not in sys.modules and find_spec(package.split(".")[0]) is None:
+            rule, mend = "there is no such package, here or installed", "leave it out, or go to the folder it is in"
+            raise UserError(rule, key="--allow", value=package, mend=mend)
     before = dict(_common.parsing_settings)
     try:
         set_parsing_settings(

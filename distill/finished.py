@@ -15,6 +15,7 @@ from distill.build import Job, build, make_trainer
 from distill.config import apply_override, parse_value
 from distill.errors import UserError
 from distill.evidence import empty_layers
+from distill.idle import idle
 from distill.kept import number_at
 from distill.launch import interruptible
 from distill.listing import read_json
@@ -22,6 +23,7 @@ from distill.outcome import outcome, show_outcome
 from distill.processes import meeting, none_left
 from distill.quiet import quiet_lightning
 from distill.run import Run
+from distill.scrub import scrub_override
 from distill.signals import Batch
 from distill.tasks import Task
 from distill.visible import visible
@@ -30,6 +32,20 @@ __all__ = ["evaluate", "first_batches", "refuse_quantized_run", "reopen", "score
 
 _ALONE = {"strategy": "auto", "devices": 1, "num_nodes": 1}
 """Settings of a trainer that starts no other process."""
+
+_TRAINING = (
+    *("name", "runs", "seed", "logging", "callbacks", "model.optimizer"),
+    *(
+        f"trainer.{name}"
+        for name in (
+            *("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps", "limit_train_batches"),
+            *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "log_every_n_steps"),
+            *("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps", "enable_checkpointing"),
+            *("reload_dataloaders_every_n_epochs", "detect_anomaly"),
+        )
+    ),
+)
+"""Keys of which only training knows anything."""
 
 
 def reopen(
@@ -40,6 +56,7 @@ def reopen(
     allow: Sequence[str] = (),
     with_teacher: bool = True,
     alone: bool = False,
+    heeds: Sequence[str] = (),
 ) -> tuple[Run, Job]:
     """A run with its saved student and its data.
 
@@ -51,6 +68,7 @@ def reopen(
         allow: Packages whose classes it may name, besides our own.
         with_teacher: Whether the teacher is loaded too.
         alone: Refuse what would have several processes do it, each from the beginning.
+        heeds: Keys that otherwise only training knows, and that mean something to the caller.
 
     Raises:
         UserError: if there is no such run, it has no student, or its data cannot be read.
@@ -66,6 +84,7 @@ def reopen(
     if not with_teacher:
         config["model"] |= {"teacher": None, "losses": None}
     for key, text in overrides:
+        _refuse_idle(key, text, heeds, described)
         apply_override(config, key, parse_value(text, f"--{key}"))
     job = build(config, allow=allow, stage=stage)
     if alone:
@@ -131,6 +150,21 @@ def scored(job: Job, scores: Mapping[str, float], run: Run, **more: Any) -> dict
     return outcome(job.module, of_student(scores), job.module.evidence.found, measured=known, **more)
 
 
+def _refuse_idle(key: str, text: str, heeds: Sequence[str], described: bool) -> None:
+    """Refuse an override that would change nothing, or the student; a secret may be needed all the same."""
+    if scrub_override(key, text) != text:
+        return
+
+    def below(*names: str) -> bool:
+        return any(key == name or key.startswith(f"{name}.") for name in names)
+
+    # All losses may go, so that no teacher is needed.
+    if (below(*_TRAINING) or key.startswith("model.losses.")) and not below(*heeds):
+        raise idle(f"--{key}", text, "a run that has been trained", "give it to distill fit")
+    if described and below("model.student") and key != "model.student.attn_implementation":
+        raise idle(f"--{key}", text, "a run's own student, which is taken as it was saved", "name another RUN")
+
+
 def _hurried(found: Any) -> list[dict[str, Any]]:
     """What a file says of compressions that had too few steps, as far as it holds what a run writes there."""
     return [
@@ -149,11 +183,15 @@ def score(job: Job, split: str) -> tuple[bool, dict[str, float]]:
     with quiet_lightning(), interruptible(trainer), none_left(trainer), meeting(trainer):
         try:
             run_split = trainer.validate if split == "validate" else trainer.test
-            [scores] = run_split(job.module, datamodule=job.data, verbose=False)
+            found = run_split(job.module, datamodule=job.data, verbose=False)
         except MisconfigurationException as error:
             rule = f"there is no data to {split}"
             raise UserError(rule, key="data", mend="name the split in data.splits") from error
-    return trainer.is_global_zero, {name: float(value) for name, value in scores.items()}
+    if not found:
+        key = f"trainer.limit_{'val' if split == 'validate' else 'test'}_batches"
+        value = job.arguments.get(key.removeprefix("trainer."))
+        raise UserError(f"leaves no batch to {split}", key=key, value=value, mend="give some, or 1.0 for all")
+    return trainer.is_global_zero, {name: float(value) for name, value in found[0].items()}
 
 
 def _take_student(config: dict[str, Any], run: Run) -> bool:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from distill.errors import UserError
+from distill.idle import Idle, refuse_idle
 
 __all__ = ["OptimizerConfig", "check_warmup", "learning_rate_factor", "make_optimizer"]
 
@@ -55,14 +56,11 @@ class OptimizerConfig:
             if not holds:
                 raise UserError(rule, key=f"model.optimizer.{key}", value=value, mend=f"give another {key}")
         idle = (
-            ("betas", self.name == "sgd" and self.betas != (0.9, 0.999), "sgd", "set momentum, or take adamw"),
-            ("momentum", self.name == "adamw" and self.momentum != 0.9, "adamw", "set betas, or take sgd"),
-            ("end", self.schedule == "constant" and self.end != 0.0, "schedule: constant", "take linear or cosine"),
+            Idle("betas", self.name == "sgd", "sgd", "set momentum, or take adamw"),
+            Idle("momentum", self.name == "adamw", "adamw", "set betas, or take sgd"),
+            Idle("end", self.schedule == "constant", "schedule: constant", "take linear or cosine"),
         )
-        for key, is_idle, other, mend in idle:
-            if is_idle:
-                value = getattr(self, key)
-                raise UserError(f"has no effect with {other}", key=f"model.optimizer.{key}", value=value, mend=mend)
+        refuse_idle(OptimizerConfig, vars(self), idle, "model.optimizer.")
         if isinstance(self.warmup, float) and self.warmup >= 1:
             raise UserError(
                 "a fraction of the run must be less than 1",

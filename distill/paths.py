@@ -60,6 +60,8 @@ def check_folder(path: str | Path, key: str) -> None:
     folder = at_home(path)
     if os.path.expanduser(path).startswith("~"):
         raise UserError("there is no such user", key=key, value=str(path), mend="write the path in full")
+    if folder.is_file():
+        raise UserError("is a file, not a folder", key=key, value=str(path), mend="name another folder")
     above = next((p for p in (folder, *folder.parents) if p.exists()), Path())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise UserError("cannot be written to", key=key, value=str(path), mend="name another folder")

@@ -12,7 +12,7 @@ from distill.disk import sync
 from distill.errors import UserError
 from distill.paths import at_home, check_folder
 
-__all__ = ["check_output", "replacing"]
+__all__ = ["check_output", "make_folder", "replacing"]
 
 
 def check_output(output: str | Path | None) -> Path | None:
@@ -55,8 +55,7 @@ def replacing(target: str | Path, key: str) -> Iterator[Path]:
         try:
             fresh.mkdir(parents=True)
         except OSError as error:
-            rule = f"cannot be written to ({error.strerror})"
-            raise UserError(rule, key=key, value=str(target), mend="name another folder") from error
+            raise _unwritable(error, target, key) from error
         yield fresh
         _sync(fresh)
         _swap(fresh, place, old)
@@ -68,6 +67,23 @@ def replacing(target: str | Path, key: str) -> Iterator[Path]:
             with suppress(OSError):  # what else is in one of them stays
                 for folder in above:
                     folder.rmdir()
+
+
+def make_folder(target: Path, key: str) -> None:
+    """Make a folder, if it is not there.
+
+    Raises:
+        UserError: if it cannot be made.
+    """
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(error, target, key) from error
+
+
+def _unwritable(error: OSError, target: str | Path, key: str) -> UserError:
+    rule = f"cannot be written to ({error.strerror})"
+    return UserError(rule, key=key, value=str(target), mend="name another folder")
 
 
 def _sync(folder: Path) -> None:

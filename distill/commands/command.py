@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from distill.commands.parser import Overrides, Parser
+from distill.commands.parser import Overrides, Parser, judged
 from distill.errors import UserError
 
 __all__ = ["ALLOW", "BESIDE", "RUN", "RUN_EXAMPLE", "Argument", "Command", "argument", "config_files", "of_run"]
@@ -69,17 +69,19 @@ class Command(NamedTuple):
         """
         parser = Parser(f"distill {name}", self.description)
         for names, settings in self.arguments:
-            parser.add_argument(*names, **settings)
-        options, overrides = parser.split(argv) if self.overrides else (parser.parse_args(argv), [])
+            parser.add(names, settings)
+        options, overrides = parser.split(argv) if self.overrides else (parser.read(argv), [])
         if options.help:
             parser.epilog = self.epilog() if callable(self.epilog) else self.epilog
             print(parser.format_help())
             return
         for names, settings in self.arguments:
-            value = getattr(options, settings.get("dest", names[-1].lstrip("-").replace("-", "_")), None)
+            dest = settings.get("dest", names[-1].lstrip("-").replace("-", "_"))
+            value = getattr(options, dest)
+            key = names[-1] if names[0].startswith("-") else settings["metavar"]
             if "" in (value if isinstance(value, list) else [value]):
-                key = names[-1] if names[0].startswith("-") else settings["metavar"]
                 raise UserError("must not be empty", key=key, value="", mend="give a value, or leave it out")
+            setattr(options, dest, judged(key, value, settings))
         (first, *_), settings = self.arguments[0]
         if self.example and getattr(options, first) is None:
             raise UserError("must be given", key=settings["metavar"], mend=f"{parser.prog} {self.example}")

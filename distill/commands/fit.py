@@ -33,6 +33,9 @@ def _fit(options: Namespace, overrides: Overrides) -> None:
     if options.start:
         begun_from(options.start)
     files = [options.start, *options.config] if options.start else options.config
+    if not files and not any(key == "model" or key.startswith("model.student") for key, _ in overrides):
+        mend = "distill fit -c FILE, with a YAML file or a recipe that `distill list recipes` shows"
+        raise UserError("must be given", key="-c", mend=mend)
     config = load(files, overrides)
     if options.start:
         from distill.resume import starting_from

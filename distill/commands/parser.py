@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any
 
-from distill.errors import UserError
+from distill.errors import UserError, nearest
 
-__all__ = ["Overrides", "Parser"]
+__all__ = ["Overrides", "Parser", "judged"]
 
 Overrides = list[tuple[str, str]]
 """Dotted keys of a configuration, each with the text that is given for it."""
@@ -27,14 +28,41 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=prog,
             description=description,
+            exit_on_error=False,
             allow_abbrev=False,
             add_help=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self.add_argument("-h", "--help", action="store_true", help="show this and exit")
 
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message, mend=f"see {self.prog} --help")
+    def add(self, names: tuple[str, ...], settings: Mapping[str, Any]) -> None:
+        """Take an argument as ``add_argument`` does, but what it must be is left to :func:`judged`."""
+        plain = {name: value for name, value in settings.items() if name not in ("type", "choices")}
+        if "choices" in settings:
+            plain["metavar"] = "{" + ",".join(settings["choices"]) + "}"
+        if names[0].startswith("-"):
+            plain.setdefault("action", _Once)
+        self.add_argument(*names, **plain)
+
+    def read(self, argv: list[str]) -> argparse.Namespace:
+        """The arguments, each as its text.
+
+        Raises:
+            UserError: One lacks its value, has one that it does not take, or is none.
+        """
+        try:
+            options, rest = self.parse_known_args(argv)
+        except argparse.ArgumentError as error:
+            key = str(error.argument_name).split("/")[-1]
+            if self._option_string_actions[key].nargs == 0:
+                raise UserError("takes no value", key=key, mend=f"write {key} alone, or leave it out") from None
+            raise UserError("needs a value", key=key, mend=f"see {self.prog} --help") from None
+        if rest:
+            stray, mend = rest[0], f"see {self.prog} --help"
+            if "-c" in self._option_string_actions and not stray.startswith("-"):
+                mend = f"write -c {stray} for a recipe, and --key value for anything else"
+            raise UserError("belongs to no option and no key", key=self.prog, value=stray, mend=mend)
+        return options
 
     def _check_option(self, token: str, known: Iterable[str]) -> None:
         """Refuse what was meant for an option of the command, and is no key of a configuration."""
@@ -71,4 +99,51 @@ class Parser(argparse.ArgumentParser):
             if token in known and known[token].nargs != 0 and argv:
                 mine.append(argv[0])
                 argv = argv[1:]
-        return self.parse_args(mine), overrides
+        return self.read(mine), overrides
+
+
+class _Once(argparse.Action):
+    """Keeps a value, and refuses another one beside it: one of the two would have no effect."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        before = vars(namespace).setdefault("given", {}).setdefault(self.dest, values)
+        if before != values:
+            key = self.option_strings[-1]
+            raise UserError(f"is given twice, and was {before!r} before", key=key, value=values, mend="leave one out")
+        setattr(namespace, self.dest, values)
+
+
+def judged(key: str, value: Any, settings: Mapping[str, Any]) -> Any:
+    """The value of an argument, as what it must be: one of its choices, or a number.
+
+    Args:
+        key: How it is typed.
+        value: Its text; a default is passed on.
+        settings: Of the argument: ``choices``, or as ``type`` ``int`` or ``float``.
+
+    Raises:
+        UserError: It is something else.
+    """
+    choices, kind = settings.get("choices"), settings.get("type")
+    if not isinstance(value, str):
+        return value
+    if choices and value not in choices:
+        raise UserError(f"must be {_listed(choices)}", key=key, value=value, mend=nearest(value, choices))
+    if kind is None:
+        return value
+    try:
+        # Python takes digits of every script, and underscores between them.
+        return kind(value if re.fullmatch(r"[\w.+-]+", value, re.ASCII) and "_" not in value else None)
+    except (TypeError, ValueError):
+        rule = "must be a whole number" if kind is int else "must be a number"
+        example = settings.get("default")
+        raise UserError(
+            rule, key=key, value=value, mend=f"give one, such as {8 if example is None else example}"
+        ) from None
+
+
+def _listed(choices: Iterable[str]) -> str:
+    *others, last = choices
+    return f"{', '.join(others)} or {last}" if others else last

@@ -8,20 +8,25 @@ from typing import TYPE_CHECKING
 from distill.commands.command import argument, of_run
 from distill.commands.parser import Overrides
 from distill.errors import UserError
+from distill.idle import idle
 
 if TYPE_CHECKING:
     from distill.quantize.scheme import WeightScheme
 
 __all__ = ["QUANTIZE"]
 
+_CALIBRATE = 256
+
 
 def _quantize(options: Namespace, overrides: Overrides) -> None:
     from distill.quantize.run import quantize
     from distill.quantize.scheme import ActivationScheme
 
+    if options.calibrate is not None and options.activations != "static":
+        raise idle("--calibrate", options.calibrate, f"--activations {options.activations}", "take static ones")
     quantize(
         options.run,
-        calibrate=options.calibrate,
+        calibrate=_CALIBRATE if options.calibrate is None else options.calibrate,
         weights=_weights(options),
         activations=None if options.activations == "none" else ActivationScheme(kind=options.activations),
         embeddings=not options.no_embeddings,
@@ -52,7 +57,7 @@ QUANTIZE = of_run(
     "Quantise the student of a run without training it, into a run of its own: what quantization-aware training\n"
     "has to beat.",
     _quantize,
-    argument("--calibrate", type=int, default=256, metavar="N", help="training samples that ranges are from"),
+    argument("--calibrate", type=int, metavar="N", help=f"training samples that ranges are from ({_CALIBRATE})"),
     argument("--bits", type=int, default=8, help="bits of a weight: 2, 3, 4, 6 or 8 (%(default)s)"),
     argument("--group", type=int, metavar="N", help="weights that share a scale (a channel's)"),
     argument("--asymmetric", action="store_true", help="weights with a zero point"),

@@ -31,7 +31,7 @@ SWEEP = Command(
         argument("file", metavar="FILE", nargs="?", help="what to try"),
         config_files("as for distill fit"),
         ALLOW,
-        argument("--seed", type=int, default=0, help="of a random search; a run's own stands in its recipe (0)"),
+        argument("--seed", type=int, metavar="N", help="of a random search; a run's own stands in its recipe (0)"),
         argument("--dry-run", action="store_true", help="list the trials, write nothing"),
     ),
     run=_sweep,

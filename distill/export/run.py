@@ -76,7 +76,7 @@ def export(
         raise UserError(rule, key="--isa", value=isa, mend=mend)
     isa = isa or host_isa()
     given = check_output(output)
-    run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True)
+    run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True, heeds=("logging",))
     if given is None:
         run.refuse_links()
     student = job.module.student.eval()

@@ -55,15 +55,17 @@ def quantize(
     """
     if calibrate < 1:
         raise UserError("must be at least 1", key="--calibrate", value=calibrate, mend="256 are usually enough")
-    run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True)
+    run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True, heeds=("runs",))
     refuse_quantized_run(job, folder, "quantise")
     elsewhere = any(key == "runs" for key, _ in overrides)
     root = job.config["runs"] if elsewhere else run.folder.parents[1]
     new = Run.plan(root, f"{run.name}-quantized", run_id)
     student, task = job.module.student, job.module.task
     _, before = score(job, "validate")
-    job.data.setup("fit")
-    batches = first_batches(job.data.train_dataloader(), task, calibrate, torch.device("cpu"))
+    static = activations is not None and activations.kind == "static"
+    if static:
+        job.data.setup("fit")
+    batches = first_batches(job.data.train_dataloader(), task, calibrate, torch.device("cpu")) if static else []
     try:
         steps = ptq.quantize(
             student,
@@ -80,7 +82,7 @@ def quantize(
         raise UserError(error.rule, key="--group", value=error.value, mend="give another size") from error
     record.note(student, *steps)
     _, scores = score(job, "validate")
-    how: dict[str, Any] = {"calibrate": calibrate, "embeddings": embeddings}
+    how: dict[str, Any] = {"embeddings": embeddings} | ({"calibrate": calibrate} if static else {})
     how |= {"weights": asdict(weights or WeightScheme()), "activations": asdict(activations) if activations else None}
     if overrides:
         how["overrides"] = {key: scrub_override(key, text) for key, text in overrides}

@@ -16,7 +16,7 @@ from distill.disk import replace
 from distill.errors import UserError
 from distill.finished import first_batches, refuse_quantized_run, reopen
 from distill.quantize.choose import candidates
-from distill.replacing import check_output
+from distill.replacing import check_output, make_folder
 from distill.run import Run
 from distill.sensitivity import scan as scanning
 from distill.sensitivity.tried import Tried, identity
@@ -74,7 +74,7 @@ def sensitivity(
     batches = first_batches(job.data.val_dataloader(), task, samples, device)
     console = wide()
     written = given or run.folder / "sensitivity"
-    written.mkdir(parents=True, exist_ok=True)
+    make_folder(written, "--output")
     tried = Tried(written / ".tried", identity(student, batches, task.monitor))
     if tried.points:
         print(f"going on with an earlier scan, which had tried {len(tried.points)}", flush=True)

@@ -17,6 +17,7 @@ from rich.markup import escape
 from distill.config import apply_override, load, parse_value
 from distill.disk import write
 from distill.errors import TrainingError, UserError, nearest
+from distill.idle import idle
 from distill.kept import number_at
 from distill.listing import read_json
 from distill.paths import at_home
@@ -54,14 +55,16 @@ def _text(value: Any) -> str:
     return value if plain else json.dumps(value)
 
 
-def sweep(name: str, given: Recipe, *, seed: int = 0, dry_run: bool = False, console: Console | None = None) -> None:
+def sweep(
+    name: str, given: Recipe, *, seed: int | None = None, dry_run: bool = False, console: Console | None = None
+) -> None:
     """Run the trials of a sweep file that have not finished yet, and show the table of all.
 
     Args:
         name: The file, or a shipped one's name.
         given: The recipe on the command line. With files it takes the place of the file's own ``command``; without,
             it is added to that.
-        seed: Of a random search.
+        seed: Of a random search; 0 if not given.
         dry_run: Only list the trials.
         console: Where to print.
 
@@ -72,7 +75,9 @@ def sweep(name: str, given: Recipe, *, seed: int = 0, dry_run: bool = False, con
     """
     file, console = read_sweep(find_sweep(name)), console or wide()
     recipe = _recipe(file, given)
-    planned = _plan(file, recipe, seed)
+    if seed is not None and file.method == "grid":
+        raise idle("--seed", seed, "method: grid", "say `method: random`; a run's own seed is a parameter: seed")
+    planned = _plan(file, recipe, seed or 0)
     _check_name(file, load(recipe.files, recipe.overrides))
     if dry_run:
         _show(f"{file.name}: {len(planned)} trials", planned, file.metric, console)

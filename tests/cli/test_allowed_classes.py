@@ -180,6 +180,6 @@ def test_the_settings_of_jsonargparse_are_as_before_afterwards() -> None:
     from jsonargparse import _common
 
     before = dict(_common.parsing_settings)
-    with guarded(["mine"]):
+    with guarded(["yaml"]):
         assert _common.parsing_settings != before
     assert _common.parsing_settings == before

@@ -288,12 +288,12 @@ def test_three_runs_are_compared_and_one_that_has_not_ended(distill: Distill) ->
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--compare"], "--compare: expected at least one"),
+        (["--compare"], "--compare: needs a value"),
         (["--compare", "runs/a/one"], "needs two runs or more"),
         (["--compare", "runs/a/one", "runs/a/none"], "runs/a/none"),
         (["--compare", "runs/a/one", "runs/a/broken"], "not valid YAML"),
         (["--json", "--compare", "runs/a/one", "runs/a/one"], "stands alone"),
-        (["runs", "stray"], "unrecognized arguments: stray"),
+        (["runs", "stray"], "distill runs = 'stray': belongs to no option"),
     ],
     ids=" ".join,
 )

@@ -25,7 +25,7 @@ Distill = Callable[..., Any]
 @pytest.mark.parametrize(
     ("options", "bits", "inputs"),
     [
-        ([], 8, "static"),
+        (["--calibrate", "32"], 8, "static"),
         (["--activations", "dynamic"], 8, "dynamic"),
         (["--bits", "4", "--group", "16", "--activations", "none"], 4, None),
     ],
@@ -35,7 +35,7 @@ def test_a_run_is_quantised_without_training_into_a_run_of_its_own(
     options: list[str], bits: int, inputs: str | None, plain: Any, distill: Distill
 ) -> None:
     new = f"{bits}-{inputs}"
-    code, out, err = distill("quantize", str(plain.run.folder), "--calibrate", "32", "--id", new, *options)
+    code, out, err = distill("quantize", str(plain.run.folder), "--id", new, *options)
     assert code == 0, err
     folder = plain.run.folder.parents[1] / f"{plain.run.name}-quantized" / new
     assert str(folder / "student") in out

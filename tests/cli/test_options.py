@@ -1,0 +1,94 @@
+"""An option that has no value of its kind, is given twice, or does nothing beside another one is one message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.errors import UserError
+from distill.idle import Idle, refuse_idle
+
+Distill = Callable[..., Any]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("quantize nowhere --bits 5.5", "--bits = '5.5': must be a whole number. give one, such as 8"),
+        ("quantize nowhere --bits 5", "--bits = 5: must be one of 2, 3, 4, 6, 8"),
+        ("quantize nowhere --calibrate 1e3", "--calibrate = '1e3': must be a whole number"),
+        ("quantize nowhere --calibrate ٣", "--calibrate = '٣': must be a whole number"),
+        ("quantize nowhere --calibrate 1_0", "--calibrate = '1_0': must be a whole number"),
+        ("quantize nowhere --activations statik", "must be static, dynamic or none. did you mean 'static'?"),
+        ("quantize nowhere --no-embeddings=yes", "--no-embeddings: takes no value. write --no-embeddings alone"),
+        ("quantize nowhere --calibrate 9 --activations none", "--calibrate = 9: has no effect with --activations none"),
+        ("sensitivity nowhere --sparsity 0,5", "--sparsity = '0,5': must be a number. give one, such as 0.8"),
+        ("sensitivity nowhere --bits nan", "--bits = nan: must lie between 2 and 8"),
+        ("sensitivity nowhere --output base.yaml", "--output = 'base.yaml': is a file, not a folder"),
+        ("export nowhere --to hf --to onnx", "--to = 'onnx': is given twice, and was 'hf' before"),
+        ("export nowhere --to onnxx", "--to = 'onnxx': must be hf, onnx or onnx-int8. did you mean"),
+        ("export nowhere elsewhere --to hf", "distill export = 'elsewhere': belongs to no option and no key"),
+        ("fit", "-c: must be given. distill fit -c FILE"),
+        ("fit --model.task masked-lm", "-c: must be given"),
+        ("fit -c", "--config: needs a value. see distill fit --help"),
+        ("fit base.yaml", "distill fit = 'base.yaml': belongs to no option and no key. write -c base.yaml"),
+        ("fit -c base.yaml --id a --id b", "--id = 'b': is given twice, and was 'a' before"),
+        ("fit -c base.yaml --resume always --id a", "--resume = 'always': must be auto"),
+        ("fit -c base.yaml --allow no.such.package", "--allow = 'no.such.package': there is no such package"),
+        ("sweep sweep.yml -c base.yaml --seed 3", "--seed = 3: has no effect with method: grid"),
+    ],
+)
+def test_it_is_told_with_key_value_and_hint(argv: str, said: str, base: dict[str, Any], distill: Distill) -> None:
+    Path("sweep.yml").write_text("{method: grid, parameters: {seed: {values: [1, 2]}}}")
+    _refused(distill, argv.split(), said)
+
+
+def test_what_only_training_knows_is_refused_of_a_run_that_has_been_trained(
+    fitted: Callable[..., Path], distill: Distill
+) -> None:
+    run = str(fitted())
+    for argv, said in (
+        (["validate", run, "--trainer.max_epochs", "4"], "--trainer.max_epochs = '4': has no effect with a run that"),
+        (["validate", run, "--callbacks", "[]"], "--callbacks = '[]': has no effect"),
+        (["validate", run, "--seed", "9"], "--seed = '9': has no effect"),
+        (["validate", run, "--runs", "other"], "--runs = 'other': has no effect"),  # but of quantize it has
+        (["export", run, "--to", "hf", "--model.losses.0.weight", "9"], "--model.losses.0.weight = '9': has no effect"),
+        (["export", run, "--to", "hf", "--model.optimizer.lr", "9"], "--model.optimizer.lr = '9': has no effect"),
+        (["quantize", run, "--name", "a/b"], "--name = 'a/b': has no effect"),
+        (["validate", run, "--model.student.path", "x"], "--model.student.path = 'x': has no effect with a run's own"),
+        (["validate", run, "--trainer.limit_val_batches", "0"], "limit_val_batches = 0: leaves no batch to validate"),
+        (["sensitivity", run, "--output", "/proc/x"], "--output = '/proc/x': cannot be written to"),
+    ):
+        _refused(distill, argv, said)
+    assert distill("validate", run, "--model.losses", "null", "--model.teacher", "null").code == 0
+
+
+def _refused(distill: Distill, argv: Sequence[str], said: str) -> None:
+    before = sorted(Path().rglob("*"))
+    code, _, err = distill(*argv)
+    assert code == 2
+    assert said in err
+    assert err.count("distill: error: ") == 1
+    assert sorted(Path().rglob("*")) == before
+
+
+class _Settings:
+    def __init__(self, kind: str = "a", width: float | None = None, on: bool = False) -> None: ...
+
+
+def test_a_setting_without_effect_is_refused_unless_it_is_the_default() -> None:
+    def judge(**given: Any) -> None:
+        idle = given.get("kind") == "b"
+        rules = [Idle("width", idle, "kind: b", "take a"), Idle("on", idle, "kind: b", "take a")]
+        refuse_idle(_Settings, {"kind": "a", "width": None, "on": False} | given, rules, "callbacks.0.")
+
+    judge(width=3.0, on=True)
+    judge(kind="b")
+    judge(kind="b", width=None)
+    with pytest.raises(UserError, match=r"callbacks\.0\.width = 3\.0: has no effect with kind: b"):
+        judge(kind="b", width=3.0)
+    with pytest.raises(UserError, match=r"callbacks\.0\.on = True: has no effect"):
+        judge(kind="b", on=True)
