@@ -11,14 +11,20 @@ import torch
 
 from distill.data import arrow
 from distill.data.features import Ragged, Samples
+from distill.data.label_values import canonical
+from distill.data.labels import Labels
 from distill.data.rows import Rows
+from distill.signals import IGNORE
 
 if TYPE_CHECKING:
     from distill.data.text import TextData
 
-__all__ = ["figures", "said", "token_counts"]
+__all__ = ["figures", "said", "token_counts", "unread"]
 
 _NAMED = 6  # classes that are listed
+_FEW = 10  # whole numbers that might be classes
+_SOME = 20  # rows of which more classes than half are suspicious
+_UNKNOWN = 0.01  # share of tokens that is worth telling
 _COUNTED = 1 << 24  # tokens at the most
 
 
@@ -38,16 +44,69 @@ def said(rows: Rows, left_out: Mapping[str, int], given: Mapping[str, str], note
     if "label" in roles and rows.labels is not None and taken:
         taken[-1] += f" ({_classes(rows.labels.names)})" if "label" not in given else ""
     lines = [*notes, ", ".join(taken)] if taken else [*notes]
+    if rows.labels is not None and "label" in roles:
+        lines.extend(_doubts(rows, rows.labels, roles["label"]))
     for use, count in rows.without_label.items():
         if count and use in left_out:
             of = len(rows.splits[use])
-            what = "the teacher's signals alone teach there" if use == "train" else "they are not judged"
+            what = "a teacher alone says what to learn there" if use == "train" else "they are not judged"
             lines.append(f"{count} of {of} rows of {use} have no label: {what}")
     for use, dropped in left_out.items():
         empty = _empty(rows.splits[use], rows.columns[use]["text"])
         if dropped or empty:
             what = "left out, as the tokenizer makes nothing of them" if dropped else "read as they are"
-            lines.append(f"{dropped or empty} of {len(rows.splits[use])} texts of {use} are empty: {what}")
+            lines.append(f"{dropped or empty} of {len(rows.splits[use])} texts of {use} are empty or blank: {what}")
+    return [f"data: {line}" for line in lines]
+
+
+def _doubts(rows: Rows, labels: Labels, column: str) -> list[str]:
+    """What may have been taken for something else than it is."""
+    train = rows.splits["train"]
+    if column not in train.column_names:
+        return []
+    unique = arrow.unique(arrow.column(train, column))
+    values = sorted({v for v in map(canonical, unique) if isinstance(v, (int, float))})
+    lines = []
+    names = labels.names or []
+    if labels.form == "class" and -1 in values and all(isinstance(canonical(name), int) for name in names):
+        every = ", ".join(["-1", *names])
+        lines.append(f"in {column!r} -1 stands for no label; if it is a class, say so with data.labels: [{every}]")
+    if labels.form == "number" and len(values) <= _FEW and all(isinstance(v, int) for v in values):
+        listed = ", ".join(map(str, values))
+        lines.append(f"labels are numbers to regress on; data.labels: [{listed}] would make classes of them")
+    if labels.form == "class" and len(train) >= _SOME and len(names) > len(train) / 2:
+        lines.append(f"there are {len(names)} classes for {len(train)} rows: is {column!r} the column of the labels?")
+    if labels.form == "tags" and "O" not in names:
+        lines.append("no tag is called 'O' (data.labels names them), so words that belong to nothing count in f1 too")
+    return lines
+
+
+def unread(use: str, rows: Rows, samples: Samples, tokenizer: Any, limit: int | None) -> list[str]:
+    """Lines on what a model will not see of a split: beyond the length, made into no token, or into the unknown one.
+
+    Args:
+        use: ``train``, ``validation`` or ``test``.
+        rows: The data.
+        samples: The split's, tokenised.
+        tokenizer: Of transformers.
+        limit: Tokens to which a sample is cut; ``None`` where it is not.
+    """
+    lines = []
+    if full := 0 if limit is None else int((samples.lengths >= limit).sum()):
+        texts = f"{full} of {len(samples)} texts of {use}"
+        lines.append(f"{texts} fill data.max_length ({limit} tokens): longer ones are cut")
+    words = arrow.column(rows.splits[use], rows.columns[use]["text"])
+    tags = samples.features.get("labels")
+    if arrow.is_list(words) and isinstance(tags, Ragged):
+        given, kept = pc.sum(arrow.lengths(words)).as_py() or 0, int((tags.values != IGNORE).sum())
+        if kept < given:
+            missing = f"{given - kept} of {given} words of {use}"
+            lines.append(f"{missing} are left out: cut off, or the tokenizer makes nothing of them")
+    ids, unknown = samples.features["input_ids"], tokenizer.unk_token_id
+    if isinstance(ids, Ragged) and unknown not in (None, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        share = float((ids.values == unknown).mean())
+        if share >= _UNKNOWN:
+            lines.append(f"{share:.1%} of the tokens of {use} are unknown to the tokenizer ({tokenizer.unk_token})")
     return [f"data: {line}" for line in lines]
 
 
@@ -95,5 +154,7 @@ def _classes(names: list[str] | None) -> str:
 
 def _empty(dataset: Any, column: str) -> int:
     values = arrow.column(dataset, column)
-    empty = pc.equal(arrow.lengths(values), 0) if arrow.is_list(values) else pc.equal(values, "")
+    if arrow.is_list(values):
+        return pc.sum(pc.equal(arrow.lengths(values), 0)).as_py() or 0
+    empty = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(values)), 0)
     return pc.sum(empty).as_py() or 0

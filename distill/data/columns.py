@@ -36,7 +36,10 @@ def find_columns(
             )
         if column not in every:
             raise UserError("no such column", key=f"data.columns.{role}", value=column, mend=nearest(column, every))
-    found = _recognised(task, every) | dict(given)
+    found = _recognised(task, every)
+    if given.get("text", found.get("text")) != found.get("text"):  # the second of a pair whose first is not read
+        found.pop("text_pair", None)
+    found |= given
     for role, column in found.items():
         if column in mixed:
             mend = "write all of its values alike"
@@ -71,7 +74,7 @@ def check_rows(task: TextTask, split: str, dataset: Any, columns: Mapping[str, s
         raise UserError("the split holds no rows", key=f"data.splits.{split}", mend="check the data")
     present = {role: column for role, column in columns.items() if column in dataset.column_names}
     for role, column in columns.items():
-        if role not in present and role not in task.optional:
+        if role not in present and (role != "label" or role not in task.optional):  # a pair is one in every split
             raise UserError(
                 f"the split {split} lacks this column",
                 key=f"data.columns.{role}",

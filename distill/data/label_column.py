@@ -106,6 +106,18 @@ class LabelColumn:
             if wrong(value):
                 raise self._error(raw, rule, mend)
 
+    def refuse_raw(self, wrong: Collection[Any], rule: str, mend: str) -> None:
+        """Refuse the first of the elements ``wrong``, if there are any."""
+        for raw in wrong:
+            raise self._error(raw, rule, mend)
+
+    def refuse_constant(self, absent: Collection[int]) -> None:
+        """Refuse numbers that are all the same, of which there is nothing to learn, and no correlation."""
+        values = self.labels(absent)
+        if len(set(values.values())) == 1:
+            rule = "and so has every other row: there is nothing to learn, and no correlation with it"
+            raise self._error(next(iter(values)), rule, "check the column")
+
     def refuse_rows(self, wrong: Callable[[Any], bool], rule: str, mend: str) -> None:
         """Refuse the first row that is ``wrong``."""
         for number, row in enumerate(self.array.to_pylist(), start=1):

@@ -12,6 +12,7 @@ __all__ = [
     "Value",
     "all_absent",
     "canonical",
+    "elsewhere_a_number",
     "half_absent",
     "is_hot",
     "natural",
@@ -29,6 +30,7 @@ ABSENT = frozenset({-1, -100})
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")
 _NUMBER = re.compile(r"[+-]?(?:\d*\.\d+|\d+\.?)(?:[eE][+-]?\d+)?")
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
+_ELSEWHERE = re.compile(r"[+-]?(?:\d+,\d+|\d{1,3}(?:[.,']\d{3})+(?:[.,]\d+)?|\d+(?:[.,]\d+)?\s*%)")
 
 
 def canonical(raw: Any) -> Value | None:
@@ -58,6 +60,13 @@ def _of_text(text: str) -> Value | None:
 def whole_float(raw: Any) -> bool:
     """Whether ``raw`` is a number written with a fraction, be it zero."""
     return isinstance(raw, float) or (isinstance(raw, str) and isinstance(canonical(raw), (int, float)) and "." in raw)
+
+
+def elsewhere_a_number(raw: Any) -> bool:
+    """Whether ``raw`` is a text that is no number here, and one where a comma stands for the point, or for thousands,
+    or behind it a per cent sign."""
+    text = raw.strip() if isinstance(raw, str) else ""
+    return isinstance(canonical(text), str) and _ELSEWHERE.fullmatch(text) is not None
 
 
 def shown(raw: Any) -> str:

@@ -14,6 +14,7 @@ from distill.data.label_values import (
     Value,
     all_absent,
     canonical,
+    elsewhere_a_number,
     half_absent,
     is_hot,
     natural,
@@ -131,8 +132,12 @@ def read_labels(
     if "number" in task.takes and names is None and _are_numbers(first, absent, outputs):
         for split in found.values():
             split.refuse(lambda v: isinstance(v, str), "which is no number", "give numbers, or names in every row")
+            if split.split != "test":
+                split.refuse_constant(absent)
         return Labels("number", column, None, {})
     form = next(f for f in ("class", "tags", "set") if f in task.takes)
+    if names is None and first.names is None:
+        _refuse_half_numbers(first, absent)
     names, lookup = _classes(first, absent, names)
     if form == "class" and len(names) < 2:
         only = next(iter(first.labels(absent)))
@@ -183,6 +188,22 @@ def _are_numbers(first: LabelColumn, absent: Collection[int], outputs: Callable[
             "give a class to each row, or a model of one output",
         )
     return fractions or count == 1
+
+
+def _refuse_half_numbers(first: LabelColumn, absent: Collection[int]) -> None:
+    """Refuse names among which are numbers that are no class's, and names that would be numbers elsewhere.
+
+    Raises:
+        UserError: for "n/a" beside "0.25", "0,25" beside "1", and "25%".
+    """
+    raws = list(first.labels(absent))
+    names = [raw for raw in raws if isinstance(canonical(raw), str) and not isinstance(raw, bool)]
+    if any(isinstance(canonical(raw), float) for raw in raws):
+        mend = "correct it, or name such words in data.reader.na_values; names of classes stand in data.labels"
+        first.refuse_raw(names, "which is no number, and others are such as 0.25", mend)
+    if all(map(elsewhere_a_number, names)):
+        mend = "write a point before the fraction, nothing between thousands and no %; classes stand in data.labels"
+        first.refuse_raw(names, "which is no number as it is written", mend)
 
 
 def _classes(

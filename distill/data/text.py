@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningDataModule
 
-from distill.data.account import figures, said, token_counts
+from distill.data.account import figures, said, token_counts, unread
 from distill.data.batches import Collate, EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
 from distill.data.bounds import check_numbers
 from distill.data.features import Samples
@@ -154,7 +154,11 @@ class TextData(LightningDataModule):
     @cached_property
     def account(self) -> list[str]:
         """What was taken for what, and what was left out: lines for the beginning of a run. Reads the data."""
-        return said(self._rows, self._left_out, self.columns or {}, self._source.notes)
+        lines = said(self._rows, self._left_out, self.columns or {}, self._source.notes)
+        limit = None if self._block_length else self.max_length
+        for use, samples in self._samples.items():
+            lines += unread(use, self._rows, samples, self.tokenizer, limit)
+        return lines
 
     def require_labels(self, use: str) -> None:
         """Refuse rows of which none has a label, where nothing can be learnt from them or said of them without.

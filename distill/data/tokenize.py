@@ -100,13 +100,19 @@ def tokenize(
     """
     from datasets import config
 
+    special = tokenizer.num_special_tokens_to_add(pair="text_pair" in columns)
+    if max_length is not None and not task.packs and max_length <= special:
+        rule = f"leaves no room for a text: the tokenizer adds {special} tokens of its own"
+        raise UserError(rule, key="data.max_length", value=max_length, mend="raise it")
     # A copy: encoding sets a tokenizer's truncation, which would be saved with the student.
     encode = _Encode(task.encode(copy.deepcopy(tokenizer), max_length), dict(columns), labels)
     key = _hash(
         [
             dataset._fingerprint,
             sorted(columns.items()),
-            [labels.form, labels.names] if labels else None,
+            [labels.form, labels.names, labels.hot, [[repr(v), i] for v, i in labels.known.items()]]
+            if labels
+            else None,
             _task_source(task),
             sorted((name, repr(value)) for name, value in vars(task).items()),
             tokenizer_fingerprint(tokenizer),

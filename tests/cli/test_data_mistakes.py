@@ -59,7 +59,7 @@ def test_rows_without_a_label_teach_by_the_teacher_and_are_refused_where_nothing
     names = ["--data.labels", "[negative, positive]"]
     code, out, err = distill("fit", "-c", "base.yaml", *files, *names)
     assert code == 0, err
-    assert "data: 16 of 16 rows of train have no label: the teacher's signals alone teach there\n" in out
+    assert "data: 16 of 16 rows of train have no label: a teacher alone says what to learn there\n" in out
     assert "data: text is the column 'Text', label is the column 'Label' (2 classes: negative, positive)\n" in out
     only = ["--model.losses", "[{class_path: CrossEntropy}]"]
     assert "no row of the split train has a label" in refused(*files, *names, *only)

@@ -10,7 +10,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
 from distill.data.labels import Labels, read_labels
-from distill.data.rows import read_rows
+from distill.data.rows import Rows, read_rows
 from distill.errors import UserError
 from distill.signals import IGNORE
 from distill.tasks import CausalLM, TextClassification, TokenClassification
@@ -46,6 +46,8 @@ NUMBERS = [str(i) for i in range(12)]
         ([1, 0, 2], ["0", "1", "2"], [1, 0, 2]),
         (["10", "2", "0"], ["0", "2", "10"], [2, 1, 0]),
         (["5", "1"], ["1", "5"], [1, 0]),
+        (["1.0.2", "1.10.2"], ["1.0.2", "1.10.2"], [0, 1]),
+        (["29.11.26", "5,a"], ["5,a", "29.11.26"], [1, 0]),
         ([f"LABEL_{i}" for i in range(12)], [f"LABEL_{i}" for i in range(12)], list(range(12))),
         (["class 10", "class 9"], ["class 9", "class 10"], [1, 0]),
         (["b", "a", "3d", "7"], ["3d", "7", "a", "b"], [3, 2, 0, 1]),
@@ -125,6 +127,11 @@ def test_names_of_a_hubs_data_set_can_be_put_in_another_order() -> None:
         (["1e400", "0.5"], CLASS, r"the label '1e400', which is no finite number, in row 1"),
         ([[0, 1, 1], [1, 0]], Several(), r"the label \[0, 1, 1\], which seems to be 0 or 1 for every class"),
         ([["0", "1"], ["1", "1"]], Several(), r"\['1', '1'\], which seems to be 0 or 1 for every class, .* in row 2"),
+        (["0.25", "n/a", "1"], CLASS, r"the label 'n/a', which is no number, .* in row 2"),
+        (["0,25", "1", "0,5"], CLASS, r"the label '0,25', which is no number as it is written, in row 1"),
+        (["1,000.5", "2,100.5"], CLASS, r"the label '1,000\.5', which is no number as it is written"),
+        (["5 %", "7%"], CLASS, r"the label '5 %', which is no number as it is written"),
+        ([2.5, 2.5, math.nan], CLASS, r"the label 2\.5, and so has every other row"),
         ([[0, 1], [1, 0], []], Several(), r"the label \[\], which are not 2 numbers from 0 to 1"),
     ],
 )
@@ -197,3 +204,29 @@ def test_given_names_are_refused_where_they_name_nothing() -> None:
         read_rows(CausalLM(), rows, labels=["a", "b"])
     with pytest.raises(UserError, match=r"data\.labels = \['a', 'a'\]: must name each class once"):
         read(["a", "b"], given=["a", "a"])
+
+
+def test_names_that_look_like_other_countries_numbers_are_classes_once_they_are_listed() -> None:
+    assert understood(["5%", "10%"], given=["10%", "5%"]) == (["10%", "5%"], [1, 0])
+
+
+def rows_of(*splits: dict[str, list[Any]], **options: Any) -> Rows:
+    names = ("train", "validation", "test")
+    source = {n: Dataset.from_dict(one) for n, one in zip(names, splits, strict=False)}
+    return read_rows(CLASS, source, **options)
+
+
+def test_a_pair_of_texts_is_one_in_every_split() -> None:
+    pair = {"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": [0, 1]}
+    alone = {name: values for name, values in pair.items() if name != "hypothesis"}
+    for splits in ((pair, alone), (pair, pair, alone), (alone, pair)):
+        with pytest.raises(UserError, match="lacks this column") as error:
+            rows_of(*splits)
+        assert error.value.key == "data.columns.text_pair"
+
+
+def test_a_text_that_is_named_takes_no_second_one_of_a_pair_it_is_not_in() -> None:
+    columns = {"body": ["a", "b"], "premise": ["a", "b"], "hypothesis": ["c", "d"], "label": [0, 1]}
+    assert rows_of(columns, columns, columns={"text": "body"}).columns["train"] == {"text": "body", "label": "label"}
+    named = {"text": "premise", "text_pair": "hypothesis", "label": "label"}
+    assert rows_of(columns, columns, columns={"text": "premise"}).columns["train"] == named

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from itertools import chain
 
 import pytest
 from pytorch_lightning import Trainer
+from transformers import AutoTokenizer
 
 from distill.data import TextData, tokenize
 from distill.errors import UserError
@@ -157,9 +159,9 @@ def test_a_run_begins_by_saying_what_was_taken_for_what(tmp_path, tiny_tokenizer
     data.setup("fit")
     assert data.account == [
         "data: text is the column 'Text', label is the column 'LABEL' (2 classes: neg, pos)",
-        "data: 2 of 5 rows of train have no label: the teacher's signals alone teach there",
+        "data: 2 of 5 rows of train have no label: a teacher alone says what to learn there",
         "data: 1 of 2 rows of validation have no label: they are not judged",
-        "data: 1 of 5 texts of train are empty: read as they are",
+        "data: 1 of 5 texts of train are empty or blank: read as they are",
     ]
 
 
@@ -171,7 +173,54 @@ def test_empty_texts_of_which_a_tokenizer_makes_nothing_are_left_out_and_counted
     data.setup("fit")
     assert (data.samples("train").lengths > 0).all()
     assert data.samples("train").features["label"].tolist() == [0, 1]
-    assert "data: 1 of 3 texts of train are empty: left out, as the tokenizer makes nothing of them" in data.account
+    assert (
+        "data: 1 of 3 texts of train are empty or blank: left out, as the tokenizer makes nothing of them"
+        in data.account
+    )
+
+
+def account_of(folder, tokenizer, rows, **options):
+    for split in ("train", "validation"):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = TextData(str(folder), tokenizer=tokenizer, **options)
+    data.setup("fit")
+    return [line.removeprefix("data: ") for line in data.account if "of train" in line or "train " not in line]
+
+
+def test_what_a_model_will_not_see_is_said_with_its_figures(tmp_path, tiny_tokenizer_dir):
+    # Read are [CLS] good ж film [SEP]: the letter is of another script, nothing is made of the empty word.
+    rows = [
+        {"tokens": ["good", "", "ж", "film", "good"], "tags": ["a", "O", "O", "a", "O"]},
+        {"tokens": ["a"], "tags": ["O"]},
+    ]
+    account = account_of(tmp_path, tiny_tokenizer_dir, rows, task="token-classification", max_length=5)
+    assert "1 of 2 texts of train fill data.max_length (5 tokens): longer ones are cut" in account
+    tokens = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    cut = [tokens(row["tokens"], is_split_into_words=True, truncation=True, max_length=5) for row in rows]
+    read = sum(len({word for word in one.word_ids() if word is not None}) for one in cut)
+    ids = [i for one in cut for i in one["input_ids"]]
+    assert f"{6 - read} of 6 words of train are left out: cut off, or the tokenizer makes nothing of them" in account
+    share = ids.count(tokens.unk_token_id) / len(ids)
+    assert share > 0.01
+    assert f"{share:.1%} of the tokens of train are unknown to the tokenizer ([UNK])" in account
+    with pytest.raises(UserError, match="leaves no room for a text: the tokenizer adds 2 tokens of its own"):
+        account_of(tmp_path, tiny_tokenizer_dir, rows, task="token-classification", max_length=2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([-1, 0, 1], "in 'label' -1 stands for no label; if it is a class, say so with data.labels: [-1, 0, 1]"),
+        ([0.0, 1.0, None], "labels are numbers to regress on; data.labels: [0, 1] would make classes of them"),
+        ([f"row {i}" for i in range(24)], "there are 24 classes for 24 rows: is 'label' the column of the labels?"),
+    ],
+)
+def test_what_may_have_been_taken_for_something_else_is_said(labels, said, tmp_path, tiny_tokenizer_dir):
+    rows = [{"text": "a good film", "label": label} for label in labels]
+    assert said in account_of(tmp_path, tiny_tokenizer_dir, rows)
+    if len(labels) == 3:
+        names = said.partition("data.labels: ")[2].partition("]")[0].strip("[").split(", ")
+        assert said not in account_of(tmp_path, tiny_tokenizer_dir, rows, labels=[int(name) for name in names])
 
 
 def test_figures_of_the_data_are_those_of_its_batches(text_folder, tiny_tokenizer_dir):
