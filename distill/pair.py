@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -20,9 +20,9 @@ from distill.schedules import never
 from distill.signals import Needs
 from distill.students import StudentConfig, build_student
 from distill.tasks import CausalLM, Task, TextTask
-from distill.teachers import LiveTeacher, TeacherConfig, TeacherSource, build_teacher
+from distill.teachers import Ensemble, LiveTeacher, TeacherConfig, TeacherSource, build_teacher
 from distill.tokens import check_same, check_tokenizer, set_padding
-from distill.vocabulary import check_length
+from distill.vocabulary import check_length, check_teachers
 
 __all__ = ["bind", "make_losses", "make_student", "make_teacher", "meet_data", "own_tokenizer", "try_reading"]
 
@@ -33,6 +33,8 @@ def make_teacher(
     labels: list[str] | None,
 ) -> TeacherSource | None:
     """The source of a teacher's signals, if there is a teacher."""
+    if isinstance(teacher, Ensemble) and isinstance(task, TextTask):
+        teacher.one_vocabulary = check_teachers(task, teacher)
     if teacher is None or isinstance(teacher, TeacherSource):
         return teacher
     if isinstance(teacher, nn.Module):
@@ -50,10 +52,19 @@ def make_student(
 ) -> nn.Module:
     """The student, which may be made of its (first) teacher's layers."""
     if isinstance(student, nn.Module):
+        _refuse_shared(student, teacher)
         return student
     config = StudentConfig(path=student) if isinstance(student, str) else student
     model, tokenizer = (teacher.models[0], teacher.tokenizers[0]) if teacher else (None, None)
     return build_student(config, task, model, labels, tokenizer)
+
+
+def _refuse_shared(student: nn.Module, teacher: TeacherSource | None) -> None:
+    theirs = {id(p) for model in (teacher.models if teacher else []) for p in model.parameters()}
+    shared = next((name for name, p in student.named_parameters() if id(p) in theirs), None)
+    if shared is not None:
+        rule = "is the student itself, or a part of it, and would be frozen with it"
+        raise UserError(rule, key="model.teacher", value=shared, mend="make one of a copy: copy.deepcopy(module)")
 
 
 def own_tokenizer(student: StudentConfig | str | nn.Module, task: Task, teacher: TeacherSource | None) -> Any:
@@ -140,6 +151,9 @@ def make_losses(losses: Sequence[Any] | None, task: Task) -> list[DistillationLo
     """
     if losses is None:
         return [BinaryCrossEntropy() if task.outputs == "labels" else CrossEntropy()]
+    if isinstance(losses, (str, Mapping)) or not isinstance(losses, (Sequence, nn.ModuleList)):
+        kind = type(losses).__name__
+        raise UserError("must be a list of losses", key="model.losses", value=kind, mend="put it in brackets: [loss]")
     if not losses:
         raise UserError("at least one loss is needed", key="model.losses", value=[], mend="add CrossEntropy")
     made = [as_loss(loss, index) for index, loss in enumerate(losses)]

@@ -236,15 +236,19 @@ def _first_position(model: nn.Module) -> int:
     return 0 if padding is None else padding + 1
 
 
-def check_teachers(task: TextTask, teacher: TeacherSource) -> None:
+def check_teachers(task: TextTask, teacher: TeacherSource) -> bool:
     """Refuse teachers of one ensemble that do not speak of the same classes or tokens.
+
+    Returns:
+        Whether their logits are over one vocabulary, of which one may be padded.
 
     Raises:
         UserError: see :func:`check_labels` and :func:`check_vocabularies`.
     """
     first, first_tokenizer = teacher.models[0], teacher.tokenizers[0]
-    for model, tokenizer in zip(teacher.models[1:], teacher.tokenizers[1:], strict=True):
-        _check_models(task, first, first_tokenizer, model, tokenizer)
+    others = zip(teacher.models[1:], teacher.tokenizers[1:], strict=True)
+    compared = [_check_models(task, first, first_tokenizer, model, tokenizer) for model, tokenizer in others]
+    return predicts_tokens(task) and all(compared)
 
 
 def _check_models(task: TextTask, student: nn.Module, ours: Any, teacher: nn.Module, theirs: Any) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import re
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import loss as torch_losses
 
@@ -16,6 +19,8 @@ from distill.signals import Batch
 
 __all__ = ["CallableLoss", "as_loss"]
 
+_log = logging.getLogger(__name__)
+
 _OF_LOGITS = (torch_losses.MSELoss, torch_losses.L1Loss, torch_losses.SmoothL1Loss, torch_losses.HuberLoss)
 _INSTEAD = {"KLDivLoss": "HintonKL", "CrossEntropyLoss": "CrossEntropy or HintonKL", "NLLLoss": "CrossEntropy"}
 
@@ -24,8 +29,8 @@ class CallableLoss(LogitLoss):
     """``function(student_logits, teacher_logits)`` as a term: sum over the N predictions that count.
 
     The function gets logits ``[N, C]`` of the valid positions alone (padding and what is masked left out), in float32
-    or better, and returns one value a prediction ``[N]``, or their mean, a scalar. Where it is a module of torch with
-    ``reduction="sum"`` the scalar is the sum. A module's own parameters are trained with the student.
+    or better, and returns one value a prediction ``[N]``, or their mean or sum, a scalar: which of the two is told by
+    what it gives for the same predictions twice. A module's own parameters are trained with the student.
 
     Args:
         function: The function, or a module.
@@ -33,8 +38,8 @@ class CallableLoss(LogitLoss):
         name: See :class:`DistillationLoss`; the function's name in snake case if not given.
 
     Raises:
-        UserError: if it cannot be called, is a criterion of torch that takes no logits on its second side, or returns
-            anything else.
+        UserError: if it cannot be called, is a criterion of torch that takes no logits on its second side, returns
+            anything else or what has no gradient, or changes the teacher's logits.
     """
 
     def __init__(
@@ -54,22 +59,56 @@ class CallableLoss(LogitLoss):
             mend = f"use {_INSTEAD[kind]}" if kind in _INSTEAD else "convert them in a function of your own"
             raise UserError(rule, key="function", value=kind, mend=mend)
         self.function = function
+        self._is_sum: bool | None = None
 
     def summed(self, student_NC: Tensor, teacher_NC: Tensor, batch: Batch) -> Tensor:
         count = len(student_NC)
         if count == 0:
             return at_least_float32(student_NC).sum()  # 0, with a gradient of zero
-        value: Any = self.function(at_least_float32(student_NC), at_least_float32(teacher_NC))
-        if isinstance(value, Tensor) and value.shape == (count,):
-            return at_least_float32(value).sum()
-        if isinstance(value, Tensor) and value.dim() == 0:
-            return at_least_float32(value) * (1 if getattr(self.function, "reduction", "") == "sum" else count)
+        student_NC, teacher_NC = at_least_float32(student_NC), at_least_float32(teacher_NC)
+        if self._is_sum is None:
+            self._try(student_NC.detach(), teacher_NC)
+        before = teacher_NC._version
+        value: Any = self.function(student_NC, teacher_NC)
+        if teacher_NC._version != before:
+            rule = "it changes the teacher's logits, which other losses read too"
+            raise UserError(rule, key=self.name, mend="work on a copy: teacher.clone()")
+        if isinstance(value, Tensor) and value.shape in ((count,), ()):
+            if student_NC.requires_grad and torch.is_grad_enabled() and not value.requires_grad:
+                rule, mend = "what it returns has no gradient", "compute it of the student's logits, without detach()"
+                raise UserError(rule, key=self.name, mend=mend)
+            value = at_least_float32(value)
+            total: Tensor = value.sum() if value.dim() or self._is_sum else value * count
+            return total
         got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise UserError(
-            f"of {count} predictions it must return the mean, or one value each, and it returns {got}",
+            f"of {count} predictions it must return the mean or the sum, or one value each, and it returns {got}",
             key=self.name,
             mend="average over the classes, and over the predictions if you like",
         )
+
+    @torch.no_grad()
+    def _try(self, student_NC: Tensor, teacher_NC: Tensor) -> None:
+        """Find whether a scalar is a sum, and warn of a function that is greater where student and teacher agree.
+
+        It is called with copies, and leaves the random numbers as they were: a run that is resumed tries it again.
+        """
+        function = copy.deepcopy(self.function) if isinstance(self.function, nn.Module) else self.function
+        student_NC, teacher_NC = student_NC.clone(), teacher_NC.clone()
+        devices = [student_NC.device] if student_NC.is_cuda else []
+        with torch.random.fork_rng(devices=devices):
+            value: Any = function(student_NC.clone(), teacher_NC.clone())
+            if not isinstance(value, Tensor) or value.shape not in ((len(student_NC),), ()) or not bool(value.any()):
+                return  # refused by the caller; of zeros nothing can be told
+            alike: Any = function(teacher_NC.clone(), teacher_NC.clone())
+            if bool(alike.mean() > value.mean() + 1e-4 * value.mean().abs()):
+                _log.warning("%s is greater where the student agrees with the teacher: it drives them apart", self.name)
+            self._is_sum = value.dim() == 0 and self._doubles(function, value, student_NC, teacher_NC)
+
+    def _doubles(self, function: Any, value: Tensor, student_NC: Tensor, teacher_NC: Tensor) -> bool:
+        """Whether the same predictions twice give twice the value."""
+        twice: Any = function(torch.cat([student_NC] * 2), torch.cat([teacher_NC] * 2))
+        return bool((twice - 2 * value).abs() < 1e-3 * value.abs())
 
 
 def as_loss(loss: Any, index: int) -> DistillationLoss:

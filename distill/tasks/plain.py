@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from distill.errors import UserError
-from distill.signals import IGNORE, Batch, OutputKind
+from distill.signals import IGNORE, Batch, OutputKind, Request, Signals
 from distill.tally import Counts
 from distill.tasks.base import Guess, Task
 from distill.tasks.scores import Ratio
 
 __all__ = ["Plain", "pairs"]
+
+_log = logging.getLogger(__name__)
 
 
 class Plain(Task):
@@ -35,15 +38,34 @@ class Plain(Task):
 
     def __init__(self, adaptor: Callable[[Any], Batch] | None = None) -> None:
         self.adaptor = adaptor or pairs
+        self._seen: set[int] = set()
 
     def batch(self, raw: Any) -> Batch:
         return raw if isinstance(raw, Batch) else self.adaptor(raw)
+
+    def forward(self, model: nn.Module, batch: Batch, request: Request) -> Signals:
+        signals = super().forward(model, batch, request)
+        if signals.logits is not None:
+            # Later batches of a device are not looked at: each look would make a step wait.
+            first = id(model) not in self._seen
+            self._seen.add(id(model))
+            looks = signals.logits.device.type == "cpu" or first
+            if batch.labels is not None and not batch.labels.is_floating_point():
+                _check_classes(signals.logits, batch.labels, looks)
+            if first and _are_probabilities(signals.logits):
+                name = type(model).__name__
+                _log.warning("%s seems to give probabilities; logits are what stands before the softmax", name)
+        return signals
 
     def metrics(self) -> dict[str, Metric]:
         return {"accuracy": Ratio()}
 
     def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
         if batch.labels is not None:
+            if batch.labels.is_floating_point():
+                rule = "accuracy is of classes, and the labels are numbers"
+                mend = "give classes as whole numbers, or your own metrics and update in a subclass of Plain"
+                raise UserError(rule, key="model.task", value=self.name, mend=mend)
             valid = batch.labels != IGNORE
             metrics["accuracy"].update((logits.argmax(-1) == batch.labels) & valid, valid)
 
@@ -58,7 +80,7 @@ class Plain(Task):
 def pairs(raw: Any) -> Batch:
     """``(x, y)`` or ``(x, y, ids)`` of a loader as ``Batch(inputs={"input": x}, labels=y, ids=ids)``.
 
-    Labels equal to :data:`~distill.signals.IGNORE` are masked out.
+    Labels equal to :data:`~distill.signals.IGNORE` or -1 are masked out; ids are whole numbers.
 
     Raises:
         UserError: if the loader yields anything else.
@@ -71,8 +93,60 @@ def pairs(raw: Any) -> Batch:
             mend="give Plain(adaptor=...) a function that makes a Batch of it",
         )
     x, labels = raw[0], raw[1]
-    ids = None if len(raw) == 2 else torch.as_tensor(raw[2]).tolist()
+    ids = None if len(raw) == 2 else _ids(raw[2], len(x))
+    if not labels.is_floating_point():
+        labels = labels.long().masked_fill(labels == -1, IGNORE) if labels.dtype != torch.bool else labels.long()
     # On the host this look is free; on a device it would make every step wait.
     valid = labels != IGNORE
     mask = None if labels.device.type == "cpu" and bool(valid.all()) else valid
     return Batch(inputs={"input": x}, labels=labels, mask=mask, ids=ids)
+
+
+def _ids(given: Any, count: int) -> list[int]:
+    try:
+        ids = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        ids = torch.empty(0)
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.numel() != count:
+        raise UserError(
+            "the third that a plain task's loader yields is a whole number for each sample, by which a teacher "
+            f"remembers it, and this one yields {_kind(given)} for {count} samples",
+            key="model.task",
+            value=Plain.name,
+            mend="give the sample's number, or leave it out; for anything else give Plain(adaptor=...) a function",
+        )
+    return ids.flatten().tolist()
+
+
+def _kind(given: Any) -> str:
+    if isinstance(given, Tensor):
+        return f"{given.dtype} of {list(given.shape)}".removeprefix("torch.")
+    element = type(given[0]).__name__ if isinstance(given, (list, tuple)) and given else ""
+    return f"a {type(given).__name__}" + (f" of {element}" if element else "")
+
+
+def _check_classes(logits: Tensor, labels: Tensor, looks: bool) -> None:
+    """Refuse labels that are not one class for each row of ``logits``.
+
+    Args:
+        logits: ``[..., C]``.
+        labels: Whole numbers.
+        looks: Whether their values are looked at too.
+    """
+    shape, count = list(logits.shape), logits.shape[-1]
+    if labels.shape != logits.shape[:-1]:
+        rule = f"labels are {list(labels.shape)} for logits of {shape}, and must be {shape[:-1]}: a class for each row"
+        mend = "take labels.argmax(-1)" if labels.shape == logits.shape else "reshape one of them; classes come last"
+        raise UserError(rule, key="model.task", value=Plain.name, mend=mend)
+    if not looks or not labels.numel():
+        return
+    wrong = ((labels < 0) | (labels >= count)) & (labels != IGNORE)
+    if bool(wrong.any()):
+        rule = f"a label is {int(labels[wrong][0])}, and {count} outputs are for the classes 0 to {count - 1}"
+        mend = f"number the classes from 0 ({IGNORE} is no label), or give the models more outputs"
+        raise UserError(rule, key="model.task", value=Plain.name, mend=mend)
+
+
+def _are_probabilities(logits: Tensor) -> bool:
+    values = logits.detach().float()
+    return values.shape[-1] > 1 and bool((values >= 0).all() & ((values.sum(-1) - 1).abs() < 1e-3).all())

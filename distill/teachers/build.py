@@ -61,7 +61,7 @@ def build_teacher(
         return _build_one(configs, task, labels, "model.teacher")
     sources = [_build_one(one, task, labels, f"model.teacher.{number}") for number, one in enumerate(configs)]
     ensemble = Ensemble(sources, [1.0 if isinstance(one, str) else one.weight for one in configs])
-    check_teachers(task, ensemble)
+    ensemble.one_vocabulary = check_teachers(task, ensemble)
     return ensemble if len(sources) > 1 else sources[0]
 
 

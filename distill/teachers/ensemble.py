@@ -68,6 +68,8 @@ class Ensemble(TeacherSource):
                 )
         self.sources = list(sources)
         self.weights = [weight / sum(weights) for weight in weights]
+        self.one_vocabulary = False
+        """Whether one head may be a padded version of another's: the tokenizers were compared."""
 
     @property
     def models(self) -> list[nn.Module]:
@@ -100,8 +102,11 @@ class Ensemble(TeacherSource):
 
     def _mean(self, signals: Sequence[Signals]) -> Signals:
         logits = [s.logits for s in signals if s.logits is not None]
-        # One vocabulary's head may be a padded version of another's; build_teacher has compared the tokenizers.
-        width = min(z.shape[-1] for z in logits)
+        widths = [z.shape[-1] for z in logits]
+        width = min(widths)
+        if max(widths) > width and not self.one_vocabulary:
+            rule = f"the teachers have {', '.join(map(str, widths))} outputs, and nothing says that these are the same"
+            raise UserError(rule, key="model.teacher", mend="take teachers of the same classes")
         return Signals(logits=weighted_mean([z[..., :width] for z in logits], self.weights))
 
     def to(self, device: torch.device | str) -> Self:

@@ -59,6 +59,51 @@ def test_a_sum_of_torchs_is_taken_for_one() -> None:
     torch.testing.assert_close(total, C * oracle())
 
 
+def summed_squares(student: Tensor, teacher: Tensor) -> Tensor:
+    return squares(student, teacher).sum()
+
+
+def test_a_scalar_that_doubles_with_the_predictions_is_taken_for_their_sum_and_draws_no_random_number() -> None:
+    def noisy(student: Tensor, teacher: Tensor) -> Tensor:
+        return summed_squares(student, teacher) + 0 * torch.rand(())
+
+    torch.manual_seed(3)
+    drawn = torch.rand(2)[1]
+    torch.manual_seed(3)
+    loss = CallableLoss(noisy)
+    total, _ = loss(Signals(STUDENT), Signals(TEACHER), BATCH)
+    torch.testing.assert_close(total, oracle())
+    assert torch.equal(torch.rand(()), drawn)  # after the one of the call itself
+    same, _ = CallableLoss(summed_squares)(Signals(TEACHER), Signals(TEACHER), BATCH)  # of which nothing can be told
+    assert same == 0
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda s, t: squares(s.detach(), t), "what it returns has no gradient"),
+        (lambda s, t: squares(s, t.mul_(2)), "it changes the teacher's logits"),
+    ],
+)
+def test_a_function_that_trains_nothing_or_changes_what_others_read_is_refused(function: Any, message: str) -> None:
+    teacher = Signals(TEACHER.clone())
+    with pytest.raises(UserError, match=message):
+        CallableLoss(function)(Signals(STUDENT.clone().requires_grad_()), teacher, BATCH)
+
+
+@pytest.mark.parametrize("wrong", [nn.CosineSimilarity(), lambda s, t: -squares(s, t)])
+def test_a_similarity_that_would_be_made_small_is_warned_of_once(wrong: Any, caplog: Any) -> None:
+    loss = CallableLoss(wrong, name="mine")
+    for _ in range(2):
+        loss(Signals(STUDENT), Signals(TEACHER), BATCH)
+    assert caplog.messages == ["mine is greater where the student agrees with the teacher: it drives them apart"]
+    CallableLoss(squares)(Signals(STUDENT), Signals(TEACHER), BATCH)
+    CallableLoss(lambda s, t: torch.nn.functional.cross_entropy(s, t.softmax(-1)))(
+        Signals(STUDENT), Signals(TEACHER), BATCH
+    )
+    assert len(caplog.messages) == 1
+
+
 def test_where_nothing_counts_the_loss_is_0_with_a_gradient_of_0() -> None:
     student = STUDENT.clone().requires_grad_()
     none = Batch(inputs=BATCH.inputs, mask=torch.zeros_like(MASK))
@@ -117,3 +162,16 @@ def test_teachers_in_a_list_are_never_dropped() -> None:
         Distillation(student=nn.Linear(3, C), teacher=teachers, task=Plain())
     with pytest.raises(UserError, match=r"model\.teacher\.0 = 'Linear': must be a TeacherSource"):
         Ensemble(teachers)
+
+
+@pytest.mark.parametrize("losses", [squares, LogitMSE(), {"a": LogitMSE()}, "LogitMSE"])
+def test_losses_that_are_no_list_are_refused(losses: Any) -> None:
+    with pytest.raises(UserError, match=r"model\.losses = .*must be a list of losses"):
+        Distillation(student=nn.Linear(3, C), teacher=nn.Linear(3, C), task=Plain(), losses=losses)
+
+
+def test_a_teacher_that_is_a_part_of_the_student_is_refused() -> None:
+    student = nn.Sequential(nn.Linear(3, C), nn.Linear(C, C))
+    for teacher in (student, student[0], nn.Sequential(nn.Linear(3, C), student[1])):
+        with pytest.raises(UserError, match=r"model\.teacher = .*is the student itself, or a part of it"):
+            Distillation(student=student, teacher=teacher, task=Plain())

@@ -40,3 +40,62 @@ def test_plain_modules_are_read_through_their_adaptor():
 def test_what_is_no_pair_is_refused():
     with pytest.raises(UserError, match=r"must yield \(x, y\) or \(x, y, ids\), and this one yields dict"):
         Plain().batch({"x": 1})
+
+
+def read(logits, labels):
+    task = Plain()
+    batch = task.batch((logits, labels))
+    made = task.forward(nn.Identity(), batch, Request(logits=True))
+    metrics = task.metrics()
+    task.update(metrics, made.logits, batch)
+    return float(metrics["accuracy"].compute())
+
+
+LOGITS = torch.tensor([[2.0, 1, 0], [0, 1, 2], [1, 2, 0], [0, 0, 3]])
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.int64])
+def test_classes_are_whole_numbers_of_any_width(dtype):
+    labels = torch.tensor([0, 2, 1, 1], dtype=dtype)
+    assert read(LOGITS, labels) == 0.75
+    assert Plain().batch((LOGITS, labels)).labels.dtype == torch.int64
+    assert Plain().batch((LOGITS, labels > 1)).labels.tolist() == [0, 1, 0, 0]
+
+
+def test_minus_1_is_no_label_as_minus_100_is_none():
+    assert read(LOGITS, torch.tensor([0, -1, IGNORE, 1])) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.tensor([1, 2, 3, 1]), "a label is 3, and 3 outputs are for the classes 0 to 2"),
+        (torch.tensor([1, 2, -2, 1]), "a label is -2"),
+        (torch.tensor([[0], [1], [2], [0]]), r"labels are \[4, 1\] for logits of \[4, 3\], and must be \[4\]"),
+        (torch.eye(3).long()[[0, 1, 2, 0]], r"labels are \[4, 3\] .* take labels\.argmax"),
+        (torch.tensor([0.5, 1, 2, 0]), "accuracy is of classes, and the labels are numbers"),
+    ],
+)
+def test_labels_that_are_not_one_class_for_each_row_of_logits_are_refused(labels, said):
+    with pytest.raises(UserError, match=said):
+        read(LOGITS, labels)
+
+
+def test_images_whose_classes_do_not_come_last_are_refused():
+    with pytest.raises(UserError, match=r"must be \[2, 3, 4\].*classes come last"):
+        read(torch.randn(2, 3, 4, 5), torch.zeros(2, 4, 5, dtype=torch.long))
+
+
+def test_outputs_that_are_probabilities_are_warned_of_once_a_model(caplog):
+    task, batch, model = Plain(), Plain().batch((LOGITS, torch.zeros(4, dtype=torch.long))), nn.Softmax(-1)
+    for _ in range(2):
+        task.forward(model, batch, Request(logits=True))
+    task.forward(nn.LogSoftmax(-1), batch, Request(logits=True))
+    assert [message.split()[0] for message in caplog.messages] == ["Softmax"]
+
+
+@pytest.mark.parametrize("ids", [("a.png", "b.png", "c.png", "d.png"), torch.rand(4), torch.arange(8).view(4, 2)])
+def test_what_is_no_number_of_a_sample_is_no_id(ids):
+    with pytest.raises(UserError, match="is a whole number for each sample"):
+        Plain().batch((LOGITS, torch.zeros(4, dtype=torch.long), ids))
+    assert Plain().batch((LOGITS, torch.zeros(4, dtype=torch.long), torch.arange(4)[:, None])).ids == [0, 1, 2, 3]
