@@ -53,7 +53,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
 
     A block that shares weights with other modules is gathered with what is in no block, for the whole pass.
     """
-    for block in _blocks(model):
+    for block in list(_blocks(model)):  # found before any of their parameters gives way to parts
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
 
@@ -63,6 +63,8 @@ def _blocks(model: nn.Module) -> Iterator[nn.Module]:
     found: list[str] = []
     for name, block in model.named_modules():
         if not _BLOCK.search(name) or any(name.startswith(f"{outer}.") for outer in found):
+            continue
+        if type(block).forward is nn.Module.forward:  # a list of modules, which nobody calls
             continue
         found.append(name)
         inside = [id(p) for module in block.modules() for p in module.parameters(recurse=False)]

@@ -8,6 +8,7 @@ import pytest
 
 from distill.errors import UserError
 from distill.export.folder import REPORT, replacing_export
+from distill.replacing import replacing
 
 
 def test_the_folder_is_there_when_the_block_has_ended(tmp_path: Path) -> None:
@@ -93,3 +94,20 @@ def test_what_is_no_export_is_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
     with pytest.raises(UserError, match="cannot be written to"), replacing_export(tmp_path / "thesis.txt" / "out"):
         pass
+
+
+def test_a_folder_that_cannot_be_replaced_is_back_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with replacing(tmp_path / "out", "--output") as fresh:
+        (fresh / "model").write_text("old")
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.suffix == ".new":
+            raise OSError("no space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no space left"), replacing(tmp_path / "out", "--output") as fresh:
+        (fresh / "model").write_text("new")
+    assert (tmp_path / "out" / "model").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -72,6 +72,25 @@ def test_blocks_are_gathered_one_by_one_but_for_those_that_share_weights(mesh: D
     assert all(isinstance(p, DTensor) for p in model.parameters())
 
 
+class Stage(nn.Module):
+    """As Swin's, which are called layers, and hold blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks[1](self.blocks[0](x))
+
+
+def test_blocks_of_a_block_are_gathered_with_it_and_a_mere_list_of_them_is_none(mesh: DeviceMesh) -> None:
+    model = nn.Sequential()
+    model.layers = nn.ModuleList([Stage(), nn.ModuleList([nn.Linear(3, 3)])])
+    shard(model, mesh["data_parallel"])
+    names = [name for name, module in model.named_modules() if isinstance(module, FSDPModule)]
+    assert names == ["", "layers.0"]
+
+
 def test_what_is_gathered_is_the_plain_model_with_its_ties_and_buffers(mesh: DeviceMesh) -> None:
     model = Stack()
     model.embedding.weight.requires_grad_(False)
