@@ -43,6 +43,10 @@ _PATHS = {
     errno.EACCES: _LEAVE,
     errno.EPERM: _LEAVE,
     errno.EROFS: ("lies on a disk that is read only", "name another folder"),
+    errno.EISDIR: ("is a folder, where a file has to be", "remove it, or name another"),
+    errno.EEXIST: ("is there already, and no folder", "remove it, or name another"),
+    errno.ENOTDIR: ("leads through what is no folder", "remove that, or name another"),
+    errno.ELOOP: ("leads through too many links", "remove them, or name another"),
     errno.ENOSPC: ("lies on a disk that is full", "make room, or name another folder"),
 }
 

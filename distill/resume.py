@@ -81,9 +81,9 @@ def fit_or_resume(
     if run.config_file.is_file():
         return _go_on(Run.open(run.folder), full, allow)
     if is_rank_zero() and run.folder.is_dir() and not run.folder.is_symlink():
-        for path in run.folder.glob(".config.yaml*.new"):  # killed at its very beginning
-            path.unlink(missing_ok=True)
         with suppress(OSError):  # what else is in it stays, and is told of below
+            for path in run.folder.glob(".config.yaml*.new"):  # killed at its very beginning
+                path.unlink()
             run.folder.rmdir()
     return fit(config, allow=allow, run_id=run_id, beside=beside)
 

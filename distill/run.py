@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import shutil
@@ -91,7 +92,7 @@ class Run:
         """
         run = cls.named(root, name, new_id() if run_id is None else run_id)
         check_folder(root, "runs")
-        if run.folder.exists():
+        if os.path.lexists(run.folder):  # a link to what is not there would have it made there
             mend = f"distill resume {run.folder}, or give another id, or none"
             raise UserError(f"the run folder {run.folder} exists", key="--id", value=run.id, mend=mend)
         return run
@@ -257,8 +258,9 @@ class Run:
             UserError: naming it.
         """
         refuse_links(self.folder)
-        files = self.config_file, self.result_file, self.failure_file, self.plan_file, self.lock_file
-        for path in (*files, self.folder / "metrics.csv", self.checkpoints, self.student):
+        files = [self.config_file, self.result_file, self.failure_file, self.plan_file, self.lock_file]
+        files += [self.folder / "metrics.csv", self.folder / "timeline.png", *self.folder.glob(".*.new")]
+        for path in (*files, self.checkpoints, self.student):
             folder = path in (self.checkpoints, self.student)
             if path.exists() and not (path.is_dir() if folder else path.is_file()):
                 rule = f"is no {'folder' if folder else 'file'}, and could not be written"

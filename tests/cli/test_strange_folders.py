@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import os
 import shutil
@@ -24,6 +26,7 @@ import distill.timeline
 from distill.boundary import is_path_key, refuse_links, refuse_paths, without_paths
 from distill.errors import UserError
 from distill.lock import held, locked
+from distill.sensitivity import scan as scanning
 
 Distill = Callable[..., Any]
 
@@ -52,12 +55,42 @@ def outside(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, recipe: dict[str, Any]) -> Path:
+    """A finished run that tests copy."""
+    from distill.config import long_form
+    from distill.launch import fit
+
+    with contextlib.chdir(tmp_path_factory.mktemp("whole")):
+        return fit({**long_form(recipe), "name": "base"}, run_id="one").folder.resolve()
+
+
 @pytest.fixture
-def finished(fitted: Callable[..., Path]) -> Path:
-    return fitted()
+def finished(whole: Path, base: dict[str, Any]) -> Path:
+    """It, as if it had been trained here."""
+    run = Path(shutil.copytree(whole, RUN))
+    plan = (run / "plan.json").read_text()
+    (run / "plan.json").write_text(plan.replace(str(whole), str(run.resolve())))
+    return run
 
 
-COMMANDS = (("resume", "--max-steps", "4"), ("export", "--to", "hf"), ("sensitivity", "--samples", "4"))
+RUN = "runs/base/one"
+GO_ON = (("resume", RUN, "--max-steps", "4"), ("fit", "-c", "base.yaml", "--id", "one", "--resume", "auto"))
+WRITE = (*GO_ON, ("export", RUN, "--to", "hf"), ("sensitivity", RUN, "--samples", "4"))
+READ = (
+    ("validate", RUN),
+    ("quantize", RUN, "--calibrate", "8"),
+    ("export", RUN, "--to", "hf", "--output", "exported"),
+    ("sensitivity", RUN, "--samples", "4", "--output", "scanned"),
+    ("fit", "-c", "base.yaml", "--id", "next", "--from", RUN),
+    ("runs",),
+    ("runs", "--compare", RUN, RUN),
+)
+REFUSED = (
+    ("test", RUN),  # there are no data for it
+    ("fit", "-c", "base.yaml", "--id", "one"),
+    ("fit", "-c", "base.yaml", "--beside", RUN),  # it had a teacher
+)
 
 
 def test_no_command_writes_through_a_link(finished: Path, outside: Path, distill: Distill) -> None:
@@ -72,10 +105,10 @@ def test_no_command_writes_through_a_link(finished: Path, outside: Path, distill
         if os.path.lexists(path):
             path.rename(aside)
         path.symlink_to(os.path.relpath(leads_to, path.parent))
-        for command, *arguments in COMMANDS if name in PLACES[:2] else COMMANDS[:1]:
-            code, _, err = distill(command, str(finished), *arguments)
-            assert code == 2, (command, name, err)
-            assert command != "resume" or f"{name} = " in err, err
+        for argv in WRITE if name in PLACES[:2] else GO_ON:
+            code, _, err = distill(*argv)
+            assert code == 2, (argv, name, err)
+            assert argv not in GO_ON or f"{name} = " in err, err
         path.unlink()
         if aside.exists():
             aside.rename(path)
@@ -83,6 +116,76 @@ def test_no_command_writes_through_a_link(finished: Path, outside: Path, distill
         assert {n: c for n, c in snapshot(finished).items() if n != ".lock"} == {
             n: c for n, c in whole.items() if n != ".lock"
         }, name
+
+
+@pytest.mark.parametrize("dangling", [False, True], ids=["to what is there", "to nothing"])
+def test_all_commands_leave_what_is_behind_links_as_it_is(
+    dangling: bool, finished: Path, outside: Path, distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run all of whose entries are links out of it; those that only read may follow them."""
+    monkeypatch.setattr(scanning, "scan", functools.partial(scanning.scan, sparsities=(0.8,), bits=(6,)))
+    made = [path for path in finished.iterdir() if path.name != ".lock"]
+    (finished / ".lock").unlink()
+    for path in made:
+        shutil.copytree(path, outside / path.name) if path.is_dir() else shutil.copy(path, outside)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        keep = path.name == "config.yaml" or not dangling
+        path.symlink_to(outside / (path.name if keep else "absent"))
+    for name in ({*FILES, *PLACES, "failure.json"} - {path.name for path in made}) | {"wandb"}:
+        (finished / name).unlink(missing_ok=True)
+        (finished / name).symlink_to(outside / ("absent" if dangling else "" if name in PLACES else "mine.txt"))
+    before, links = snapshot(outside), snapshot(finished)
+    for argv in (*READ, *REFUSED, *WRITE):
+        code, _, err = distill(*argv)
+        wanted = 0 if argv[0] == "runs" or (argv in READ and not dangling) else 2
+        assert code == wanted, (argv, code, err)
+        assert snapshot(outside) == before, argv
+        assert snapshot(finished) == links, argv
+
+
+def test_nothing_is_made_behind_a_link_that_stands_where_a_run_would_be(
+    finished: Path, outside: Path, distill: Distill
+) -> None:
+    before = snapshot(outside)
+    for place in ("runs/base/new", "runs/base-quantized/new"):
+        Path(place).parent.mkdir(exist_ok=True)
+        Path(place).symlink_to(outside / "absent")
+    for argv in (
+        ("fit", "-c", "base.yaml", "--id", "new"),
+        ("fit", "-c", "base.yaml", "--id", "new", "--resume", "auto"),
+        ("quantize", str(finished), "--id", "new"),
+    ):
+        code, _, err = distill(*argv)
+        assert (code, "exists" in err) == (2, True), (argv, err)
+    assert snapshot(outside) == before
+
+
+def test_a_sweep_writes_through_no_link(finished: Path, outside: Path, distill: Distill) -> None:
+    Path("lr.yaml").write_text("{name: lr, method: grid, parameters: {model.optimizer.lr: {values: [1e-3]}}}")
+    shutil.copytree(finished, "runs/lr/trial-0001")  # has finished, so that no process begins
+    (outside / "sweep.json").write_text("{}")
+    for name, leads_to in (("sweep.json", outside / "sweep.json"), (".sweep.json.new", outside / "mine.txt")):
+        Path("runs/lr", name).symlink_to(leads_to)
+    before = snapshot(outside)
+    code, _, err = distill("sweep", "lr.yaml", "-c", "base.yaml")
+    assert code == 0, err
+    assert snapshot(outside) == before
+    assert not Path("runs/lr/sweep.json").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "name", [".plan.json.new", ".config.yaml.new", "timeline.png", "failure.json", "checkpoints/.last-4.ckpt.new"]
+)
+def test_a_folder_where_a_file_is_written_is_refused_or_replaced(name: str, finished: Path, distill: Distill) -> None:
+    (finished / name).unlink(missing_ok=True)
+    (finished / name).mkdir()
+    before = snapshot(finished)
+    code, _, err = distill("resume", str(finished), "--max-steps", "4")
+    if "/" in name:  # our own, half written, may be a folder
+        assert (code, (finished / name).exists()) == (0, False), err
+        return
+    assert (code, f"{name} = " in err) == (2, True), err
+    assert snapshot(finished) | {".lock": b""} == before | {".lock": b""}
 
 
 def test_what_has_another_name_outside_stays_as_it_was(finished: Path, outside: Path, distill: Distill) -> None:
