@@ -6,7 +6,8 @@ import csv
 import io
 import warnings
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pytorch_lightning.loggers import Logger
 
 from distill.disk import replace, sync
 from distill.guarded import Guarded
-from distill.metrics_file import read_rows
+from distill.metrics_file import iterate_rows, read_rows
 
 __all__ = ["CsvLogger"]
 
@@ -93,7 +94,7 @@ class CsvLogger(Guarded, Logger):
     def _write(self) -> None:
         new = dict.fromkeys(name for row in self._waiting for name in row if name not in self._columns)
         if new:
-            self._replace([*read_rows(self.path, self._size), *self._waiting], [*self._columns, *new])
+            self._replace(chain(read_rows(self.path, self._size), self._waiting), [*self._columns, *new])
         else:
             with self.path.open("r+b") as file:
                 file.seek(self._size)  # over what a write that failed may have left
@@ -106,20 +107,34 @@ class CsvLogger(Guarded, Logger):
     def _go_on(self, at: int | None) -> None:
         if not self.path.is_file():
             return
-        rows = [row for row in read_rows(self.path) if at is None or not row["step"] or int(row["step"]) <= at]
-        if rows:
-            self._replace(rows, [name for name in rows[0] if name == "step" or any(row[name] for row in rows)])
+
+        def is_kept(row: Mapping[str, str]) -> bool:
+            return at is None or not row["step"] or int(row["step"]) <= at
+
+        used: dict[str, bool] = {}  # the columns of the file, in its order: does a row that is kept say something there
+        beyond = False
+        try:
+            for row in iterate_rows(self.path):
+                if is_kept(row):
+                    used = {name: name == "step" or bool(row[name]) or used.get(name, False) for name in row}
+                else:
+                    beyond = True
+        except ValueError as error:
+            if not beyond:
+                warnings.warn(f"{error}: the history that was written after it is lost.", stacklevel=2)
+        if used:
+            self._replace(filter(is_kept, read_rows(self.path)), [name for name, has in used.items() if has])
         else:
             self.path.unlink()
 
-    def _replace(self, rows: Sequence[Mapping[str, Any]], columns: list[str]) -> None:
+    def _replace(self, rows: Iterable[Mapping[str, Any]], columns: list[str]) -> None:
         """Write the whole file, so that a kill leaves the old one or the new one."""
-        text = _text([dict(zip(columns, columns, strict=True)), *rows], columns)
+        text = _text(chain([dict(zip(columns, columns, strict=True))], rows), columns)
         replace(self.path, text)
         self._columns, self._size, self._durable = columns, len(text), False
 
 
-def _text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
+def _text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
     text = io.StringIO(newline="")
     csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n").writerows(rows)
     return text.getvalue().encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import time
@@ -110,8 +109,7 @@ def summary(folder: Path) -> Summary:
         step, broken_metrics = _whole(number_at(result, "steps")), ""
         value = number_at(result, "scores", "student", monitor)
     else:
-        step, values, broken_metrics = _history(run.folder / "metrics.csv", f"val/{monitor}")
-        value = (max if mode == "max" else min)(values) if values and mode else None
+        step, value, broken_metrics = _history(run.folder / "metrics.csv", f"val/{monitor}", mode)
     state = run.state
     if state == "interrupted":
         step = max(_checkpoints(run), default=step)
@@ -152,17 +150,17 @@ def _started(run: Run, planned: float | None) -> float:
         return run.config_file.stat().st_mtime
 
 
-def _history(file: Path, column: str) -> tuple[int | None, list[float], str]:
-    """The last step, the finite values of ``column``, and what is wrong with the file."""
-    step, values = None, []
+def _history(file: Path, column: str, mode: str) -> tuple[int | None, float | None, str]:
+    """The last step, the best finite value of ``column``, and what is wrong with the file."""
+    step, best, better = None, None, max if mode == "max" else min
     try:
         for row in iterate_rows(file):
             step = int(row["step"]) if row["step"] else step
-            if row.get(column) and math.isfinite(value := float(row[column])):
-                values.append(value)
-    except (OSError, KeyError, ValueError, csv.Error):
-        return step, values, f"{file.name} cannot be read"
-    return step, values, ""
+            if mode and row.get(column) and math.isfinite(value := float(row[column])):
+                best = value if best is None else better(best, value)
+    except (OSError, KeyError, ValueError):
+        return step, best, f"{file.name} cannot be read"
+    return step, best, ""
 
 
 def show_runs(folder: str | Path, *, as_json: bool = False, console: Console | None = None) -> None:

@@ -1,13 +1,29 @@
-"""Reading ``metrics.csv``, the history of a run. Light: no torch."""
+"""Reading ``metrics.csv``, the history of a run, row by row and within bounds. Light: no torch."""
 
 from __future__ import annotations
 
 import csv
-import io
+import errno
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
+
+from distill.disk import opened
 
 __all__ = ["iterate_rows", "read_rows"]
+
+_MOST = 512 << 20
+"""The most bytes of a history: a hundred metrics of every one of half a million steps."""
+
+_LINE = 1 << 20
+"""The most bytes of a line."""
+
+_COLUMNS = 10_000
+
+_DIGITS = 18
+"""The most of a step."""
 
 
 def iterate_rows(path: Path, size: int | None = None) -> Iterator[dict[str, str]]:
@@ -16,24 +32,47 @@ def iterate_rows(path: Path, size: int | None = None) -> Iterator[dict[str, str]
     The last line is left out until it has an end: a kill may cut it off, and a run that writes may not be done with it.
 
     Raises:
+        OSError: if it cannot be read, or is larger than any history.
         ValueError: at the first row that is not whole. A machine that stops may leave nonsense after what was durable.
         KeyError: if the file has no column ``step``.
     """
     if not path.is_file():
         return
-    whole, _, _ = path.read_bytes()[:size].rpartition(b"\n")
-    for row in csv.DictReader(io.StringIO(whole.decode(errors="replace"), newline="")):
-        if None in row or None in row.values() or not (row["step"] == "" or row["step"].isdecimal()):
-            raise ValueError(f"{path} holds a row that is not whole")
-        yield row
+    with opened(path) as file:
+        if os.fstat(file.fileno()).st_size > _MOST:
+            raise OSError(errno.EFBIG, f"larger than {_MOST >> 20} MiB", str(path))
+        rows = csv.DictReader(_lines(file, _MOST if size is None else size))
+        try:
+            if len(rows.fieldnames or []) > _COLUMNS:
+                raise ValueError(f"{path} has more than {_COLUMNS:,} columns")
+            for row in rows:
+                if None in row or None in row.values() or not _is_step(row["step"]):
+                    raise ValueError(f"{path} holds a row that is not whole")
+                yield row
+        except csv.Error as error:  # an opened quotation, and the like
+            raise ValueError(f"{path} is no table ({error})") from None
 
 
-def read_rows(path: Path, size: int | None = None) -> list[dict[str, str]]:
+def _lines(file: BinaryIO, size: int) -> Iterator[str]:
+    """The lines in the first ``size`` bytes that have an end.
+
+    Raises:
+        ValueError: at one that is longer than any of ours.
+    """
+    while line := file.readline(min(size, _LINE)):
+        size -= len(line)
+        if not line.endswith(b"\n"):
+            if len(line) == _LINE:
+                raise ValueError(f"a line is longer than {_LINE >> 20} MiB")
+            return
+        yield line.decode(errors="replace")
+
+
+def _is_step(text: str) -> bool:
+    return text == "" or (text.isdecimal() and len(text) <= _DIGITS)
+
+
+def read_rows(path: Path, size: int | None = None) -> Iterator[dict[str, str]]:
     """The rows of :func:`iterate_rows` up to the first that is not whole."""
-    rows = []
-    try:
-        for row in iterate_rows(path, size):
-            rows.append(row)
-    except ValueError:
-        pass
-    return rows
+    with suppress(ValueError):
+        yield from iterate_rows(path, size)

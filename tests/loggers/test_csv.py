@@ -177,3 +177,36 @@ def test_what_a_write_that_failed_has_left_is_written_over(tmp_path: Path) -> No
         file.write(b"3,3.0\n4,4")  # the disk was full then
     log(logger, [(2, {"a": 3.0})])
     assert (tmp_path / "metrics.csv").read_bytes() == b"step,a\n1,1.0\n2,2.0\n3,3.0\n"
+
+
+WIDE = b"step," + b",".join(b"%d" % i for i in range(20_000)) + b"\n"
+BEYOND = {
+    "a long line": b"step,a\n" + b"3,1.0\n" + b"4," + b"1" * (2 << 20) + b"\n",
+    "no line at all": b"step,a\n3,1.0\n" + b"\0" * (2 << 20),
+    "an open quotation": b'step,a\n3,1.0\n4,"' + b"1\n" * (1 << 17),
+    "many columns": WIDE + b"4" + b",1" * 20_000 + b"\n",
+    "a step of many digits": b"step,a\n3,1.0\n" + b"9" * 5000 + b",1\n",
+}
+
+
+@pytest.mark.parametrize("content", BEYOND.values(), ids=BEYOND)
+def test_a_history_beyond_all_bounds_is_read_as_far_as_it_is_one(content: bytes, tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "mine", {}, "one")
+    (run.folder / "metrics.csv").write_bytes(content)
+    whole = b"" if content is BEYOND["many columns"] else b"step,a\n3,1.0\n"
+    found = summary(run.folder)
+    assert (found.step, found.note) == (3 if whole else None, "metrics.csv cannot be read")
+    with pytest.warns(UserWarning, match="the history that was written after it is lost"):
+        log(CsvLogger(run.folder, 3), [(3, {"a": 2.0})])
+    assert (run.folder / "metrics.csv").read_bytes() == (whole or b"step,a\n") + b"4,2.0\n"
+
+
+def test_a_file_larger_than_any_history_is_left_as_it_is(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "mine", {}, "one")
+    with (run.folder / "metrics.csv").open("wb") as file:
+        file.write(b"step,a\n3,1.0\n")
+        file.truncate(10 << 30)  # without taking room
+    assert summary(run.folder).note == "metrics.csv cannot be read"
+    with pytest.warns(UserWarning, match=r"metrics\.csv is left out.*larger than"):
+        log(CsvLogger(run.folder, 3), [(3, {"a": 2.0})])
+    assert (run.folder / "metrics.csv").stat().st_size == 10 << 30
