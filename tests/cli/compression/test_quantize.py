@@ -17,6 +17,7 @@ from torch import nn
 
 from distill.finished import evaluate
 from distill.quantize.run import quantize
+from distill.quantize.scheme import ActivationScheme
 from distill.run import Run
 
 Distill = Callable[..., Any]
@@ -118,7 +119,7 @@ def test_as_many_batches_are_calibrated_with_as_hold_the_samples(
 
     monkeypatch.setattr("distill.quantize.ptq.quantize", look)
     with pytest.raises(Seen):
-        quantize(plain.run.folder, calibrate=samples, run_id="seen")
+        quantize(plain.run.folder, calibrate=samples, activations=ActivationScheme(), run_id="seen")
 
 
 @pytest.mark.parametrize(
