@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from distill.callbacks.compression import Compression
 from distill.callbacks.steps import logs_now, total_steps
 from distill.errors import UserError
+from distill.idle import Idle, refuse_idle
 from distill.losses.base import check_choice
 from distill.prune.criteria import CRITERIA, Criterion
 from distill.prune.granularity import Granularity
@@ -30,6 +31,21 @@ __all__ = ["GradualMagnitudePruning"]
 
 _ELEMENTWISE = (SGD, Adam, AdamW)
 """Optimizers that leave a weight at zero whose gradient and moments are zero."""
+
+
+def _idle(schedule: Any, scope: Any, granularity: Granularity, regrow: float) -> list[Idle]:
+    """Which settings these leave without effect."""
+    table, at_once = not isinstance(schedule, str), schedule == "one_shot" and not regrow
+    own, once = "a schedule of moments", "schedule: one_shot"
+    groups = granularity.keep > 0
+    return [
+        *(Idle(key, table, own, "say it there") for key in ("final_sparsity", "initial_sparsity", "begin", "end")),
+        Idle("every_n_steps", table, own, "say it there"),
+        *(Idle(key, at_once, once, "take cubic or linear") for key in ("initial_sparsity", "end", "every_n_steps")),
+        Idle("freeze", not regrow, "regrow: 0", "give regrow"),
+        Idle("scope", groups and not isinstance(scope, str), f"granularity: {granularity}", "take unstructured"),
+        Idle("max_layer_sparsity", groups, f"granularity: {granularity}", "take unstructured"),
+    ]
 
 
 class GradualMagnitudePruning(Compression):
@@ -110,10 +126,12 @@ class GradualMagnitudePruning(Compression):
         regrow: float = 0.0,
         freeze: int | float | None = None,
     ) -> None:
+        given = dict(locals())
         try:
             parsed = Granularity.parse(granularity)
             curve = schedule if isinstance(schedule, str) else "cubic"
             check_choice("schedule", curve, CURVES)
+            refuse_idle(GradualMagnitudePruning, given, _idle(schedule, scope, parsed, regrow))
             self.schedule = SparsitySchedule(
                 final=(parsed.most if parsed.keep else 0.8) if final_sparsity is None else final_sparsity,
                 initial=initial_sparsity,

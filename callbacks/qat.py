@@ -18,6 +18,7 @@ from distill.callbacks.compression import Compression
 from distill.callbacks.steps import logs_now, total_steps
 from distill.callbacks.temperatures import too_hot
 from distill.errors import TrainingError, UserError
+from distill.idle import Idle, refuse_idle
 from distill.quantize.artifact import Store, step_of
 from distill.quantize.choose import KINDS, check_widths, choose, swap
 from distill.quantize.figures import figures
@@ -36,6 +37,7 @@ _log = logging.getLogger(__name__)
 _INT8 = WeightScheme()
 _INPUTS = ActivationScheme()
 _KEY = "callbacks.QuantizationAwareTraining"
+_OBSERVED = ("observe", "freeze_observers")
 
 
 class QuantizationAwareTraining(Compression):
@@ -102,6 +104,8 @@ class QuantizationAwareTraining(Compression):
         store: Store = "float",
     ) -> None:
         self.weights, self.embeddings = weights, embeddings
+        if activations is not None:
+            activations.refuse_idle(f"{_KEY}.activations")
         self.activations = None if activations is None or activations.kind == "none" else activations
         self.overrides, self.include, self.exclude = overrides or {}, include, exclude or []
         self.kinds = of_types(KINDS, types, f"{_KEY}.types")
@@ -116,6 +120,8 @@ class QuantizationAwareTraining(Compression):
         moments = {name: getattr(self, name) for name in ("observe", "begin", "freeze_observers")}
         for name, moment in moments.items():
             check_moment(f"{_KEY}.{name}", moment)
+        rules = [Idle(key, not self._static, "inputs that are not static", "take kind: static") for key in _OBSERVED]
+        refuse_idle(QuantizationAwareTraining, moments, rules, f"{_KEY}.")
         if len({type(moment) for moment in moments.values()}) == 1:
             self._check_moments(*moments.values())
         check_widths(self.overrides, f"{_KEY}.overrides")

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from distill.callbacks.compression import Compression
 from distill.callbacks.steps import logs_now, total_steps
 from distill.errors import UserError, nearest
+from distill.idle import Idle, refuse_idle
 from distill.prune.schedule import Progress
 from distill.schedules import step_at
 from distill.structure.activations import ActivationSums
@@ -85,6 +86,15 @@ class StructuredPruning(Compression):
                 raise UserError(rule, key=f"{KEY}.{name}", value=value, mend=nearest(value, get_args(kind)))
         if not (heads or neurons or hidden or layers):
             raise UserError("nothing is to be removed", key=KEY, mend="give heads, neurons, hidden or layers")
+        numbered, once = not (heads or neurons or hidden) and isinstance(layers, list), schedule == "one_shot"
+        rules = [
+            Idle("end", once, "schedule: one_shot", "take cubic or linear"),
+            Idle("every_n_steps", once, "schedule: one_shot", "take cubic or linear"),
+            Idle("criterion", numbered, "layers by their numbers", "say how many"),
+            Idle("scope", not (heads or neurons), "neither heads nor neurons to remove", "give them"),
+        ]
+        values = {"end": end, "every_n_steps": every_n_steps, "criterion": criterion, "scope": scope}
+        refuse_idle(StructuredPruning, values, rules, f"{KEY}.")
         self.plan = Plan(heads, neurons, hidden, layers, criterion, scope, KEY)
         try:
             self.schedule = Progress(begin=begin, end=end, every=every_n_steps, curve=schedule)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from distill.errors import UserError
+from distill.idle import Idle, refuse_idle
 
-__all__ = ["check_numbers"]
+__all__ = ["check_numbers", "refuse_idle_settings"]
 
 _LEAST = {"max_length": 2, "batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "train_samples": 1, "seed": 0}
 
@@ -27,3 +28,24 @@ def check_numbers(settings: Any) -> None:
     length = settings.pack_length
     if length is not None and (length < 0 or length == 1):
         raise UserError("must be at least 2, or 0", key="data.pack_length", value=length, mend="raise it")
+
+
+def refuse_idle_settings(owner: type, settings: Any, packs: bool) -> None:
+    """Refuse settings that others leave without effect.
+
+    Args:
+        owner: The class whose arguments they are.
+        settings: Has them as attributes.
+        packs: Whether the task joins documents into blocks, if it is let.
+
+    Raises:
+        UserError: naming the first.
+    """
+    blocks = packs and settings.pack_length != 0
+    packed, whole = "documents packed into blocks", "documents that share no block"
+    rules = (
+        Idle("name", settings.files is not None, "data.files", "name a data set in data.path"),
+        Idle("max_length", blocks, packed, "set data.pack_length"),
+        Idle("isolate_documents", not blocks, whole, "set data.pack_length"),
+    )
+    refuse_idle(owner, vars(settings), rules, "data.")

@@ -12,7 +12,7 @@ from pytorch_lightning import LightningDataModule
 
 from distill.data.account import figures, said, token_counts, unread
 from distill.data.batches import Collate, EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
-from distill.data.bounds import check_numbers
+from distill.data.bounds import check_numbers, refuse_idle_settings
 from distill.data.features import Samples
 from distill.data.labels import Outputs
 from distill.data.packing import PackedSamples
@@ -139,6 +139,7 @@ class TextData(LightningDataModule):
                 value=self.pack_length,
                 mend="leave it out, or set it to 0",
             )
+        refuse_idle_settings(TextData, self, task.packs)
         return task
 
     @property

@@ -23,6 +23,7 @@ __all__ = [
     "check_choice",
     "check_not_negative",
     "check_positive",
+    "check_some",
     "counted",
     "full_precision",
 ]
@@ -178,6 +179,17 @@ def check_not_negative(key: str, value: float | Schedule) -> Schedule:
         if not 0 <= number < math.inf:
             raise UserError("must be 0 or more", key=key, value=number, mend=f"give a {key} of 0 or more")
     return as_schedule(value)
+
+
+def check_some(**parts: float) -> None:
+    """Refuse a loss of which no part counts: it would be 0 whatever the student says.
+
+    Raises:
+        UserError: naming the first part.
+    """
+    if not any(parts.values()):
+        first, rule = next(iter(parts)), f"{' and '.join(parts)} are 0, so the loss is"
+        raise UserError(rule, key=first, value=parts[first], mend="raise one of them, or leave the loss out")
 
 
 def check_choice(key: str, value: str, choices: Collection[str]) -> None:

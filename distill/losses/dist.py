@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, softmax
 
-from distill.losses.base import at_least_float32, check_not_negative
+from distill.losses.base import at_least_float32, check_not_negative, check_some
 from distill.losses.logits import SoftenedLoss
 from distill.schedules import Schedule
 
@@ -80,6 +80,7 @@ class DIST(SoftenedLoss):
         super().__init__(temperature, weight, name)
         check_not_negative("beta", beta)
         check_not_negative("gamma", gamma)
+        check_some(beta=beta, gamma=gamma)
         self.beta, self.gamma = beta, gamma
 
     def divergence(self, student_NC: Tensor, teacher_NC: Tensor, temperature: float) -> Tensor:

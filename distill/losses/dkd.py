@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from distill.errors import UserError
-from distill.losses.base import check_not_negative, check_positive, counted
+from distill.losses.base import check_not_negative, check_positive, check_some, counted
 from distill.losses.logits import LogitLoss
 from distill.losses.rows import sum_over_rows
 from distill.schedules import Schedule
@@ -99,6 +99,7 @@ class DecoupledKD(LogitLoss):
         self.temperature = check_positive("temperature", temperature)
         check_not_negative("alpha", alpha)
         check_not_negative("beta", beta)
+        check_some(alpha=alpha, beta=beta)
         self.alpha, self.beta = alpha, beta
 
     def summed(self, student_NC: Tensor, teacher_NC: Tensor, batch: Batch) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-from distill.losses.base import at_least_float32, check_not_negative, full_precision
+from distill.losses.base import at_least_float32, check_not_negative, check_some, full_precision
 from distill.losses.embedding import EmbeddingLoss
 from distill.schedules import Schedule
 
@@ -107,6 +107,7 @@ class RelationalKD(EmbeddingLoss):
         super().__init__(student_layer, teacher_layer, taps, weight, name)
         check_not_negative("distance_weight", distance_weight)
         check_not_negative("angle_weight", angle_weight)
+        check_some(distance_weight=distance_weight, angle_weight=angle_weight)
         self.distance_weight, self.angle_weight = distance_weight, angle_weight
 
     def mean_loss(self, student_BE: Tensor, teacher_BF: Tensor, valid_B: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from distill.errors import UserError
+from distill.idle import Idle, refuse_idle
 
 __all__ = ["BITS", "ActivationScheme", "Bits", "LayerScheme", "WeightScheme", "check_bits", "integer_range"]
 
@@ -145,6 +146,24 @@ class ActivationScheme:
             raise UserError("must lie in (50, 100]", key="percentile", value=self.percentile, mend="99.99 is common")
         if self.learned and self.kind != "static":
             raise UserError("only static inputs have a scale to learn", key="learned", value=True, mend="kind: static")
+
+    def refuse_idle(self, place: str) -> None:
+        """Refuse settings without effect; not of what an artifact says of itself, which is read all the same.
+
+        Args:
+            place: Where the scheme stands.
+
+        Raises:
+            UserError: naming the setting.
+        """
+        static, kind = "take kind: static", f"kind: {self.kind}"
+        rules = [Idle(key, self.kind != "static", kind, static) for key in ("observer", "momentum", "percentile")]
+        rules += [Idle(key, self.kind == "none", kind, static) for key in ("bits", "symmetric")]
+        rules += [
+            Idle("momentum", self.observer == "minmax", "observer: minmax", "take moving_average"),
+            Idle("percentile", self.observer != "percentile", f"observer: {self.observer}", "take percentile"),
+        ]
+        refuse_idle(ActivationScheme, vars(self), rules, f"{place}.")
 
     @property
     def bounds(self) -> tuple[int, int]:

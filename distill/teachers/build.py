@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distill.errors import UserError
+from distill.idle import idle
 from distill.pretrained import load_model, load_tokenizer
 from distill.tasks.base import Task, TextTask
 from distill.teachers.base import TeacherSource
@@ -57,6 +58,10 @@ def build_teacher(
             mend="give a module: Distillation(teacher=module, ...)",
         )
     labels = labels if labels is not None else task.labels
+    alone = configs[0] if isinstance(configs, Sequence) and len(configs) == 1 else configs
+    if isinstance(alone, TeacherConfig) and alone.weight != 1.0:
+        key = "model.teacher.weight" if alone is configs else "model.teacher.0.weight"
+        raise idle(key, alone.weight, "a single teacher", "name several")
     if isinstance(configs, str | TeacherConfig):
         return _build_one(configs, task, labels, "model.teacher")
     sources = [_build_one(one, task, labels, f"model.teacher.{number}") for number, one in enumerate(configs)]

@@ -275,7 +275,14 @@ def test_a_resumed_run_ends_with_the_bits_of_an_undisturbed_one(
         module = distillation()
         given = FunctionCriterion(lambda weight, module: weight**2) if criterion == "own" else criterion
         pruning = GradualMagnitudePruning(
-            0.7, begin=1, end=7, every_n_steps=2, criterion=given, regrow=regrow, freeze=9, scope=["one"]
+            0.7,
+            begin=1,
+            end=7,
+            every_n_steps=2,
+            criterion=given,
+            regrow=regrow,
+            freeze=9 if regrow else None,
+            scope=["one"],
         )
         average = ExponentialMovingAverage(0.9)
         fit(module, pruning, average, *more, resume=resume)
@@ -471,7 +478,7 @@ def test_settings_that_do_not_fit_the_student_are_refused_before_training(wrong:
     ("wrong", "key"),
     [
         ({"begin": 0, "end": 1000}, "end"),
-        ({"begin": 0, "end": 5, "freeze": 1000}, "freeze"),
+        ({"begin": 0, "end": 5, "regrow": 0.1, "freeze": 1000}, "freeze"),
         ({"begin": 9, "end": 0.5}, "begin"),
         ({"criterion": "movement", "schedule": "one_shot"}, "begin"),
         ({"criterion": "wanda", "initial_sparsity": 0.2}, "begin"),
@@ -594,7 +601,11 @@ def test_finishing_zeroes_what_was_written_to_the_weights_since() -> None:
         ("{final_sparsity: 0.9, criterion: movement, scope: [query, key]}", "final", 0.9),
         ("{schedule: {0: 0.1, 100: 0.5}}", "end", 100),
         ("{schedule: {0.0: 0.1, 0.5: 0.5}}", "end", 0.5),
-        ("{criterion: {class_path: distill.prune.Wanda}, overrides: {query: 0.5}, freeze: 0.9}", "freeze", 0.9),
+        (
+            "{criterion: {class_path: distill.prune.Wanda}, overrides: {query: 0.5}, regrow: 0.1, freeze: 0.9}",
+            "freeze",
+            0.9,
+        ),
     ],
 )
 def test_a_configuration_names_it_and_gives_every_setting(written: str, name: str, expected: float) -> None:

@@ -58,6 +58,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 BESIDE: dict[str, dict[str, Any]] = {
     "ActivationScheme.momentum": {"observer": "moving_average"},
     "ActivationScheme.percentile": {"observer": "percentile"},
+    "GradualMagnitudePruning.freeze": {"regrow": 0.1},
     "GradualMagnitudePruning.initial_sparsity": {"schedule": "cubic"},
     "LowRank.energy": {"rank": None, "energy": 0.9},
     "OptimizerConfig.momentum": {"name": "sgd"},

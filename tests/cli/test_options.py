@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 
-from distill.errors import UserError
-from distill.idle import Idle, refuse_idle
-
 Distill = Callable[..., Any]
 
 
@@ -73,22 +70,3 @@ def _refused(distill: Distill, argv: Sequence[str], said: str) -> None:
     assert said in err
     assert err.count("distill: error: ") == 1
     assert sorted(Path().rglob("*")) == before
-
-
-class _Settings:
-    def __init__(self, kind: str = "a", width: float | None = None, on: bool = False) -> None: ...
-
-
-def test_a_setting_without_effect_is_refused_unless_it_is_the_default() -> None:
-    def judge(**given: Any) -> None:
-        idle = given.get("kind") == "b"
-        rules = [Idle("width", idle, "kind: b", "take a"), Idle("on", idle, "kind: b", "take a")]
-        refuse_idle(_Settings, {"kind": "a", "width": None, "on": False} | given, rules, "callbacks.0.")
-
-    judge(width=3.0, on=True)
-    judge(kind="b")
-    judge(kind="b", width=None)
-    with pytest.raises(UserError, match=r"callbacks\.0\.width = 3\.0: has no effect with kind: b"):
-        judge(kind="b", width=3.0)
-    with pytest.raises(UserError, match=r"callbacks\.0\.on = True: has no effect"):
-        judge(kind="b", on=True)
