@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from distill.calls import call, logits_of, of_transformers
 from distill.errors import UserError
 
-__all__ = ["FAILURES", "check_causal", "check_isolation", "distance", "hide_documents", "still", "tolerance"]
+__all__ = [
+    "FAILURES",
+    "check_causal",
+    "check_isolation",
+    "distance",
+    "hide_documents",
+    "must_run_apart",
+    "still",
+    "tolerance",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -30,22 +39,33 @@ def hide_documents(model: nn.Module, inputs: Inputs) -> Inputs:
     """``inputs`` as ``model`` must have them for the documents of a block not to see each other.
 
     Positions that begin again at 0 tell where a document begins. Most decoders of transformers make their mask from
-    them; others are given the mask. Which way works is found when the model is first met (:func:`check_isolation`), and
-    where none does the inputs stay as they are, with one warning.
+    them; others are given the mask. Which way works is found when the model is first met (:func:`check_isolation`);
+    where none does, the documents must be run apart (:func:`must_run_apart`).
 
     Args:
         model: Of transformers.
         inputs: Where they have position ids and no attention mask, they may be blocks of documents.
     """
+    way = _way(model, inputs)
+    return _WAYS[way](model, inputs) if way in _WAYS else inputs
+
+
+def must_run_apart(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether ``inputs`` are blocks, and the documents in them would see each other in whatever way they are given."""
+    return _way(model, inputs) == "none"
+
+
+def _way(model: nn.Module, inputs: Inputs) -> str | None:
     if "position_ids" not in inputs or "attention_mask" in inputs:
-        return inputs
-    way = getattr(model, "_documents", None)
+        return None
+    way: str | None = getattr(model, "_documents", None)
     if way is None:
         way = _remember(model)
         if way == "none":  # a run was refused when it was built; this is a loop of one's own
             name = type(model).__name__
-            _log.warning("documents that share a block see each other in %s, which can be told in no way", name)
-    return _WAYS[way](model, inputs) if way in _WAYS else inputs
+            why = "can be told in no way where a document begins, so those that share a block are run one by one"
+            _log.warning("%s %s: right, and slow; data.pack_length: 0 gives each a row of its own", name, why)
+    return way
 
 
 def check_isolation(who: str, model: nn.Module) -> None:

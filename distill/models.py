@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.apart import run_apart
 from distill.calls import call, logits_of, of_transformers, one_tensor
-from distill.documents import hide_documents
+from distill.documents import hide_documents, must_run_apart
 from distill.errors import UserError, nearest
 from distill.record import steps_of
 from distill.signals import Request, Signals
@@ -302,8 +303,8 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
     """Run ``model`` once and keep what ``request`` names.
 
     Models of transformers are asked for hidden states and attentions only when some are requested, and packed documents
-    are hidden from each other (:func:`~distill.documents.hide_documents`). How other modules are called, and which of
-    their outputs are the logits, says :mod:`distill.calls`.
+    are hidden from each other (:func:`~distill.documents.hide_documents`), if need be by running each by itself. How
+    other modules are called, and which of their outputs are the logits, says :mod:`distill.calls`.
 
     Raises:
         UserError: if the model does not give what is requested.
@@ -311,6 +312,8 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
     inputs = _readable(model, inputs)
     names = {name: name for name in request.taps}
     spec = ModelSpec(model, "model")
+    if spec.config is not None and must_run_apart(model, inputs):
+        return run_apart(lambda documents: forward(model, documents, request), inputs)
     projections = {k: spec.projections(spec.attention_layer(k, "layer"), "layer") for k in request.projections}
     maps = {k: spec.attention_layer(k, "layer") for k in request.attentions}
     names |= {path: path for paths in projections.values() for path in paths}

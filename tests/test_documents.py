@@ -110,12 +110,44 @@ def test_a_model_is_tried_once_and_costs_nothing_more_in_training() -> None:
     assert [sorted(kwargs) for kwargs in seen] == [["input_ids", "position_ids", "use_cache"]]
 
 
-def test_a_loop_of_ones_own_is_told(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", VISIBLE)
+def test_in_a_loop_of_ones_own_documents_are_run_apart_and_that_is_told(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = language_model(kind, **VISIBLE[kind]).eval()
+    depth = 1
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        found = forward(
+            model, block(), Request(logits=True, hidden_states=frozenset({depth}), taps=frozenset({"lm_head"}))
+        )
+        logits(model, block())
+    assert caplog.text.count("are run one by one") == 1
+    with torch.no_grad():
+        parts = block()["input_ids"].split(LENGTHS, 1)
+        alone = [model(input_ids=part, use_cache=False, output_hidden_states=True) for part in parts]
+    expected = torch.cat([one.logits for one in alone], 1)
+    torch.testing.assert_close(found.logits, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.taps["lm_head"], expected, rtol=1e-4, atol=1e-5)
+    hidden = torch.cat([one.hidden_states[depth] for one in alone], 1)
+    torch.testing.assert_close(found.hidden_states[depth], hidden, rtol=1e-4, atol=1e-5)
+    last = slice(-LENGTHS[-1], None)
+    assert torch.equal(found.logits[0, last], logits(model, block(seed=1))[0, last])
+
+
+def test_attention_run_apart_is_that_of_each_document_and_0_between_them() -> None:
     model = language_model("openai-gpt", **VISIBLE["openai-gpt"]).eval()
-    with caplog.at_level(logging.WARNING):
-        logits(model, block())
-        logits(model, block())
-    assert caplog.text.count("see each other in OpenAIGPTLMHeadModel") == 1
+    model.set_attn_implementation("eager")
+    wanted = Request(attentions=frozenset({1}), projections=frozenset({1}))
+    inputs = block()
+    found = forward(model, inputs, wanted)
+    expected, keys = torch.zeros_like(found.attentions[1]), torch.zeros_like(found.projections[1][1])
+    for end, part in zip(torch.tensor(LENGTHS).cumsum(0).tolist(), inputs["input_ids"].split(LENGTHS, 1), strict=True):
+        own, place = forward(model, {"input_ids": part}, wanted), slice(end - part.shape[1], end)
+        expected[:, :, place, place], keys[:, :, place] = own.attentions[1], own.projections[1][1]
+    torch.testing.assert_close(found.attentions[1], expected)
+    torch.testing.assert_close(found.projections[1][1], keys)
+    found.attentions[1].sum().backward()
+    assert model.get_input_embeddings().weight.grad is not None
 
 
 def test_a_language_model_that_sees_what_it_is_to_predict_is_refused() -> None:
