@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -32,8 +32,8 @@ class _Reading:
     joined: int
 
 
-def read_delimited(path: str, key: str, config: ReaderConfig) -> tuple[Any, list[str]]:
-    """A table of text, and what was decided on the way.
+def read_delimited(path: str, key: str, config: ReaderConfig) -> tuple[Any, bool]:
+    """A table of text, and whether its quotation marks were found to be text, of which nothing was said.
 
     Values stay as they are written: the words NA, None and null, and empty fields too; null are only ``na_values``.
     A field may stand in quotation marks, unless the lines say that these are mere text: where a file cannot be read
@@ -46,7 +46,6 @@ def read_delimited(path: str, key: str, config: ReaderConfig) -> tuple[Any, list
     text = read_text(path, key, config)
     csv.field_size_limit(2**31 - 1)
     quoting = str(config.quoting or "minimal")
-    notes: list[str] = []
     header = list(config.names) if config.names else _header(text, sep, quoting, config, path, key)
     if twice := next((name for name in header if header.count(name) > 1), None):
         raise UserError(f"the column {twice!r} is named twice", key=key, value=path, mend="rename one of them")
@@ -54,8 +53,8 @@ def read_delimited(path: str, key: str, config: ReaderConfig) -> tuple[Any, list
     if config.quoting is None and config.quotechar in text and (quoted.problem or quoted.joined):
         plain = _check(text, header, sep, "none", config)
         if plain.problem is None and (quoted.problem or sep == "\t"):
+            _refuse_escaped(text, header, sep, config, path, key)
             quoting, quoted = "none", plain
-            notes = [f"{path}: quotation marks are read as text (data.reader.quoting: none)"]
         elif plain.problem is None:
             raise UserError(
                 f"line {quoted.joined} begins a field in quotation marks that goes on in the next line, or else the "
@@ -66,12 +65,26 @@ def read_delimited(path: str, key: str, config: ReaderConfig) -> tuple[Any, list
             )
     if quoted.problem:
         rule, line = quoted.problem
+        if config.quoting is None:
+            _refuse_escaped(text, header, sep, config, path, key)
         mend = "correct the line, or say how to read it: data.reader.sep, data.reader.quoting"
         raise UserError(f"line {line} {rule}", key=key, value=path, mend=mend)
     table = _table(text, header, sep, quoting, config)
     if not len(table):
         raise UserError("holds no data: a header, and no rows", key=key, value=path, mend="check the file")
-    return table, notes
+    return table, config.quoting is None and quoting == "none"
+
+
+def _refuse_escaped(text: str, header: list[str], sep: str, config: ReaderConfig, path: str, key: str) -> None:
+    """Refuse a file that can be read if a backslash makes a quotation mark text, and that is not said."""
+    mark = f"\\{config.quotechar}"
+    if config.escapechar is not None or mark not in text:
+        return
+    if _check(text, header, sep, "minimal", replace(config, escapechar="\\")).problem is None:
+        line = text[: text.index(mark)].count("\n") + 1
+        rule = f"line {line} holds {mark}: the backslash makes the mark text, or else both are text"
+        mend = "say which: data.reader.escapechar: '\\', or data.reader.quoting: none"
+        raise UserError(rule, key=key, value=path, mend=mend)
 
 
 def _reader(text: str, sep: str, quoting: str, config: ReaderConfig) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,16 +46,28 @@ def read_files(
     Raises:
         UserError: naming file and line of what cannot be read, or an option that changes nothing.
     """
-    from distill.data.sources import Source
-
     suffixes = {Path(name).suffix.lower() for names in files.values() for name in names}
     _check_options(suffixes, reader, document)
     config, document = reader or ReaderConfig(), document or plain
-    source = Source({})
+    source, plain_in = _read(files, key_of, config, document)
+    if plain_in is not None:  # one way for all: a text must not keep its marks in one split and lose them in another
+        source, _ = _read(files, key_of, replace(config, quoting="none"), document)
+        source.notes.append(f"quotation marks are text (data.reader.quoting: none), as {plain_in} has them")
     if suffixes & {*_TEXT}:
         source.notes.append(f"a document of the .txt files is {DOCUMENTS[document]} (data.document: {document})")
+    return source
+
+
+def _read(
+    files: Mapping[str, Sequence[str]], key_of: Callable[[str], str], config: ReaderConfig, document: str
+) -> tuple[Source, str | None]:
+    """The rows, and the first file whose quotation marks were found to be text."""
+    from distill.data.sources import Source
+
+    source = Source({})
+    plain: list[str] = []
     for split, names in files.items():
-        tables = [_one(name, key_of(split), config, document, source) for name in names]
+        tables = [_one(name, key_of(split), config, document, source, plain) for name in names]
         try:
             table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
         except pa.ArrowException as error:
@@ -62,11 +75,11 @@ def read_files(
             raise UserError(rule, key=key_of(split), value=list(names), mend="convert them") from error
         how = [(config, document), *(file_fingerprint(name) for name in names)]
         source.splits[split] = _dataset(table.drop_columns([c for c in source.mixed if c in table.column_names]), how)
-    return source
+    return source, plain[0] if plain else None
 
 
-def _one(name: str, key: str, config: ReaderConfig, document: str, source: Source) -> Any:
-    """A file's table; what is to be said of it is added to ``source``."""
+def _one(name: str, key: str, config: ReaderConfig, document: str, source: Source, plain: list[str]) -> Any:
+    """A file's table; what cannot be used is added to ``source``, a path to those whose quotation marks are text."""
     path, suffix = str(at_home(name)), Path(name).suffix.lower()
     if suffix in _TEXT:
         return read_documents(path, key, config, document)
@@ -74,8 +87,8 @@ def _one(name: str, key: str, config: ReaderConfig, document: str, source: Sourc
         table, mixed = read_json(path, key, config)
         source.mixed.update({column: f"{path} {why}" for column, why in mixed.items()})
         return table
-    table, notes = read_delimited(path, key, config)
-    source.notes.extend(notes)
+    table, marks_are_text = read_delimited(path, key, config)
+    plain.extend([path] * bool(marks_are_text))
     return table
 
 

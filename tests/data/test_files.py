@@ -62,6 +62,12 @@ def test_readers_do_as_they_are_told(tmp_path: Path) -> None:
     [
         ("a.csv", "text,label\na,0\nb\n", r"line 3 has 1 fields, and there are 2 columns \(text, label\)"),
         ("a.csv", "text,label\na,0,\n", "line 2 has 3 fields"),
+        (
+            "b.csv",
+            'text,label\n"say \\"c\\"",0\n',
+            r"line 2 holds \\.: the backslash makes .* data\.reader\.escapechar",
+        ),
+        ("c.csv", 'text,label\nd,1\n"a, \\"c\\"",0\n', r"line 3 holds \\.: the backslash makes"),
         ("a.csv", 'text,label\n"a,0\nb",1\n', r"line 2 begins a field in quotation marks .* data\.reader\.quoting"),
         ("a.csv", "text;label\na;0\n", r"the header is a single column, 'text;label'.*--data\.reader\.sep ';'"),
         ("a.tsv", "text,label\na,0\n", r"--data\.reader\.sep ','"),
@@ -184,3 +190,17 @@ def test_a_path_that_is_no_data_set_leads_to_what_is(tmp_path: Path) -> None:
             load(None, None, {"train": str(tmp_path / name)})
     with pytest.raises(UserError, match=r"data\.reader = .*is for files of text"):
         load("distill:stdlib", None, None, ReaderConfig(sep=";"))
+
+
+def test_quotation_marks_are_one_thing_in_all_files(tmp_path: Path) -> None:
+    plain, quoted, bad = tmp_path / "train.tsv", tmp_path / "dev.tsv", tmp_path / "bad.tsv"
+    plain.write_text('text\tlabel\n"a film\t0\n')
+    quoted.write_text('text\tlabel\n"a film"\t1\n')
+    bad.write_text('text\tlabel\n"a\tfilm"\t1\n')
+    read = load(None, None, {"train": str(quoted), "validation": [str(plain)]})
+    assert read.splits["train"]["text"][:] == ['"a film"']
+    assert read.notes == [f"quotation marks are text (data.reader.quoting: none), as {plain} has them"]
+    assert load(None, None, {"train": str(quoted)}).splits["train"]["text"][:] == ["a film"]
+    with pytest.raises(UserError, match=r"line 2 has 3 fields, and there are 2 columns") as error:
+        load(None, None, {"train": str(plain), "validation": str(bad)})
+    assert error.value.key == "data.files.validation"
