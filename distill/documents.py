@@ -144,6 +144,8 @@ _WAYS: dict[str, Callable[[nn.Module, Inputs], Inputs]] = {
 def _ways(model: nn.Module) -> list[str]:
     """Those that could work. One mask for all layers would open the windows of those that have one."""
     config = _text(model)
+    if hasattr(config, "keep_window_size"):  # Doge chooses its keys among all of a long block's
+        return []
     kinds = set(getattr(config, "layer_types", None) or ())
     windows = [name for name in vars(config) if name.endswith("window") or name == "window_size"]
     if kinds > {"full_attention"} or kinds == {"sliding_attention"}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ from distill.data.features import Samples
 from distill.documents import FAILURES, distance, still, tolerance
 from distill.errors import UserError
 from distill.signals import Request
-from distill.tasks.base import TextTask
+from distill.tasks import TextTask
 
-__all__ = ["padding_error", "tell_padding", "two_lengths"]
+__all__ = ["meet_padding", "padding_error", "two_lengths"]
 
 _log = logging.getLogger(__name__)
 
@@ -60,19 +61,35 @@ def two_lengths(samples: Samples | None) -> tuple[dict[str, Any], dict[str, Any]
     return samples[0, lengths.index(min(lengths))], samples[0, lengths.index(min(longer))]
 
 
-def tell_padding(who: str, task: TextTask, model: nn.Module, data: TextData) -> None:
-    """Warn where what a model says of a text depends on the padding beside it (FNet, ConvBERT; XLNet, which classifies
-    at the last position, and so at the padding)."""
+def meet_padding(models: Sequence[tuple[str, nn.Module]], task: TextTask, data: TextData) -> None:
+    """Have the padding be where no model reads it, or warn where what one says of a text depends on it.
+
+    It is on the right, as decoders and encoders alike compute the same there. XLNet classifies at the last position, so
+    its texts are padded on the left. FNet, ConvBERT and others read it on either side. The tokenizer pads on that side
+    from now on, and is saved so.
+
+    Args:
+        models: Each with its key.
+        task: Not one of generation, for which tokenizers pad on the left. It gets its ``side``.
+        data: Its samples are tried, and it has the tokenizer.
+    """
     pair = two_lengths(next(iter(data._samples.values()), None))  # of a split that has been read
-    if pair is None:
-        return
-    short, long = pair
-    error = padding_error(task, model, short, long, data.tokenizer)
-    if error:
-        _log.warning(
-            "%s (%s) reads the padding beside a text: its logits change by %.2g of the largest, so scores depend on "
-            "the batch that a text is in; with batch_size and eval_batch_size of 1 they do not",
-            who,
-            type(model).__name__,
-            error,
-        )
+    errors: dict[str, list[float]] = {}
+    for side in task.sides if pair else ():
+        assert pair is not None
+        task.side = side
+        errors[side] = [padding_error(task, model, *pair, data.tokenizer) or 0.0 for _, model in models]
+        if not any(errors[side]):
+            break
+    else:
+        task.side = "right"
+    data.task.side = data.tokenizer.padding_side = task.side
+    for (who, model), error in zip(models, errors.get(task.side, ()), strict=False):
+        if error:
+            _log.warning(
+                "%s (%s) reads the padding beside a text: its logits change by %.2g of the largest, so scores depend "
+                "on the batch that a text is in; with batch_size and eval_batch_size of 1 they do not",
+                who,
+                type(model).__name__,
+                error,
+            )

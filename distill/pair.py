@@ -13,7 +13,7 @@ from distill.errors import UserError
 from distill.losses import BinaryCrossEntropy, CrossEntropy, DistillationLoss
 from distill.losses.callable import as_loss
 from distill.models import ModelSpec
-from distill.padded import tell_padding
+from distill.padded import meet_padding
 from distill.pretrained import load_tokenizer
 from distill.reads import check_reads
 from distill.schedules import never
@@ -115,10 +115,10 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
         for who, model, _ in models:
             if isinstance(task, CausalLM):
                 check_causal(who, model)
-            elif isinstance(task, TextTask):
-                tell_padding(who, task, model, data)
             if data.isolates:
                 check_isolation(who, model)
+        if isinstance(task, TextTask) and not isinstance(task, CausalLM):
+            meet_padding([(who, model) for who, model, _ in models], task, data)
 
 
 def try_reading(data: Any, task: Task, student: nn.Module, teacher: TeacherSource | None, needs: Needs) -> None:

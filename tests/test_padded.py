@@ -12,7 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from distill.data.features import Ragged, Samples
-from distill.padded import padding_error, tell_padding, two_lengths
+from distill.padded import meet_padding, padding_error, two_lengths
+from distill.signals import Request
 from distill.tasks import TextClassification, TokenClassification
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -46,13 +47,37 @@ def test_tags_are_compared_at_the_words_that_there_are() -> None:
 
 
 def test_the_warning_names_the_model(caplog: pytest.LogCaptureFixture) -> None:
-    ids = Ragged(np.concatenate([SHORT["input_ids"], LONG["input_ids"]]), np.array([0, 3, 10]))  # type: ignore[list-item]
-    data: Any = SimpleNamespace(_samples={"train": Samples({"input_ids": ids}, 0)}, tokenizer=TOKENIZER)
+    data = data_of(SimpleNamespace(pad_token_id=0))
     with caplog.at_level(logging.WARNING):
-        tell_padding("model.student", TASK, model("bert"), data)
+        meet_padding([("model.student", model("bert"))], TASK, data)
         assert not caplog.text
-        tell_padding("model.student", TASK, model("fnet"), data)
+        meet_padding([("model.student", model("fnet"))], TASK, data)
     assert "model.student (FNetForSequenceClassification) reads the padding beside a text" in caplog.text
+    assert TASK.side == data.tokenizer.padding_side == "right"
+
+
+@pytest.mark.parametrize(("kinds", "side"), [(["xlnet"], "left"), (["xlnet", "fnet"], "right"), (["bert"], "right")])
+def test_padding_is_where_no_model_reads_it_and_the_tokenizer_says_so(kinds: list[str], side: str) -> None:
+    """A text in a batch has the logits that transformers gives it alone, and the saved tokenizer makes such batches."""
+    task = TextClassification(["no", "yes"])
+    data = data_of(SimpleNamespace(pad_token_id=0, padding_side="left"))
+    models = [(kind, model(kind).eval()) for kind in kinds]
+    meet_padding(models, task, data)
+    assert task.side == data.task.side == data.tokenizer.padding_side == side
+    if "fnet" in kinds:
+        return
+    batch = task.collate([SHORT, LONG], data.tokenizer)
+    together = task.forward(models[0][1], batch, Request(logits=True)).logits
+    alone = models[0][1](input_ids=torch.tensor([[4, 5, 6]])).logits
+    torch.testing.assert_close(together[:1], alone)  # type: ignore[index]
+    assert batch.inputs["input_ids"][0].tolist() == ([0] * 4 + [4, 5, 6] if side == "left" else [4, 5, 6] + [0] * 4)
+
+
+def data_of(tokenizer: Any) -> Any:
+    ids = Ragged(np.concatenate([SHORT["input_ids"], LONG["input_ids"]]), np.array([0, 3, 10]))  # type: ignore[list-item]
+    return SimpleNamespace(
+        _samples={"train": Samples({"input_ids": ids}, 0)}, tokenizer=tokenizer, task=SimpleNamespace()
+    )
 
 
 def test_a_pair_of_samples_is_of_two_lengths() -> None:

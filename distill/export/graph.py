@@ -12,16 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.onnx import OnnxExporterError
 from transformers import PreTrainedModel
 
+from distill.calls import of_transformers
 from distill.errors import UserError
 from distill.export.batch_norms import fold_batch_norms
+from distill.export.padding import count_positions, sides
 from distill.models import forward
 from distill.quiet import quiet_transformers
 from distill.signals import Batch, Request
 
-__all__ = ["OPSET", "feed", "to_onnx"]
+__all__ = ["OPSET", "Logits", "feed", "to_onnx"]
 
 OPSET = 20  # the first with Gelu
 
@@ -31,17 +32,37 @@ _LARGEST_FILE = 2_000_000_000  # of protobuf, in bytes, less some room for the g
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-class _Logits(nn.Module):
-    """Tensors in, logits out."""
+class Logits(nn.Module):
+    """Tensors in, logits out.
 
-    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
+    A text may be padded on the left, as tokenizers of chat models do, and whoever runs the file can give no positions.
+    Where a model of transformers would count the padding's too, they are counted from the attention mask.
+
+    Args:
+        model: In eval mode.
+        example: Named inputs; the graph takes them in their order.
+        counts: Whether positions may be counted.
+    """
+
+    def __init__(self, model: nn.Module, example: Mapping[str, Tensor], *, counts: bool = True) -> None:
         super().__init__()
-        self.model, self.names = model, names
+        self.model, self.names, self.counts = model, tuple(example), False
+        text = set(example) <= set(_TEXT_INPUTS) and "attention_mask" in example and of_transformers(model)
+        if counts and text and self.sides(example) == ["right"]:
+            self.counts = True
+            self.counts = len(self.sides(example)) == 2  # else it takes none, or they mend nothing
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        signals = forward(self.model, dict(zip(self.names, inputs, strict=True)), Request(logits=True))
+        named = dict(zip(self.names, inputs, strict=True))
+        if self.counts:
+            named["position_ids"] = count_positions(named["attention_mask"])
+        signals = forward(self.model, named, Request(logits=True))
         assert signals.logits is not None
         return signals.logits
+
+    def sides(self, example: Mapping[str, Tensor]) -> list[str]:
+        """Where the padding may be (:func:`~distill.export.padding.sides`)."""
+        return sides(lambda inputs: self(*inputs.values()), example, self.model)
 
 
 def feed(batch: Batch) -> dict[str, Tensor]:
@@ -74,8 +95,9 @@ def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor], *, fixed
     model = copy.deepcopy(model).eval().float()
     if isinstance(model, PreTrainedModel):
         model.set_attn_implementation("eager")  # the others leave more operators behind, which take longer
+        model.set_experts_implementation("batched_mm")  # the others choose rows by what the router says
     example = {name: _example(tensor, name) for name, tensor in inputs.items()}
-    logits = _Logits(model, tuple(example)).eval()
+    logits = Logits(model, example).eval()
     shapes = {name: dict[int, str]({0: "batch"}) for name in example}
     for dimension, names in ({} if fixed else _free(logits, example)).items():
         for name in names:
@@ -93,7 +115,7 @@ def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor], *, fixed
                 dynamic_shapes={"inputs": tuple(shapes.values())},
                 verbose=False,
             )
-    except OnnxExporterError as error:
+    except Exception as error:  # most are an OnnxExporterError, but its passes raise errors of their own
         raise UserError(
             f"torch.onnx.export cannot follow this {type(model).__name__} ({_cause(error)})",
             key="--to",
@@ -121,9 +143,11 @@ def _strip(model: Any) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what lies at the bottom of an error."""
+    """The first line of what lies at the bottom of an error, or what it means."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if "inferred a static shape" in str(error):
+        return "it computes token after token, so its graph would read texts of one length alone"
     return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 

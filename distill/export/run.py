@@ -20,8 +20,9 @@ from distill.errors import UserError
 from distill.export.convert import without_quantization
 from distill.export.folder import REPORT, replacing_export
 from distill.export.formats import FORMATS, MODEL, check_name, check_student, write
-from distill.export.graph import feed, to_onnx
+from distill.export.graph import Logits, feed, to_onnx
 from distill.export.isa import check_isa, host_isa
+from distill.export.padding import said
 from distill.export.report import STUDENT, TEACHER, show, sizes, slower
 from distill.export.runtime import latency, session
 from distill.finished import reopen
@@ -89,6 +90,10 @@ def export(
         report: dict[str, Any] = {"to": to, "run": f"{run.name} {run.id}"}
         report |= write(to, student, fresh, task=job.module.task, batches=lambda: _batches(job), isa=isa)
         report |= {**sizes(fresh), "verdict": Verdict.of_file(read_json(run.result_file)[0]).bad}
+        inputs = feed(next(iter(_batches(job))))
+        if "attention_mask" in inputs:
+            report["padding"] = Logits(without_quantization(student), inputs, counts=to != "hf").sides(inputs)
+            report["verdict"] += said(report["padding"])
         if to != "hf":
             report |= _measure(job, student, fresh / MODEL, integers=to == "onnx-int8")
             report["verdict"] += slower(report["latency_ms"])
@@ -118,6 +123,9 @@ def _complete(folder: Path, job: Job, student: nn.Module, report: dict[str, Any]
     tokenizer = getattr(job.data, "tokenizer", None)
     with quiet_transformers():
         if tokenizer is not None:
+            sides = report.get("padding") if report["to"] != "hf" else None  # transformers counts positions itself
+            if sides and tokenizer.padding_side not in sides:
+                tokenizer.padding_side = sides[0]
             tokenizer.save_pretrained(folder)
         if isinstance(student, PreTrainedModel) and not (folder / "config.json").exists():
             student.config.save_pretrained(folder)

@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from distill.models import forward
 from distill.signals import Batch, OutputKind, Request, Signals
 from distill.tally import Counts
+from distill.tasks.padding import Side
 
 __all__ = ["UNIGRAM", "Guess", "LabelForm", "Task", "TextTask"]
 
@@ -119,6 +120,8 @@ class TextTask(Task):
         words: Whether texts are given as lists of words, with a label for each.
         packs: Whether samples may be joined and cut into blocks (:class:`~distill.data.packing.PackedSamples`).
         pads_with_eos: Whether padding may be any token, because nothing ever reads it.
+        sides: Where :meth:`collate` can put the padding.
+        side: Where it does; another one where the models read the padding there (:mod:`distill.padded`).
     """
 
     columns: ClassVar[dict[str, tuple[str, ...]]]
@@ -128,6 +131,8 @@ class TextTask(Task):
     words: ClassVar[bool] = False
     packs: ClassVar[bool] = False
     pads_with_eos: ClassVar[bool] = False
+    sides: ClassVar[tuple[Side, ...]] = ("right",)
+    side: Side = "right"
 
     def __init__(self, labels: Sequence[str] | None = None) -> None:
         self.labels = list(labels) if labels is not None else None

@@ -54,7 +54,7 @@ class MultiLabelClassification(TextClassification):
         return class_head(self.labels or ()) | {"problem_type": "multi_label_classification"}
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
-        inputs, tokens = model_inputs(features, tokenizer)
+        inputs, tokens = model_inputs(features, tokenizer, self.side)
         labels = torch.from_numpy(np.stack([f["label"] for f in features])).float() if "label" in features[0] else None
         mask = torch.ones(len(features), dtype=torch.bool)  # a sample is one prediction, however many classes there are
         return Batch(inputs=inputs, labels=labels, mask=mask, tokens=tokens, ids=[sample["id"] for sample in features])

@@ -15,7 +15,7 @@ from torchmetrics.classification import BinaryF1Score, MulticlassF1Score
 from distill.signals import IGNORE, Batch
 from distill.tally import Counts
 from distill.tasks.base import Guess, LabelForm, TextTask
-from distill.tasks.padding import pad, real_positions
+from distill.tasks.padding import Side, pad, real_positions
 from distill.tasks.scores import Matthews, Pearson, Ratio
 
 __all__ = ["TextClassification", "class_head", "model_inputs"]
@@ -48,6 +48,7 @@ class TextClassification(TextTask):
     }
     optional: ClassVar[frozenset[str]] = frozenset({"text_pair", "label"})
     takes: ClassVar[frozenset[LabelForm]] = frozenset({"class", "number"})
+    sides: ClassVar[tuple[Side, ...]] = ("right", "left")
 
     @property
     def regression(self) -> bool:
@@ -81,7 +82,7 @@ class TextClassification(TextTask):
         return _Encode(tokenizer, max_length)
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
-        inputs, tokens = model_inputs(features, tokenizer)
+        inputs, tokens = model_inputs(features, tokenizer, self.side)
         labels = torch.from_numpy(np.array([f["label"] for f in features])) if "label" in features[0] else None
         if labels is not None:
             labels = labels.float() if self.regression else labels.long()
@@ -150,10 +151,12 @@ def class_head(labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def model_inputs(features: list[dict[str, Any]], tokenizer: Any) -> tuple[dict[str, Tensor], Tensor]:
+def model_inputs(
+    features: list[dict[str, Any]], tokenizer: Any, side: Side = "right"
+) -> tuple[dict[str, Tensor], Tensor]:
     """An encoder's padded inputs, and which positions hold a token (boolean ``[B, T]``)."""
-    tokens = torch.from_numpy(real_positions(features))
-    inputs = {"input_ids": pad(features, "input_ids", tokenizer.pad_token_id), "attention_mask": tokens.long()}
+    tokens = torch.from_numpy(real_positions(features, side))
+    inputs = {"input_ids": pad(features, "input_ids", tokenizer.pad_token_id, side), "attention_mask": tokens.long()}
     if "token_type_ids" in features[0]:
-        inputs["token_type_ids"] = pad(features, "token_type_ids", tokenizer.pad_token_type_id)
+        inputs["token_type_ids"] = pad(features, "token_type_ids", tokenizer.pad_token_type_id, side)
     return inputs, tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +13,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from architectures.tiny import DEPTH, VOCABULARY
+from architectures.tiny import DEPTH, VOCABULARY, tiny_model
 from distill import artifact
 from distill.architectures import layer_list
 from distill.callbacks import StructuredPruning
-from distill.export.graph import feed, to_onnx
+from distill.documents import check_causal, check_isolation
+from distill.export.formats import write
+from distill.export.graph import Logits, feed
+from distill.export.padding import padded
+from distill.export.runtime import logits as run_logits
 from distill.export.runtime import session
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
 from distill.module import Distillation
@@ -30,11 +34,15 @@ from distill.students import StudentConfig, build_student
 from distill.tasks import TextTask
 from distill.teachers import LiveTeacher
 
-__all__ = ["CELLS", "EXPORT", "Wrong", "batch_of", "hints"]
+__all__ = ["CELLS", "Wrong", "batch_of", "cells_of", "hints"]
 
 TOLERANCE = 1e-5
 _LENGTHS = (12, 9, 5)
+_DOCUMENTS = (7, 20)
+"""Tokens of the documents in a block; the second is longer than the windows of :mod:`architectures.tiny`."""
 _END = 2
+_HEADS = ("masked-lm", "causal-lm", "token-classification", "text-classification")
+"""A type is exported with the first of them that it has: the body is the same, and all positions are seen."""
 
 
 class Wrong(Exception):
@@ -52,7 +60,7 @@ def batch_of(task: TextTask) -> Batch:
     if task.name == "text-classification":
         return Batch(inputs=inputs, labels=torch.tensor([0, 1, 2]), tokens=tokens, ids=[0, 1, 2])
     labels = (ids % 3 if task.name == "token-classification" else ids).where(tokens, -100)
-    return Batch(inputs=inputs, labels=labels, mask=tokens, tokens=tokens, ids=[0, 1, 2])
+    return Batch(inputs=inputs, labels=labels, mask=tokens, tokens=tokens, ids=[0, 1, 2], extras={"bytes": tokens * 1})
 
 
 def logits(model: nn.Module, task: TextTask, batch: Batch) -> Tensor:
@@ -153,30 +161,72 @@ def quantized(model: PreTrainedModel, task: TextTask) -> None:
         equal(logits(artifact.load(folder), task, batch), expected, "loaded from its folder")
 
 
+def left(model: PreTrainedModel, task: TextTask) -> None:
+    """A row alone and padded on the left, as an exported graph computes it."""
+    inputs = feed(batch_of(task))
+    graph = Logits(model.eval(), inputs)
+    for length in _LENGTHS:
+        row = _row(inputs, _LENGTHS.index(length), length)
+        with torch.no_grad():
+            alone, among = graph(*row.values()), graph(*padded(row, "left", 0, 4).values())
+        inside = among if task.name == "text-classification" else among[:, 4:]
+        equal(inside, alone, f"{length} tokens alone and behind 4 of padding", TOLERANCE)
+
+
+def packing(model: PreTrainedModel, task: TextTask) -> None:
+    """Two documents in a packed block, and each alone."""
+    check_causal("model.teacher", model)
+    check_isolation("model.teacher", model)
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(5, VOCABULARY - 5, (1, sum(_DOCUMENTS)), generator=generator)
+    positions = torch.cat([torch.arange(length) for length in _DOCUMENTS])[None]
+    block = logits(model, task, Batch(inputs={"input_ids": ids, "position_ids": positions}))
+    for number, (document, found) in enumerate(zip(ids.split(_DOCUMENTS, 1), block.split(_DOCUMENTS, 1), strict=True)):
+        alone = logits(model, task, Batch(inputs={"input_ids": document}))
+        equal(found, alone, f"document {number + 1} of 2 in a block", TOLERANCE)
+
+
 def exported(model: PreTrainedModel, task: TextTask) -> None:
-    """In ONNX, float: onnxruntime's logits."""
-    batch = batch_of(task)
-    inputs = feed(batch)
+    """In ONNX, float: onnxruntime's logits, of rows of another length and number than the example's."""
+    batch, model = batch_of(task), _shallow(model, task)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        to_onnx(model, path, inputs)
-        known = session(path)
-        names = {given.name for given in known.get_inputs()}
-        (found,) = known.run(None, {name: tensor.numpy() for name, tensor in inputs.items() if name in names})
-    expected = logits(model, task, batch)
-    real = slice(None) if batch.mask is None else batch.mask
-    equal(torch.from_numpy(found)[real], expected[real], "in onnxruntime", 1e-4)
+        write("onnx", model.eval(), Path(folder), task=task, batches=lambda: iter([batch]), isa="avx2")
+        run = session(Path(folder) / "model.onnx")
+        longest = _row(feed(batch), 0, _LENGTHS[0])
+        found = run_logits(run, longest)
+    equal(found, logits(model, task, replace(batch, inputs=longest, tokens=None, mask=None)), "a row alone", 1e-4)
+
+
+def _shallow(model: PreTrainedModel, task: TextTask) -> PreTrainedModel:
+    """One like ``model`` of two layers, which takes half as long, where such a one can be made."""
+    try:
+        return tiny_model(model.config.model_type, task.name, 2)
+    except Exception:  # of which there are as many kinds as architectures
+        return model
+
+
+def _row(inputs: dict[str, Tensor], row: int, length: int) -> dict[str, Tensor]:
+    return {name: tensor[row : row + 1, :length] for name, tensor in inputs.items()}
 
 
 CELLS: dict[str, Callable[[PreTrainedModel, TextTask], None]] = {
     "teacher": teacher,
     "padding": padding,
+    "left": left,
+    "packing": packing,
     "copied": copied,
     "hints": hints,
     "pruned": pruned,
     "quantized": quantized,
+    "exported": exported,
 }
-EXPORT = {"exported": exported}
+
+
+def cells_of(task: str, tasks: Collection[str]) -> list[str]:
+    """The columns of a type's row of ``task``, where it has heads for ``tasks``."""
+    head = next(name for name in _HEADS if name in tasks)
+    absent = ["packing"] * (task != "causal-lm") + ["exported"] * (task != head)
+    return [cell for cell in CELLS if cell not in absent]
 
 
 # ---------------------------------------------------------------------- a step of training

@@ -91,27 +91,27 @@ def model_types(tasks: list[str]) -> Iterator[tuple[str, str]]:
         yield from ((kind, task) for kind in sorted(known))
 
 
-def tiny_config(kind: str, more: Mapping[str, int], **head: Any) -> Any:
+def tiny_config(kind: str, more: Mapping[str, int], layers: int, **head: Any) -> Any:
     """The configuration of ``kind``, whose usual sizes are small; nested ones too."""
     with quiet_transformers():
         plain = CONFIG_MAPPING[kind]().to_dict()
-        return CONFIG_MAPPING[kind](**(_small(plain, more) | _OWN.get(kind, {}) | head))
+        return CONFIG_MAPPING[kind](**(_small(plain, more, layers) | _OWN.get(kind, {}) | head))
 
 
-def _small(entries: Mapping[str, Any], more: Mapping[str, int]) -> dict[str, Any]:
+def _small(entries: Mapping[str, Any], more: Mapping[str, int], layers: int) -> dict[str, Any]:
     depth = next((entries[n] for n in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if n in entries), None)
     changed: dict[str, Any] = {}
     for name, value in entries.items():
         if isinstance(value, dict) and value and (name.endswith("config") or "model_type" in value):
-            changed[name] = _small(value, more) | {k: v for k, v in value.items() if k == "model_type"}
+            changed[name] = _small(value, more, layers) | {k: v for k, v in value.items() if k == "model_type"}
         elif isinstance(value, list) and value and len(value) == depth:
-            changed[name] = [*dict.fromkeys(map(_frozen, value)), *value][:DEPTH]
+            changed[name] = [*dict.fromkeys(map(_frozen, value)), *value][:layers]
         elif name.endswith("_token_id") and isinstance(value, int) and value >= VOCABULARY:
             changed[name] = 1
         elif isinstance(value, int) and not isinstance(value, bool):
-            size = next((size for pattern, size in _SIZES if re.fullmatch(pattern, name)), None)
-            if size is not None and value > size:
-                changed[name] = size
+            place = next((i for i, (pattern, _) in enumerate(_SIZES) if re.fullmatch(pattern, name)), None)
+            if place is not None and (value > _SIZES[place][1] or place == 0):  # some are of two layers by default
+                changed[name] = _SIZES[place][1] if place else layers
     return changed | {name: size for name, size in more.items() if name in entries}
 
 
@@ -119,7 +119,7 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def tiny_model(kind: str, task: str) -> PreTrainedModel:
+def tiny_model(kind: str, task: str, layers: int = DEPTH) -> PreTrainedModel:
     """A model of ``kind`` with the task's head, in eval mode, none of whose weights is at a default such as 0 or 1.
 
     Raises:
@@ -128,7 +128,7 @@ def tiny_model(kind: str, task: str) -> PreTrainedModel:
     first: Exception | None = None
     for more in _MORE:
         try:
-            model = _model(kind, task, more)
+            model = _model(kind, task, more, layers)
             with torch.no_grad(), quiet_transformers():
                 model(input_ids=torch.tensor([[5, 6, 7, 8, VOCABULARY - 5, 5, 6, 2]]))
             return model
@@ -138,13 +138,15 @@ def tiny_model(kind: str, task: str) -> PreTrainedModel:
     raise first
 
 
-def _model(kind: str, task: str, more: Mapping[str, int]) -> PreTrainedModel:
+def _model(kind: str, task: str, more: Mapping[str, int], layers: int) -> PreTrainedModel:
     head = task_of(task)
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    config = tiny_config(kind, more, **special, **head.head())
+    config = tiny_config(kind, more, layers, **special, **head.head())
     text = config.get_text_config()
     for name, value in special.items():
         setattr(text, name, value)
+    if task == "causal-lm" and hasattr(text, "is_decoder"):
+        text.is_decoder = True  # of an encoder's file, as a run with it asks for
     with torch.device("meta"), quiet_transformers():
         size = sum(p.numel() for p in head.auto_model.from_config(config).parameters())
     if size > _LIMIT:
