@@ -24,6 +24,7 @@ from distill.structure.low_rank import LowRankLinear
 from distill.structure.masking import LayerSwitch, factors
 from distill.structure.norms import mask_norm, unmask_norm
 from distill.structure.removal import keep_units, remove_layers
+from distill.targets import LINEAR, refuse_rewritten
 
 __all__ = ["Criterion", "Parts", "Plan", "Scope"]
 
@@ -129,6 +130,7 @@ class Plan:
             UserError: if the student's architecture is not known, or has not so much to remove.
         """
         parts = self.parts(student)
+        self._refuse_rewritten(parts)
         for kind, fraction in self.fractions.items():
             group = heads_in_group(student) if kind == "heads" else 1
             counts = " or ".join(str(count) for count in sorted({units.count for units in parts.units[kind]}))
@@ -155,6 +157,15 @@ class Plan:
             layer.register_forward_hook(LayerSwitch(parts.layers, index), prepend=True)
             for index, layer in enumerate(parts.layers)
         ]
+
+    def _refuse_rewritten(self, parts: Parts) -> None:
+        """Refuse maps that lose units, and whose weights others write: they are under no name that units have."""
+        cut = [parts.student] if self.hidden else [*parts.layers] if self.fractions else []
+        within = {
+            id(module) for part in cut for module in part.modules() if isinstance(module, (*LINEAR, nn.Embedding))
+        }
+        named = {name: module for name, module in parts.student.named_modules() if id(module) in within}
+        refuse_rewritten({n: m for n, m in named.items() if "weight" not in m._parameters}, self.key, excludes=False)
 
     def _tell_frozen(self, parts: Parts) -> None:
         frozen = [

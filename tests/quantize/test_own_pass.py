@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from distill import artifact, record
-from distill.callbacks import LowRank, ShareParameters
+from distill.callbacks import LowRank, ShareParameters, StructuredPruning
 from distill.errors import UserError
 from distill.own_pass import in_own_pass
 from distill.prune.criteria import Magnitude
@@ -27,6 +27,7 @@ from distill.quantize.layers import QuantizedLayer
 from distill.quantize.lifecycle import follow, freeze
 from distill.quantize.ptq import quantize
 from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.sensitivity.scan import layers as scanned_layers
 
 
 class Encoder(nn.Module):
@@ -287,6 +288,7 @@ COMPRESSIONS: dict[str, Callable[[nn.Module, Any], Any]] = {
     "quantize": lambda model, include: quantize(model, include=include),
     "prune": lambda model, include: Plan(**PLAN, include=include).prepare(model, "prune"),
     "low rank": lambda model, include: LowRank(rank=1, include=include).prepare(model),
+    "scan": lambda model, _: scanned_layers(model),
 }
 
 
@@ -309,6 +311,21 @@ def test_shared_layers_whose_weights_others_write_are_refused(bert: Callable[...
     parametrizations.spectral_norm(model.bert.encoder.layer[0].output.dense)
     with pytest.raises(UserError, match=r"'0\.output\.dense': its weight is written anew.*SpectralNorm"):
         ShareParameters().prepare(model)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("writer", [name for name in REWRITTEN if name != "code of its own"])
+def test_units_whose_weights_others_write_are_not_removed(writer: str, bert: Callable[..., Any]) -> None:
+    model = bert(layers=2)
+    REWRITTEN[writer](model.bert.encoder.layer[1].output.dense)
+    before = dict(model.named_buffers()).keys()
+    place = r"'bert\.encoder\.layer\.1\.output\.dense': its weight is written anew before every pass, by"
+    for asked in ({"neurons": 0.5}, {"heads": 0.5}, {"hidden": 0.5}):
+        with pytest.raises(UserError, match=place) as error:
+            StructuredPruning(**asked).prepare(model)
+        assert writer in str(error.value)
+    assert dict(model.named_buffers()).keys() == before
+    StructuredPruning(layers=1).prepare(model)  # a whole layer goes with whatever is in it
 
 
 def test_a_table_that_shortens_its_rows_is_refused() -> None:
