@@ -23,7 +23,7 @@ def read_mapping(file: Path) -> dict[str, Any]:
         Unreadable: if it holds none, or is no file that can be read.
     """
     try:
-        found = json.loads(read(file).decode())
+        found = json.loads(read(file).decode(), object_pairs_hook=_mapping)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -34,4 +34,11 @@ def read_mapping(file: Path) -> dict[str, Any]:
         raise Unreadable(f"cannot be read ({error})") from None
     if not isinstance(found, dict):
         raise Unreadable("cannot be read (it holds no mapping)")
+    return found
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it names a key twice")
     return found

@@ -75,7 +75,7 @@ def _known(file: Path, of: str) -> list[Point]:
             return []
         for line in lines:
             points.append(_point(json.loads(line)))
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError):
         pass
     return points
 

@@ -152,6 +152,10 @@ def _record(planned: Sequence[Trial], recipe: Recipe) -> None:
             rule = "the runs of this name were made by another sweep"
             raise UserError(rule, key="name", value=file.parent.name, mend=f"choose another, or remove {file.parent}")
         fresh["trials"] += before[shared:]
+    for trial in planned[len(old.get("trials", [])) :]:
+        if trial.run.config_file.is_file():
+            rule = f"{file.name} does not say what {trial.run.id} was made with"
+            raise UserError(rule, key="name", value=file.parent.name, mend=f"choose another, or remove {file.parent}")
     file.parent.mkdir(parents=True, exist_ok=True)
     write(file, (json.dumps(fresh, indent=2) + "\n").encode())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import json
 import os
 import shutil
 import subprocess
@@ -163,7 +164,11 @@ def test_nothing_is_made_behind_a_link_that_stands_where_a_run_would_be(
 def test_a_sweep_writes_through_no_link(finished: Path, outside: Path, distill: Distill) -> None:
     Path("lr.yaml").write_text("{name: lr, method: grid, parameters: {model.optimizer.lr: {values: [1e-3]}}}")
     shutil.copytree(finished, "runs/lr/trial-0001")  # has finished, so that no process begins
-    (outside / "sweep.json").write_text("{}")
+    recorded = {
+        "recipe": {"files": ["base.yaml"], "allow": [], "overrides": {}},
+        "trials": [{"model.optimizer.lr": 1e-3}],
+    }
+    (outside / "sweep.json").write_text(json.dumps(recorded))
     for name, leads_to in (("sweep.json", outside / "sweep.json"), (".sweep.json.new", outside / "mine.txt")):
         Path("runs/lr", name).symlink_to(leads_to)
     before = snapshot(outside)

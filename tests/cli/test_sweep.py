@@ -203,6 +203,36 @@ def test_a_sweep_may_be_made_longer_and_shorter(distill: Distill, fits: Fits) ->
         assert len(json.loads((FOLDER / "sweep.json").read_text())["trials"]) == count
 
 
+DAMAGED: list[Any] = [
+    None,  # it is gone
+    b"{}",
+    b'{"trials": []}',
+    b'{"trials": {"0": 1}}',
+    b'{"trials": [1, 2, 3]}',
+    b'{"trials": "\\u001b[2J\\ud800"}',
+    b'{"recipe": ' + b"9" * 5000 + b"}",
+    b"[" * 100_000,
+    b'{"trials": ' * 100_000,
+    b'{"recipe": 1, "recipe": 1}',
+    '{"trials": []}'.encode("utf-16"),
+    b'\xef\xbb\xbf{"trials": []}',
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=lambda content: repr(content)[:24])
+def test_runs_are_taken_for_trials_by_what_is_recorded_alone(content: Any, distill: Distill, fits: Fits) -> None:
+    assert distill("sweep", "sweep.yaml", "-c", "base.yaml").code == 0
+    file = FOLDER / "sweep.json"
+    file.unlink() if content is None else file.write_bytes(content)
+    write(parameters=SWEEP["parameters"] | {"model.optimizer.lr": {"value": 1e-3}})
+    code, out, err = distill("sweep", "sweep.yaml", "-c", "base.yaml")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "sweep" in err
+    assert "\x1b" not in err
+    assert len(fits.commands) == 3
+    assert (file.read_bytes() if content else None) == content
+
+
 def test_what_is_recorded_holds_no_secret(distill: Distill, fits: Fits) -> None:
     for _ in range(2):  # and it is still known for the same sweep
         assert distill("sweep", "sweep.yaml", "-c", "base.yaml", "--model.hub_token=s3cret").code == 0

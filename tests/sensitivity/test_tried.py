@@ -48,7 +48,12 @@ def test_a_line_that_was_cut_off_is_tried_again(cut: int, tmp_path: Path) -> Non
     assert Tried(file, "one").find("a", "bits", 4) is not None
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"[" * 100_000, b'"one"\n{"a": 1}\n', b'"one"\n[1]\n'])
+STRANGE = [
+    b'"one"\n["a", %s, "bits", 4, %s, 0.5]\n' % item for item in ((b"Infinity", b"1"), (b"1", b"1" + b"0" * 400))
+]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[" * 100_000, b'"one"\n{"a": 1}\n', b'"one"\n[1]\n', *STRANGE])
 def test_nonsense_is_made_anew(content: bytes, tmp_path: Path) -> None:
     (tmp_path / ".tried").write_bytes(content)
     assert Tried(tmp_path / ".tried", "one").points == []
