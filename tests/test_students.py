@@ -357,6 +357,21 @@ def test_a_wrong_description_is_refused_with_what_to_do(config: StudentConfig, m
         build_student(config, TASKS["text-classification"], teacher_of("bert"))
 
 
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"num_labels": 1}, r"config\.num_labels = 1: the task and the data's labels make it 3"),
+        ({"id2label": {"0": "yes", "1": "no", "2": "maybe"}}, r"config\.id2label = .* make it \{'0': 'no'"),
+        ({"problem_type": "regression"}, r"make it single_label_classification"),
+    ],
+)
+def test_a_head_that_the_labels_would_change_is_refused(entry: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build_student(StudentConfig(config=FRESH | entry), TASKS["text-classification"])
+    same = {"num_labels": 3, "id2label": {0: "no", 1: "maybe", 2: "yes"}}
+    build_student(StudentConfig(config=FRESH | same), TASKS["text-classification"])
+
+
 def test_broken_groups_of_heads_are_refused() -> None:
     with pytest.raises(UserError, match="multiple of 2"):
         narrow(teacher_of("llama"), num_heads=3)

@@ -15,6 +15,7 @@ __all__ = [
     "elsewhere_a_number",
     "half_absent",
     "is_hot",
+    "may_be_missing",
     "natural",
     "nearly_hot",
     "shown",
@@ -30,6 +31,7 @@ ABSENT = frozenset({-1, -100})
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")
 _NUMBER = re.compile(r"[+-]?(?:\d*\.\d+|\d+\.?)(?:[eE][+-]?\d+)?")
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
+_MISSING = frozenset({"na", "n/a", "nan", "null", "none", "nil", "missing", "?", "-"})
 _ELSEWHERE = re.compile(r"[+-]?(?:\d+,\d+|\d{1,3}(?:[.,']\d{3})+(?:[.,]\d+)?|\d+(?:[.,]\d+)?\s*%)")
 
 
@@ -67,6 +69,11 @@ def elsewhere_a_number(raw: Any) -> bool:
     or behind it a per cent sign."""
     text = raw.strip() if isinstance(raw, str) else ""
     return isinstance(canonical(text), str) and _ELSEWHERE.fullmatch(text) is not None
+
+
+def may_be_missing(raw: Any) -> bool:
+    """Whether ``raw`` is a word that may stand for nothing among numbers."""
+    return isinstance(raw, str) and raw.strip().casefold() in _MISSING
 
 
 def shown(raw: Any) -> str:

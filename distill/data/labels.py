@@ -17,6 +17,7 @@ from distill.data.label_values import (
     elsewhere_a_number,
     half_absent,
     is_hot,
+    may_be_missing,
     natural,
     nearly_hot,
     whole_float,
@@ -201,6 +202,9 @@ def _refuse_half_numbers(first: LabelColumn, absent: Collection[int]) -> None:
     if any(isinstance(canonical(raw), float) for raw in raws):
         mend = "correct it, or name such words in data.reader.na_values; names of classes stand in data.labels"
         first.refuse_raw(names, "which is no number, and others are such as 0.25", mend)
+    if names and len(names) < len(raws) and all(map(may_be_missing, names)):
+        mend = "name such words in data.reader.na_values (or write null); if it is a class, list all in data.labels"
+        first.refuse_raw(names, "and all others are numbers: it is a class, or no label", mend)
     if all(map(elsewhere_a_number, names)):
         mend = "write a point before the fraction, nothing between thousands and no %; classes stand in data.labels"
         first.refuse_raw(names, "which is no number as it is written", mend)

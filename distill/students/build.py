@@ -141,6 +141,7 @@ def _fresh(
     try:
         with quiet_transformers():
             _check_names(kind, wanted, key)
+            _check_head(wanted, head, key)
             made = AutoConfig.for_model(kind, **(_vocabulary(config, teacher, tokenizer) | wanted | head))
             attention = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
             check_memory(parameters_of(task.auto_model, made), refuse)
@@ -165,6 +166,18 @@ def _check_names(kind: str, wanted: dict[str, Any], key: str) -> None:
                 value=wanted[name],
                 mend=nearest(name, known),
             )
+
+
+def _check_head(wanted: dict[str, Any], head: dict[str, Any], key: str) -> None:
+    """Refuse a head that the task and the labels of the data would make another one."""
+    names = {str(number): name for number, name in head.get("id2label", {}).items()}
+    for name, theirs in (head | {"id2label": names}).items():
+        ours = wanted.get(name)
+        if name == "id2label" and isinstance(ours, dict):
+            ours = {str(number): one for number, one in ours.items()}
+        if name in ("num_labels", "id2label", "problem_type") and ours is not None and theirs and ours != theirs:
+            rule = f"the task and the data's labels make it {theirs}"
+            raise UserError(rule, key=f"{key}.{name}", value=wanted[name], mend="leave it out, or see data.labels")
 
 
 def _vocabulary(config: StudentConfig, teacher: nn.Module | None, tokenizer: Any) -> dict[str, Any]:

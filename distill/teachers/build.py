@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from torch import nn
 
 from distill.errors import UserError
 from distill.idle import idle
@@ -16,6 +19,8 @@ from distill.teachers.live import LiveTeacher
 from distill.vocabulary import check_labels, check_teachers
 
 __all__ = ["TeacherConfig", "build_teacher"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,5 +88,13 @@ def _build_one(config: str | TeacherConfig, task: TextTask, labels: Sequence[str
     )
     if not task.auto_model.__name__.endswith("LM"):
         check_labels(None, model, labels)
+        _tell_outputs(model, task, key)
     tokenizer = load_tokenizer(config.path, f"{key}.path", words=task.words)
     return LiveTeacher(model, task, tokenizer, remember=config.remember, key=key)
+
+
+def _tell_outputs(model: nn.Module, task: TextTask, key: str) -> None:
+    """Warn of a head that was trained for outputs of another kind: a softmax of several yes and no says little."""
+    trained, wanted = getattr(model.config, "problem_type", None), task.head().get("problem_type")
+    if trained and wanted and trained != wanted:
+        _log.warning("%s was trained for %s, and is used for %s", key, trained, wanted)

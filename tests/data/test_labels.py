@@ -128,6 +128,11 @@ def test_names_of_a_hubs_data_set_can_be_put_in_another_order() -> None:
         ([[0, 1, 1], [1, 0]], Several(), r"the label \[0, 1, 1\], which seems to be 0 or 1 for every class"),
         ([["0", "1"], ["1", "1"]], Several(), r"\['1', '1'\], which seems to be 0 or 1 for every class, .* in row 2"),
         (["0.25", "n/a", "1"], CLASS, r"the label 'n/a', which is no number, .* in row 2"),
+        (
+            ["0", "1", "NaN"],
+            CLASS,
+            r"the label 'NaN', and all others are numbers: it is a class, or no label, in row 3",
+        ),
         (["0,25", "1", "0,5"], CLASS, r"the label '0,25', which is no number as it is written, in row 1"),
         (["1,000.5", "2,100.5"], CLASS, r"the label '1,000\.5', which is no number as it is written"),
         (["5 %", "7%"], CLASS, r"the label '5 %', which is no number as it is written"),
@@ -208,6 +213,7 @@ def test_given_names_are_refused_where_they_name_nothing() -> None:
 
 def test_names_that_look_like_other_countries_numbers_are_classes_once_they_are_listed() -> None:
     assert understood(["5%", "10%"], given=["10%", "5%"]) == (["10%", "5%"], [1, 0])
+    assert understood(["0", "?"], given=["?", "0"]) == (["?", "0"], [1, 0])
 
 
 def rows_of(*splits: dict[str, list[Any]], **options: Any) -> Rows:

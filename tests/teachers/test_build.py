@@ -80,6 +80,17 @@ def test_a_teacher_of_other_classes_than_the_data_is_refused(folder: Path) -> No
         build_teacher(str(folder), TASK, NAMES[::-1])
 
 
+def test_a_head_that_was_trained_for_another_kind_of_outputs_is_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for kind in ("single_label_classification", "multi_label_classification"):
+        config = AutoConfig.from_pretrained(folder, problem_type=kind)
+        config.save_pretrained(folder)
+        build_teacher(str(folder), TASK)
+    told = "model.teacher was trained for multi_label_classification, and is used for single_label_classification"
+    assert caplog.messages == [told]
+
+
 def test_a_teacher_without_a_trained_head_is_refused(folder: Path, tmp_path: Path) -> None:
     AutoModel.from_pretrained(folder).save_pretrained(tmp_path / "body")
     load_tokenizer(str(folder), "").save_pretrained(tmp_path / "body")
