@@ -16,7 +16,7 @@ from distill.data.reader import ReaderConfig
 from distill.errors import UserError, nearest
 from distill.paths import PACKAGE_PREFIX, at_home, check_path, resolve
 
-__all__ = ["Source", "find_splits", "hold_out", "load", "sample"]
+__all__ = ["Source", "find_splits", "hold_out", "load", "sample", "set_aside"]
 
 _OTHERS = (".parquet",)
 
@@ -216,6 +216,12 @@ def find_splits(
             mend="name one, or take rows from training with data.validation_fraction: 0.05",
         )
     return splits
+
+
+def set_aside(source: Source, validation_fraction: float | None) -> list[str]:
+    """A line on a split for validation that is not read, as training gives rows for it."""
+    unread = [name for name in SPLIT_NAMES["validation"] if validation_fraction is not None and name in source.splits]
+    return [f"the split {name} is not read: data.validation_fraction takes rows from training" for name in unread[:1]]
 
 
 def _check_fraction(fraction: float, given: Mapping[str, str]) -> None:

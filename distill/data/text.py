@@ -18,7 +18,7 @@ from distill.data.labels import Outputs
 from distill.data.packing import PackedSamples
 from distill.data.reader import reader_config
 from distill.data.rows import Rows, read_rows
-from distill.data.sources import Source, load
+from distill.data.sources import Source, load, set_aside
 from distill.data.tokenize import load_tokenizer, tokenize, tokenizer_fingerprint
 from distill.errors import UserError
 from distill.tasks import Task, TextTask, make_task
@@ -155,7 +155,8 @@ class TextData(LightningDataModule):
     @cached_property
     def account(self) -> list[str]:
         """What was taken for what, and what was left out: lines for the beginning of a run. Reads the data."""
-        lines = said(self._rows, self._left_out, self.columns or {}, self._source.notes)
+        notes = [*self._source.notes, *set_aside(self._source, self.validation_fraction)]
+        lines = said(self._rows, self._left_out, self.columns or {}, notes)
         limit = None if self._block_length else self.max_length
         for use, samples in self._samples.items():
             lines += unread(use, self._rows, samples, self.tokenizer, limit)

@@ -165,6 +165,12 @@ def test_a_run_begins_by_saying_what_was_taken_for_what(tmp_path, tiny_tokenizer
     ]
 
 
+def test_a_split_for_validation_that_is_not_read_is_told(text_folder, tiny_tokenizer_dir):
+    told = "data: the split validation is not read: data.validation_fraction takes rows from training"
+    assert told in make(text_folder, tiny_tokenizer_dir, validation_fraction=0.2).account
+    assert told not in make(text_folder, tiny_tokenizer_dir).account
+
+
 def test_empty_texts_of_which_a_tokenizer_makes_nothing_are_left_out_and_counted(tmp_path):
     for split in ("train", "validation"):
         (tmp_path / f"{split}.csv").write_text("text,label\na good film,0\n,1\ndull,1\n")
