@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
+from pytorch_lightning.callbacks import Checkpoint, ModelPruning, StochasticWeightAveraging, WeightAveraging
 from torch import Tensor, nn
 
 from distill.callbacks.steps import StepCallback
@@ -128,15 +128,23 @@ class Compression(StepCallback, ABC):
 
 
 def refuse_twice(callbacks: Iterable[Callback]) -> None:
-    """Refuse two compressions of one kind, which would also have one state between them.
+    """Refuse two callbacks of ours of one kind, which would also have one state between them.
 
     Raises:
         UserError: naming them.
     """
-    names = [type(callback).__name__ for callback in callbacks if isinstance(callback, Compression)]
+    ours = [one for one in callbacks if isinstance(one, Compression) or _once(one)]
+    names = [type(callback).__name__ for callback in ours]
     if len(set(names)) < len(names):
-        mend = "join their targets; per-layer overrides take what differs"
+        twice = next(one for one in ours if names.count(type(one).__name__) > 1)
+        joined = "join their targets; per-layer overrides take what differs"
+        mend = joined if isinstance(twice, Compression) else f"leave one {type(twice).__name__} out"
         raise UserError("each of them is given once", key="callbacks", value=names, mend=mend)
+
+
+def _once(callback: Callback) -> bool:
+    """Whether it is one of ours, of which a second one does nothing more."""
+    return type(callback).__module__.startswith("distill.callbacks.") and not isinstance(callback, Checkpoint)
 
 
 def refuse_rivals(callbacks: Sequence[Callback]) -> None:

@@ -49,6 +49,9 @@ class ExponentialMovingAverage(StepCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        if step_at(self.begin, total := total_steps(pl_module)) >= total:
+            rule, key = f"the run ends after {total} steps, before it averages", "ExponentialMovingAverage.begin"
+            raise UserError(rule, key=f"callbacks.{key}", value=self.begin, mend="begin earlier, or leave it out")
         weights = _trained(pl_module)
         if self._average.keys() != weights.keys():  # not restored from a checkpoint
             self._average = {name: p.detach().clone() for name, p in weights.items()}

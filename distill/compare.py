@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from distill.config import class_spec
 from distill.config_diff import MISSING, config_diff
 from distill.errors import UserError
 from distill.kept import kept_of, number_at
@@ -55,7 +56,17 @@ def _written(value: Any) -> str:
     """A value in one line."""
     if value is MISSING:
         return "-"
-    return value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(class_spec(item) and "class_path" in item for item in value):
+        return "\n".join(_class(item) for item in value)
+    return _class(value) if class_spec(value) and "class_path" in value else json.dumps(value)
+
+
+def _class(spec: Mapping[str, Any]) -> str:
+    """A class and its arguments, as a call of it is written."""
+    given = (f"{name}={_written(value)}" for name, value in (spec.get("init_args") or {}).items() if value is not None)
+    return f"{str(spec['class_path']).rpartition('.')[2]}({', '.join(given)})"
 
 
 def _show_figures(

@@ -21,9 +21,9 @@ from jsonargparse._util import import_object
 
 from distill.class_paths import check_path
 from distill.errors import UserError, nearest
-from distill.known_keys import instead
+from distill.known_keys import instead, precision
 
-__all__ = ["class_arguments", "describe", "explain_arguments", "explain_value", "fits", "subclass_names"]
+__all__ = ["class_arguments", "describe", "explain_arguments", "explain_value", "fits", "refuse_null", "subclass_names"]
 
 
 def class_arguments(cls: type) -> dict[str, tuple[Any, bool]]:
@@ -100,6 +100,42 @@ def _known_as(name: str, value: Any, key: str, arguments: Collection[str]) -> st
     return f"{hint}; {close}" if f"--{key}." in hint else hint
 
 
+def refuse_null(kind: Any, value: Any, key: str) -> None:
+    """Refuse null where a class takes none: jsonargparse lets it through, and a class may meet it late.
+
+    Args:
+        kind: The type of what stands at ``key``.
+        value: What was written there.
+        key: Where.
+
+    Raises:
+        UserError: naming the argument.
+    """
+    options = _options(kind)
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            for element in (get_args(option)[0] for option in options if _is_list(option)):
+                refuse_null(element, item, f"{key}.{index}")
+    classes = [option for option in options if inspect.isclass(option) and _is_ours(option)]
+    if not isinstance(value, Mapping) or not classes:
+        return
+    cls: Any = next((c for c in classes if is_dataclass(c)), classes[0])
+    if "class_path" in value:
+        cls = import_object(_resolved(classes, value["class_path"]))
+    given = (value.get("init_args") or {}) if "class_path" in value or "init_args" in value else value
+    for parameter in get_signature_parameters(cls):
+        if parameter.name not in given:
+            continue
+        annotation, item = parameter.annotation, given[parameter.name]
+        nullable = annotation in (inspect.Parameter.empty, Any) or {type(None), Any} & set(_options(annotation))
+        place = f"{key}.{parameter.name}"
+        if item is None and not nullable and parameter.default is not None:
+            raise UserError(
+                f"must be {describe(annotation)}", key=place, mend="this is null: leave it out, or give one"
+            )
+        refuse_null(annotation, item, place)
+
+
 def explain_value(kind: Any, value: Any, key: str, allowed: Sequence[str]) -> None:
     """Say what is wrong with ``value``, which does not fit the type ``kind``.
 
@@ -133,11 +169,13 @@ def explain_value(kind: Any, value: Any, key: str, allowed: Sequence[str]) -> No
         raise UserError(
             f"must be {describe(kind)}", key=key, value=value, mend=f"write --{key} '{{}}' for its defaults"
         )
-    raise UserError(f"must be {describe(kind)}", key=key, value=value, mend=_choose(options, value))
+    raise UserError(f"must be {describe(kind)}", key=key, value=value, mend=_choose(options, value, key))
 
 
-def _choose(options: Sequence[Any], value: Any) -> str:
+def _choose(options: Sequence[Any], value: Any, key: str) -> str:
     """What to do about ``value``: take one of the choices that are like it, or it is of no type that is taken."""
+    if key == "trainer.precision" and (ours := precision(value)):
+        return f"did you mean {ours!r}?"
     choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
     if not any(type(choice) is type(value) for choice in choices):
         return f"this is {_a(value)}"

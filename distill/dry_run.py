@@ -23,7 +23,7 @@ from distill.build import Job, build, make_trainer
 from distill.callbacks import Last, compressions
 from distill.callbacks.compression import hurried
 from distill.coverage import coverage
-from distill.lightning_limits import explained
+from distill.lightning_limits import check_interval, explained
 from distill.models import parameter_count
 from distill.module import Distillation
 from distill.processes import meeting, none_left, shared_id
@@ -50,16 +50,19 @@ class Measured(Callback):
         memory: Most that the steps took on top of models and data, in bytes.
         tokens: Real tokens a step, and the positions computed for them, padding included; 0 where the samples
             are no sequences.
+        arguments: Of the trainer that it stands for.
     """
 
     seconds: float = 0.0
     memory: int = 0
     tokens: tuple[int, int] = (0, 0)
     _seen: list[tuple[int, int]] = field(default_factory=list)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     _started: float = 0.0
     _before: int = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_interval(self.arguments, trainer.num_training_batches)
         # The schedules were laid out over the whole run; now it may end early.
         trainer.fit_loop.epoch_loop.max_steps = _STEPS
         self._before = _reset_peak(pl_module.device)
@@ -134,7 +137,7 @@ def dry_run(
     job = build(config, allow=allow, run_id=run_id)
     if beside is not None:
         job.beside = check_beside(beside, job.config)
-    measured = Measured()
+    measured = Measured(arguments=job.arguments)
     kept = [callback for callback in job.callbacks if not isinstance(callback, (Checkpoint, EarlyStopping, Last))]
     with quiet_lightning():
         trainer = make_trainer(

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["instead"]
+__all__ = ["instead", "precision"]
 
 # What is typed here -> the names that it has elsewhere, with _ for every -; {loss} is the first loss that distils.
 _SAME = {
@@ -81,7 +81,14 @@ _COMMANDS = {
     "--callbacks '[{class_path: Last, init_args: {every_n_steps: 100}}]'": "save_steps save_every save_interval",
 }
 _PRECISIONS = {"no": "32-true", "fp32": "32-true", "float32": "32-true", "fp16": "16-mixed", "float16": "16-mixed"}
-_PRECISIONS |= {"bf16": "bf16-mixed", "bfloat16": "bf16-mixed"}
+_PRECISIONS |= {
+    "bf16": "bf16-mixed",
+    "bfloat16": "bf16-mixed",
+    "half": "16-mixed",
+    "float": "32-true",
+    "amp": "16-mixed",
+}
+_PRECISIONS |= {"fp64": "64-true", "float64": "64-true", "double": "64-true", "false": "32-true", "mixed": "16-mixed"}
 
 
 def _spread(table: Mapping[str, str]) -> dict[str, str]:
@@ -109,9 +116,14 @@ def instead(name: str, value: Any = None, losses: Any = None) -> str:
         return ""
     ours = ours.replace("{loss}", str(_distils(losses)))
     if ours == "--trainer.precision":
-        value = _PRECISIONS.get(str(value).removeprefix("torch."), value)
+        value = precision(value) or value
     typed = f"write {ours} {shlex.quote(_text(value) or 'VALUE')}"
     return f"did you mean {ours.removeprefix('--')!r}? {typed}" if "." in ours else typed
+
+
+def precision(value: Any) -> str:
+    """What ``trainer.precision`` calls a precision that has another name elsewhere; empty for what is none."""
+    return _PRECISIONS.get(str(value).lower().removeprefix("torch."), "")
 
 
 def _device(value: str) -> str:

@@ -30,8 +30,17 @@ from pytorch_lightning.callbacks.spike import SpikeDetection
 from pytorch_lightning.plugins import CheckpointIO, Precision
 
 from distill.errors import TrainingError, UserError, nearest
+from distill.idle import idle
 
-__all__ = ["check_callbacks", "check_monitors", "check_plugins", "check_trainer", "explained", "refusal"]
+__all__ = [
+    "check_callbacks",
+    "check_interval",
+    "check_monitors",
+    "check_plugins",
+    "check_trainer",
+    "explained",
+    "refusal",
+]
 
 _COUNTS = (
     "max_epochs",
@@ -101,6 +110,14 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
         arguments, "limit_train_batches", lambda v: v <= 0, "a run must train", "leave it out, or give some batches"
     )
     _refuse(arguments, "gradient_clip_val", lambda v: v <= 0, "must be greater than 0", "leave it out not to clip")
+    _refuse(arguments, "val_check_interval", lambda v: v <= 0, "must be greater than 0", "give batches, or a fraction")
+    for name in ("limit_val_batches", "limit_test_batches"):
+        rule, wrong = "must be 0 or more batches (integer), or a fraction in [0, 1] (float)", _no_share
+        _refuse(arguments, name, wrong, rule, "1.0 takes all")
+    if arguments.get("overfit_batches"):
+        for name in ("limit_train_batches", "limit_val_batches"):
+            if arguments.get(name) is not None:
+                raise idle(f"trainer.{name}", arguments[name], "trainer.overfit_batches", "drop that one")
     _refuse(arguments, "devices", lambda v: v == 0, "must be at least 1", "give a number of devices, or auto")
     _refuse(arguments, "num_sanity_val_steps", lambda v: v < -1, "must be 0 or more", "or -1 for all batches")
     if (value := arguments.get("max_time")) is not None and _no_time(value):
@@ -119,6 +136,24 @@ def _refuse(arguments: Mapping[str, Any], name: str, wrong: Callable[[float], bo
     value = arguments.get(name)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and wrong(value):
         raise UserError(rule, key=f"trainer.{name}", value=value, mend=mend)
+
+
+def _no_share(value: float) -> bool:
+    return value < 0 or (isinstance(value, float) and value > 1)
+
+
+def check_interval(arguments: Mapping[str, Any], batches: float) -> None:
+    """Refuse a validation that would come after the end of every epoch of so many ``batches``.
+
+    Raises:
+        UserError: naming the key.
+    """
+    every = arguments.get("val_check_interval")
+    if arguments.get("limit_val_batches") == 0 or arguments.get("check_val_every_n_epoch", 1) is None:
+        return
+    if isinstance(every, int) and not isinstance(every, bool) and every > batches:
+        rule, mend = f"an epoch has {batches:g} batches, so no validation comes", "give fewer, or leave it out"
+        raise UserError(rule, key="trainer.val_check_interval", value=every, mend=mend)
 
 
 def _no_time(value: Any) -> bool:
@@ -275,6 +310,8 @@ def refusal(
             name = type(blamed).__name__
             return UserError(rule, key=f"callbacks.{index}", value=name, mend=mend or "leave it out, or mend that")
     key, value = _blamed(rule, given or {})
+    if key == "trainer.accelerator":
+        mend = "give cpu, or auto, which takes what there is"
     return UserError(rule, key=key, value=value, mend=mend or "give another value, or leave it out")
 
 

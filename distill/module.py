@@ -28,6 +28,7 @@ from distill.pair import bind, make_losses, make_student, make_teacher, meet_dat
 from distill.ranks import is_rank_zero
 from distill.record import recount, steps_of
 from distill.saved_state import refuse_changed, remember, share, teacher_state
+from distill.schedules import check_schedules
 from distill.sharding import shard_run
 from distill.signals import Batch, Request, Signals
 from distill.students import StudentConfig
@@ -135,6 +136,7 @@ class Distillation(LightningModule):
         optimizer = make_optimizer(self.optimizer_config, [self.student, self.losses])
         total = self._count_steps()
         check_warmup(self.optimizer_config, total)
+        check_schedules(self._losses(), total)
         factor = partial(learning_rate_factor, self.optimizer_config, total_steps=total)
         return {
             "optimizer": optimizer,

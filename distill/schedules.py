@@ -7,10 +7,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 from distill.errors import UserError
 
-__all__ = ["Constant", "Cosine", "Linear", "Schedule", "WarmUp", "as_schedule", "check_moment", "never", "step_at"]
+__all__ = [
+    "Constant",
+    "Cosine",
+    "Linear",
+    "Schedule",
+    "WarmUp",
+    "as_schedule",
+    "check_moment",
+    "check_schedules",
+    "never",
+    "step_at",
+]
 
 
 class Schedule(ABC):
@@ -96,6 +108,35 @@ class WarmUp(Linear):
     def __init__(self, value: float, steps: int | float = 0.1) -> None:
         check_moment("steps", steps)
         super().__init__(0.0, value, begin=0 if isinstance(steps, int) else 0.0, until=steps)
+
+
+def check_schedules(losses: Iterable[object], total_steps: int) -> None:
+    """Refuse a change that does not come to its end in a run of ``total_steps``, or ends before it begins.
+
+    Args:
+        losses: In the order of the configuration.
+        total_steps: Of the run.
+
+    Raises:
+        UserError: naming the moment.
+    """
+    for place, loss in enumerate(losses):
+        for name in ("weight", "temperature"):
+            value = getattr(loss, name, None)
+            if isinstance(value, Ramp):
+                _check_ramp(value, total_steps, f"model.losses.{place}.{name}")
+
+
+def _check_ramp(value: Ramp, total_steps: int, key: str) -> None:
+    begin, until = step_at(value.begin, total_steps), step_at(value.until, total_steps)
+    end = "steps" if isinstance(value, WarmUp) else "until"
+    if begin > until:
+        raise UserError(
+            f"must not lie after {end!r}", key=f"{key}.begin", value=value.begin, mend=f"it is {value.until}"
+        )
+    if until > total_steps:
+        rule = f"the run ends after {total_steps} steps, before the change does"
+        raise UserError(rule, key=f"{key}.{end}", value=value.until, mend="let it end earlier, or train longer")
 
 
 def never(schedule: Schedule) -> bool:

@@ -18,7 +18,7 @@ import distill.callbacks  # its classes can be named without their path
 import distill.schedules  # noqa: F401
 from distill.class_paths import classes_in
 from distill.config import SECTIONS, class_spec
-from distill.diagnose import class_arguments, explain_arguments, explain_value
+from distill.diagnose import class_arguments, explain_arguments, explain_value, refuse_null
 from distill.errors import TrainingError, UserError, nearest
 from distill.known_keys import instead
 from distill.lightning_limits import refusal
@@ -33,6 +33,7 @@ TRAINER_SKIPPED = {
     "logger": "write logging at the top level",
     "default_root_dir": "write runs at the top level",
     "fast_dev_run": "use --dry-run",
+    "limit_predict_batches": "leave it out: nothing is predicted",
     "barebones": "leave it out",
     "enable_model_summary": "use --dry-run",
     "enable_autolog_hparams": "leave it out",
@@ -75,6 +76,7 @@ class Typed:
             # A copy: what it is given is rewritten in place, and messages show what was written.
             parsed: Namespace = self._parsers[name].parse_object({name: copy.deepcopy(value)})
             _check_known(value, parsed[name], name)
+            refuse_null(_SECTIONS[name], value, name)
             return parsed
         except UserError:
             raise

@@ -100,13 +100,16 @@ def _plain(names: Sequence[str]) -> list[str]:
     return [str(int(n)) if n.isdecimal() else name for name, n in zip(folded, numbers, strict=True)]
 
 
-def check_labels(student: nn.Module | None, teacher: nn.Module | None, data: Sequence[str] | None) -> None:
+def check_labels(
+    student: nn.Module | None, teacher: nn.Module | None, data: Sequence[str] | None, *, told: bool = True
+) -> None:
     """Refuse classes of another number, or the same classes in another order.
 
     Args:
         student: A model whose configuration names its classes; ``None`` to leave it out.
         teacher: Likewise.
         data: The names in the data, in the order of their ids.
+        told: Whether a line says what cannot be known of the order: one, of whatever many pairs it is true.
 
     Raises:
         UserError: if two of the three do not fit together.
@@ -120,12 +123,16 @@ def check_labels(student: nn.Module | None, teacher: nn.Module | None, data: Seq
         counted.append(("the data", len(data), list(data)))
     for number, one in enumerate(counted):
         for other in counted[number + 1 :]:
-            _compare_labels(*one, *other)
+            doubt = _compare_labels(*one, *other)
+            if doubt and told:
+                _log.warning("%s", doubt)
+                told = False
 
 
 def _compare_labels(
     who: str, count: int, names: list[str] | None, other: str, other_count: int, other_names: list[str] | None
-) -> None:
+) -> str:
+    """Refuse classes that do not fit together; what remains in doubt, in words."""
     data = other == "the data"
     plain, other_plain = _plain(names or ()), _plain(other_names or ())
     spelled = dict(zip(other_plain, other_names or (), strict=True))
@@ -137,10 +144,8 @@ def _compare_labels(
             key=who,
             mend=order if data and count > other_count and names else "name a model trained on the same classes",
         )
-    if names is None or other_names is None:
-        return
-    if plain == other_plain:
-        return
+    if names is None or other_names is None or plain == other_plain:
+        return ""
     if set(plain) == set(other_plain):
         raise UserError(
             f"{who} has the classes {', '.join(names)}, and {other} has the same in another order: "
@@ -151,13 +156,9 @@ def _compare_labels(
     numbers = [str(i) for i in range(count)]
     if numbers in (plain, other_plain):
         named, known, numbered = (who, names, other) if other_plain == numbers else (other, other_names, who)
-        _log.warning(
-            "%s calls its classes %s, %s only numbers them; see that the order is the same", named, known, numbered
-        )
-        return
-    _log.warning(
-        "%s calls its classes %s, and %s %s; taken for the same, in this order", who, names, other, other_names
-    )
+        order = "see that the order is the same, which data.labels can give"
+        return f"{named} calls its classes {known}, {numbered} only numbers them; {order}"
+    return f"{who} calls its classes {names}, and {other} {other_names}; taken for the same, in this order"
 
 
 def check_pair(task: Task, tokenizer: Any, student: nn.Module, teacher: TeacherSource | None) -> bool:

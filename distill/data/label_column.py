@@ -57,6 +57,10 @@ class LabelColumn:
             own = self.names[value] if self.names and isinstance(value, int) and value < len(self.names) else value
             at = lookup.get(own, lookup.get(canonical(own) or own))
             if at is None:
+                alike = [name for name in names if name.strip().casefold() == str(own).strip().casefold()]
+                if alike:
+                    mend = f"did you mean {alike[0]!r}? blanks and capitals tell classes apart"
+                    raise self._error(raw, f"which is none of the {len(names)} classes ({listed})", mend)
                 raise self._error(
                     raw,
                     f"which is none of the {len(names)} classes ({listed})",

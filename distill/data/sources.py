@@ -116,16 +116,17 @@ def _own_files(folder: str, name: str | None) -> dict[str, list[str]] | None:
 def _load_files(
     lists: Mapping[str, Sequence[str]], reader: ReaderConfig | None, document: str | None, plain: str
 ) -> Source:
-    kinds = set()
+    kinds: dict[str, str] = {}
     for split, names in lists.items():
         key = f"data.files.{split}"
         if not names:
             raise UserError("a split needs a file", key=key, value=names, mend="name one or drop the split")
         for name in names:
-            kinds.add(_checked_file(key, name))
+            kinds.setdefault(_checked_file(key, name), name)
     if len(kinds) != 1:
-        raise UserError("files must be of one format", key="data.files", value=dict(lists), mend="convert the others")
-    if kinds.pop() in OWN:
+        found = ", ".join(f"{name} is {kind.removeprefix('.')}" for kind, name in kinds.items())
+        raise UserError(f"files must be of one format: {found}", key="data.files", mend="convert the others")
+    if next(iter(kinds)) in OWN:
         return read_files(lists, lambda split: f"data.files.{split}", reader, document, plain)
     _refuse_options("parquet", reader, document)
     return Source({split: _parquet(f"data.files.{split}", names) for split, names in lists.items()})

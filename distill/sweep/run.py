@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from distill.config import apply_override, load, parse_value
+from distill.config import apply_override, load, long_form, parse_value
 from distill.disk import write
 from distill.errors import TrainingError, UserError, nearest
 from distill.idle import idle
@@ -30,6 +30,10 @@ from distill.tables import number, plain_table, wide
 from distill.visible import visible
 
 __all__ = ["sweep"]
+
+
+_CHECKED = 50
+"""Trials whose values are judged before the first of them runs; later ones are judged when their turn comes."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def sweep(
         raise idle("--seed", seed, "method: grid", "say `method: random`; a run's own seed is a parameter: seed")
     planned = _plan(file, recipe, seed or 0)
     _check_name(file, load(recipe.files, recipe.overrides))
+    _check_values(planned, recipe)
     if dry_run:
         _show(f"{file.name}: {len(planned)} trials", planned, file.metric, console)
         return
@@ -172,6 +177,26 @@ def _command(recipe: Recipe, trial: Trial) -> list[str]:
     run = trial.run
     own = [f"--name={run.name}", "--id", run.id, "--resume", "auto"]
     return [sys.executable, "-m", "distill.cli", "fit", *recipe.words(), *own, *trial.words()]
+
+
+def _check_values(planned: Sequence[Trial], recipe: Recipe) -> None:
+    """Refuse values that no run could have, before the first of them runs: of trials that bring others than before.
+
+    Raises:
+        UserError: naming the key.
+    """
+    from distill.build import resolve
+
+    config, seen, checked = load(recipe.files, recipe.overrides), set[str](), 0
+    for trial in planned:
+        words = set(trial.words())
+        if (words <= seen and checked) or checked >= _CHECKED:
+            continue
+        seen, checked = seen | words, checked + 1
+        changed = copy.deepcopy(config)
+        for key, value in trial.parameters.items():
+            apply_override(changed, key, value)
+        resolve(long_form(changed), recipe.allow)
 
 
 def _check_name(file: SweepFile, config: Mapping[str, Any]) -> None:

@@ -87,7 +87,7 @@ def _build_one(config: str | TeacherConfig, task: TextTask, labels: Sequence[str
         trained=True,
     )
     if not task.auto_model.__name__.endswith("LM"):
-        check_labels(None, model, labels)
+        check_labels(None, model, labels, told=False)  # it is, beside the student
         _tell_outputs(model, task, key)
     tokenizer = load_tokenizer(config.path, f"{key}.path", words=task.words)
     return LiveTeacher(model, task, tokenizer, remember=config.remember, key=key)

@@ -111,7 +111,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "option without a value": (["--seed"], ["--seed", "needs a value", "--seed=VALUE"]),
     "position beyond the list": (["--model.losses.7.weight", "1"], ["--model.losses.7", "a list of 2"]),
     "key below a number": (["--model.optimizer.lr.x", "1"], ["--model.optimizer.lr = 0.001", "holds no keys"]),
-    "argument that means nothing": (["extra"], ["extra", "distill fit --help"]),
+    "argument that means nothing": (["extra"], ["extra", "write -c extra"]),
     "secret that was taken out": (["--data.name", "***"], ["data.name = '***'", "secret", "--data.name"]),
     # data
     "no data": (["--data.path", "null"], ["data.path", "missing"]),

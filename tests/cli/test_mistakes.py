@@ -46,6 +46,46 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "negative clipping": (["--trainer.gradient_clip_val", "-1"], ["gradient_clip_val = -1", "greater than 0"]),
     "a clipping of nothing": (["--trainer.gradient_clip_algorithm", "norm"], ["gradient_clip_algorithm", "too"]),
     "validation after the epoch": (["--trainer.val_check_interval", "1000"], ["val_check_interval = 1000", "(19)"]),
+    "validation after the epoch, tried dry": (
+        ["--trainer.val_check_interval", "1000", "--dry-run"],
+        ["trainer.val_check_interval = 1000", "an epoch has 19 batches"],
+    ),
+    "validation every 0 batches": (["--trainer.val_check_interval", "0"], ["val_check_interval = 0: must be greater"]),
+    "more than all of the validation": (
+        ["--trainer.limit_val_batches", "1.5", "--dry-run"],
+        ["trainer.limit_val_batches = 1.5", "fraction in [0, 1]"],
+    ),
+    "a prediction of nothing": (
+        ["--trainer.limit_predict_batches", "1"],
+        ["limit_predict_batches = 1", "leave it out"],
+    ),
+    "a limit that overfitting replaces": (
+        ["--trainer.overfit_batches", "1"],
+        ["trainer.limit_val_batches = 1: has no effect with trainer.overfit_batches"],
+    ),
+    "another tool's precision": (["--trainer.precision", "fp16"], ["precision = 'fp16'", "did you mean '16-mixed'?"]),
+    "no precision": (["--trainer.precision", "no"], ["precision = False", "did you mean '32-true'?"]),
+    "an accelerator that is not there": (["--trainer.accelerator", "mps"], ["give cpu, or auto"]),
+    "null for a number": (["--data.eval_batch_size", "null"], ["data.eval_batch_size: must be an integer", "null"]),
+    "null for a number of the trainer": (["--trainer.accumulate_grad_batches", "null"], ["must be an integer", "null"]),
+    "null for a number deep in a list": (
+        callback("Last", "{keep: null}"),
+        ["callbacks.0.keep: must be an integer. this is null"],
+    ),
+    "null for a part of the model": (["--model.optimizer.lr", "null"], ["model.optimizer.lr: must be a number"]),
+    "a callback twice": (["--callbacks", "[Last, Last]"], ["each of them is given once", "leave one Last out"]),
+    "an average that never begins": (
+        callback("ExponentialMovingAverage", "{begin: 100}"),
+        ["ExponentialMovingAverage.begin = 100", "the run ends after 2 steps"],
+    ),
+    "a weight that never comes to its end": (
+        ["--model.losses.0.weight", "{class_path: WarmUp, init_args: {value: 1.0, steps: 50}}"],
+        ["model.losses.0.weight.steps = 50", "the run ends after 2 steps"],
+    ),
+    "a temperature that ends before it begins": (
+        ["--model.losses.0.temperature", "{class_path: Linear, init_args: {start: 1, end: 2, begin: 1.0, until: 1}}"],
+        ["model.losses.0.temperature.begin = 1.0", "must not lie after 'until'"],
+    ),
     "no batches": (["--trainer.limit_train_batches", "0"], ["limit_train_batches = 0", "must train"]),
     "less than a batch": (["--trainer.limit_train_batches", "0.0001"], ["limit_train_batches = 0.0001"]),
     "no time for the run": (["--trainer.max_time", "00:00:00:00"], ["trainer.max_time", "greater than 0"]),
@@ -80,7 +120,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "a momentum that is none": (["--model.optimizer.momentum", "-1"], ["optimizer.momentum = -1"]),
     "a rate that is no number": (["--model.optimizer.lr", ".inf"], ["optimizer.lr = inf", "finite"]),
     "a warm-up longer than the run": (["--model.optimizer.warmup", "100"], ["warmup = 100", "has 2 steps"]),
-    "no task": (["--model.task", "null"], ["model.task", "no such task"]),
+    "no task": (["--model.task", "null"], ["model.task: must be a text or a Task. this is null"]),
     # names
     "an empty id": (["--id", ""], ["--id = '': must not be empty"]),
     "a long id": (["--id", LONG], ["--id", "no longer than 200"]),

@@ -70,3 +70,31 @@ def _refused(distill: Distill, argv: Sequence[str], said: str) -> None:
     assert said in err
     assert err.count("distill: error: ") == 1
     assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("parameters", "more", "said"),
+    [
+        ("{model.optimizer.lr: {values: [0.1, x]}}", "", "model.optimizer.lr = 'x': must be a number"),
+        ("{model.optimizer.lrr: {values: [0.1]}}", "", "model.optimizer.lrr = 0.1: OptimizerConfig has no 'lrr'"),
+        ("{seed: {values: [1]}}", "model: 3", "model = 3: must be a mapping"),
+    ],
+)
+def test_what_no_trial_could_have_is_told_before_the_first(
+    parameters: str, more: str, said: str, base: dict[str, Any], distill: Distill
+) -> None:
+    Path("sweep.yml").write_text(f"{{method: grid, parameters: {parameters}}}")
+    Path("more.yaml").write_text(more)
+    for dry in ([], ["--dry-run"]):
+        _refused(distill, ["sweep", "sweep.yml", "-c", "base.yaml", "-c", "more.yaml", *dry], said)
+
+
+def test_files_of_two_formats_and_labels_that_differ_by_capitals_are_told_apart(
+    base: dict[str, Any], distill: Distill, text_folder: str
+) -> None:
+    Path("v.csv").write_text("sentence,label\na,negative\n")
+    rows = '{"sentence": "a", "label": "Positive "}\n{"sentence": "b", "label": "negative"}\n'
+    Path("v.jsonl").write_text(rows)
+    for name, said in (("v.csv", "v.csv is csv"), ("v.jsonl", "did you mean 'positive'? blanks and capitals")):
+        files = f"{{train: {text_folder}/train.jsonl, validation: {name}}}"
+        _refused(distill, ["fit", "-c", "base.yaml", "--data.path", "null", "--data.files", files], said)
