@@ -68,6 +68,7 @@ def fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fits:
     write()
     found = Fits()
     monkeypatch.setattr("distill.sweep.run.run_to_end", found)
+    monkeypatch.setattr("distill.sweep.run._check_values", lambda *_: None)  # the recipe is no whole one
     return found
 
 
@@ -77,7 +78,6 @@ def write(**changes: Any) -> None:
 
 def rows(out: str) -> list[str]:
     """The first cells of the table's rows, in order."""
-    monkeypatch.setattr("distill.sweep.run._check_values", lambda *_: None)  # the recipe is no whole one
     lines = (line.split() for line in out[out.rindex("─") :].splitlines())
     return [words[0] for words in lines if words and words[0].startswith("trial-")]
 
