@@ -44,3 +44,10 @@ def test_of_a_processor_its_maker_and_what_libraries_choose_by_are_told(tmp_path
     assert _processor(file) == "GenuineIntel amx_tile avx2 avx512_vnni avx512f fma"
     file.write_text("Features\t: fp asimd sve\n")
     assert _processor.__wrapped__(file).endswith(" asimd sve")
+
+
+def test_what_an_older_checkpoint_did_not_say_is_no_change() -> None:
+    device = torch.device("cpu")
+    began = conditions(device)
+    del began[next(iter(began))]
+    assert other_conditions({"conditions": began}, device) == ""

@@ -66,3 +66,10 @@ def test_a_rank_without_a_batch_adds_nothing(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
     counts = Tally().take(2)
     assert (counts.total, counts.labels.tolist(), counts.sums) == (3, [1, 2], {"bytes": 2.0})
+
+
+def test_rows_without_a_label_are_counted_nowhere_without_a_mask_too() -> None:
+    tally = Tally()
+    tally.add(torch.tensor([0, 2, 1]), Batch({"x": torch.zeros(3, 1)}, labels=torch.tensor([0, IGNORE, 2])), classes=3)
+    counts = tally.take(1)
+    assert (counts.total, counts.labels.tolist(), counts.predictions.tolist()) == (2, [1, 0, 1], [1, 1, 0])

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from distill.json_file import Unreadable, read_mapping
+
 Distill = Callable[..., Any]
 
 ESCAPES = "\x1b[2J\x1b]0;title\x07\x9b31m\u202e"
@@ -217,3 +219,9 @@ def test_what_a_run_says_does_not_command_the_terminal(run: Path, distill: Disti
     ):
         done = distill(*argv)
         assert not {"\x1b", "\x07", "\x9b", "\u202e", "\udcff"} & set(done.out + done.err), argv
+
+
+def test_a_file_that_names_a_key_twice_is_not_guessed_at(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"id": "one", "deeper": {"a": 1, "a": 2}}')
+    with pytest.raises(Unreadable, match="names a key twice"):
+        read_mapping(tmp_path / "plan.json")
