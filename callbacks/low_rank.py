@@ -12,7 +12,7 @@ from distill.callbacks.compression import Compression
 from distill.errors import UserError
 from distill.record import steps_of
 from distill.structure.low_rank import LowRankLinear, factorise, rank_of_energy, replace, saves, shape
-from distill.targets import LINEAR, refuse_rewritten, select, sharing
+from distill.targets import LINEAR, refuse_broken, refuse_rewritten, select, sharing
 
 __all__ = ["LowRank"]
 
@@ -23,7 +23,8 @@ class LowRank(Compression):
     """Replace linear maps W by the best product B A of a low rank, and train the two factors.
 
     A is ``[rank, in]`` and B ``[out, rank]``, from the singular value decomposition W = U S V^T: the first ``rank``
-    columns of U sqrt(S) and of V sqrt(S). A map is left whole where its factors would not have fewer weights.
+    columns of U sqrt(S) and of V sqrt(S). A map is left whole where its factors would not have fewer weights,
+    or where all of it is 0.
 
     Args:
         rank: The rank of every map. Either this or ``energy`` is given.
@@ -57,6 +58,9 @@ class LowRank(Compression):
         factors = {id(f) for m in student.modules() if isinstance(m, LowRankLinear) for f in (m.down, m.up)}
         whole = {name: module for name, module in chosen.items() if id(module) not in factors}
         refuse_rewritten(whole, KEY)
+        for name, module in whole.items():
+            refuse_broken(name, module, KEY, "decomposition")
+            _refuse_written_bias(name, module)
         self._check_ties(student, whole)
         self._check_rank(whole)
         ranks = {}
@@ -64,6 +68,8 @@ class LowRank(Compression):
         for name, module in whole.items():
             out, into = shape(module)
             weight = _matrix(module)
+            if not weight.any():
+                continue  # both factors would be 0, and their gradients too, for ever
             rank = self.rank or rank_of_energy(torch.linalg.svdvals(weight.float()), self.energy or 0.0)
             if saves(out, into, rank):
                 ranks[name], values[name] = rank, factorise(weight, rank)
@@ -105,6 +111,13 @@ class LowRank(Compression):
             if isinstance(module, LowRankLinear) and name not in before
         }
         return [{"kind": "low_rank", "modules": ranks}] if ranks else []
+
+
+def _refuse_written_bias(name: str, module: nn.Module) -> None:
+    """A factor takes over the bias itself, which a hook or a parametrisation would go on writing elsewhere."""
+    if module.bias is not None and not isinstance(module._parameters.get("bias"), nn.Parameter):
+        rule = "its bias is written anew before every pass, which a factor would not follow"
+        raise UserError(rule, key=KEY, value=name, mend=f"let it be a parameter, or leave it out: exclude: ['{name}']")
 
 
 def _matrix(linear: nn.Module) -> Tensor:

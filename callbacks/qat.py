@@ -70,7 +70,7 @@ class QuantizationAwareTraining(Compression):
         observe: When observers begin.
         begin: When rounding begins.
         freeze_observers: When observers stop. Where inputs learn their scales, they stop at ``begin`` (but see one
-            batch at least), and training moves the scales from there to the end of the run.
+            batch of each layer at least), and training moves the scales from there to the end of the run.
         lr_factor: The learning rate is multiplied by it from ``begin`` on.
         float_validation: Whether the last validation of the run is done once more without rounding.
         log_layers: Whether the range and the scale of every layer are logged.
@@ -192,7 +192,7 @@ class QuantizationAwareTraining(Compression):
         layers = quantized_layers(student)
         find_ranged(layers.values())
         static = [layer for layer in layers.values() if layer.static]
-        if static and not any(layer.ranged for layer in static):
+        if static and not any(layer.ranged or layer.mode == "fake" for layer in static):
             rule = "the run ended before any input's range was observed: nothing can be quantised"
             raise TrainingError(f"{rule}. Train longer, or let {_KEY}.observe and begin be earlier.")
         self._layers = {}
@@ -248,7 +248,9 @@ class QuantizationAwareTraining(Compression):
         """Switch to what holds after ``step`` steps."""
         begin, observed = self._moments(total_steps)[1], self._observed(total_steps)
         for layer in self._layers.values():
-            layer.observing = layer.static and step in observed
+            # A scale that is trained has to begin somewhere: an expert's first rows may come late.
+            late = layer.learns_input and step >= observed.stop and not layer.ranged
+            layer.observing = layer.static and (step in observed or late)
             layer.mode = "fake" if step >= begin else "float"
         if step == begin:
             start_scales(self._layers.values())

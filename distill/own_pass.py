@@ -11,12 +11,14 @@ A weight may be read by another module's forward too: ``F.linear(x, self.embeddi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["guard", "in_backward", "in_own_pass"]
+__all__ = ["contained", "guard", "in_backward", "in_own_pass"]
 
 _FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
@@ -33,6 +35,22 @@ def guard(model: nn.Module) -> None:
         if (module is model or isinstance(module, _FUSED)) and _enter not in module._forward_pre_hooks.values():
             module.register_forward_pre_hook(_enter)
             module.register_forward_hook(_leave, always_call=True)
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """A block after which no pass is taken for one that still computes, whatever cut it off.
+
+    Where torch traces a model it leaves hooks that are always called uncalled when the model raises.
+    """
+    global _depth
+    before = _depth
+    try:
+        yield
+    finally:
+        if _depth and not before:
+            torch.backends.mha.set_fastpath_enabled(_fused_before)
+        _depth = before
 
 
 def in_own_pass() -> bool:

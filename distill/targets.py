@@ -27,6 +27,7 @@ __all__ = [
     "matching",
     "of_types",
     "override",
+    "refuse_broken",
     "refuse_rewritten",
     "select",
     "sharing",
@@ -101,7 +102,7 @@ def select(
     key: str,
     with_head: bool = False,
 ) -> dict[str, nn.Module]:
-    """The modules to compress, by name, in the order of the model; one that is shared appears once.
+    """The modules to compress, by name, in the order of the model; one that is shared appears once, an empty one not.
 
     Args:
         model: The student.
@@ -128,7 +129,7 @@ def select(
     chosen = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, types) and name not in dropped and (wanted is None or name in wanted)
+        if isinstance(module, types) and name not in dropped and (wanted is None or name in wanted) and _holds(module)
     }
     if not chosen:
         raise UserError(
@@ -163,6 +164,26 @@ def refuse_rewritten(modules: Mapping[str, nn.Module], key: str, *, excludes: bo
         if isinstance(weight, UninitializedParameter):
             rule = f"is a {type(module).__name__}, whose weight has no shape before the first pass"
             raise UserError(rule, key=key, value=name, mend="run the student once on a batch before it is given")
+
+
+def refuse_broken(name: str, module: nn.Module, key: str, lack: str) -> None:
+    """Refuse a weight with values that are no numbers.
+
+    Args:
+        name: Of the module.
+        module: It has a ``weight``.
+        key: Where the settings stand in the configuration.
+        lack: What there is not for such values.
+
+    Raises:
+        UserError: with their number.
+    """
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)
+    broken = weight.numel() - int(weight.isfinite().sum()) if not weight.is_meta else 0
+    if broken:
+        rule = f"{broken} of its {weight.numel()} weights are NaN or infinite, for which there is no {lack}"
+        raise UserError(rule, key=key, value=name, mend=f"mend the checkpoint, or leave it out: exclude: ['{name}']")
 
 
 def _writer(module: nn.Module) -> tuple[str, str]:
@@ -247,6 +268,12 @@ def check_overrides(model: nn.Module, overrides: Mapping[str, Any] | None, chose
                 check_pattern(model, pattern, chosen, key, CHOOSE)
         except UserError as error:  # the pattern is a key here, and no value
             raise UserError(error.rule, key=f"{key}.{pattern}", mend=error.mend) from error
+
+
+def _holds(module: nn.Module) -> bool:
+    """Whether there is anything in the module's weight; ``nn.Linear(16, 0)`` has none."""
+    weight = module._parameters.get("weight")
+    return weight is None or isinstance(weight, UninitializedParameter) or weight.numel() > 0
 
 
 def _holders(model: nn.Module) -> str:

@@ -12,7 +12,7 @@ from distill.errors import UserError
 from distill.own_pass import guard
 from distill.quantize.layers import QUANTIZED, QuantizedLayer, quantize_layer, quantized_layers
 from distill.quantize.scheme import ActivationScheme, Bits, LayerScheme, WeightScheme, check_bits
-from distill.targets import check_overrides, override, refuse_rewritten, select, sharing
+from distill.targets import check_overrides, override, refuse_broken, refuse_rewritten, select, sharing
 
 __all__ = ["KINDS", "candidates", "check_widths", "choose", "first", "swap"]
 
@@ -128,12 +128,7 @@ def _check_class(name: str, module: nn.Module, key: str) -> None:
 
 
 def _check_values(name: str, module: nn.Module, key: str) -> None:
-    weight = module.weight
-    assert isinstance(weight, nn.Parameter)
-    broken = weight.numel() - int(weight.isfinite().sum()) if not weight.is_meta else 0
-    if broken:
-        rule = f"{broken} of its {weight.numel()} weights are NaN or infinite, for which there is no scale"
-        raise UserError(rule, key=key, value=name, mend=f"mend the checkpoint, or leave it out: exclude: ['{name}']")
+    refuse_broken(name, module, key, "scale")
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
         rule = "max_norm shortens its rows anew in every pass, which would undo the rounding"
         raise UserError(rule, key=key, value=name, mend=f"set max_norm to None, or exclude: ['{name}']")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +104,7 @@ def freeze(layers: Iterable[QuantizedLayer]) -> None:
     """
     found = [(layer, layer.grid()) for layer in layers if layer.mode != "frozen"]
     for layer, at in found:
-        layer.weight.copy_(layer.on_grid(at))
+        layer.parameter.copy_(layer.on_grid(at))
         scale, zero_point = None, None
         if layer.static:
             scale, zero_point = layer.input_qparams()
@@ -113,12 +114,16 @@ def freeze(layers: Iterable[QuantizedLayer]) -> None:
 
 def _drop_trained(layer: QuantizedLayer) -> None:
     """Take from a layer what only training needs."""
+    _drop_input(layer)
+    if layer.scheme.weights.learned:
+        del layer.weight_scale
+
+
+def _drop_input(layer: QuantizedLayer) -> None:
     if layer.static:
         del layer.input_range
     if layer.learns_input:
         del layer.input_change
-    if layer.scheme.weights.learned:
-        del layer.weight_scale
 
 
 def _freeze_as(layer: QuantizedLayer, at: Grid, scale: Tensor | None, zero_point: Tensor | None) -> None:
@@ -145,23 +150,25 @@ def freeze_structure(module: nn.Module, scheme: LayerScheme) -> QuantizedLayer:
 
 
 def conclude(layers: Mapping[str, QuantizedLayer]) -> dict[str, QuantizedLayer]:
-    """Freeze the layers, but for those whose static input was never seen: never used, they become plain again.
+    """Freeze the layers; of those whose static input was never seen the weights alone.
+
+    Such a layer was never called, but others may have read its weight, which was rounded for them too.
 
     Returns:
-        The frozen ones.
+        The layers.
     """
-    used = {name: layer for name, layer in layers.items() if layer.ranged or not layer.static}
-    unused = [name for name in layers if name not in used]
-    for name in unused:
-        restore(layers[name])
-    shared = [name for name, layer in used.items() if layer.places > 1]
-    if unused and is_rank_zero():
-        _log.warning("stay in floating point, as no input ever reached them: %s", _listed(unused))
+    blind = [name for name, layer in layers.items() if layer.static and not layer.ranged]
+    for name in blind:
+        _drop_input(layers[name])
+        layers[name].scheme = replace(layers[name].scheme, activations=None)
+    shared = [name for name, layer in layers.items() if layer.places > 1]
+    if blind and is_rank_zero():
+        _log.warning("only their weights are rounded, as no input came while ranges were observed: %s", _listed(blind))
     if shared and is_rank_zero():
         said = "are called several times in a pass, with one range for all their inputs (kind: dynamic has none): %s"
         _log.warning(said, _listed(shared))
-    freeze(used.values())
-    return used
+    freeze(layers.values())
+    return dict(layers)
 
 
 def _listed(names: Sequence[str]) -> str:

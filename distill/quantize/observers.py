@@ -56,7 +56,7 @@ def batch_range(x: Tensor, scheme: ActivationScheme, tokens: Tensor | None = Non
         scheme: The scheme.
         tokens: Positions that hold a token, boolean ``[B, T]``: of inputs of such positions the others are left out.
     """
-    x, within = at_least_float32(x.detach()), tokens_within(x, tokens)
+    x, within = x.detach().float(), tokens_within(x, tokens)  # as ranges are, whatever the model computes in
     if not x.numel():
         return unseen(x.device)
     if scheme.observer in ("minmax", "moving_average"):

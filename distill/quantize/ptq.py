@@ -76,13 +76,15 @@ def quantize(
     for layer in static:
         layer.observing = True
         layer.train()  # observers move in training only; these layers themselves know no other difference
+    empty = True
     if static:
         for batch in batches:
+            empty = False
             attend(static, _tokens(batch))
             model(batch) if forward is None else forward(model, batch)
             follow(static)
     model.eval()
-    if static and not any(layer.ranged for layer in static):
+    if static and empty:
         raise UserError(
             "static inputs need batches to find their ranges", key=f"{key}.calibrate", value=0, mend="give some batches"
         )

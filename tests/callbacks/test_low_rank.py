@@ -153,3 +153,25 @@ def test_what_cannot_work_is_refused(arguments: dict[str, Any], key: str, studen
     with pytest.raises(UserError) as caught:
         LowRank(**arguments).prepare(student())
     assert caught.value.key == f"callbacks.LowRank.{key}".rstrip(".")
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name() -> None:
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+    net[1].weight.data[0, :3] = float("nan")
+    with pytest.raises(UserError, match=r"LowRank = '1': 3 of its 64 weights are NaN"):
+        LowRank(rank=2).prepare(net)
+
+
+def test_a_bias_that_others_write_is_refused_by_name() -> None:
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+    nn.utils.parametrizations.weight_norm(net[1], "bias", dim=0)
+    with pytest.raises(UserError, match=r"LowRank = '1': its bias is written anew"):
+        LowRank(rank=2).prepare(net)
+
+
+def test_a_map_of_zeros_stays_whole_and_can_learn() -> None:
+    """As the last of a residual branch often starts; two factors of zeros have gradients of zeros, for ever."""
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+    net[1].weight.data.zero_()
+    LowRank(rank=2).prepare(net)
+    assert [type(layer) for layer in net] == [LowRankLinear, nn.Linear, nn.Linear]

@@ -23,8 +23,8 @@ from distill.prune.granularity import Granularity
 from distill.prune.plan import Plan
 from distill.prune.weights import PRUNABLE
 from distill.quantize.choose import choose, swap
-from distill.quantize.layers import QuantizedLayer
-from distill.quantize.lifecycle import follow, freeze
+from distill.quantize.layers import QuantizedLayer, quantized_layers
+from distill.quantize.lifecycle import conclude, follow, freeze
 from distill.quantize.ptq import quantize
 from distill.quantize.scheme import ActivationScheme, WeightScheme
 from distill.sensitivity.scan import layers as scanned_layers
@@ -255,6 +255,69 @@ def test_an_input_that_is_computed_again_is_observed_as_one(padded: Tensor) -> N
         assert layers["inner"].places == 1
         ranges.append(layers["inner"].input_range)
     assert torch.equal(*ranges)
+
+
+class ReadOnly(nn.Module):
+    """Of its middle map only the weight is read; the map is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.inner, self.middle, self.head = (
+            nn.Embedding(30, 16),
+            nn.Linear(16, 16),
+            nn.Linear(16, 16),
+            nn.Linear(16, 3),
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.head(F.linear(self.inner(self.table(input)), self.middle.weight).relu().mean(1))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_weight_that_is_only_read_is_shipped_as_it_was_judged(scheme: str, padded: Tensor) -> None:
+    model = rounding(made(ReadOnly), padded, SCHEMES[scheme]).eval()
+    judged = model(padded).detach()
+    conclude(quantized_layers(model))
+    assert torch.equal(model(padded), judged)
+    middle = model.get_submodule("middle")
+    assert isinstance(middle, QuantizedLayer)
+    steps = middle.weight.detach() / middle.weight_scale[:, None]
+    assert max(len(row.round().unique()) for row in steps) <= 8
+    assert torch.allclose(steps, steps.round(), atol=1e-3)
+
+
+def test_torchs_attention_with_factors_is_shipped_as_it_was_judged(padded: Tensor) -> None:
+    """It reads the product of the factors, and calls neither."""
+    model = made(MODELS["encoder layer"])
+    LowRank(rank=4).prepare(model)
+    judged = rounding(model, padded).eval()(padded).detach()
+    conclude(quantized_layers(model))
+    assert torch.equal(model(padded), judged)
+
+
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
+def test_a_model_in_double_precision_is_rounded_as_one_in_single(kind: Any) -> None:
+    net = made(lambda: nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3)))
+    double, x = copy.deepcopy(net).double(), torch.rand(5, 8)
+    inputs = ActivationScheme(kind=kind, bits=4)
+    quantize(net, [x], weights=INT2, activations=inputs)
+    quantize(double, [x.double()], weights=INT2, activations=inputs)
+    found = double(x.double())
+    assert found.dtype is torch.float64
+    torch.testing.assert_close(found.float(), net(x), rtol=1e-4, atol=1e-4)
+
+
+def test_layers_without_weights_are_left_alone() -> None:
+    """``nn.Linear(16, 0)``, as of a model whose optional features are none."""
+    net = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 0), nn.Linear(0, 4), nn.Linear(4, 3))
+    x = torch.randn(5, 8)
+    chosen = choose(net, weights=WeightScheme(), activations=ActivationScheme(), embeddings=None, key="q")
+    assert list(chosen) == ["1"]
+    plan = {"final": 0.5, "granularity": Granularity(), "criterion": Magnitude(), "scope": "global", "kinds": KINDS}
+    more = {"include": None, "exclude": [], "overrides": {}, "max_layer_sparsity": None, "regrow": 0.0}
+    assert [layer.name for layer in Plan(**plan, **more).prepare(net, "p").layers] == ["0", "1"]
+    LowRank(rank=2).prepare(net)
+    assert net(x).shape == (5, 3)
 
 
 def test_a_saved_encoder_rounds_its_inputs_when_it_is_loaded(tmp_path: Any, padded: Tensor) -> None:

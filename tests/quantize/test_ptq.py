@@ -65,7 +65,9 @@ def test_static_inputs_need_batches_and_others_do_not(bert: Callable[..., Any]) 
     assert step["modules"]["bert.pooler.dense"]["activations"] is None
 
 
-def test_a_layer_that_no_batch_reaches_stays_plain_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_of_a_layer_that_no_batch_reaches_only_the_weights_are_rounded_and_it_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Half(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -76,10 +78,11 @@ def test_a_layer_that_no_batch_reaches_stays_plain_and_is_named(caplog: pytest.L
 
     model = Half()
     (step,) = quantize(model, [torch.randn(2, 4), torch.empty(0, 4)], activations=ActivationScheme())
-    assert "stay in floating point, as no input ever reached them: c" in caplog.text
-    assert list(step["modules"]) == ["b"]
-    assert type(model.c) is nn.Linear
-    assert sorted(model.c.state_dict()) == ["bias", "weight"]
+    assert "only their weights are rounded, as no input came while ranges were observed: c" in caplog.text
+    assert {name: scheme["activations"] is None for name, scheme in step["modules"].items()} == {"b": False, "c": True}
+    assert sorted(model.c.state_dict()) == ["bias", "weight", "weight_scale"]
+    steps = model.c.weight / model.c.weight_scale[:, None]
+    assert torch.allclose(steps, steps.round(), atol=1e-3)
 
 
 def test_padding_of_what_calibrates_is_left_out(bert: Callable[..., Any], tokens: Tensor) -> None:

@@ -13,15 +13,18 @@ import yaml
 from jsonargparse import ArgumentParser
 from pytorch_lightning import Callback, Trainer
 from torch import nn
+from torch.utils.data import DataLoader
 
 import distill
 from distill import artifact, record
 from distill.callbacks import ExponentialMovingAverage, QuantizationAwareTraining
 from distill.export.formats import write
 from distill.module import Distillation
+from distill.optim import OptimizerConfig
 from distill.quantize.layers import quantized_layers
 from distill.quantize.scheme import ActivationScheme, WeightScheme
-from distill.tasks import TextClassification
+from distill.signals import Batch
+from distill.tasks import Plain, TextClassification
 
 Make = Callable[..., Any]
 
@@ -201,3 +204,29 @@ def test_yaml_says_it() -> None:
     parser.add_argument("--callbacks", type=list[Callback], sub_configs=False)
     (qat,) = parser.instantiate(parser.parse_object({"callbacks": yaml.safe_load(text)})).callbacks
     assert qat.activations == AFFINE
+
+
+def test_a_layer_whose_first_rows_come_late_learns_its_scale_too() -> None:
+    """As an expert to which the first batches send nothing."""
+
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.late, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            x = self.b(self.a(input).relu())
+            sent = input[:, 0] > 0
+            return self.head(x.index_add(0, sent.nonzero().flatten(), self.late(x[sent])).relu())
+
+    torch.manual_seed(0)
+    x = [torch.randn(6, 4).abs() * (1 if step >= 4 else -1) for step in range(8)]
+    rows = [Batch({"input": part}, labels=torch.randint(0, 2, (6,)), ids=list(range(6))) for part in x]
+    qat, net = QuantizationAwareTraining(activations=AFFINE, embeddings=None), Late()
+    options: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
+    trainer = Trainer(accelerator="cpu", max_steps=8, callbacks=[qat], **options)
+    trainer.fit(Distillation(net, Plain(), optimizer=OptimizerConfig(lr=1e-2)), DataLoader(rows, batch_size=None))
+    assert quantized_layers(net)["late"].input_change.ne(0).any()
+    assert [scheme["activations"] is None for scheme in qat.finish(net)[0]["modules"].values()] == [False, False]
