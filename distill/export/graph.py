@@ -19,6 +19,7 @@ from distill.errors import UserError
 from distill.export.batch_norms import fold_batch_norms
 from distill.export.padding import count_positions, sides
 from distill.models import forward
+from distill.own_pass import contained
 from distill.quiet import quiet_transformers
 from distill.signals import Batch, Request
 
@@ -81,7 +82,7 @@ def feed(batch: Batch) -> dict[str, Tensor]:
 def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor], *, fixed: bool = False) -> None:
     """Write ``model`` as an ONNX file whose batch size is free, and whichever other sizes the model leaves free.
 
-    Weights of other precisions become float32. Weights beyond the 2 GB of a protobuf file lie beside it.
+    Weights and inputs of other precisions become float32. Weights beyond the 2 GB of a protobuf file lie beside it.
 
     Args:
         model: It is not changed.
@@ -96,7 +97,7 @@ def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor], *, fixed
     if isinstance(model, PreTrainedModel):
         model.set_attn_implementation("eager")  # the others leave more operators behind, which take longer
         model.set_experts_implementation("batched_mm")  # the others choose rows by what the router says
-    example = {name: _example(tensor, name) for name, tensor in inputs.items()}
+    example = {name: _example(t.float() if t.is_floating_point() else t, name) for name, t in inputs.items()}
     logits = Logits(model, example).eval()
     shapes = {name: dict[int, str]({0: "batch"}) for name in example}
     for dimension, names in ({} if fixed else _free(logits, example)).items():
@@ -104,7 +105,7 @@ def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor], *, fixed
             shapes[name][dimension] = "length" if dimension == 1 else f"size_{dimension}"
     size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     try:
-        with torch.no_grad(), _silent():
+        with torch.no_grad(), _silent(), contained():
             program = torch.onnx.export(
                 logits,
                 tuple(example.values()),

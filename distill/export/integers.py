@@ -117,7 +117,29 @@ class IntegerLayer(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-class StaticLinear(IntegerLayer):
+class _Readable(IntegerLayer):
+    """Integers that other modules read too, as ``F.linear(x, embedding.weight)`` does."""
+
+    @property
+    def rows(self) -> Tensor:
+        """The integers, one row for each scale."""
+        return self.integers
+
+    @property
+    def weight(self) -> Tensor:
+        """Values ``[out, in]``."""
+        return values(self.rows, _columns(self.scale), _columns(self.zero_point))
+
+
+class _ByColumn(_Readable):
+    """Integers ``[in, out]``, as products of integers take them."""
+
+    @property
+    def rows(self) -> Tensor:
+        return self.integers.t()
+
+
+class StaticLinear(_ByColumn):
     """y = DQ(Q(x)) DQ(W) + b, which onnxruntime fuses to one product of integers.
 
     Args:
@@ -143,7 +165,7 @@ class StaticLinear(IntegerLayer):
         return y.squeeze(0) if flat else y
 
 
-class DynamicLinear(IntegerLayer):
+class DynamicLinear(_ByColumn):
     """y = s_x s_w ((q_x - z_x) (q_w - z_w)) + b, where each token has a scale and zero point of its own.
 
     MatMulInteger knows no zero point a row, so z_x times the columns' sums is subtracted from its product.
@@ -176,7 +198,7 @@ class DynamicLinear(IntegerLayer):
         return self.biased((product.float() - zero_point * self.sums) * (scale * self.scale))
 
 
-class WeightOnlyLinear(IntegerLayer):
+class WeightOnlyLinear(_Readable):
     """y = x W^T + b, with weights stored as integers and multiplied as floats.
 
     Args:
@@ -252,7 +274,7 @@ def _nibbles(rows: Tensor) -> Tensor:
     return raised[:, ::2] | (raised[:, 1::2] << 4)
 
 
-class IntegerEmbedding(IntegerLayer):
+class IntegerEmbedding(_Readable):
     """Rows looked up as integers, and then multiplied by their scales.
 
     Args:
@@ -263,11 +285,6 @@ class IntegerEmbedding(IntegerLayer):
 
     def __init__(self, weight: Tensor, scale: Tensor, zero_point: Tensor | None) -> None:
         super().__init__(weight, _columns(scale), _columns(zero_point))
-
-    @property
-    def weight(self) -> Tensor:
-        """Values ``[rows, width]``, for another module that reads them: ``F.linear(x, embedding.weight)``."""
-        return values(self.integers, self.scale, self.zero_point)
 
     def forward(self, ids: Tensor) -> Tensor:
         rows = functional.embedding(ids, self.integers)

@@ -82,7 +82,8 @@ def input_sizes(run: Any) -> dict[str, list[int | str]]:
 
 
 def _feed(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {name: tensor.numpy() for name, tensor in inputs.items()}
+    # Files compute in float32, whatever the model did.
+    return {n: (tensor.float() if tensor.is_floating_point() else tensor).numpy() for n, tensor in inputs.items()}
 
 
 def integer_matmuls(path: Path) -> dict[str, int]:

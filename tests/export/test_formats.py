@@ -18,6 +18,7 @@ from distill.errors import UserError
 from distill.export import formats
 from distill.export.formats import MODEL, check_name, check_student, write
 from distill.export.runtime import logits, session
+from distill.own_pass import in_own_pass
 from distill.quantize.layers import quantized_layers
 from distill.quantize.ptq import quantize
 from distill.quantize.scheme import ActivationScheme, WeightScheme
@@ -248,6 +249,62 @@ def test_a_table_that_another_module_reads_is_exported_as_integers(tmp_path: Pat
     batch = Batch({"input": ids}, labels=torch.arange(3))
     report = write("onnx-int8", model, tmp_path, task=Plain(), batches=lambda: [batch], isa="vnni")
     assert report["verified"]["mean_error"] < 1e-5
+
+
+class Beside(nn.Module):
+    """Its forward reads a map's weight, beside the map's own call or without one."""
+
+    def __init__(self, *, called: bool) -> None:
+        super().__init__()
+        self.first, self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.called = called
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        x = self.first(input).relu()
+        x = self.body(x).relu() if self.called else x
+        return self.head(nn.functional.linear(x, self.body.weight, self.body.bias).relu())
+
+
+@pytest.mark.parametrize("called", [False, True])
+@pytest.mark.parametrize("kind", ["none", "static", "dynamic"])
+def test_a_map_that_another_module_reads_is_exported_as_integers(tmp_path: Path, kind: Any, called: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Beside(called=called).eval(), torch.randn(6, 8)
+    quantize(model, [x], weights=WeightScheme(bits=4), activations=ActivationScheme(kind=kind))
+    batch = Batch({"input": x}, labels=torch.arange(6) % 3)
+    report = write("onnx-int8", model, tmp_path, task=Plain(), batches=lambda: [batch], isa="vnni")
+    assert report["verified"]["mean_error"] < 1e-5
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(8, 3), nn.Sequential(nn.Conv1d(8, 3, 1), nn.Flatten())])
+def test_a_model_and_data_in_double_precision_become_float32(layer: nn.Module, tmp_path: Path) -> None:
+    x = torch.randn(4, 8, *[1] * isinstance(layer, nn.Sequential), dtype=torch.float64)
+    batch = Batch({"input": x}, labels=torch.arange(4) % 3)
+    report = write("onnx", layer.double().eval(), tmp_path, task=Plain(), batches=lambda: [batch], isa="vnni")
+    assert report["verified"]["relative_error"] < 1e-5
+
+
+class Refuses(nn.Module):
+    """It cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_compiling():
+            raise RuntimeError("not here")
+        return self.head(self.body(self.first(input)))
+
+
+def test_after_an_export_that_failed_weights_are_parameters_again(tmp_path: Path) -> None:
+    """Tracing leaves a model's pass open where it raises; a layer would still answer with rounded copies."""
+    model, x = Refuses().eval(), torch.randn(4, 8)
+    quantize(model, [x], activations=None)
+    batch = Batch({"input": x}, labels=torch.arange(4) % 3)
+    with pytest.raises(UserError, match="cannot follow"):
+        write("onnx", model, tmp_path, task=Plain(), batches=lambda: [batch], isa="vnni")
+    assert not in_own_pass()
 
 
 def test_data_of_sizes_that_the_file_does_not_take_are_refused(tmp_path: Path) -> None:
