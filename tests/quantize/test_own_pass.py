@@ -313,7 +313,13 @@ def test_layers_without_weights_are_left_alone() -> None:
     x = torch.randn(5, 8)
     chosen = choose(net, weights=WeightScheme(), activations=ActivationScheme(), embeddings=None, key="q")
     assert list(chosen) == ["1"]
-    plan = {"final": 0.5, "granularity": Granularity(), "criterion": Magnitude(), "scope": "global", "kinds": KINDS}
+    plan = {
+        "final": 0.5,
+        "granularity": Granularity(),
+        "criterion": Magnitude(),
+        "scope": "global",
+        "kinds": (nn.Linear,),
+    }
     more = {"include": None, "exclude": [], "overrides": {}, "max_layer_sparsity": None, "regrow": 0.0}
     assert [layer.name for layer in Plan(**plan, **more).prepare(net, "p").layers] == ["0", "1"]
     LowRank(rank=2).prepare(net)
