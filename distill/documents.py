@@ -26,7 +26,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-_LENGTHS = 5, 9
+_LENGTHS = 3, 5
 """Tokens of the two documents that a model is tried with."""
 
 FAILURES = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
@@ -71,7 +71,7 @@ def _way(model: nn.Module, inputs: Inputs) -> str | None:
 def check_isolation(who: str, model: nn.Module) -> None:
     """Refuse a model in which packed documents see each other, whatever it is told.
 
-    Two short documents are run in a block, once more with the first one changed, and the second by itself: its logits
+    Two short documents are run in a block, beside it with the first one changed, and the second by itself: its logits
     must be the same bits in the first two cases, and nearly those of the third. Where they differ no more than kernels
     do that see other numbers of rows (experts), they must have no gradient with respect to the first.
 
@@ -213,36 +213,54 @@ def _find(model: nn.Module) -> str | None:
 
 def _isolates(model: nn.Module, way: str, ids: Tensor, positions: Tensor, alone: Tensor) -> bool:
     first = _LENGTHS[0]
-    given = _WAYS[way](model, {"input_ids": ids[:1], "position_ids": positions})
-    block = _logits(model, given)[:, first:]
+    both = torch.cat([ids[:1], torch.cat([ids[1:, :first], ids[:1, first:]], 1)])  # the first document changed
+    given = _WAYS[way](model, {"input_ids": both, "position_ids": positions.expand(2, -1)})
+    block, changed = _logits(model, given)[:, first:].chunk(2)
     if distance(block, alone) > tolerance(model, block):
         return False
-    other = torch.cat([ids[1:, :first], ids[:1, first:]], 1)
-    changed = _logits(model, _WAYS[way](model, {"input_ids": other, "position_ids": positions}))[:, first:]
-    return not _depends(model, block, changed, given, slice(first, None), slice(first))
+    return not _depends(
+        model,
+        block,
+        changed,
+        lambda: _WAYS[way](model, {"input_ids": ids[:1], "position_ids": positions}),
+        slice(first, None),
+        slice(first),
+    )
 
 
 def _sees_ahead(model: nn.Module) -> bool:
-    """Whether the last token changes what is predicted before it. ``False`` where the model does not run here."""
-    ids = _tokens(model)
+    """Whether the last token changes what is predicted before it; tried once.
+
+    ``False`` where the model does not run here.
+    """
+    known: bool | None = getattr(model, "_ahead", None)
+    ids = _tokens(model) if known is None else None
     if ids is None:
-        return False
-    changed = torch.cat([ids[:1, :-1], ids[1:, -1:]], 1)
+        return bool(known)
+    both = torch.cat([ids[:1], torch.cat([ids[:1, :-1], ids[1:, -1:]], 1)])
     with still(model):
         try:
-            before, after = (_logits(model, {"input_ids": one})[:, :-1] for one in (ids[:1], changed))
-            return _depends(model, before, after, {"input_ids": ids[:1]}, slice(-1), slice(-1, None))
+            before, after = _logits(model, {"input_ids": both})[:, :-1].chunk(2)
+            known = _depends(model, before, after, lambda: {"input_ids": ids[:1]}, slice(-1), slice(-1, None))
         except (*FAILURES, UserError):
             return False
+    model._ahead = known  # type: ignore[assignment]
+    return known
 
 
-def _depends(model: nn.Module, before: Tensor, after: Tensor, inputs: Inputs, read: slice, changed: slice) -> bool:
-    """Whether the logits at ``read``, ``before`` and ``after`` tokens at ``changed`` were, depend on these tokens."""
+def _depends(
+    model: nn.Module, before: Tensor, after: Tensor, inputs: Callable[[], Inputs], read: slice, changed: slice
+) -> bool:
+    """Whether the logits at ``read``, ``before`` and ``after`` tokens at ``changed`` were, depend on these tokens.
+
+    Args:
+        inputs: Makes those that ``before`` is of, for a gradient where the values are no proof.
+    """
     if torch.equal(before, after):
         return False
     if distance(before, after) > tolerance(model, before):
         return True
-    kept = _gradient(model, inputs, read)
+    kept = _gradient(model, inputs(), read)
     return kept is None or bool(kept[:, changed].any())
 
 
