@@ -110,6 +110,16 @@ def test_a_model_is_tried_once_and_costs_nothing_more_in_training() -> None:
     assert [sorted(kwargs) for kwargs in seen] == [["input_ids", "position_ids", "use_cache"]]
 
 
+def test_trying_a_model_takes_a_short_pass_for_each_question() -> None:
+    """Does it see ahead; what is a document alone; and in a block, beside one whose first document is another."""
+    model, passes = language_model("llama", **LLAMA), list[torch.Size]()
+    model.register_forward_pre_hook(lambda _, __, given: passes.append(given["input_ids"].shape), with_kwargs=True)
+    check_causal("model.student", model)
+    check_isolation("model.student", model)
+    assert len(passes) == 3
+    assert all(rows * length <= 16 for rows, length in passes)
+
+
 @pytest.mark.parametrize("kind", VISIBLE)
 def test_in_a_loop_of_ones_own_documents_are_run_apart_and_that_is_told(
     kind: str, caplog: pytest.LogCaptureFixture

@@ -106,3 +106,14 @@ def test_a_model_may_refuse_other_sizes_in_its_own_way_and_a_hint_can_be_followe
     with pytest.raises(UserError, match=r"cannot follow this Pictures.*distill\.load") as refused:
         to_onnx(Pictures(), tmp_path / "model.onnx", {"input": torch.zeros(2, 3, 4, 4)})
     assert "--to hf" not in str(refused.value)  # transformers cannot open it
+
+
+def test_whatever_the_exporter_raises_is_one_message(
+    tmp_path: Path, shrunken: BertForSequenceClassification, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*_args: Any, **_flags: Any) -> None:
+        raise ValueError("conflicts:\n- but tracing inferred a static shape of 8 for dimension 1")
+
+    monkeypatch.setattr(torch.onnx, "export", stumble)
+    with pytest.raises(UserError, match=r"this BertForSequenceClassification \(.*texts of one length alone\).*--to hf"):
+        to_onnx(shrunken, tmp_path / "model.onnx", inputs(1, 1))
