@@ -95,7 +95,16 @@ def teacher(model: PreTrainedModel, task: TextTask) -> None:
 
 
 def padding(model: PreTrainedModel, task: TextTask) -> None:
-    """A row alone and in a padded batch."""
+    """A row alone and in a padded batch, of a side on which a run pads (:mod:`distill.padded`)."""
+    try:
+        _padded_right(model, task)
+    except Wrong:
+        if "left" not in task.sides:
+            raise
+        _padded_left(lambda inputs: logits(model, task, Batch(inputs=inputs)), task)
+
+
+def _padded_right(model: PreTrainedModel, task: TextTask) -> None:
     batch = batch_of(task)
     together = logits(model, task, batch)
     for row, length in enumerate(_LENGTHS):
@@ -163,12 +172,15 @@ def quantized(model: PreTrainedModel, task: TextTask) -> None:
 
 def left(model: PreTrainedModel, task: TextTask) -> None:
     """A row alone and padded on the left, as an exported graph computes it."""
-    inputs = feed(batch_of(task))
-    graph = Logits(model.eval(), inputs)
-    for length in _LENGTHS:
-        row = _row(inputs, _LENGTHS.index(length), length)
-        with torch.no_grad():
-            alone, among = graph(*row.values()), graph(*padded(row, "left", 0, 4).values())
+    graph = Logits(model.eval(), feed(batch_of(task)))
+    with torch.no_grad():
+        _padded_left(lambda inputs: graph(*inputs.values()), task)
+
+
+def _padded_left(predict: Callable[[dict[str, Tensor]], Tensor], task: TextTask) -> None:
+    for number, length in enumerate(_LENGTHS):
+        row = _row(feed(batch_of(task)), number, length)
+        alone, among = predict(row), predict(padded(row, "left", 0, 4))
         inside = among if task.name == "text-classification" else among[:, 4:]
         equal(inside, alone, f"{length} tokens alone and behind 4 of padding", TOLERANCE)
 

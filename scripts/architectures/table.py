@@ -32,8 +32,8 @@ torch {torch}, and what came of it. Made by
 | column | what is done, and compared with the model itself |
 |---|---|
 | teacher | saved, loaded by path, run on padded rows |
-| padding | a row alone and in a padded batch: the same logits to 1e-5; told: padding counts, and a run says so |
-| left | the same of padding on the left, as an export computes it; told: its tokenizer pads on the right |
+| padding | a row alone and in a batch as a run pads it: the same logits to 1e-5; told: padding counts, a run says so |
+| left | a row alone and padded on the left, as an export computes it; told: its tokenizer pads on the right |
 | packing | two documents in a packed block, and each alone: the same logits to 1e-5 |
 | copied | a student of all layers: the same bits; of half of them (`layers: uniform`): exactly their weights |
 | hints | `HintonKL`, `FitNetHint`, `CrossEntropy` and their gradient, for the copied student or a whole one |
