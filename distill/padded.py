@@ -13,6 +13,7 @@ from distill.data import TextData
 from distill.data.features import Samples
 from distill.documents import FAILURES, distance, still, tolerance
 from distill.errors import UserError
+from distill.export.convert import frozen_layers, without_quantization
 from distill.signals import Request
 from distill.tasks import TextTask
 
@@ -52,6 +53,14 @@ def _logits(task: TextTask, model: nn.Module, samples: list[Any], tokenizer: Any
     return found
 
 
+def _error(task: TextTask, model: nn.Module, pair: tuple[Any, Any], tokenizer: Any) -> float:
+    """:func:`padding_error`, of a quantized model in float: rounding makes steps of kernels' last digits."""
+    error = padding_error(task, model, *pair, tokenizer)
+    if error and frozen_layers(model):
+        error = padding_error(task, without_quantization(model), *pair, tokenizer)
+    return error or 0.0
+
+
 def two_lengths(samples: Samples | None) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The shortest of the first samples and the next longer one; ``None`` where all are of one length."""
     lengths = [] if samples is None else samples.lengths[:64].tolist()
@@ -78,7 +87,7 @@ def meet_padding(models: Sequence[tuple[str, nn.Module]], task: TextTask, data: 
     for side in task.sides if pair else ():
         assert pair is not None
         task.side = side
-        errors[side] = [padding_error(task, model, *pair, data.tokenizer) or 0.0 for _, model in models]
+        errors[side] = [_error(task, model, pair, data.tokenizer) for _, model in models]
         if not any(errors[side]):
             break
     else:

@@ -12,7 +12,10 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from distill.data.features import Ragged, Samples
+from distill.export.convert import frozen_layers
 from distill.padded import meet_padding, padding_error, two_lengths
+from distill.quantize.ptq import quantize
+from distill.quantize.scheme import WeightScheme
 from distill.signals import Request
 from distill.tasks import TextClassification, TokenClassification
 
@@ -71,6 +74,18 @@ def test_padding_is_where_no_model_reads_it_and_the_tokenizer_says_so(kinds: lis
     alone = models[0][1](input_ids=torch.tensor([[4, 5, 6]])).logits
     torch.testing.assert_close(together[:1], alone)  # type: ignore[index]
     assert batch.inputs["input_ids"][0].tolist() == ([0] * 4 + [4, 5, 6] if side == "left" else [4, 5, 6] + [0] * 4)
+
+
+def test_rounding_is_not_taken_for_reading_the_padding(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A last digit that tips a rounded input over makes a step of 2 bits; the same model in float has none."""
+    monkeypatch.setattr("distill.padded.padding_error", lambda _t, one, *_: 0.5 if frozen_layers(one) else 0.0)
+    task, bert = TextClassification(["no", "yes"]), model("bert")
+    quantize(bert, weights=WeightScheme(bits=2))
+    meet_padding([("model.student", bert)], task, data_of(SimpleNamespace(pad_token_id=0)))
+    assert task.side == "right"
+    assert not caplog.text
 
 
 def data_of(tokenizer: Any) -> Any:

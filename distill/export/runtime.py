@@ -66,13 +66,24 @@ def session(path: Path, *, threads: int = 1, optimized: Path | None = None) -> A
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # it has a class of its own for each cause, in common they have none
-        rule = f"onnxruntime cannot run the graph ({str(error).splitlines()[0][-200:]}); nothing was written"
-        raise UserError(rule, key="--to", mend="open the run's student in torch, with distill.load") from error
+        raise _cannot_run(error) from error
+
+
+def _cannot_run(error: Exception) -> UserError:
+    rule = f"onnxruntime cannot run the graph ({str(error).splitlines()[0][-200:]}); nothing was written"
+    return UserError(rule, key="--to", mend="open the run's student in torch, with distill.load")
 
 
 def logits(run: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The logits that a :func:`session` computes for ``inputs``."""
-    [output] = run.run(["logits"], _feed(inputs))
+    """The logits that a :func:`session` computes for ``inputs``.
+
+    Raises:
+        UserError: if it cannot run the graph on them.
+    """
+    try:
+        [output] = run.run(["logits"], _feed(inputs))
+    except Exception as error:
+        raise _cannot_run(error) from error
     return torch.from_numpy(np.asarray(output))
 
 
