@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from distill.signals import Batch
-from distill.tally import Tally
+from distill.tally import Counts, Tally, most_common
 from distill.targets import LINEAR
 from distill.tasks import Task
 
-__all__ = ["Evidence", "Spreads", "empty_layers"]
+__all__ = ["Evidence", "Spreads", "counted", "empty_layers"]
 
 _LAYERS = (*LINEAR, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _POSITIONS = 256
 _EQUAL = 1e-6
+_SHOWN = 3
 
 
 class Spreads:
@@ -81,13 +82,55 @@ def empty_layers(model: nn.Module) -> list[str]:
     ]
 
 
+def counted(task: Task, counts: Counts, metric: Metric, tokens: Tensor | None) -> dict[str, Any]:
+    """What the counts of an evaluation tell besides its scores, for :mod:`distill.verdict`.
+
+    Args:
+        task: Whose predictions they are.
+        counts: Of all ranks.
+        metric: By which the task is judged; computed.
+        tokens: How often each token is to be predicted in the training data; ``None`` if not known.
+
+    Returns:
+        ``predictions``, and as far as they are known ``undefined``, ``most_predicted`` and ``most_labels``,
+        ``numbers``, ``standard_error`` (of ``metric``), ``guess`` and ``guess_is``.
+    """
+    found: dict[str, Any] = {"predictions": counts.total}
+    if counts.undefined:
+        found["undefined"] = counts.undefined
+    for key, often in (("most_predicted", counts.predictions), ("most_labels", counts.labels)):
+        if len(often) and counts.total:
+            classes, share = most_common(often, counts.total, counts.sets)
+            found[key] = {"class": _named(task, classes), "share": share}
+    labels, predicted = counts.numbers
+    if labels.count and not counts.undefined:
+        spreads = (("predicted", predicted), ("labels", labels))
+        found["numbers"] = {who: {"mean": of.mean, "deviation": of.deviation} for who, of in spreads}
+    error = getattr(metric, "standard_error", None)
+    if isinstance(error, Tensor) and error.isfinite():
+        found["standard_error"] = float(error)
+    if guess := task.guess(counts, tokens):
+        found |= {"guess": dict(guess.scores), "guess_is": guess.says}
+    return found
+
+
+def _named(task: Task, classes: list[int]) -> str:
+    """Classes in words: ``class 'a'``, ``classes 'a' and 'b'``, ``no class``."""
+    word = "token" if getattr(task, "predicted", None) else "class"
+    names = [task.class_name(one) for one in classes[:_SHOWN]]
+    if len(classes) > _SHOWN:
+        names.append(f"{len(classes) - _SHOWN} others")
+    if len(names) < 2:
+        return f"{word} {names[0]}" if names else f"no {word}"
+    return f"{word}es {', '.join(names[:-1])} and {names[-1]}"
+
+
 class Evidence:
     """What a module's validations measure besides its metrics.
 
     Attributes:
-        found: Of the last validation, for ``result.json``: ``predictions``, ``constant_layers``, and as far as they
-            are known ``most_predicted``, ``most_labels``, ``standard_error`` (of the metric that the run is judged by),
-            ``guess``, ``guess_is`` and ``batches`` (those scored, and all there are).
+        found: Of the last validation, for ``result.json``: ``constant_layers``, what :func:`counted` tells, and
+            ``batches`` (those scored, and all there are) where they are known.
     """
 
     def __init__(self) -> None:
@@ -99,30 +142,20 @@ class Evidence:
         """Look at the layers' outputs in the first batch, ``batch`` 0, alone: that is enough, and costs little."""
         return self._spreads.watching(model) if batch == 0 else nullcontext()
 
-    def add(self, predicted: Tensor | None, batch: Batch, classes: int) -> None:
+    def add(self, predicted: Tensor | None, batch: Batch, logits: Tensor) -> None:
         """Count a batch, as :meth:`Tally.add`."""
-        self._tally.add(predicted, batch, classes)
+        self._tally.add(predicted, batch, logits)
 
     def conclude(self, task: Task, metrics: Mapping[str, Metric], trainer: Trainer) -> None:
         """Set :attr:`found` when a validation ends; on every rank, with metrics that are computed."""
         counts = self._tally.take(trainer.world_size)
-        found: dict[str, Any] = {"predictions": counts.total, "constant_layers": self._spreads.constant()}
-        for key, classes in (("most_predicted", counts.predictions), ("most_labels", counts.labels)):
-            if len(classes) and classes.sum():
-                most = int(classes.argmax())
-                word = "token" if getattr(task, "predicted", None) else "class"
-                share = int(classes[most]) / int(classes.sum())
-                found[key] = {"class": f"{word} {task.class_name(most)}", "share": share}
-        error = getattr(metrics[task.monitor], "standard_error", None)
-        if isinstance(error, Tensor) and error.isfinite():
-            found["standard_error"] = float(error)
-        if guess := task.guess(counts, self._token_counts(trainer)):
-            found |= {"guess": dict(guess.scores), "guess_is": guess.says}
+        found: dict[str, Any] = {"constant_layers": self._spreads.constant()}
+        found |= counted(task, counts, metrics[task.monitor], self.token_counts(trainer))
         if batches := _batches_scored(trainer):
             found["batches"] = batches
         self.found = found
 
-    def _token_counts(self, trainer: Trainer) -> Tensor | None:
+    def token_counts(self, trainer: Trainer) -> Tensor | None:
         """How often each token is to be predicted in the training data, where it tells; asked once."""
         if self._tokens is None:
             counts = getattr(getattr(trainer, "datamodule", None), "token_counts", None)

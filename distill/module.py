@@ -288,7 +288,7 @@ class Distillation(LightningModule):
         if self.trainer.sanity_checking:
             return
         predicted = self.task.predict(signals.logits)
-        self.evidence.add(predicted, batch, signals.logits.shape[-1])
+        self.evidence.add(predicted, batch, signals.logits)
         if self._judged is not None:
             self._judged.compare(predicted, batch)
 

@@ -7,13 +7,23 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import Metric, PearsonCorrCoef
+from torchmetrics import Metric, PearsonCorrCoef, SpearmanCorrCoef
 from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics.utilities import dim_zero_cat
 
 from distill.signals import IGNORE
 from distill.tally import Counts
 
-__all__ = ["BitsPerByte", "Matthews", "Pearson", "Perplexity", "Ratio", "negative_log_likelihood", "unigram"]
+__all__ = [
+    "BitsPerByte",
+    "Matthews",
+    "Pearson",
+    "Perplexity",
+    "Ratio",
+    "Spearman",
+    "negative_log_likelihood",
+    "unigram",
+]
 
 
 class Ratio(Metric):
@@ -118,6 +128,18 @@ class Pearson(PearsonCorrCoef):
         r = torch.where(known, r.nan_to_num(nan=0.0), r)
         self.standard_error = (1 - r**2) / (counted - 1).clamp(min=1).sqrt()
         return r
+
+
+class Spearman(SpearmanCorrCoef):
+    """Spearman's rho; 0 where predictions or labels are constant, NaN where there are none or some are no numbers."""
+
+    def compute(self) -> Tensor:
+        preds, target = (dim_zero_cat(part) if len(part) else torch.zeros(0) for part in (self.preds, self.target))
+        if len(preds) < 2 or not (preds.isfinite().all() and target.isfinite().all()):
+            return torch.tensor(math.nan, device=self.device)
+        if (preds == preds[0]).all() or (target == target[0]).all():
+            return torch.zeros((), device=self.device)
+        return super().compute()
 
 
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:

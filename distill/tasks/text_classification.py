@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric, SpearmanCorrCoef
+from torchmetrics import Metric
 from torchmetrics.classification import BinaryF1Score, MulticlassF1Score
 
 from distill.signals import IGNORE, Batch
 from distill.tally import Counts
 from distill.tasks.base import Guess, LabelForm, TextTask
 from distill.tasks.padding import Side, pad, real_positions
-from distill.tasks.scores import Matthews, Pearson, Ratio
+from distill.tasks.scores import Matthews, Pearson, Ratio, Spearman
 
 __all__ = ["TextClassification", "class_head", "model_inputs"]
 
@@ -90,7 +90,7 @@ class TextClassification(TextTask):
 
     def metrics(self) -> dict[str, Metric]:
         if self.regression:
-            return {"pearson": Pearson(), "spearman": SpearmanCorrCoef()}
+            return {"pearson": Pearson(), "spearman": Spearman()}
         count = len(self.labels or ())
         f1 = BinaryF1Score() if count == 2 else MulticlassF1Score(count, average="macro", validate_args=False)
         return {"accuracy": Ratio(), "f1": f1, "matthews": Matthews(count, validate_args=False)}
@@ -115,10 +115,10 @@ class TextClassification(TextTask):
         return None if self.regression else logits.argmax(-1)
 
     def guess(self, counts: Counts, tokens: Tensor | None) -> Guess | None:
+        if not counts.total:
+            return None
         if self.regression:
             return Guess({"pearson": 0.0, "spearman": 0.0}, "the mean")
-        if not counts.labels.sum():
-            return None
         n, most = int(counts.labels.sum()), int(counts.labels.argmax())
         share = int(counts.labels[most]) / n
         f1 = 2 * share / (1 + share)  # every one of the class is found, and `share` of what is said is right

@@ -11,11 +11,12 @@ import torch
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
+from torchmetrics import Metric
 
 from distill.signals import IGNORE, Batch
 from distill.tally import Counts, Tally
 from distill.tasks import CausalLM, MaskedLM, Plain, Task, TextClassification, TokenClassification
-from distill.tasks.scores import BitsPerByte, Matthews, Pearson, Perplexity, Ratio
+from distill.tasks.scores import BitsPerByte, Matthews, Pearson, Perplexity, Ratio, Spearman
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -23,7 +24,7 @@ GENERATOR = torch.Generator().manual_seed(0)
 def counted(task: Task, logits: Tensor, batch: Batch) -> tuple[Counts, dict[str, float]]:
     """The counts of one batch, and its scores."""
     tally, metrics = Tally(), task.metrics()
-    tally.add(task.predict(logits), batch, logits.shape[-1])
+    tally.add(task.predict(logits), batch, logits)
     task.update(metrics, logits, batch)
     return tally.take(1), {name: float(metric.compute()) for name, metric in metrics.items()}
 
@@ -126,8 +127,11 @@ def test_matthews_of_a_constant_prediction_is_nought(classes: int) -> None:
     assert float(metric.compute()) == 0
 
 
-def test_a_correlation_with_what_is_constant_is_nought_and_with_what_is_no_number_is_none() -> None:
-    numbers, metric = torch.arange(10.0), Pearson()
+@pytest.mark.parametrize("kind", [Pearson, Spearman])
+def test_a_correlation_with_what_is_constant_is_nought_and_with_what_is_no_number_is_none(kind: type[Metric]) -> None:
+    numbers, metric = torch.arange(10.0), kind()
+    assert math.isnan(float(metric.compute()))
+    metric.reset()
     metric.update(torch.ones(10), numbers)
     assert float(metric.compute()) == 0
     metric.reset()

@@ -117,7 +117,7 @@ def test_rows_without_a_label_are_not_judged() -> None:
 def test_the_guess_is_the_best_set_of_classes_for_every_input() -> None:
     logits, labels = logits_and_labels()
     tally = Tally()
-    tally.add(TASK.predict(logits), Batch(inputs={}, labels=labels), 3)
+    tally.add(TASK.predict(logits), Batch(inputs={}, labels=labels), logits)
     counts = tally.take(1)
     assert counts.total == 40
     found = TASK.guess(counts, None)
