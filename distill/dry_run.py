@@ -30,6 +30,7 @@ from distill.processes import meeting, none_left, shared_id
 from distill.quiet import quiet_lightning
 from distill.run import Run
 from distill.tables import duration, wide
+from distill.teacher_check import TeacherCheck
 from distill.timeline import timeline
 from distill.verdict import Verdict
 
@@ -137,12 +138,12 @@ def dry_run(
     job = build(config, allow=allow, run_id=run_id)
     if beside is not None:
         job.beside = check_beside(beside, job.config)
-    measured = Measured(arguments=job.arguments)
+    measured, check = Measured(arguments=job.arguments), TeacherCheck()
     kept = [callback for callback in job.callbacks if not isinstance(callback, (Checkpoint, EarlyStopping, Last))]
     with quiet_lightning():
         trainer = make_trainer(
             job,
-            callbacks=[*kept, measured],
+            callbacks=[*kept, check, measured],
             enable_checkpointing=False,
             enable_progress_bar=False,
             limit_val_batches=0,
@@ -153,6 +154,7 @@ def dry_run(
         with shared_id(job.run.id), none_left(trainer), told, meeting(trainer):
             trainer.fit(job.module, datamodule=job.data)
     figures = _figures(job, trainer, measured) | {"run_folder": _folder(job.run, run_id)}
+    figures |= {"teacher_score": check.figure, "teacher_lines": check.lines}
     if trainer.is_global_zero:
         _show(job, figures, console or wide())
     return figures
@@ -223,6 +225,7 @@ def _show(job: Job, figures: Mapping[str, Any], console: Console) -> None:
     each = f" on the first of {figures['ranks']} ranks" if figures["ranks"] > 1 else ""
     rows = {
         "teacher": f"{figures['teacher_parameters']:,} parameters" if job.module.teacher else "none",
+        "its score": figures["teacher_score"],
         "student": f"{figures['student_parameters']:,} parameters",
         "trained": f"{figures['trained_parameters']:,} parameters",
         "compressed": figures["coverage"].removeprefix("compressed: "),
@@ -246,5 +249,5 @@ def _show(job: Job, figures: Mapping[str, Any], console: Console) -> None:
     for name, values in figures["timeline"].items():
         lines.add_row(name, *(f"{value:.3g}" for value in values))
     console.print(lines)
-    for line in Verdict.of(figures).lines:
+    for line in [*figures["teacher_lines"], *Verdict.of(figures).lines]:
         console.print(f"mind: {line}", soft_wrap=True)

@@ -36,6 +36,7 @@ from distill.processes import meeting, none_left, shared_id
 from distill.quiet import quiet_lightning
 from distill.run import Run
 from distill.scrub import scrub
+from distill.teacher_check import TeacherCheck
 from distill.timeline import DrawTimeline
 
 __all__ = ["fit", "interruptible", "last_of", "train"]
@@ -99,7 +100,9 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
     """
     main = trainer.is_global_zero
     trainer.loggers = loggers = make_loggers(job.logging, job.run, job.config, at=at)
-    started_with = [_Plan(job, at is not None), DrawTimeline(job.run.folder / "timeline.png")]
+    started_with: list[Callback] = [_Plan(job, at is not None), DrawTimeline(job.run.folder / "timeline.png")]
+    if at is None:
+        started_with.insert(1, TeacherCheck(spoken=True))
     trainer.callbacks[:0] = started_with  # type: ignore[attr-defined]
     told = explained(trainer, job.callbacks, job.config["trainer"])
     started = time.perf_counter()

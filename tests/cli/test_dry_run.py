@@ -23,6 +23,8 @@ def test_a_dry_run_tells_what_would_happen_and_writes_nothing(base: dict[str, An
     for said in ("teacher", "student", "trained", "tokens a step", "memory of a step", "without validation"):
         assert said in out
     assert "40 (19 an epoch)" in out
+    assert "accuracy 0.5122 (constant guess 0.5122), on 41 of 41 validation samples" in out
+    assert "mind: the teacher's accuracy is 0.5122, no better than a constant guess" in out
     assert "runs/base/one" in out
     assert "0.75" in out  # the weight after a quarter
     [heads] = [line for line in out.splitlines() if "steps done" in line]

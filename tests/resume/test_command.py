@@ -68,7 +68,9 @@ def test_a_run_that_a_signal_stops_says_so_and_goes_on_as_if_nothing_had_been(
     assert Run(run).state == "interrupted"
     # The step that was under way is finished, and so is the validation that ends it.
     assert steps(run)[0] == (STOP if place == "training_step" else 5)
-    assert distill("resume", str(run)).code == 0
+    code, out, _ = distill("resume", str(run))
+    assert code == 0
+    assert "validation samples" not in out.partition("going on with")[2]  # what was said when the run began
     same(run)
 
 

@@ -1,0 +1,172 @@
+"""What is told of a teacher when a run begins: one that has nothing to teach, and nothing that changes the run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import LightningDataModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from distill.losses import CrossEntropy, HintonKL
+from distill.module import Distillation
+from distill.signals import IGNORE
+from distill.tally import Counts
+from distill.tasks import CausalLM, Plain
+from distill.tasks.scores import unigram
+from distill.teacher_check import TeacherCheck
+from distill.verdict import Verdict
+
+
+class Knows(nn.Module):
+    """A teacher that finds the class, 0 or 1, in the sign of the first feature; ``order`` is that of its labels."""
+
+    def __init__(self, order: tuple[int, int] = (0, 1)) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, input: Tensor) -> Tensor:
+        classes = torch.stack([-input[:, 0], input[:, 0]], 1)
+        return classes[:, list(self.order)]
+
+
+def rows(count: int, labelled: bool = True) -> TensorDataset:
+    """Sorted by their class, of which the first is that of two thirds."""
+    x = torch.randn(count, 4, generator=torch.Generator().manual_seed(1))
+    labels = (torch.arange(count) >= 2 * count // 3).long()
+    x[:, 0] = x[:, 0].abs() * (2 * labels - 1)
+    return TensorDataset(x, labels if labelled else torch.full_like(labels, IGNORE), torch.arange(count))
+
+
+def trainer(folder: Path, check: TeacherCheck) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=2,
+        default_root_dir=folder,
+        callbacks=[check],
+        num_sanity_val_steps=0,
+    )
+
+
+def run(
+    folder: Path, teacher: nn.Module, validation: Any, check: TeacherCheck | None = None, **options: Any
+) -> tuple[TeacherCheck, Distillation]:
+    """Two epochs with dropout and an order of samples that a generator of the whole program draws."""
+    check = check or TeacherCheck()
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 2))
+    module = Distillation(student, Plain(), teacher, [HintonKL(), CrossEntropy()])
+    trainer(folder, check).fit(module, DataLoader(rows(24), 8, shuffle=True, **options), validation)
+    return check, module
+
+
+def test_a_teacher_is_told_of_where_it_is_no_better_than_a_constant_guess(tmp_path: Path) -> None:
+    validation = DataLoader(rows(3000), 500)
+    good, _ = run(tmp_path, Knows(), validation)
+    assert good.said == ["teacher: accuracy 1 (constant guess 0.6875), on 256 of 3,000 validation samples"]
+    other, _ = run(tmp_path, Knows((1, 0)), validation)
+    (line,) = other.lines
+    found = re.fullmatch(r"the teacher's accuracy is 0 on 256 of 3,000 validation samples, no better than (.*)", line)
+    assert found
+    assert found[1].startswith("a constant guess (0.6875")
+    assert Verdict.of_teacher(other.found).bad
+
+
+@pytest.mark.parametrize("count", [40, 257])
+def test_of_few_samples_all_are_scored_once(tmp_path: Path, count: int) -> None:
+    check, _ = run(tmp_path, Knows(), DataLoader(rows(count), 16))
+    seen, every = check.found["samples"]
+    assert (seen, every) == (min(count, 256), count) if count < 256 else seen <= 256
+    assert check.found["measured"]["predictions"] == seen
+
+
+@pytest.mark.parametrize("source", ["the program's", "one for both loaders"])
+def test_nothing_of_the_training_depends_on_it(tmp_path: Path, source: str) -> None:
+    class Silent(TeacherCheck):
+        def on_train_start(self, *_: Any) -> None: ...
+
+    ended = []
+    for check in (TeacherCheck(), Silent()):
+        shared = torch.Generator().manual_seed(3) if source != "the program's" else None
+        teacher = Knows()
+        _, module = run(
+            tmp_path, teacher, DataLoader(rows(64), 16, shuffle=True, generator=shared), check, generator=shared
+        )
+        source_state = shared.get_state() if shared is not None else torch.get_rng_state()
+        ended.append((module.student.state_dict(), source_state, module.teacher.state_dict()))  # type: ignore[union-attr]
+    for one, other in zip(*ended, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+class Stream(IterableDataset[Any]):
+    """Whoever reads a row takes it from the others."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(rows(16))
+
+
+@pytest.mark.parametrize(
+    ("validation", "why"),
+    [
+        (DataLoader(rows(30, labelled=False), 8), "none of 30 validation samples has a label"),
+        (DataLoader(Stream(), 8), "a stream is read by the validation alone"),
+        (None, "there is no validation data"),
+        (DataLoader(rows(30), None, collate_fn=lambda row: tuple(part[None] for part in row)), "makes no batches"),
+    ],
+)
+def test_why_it_is_not_scored_is_said(tmp_path: Path, validation: Any, why: str) -> None:
+    check, _ = run(tmp_path, Knows(), validation)
+    (line,) = check.said
+    assert line.startswith("mind: the teacher is not scored before training: ")
+    assert why in line
+
+
+def test_of_one_class_among_the_samples_nothing_is_claimed(tmp_path: Path) -> None:
+    check, _ = run(tmp_path, Knows((1, 0)), DataLoader(torch.utils.data.Subset(rows(60), range(20)), 8))
+    (line,) = check.lines
+    assert line == "the teacher is not judged before training: all labels are class 0: no score says anything"
+    assert not Verdict.of_teacher(check.found).bad
+
+
+def test_a_data_module_that_changes_its_training_batches_does_not_change_these(tmp_path: Path) -> None:
+    class Data(LightningDataModule):
+        def train_dataloader(self) -> Any:
+            return DataLoader(rows(24), 8)
+
+        def val_dataloader(self) -> Any:
+            return DataLoader(rows(48), 8)
+
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            assert self.trainer is not None
+            return [-batch[0], *batch[1:]] if self.trainer.training else batch
+
+    check = TeacherCheck()
+    module = Distillation(nn.Linear(4, 2), Plain(), Knows(), [CrossEntropy()])
+    trainer(tmp_path, check).fit(module, datamodule=Data())
+    assert check.found["scores"]["teacher"]["accuracy"] == 1
+
+
+def test_a_language_model_is_held_against_the_token_frequencies() -> None:
+    often, tokens = torch.tensor([5, 3, 2]), torch.tensor([50, 30, 20])
+    scores, _ = unigram(Counts(10, often), tokens)
+    found = {
+        "monitor": "perplexity",
+        "mode": "min",
+        "samples": [10, 10],
+        "scores": {"teacher": {"perplexity": scores["perplexity"]}, "guess": scores},
+        "measured": {"predictions": 10, "standard_error": 0.1},
+    }
+    (line,) = Verdict.of_teacher(found).lines
+    assert "it has nothing to teach" in line
+    found["scores"]["teacher"]["perplexity"] -= 0.2  # type: ignore[index]
+    assert Verdict.of_teacher(found).lines == []
+    assert CausalLM.monitor == "bits_per_byte"
