@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -77,6 +78,8 @@ class Typed:
             parsed: Namespace = self._parsers[name].parse_object({name: copy.deepcopy(value)})
             _check_known(value, parsed[name], name)
             refuse_null(_SECTIONS[name], value, name)
+            if name == "trainer":
+                _keep_integers(value, parsed[name])
             return parsed
         except UserError:
             raise
@@ -265,6 +268,18 @@ def located(error: UserError, key: str, written: Any, name: str = "") -> UserErr
         return UserError(error.rule, key=f"{own[0]}.{error.key}".rstrip("."), value=error.value, mend=error.mend)
     full = f"{key}.{error.key}".rstrip(".") if key not in ("model", "callbacks") or not error.key else error.key
     return UserError(error.rule, key=full, value=error.value, mend=error.mend)
+
+
+def _keep_integers(written: Mapping[str, Any], parsed: Namespace) -> None:
+    """Give the Trainer the integers that were written, of which 1 means one batch where 1.0 means all of them.
+
+    ``Union[int, float]`` may come back from typing's cache as the ``Union[float, int]`` that another module wrote
+    first, and jsonargparse takes the first type that fits.
+    """
+    for name, parameter in inspect.signature(Trainer).parameters.items():
+        mistaken = type(written.get(name)) is int and type(parsed.get(name)) is float
+        if mistaken and int in get_args(parameter.annotation):
+            parsed[name] = written[name]
 
 
 def _check_known(written: Any, parsed: Any, key: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional, Union
 
 import pytest
 import yaml
+from pytorch_lightning import Trainer
 
 from distill.build import resolve
 from distill.checks import refuse_hidden
@@ -321,3 +323,14 @@ def test_harmless_texts_stay() -> None:
 def test_a_secret_that_was_taken_out_is_asked_for() -> None:
     with pytest.raises(UserError, match=r"data\.token = '\*\*\*'.*--data\.token"):
         refuse_hidden({"data": {"init_args": {"token": HIDDEN}}})
+
+
+def test_a_limit_of_one_batch_stays_one_batch_whatever_was_imported_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What typing's cache gives Lightning for Optional[Union[int, float]] where another module wrote this one first.
+    cached = Optional[Union[float, int]]  # noqa: UP007, UP045
+    for name in ("limit_val_batches", "limit_train_batches"):
+        monkeypatch.setitem(Trainer.__init__.__annotations__, name, cached)
+    assert "[float, int" in str(inspect.signature(Trainer).parameters["limit_val_batches"].annotation)
+    limits = [("trainer.limit_val_batches", "1"), ("trainer.limit_train_batches", "1.0")]
+    trainer = resolve(load(["quickstart/alone"], limits))["trainer"]
+    assert [repr(trainer[f"limit_{split}_batches"]) for split in ("val", "train")] == ["1", "1.0"]
