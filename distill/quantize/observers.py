@@ -103,6 +103,7 @@ def followed(before: Tensor, batch: Tensor, scheme: ActivationScheme) -> Tensor:
 
     A batch that was not seen changes nothing.
     """
+    batch = batch.to(before.dtype)  # of a module in double precision
     if scheme.observer == "minmax":
         return widest(before, batch)
     moved = torch.where(before.isfinite(), before.lerp(batch, scheme.momentum), batch)

@@ -78,6 +78,13 @@ def test_minmax_keeps_the_widest_and_an_average_moves_by_its_momentum() -> None:
     np.testing.assert_allclose(moved.numpy(), [low, high], rtol=1e-6)
 
 
+@pytest.mark.parametrize("observer", ["minmax", "moving_average"])
+def test_a_range_in_double_precision_follows_like_any_other(observer: Any) -> None:
+    scheme = ActivationScheme(observer=observer, momentum=0.5)
+    found = followed(torch.tensor([-1.0, 1.0]).double(), torch.tensor([-3.0, 2.0]), scheme)
+    assert found.tolist() == ([-3.0, 2.0] if observer == "minmax" else [-2.0, 1.5])
+
+
 @pytest.mark.parametrize("observer", ["minmax", "moving_average", "percentile", "mse"])
 def test_a_batch_that_was_not_seen_changes_nothing(observer: str) -> None:
     before = torch.tensor([-1.0, 2.0])
