@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_minmax_keeps_the_widest_and_an_average_moves_by_its_momentum() -> None:
 
 
 @pytest.mark.parametrize("observer", ["minmax", "moving_average"])
-def test_a_range_in_double_precision_follows_like_any_other(observer: Any) -> None:
+def test_a_range_in_double_precision_follows_like_any_other(observer: Literal["minmax", "moving_average"]) -> None:
     scheme = ActivationScheme(observer=observer, momentum=0.5)
     found = followed(torch.tensor([-1.0, 1.0]).double(), torch.tensor([-3.0, 2.0]), scheme)
     assert found.tolist() == ([-3.0, 2.0] if observer == "minmax" else [-2.0, 1.5])
