@@ -103,6 +103,11 @@ class QuantizationAwareTraining(Compression):
         log_layers: bool = False,
         store: Store = "float",
     ) -> None:
+        for name, scheme in (("weights", weights), ("activations", activations), ("embeddings", embeddings)):
+            if isinstance(scheme, Mapping):
+                kind = "ActivationScheme" if name == "activations" else "WeightScheme"
+                mend = f"from Python write {kind}({', '.join(f'{key}={value!r}' for key, value in scheme.items())})"
+                raise UserError(f"must be of {kind}", key=f"{_KEY}.{name}", value=dict(scheme), mend=mend)
         self.weights, self.embeddings = weights, embeddings
         if activations is not None:
             activations.refuse_idle(f"{_KEY}.activations")

@@ -41,16 +41,27 @@ def iterate_rows(path: Path, size: int | None = None) -> Iterator[dict[str, str]
     with opened(path) as file:
         if os.fstat(file.fileno()).st_size > _MOST:
             raise OSError(errno.EFBIG, f"larger than {_MOST >> 20} MiB", str(path))
-        rows = csv.DictReader(_lines(file, _MOST if size is None else size))
-        try:
-            if len(rows.fieldnames or []) > _COLUMNS:
-                raise ValueError(f"{path} has more than {_COLUMNS:,} columns")
-            for row in rows:
-                if None in row or None in row.values() or not _is_step(row["step"]):
-                    raise ValueError(f"{path} holds a row that is not whole")
-                yield row
-        except csv.Error as error:  # an opened quotation, and the like
-            raise ValueError(f"{path} is no table ({error})") from None
+        lines = _lines(file, _MOST if size is None else size)
+        columns = _fields(next(lines, ""))
+        if len(columns) > _COLUMNS:
+            raise ValueError(f"{path} has more than {_COLUMNS:,} columns")
+        for values in filter(None, map(_fields, lines)):
+            row = dict(zip(columns, values, strict=False))
+            if len(values) != len(columns) or not _is_step(row["step"]):
+                raise ValueError(f"{path} holds a row that is not whole")
+            yield row
+
+
+def _fields(line: str) -> list[str]:
+    """The fields of one line: a quotation that is left open ends with it, so that none takes in the rest of the file.
+
+    Raises:
+        ValueError: if it is no line of a table.
+    """
+    try:
+        return next(csv.reader([line], strict=True), [])
+    except csv.Error as error:
+        raise ValueError(f"{line[:40]!r} is no line of a table ({error})") from None
 
 
 def _lines(file: BinaryIO, size: int) -> Iterator[str]:

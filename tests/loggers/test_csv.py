@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +191,14 @@ BEYOND = {
 }
 
 
+@pytest.fixture(params=[1 << 17, sys.maxsize], ids=["limit of csv", "limit raised by another library"])
+def field_limit(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = csv.field_size_limit(request.param)
+    yield
+    csv.field_size_limit(before)
+
+
+@pytest.mark.usefixtures("field_limit")
 @pytest.mark.parametrize("content", BEYOND.values(), ids=BEYOND)
 def test_a_history_beyond_all_bounds_is_read_as_far_as_it_is_one(content: bytes, tmp_path: Path) -> None:
     run = Run.create(tmp_path, "mine", {}, "one")

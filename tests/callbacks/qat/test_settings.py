@@ -29,6 +29,7 @@ Make = Callable[..., Any]
         ({"lr_factor": 0.0}, r"lr_factor = 0\.0"),
         ({"overrides": {"query": 5}}, r"QuantizationAwareTraining\.overrides\.query = 5: must be one of"),
         ({"store": "int8"}, "store = 'int8'"),
+        ({"weights": {"bits": 8}}, r"must be of WeightScheme.*from Python write WeightScheme\(bits=8\)"),
     ],
 )
 def test_settings_that_contradict_themselves_are_refused(settings: dict[str, Any], message: str) -> None:
