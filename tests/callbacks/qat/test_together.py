@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,3 +149,14 @@ def test_a_range_holds_the_inputs_of_all_ranks(ranks: list[dict[str, Tensor]]) -
 def test_a_layer_that_one_rank_used_is_rounded_on_all_of_them(ranks: list[dict[str, Tensor]]) -> None:
     assert ranks[0]["rare.input_range"].isfinite().all()
     assert torch.equal(ranks[0]["logits"], ranks[1]["logits"])
+
+
+def test_padding_of_any_rank_is_in_no_range(ranks: list[dict[str, Tensor]]) -> None:
+    # The ranks' sentences are padded to 12 and to 5 words, and the padding's row is 100: an oracle of the words alone.
+    words = runpy.run_path(str(RANKS))["words"]
+    table = ranks[0]["words.table.weight"]
+    read = torch.cat([table[ids[tokens]] for ids, tokens in map(words, (0, 1))])
+    expected = torch.stack([read.min(), read.max()])
+    assert expected.abs().max() < 10
+    for state in ranks:
+        torch.testing.assert_close(state["words.first.input_range"], expected, rtol=1e-6, atol=0)
