@@ -1,7 +1,6 @@
 """Lightning callbacks, imported as ``distill.callbacks``."""
 
 from distill.callbacks.best import Best
-from distill.callbacks.compression import Compression, compressions
 from distill.callbacks.determinism import Determinism
 from distill.callbacks.ema import ExponentialMovingAverage
 from distill.callbacks.last import Last
@@ -11,6 +10,7 @@ from distill.callbacks.qat import QuantizationAwareTraining
 from distill.callbacks.sharing import ShareParameters
 from distill.callbacks.start_from import StartFrom
 from distill.callbacks.structured import StructuredPruning
+from distill.compression.base import Compression, compressions
 
 __all__ = [
     "Best",

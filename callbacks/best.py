@@ -11,9 +11,9 @@ from typing import Any
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from distill.callbacks.compression import compressions
-from distill.ranks import is_rank_zero
-from distill.visible import visible
+from distill.compression.base import compressions
+from distill.core.ranks import is_rank_zero
+from distill.core.utils.visible import visible
 
 __all__ = ["Best", "within"]
 

@@ -9,10 +9,10 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from distill.callbacks.compression import compressions
-from distill.callbacks.steps import StepCallback, total_steps
-from distill.errors import UserError
-from distill.schedules import check_moment, step_at
+from distill.compression.base import compressions
+from distill.core.schedules import check_moment, step_at
+from distill.core.step_callback import StepCallback, total_steps
+from distill.core.utils.errors import UserError
 
 __all__ = ["ExponentialMovingAverage"]
 

@@ -15,13 +15,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from distill.boundary import without_paths
 from distill.callbacks.best import within
-from distill.checkpoint import SafeCheckpointIO, remove
-from distill.conditions import conditions, other_conditions
-from distill.errors import UserError
-from distill.interrupts import Interrupts
-from distill.saved_state import other_versions, versions
+from distill.core.utils.errors import UserError
+from distill.run.boundary import without_paths
+from distill.run.checkpoints.file import SafeCheckpointIO, remove
+from distill.run.conditions import conditions, other_conditions
+from distill.run.interrupts import Interrupts
+from distill.training.resume_state import other_versions, versions
 
 __all__ = ["Last", "saved"]
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from distill.callbacks.compression import Compression
-from distill.errors import UserError
-from distill.record import steps_of
-from distill.structure.low_rank import LowRankLinear, factorise, rank_of_energy, replace, saves, shape
-from distill.targets import LINEAR, refuse_broken, refuse_rewritten, select, sharing
+from distill.compression.base import Compression
+from distill.compression.structure.low_rank import LowRankLinear, factorise, rank_of_energy, replace, saves, shape
+from distill.core.record import steps_of
+from distill.core.targets import LINEAR, refuse_broken, refuse_rewritten, select, sharing
+from distill.core.utils.errors import UserError
 
 __all__ = ["LowRank"]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from distill.module import Distillation
-from distill.ranks import is_rank_zero
-from distill.tables import duration, number
-from distill.tracking import due
+from distill.core.ranks import is_rank_zero
+from distill.core.utils.console import duration, number
+from distill.core.utils.progress import due
+from distill.training.module import Distillation
 
 __all__ = ["Progress"]
 

@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from distill.callbacks.compression import Compression
-from distill.callbacks.steps import logs_now, total_steps
-from distill.errors import UserError
-from distill.idle import Idle, refuse_idle
+from distill.compression.base import Compression
+from distill.compression.pruning.criteria import CRITERIA, Criterion
+from distill.compression.pruning.granularity import Granularity
+from distill.compression.pruning.layers import Layer
+from distill.compression.pruning.plan import Masks, Plan
+from distill.compression.pruning.schedule import CURVES, SparsitySchedule
+from distill.compression.pruning.weights import PRUNABLE
+from distill.core.idle import Idle, refuse_idle
+from distill.core.schedules import step_at
+from distill.core.step_callback import logs_now, total_steps
+from distill.core.targets import of_types
+from distill.core.utils.errors import UserError
+from distill.core.verdict import steps_to_prune
 from distill.losses.base import check_choice
-from distill.prune.criteria import CRITERIA, Criterion
-from distill.prune.granularity import Granularity
-from distill.prune.layers import Layer
-from distill.prune.plan import Masks, Plan
-from distill.prune.schedule import CURVES, SparsitySchedule
-from distill.prune.weights import PRUNABLE
-from distill.schedules import step_at
-from distill.targets import of_types
-from distill.verdict import steps_to_prune
 
 __all__ = ["GradualMagnitudePruning"]
 
@@ -77,8 +77,8 @@ class GradualMagnitudePruning(Compression):
         granularity: ``unstructured``; n:m, such as ``2:4``, of neighbours along the inputs; or a block of outputs
             by inputs, such as ``4x1``.
         criterion: ``magnitude``, ``movement`` (Sanh 2020), ``wanda`` (Sun 2024), or a
-            :class:`~distill.prune.Criterion` of your own (:class:`~distill.prune.FunctionCriterion` takes a
-            function).
+            :class:`~distill.compression.pruning.Criterion` of your own
+            (:class:`~distill.compression.pruning.FunctionCriterion` takes a function).
         include: Regular expressions searched in module names; all of the ``types`` below but the head if
             not given.
         exclude: Likewise, of those to leave out.

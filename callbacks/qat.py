@@ -14,21 +14,21 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
-from distill.callbacks.compression import Compression
-from distill.callbacks.steps import logs_now, total_steps
-from distill.callbacks.temperatures import too_hot
-from distill.errors import TrainingError, UserError
-from distill.idle import Idle, refuse_idle
-from distill.quantize.artifact import Store, step_of
-from distill.quantize.choose import KINDS, check_widths, choose, swap
-from distill.quantize.figures import figures
-from distill.quantize.layers import QuantizedLayer, quantized_layers
-from distill.quantize.lifecycle import as_float, attend, conclude, find_ranged, follow, start_scales
-from distill.quantize.scheme import ActivationScheme, Bits, WeightScheme
-from distill.schedules import check_moment, step_at
-from distill.signals import Request
-from distill.targets import of_types
-from distill.verdict import steps_to_quantize
+from distill.compression.base import Compression
+from distill.compression.quantization.layers import QuantizedLayer, quantized_layers
+from distill.compression.quantization.lifecycle import as_float, attend, conclude, find_ranged, follow, start_scales
+from distill.compression.quantization.metrics import figures
+from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
+from distill.compression.quantization.select import KINDS, check_widths, choose, swap
+from distill.compression.quantization.storage import Store, step_of
+from distill.compression.quantization.temperatures import too_hot
+from distill.core.idle import Idle, refuse_idle
+from distill.core.schedules import check_moment, step_at
+from distill.core.signals import Request
+from distill.core.step_callback import logs_now, total_steps
+from distill.core.targets import of_types
+from distill.core.utils.errors import TrainingError, UserError
+from distill.core.verdict import steps_to_quantize
 
 __all__ = ["QuantizationAwareTraining"]
 

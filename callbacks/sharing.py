@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from distill.callbacks.compression import Compression
-from distill.coverage import reached_by
-from distill.errors import UserError
-from distill.structure.sharing import average, blocks, check_alike, check_groups, share, shared_layers
-from distill.targets import LINEAR, refuse_rewritten
+from distill.compression.base import Compression
+from distill.compression.coverage import reached_by
+from distill.compression.structure.sharing import average, blocks, check_alike, check_groups, share, shared_layers
+from distill.core.targets import LINEAR, refuse_rewritten
+from distill.core.utils.errors import UserError
 
 __all__ = ["ShareParameters"]
 

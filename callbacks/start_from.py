@@ -8,8 +8,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from distill.callbacks.last import saved
-from distill.checkpoint import Damaged, read
-from distill.errors import UserError
+from distill.core.utils.errors import UserError
+from distill.run.checkpoints.file import Damaged, read
 
 __all__ = ["StartFrom"]
 

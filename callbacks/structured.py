@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from distill.callbacks.compression import Compression
-from distill.callbacks.steps import logs_now, total_steps
-from distill.errors import UserError, nearest
-from distill.idle import Idle, refuse_idle
-from distill.prune.schedule import Progress
-from distill.schedules import step_at
-from distill.structure.activations import ActivationSums
-from distill.structure.plan import Criterion, Plan, Scope
-from distill.verdict import steps_to_prune
+from distill.compression.base import Compression
+from distill.compression.pruning.schedule import Progress
+from distill.compression.structure.activations import ActivationSums
+from distill.compression.structure.plan import Criterion, Plan, Scope
+from distill.core.idle import Idle, refuse_idle
+from distill.core.schedules import step_at
+from distill.core.step_callback import logs_now, total_steps
+from distill.core.utils.errors import UserError, nearest
+from distill.core.verdict import steps_to_prune
 
 __all__ = ["StructuredPruning"]
 
@@ -34,8 +34,8 @@ class StructuredPruning(Compression):
     Between ``begin`` and ``end`` the least important ones are switched off, which is exactly as if they were
     removed, and what remains learns to do without; they do not come back. :meth:`finish` takes them out of the
     weights, so that the student is smaller and faster in fact. Known are the architectures of
-    :data:`distill.architectures.FAMILIES`; where query heads share heads of keys and values, whole groups go, and how
-    many heads that is is said.
+    :data:`distill.core.architectures.FAMILIES`; where query heads share heads of keys and values, whole groups go,
+    and how many heads that is is said.
     One head and one neuron stay in every layer.
 
     Args:

@@ -3,16 +3,16 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from distill.version import VERSION
+from distill.core.utils.version import VERSION
 
 if TYPE_CHECKING:
-    from distill.artifact import load as load
     from distill.data import TextData as TextData
-    from distill.module import Distillation as Distillation
+    from distill.models.artifact import load as load
+    from distill.training.module import Distillation as Distillation
 
 __version__ = VERSION
 
-_HOME = {"Distillation": "distill.module", "TextData": "distill.data", "load": "distill.artifact"}
+_HOME = {"Distillation": "distill.training.module", "TextData": "distill.data", "load": "distill.models.artifact"}
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.table import Table
 
-from distill.checkpoint import SafeCheckpointIO, is_whole, snapshot
+from distill.run.checkpoints.file import SafeCheckpointIO, is_whole, snapshot
 
 _TENSORS = 40
 

@@ -23,9 +23,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from distill import config as configuration
-from distill.kept import kept_of
-from distill.verdict import Verdict
+from distill.config import files as configuration
+from distill.core.kept import kept_of
+from distill.core.verdict import Verdict
 
 
 def run(recipe: str, seed: int, runs: Path, overrides: list[str]) -> dict[str, Any]:

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from distill import Distillation
+from distill.core.signals import IGNORE, Batch
 from distill.losses import CrossEntropy, DistillationLoss, FitNetHint, HintonKL
-from distill.optim import OptimizerConfig
-from distill.signals import IGNORE, Batch
 from distill.tasks import Plain
+from distill.training.optimizer import OptimizerConfig
 
 TEACHER, STUDENT = 32, 8  # channels of the first convolution
 

@@ -2,7 +2,7 @@
 """Try the tests: plant small faults, one at a time, in a copy of the tree, and see whether a test that should fails.
 
     python scripts/mutate.py                     # all of scripts/mutations/
-    python scripts/mutate.py losses prune        # the tables of some rooms
+    python scripts/mutate.py losses compression  # the tables of some rooms
     python scripts/mutate.py hinton-no-square    # or faults by name
 
 The tables say of every fault where it is planted (a text that occurs once in its file), what stands there instead, and

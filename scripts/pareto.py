@@ -20,9 +20,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from distill.errors import UserError
-from distill.plots import figure, save
-from distill.run import Run
+from distill.core.utils.errors import UserError
+from distill.core.utils.plots import figure, save
+from distill.run.folder import Run
 
 
 @dataclass(frozen=True)

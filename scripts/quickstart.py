@@ -25,12 +25,12 @@ from rich.text import Text
 from transformers import AutoTokenizer
 
 import distill
-from distill import config as configuration
-from distill.export.report import megabytes
-from distill.export.run import export
-from distill.launch import fit
-from distill.paths import resolve
-from distill.run import Run
+from distill.config import files as configuration
+from distill.core.utils.paths import resolve
+from distill.export.summary import megabytes
+from distill.run.folder import Run
+from distill.workflows.export import export
+from distill.workflows.fit import fit
 
 ALONE = ["quickstart/alone"]
 DISTILLED = ["quickstart/distilled"]

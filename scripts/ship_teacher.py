@@ -13,7 +13,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedModel
 
 import distill
-from distill.run import Run
+from distill.run.folder import Run
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from distill.cli import main
+from distill.cli.main import main
 
 # Before datasets is imported, which reads it once: tests neither find nor leave tokenised data.
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="distill-tests-")
@@ -229,7 +229,7 @@ def forks() -> Iterator[Any]:
 def script(forks: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Result]:
     """Plays a Python file in a process of its own, which may start a second rank; it has to end with ``code``."""
 
-    from distill.processes import free_port
+    from distill.training.processes import free_port
 
     def run(file: Path, *argv: object, code: int = 0, timeout: float = 600, **environment: str) -> Result:
         # A port that stays free, for those that train with a bare Trainer; an empty text unsets a variable.
@@ -283,9 +283,9 @@ class Convolutions:
         from torch.utils.data import DataLoader
 
         from distill.losses import CrossEntropy, FitNetHint, HintonKL
-        from distill.module import Distillation
-        from distill.optim import OptimizerConfig
         from distill.tasks import Plain
+        from distill.training.module import Distillation
+        from distill.training.optimizer import OptimizerConfig
 
         torch.manual_seed(0)
         student, images = self.net(), self.images()

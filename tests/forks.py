@@ -26,7 +26,7 @@ from typing import Any
 SLOW = (
     *("datasets", "torch.distributed.fsdp", "torch.distributed.tensor", "wandb"),
     *("transformers.models.bert.modeling_bert", "transformers.models.llama.modeling_llama"),
-    *("distill.callbacks", "distill.launch", "distill.loggers", "distill.resume"),
+    *("distill.callbacks", "distill.workflows.fit", "distill.run.loggers.make", "distill.workflows.resume"),
 )
 
 

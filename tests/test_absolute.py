@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distill.absolute import absolute
+from distill.config.local_paths import absolute
 
 
 def config(path: Any) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 import distill
-from distill import artifact
-from distill.artifact import load, save
-from distill.errors import UserError
-from distill.record import RECORD, note, recount, steps_of, summary
+from distill.core.record import RECORD, note, recount, steps_of, summary
+from distill.core.utils.errors import UserError
+from distill.models import artifact
+from distill.models.artifact import load, save
 
 STEPS = [{"kind": "layers", "kept": [2, 4, 6], "of": 6}, {"kind": "sparsity", "target": 0.5}]
 
@@ -111,7 +111,7 @@ def test_a_write_that_fails_leaves_the_older_artifact(tmp_path: Path, monkeypatc
 
     for step in ("_sync", "_swap"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"distill.replacing.{step}", fail)
+            patch.setattr(f"distill.core.utils.replacing.{step}", fail)
             with pytest.raises(OSError, match="no space left"):
                 save(tmp_path / "student", classifier(1))
         assert same(load(tmp_path / "student"), classifier(0))
@@ -229,7 +229,7 @@ def test_a_kind_of_step_of_ones_own_is_done_again_when_the_folder_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(artifact, "KINDS", kinds := dict(artifact.KINDS))
-    monkeypatch.setattr("distill.record.KINDS", kinds)
+    monkeypatch.setattr("distill.core.record.KINDS", kinds)
     monkeypatch.setattr(artifact, "_REBUILD", dict(artifact._REBUILD))
 
     def widen(model: nn.Module, step: Mapping[str, Any]) -> None:

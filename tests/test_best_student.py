@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distill import checkpoint
-from distill.checkpoint import read, write
-from distill.module import Distillation
-from distill.run import Run
+from distill.run.checkpoints import file as checkpoint
+from distill.run.checkpoints.file import read, write
+from distill.run.folder import Run
+from distill.training.module import Distillation
 
 Distill = Callable[..., Any]
 Judged = Callable[[dict[int, float]], None]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from distill.errors import UserError
-from distill.models import ModelSpec, forward
-from distill.signals import Request
+from distill.core.model_spec import ModelSpec, forward
+from distill.core.signals import Request
+from distill.core.utils.errors import UserError
 
 X, LOGITS = torch.ones(2, 3), torch.arange(8.0).view(2, 4)
 LOSS, FEATURES = torch.tensor(0.5), torch.zeros(2, 7)

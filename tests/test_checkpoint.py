@@ -18,12 +18,12 @@ import numpy
 import pytest
 import torch
 
-from distill import checkpoint as files
-from distill.bounds import is_dense
-from distill.checkpoint import Damaged, SafeCheckpointIO, is_whole, read, write
-from distill.errors import TrainingError, UserError
-from distill.sealed import _Sealed
-from distill.snapshot import snapshot
+from distill.core.utils.errors import TrainingError, UserError
+from distill.run.checkpoints import file as files
+from distill.run.checkpoints.bounds import is_dense
+from distill.run.checkpoints.file import Damaged, SafeCheckpointIO, is_whole, read, write
+from distill.run.checkpoints.sealed import _Sealed
+from distill.run.checkpoints.snapshot import snapshot
 
 SMALL = {"weights": torch.arange(1000.0), "step": 3, "names": ["a", "b"]}
 

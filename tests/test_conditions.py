@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill.conditions import _processor, conditions, other_conditions
+from distill.run.conditions import _processor, conditions, other_conditions
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ def test_what_makes_other_bits_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     began, threads = {"conditions": conditions(CPU)}, torch.get_num_threads()
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
-    monkeypatch.setattr("distill.conditions._build", lambda: "another")
+    monkeypatch.setattr("distill.run.conditions._build", lambda: "another")
     torch.set_num_threads(threads + 1)
     torch.use_deterministic_algorithms(True)
     try:

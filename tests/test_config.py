@@ -12,12 +12,22 @@ import pytest
 import yaml
 from pytorch_lightning import Trainer
 
-from distill.build import resolve
-from distill.checks import refuse_hidden
-from distill.commands.parser import Parser
-from distill.config import apply_override, dump, find_file, load, merge, parse_yaml, read_file, recipes, split_override
-from distill.errors import UserError
-from distill.scrub import HIDDEN, is_secret, scrub
+from distill.cli.parser import Parser
+from distill.config.files import (
+    apply_override,
+    dump,
+    find_file,
+    load,
+    merge,
+    parse_yaml,
+    read_file,
+    recipes,
+    split_override,
+)
+from distill.core.utils.errors import UserError
+from distill.core.utils.secrets import HIDDEN, is_secret, scrub
+from distill.workflows.job.build import resolve
+from distill.workflows.job.checks import refuse_hidden
 
 
 def write(path: Path, text: str) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from distill.config import apply_override
-from distill.config_diff import MISSING, config_diff
+from distill.config.diff import MISSING, config_diff
+from distill.config.files import apply_override
 
 CONFIG: dict[str, Any] = {
     "seed": 0,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distill.digests import input_digests
-from distill.signals import Batch
+from distill.core.digests import input_digests
+from distill.core.signals import Batch
 
 
 def padded(rows: list[list[int]], length: int, left: bool = False) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

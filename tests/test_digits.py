@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from distill.core.signals import IGNORE, Request
 from distill.losses import FitNetHint, HintonKL
-from distill.signals import IGNORE, Request
-from distill.teachers import LiveTeacher
+from distill.models.teachers import LiveTeacher
 
 pytest.importorskip("sklearn")
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from distill.documents import check_causal, check_isolation
-from distill.errors import UserError
-from distill.models import forward
-from distill.signals import Request
+from distill.core.documents import check_causal, check_isolation
+from distill.core.model_spec import forward
+from distill.core.signals import Request
+from distill.core.utils.errors import UserError
 
 LLAMA = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 OPT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16, "word_embed_proj_dim": 16}

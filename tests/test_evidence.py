@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from distill.evidence import Spreads, counted, empty_layers
-from distill.signals import IGNORE, Batch
-from distill.tally import Counts, Moments, Tally, most_common
+from distill.core.signals import IGNORE, Batch
+from distill.core.tally import Counts, Moments, Tally, most_common
+from distill.core.verdict import Verdict
 from distill.tasks import CausalLM, MultiLabelClassification, Plain, Task, TextClassification, TokenClassification
-from distill.verdict import Verdict
+from distill.training.evidence import Spreads, counted, empty_layers
 
 
 def net() -> nn.Sequential:

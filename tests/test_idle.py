@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from distill.callbacks import GradualMagnitudePruning, QuantizationAwareTraining, StructuredPruning
+from distill.compression.quantization.scheme import ActivationScheme, LayerScheme, WeightScheme
+from distill.core.idle import Idle, refuse_idle
+from distill.core.utils.errors import UserError
 from distill.data import TextData
-from distill.errors import UserError
-from distill.idle import Idle, refuse_idle
 from distill.losses import DIST, DecoupledKD, RelationalKD
-from distill.optim import OptimizerConfig
-from distill.quantize.scheme import ActivationScheme, LayerScheme, WeightScheme
+from distill.models.teachers import TeacherConfig
+from distill.models.teachers.build import build_teacher
 from distill.tasks import make_task
-from distill.teachers import TeacherConfig
-from distill.teachers.build import build_teacher
+from distill.training.optimizer import OptimizerConfig
 
 DYNAMIC = ActivationScheme(kind="dynamic")
 

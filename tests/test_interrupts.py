@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from distill.interrupts import Interrupts
+from distill.run.interrupts import Interrupts
 
 BOTH = (signal.SIGTERM, signal.SIGINT)
 
@@ -41,7 +41,7 @@ def test_the_first_signal_is_only_noted(number: signal.Signals, capfd: pytest.Ca
 def test_the_second_signal_ends_the_process_at_once() -> None:
     code = """if True:
         import os, signal
-        from distill.interrupts import Interrupts
+        from distill.run.interrupts import Interrupts
         Interrupts().install()
         try:
             for _ in range(2):

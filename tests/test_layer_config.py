@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
-from distill.architectures import layer_list
-from distill.errors import UserError
-from distill.structure.removal import remove_layers
-from distill.students.layers import keep_layers
+from distill.compression.structure.removal import remove_layers
+from distill.core.architectures import layer_list
+from distill.core.utils.errors import UserError
+from distill.models.students.layers import keep_layers
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from distill.errors import UserError
-from distill.lock import held, locked
+from distill.core.utils.errors import UserError
+from distill.run.lock import held, locked
 
 
 def test_a_lock_is_held_for_as_long_as_it_says(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_forked_process_that_outlives_the_run_does_not_hold_it(tmp_path: Path)
     code = """if True:
         import os, sys
         from pathlib import Path
-        from distill.lock import locked
+        from distill.run.lock import locked
         with locked(Path(sys.argv[1])):
             if os.fork():
                 os._exit(0)
@@ -83,7 +83,7 @@ def test_a_fork_does_not_end_its_parents_lock(tmp_path: Path) -> None:
     code = """if True:
         import os, sys
         from pathlib import Path
-        from distill.lock import held, locked
+        from distill.run.lock import held, locked
         file = Path(sys.argv[1])
         with locked(file):
             if not os.fork():

@@ -17,11 +17,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from distill.errors import UserError
-from distill.models import ModelSpec, detached, forward, parameter_count
-from distill.record import note
-from distill.signals import Request
-from distill.structure.removal import rebuild
+from distill.compression.structure.removal import rebuild
+from distill.core.model_spec import ModelSpec, detached, forward, parameter_count
+from distill.core.record import note
+from distill.core.signals import Request
+from distill.core.utils.errors import UserError
 
 SHARED = {"vocab_size": 50, "attn_implementation": "eager", "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 MODELS = {

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from distill.callbacks import Determinism, GradualMagnitudePruning
-from distill.errors import TrainingError, UserError
-from distill.finite import FiniteWatch
+from distill.compression.quantization.ptq import quantize
+from distill.core.record import note, steps_of
+from distill.core.signals import IGNORE, Batch
+from distill.core.utils.errors import TrainingError, UserError
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
-from distill.quantize.ptq import quantize
-from distill.record import note, steps_of
-from distill.signals import IGNORE, Batch
+from distill.models.teachers import LiveTeacher
 from distill.tasks import Plain
-from distill.teachers import LiveTeacher
+from distill.training.module import Distillation
+from distill.training.nonfinite import FiniteWatch
+from distill.training.optimizer import OptimizerConfig
 
 
 class Net(nn.Module):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from distill.errors import UserError
-from distill.optim import OptimizerConfig, learning_rate_factor, make_optimizer
+from distill.core.utils.errors import UserError
+from distill.training.optimizer import OptimizerConfig, learning_rate_factor, make_optimizer
 
 
 @pytest.mark.parametrize(

@@ -47,11 +47,11 @@ def test_wheel_and_source_hold_callbacks_and_recipes_as_real_files(built: Path) 
     wheel = zipfile.ZipFile(next(built.glob("*.whl")))
     with tarfile.open(next(built.glob("*.tar.gz"))) as source:
         held = {member.name.split("/", 1)[-1] for member in source.getmembers() if member.isfile()}
-    for name in ("distill/callbacks/determinism.py", "distill/configs/quickstart/alone.yaml", "distill/py.typed"):
+    for name in ("distill/callbacks/determinism.py", "distill/recipes/quickstart/alone.yaml", "distill/py.typed"):
         assert len(wheel.read(name)) == (ROOT / name).stat().st_size
     assert {"callbacks/determinism.py", "configs/quickstart/alone.yaml"} <= held or {
         "distill/callbacks/determinism.py",
-        "distill/configs/quickstart/alone.yaml",
+        "distill/recipes/quickstart/alone.yaml",
     } <= held
 
 

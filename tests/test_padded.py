@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+from distill.compression.quantization.ptq import quantize
+from distill.compression.quantization.scheme import WeightScheme
+from distill.core.signals import Request
 from distill.data.features import Ragged, Samples
 from distill.export.convert import frozen_layers
-from distill.padded import meet_padding, padding_error, two_lengths
-from distill.quantize.ptq import quantize
-from distill.quantize.scheme import WeightScheme
-from distill.signals import Request
 from distill.tasks import TextClassification, TokenClassification
+from distill.training.padding_probe import meet_padding, padding_error, two_lengths
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 KINDS: dict[str, dict[str, Any]] = {
@@ -80,7 +80,9 @@ def test_rounding_is_not_taken_for_reading_the_padding(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A last digit that tips a rounded input over makes a step of 2 bits; the same model in float has none."""
-    monkeypatch.setattr("distill.padded.padding_error", lambda _t, one, *_: 0.5 if frozen_layers(one) else 0.0)
+    monkeypatch.setattr(
+        "distill.training.padding_probe.padding_error", lambda _t, one, *_: 0.5 if frozen_layers(one) else 0.0
+    )
     task, bert = TextClassification(["no", "yes"]), model("bert")
     quantize(bert, weights=WeightScheme(bits=2))
     meet_padding([("model.student", bert)], task, data_of(SimpleNamespace(pad_token_id=0)))

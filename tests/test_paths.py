@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from distill.complete import complete
-from distill.errors import UserError, nearest
-from distill.paths import at_home, check_folder, resolve
-from distill.run import Run
+from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.paths import at_home, check_folder, resolve
+from distill.run.folder import Run
+from distill.workflows.job.defaults import complete
 
 
 def test_a_package_path_is_the_shipped_folder() -> None:

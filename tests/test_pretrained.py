@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from distill.errors import UserError
-from distill.pretrained import load_model, load_tokenizer
+from distill.core.utils.errors import UserError
+from distill.models.pretrained import load_model, load_tokenizer
 
 
 def unreachable(*_: Any, **__: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distill import config as configuration
+from distill.config import files as configuration
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

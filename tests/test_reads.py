@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from distill.errors import UserError
-from distill.models import forward
-from distill.reads import check_reads
-from distill.signals import Request
+from distill.core.model_spec import forward
+from distill.core.signals import Request
+from distill.core.utils.errors import UserError
+from distill.models.compatibility import check_length, positions_of
 from distill.tasks import TextClassification
-from distill.vocabulary import check_length, positions_of
+from distill.training.reads import check_reads
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,

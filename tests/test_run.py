@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from distill.config import read_file
-from distill.errors import UserError
-from distill.run import Run, new_id
+from distill.config.files import read_file
+from distill.core.utils.errors import UserError
+from distill.run.folder import Run, new_id
 
 CONFIG = {"name": "mine", "model": {"teacher": "x", "hub_token": "s3cret"}, "lr": 1e-5}
 

@@ -1,7 +1,7 @@
 import pytest
 
-from distill.errors import UserError
-from distill.schedules import Constant, Cosine, Linear, WarmUp, as_schedule, step_at
+from distill.core.schedules import Constant, Cosine, Linear, WarmUp, as_schedule, step_at
+from distill.core.utils.errors import UserError
 
 
 @pytest.mark.parametrize(("step", "value"), [(0, 4.0), (25, 4.0), (50, 3.0), (75, 2.0), (100, 2.0)])

@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader
 
 from distill import Distillation
 from distill.callbacks import GradualMagnitudePruning, QuantizationAwareTraining
-from distill.errors import UserError
+from distill.core.schedules import Linear
+from distill.core.signals import Batch
+from distill.core.utils.errors import UserError
 from distill.losses import CrossEntropy
-from distill.optim import OptimizerConfig
-from distill.schedules import Linear
-from distill.signals import Batch
 from distill.tasks import Plain
+from distill.training.optimizer import OptimizerConfig
 
 
 class Own(Distillation):

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from distill.errors import TrainingError, UserError
-from distill.scrub import HIDDEN, mask, scrub, scrub_override
+from distill.core.utils.errors import TrainingError, UserError
+from distill.core.utils.secrets import HIDDEN, mask, scrub, scrub_override
 
 HEX = hashlib.sha1(b"a key").hexdigest()
 BASIC = base64.b64encode(b"user:hunter2").decode()
@@ -157,7 +157,7 @@ def test_an_error_shows_what_is_no_secret() -> None:
 @pytest.fixture
 def masked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     """As ``mask``, for one test."""
-    monkeypatch.setattr("distill.scrub._MASKED", set())
+    monkeypatch.setattr("distill.core.utils.secrets._MASKED", set())
     return mask
 
 

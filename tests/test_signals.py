@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distill.signals import Batch, Needs, Request, Signals
+from distill.core.signals import Batch, Needs, Request, Signals
 
 
 def test_token_weights_add_up_to_the_count_and_spare_padding() -> None:

@@ -14,9 +14,9 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from distill.errors import UserError
-from distill.record import steps_of
-from distill.students import StudentConfig, build_student, choose_layers, narrow
+from distill.core.record import steps_of
+from distill.core.utils.errors import UserError
+from distill.models.students import StudentConfig, build_student, choose_layers, narrow
 from distill.tasks import CausalLM, MaskedLM, TextClassification
 
 LAYERS, VOCAB = 4, 40

@@ -13,14 +13,14 @@ from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from distill.core.signals import IGNORE
+from distill.core.tally import Counts
+from distill.core.verdict import Verdict
 from distill.losses import CrossEntropy, HintonKL
-from distill.module import Distillation
-from distill.signals import IGNORE
-from distill.tally import Counts
 from distill.tasks import CausalLM, Plain
 from distill.tasks.scores import unigram
-from distill.teacher_check import TeacherCheck
-from distill.verdict import Verdict
+from distill.training.module import Distillation
+from distill.workflows.teacher_check import TeacherCheck
 
 
 class Knows(nn.Module):

@@ -6,10 +6,10 @@ import pytest
 from torch import nn
 
 from distill.callbacks import QuantizationAwareTraining
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
 from distill.tasks import Plain
-from distill.timeline import timeline
+from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig
+from distill.workflows.timeline import timeline
 
 
 def test_the_learning_rate_is_the_one_that_quantization_aware_training_steps_with(

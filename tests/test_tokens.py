@@ -13,14 +13,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from distill import artifact
-from distill.errors import UserError
-from distill.models import forward
-from distill.pair import meet_data
-from distill.signals import Batch, Request
+from distill.core.model_spec import forward
+from distill.core.signals import Batch, Request
+from distill.core.utils.errors import UserError
+from distill.models import artifact
+from distill.models.teachers import LiveTeacher
+from distill.models.tokens import check_same, check_tokenizer, set_padding
 from distill.tasks import TextClassification
-from distill.teachers import LiveTeacher
-from distill.tokens import check_same, check_tokenizer, set_padding
+from distill.training.pair import meet_data
 
 WORDS = ["[UNK]", "<pad>", "<s>", "</s>", "the", "quick", "brown", "fox", "a"]
 TASK = TextClassification(["no", "yes", "perhaps"])

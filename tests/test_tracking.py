@@ -8,7 +8,7 @@ import itertools
 import pytest
 from rich.console import Console
 
-from distill import tracking
+from distill.core.utils import progress as tracking
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distill.verdict import Verdict, steps_to_prune, steps_to_quantize
+from distill.core.verdict import Verdict, steps_to_prune, steps_to_quantize
 
 
 def result(student: float = 0.86, teacher: float = 0.9, guess: float = 0.51, **more: Any) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def test_more_sparsity_and_fewer_bits_take_more_steps() -> None:
 
 
 def test_reading_a_verdict_takes_no_torch() -> None:
-    code = "import sys, distill.verdict, distill.kept, distill.beside; sys.exit('torch' in sys.modules)"
+    code = "import sys, distill.core.verdict, distill.core.kept, distill.run.beside; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

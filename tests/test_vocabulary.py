@@ -14,19 +14,19 @@ from tokenizers.models import WordLevel
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from distill.errors import UserError
-from distill.pair import own_tokenizer
-from distill.signals import Signals
-from distill.students import StudentConfig
-from distill.tasks import CausalLM, TextClassification
-from distill.teachers import LiveTeacher
-from distill.vocabulary import (
+from distill.core.signals import Signals
+from distill.core.utils.errors import UserError
+from distill.models.compatibility import (
     check_labels,
     check_length,
     check_pair,
     check_vocabularies,
     check_widths,
 )
+from distill.models.students import StudentConfig
+from distill.models.teachers import LiveTeacher
+from distill.tasks import CausalLM, TextClassification
+from distill.training.pair import own_tokenizer
 
 WORDS = ["[UNK]", "a", "b", "c", "d"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.errors import UserError
-from distill.yaml_text import parse_yaml, read_yaml, refuse_boundless
+from distill.config.yaml import parse_yaml, read_yaml, refuse_boundless
+from distill.core.utils.errors import UserError
 
 
 def levels(first: str, one: str) -> str:

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import torch
 
+from distill.core.signals import IGNORE
 from distill.data import arrow
 from distill.data.features import Ragged, Samples
 from distill.data.label_values import canonical
 from distill.data.labels import Labels
 from distill.data.rows import Rows
-from distill.signals import IGNORE
 
 if TYPE_CHECKING:
     from distill.data.text import TextData

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
-from distill.data.draws import order
+from distill.core.draws import order
+from distill.core.signals import Batch
+from distill.core.task import TextTask
+from distill.core.utils.errors import UserError
 from distill.data.features import Key
-from distill.errors import UserError
-from distill.signals import Batch
-from distill.tasks.base import TextTask
 
 __all__ = ["Collate", "EvaluationBatches", "Loader", "TrainingBatches", "heed_parent_alone"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from distill.core.task import TextTask
+from distill.core.utils.errors import UserError, nearest
 from distill.data import arrow
 from distill.data.label_values import canonical
-from distill.errors import UserError, nearest
-from distill.tasks.base import TextTask
 
 __all__ = ["check_rows", "check_tags", "find_columns"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
+from distill.core.utils.errors import UserError
 from distill.data.reader import ReaderConfig, read_text
-from distill.errors import UserError
 
 __all__ = ["DOCUMENTS", "read_documents", "split_documents"]
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
+from distill.core.utils.errors import UserError
+from distill.core.utils.paths import at_home
 from distill.data.delimited import read_delimited
 from distill.data.documents import DOCUMENTS, read_documents
 from distill.data.json_rows import read_json
 from distill.data.reader import ReaderConfig, file_fingerprint
-from distill.errors import UserError
-from distill.paths import at_home
 
 if TYPE_CHECKING:
     from distill.data.sources import Source

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from distill.core.task import TextTask
+from distill.core.utils.errors import UserError
 from distill.data import arrow
 from distill.data.label_values import Value, all_absent, canonical, is_hot, shown
-from distill.errors import UserError
-from distill.tasks.base import TextTask
 
 __all__ = ["KEY", "LabelColumn"]
 

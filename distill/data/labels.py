@@ -7,6 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distill.core.signals import IGNORE
+from distill.core.task import LabelForm, TextTask
+from distill.core.utils.errors import UserError
 from distill.data import arrow
 from distill.data.label_column import KEY, LabelColumn
 from distill.data.label_values import (
@@ -22,9 +25,6 @@ from distill.data.label_values import (
     nearly_hot,
     whole_float,
 )
-from distill.errors import UserError
-from distill.signals import IGNORE
-from distill.tasks.base import LabelForm, TextTask
 
 __all__ = ["Labels", "Outputs", "read_labels"]
 
@@ -51,7 +51,7 @@ class Labels:
     hot: bool = False
 
     def ids(self, values: Sequence[Any]) -> list[Any]:
-        """What :attr:`~distill.tasks.base.TextTask.takes` says a task is given for each row."""
+        """What :attr:`~distill.core.task.TextTask.takes` says a task is given for each row."""
         return [self._one(value) for value in values]
 
     def _one(self, value: Any) -> Any:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from distill.errors import UserError, nearest
-from distill.paths import at_home
+from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.paths import at_home
 
 __all__ = ["ReaderConfig", "file_fingerprint", "read_text", "reader_config"]
 

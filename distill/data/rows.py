@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distill.core.task import TextTask
+from distill.core.utils.errors import UserError
 from distill.data.columns import check_rows, check_tags, find_columns
 from distill.data.labels import Labels, Outputs, read_labels
 from distill.data.sources import find_splits, hold_out, sample
-from distill.errors import UserError
-from distill.tasks.base import TextTask
 
 __all__ = ["Rows", "read_rows"]
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from distill.core.draws import order
+from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.paths import PACKAGE_PREFIX, at_home, check_path, resolve
 from distill.data.corpus import STDLIB, stdlib
-from distill.data.draws import order
 from distill.data.files import OWN, read_files
 from distill.data.reader import ReaderConfig
-from distill.errors import UserError, nearest
-from distill.paths import PACKAGE_PREFIX, at_home, check_path, resolve
 
 __all__ = ["Source", "find_splits", "hold_out", "load", "sample", "set_aside"]
 

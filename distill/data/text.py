@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningDataModule
 
+from distill.core.utils.errors import UserError
 from distill.data.account import figures, said, token_counts, unread
 from distill.data.batches import Collate, EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
 from distill.data.bounds import check_numbers, refuse_idle_settings
@@ -20,7 +21,6 @@ from distill.data.reader import reader_config
 from distill.data.rows import Rows, read_rows
 from distill.data.sources import Source, load, set_aside
 from distill.data.tokenize import load_tokenizer, tokenize, tokenizer_fingerprint
-from distill.errors import UserError
 from distill.tasks import Task, TextTask, make_task
 
 __all__ = ["TextData"]

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.core.task import Task, TextTask
+from distill.core.utils.errors import UserError
+from distill.core.utils.paths import resolve
 from distill.data.features import Samples, read_column
 from distill.data.labels import Labels
-from distill.errors import UserError
-from distill.paths import resolve
-from distill.tasks.base import Task, TextTask
 
 __all__ = ["load_tokenizer", "tokenize", "tokenizer_fingerprint"]
 
@@ -28,8 +28,8 @@ def load_tokenizer(path: str, task: TextTask) -> Any:
     """
     from transformers import AutoTokenizer
 
-    from distill.model_folder import check_config
-    from distill.pretrained import not_given  # which takes transformers' time to import
+    from distill.models.folder import check_config
+    from distill.models.pretrained import not_given  # which takes transformers' time to import
 
     place = resolve(path, "data.tokenizer")
     check_config(Path(place), path, "data.tokenizer")

@@ -7,6 +7,14 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from distill.compression.quantization.convolutions import QuantizedConv, QuantizedConvTranspose
+from distill.compression.quantization.layers import (
+    QuantizedEmbedding,
+    QuantizedLayer,
+    QuantizedLinear,
+    QuantizedTransposedLinear,
+    quantized_layers,
+)
 from distill.export.convolutions import StaticConv, WeightOnlyConv
 from distill.export.integers import (
     DynamicInput,
@@ -17,14 +25,6 @@ from distill.export.integers import (
     StaticLinear,
     WeightOnlyLinear,
     shifted,
-)
-from distill.quantize.convolutions import QuantizedConv, QuantizedConvTranspose
-from distill.quantize.layers import (
-    QuantizedEmbedding,
-    QuantizedLayer,
-    QuantizedLinear,
-    QuantizedTransposedLinear,
-    quantized_layers,
 )
 
 __all__ = ["frozen_layers", "largest_integer", "multiplies_integers", "with_integers", "without_quantization"]

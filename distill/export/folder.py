@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from distill.errors import UserError
-from distill.replacing import replacing
+from distill.core.utils.errors import UserError
+from distill.core.utils.replacing import replacing
 
 __all__ = ["REPORT", "replacing_export"]
 
@@ -15,7 +15,7 @@ REPORT = "export.json"
 
 
 def replacing_export(target: Path) -> AbstractContextManager[Path]:
-    """As :func:`~distill.replacing.replacing`, but what is no export is never replaced.
+    """As :func:`~distill.core.utils.replacing.replacing`, but what is no export is never replaced.
 
     Raises:
         UserError: if something else than an earlier export stands there, or nothing can be written there.

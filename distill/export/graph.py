@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from distill.calls import of_transformers
-from distill.errors import UserError
+from distill.compression.own_pass import contained
+from distill.core.calls import of_transformers
+from distill.core.model_spec import forward
+from distill.core.signals import Batch, Request
+from distill.core.utils.errors import UserError
+from distill.core.utils.quiet import quiet_transformers
 from distill.export.batch_norms import fold_batch_norms
 from distill.export.padding import count_positions, sides
-from distill.models import forward
-from distill.own_pass import contained
-from distill.quiet import quiet_transformers
-from distill.signals import Batch, Request
 
 __all__ = ["OPSET", "Logits", "feed", "to_onnx"]
 

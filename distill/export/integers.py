@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distill.quantize.observers import range_qparams
+from distill.compression.quantization.observers import range_qparams
 
 __all__ = [
     "DynamicInput",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-from distill.errors import UserError, nearest
+from distill.core.utils.errors import UserError, nearest
 
 __all__ = ["ISAS", "SAFE", "check_isa", "host_isa", "weight_type"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distill.signals import IGNORE, Batch
+from distill.core.signals import IGNORE, Batch
 
 __all__ = ["apart"]
 

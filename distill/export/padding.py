@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.documents import FAILURES, distance
-from distill.errors import UserError
+from distill.core.documents import FAILURES, distance
+from distill.core.utils.errors import UserError
 
 __all__ = ["SIDES", "count_positions", "padded", "said", "sides"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.errors import UserError
+from distill.core.utils.errors import UserError
 
 __all__ = ["INTEGER_MATMULS", "input_sizes", "integer_matmuls", "latency", "logits", "require", "session"]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from distill.errors import UserError
+from distill.core.model_spec import forward
+from distill.core.signals import Batch, Request, Signals
+from distill.core.utils.errors import UserError
 from distill.export.graph import feed
 from distill.export.packed import apart
-from distill.models import forward
-from distill.signals import Batch, Request, Signals
 from distill.tasks import Task
 
 __all__ = ["Comparison", "Predict", "check_float", "check_integer", "compare", "nothing_to_compare", "torch_logits"]

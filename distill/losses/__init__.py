@@ -13,8 +13,8 @@ from distill.losses.hinton import HintonKL
 from distill.losses.jensen_shannon import JensenShannon
 from distill.losses.l1 import L1
 from distill.losses.logit_mse import LogitMSE
-from distill.losses.relation import RelationTransfer
-from distill.losses.relational import RelationalKD
+from distill.losses.minilm import RelationTransfer
+from distill.losses.relational_kd import RelationalKD
 from distill.losses.reverse import ReverseKL
 from distill.losses.similarity import SimilarityPreserving
 from distill.losses.skew import SkewKL

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.errors import UserError
+from distill.core.model_spec import ModelSpec
+from distill.core.schedules import Schedule
+from distill.core.signals import Batch, Needs, Request, Signals
+from distill.core.utils.errors import UserError
 from distill.losses.base import DistillationLoss, LossSum, at_least_float32
 from distill.losses.features import real_tokens
-from distill.losses.layers import LayerMap, check_layers, layer_pairs
-from distill.models import ModelSpec
-from distill.schedules import Schedule
-from distill.signals import Batch, Needs, Request, Signals
+from distill.losses.layer_map import LayerMap, check_layers, layer_pairs
 
 __all__ = ["AttentionTransfer", "attention_mse"]
 
@@ -40,7 +40,7 @@ class AttentionTransfer(DistillationLoss):
     """Mean squared error of the attention maps, averaged over pairs of layers.
 
     Both models need ``attn_implementation: eager`` and as many heads as each other;
-    :class:`~distill.losses.relation.RelationTransfer` needs neither.
+    :class:`~distill.losses.minilm.RelationTransfer` needs neither.
 
     Args:
         layers: Student layer -> teacher layer (1 is the first, -1 the last); ``uniform`` spreads the

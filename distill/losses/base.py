@@ -10,10 +10,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from distill.errors import UserError, nearest
-from distill.models import ModelSpec
-from distill.schedules import Constant, Ramp, Schedule, as_schedule
-from distill.signals import Batch, Needs, OutputKind, Signals
+from distill.core.model_spec import ModelSpec
+from distill.core.schedules import Constant, Ramp, Schedule, as_schedule
+from distill.core.signals import Batch, Needs, OutputKind, Signals
+from distill.core.utils.errors import UserError, nearest
 
 __all__ = [
     "DistillationLoss",

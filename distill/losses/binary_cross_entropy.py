@@ -7,10 +7,10 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from distill.errors import UserError
+from distill.core.signals import Batch, Needs, OutputKind, Request, Signals
+from distill.core.utils.errors import UserError
 from distill.losses.base import DistillationLoss, LossSum, counted
-from distill.losses.rows import sum_over_rows
-from distill.signals import Batch, Needs, OutputKind, Request, Signals
+from distill.losses.blockwise import sum_over_rows
 
 __all__ = ["BinaryCrossEntropy", "binary_cross_entropy"]
 

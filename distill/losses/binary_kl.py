@@ -7,10 +7,10 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from distill.losses.logits import SoftenedLoss
-from distill.losses.rows import sum_over_rows
-from distill.schedules import Schedule
-from distill.signals import OutputKind
+from distill.core.schedules import Schedule
+from distill.core.signals import OutputKind
+from distill.losses.blockwise import sum_over_rows
+from distill.losses.logit_loss import SoftenedLoss
 
 __all__ = ["BinaryKL", "binary_kl"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from distill.errors import UserError
+from distill.core.model_spec import ModelSpec
+from distill.core.schedules import Schedule
+from distill.core.signals import Batch, Needs, Request, Signals
+from distill.core.utils.errors import UserError
 from distill.losses.base import DistillationLoss, LossSum, at_least_float32
-from distill.models import ModelSpec
-from distill.schedules import Schedule
-from distill.signals import Batch, Needs, Request, Signals
 
 __all__ = ["CosineHidden", "cosine_distance"]
 

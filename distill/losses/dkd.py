@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from distill.errors import UserError
+from distill.core.schedules import Schedule
+from distill.core.signals import IGNORE, Batch, OutputKind
+from distill.core.utils.errors import UserError
 from distill.losses.base import check_not_negative, check_positive, check_some, counted
-from distill.losses.logits import LogitLoss
-from distill.losses.rows import sum_over_rows
-from distill.schedules import Schedule
-from distill.signals import IGNORE, Batch, OutputKind
+from distill.losses.blockwise import sum_over_rows
+from distill.losses.logit_loss import LogitLoss
 
 __all__ = ["DecoupledKD", "decoupled_kd"]
 

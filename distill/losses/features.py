@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from distill.errors import UserError
+from distill.core.model_spec import Features
+from distill.core.signals import Batch
+from distill.core.utils.errors import UserError
 from distill.losses.base import at_least_float32
-from distill.models import Features
-from distill.signals import Batch
 
 __all__ = [
     "as_positions",

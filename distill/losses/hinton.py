@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from distill.losses.logits import SoftenedLoss
-from distill.losses.rows import sum_over_rows
-from distill.schedules import Schedule
+from distill.core.schedules import Schedule
+from distill.losses.blockwise import sum_over_rows
+from distill.losses.logit_loss import SoftenedLoss
 
 __all__ = ["HintonKL", "hinton_kl"]
 

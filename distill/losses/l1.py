@@ -7,12 +7,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from distill.errors import UserError
+from distill.core.model_spec import ModelSpec
+from distill.core.schedules import Schedule
+from distill.core.signals import Batch, Needs, Signals
+from distill.core.targets import LINEAR, select
+from distill.core.utils.errors import UserError
 from distill.losses.base import DistillationLoss, LossSum, at_least_float32
-from distill.models import ModelSpec
-from distill.schedules import Schedule
-from distill.signals import Batch, Needs, Signals
-from distill.targets import LINEAR, select
 
 __all__ = ["L1", "l1_norm"]
 

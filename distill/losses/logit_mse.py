@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.losses.logits import LogitLoss
-from distill.losses.rows import sum_over_rows
-from distill.signals import Batch
+from distill.core.signals import Batch
+from distill.losses.blockwise import sum_over_rows
+from distill.losses.logit_loss import LogitLoss
 
 __all__ = ["LogitMSE", "logit_mse"]
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from distill.losses.base import at_least_float32, full_precision
-from distill.losses.embedding import EmbeddingLoss
+from distill.losses.embedding_loss import EmbeddingLoss
 
 __all__ = ["SimilarityPreserving", "similarity_preserving"]
 
@@ -38,7 +38,7 @@ def similarity_preserving(student_BE: Tensor, teacher_BF: Tensor, valid_B: Tenso
 class SimilarityPreserving(EmbeddingLoss):
     """Squared error of the samples' similarities to each other within a micro-batch.
 
-    Coupled to the micro-batch: see :class:`~distill.losses.embedding.EmbeddingLoss`.
+    Coupled to the micro-batch: see :class:`~distill.losses.embedding_loss.EmbeddingLoss`.
 
     Args:
         student_layer: Layer of the student whose tokens' mean embeds a sample; -1 is the last.

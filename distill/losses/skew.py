@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from distill.errors import UserError
+from distill.core.schedules import Schedule
+from distill.core.utils.errors import UserError
+from distill.losses.blockwise import sum_over_rows
 from distill.losses.hinton import hinton_kl
-from distill.losses.logits import SoftenedLoss
-from distill.losses.rows import sum_over_rows
-from distill.schedules import Schedule
+from distill.losses.logit_loss import SoftenedLoss
 
 __all__ = ["SkewKL", "skew_kl"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distill.errors import UserError, nearest
-from distill.tasks.base import Task, TextTask
+from distill.core.task import Task, TextTask
+from distill.core.utils.errors import UserError, nearest
 from distill.tasks.causal_lm import CausalLM
 from distill.tasks.masked_lm import MaskedLM
 from distill.tasks.multi_label import MultiLabelClassification

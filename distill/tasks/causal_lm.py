@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from distill.errors import UserError
-from distill.signals import IGNORE, Batch
-from distill.tally import Counts
-from distill.tasks.base import UNIGRAM, Guess, TextTask
-from distill.tasks.padding import pad, real_positions
+from distill.core.padding import pad, real_positions
+from distill.core.signals import IGNORE, Batch
+from distill.core.tally import Counts
+from distill.core.task import UNIGRAM, Guess, TextTask
+from distill.core.utils.errors import UserError
 from distill.tasks.scores import BitsPerByte, Perplexity, Ratio, negative_log_likelihood, unigram
 
 __all__ = ["CausalLM", "byte_lengths"]

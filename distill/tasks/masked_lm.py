@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from distill.data.draws import uniform
-from distill.errors import UserError
-from distill.signals import IGNORE, Batch
-from distill.tally import Counts
-from distill.tasks.base import UNIGRAM, Guess, TextTask
-from distill.tasks.padding import pad, real_positions
+from distill.core.draws import uniform
+from distill.core.padding import pad, real_positions
+from distill.core.signals import IGNORE, Batch
+from distill.core.tally import Counts
+from distill.core.task import UNIGRAM, Guess, TextTask
+from distill.core.utils.errors import UserError
 from distill.tasks.scores import Perplexity, Ratio, negative_log_likelihood, unigram
 
 __all__ = ["MaskedLM", "mask_tokens"]
@@ -126,7 +126,7 @@ def mask_tokens(
         vocabulary: Random tokens are below it.
 
     Returns:
-        Inputs and labels (:data:`~distill.signals.IGNORE` where nothing was chosen), each ``[B, T]``.
+        Inputs and labels (:data:`~distill.core.signals.IGNORE` where nothing was chosen), each ``[B, T]``.
     """
     at = (seed, epoch, samples[:, None], np.arange(ids.shape[1])[None])
     chosen = allowed & (uniform(*at, 0) < probability)

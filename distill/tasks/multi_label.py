@@ -12,10 +12,10 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MultilabelF1Score
 
-from distill.errors import UserError
-from distill.signals import Batch, OutputKind
-from distill.tally import Counts
-from distill.tasks.base import Guess, LabelForm
+from distill.core.signals import Batch, OutputKind
+from distill.core.tally import Counts
+from distill.core.task import Guess, LabelForm
+from distill.core.utils.errors import UserError
 from distill.tasks.scores import Ratio
 from distill.tasks.text_classification import TextClassification, class_head, model_inputs
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from distill.errors import UserError
-from distill.signals import IGNORE, Batch, OutputKind, Request, Signals
-from distill.tally import Counts
-from distill.tasks.base import Guess, Task
+from distill.core.signals import IGNORE, Batch, OutputKind, Request, Signals
+from distill.core.tally import Counts
+from distill.core.task import Guess, Task
+from distill.core.utils.errors import UserError
 from distill.tasks.scores import Ratio
 
 __all__ = ["Plain", "pairs"]
@@ -25,10 +25,10 @@ class Plain(Task):
     """Classification by plain modules, fed by a loader of your own.
 
     Logits are ``[B, C]``, or ``[B, T, C]`` with labels ``[B, T]``. The metric is ``accuracy`` over the labels
-    that are not :data:`~distill.signals.IGNORE`.
+    that are not :data:`~distill.core.signals.IGNORE`.
 
     Args:
-        adaptor: Makes a :class:`~distill.signals.Batch` of what the loader yields; :func:`pairs` by default.
+        adaptor: Makes a :class:`~distill.core.signals.Batch` of what the loader yields; :func:`pairs` by default.
     """
 
     name: ClassVar[str] = "plain"
@@ -80,7 +80,7 @@ class Plain(Task):
 def pairs(raw: Any) -> Batch:
     """``(x, y)`` or ``(x, y, ids)`` of a loader as ``Batch(inputs={"input": x}, labels=y, ids=ids)``.
 
-    Labels equal to :data:`~distill.signals.IGNORE` or -1 are masked out; ids are whole numbers.
+    Labels equal to :data:`~distill.core.signals.IGNORE` or -1 are masked out; ids are whole numbers.
 
     Raises:
         UserError: if the loader yields anything else.

@@ -11,8 +11,8 @@ from torchmetrics import Metric, PearsonCorrCoef, SpearmanCorrCoef
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.utilities import dim_zero_cat
 
-from distill.signals import IGNORE
-from distill.tally import Counts
+from distill.core.signals import IGNORE
+from distill.core.tally import Counts
 
 __all__ = [
     "BitsPerByte",

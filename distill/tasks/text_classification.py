@@ -12,10 +12,10 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryF1Score, MulticlassF1Score
 
-from distill.signals import IGNORE, Batch
-from distill.tally import Counts
-from distill.tasks.base import Guess, LabelForm, TextTask
-from distill.tasks.padding import Side, pad, real_positions
+from distill.core.padding import Side, pad, real_positions
+from distill.core.signals import IGNORE, Batch
+from distill.core.tally import Counts
+from distill.core.task import Guess, LabelForm, TextTask
 from distill.tasks.scores import Matthews, Pearson, Ratio, Spearman
 
 __all__ = ["TextClassification", "class_head", "model_inputs"]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from distill.signals import IGNORE, Batch
-from distill.tally import Counts
-from distill.tasks.base import Guess, LabelForm, TextTask
-from distill.tasks.padding import pad
+from distill.core.padding import pad
+from distill.core.signals import IGNORE, Batch
+from distill.core.tally import Counts
+from distill.core.task import Guess, LabelForm, TextTask
 from distill.tasks.scores import Ratio
 from distill.tasks.text_classification import class_head, model_inputs
 
@@ -119,11 +119,11 @@ class _Encode:
 
 
 def first_token_labels(words: list[int | None], tags: list[int]) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """The tag of each token that begins a word, :data:`~distill.signals.IGNORE` elsewhere.
+    """The tag of each token that begins a word, :data:`~distill.core.signals.IGNORE` elsewhere.
 
     Args:
         words: Each token's word; ``None`` for special tokens, ``[T]``.
-        tags: Each word's tag; :data:`~distill.signals.IGNORE` becomes :data:`UNLABELLED`.
+        tags: Each word's tag; :data:`~distill.core.signals.IGNORE` becomes :data:`UNLABELLED`.
 
     Returns:
         ``[T]``.

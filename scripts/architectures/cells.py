@@ -14,25 +14,25 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from architectures.tiny import DEPTH, VOCABULARY, tiny_model
-from distill import artifact
-from distill.architectures import layer_list
 from distill.callbacks import StructuredPruning
-from distill.documents import check_causal, check_isolation
-from distill.export.formats import write
+from distill.compression.quantization.ptq import quantize
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.core.architectures import layer_list
+from distill.core.documents import check_causal, check_isolation
+from distill.core.signals import Batch, Request
 from distill.export.graph import Logits, feed
 from distill.export.padding import padded
 from distill.export.runtime import logits as run_logits
 from distill.export.runtime import session
+from distill.export.targets import write
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
-from distill.module import Distillation
-from distill.pretrained import load_model
-from distill.quantize.ptq import quantize
-from distill.quantize.scheme import ActivationScheme, WeightScheme
-from distill.reads import read
-from distill.signals import Batch, Request
-from distill.students import StudentConfig, build_student
+from distill.models import artifact
+from distill.models.pretrained import load_model
+from distill.models.students import StudentConfig, build_student
+from distill.models.teachers import LiveTeacher
 from distill.tasks import TextTask
-from distill.teachers import LiveTeacher
+from distill.training.module import Distillation
+from distill.training.reads import read
 
 __all__ = ["CELLS", "Wrong", "batch_of", "cells_of", "hints"]
 
@@ -95,7 +95,7 @@ def teacher(model: PreTrainedModel, task: TextTask) -> None:
 
 
 def padding(model: PreTrainedModel, task: TextTask) -> None:
-    """A row alone and in a padded batch, of a side on which a run pads (:mod:`distill.padded`)."""
+    """A row alone and in a padded batch, of a side on which a run pads (:mod:`distill.training.padding_probe`)."""
     try:
         _padded_right(model, task)
     except Wrong:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
-from distill.quiet import quiet_transformers
+from distill.core.utils.quiet import quiet_transformers
 from distill.tasks import TASKS, Task, TextTask
 
 __all__ = ["DEPTH", "VOCABULARY", "model_types", "task_of", "tiny_config", "tiny_model"]

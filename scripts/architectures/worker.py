@@ -16,7 +16,7 @@ import torch
 
 from architectures.cells import CELLS, Wrong
 from architectures.tiny import task_of, tiny_model
-from distill.errors import UserError
+from distill.core.utils.errors import UserError
 
 __all__ = ["main"]
 

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from bench.pair import CLIP, Pair, Settings
 from bench.report import Row, row
 from distill.callbacks import Determinism, GradualMagnitudePruning, QuantizationAwareTraining
-from distill.quiet import quiet_lightning
-from distill.signals import Batch
+from distill.core.signals import Batch
+from distill.core.utils.quiet import quiet_lightning
 
 WARM_UP = 4
 

@@ -22,16 +22,16 @@ from transformers import Trainer as HubTrainer
 from bench.draw import WARM_UP, Clock, Draw
 from bench.pair import CLIP, RATE, TEMPERATURE, WEIGHT, Pair, Settings, objective
 from distill.callbacks import Determinism
-from distill.loggers import CsvLogger
-from distill.optim import OptimizerConfig, make_optimizer
-from distill.outcome import LastValidation, Scores
-from distill.quiet import quiet_lightning
-from distill.signals import Batch
-from distill.teachers import LiveTeacher
+from distill.core.signals import Batch
+from distill.core.utils.quiet import quiet_lightning
+from distill.models.teachers import LiveTeacher
+from distill.run.loggers.make import CsvLogger
+from distill.training.optimizer import OptimizerConfig, make_optimizer
+from distill.workflows.result import LastValidation, Scores
 
 
 def ours(pair: Pair, settings: Settings, draw: Draw, teacher: LiveTeacher) -> float:
-    """:class:`~distill.module.Distillation`, with length-bucketed batches; the teacher may remember or not."""
+    """:class:`~distill.training.module.Distillation`, with length-bucketed batches; the teacher may remember or not."""
     loader = pair.data.train_dataloader()
     assert loader.collate_fn is not None
     clock = Clock(loader.collate_fn)

@@ -14,18 +14,18 @@ from pytorch_lightning import seed_everything
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from distill.core.model_spec import ModelSpec
+from distill.core.signals import Batch
+from distill.core.utils.quiet import quiet_lightning
 from distill.data import TextData
 from distill.data.batches import TrainingBatches
 from distill.losses import CrossEntropy, HintonKL
-from distill.models import ModelSpec
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
-from distill.pretrained import load_model
-from distill.quiet import quiet_lightning
-from distill.signals import Batch
-from distill.students import StudentConfig, build_student
+from distill.models.pretrained import load_model
+from distill.models.students import StudentConfig, build_student
+from distill.models.teachers import LiveTeacher
 from distill.tasks import TextTask
-from distill.teachers import LiveTeacher
+from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig
 
 WEIGHT, TEMPERATURE, CLIP, RATE = 0.5, 2.0, 1.0, 5e-5
 """The objective of every contender: half cross entropy, half T^2 KL at T = 2, gradients clipped at norm 1."""

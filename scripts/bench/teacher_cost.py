@@ -29,10 +29,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.pair import CLIP, RATE, Pair, Settings, sst2
 from bench.report import Row, row
-from distill.module import Distillation
-from distill.optim import OptimizerConfig, make_optimizer
-from distill.signals import Batch
-from distill.teachers import LiveTeacher
+from distill.core.signals import Batch
+from distill.models.teachers import LiveTeacher
+from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig, make_optimizer
 
 RUNS, KNOWN, BARE = "step, teacher runs", "step, teacher remembered", "bare teacher forward"
 

@@ -18,9 +18,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from bench.pair import CLIP, RATE, Settings
 from bench.report import Row, row
-from distill.quantize.choose import choose, swap
-from distill.quantize.lifecycle import freeze
-from distill.quantize.scheme import ActivationScheme, LayerScheme, WeightScheme
+from distill.compression.quantization.lifecycle import freeze
+from distill.compression.quantization.scheme import ActivationScheme, LayerScheme, WeightScheme
+from distill.compression.quantization.select import choose, swap
 
 TOKENS, GROUP = 24, 32
 SHAPE = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 3, "num_attention_heads": 12}

@@ -17,18 +17,18 @@ from typing import Any
 import datasets
 import torch
 
-import distill.disk
-import distill.export.run
-import distill.replacing
-import distill.sealed
-import distill.sensitivity.run
-import distill.sweep.run
-from distill import artifact
-from distill.cli import main as command
-from distill.module import Distillation
-from distill.run import Run
-from distill.sensitivity import scan
-from distill.sensitivity.tried import Tried
+import distill.core.utils.files
+import distill.core.utils.replacing
+import distill.run.checkpoints.sealed
+import distill.workflows.export
+import distill.workflows.sensitivity
+import distill.workflows.sweep.run
+from distill.cli.main import main as command
+from distill.compression.sensitivity import scan
+from distill.compression.sensitivity.tried import Tried
+from distill.models import artifact
+from distill.run.folder import Run
+from distill.training.module import Distillation
 
 __all__ = [
     "EXPORT",
@@ -129,7 +129,7 @@ def checkpoint(draw: random.Random, seconds: float) -> Kill:
     """With a part of it written, or with all of it under its temporary name, or just after it took its own."""
     when, calls = draw.uniform(0, seconds), draw.randint(0, 100)
     if draw.random() < 0.6:
-        return Kill(prepare=lambda: die_at(distill.sealed._Sealed, "write", when, calls, half_of_it))
+        return Kill(prepare=lambda: die_at(distill.run.checkpoints.sealed._Sealed, "write", when, calls, half_of_it))
     return around(draw, [(os, "replace")], when)
 
 
@@ -144,17 +144,23 @@ def end(draw: random.Random, seconds: float) -> Kill:
 
 def written(draw: random.Random, seconds: float) -> Kill:
     """Around the parts of an export, of which not all are there yet."""
-    places = [(distill.export.run, "write"), (distill.export.run, "_complete"), (distill.export.run, "sizes")]
+    places = [
+        (distill.workflows.export, "write"),
+        (distill.workflows.export, "_complete"),
+        (distill.workflows.export, "sizes"),
+    ]
     return around(draw, places)
 
 
 def placed(draw: random.Random, seconds: float) -> Kill:
     """As the new folder is put on the disk, and takes its place."""
-    return around(draw, [(distill.replacing, "_sync"), (distill.replacing, "_swap"), (Path, "rename")])
+    return around(
+        draw, [(distill.core.utils.replacing, "_sync"), (distill.core.utils.replacing, "_swap"), (Path, "rename")]
+    )
 
 
 def small_file(draw: random.Random, seconds: float) -> Kill:
-    return around(draw, [(os, "replace"), (distill.disk, "sync")], most=2)
+    return around(draw, [(os, "replace"), (distill.core.utils.files, "sync")], most=2)
 
 
 def tried(draw: random.Random, seconds: float) -> Kill:
@@ -163,7 +169,9 @@ def tried(draw: random.Random, seconds: float) -> Kill:
 
 
 def table(draw: random.Random, seconds: float) -> Kill:
-    return around(draw, [(scan, "write"), (scan, "draw"), (distill.sensitivity.run, "replace"), (Tried, "remove")])
+    return around(
+        draw, [(scan, "write"), (scan, "draw"), (distill.workflows.sensitivity, "replace"), (Tried, "remove")]
+    )
 
 
 Moments = Mapping[Moment, int]
@@ -223,7 +231,7 @@ def _work(argv: Sequence[str], folder: Path, prepare: Callable[[], None] = nothi
         os.chdir(folder)
         torch.set_num_threads(1)  # a fork has none of its parent's
         datasets.config.HF_DATASETS_CACHE = folder / "cache"
-        distill.sweep.run.run_to_end = lambda words: _trial(words, folder)
+        distill.workflows.sweep.run.run_to_end = lambda words: _trial(words, folder)
         prepare()
         print(f"$ distill {' '.join(argv)}", flush=True)
         code = command(argv)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import distill.checkpoint
+import distill.run.checkpoints.file
 from distill.callbacks.last import saved
 
 __all__ = ["Digest", "different", "of_folder", "of_sweep", "of_training"]
@@ -25,7 +25,7 @@ Digest = Callable[[Path], dict[str, str]]
 def of_training(run: Path) -> dict[str, str]:
     """Of all that a run leaves: what its last checkpoint holds, the history, the student, and the scores."""
     newest = next(iter(saved(run / "checkpoints").values()))
-    found = dict(_hashes(distill.checkpoint.read(newest), newest.name))
+    found = dict(_hashes(distill.run.checkpoints.file.read(newest), newest.name))
     found["metrics.csv"] = _hash(run / "metrics.csv")
     found |= {f"student/{name}": value for name, value in of_folder(run / "student").items()}
     result = json.loads((run / "result.json").read_text())

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from distill.callbacks import Determinism
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
-from distill.signals import Batch
+from distill.core.signals import Batch
 from distill.tasks import TextClassification
+from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig
 
 _BERT = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 20}
 _GROUPED = {"num_attention_heads": 8, "num_key_value_heads": 4, "pad_token_id": 0}

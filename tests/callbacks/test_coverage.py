@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from distill.callbacks import GradualMagnitudePruning, LowRank, QuantizationAwareTraining, ShareParameters
-from distill.coverage import Coverage, coverage, coverage_of
+from distill.compression.coverage import Coverage, coverage, coverage_of
 
 
 class Experts(nn.Module):

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
 from distill.callbacks import Determinism, ExponentialMovingAverage, GradualMagnitudePruning, StructuredPruning
-from distill.errors import UserError
+from distill.core.signals import Batch
+from distill.core.utils.errors import UserError
 from distill.losses import CrossEntropy
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
-from distill.signals import Batch
 from distill.tasks import Plain, TextClassification
+from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig
 
 
 def make() -> Distillation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distill.callbacks import GradualMagnitudePruning, QuantizationAwareTraining
-from distill.callbacks.compression import hurried
+from distill.compression.base import hurried
 
 CALLBACKS = [GradualMagnitudePruning(final_sparsity=0.8), QuantizationAwareTraining(observe=0.4, begin=0.5)]
 

@@ -15,8 +15,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from distill.callbacks import Best, Last
 from distill.callbacks.best import within
 from distill.callbacks.last import saved
-from distill.checkpoint import SafeCheckpointIO
-from distill.errors import UserError
+from distill.core.utils.errors import UserError
+from distill.run.checkpoints.file import SafeCheckpointIO
 
 
 @pytest.mark.parametrize(("key", "value"), [("minutes", 0), ("minutes", -1.0), ("every_n_steps", 0), ("keep", 1)])

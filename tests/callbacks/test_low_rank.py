@@ -13,12 +13,12 @@ from pytorch_lightning import Callback, Trainer
 from torch import nn
 
 import distill
-from distill.artifact import save
 from distill.callbacks import LowRank, ShareParameters, StructuredPruning
-from distill.errors import UserError
+from distill.compression.structure.low_rank import LowRankLinear
+from distill.core.record import note
+from distill.core.utils.errors import UserError
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
-from distill.record import note
-from distill.structure.low_rank import LowRankLinear
+from distill.models.artifact import save
 
 Make = Callable[..., Any]
 

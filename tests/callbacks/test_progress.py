@@ -11,9 +11,9 @@ from pytorch_lightning import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from distill import tracking
 from distill.callbacks.progress import Progress
-from distill.module import Distillation
+from distill.core.utils import progress as tracking
+from distill.training.module import Distillation
 
 
 def lines(

@@ -15,19 +15,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
-from distill import artifact, record
 from distill.callbacks import Determinism, ExponentialMovingAverage, GradualMagnitudePruning
-from distill.class_paths import guarded
-from distill.complete import complete
-from distill.config import parse_yaml
-from distill.errors import UserError
+from distill.compression.pruning import Criterion, FunctionCriterion
+from distill.compression.pruning.plan import Masks
+from distill.config.class_paths import guarded
+from distill.config.files import parse_yaml
+from distill.core import record
+from distill.core.utils.errors import UserError
 from distill.losses import L1, CrossEntropy, HintonKL
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
-from distill.prune import Criterion, FunctionCriterion
-from distill.prune.plan import Masks
+from distill.models import artifact
 from distill.tasks import Plain
-from distill.typed import Typed
+from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig
+from distill.workflows.job.defaults import complete
+from distill.workflows.job.sections import Typed
 
 ADAMW = OptimizerConfig(lr=0.05, weight_decay=0.1, warmup=0)
 SGD = OptimizerConfig(name="sgd", lr=0.05, weight_decay=0.1, momentum=0.9, warmup=0)
@@ -602,7 +603,8 @@ def test_finishing_zeroes_what_was_written_to_the_weights_since() -> None:
         ("{schedule: {0: 0.1, 100: 0.5}}", "end", 100),
         ("{schedule: {0.0: 0.1, 0.5: 0.5}}", "end", 0.5),
         (
-            "{criterion: {class_path: distill.prune.Wanda}, overrides: {query: 0.5}, regrow: 0.1, freeze: 0.9}",
+            "{criterion: {class_path: distill.compression.pruning.Wanda}, overrides: {query: 0.5},"
+            " regrow: 0.1, freeze: 0.9}",
             "freeze",
             0.9,
         ),

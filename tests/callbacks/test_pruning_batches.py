@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.callbacks import GradualMagnitudePruning
-from distill.signals import Batch
+from distill.core.signals import Batch
 
 SENTENCES = [torch.arange(2, 2 + length) * (row + 3) % 28 + 2 for row, length in enumerate((3, 6, 1, 5, 4, 6, 2, 3))]
 

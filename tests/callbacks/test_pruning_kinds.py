@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from distill.callbacks import Determinism, GradualMagnitudePruning
-from distill.errors import UserError
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
-from distill.prune.granularity import as_matrix, from_matrix
-from distill.prune.weights import Sole, weights_of
+from distill.compression.pruning.granularity import as_matrix, from_matrix
+from distill.compression.pruning.weights import Sole, weights_of
+from distill.core.utils.errors import UserError
 from distill.tasks import Plain
+from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig
 
 
 class Experts(nn.Module):

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from distill.callbacks import GradualMagnitudePruning, StructuredPruning
-from distill.errors import UserError
-from distill.prune import Movement
+from distill.compression.pruning import Movement
+from distill.core.utils.errors import UserError
 
 Make = Callable[..., Any]
 

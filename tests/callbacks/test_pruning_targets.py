@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from distill.callbacks import GradualMagnitudePruning
-from distill.errors import UserError
+from distill.core.utils.errors import UserError
 
 Make = Callable[..., Any]
 

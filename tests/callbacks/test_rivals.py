@@ -10,8 +10,8 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelPruning, StochasticWeightAveraging, WeightAveraging
 
 from distill.callbacks import GradualMagnitudePruning, LowRank, QuantizationAwareTraining
-from distill.callbacks.compression import Compression, refuse_rivals
-from distill.errors import UserError
+from distill.compression.base import Compression, refuse_rivals
+from distill.core.utils.errors import UserError
 
 Make = Callable[..., Any]
 

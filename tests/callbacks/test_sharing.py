@@ -12,10 +12,10 @@ from pytorch_lightning import Trainer
 from torch import nn
 
 import distill
-from distill.artifact import save
 from distill.callbacks import ShareParameters
-from distill.errors import UserError
-from distill.optim import OptimizerConfig
+from distill.core.utils.errors import UserError
+from distill.models.artifact import save
+from distill.training.optimizer import OptimizerConfig
 
 Make = Callable[..., Any]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from distill.callbacks.temperatures import too_hot
+from distill.compression.quantization.temperatures import too_hot
+from distill.core.schedules import Linear
 from distill.losses import CrossEntropy, HintonKL
-from distill.schedules import Linear
 
 
 def test_only_the_temperature_while_rounding_counts() -> None:

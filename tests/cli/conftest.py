@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from distill.config import SECTIONS, apply_override, load
-from distill.errors import UserError
+from distill.config.files import SECTIONS, apply_override, load
+from distill.core.utils.errors import UserError
 
 HEAVY = {
     "torch",
@@ -79,7 +79,7 @@ def heavy() -> Callable[..., tuple[str, set[str]]]:
     """What the command prints in a process of its own, and what it imports there that is slow to import."""
 
     def run(*argv: str) -> tuple[str, set[str]]:
-        code = "import sys; from distill.cli import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+        code = "import sys; from distill.cli.main import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
         done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
         return done.stdout, HEAVY & set(done.stderr.split())
 

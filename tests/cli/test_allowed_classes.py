@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from distill.class_paths import check_path, guarded
-from distill.errors import UserError
+from distill.config.class_paths import check_path, guarded
+from distill.core.utils.errors import UserError
 
 EVIL = """
 from pathlib import Path
 Path(__file__).with_name("imported").touch()
 from distill.losses import HintonKL as Loss
-from distill.schedules import Constant as Schedule
+from distill.core.schedules import Constant as Schedule
 from distill.data import TextData as Data
 from pytorch_lightning import Callback
 from pytorch_lightning.strategies import SingleDeviceStrategy as Strategy
@@ -51,7 +51,7 @@ PLACES = {
     "file named in a text": ["--model.losses", "[loss.yaml]"],
     "arguments of no class": ["--model.losses.0.dict_kwargs", "{x: {class_path: evil.Loss}}"],
     "module of an allowed package": ["--callbacks", "[torch.os.system]"],
-    "class seen through our own module": ["--callbacks", "[distill.run.shutil.rmtree]"],
+    "class seen through our own module": ["--callbacks", "[distill.run.folder.shutil.rmtree]"],
     "function that loads code": ["--callbacks", "[torch.hub.load]"],
     "loader as a student": ["--model.student", "{class_path: torch.load, init_args: {f: x.pt}}"],
     "function that returns a module": [
@@ -87,7 +87,7 @@ def test_a_class_outside_the_allowed_is_refused_before_its_module_is_imported(
     assert not Path("runs").exists()
 
 
-COMMAND = "{class_path: distill.disk.os.system, init_args: {command: mkdir called}}"
+COMMAND = "{class_path: distill.core.utils.files.os.system, init_args: {command: mkdir called}}"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_what_a_module_of_ours_has_imported_cannot_be_reached_through_it(
 ) -> None:
     code, out, err = distill("fit", "-c", "base.yaml", *argv)
     assert code == 2
-    assert "distill.disk.os.system" in err
+    assert "distill.core.utils.files.os.system" in err
     assert "Traceback" not in out + err
     assert not Path("called").exists()
 

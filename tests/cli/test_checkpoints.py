@@ -13,7 +13,8 @@ import pytest
 import torch
 import yaml
 
-from distill import checkpoint, launch
+from distill.run.checkpoints import file as checkpoint
+from distill.workflows import fit as launch
 
 Distill = Callable[..., Any]
 Fitted = Callable[..., Path]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from distill.json_file import Unreadable, read_mapping
+from distill.core.utils.json_file import Unreadable, read_mapping
 
 Distill = Callable[..., Any]
 
@@ -56,8 +56,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, recipe: dict[str, Any]) -> Path:
     """A finished run that tests copy."""
-    from distill.config import long_form
-    from distill.launch import fit
+    from distill.config.files import long_form
+    from distill.workflows.fit import fit
 
     place = tmp_path_factory.mktemp("whole")
     return fit({**long_form(recipe), "runs": str(place), "name": "base"}, run_id="one").folder

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distill.config import load
+from distill.config.files import load
 
 Distill = Callable[..., Any]
 
@@ -32,13 +32,13 @@ def test_a_dry_run_tells_what_would_happen_and_writes_nothing(base: dict[str, An
 
 
 def test_a_dry_run_makes_up_no_id(base: dict[str, Any]) -> None:
-    from distill.dry_run import dry_run
+    from distill.workflows.dry_run import dry_run
 
     assert dry_run(load(["base.yaml"]))["run_folder"] == "runs/base/<id given with --id, or made at the start>"
 
 
 def test_a_dry_run_counts_what_a_run_would_do(base: dict[str, Any]) -> None:
-    from distill.dry_run import dry_run
+    from distill.workflows.dry_run import dry_run
 
     config = load(["base.yaml"], [("trainer", "{max_steps: -1, max_epochs: 3, accumulate_grad_batches: 2}")])
     figures = dry_run(config)

@@ -17,20 +17,20 @@ from torch import nn
 
 import distill
 import distill.callbacks
+import distill.core.schedules
 import distill.losses
-import distill.schedules
 from distill.callbacks import Compression
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.core.schedules import Schedule
+from distill.core.utils.errors import UserError
 from distill.data import TextData
-from distill.diagnose import class_arguments
-from distill.errors import UserError
-from distill.lightning_limits import check_trainer
-from distill.logging_config import LoggingConfig, WandbConfig
 from distill.losses import DistillationLoss
-from distill.optim import OptimizerConfig, learning_rate_factor, make_optimizer
-from distill.quantize.scheme import ActivationScheme, WeightScheme
-from distill.schedules import Schedule
-from distill.students import StudentConfig
-from distill.teachers import TeacherConfig
+from distill.models.students import StudentConfig
+from distill.models.teachers import TeacherConfig
+from distill.run.loggers.config import LoggingConfig, WandbConfig
+from distill.training.optimizer import OptimizerConfig, learning_rate_factor, make_optimizer
+from distill.workflows.job.explain import class_arguments
+from distill.workflows.job.lightning_limits import check_trainer
 
 CONFIGS = (
     OptimizerConfig,
@@ -103,7 +103,7 @@ def classes() -> Iterator[type]:
     """Every class of ours that a configuration can name, and the sections that are typed by a class."""
     for module, base in (
         (distill.losses, DistillationLoss),
-        (distill.schedules, Schedule),
+        (distill.core.schedules, Schedule),
         (distill.callbacks, object),
     ):
         for name in module.__all__:
@@ -180,7 +180,7 @@ def read() -> set[str]:
     """The attributes that the package reads anywhere, and the texts in it."""
     package = Path(distill.__file__).parent
     found: set[str] = set()
-    for path in [*package.glob("*.py"), *package.glob("*/*.py"), *package.glob("callbacks/*.py")]:
+    for path in [*package.rglob("*.py"), *package.glob("callbacks/*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 found.add(node.attr)

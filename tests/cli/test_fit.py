@@ -17,8 +17,8 @@ import pytest
 import torch
 import yaml
 
-from distill.config import load
-from distill.errors import UserError
+from distill.config.files import load
+from distill.core.utils.errors import UserError
 
 Distill = Callable[..., Any]
 Fitted = Callable[..., Path]
@@ -158,8 +158,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_code_1(base: dict[str, Any]
 
 
 def test_it_can_all_be_done_from_python(base: dict[str, Any]) -> None:
-    from distill.finished import evaluate
-    from distill.launch import fit
+    from distill.workflows.evaluate import evaluate
+    from distill.workflows.fit import fit
 
     config = load(["base.yaml"], [("trainer.max_steps", "1")])
     run = fit(config, run_id="one")

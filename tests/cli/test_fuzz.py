@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from distill.cli import main
+from distill.cli.main import main
 
 SEED = 20261129
 LIMIT = 40.0  # seconds a command may take on a busy machine
@@ -83,8 +83,8 @@ def known_keys() -> list[str]:
     """The keys of a configuration, and of the arguments of every loss and callback of ours in a list."""
     import distill.callbacks
     import distill.losses
-    from distill.diagnose import class_arguments
-    from distill.keys import _SECTIONS
+    from distill.workflows.job.explain import class_arguments
+    from distill.workflows.job.keys import _SECTIONS
 
     keys = ["name", "runs", "seed", "model", "data", "trainer", "callbacks", "logging", "model.losses", "callbacks.0"]
     keys += [f"{section}.{name}" for section, cls, _ in _SECTIONS for name in class_arguments(cls)]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from distill.config import apply_override, load
-from distill.known_keys import instead
+from distill.config.files import apply_override, load
+from distill.config.known_keys import instead
 
 # What other tools call it -> what is typed here, which the hint ends with.
 KNOWN = {

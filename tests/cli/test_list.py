@@ -11,12 +11,12 @@ import pytest
 from pytorch_lightning import Callback
 
 import distill.callbacks
+import distill.core.schedules
 import distill.losses
-import distill.schedules
-from distill.catalogue import Entry, catalogue
+from distill.core.schedules import Schedule
 from distill.losses import DistillationLoss
-from distill.schedules import Schedule
 from distill.tasks import TASKS
+from distill.workflows.job.reference import Entry, catalogue
 
 LISTED = catalogue()
 
@@ -31,7 +31,7 @@ def classes(module: Any, base: type) -> dict[str, type]:
     ("kind", "module", "base"),
     [
         ("losses", distill.losses, DistillationLoss),
-        ("schedules", distill.schedules, Schedule),
+        ("schedules", distill.core.schedules, Schedule),
         ("callbacks", distill.callbacks, Callback),
     ],
 )
@@ -65,7 +65,7 @@ def test_every_task_is_listed_by_its_name() -> None:
 
 def test_listing_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from distill.cli import main; main(['list']); "
+        "import sys; from distill.cli.main import main; main(['list']); "
         "sys.exit(len({'torch', 'transformers', 'pytorch_lightning', 'datasets', 'numpy'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0

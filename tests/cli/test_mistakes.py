@@ -239,7 +239,7 @@ def test_all_else_works(base: dict[str, Any], distill: Callable[..., Any]) -> No
 def test_no_callback_of_lightning_is_left_out() -> None:
     from pytorch_lightning import Callback
 
-    from distill.diagnose import get_all_subclass_paths
+    from distill.workflows.job.explain import get_all_subclass_paths
 
     lightnings = [p for p in get_all_subclass_paths(Callback) if p.startswith(("pytorch_lightning.", "lightning."))]
     names = {path.rsplit(".", 1)[-1] for path in lightnings if "._" not in path}
@@ -253,8 +253,8 @@ def test_what_lightning_refuses_after_the_first_batch_keeps_the_run() -> None:
     from pytorch_lightning import LightningModule, Trainer
     from pytorch_lightning.callbacks import EarlyStopping
 
-    from distill.errors import TrainingError, UserError
-    from distill.lightning_limits import explained
+    from distill.core.utils.errors import TrainingError, UserError
+    from distill.workflows.job.lightning_limits import explained
 
     stopping, options = EarlyStopping("nope"), {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
 
@@ -275,7 +275,7 @@ def test_what_lightning_refuses_after_the_first_batch_keeps_the_run() -> None:
 def test_a_fault_of_ours_is_none_of_the_users() -> None:
     from pytorch_lightning import Trainer
 
-    from distill.lightning_limits import explained
+    from distill.workflows.job.lightning_limits import explained
 
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False)
     with pytest.raises(ValueError, match="ours"), explained(trainer, [], {}):

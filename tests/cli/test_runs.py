@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from distill.run import Run
+from distill.run.folder import Run
 
 Distill = Callable[..., Any]
 

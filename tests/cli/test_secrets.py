@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from distill.cli import main
-from distill.listing import summary
-from distill.run import Run
+from distill.cli.main import main
+from distill.run.folder import Run
+from distill.run.listing import summary
 
 OWN = """
 from pytorch_lightning import Callback
@@ -74,7 +74,7 @@ def planted(
 ) -> dict[str, Any]:
     """The keys that hold secrets in ``secrets.yaml``, which logs everywhere; the environment is full of them too."""
     own_module("notifying", OWN)
-    monkeypatch.setattr("distill.scrub._MASKED", set())
+    monkeypatch.setattr("distill.core.utils.secrets._MASKED", set())
     monkeypatch.setenv("NOTIFY_PASSWORD", SECRETS["of the environment"])
     monkeypatch.setenv("WANDB_API_KEY", SECRETS["for W&B's server"])
     monkeypatch.setenv("WANDB_BASE_URL", f"http://user:{SECRETS['in the address of it']}@127.0.0.1:9")

@@ -23,11 +23,11 @@ import pytorch_lightning.strategies
 import pytorch_lightning.tuner
 
 import distill.callbacks
-import distill.timeline
-from distill.boundary import is_path_key, refuse_links, refuse_paths, without_paths
-from distill.errors import UserError
-from distill.lock import held, locked
-from distill.sensitivity import scan as scanning
+import distill.workflows.timeline
+from distill.compression.sensitivity import scan as scanning
+from distill.core.utils.errors import UserError
+from distill.run.boundary import is_path_key, refuse_links, refuse_paths, without_paths
+from distill.run.lock import held, locked
 
 Distill = Callable[..., Any]
 
@@ -59,8 +59,8 @@ def outside(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, recipe: dict[str, Any]) -> Path:
     """A finished run that tests copy."""
-    from distill.config import long_form
-    from distill.launch import fit
+    from distill.config.files import long_form
+    from distill.workflows.fit import fit
 
     with contextlib.chdir(tmp_path_factory.mktemp("whole")):
         return fit({**long_form(recipe), "name": "base"}, run_id="one").folder.resolve()
@@ -245,7 +245,7 @@ def test_a_link_is_found_however_deep_and_none_is_followed(tmp_path: Path) -> No
 
 NAMESPACES = (
     distill.callbacks,
-    distill.timeline,
+    distill.workflows.timeline,
     lightning_fabric.plugins,
     lightning_fabric.strategies,
     pytorch_lightning.callbacks,

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from distill.config import load
-from distill.run import Run
-from distill.sweep.file import parse_recipe
+from distill.config.files import load
+from distill.run.folder import Run
+from distill.workflows.sweep.file import parse_recipe
 
 Distill = Callable[..., Any]
 
@@ -67,8 +67,8 @@ def fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fits:
     Path("base.yaml").write_text(yaml.safe_dump(RECIPE))
     write()
     found = Fits()
-    monkeypatch.setattr("distill.sweep.run.run_to_end", found)
-    monkeypatch.setattr("distill.sweep.run._check_values", lambda *_: None)  # the recipe is no whole one
+    monkeypatch.setattr("distill.workflows.sweep.run.run_to_end", found)
+    monkeypatch.setattr("distill.workflows.sweep.run._check_values", lambda *_: None)  # the recipe is no whole one
     return found
 
 

@@ -7,10 +7,10 @@ from itertools import chain, pairwise
 import numpy as np
 import pytest
 
+from distill.core.draws import order
+from distill.core.utils.errors import UserError
 from distill.data.batches import EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
-from distill.data.draws import order
 from distill.data.text import TextData
-from distill.errors import UserError
 
 LENGTHS = order(1003, 5) % 97 + 1
 

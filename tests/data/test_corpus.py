@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from distill.core.utils.paths import resolve
 from distill.data.corpus import is_validation, stdlib
-from distill.paths import resolve
 
 
 @pytest.fixture(scope="module")

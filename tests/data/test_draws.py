@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distill.data.draws import draw, order, uniform
+from distill.core.draws import draw, order, uniform
 
 
 def test_numbers_are_the_same_on_every_machine_and_version():

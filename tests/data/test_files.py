@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distill.core.utils.errors import UserError
 from distill.data.documents import split_documents
 from distill.data.reader import ReaderConfig, reader_config
 from distill.data.sources import load
-from distill.errors import UserError
 
 BOM = b"\xef\xbb\xbf"
 

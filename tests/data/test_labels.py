@@ -9,12 +9,12 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
+from distill.core.signals import IGNORE
+from distill.core.task import LabelForm
+from distill.core.utils.errors import UserError
 from distill.data.labels import Labels, read_labels
 from distill.data.rows import Rows, read_rows
-from distill.errors import UserError
-from distill.signals import IGNORE
 from distill.tasks import CausalLM, TextClassification, TokenClassification
-from distill.tasks.base import LabelForm
 from distill.tasks.text_classification import TextClassification as _Base
 
 CLASS, TAGS = TextClassification(), TokenClassification()

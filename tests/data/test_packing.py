@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from distill.core.signals import IGNORE, Request
+from distill.core.utils.paths import resolve
 from distill.data.features import Ragged, Samples
 from distill.data.packing import PackedSamples
 from distill.data.text import TextData
-from distill.paths import resolve
-from distill.signals import IGNORE, Request
 from distill.tasks import CausalLM
 
 TEXTS = ["def f(x):\n    return x\n", "é 漢字 🙂\n\n\n", "a", "", "x = 1\n" * 30, "class A:\n\tpass\n"]

@@ -9,8 +9,8 @@ import pytest
 from pytorch_lightning import Trainer
 from transformers import AutoTokenizer
 
+from distill.core.utils.errors import UserError
 from distill.data import TextData, tokenize
-from distill.errors import UserError
 
 WATCH = """
 import sys

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
+from distill.core.utils.errors import UserError
 from distill.data import TextData
 from distill.data.columns import check_rows
-from distill.errors import UserError
 from distill.tasks import TextClassification
 
 

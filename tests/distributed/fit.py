@@ -7,9 +7,9 @@ import sys
 import time
 from typing import Any
 
-from distill import launch
-from distill.cli import main
-from distill.module import Distillation
+from distill.cli.main import main
+from distill.training.module import Distillation
+from distill.workflows import fit as launch
 
 
 def fail(*_: Any) -> Any:

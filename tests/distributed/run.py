@@ -16,11 +16,11 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader
 
+from distill.core.signals import IGNORE, Batch
 from distill.losses import CrossEntropy, HintonKL
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
-from distill.signals import IGNORE, Batch
 from distill.tasks import Plain
+from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig
 
 
 class Keep(Callback):

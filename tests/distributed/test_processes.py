@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from pytorch_lightning import Trainer
 
-from distill import processes
-from distill.errors import UserError
-from distill.processes import meeting
-from distill.quiet import quiet_lightning
-from distill.run import Run
+from distill.core.utils.errors import UserError
+from distill.core.utils.quiet import quiet_lightning
+from distill.run.folder import Run
+from distill.training import processes
+from distill.training.processes import meeting
 
 FIT = Path(__file__).with_name("fit.py")
 TWO_RANKS = ("-c", "base.yaml", "--trainer.devices", "2", "--trainer.strategy", "ddp", "--id", "one")

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
+from distill.compression.quantization.lifecycle import conclude, follow
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.compression.quantization.select import choose, swap
+from distill.compression.quantization.storage import step_of
+from distill.core.model_spec import forward
+from distill.core.record import note
+from distill.core.signals import Batch, Request
 from distill.export.graph import feed
-from distill.models import forward
-from distill.quantize.artifact import step_of
-from distill.quantize.choose import choose, swap
-from distill.quantize.lifecycle import conclude, follow
-from distill.quantize.scheme import ActivationScheme, WeightScheme
-from distill.record import note
-from distill.signals import Batch, Request
 from distill.tasks import TextClassification
 
 VOCABULARY = 61

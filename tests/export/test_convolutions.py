@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.compression.quantization.layers import QuantizedLayer, quantize_layer
+from distill.compression.quantization.lifecycle import freeze
+from distill.compression.quantization.ptq import quantize
+from distill.compression.quantization.scheme import ActivationScheme, LayerScheme, WeightScheme
+from distill.core.signals import Batch
 from distill.export.convert import with_integers
-from distill.export.formats import MODEL, write
 from distill.export.graph import to_onnx
 from distill.export.runtime import integer_matmuls, logits, session
-from distill.quantize.layers import QuantizedLayer, quantize_layer
-from distill.quantize.lifecycle import freeze
-from distill.quantize.ptq import quantize
-from distill.quantize.scheme import ActivationScheme, LayerScheme, WeightScheme
-from distill.signals import Batch
+from distill.export.targets import MODEL, write
 from distill.tasks import Plain
 
 CHANNELS, OUT, SIDE = 4, 6, 7

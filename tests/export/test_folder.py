@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from distill.errors import UserError
+from distill.core.utils.errors import UserError
+from distill.core.utils.replacing import replacing
 from distill.export.folder import REPORT, replacing_export
-from distill.replacing import replacing
 
 
 def test_the_folder_is_there_when_the_block_has_ended(tmp_path: Path) -> None:

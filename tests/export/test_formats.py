@@ -14,16 +14,16 @@ import torch
 from torch import nn
 from transformers import AutoModel, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
-from distill.errors import UserError
-from distill.export import formats
-from distill.export.formats import MODEL, check_name, check_student, write
+from distill.compression.own_pass import in_own_pass
+from distill.compression.quantization.layers import quantized_layers
+from distill.compression.quantization.ptq import quantize
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.core.record import note
+from distill.core.signals import Batch
+from distill.core.utils.errors import UserError
+from distill.export import targets as formats
 from distill.export.runtime import logits, session
-from distill.own_pass import in_own_pass
-from distill.quantize.layers import quantized_layers
-from distill.quantize.ptq import quantize
-from distill.quantize.scheme import ActivationScheme, WeightScheme
-from distill.record import note
-from distill.signals import Batch
+from distill.export.targets import MODEL, check_name, check_student, write
 from distill.tasks import CausalLM, Plain, TextClassification
 
 Quantize = Callable[[nn.Module, WeightScheme, ActivationScheme | None], nn.Module]

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification
 
-from distill.errors import UserError
+from distill.compression.structure.removal import keep_units
+from distill.core.signals import Batch
+from distill.core.utils.errors import UserError
 from distill.export.graph import OPSET, feed, to_onnx
 from distill.export.runtime import integer_matmuls, logits, session
-from distill.signals import Batch
-from distill.structure.removal import keep_units
 
 Inputs = Callable[..., dict[str, Tensor]]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.errors import UserError
+from distill.core.utils.errors import UserError
 from distill.export.isa import SAFE, check_isa, host_isa, weight_type
 
 

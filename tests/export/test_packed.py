@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from distill.core.model_spec import forward
+from distill.core.signals import IGNORE, Batch, Request
 from distill.export.graph import feed
 from distill.export.packed import apart
 from distill.export.verify import compare, torch_logits
-from distill.models import forward
-from distill.signals import IGNORE, Batch, Request
 from distill.tasks import CausalLM
 
 

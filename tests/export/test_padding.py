@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 
 from distill.export.graph import Logits, to_onnx
 from distill.export.padding import said
-from distill.export.run import _complete
 from distill.export.runtime import logits, session
+from distill.workflows.export import _complete
 
 SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32},

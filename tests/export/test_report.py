@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from distill.export.report import show, sizes, slower
+from distill.export.summary import show, sizes, slower
 
 REPORT = {
     "folder": "runs/a/b/exports/onnx-int8",

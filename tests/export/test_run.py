@@ -13,15 +13,15 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from distill import artifact
-from distill.errors import UserError
-from distill.export import formats
-from distill.export import run as running
-from distill.export.run import export
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.core.utils.errors import UserError
+from distill.export import targets as formats
 from distill.export.runtime import latency, logits, session
 from distill.export.verify import Comparison
-from distill.quantize.scheme import ActivationScheme, WeightScheme
-from distill.run import Run
+from distill.models import artifact
+from distill.run.folder import Run
+from distill.workflows import export as running
+from distill.workflows.export import export
 
 Quantize = Callable[[nn.Module, WeightScheme, ActivationScheme | None], nn.Module]
 NAMES = ["negative", "positive"]

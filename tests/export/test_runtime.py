@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill.errors import UserError
+from distill.core.utils.errors import UserError
 from distill.export import runtime
 from distill.export.runtime import latency
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.errors import UserError
+from distill.core.signals import IGNORE, Batch
+from distill.core.utils.errors import UserError
 from distill.export.verify import Comparison, check_float, check_integer, compare
-from distill.signals import IGNORE, Batch
 from distill.tasks import CausalLM, TextClassification
 
 SAME = Comparison(

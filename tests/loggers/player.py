@@ -54,10 +54,10 @@ def main(
         lr: A hyperparameter.
         artifacts: What is kept.
     """
-    from distill import wandb_service
-    from distill.loggers import keep_student, make_loggers
-    from distill.logging_config import LoggingConfig, WandbConfig
-    from distill.run import Run
+    from distill.run.folder import Run
+    from distill.run.loggers import wandb_service
+    from distill.run.loggers.config import LoggingConfig, WandbConfig
+    from distill.run.loggers.make import keep_student, make_loggers
 
     wandb_service.INIT_SECONDS, wandb_service.FINISH_SECONDS = init, finish
     wandb_service.FLUSH_SECONDS = 0.2

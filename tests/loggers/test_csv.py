@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from distill.listing import summary
-from distill.loggers import CsvLogger
-from distill.run import Run
+from distill.run.folder import Run
+from distill.run.listing import summary
+from distill.run.loggers.make import CsvLogger
 
 # As a run logs them: validation every third step, and at the seventh a term that was not there before.
 ROWS: list[tuple[int, dict[str, Any]]] = []

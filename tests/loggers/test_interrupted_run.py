@@ -15,8 +15,8 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from distill.module import Distillation
-from distill.wandb_file import history, records
+from distill.run.loggers.wandb_file import history, records
+from distill.training.module import Distillation
 
 STEPS, STOP = 10, 7  # of the run, five an epoch; done when it is stopped
 AXIS = "trainer/global_step"

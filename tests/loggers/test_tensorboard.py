@@ -10,9 +10,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from distill.loggers import SafeTensorBoardLogger, make_loggers
-from distill.logging_config import LoggingConfig
-from distill.run import Run
+from distill.run.folder import Run
+from distill.run.loggers.config import LoggingConfig
+from distill.run.loggers.make import SafeTensorBoardLogger, make_loggers
 
 
 def log(logger: SafeTensorBoardLogger, begin: int, end: int) -> None:

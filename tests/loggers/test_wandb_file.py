@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-from distill.wandb_file import history, records
+from distill.run.loggers.wandb_file import history, records
 
 HEADER = b":W&B\x24\xe1\x00"
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from distill import wandb_service
-from distill.loggers import SafeWandbLogger, keep_export, make_loggers
-from distill.logging_config import LoggingConfig, WandbConfig
-from distill.run import Run
-from distill.wandb_file import history, records
+from distill.run.folder import Run
+from distill.run.loggers import wandb_service
+from distill.run.loggers.config import LoggingConfig, WandbConfig
+from distill.run.loggers.make import SafeWandbLogger, keep_export, make_loggers
+from distill.run.loggers.wandb_file import history, records
 
 
 def files(folder: Path) -> list[Path]:
@@ -78,7 +78,7 @@ def test_a_logger_that_breaks_ends_alone(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_what_a_callback_does_with_an_absent_run_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distill.guarded.is_rank_zero", lambda: False)  # where W&B is never started
+    monkeypatch.setattr("distill.run.loggers.guarded.is_rank_zero", lambda: False)  # where W&B is never started
     run = SafeWandbLogger(WandbConfig(), Run.create(tmp_path, "mine", {}), "offline").experiment
     run.log({"a": 1.0})
     run.config["a"] = 1
@@ -105,8 +105,12 @@ def test_a_copied_run_takes_no_row_of_the_original_for_its_own(
         def log(self, row: Any) -> None:
             rows.append(row)
 
-    monkeypatch.setattr("distill.wandb_logger.history", lambda _: [{"trainer/global_step": 0, "a": 0.5, "_step": 0}])
-    monkeypatch.setattr("distill.wandb_logger.begin", lambda _, **arguments: given.update(arguments) or Fake())
+    monkeypatch.setattr(
+        "distill.run.loggers.wandb_logger.history", lambda _: [{"trainer/global_step": 0, "a": 0.5, "_step": 0}]
+    )
+    monkeypatch.setattr(
+        "distill.run.loggers.wandb_logger.begin", lambda _, **arguments: given.update(arguments) or Fake()
+    )
     logger = SafeWandbLogger(WandbConfig(), run, "offline", 1)
     assert given["id"] == "copied"
     assert rows == ([] if own else [{"a": 0.5, "trainer/global_step": 0}])
@@ -190,7 +194,7 @@ def test_the_environment_is_left_alone(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_without_it_wandb_is_not_imported() -> None:
-    code = "import sys, distill.loggers; sys.exit('wandb' in sys.modules)"
+    code = "import sys, distill.run.loggers.make; sys.exit('wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

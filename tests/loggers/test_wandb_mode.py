@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from distill.wandb_mode import Decision, decide, find_key, sweep_run_id
+from distill.run.loggers.wandb_mode import Decision, decide, find_key, sweep_run_id
 
 
 class Server(BaseHTTPRequestHandler):

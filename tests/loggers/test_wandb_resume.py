@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from distill.wandb_file import history, records
+from distill.run.loggers.wandb_file import history, records
 
 AXIS = "trainer/global_step"
 

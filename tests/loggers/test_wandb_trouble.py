@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distill.wandb_file import history, records
+from distill.run.loggers.wandb_file import history, records
 
 Synced = Callable[[str], None]
 

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from distill.errors import UserError
+from distill.core.signals import Batch, Signals
+from distill.core.utils.errors import UserError
 from distill.losses import BinaryCrossEntropy
 from distill.losses.binary_cross_entropy import binary_cross_entropy
-from distill.signals import Batch, Signals
 
 LABELS = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0], [0.25, 1, 0, 0.5]], dtype=torch.float64)
 

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
+from distill.core.signals import Batch, Signals
 from distill.losses import BinaryKL
 from distill.losses.binary_kl import binary_kl
-from distill.signals import Batch, Signals
 
 
 def sigmoid(z):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.errors import UserError
+from distill.core.signals import IGNORE, Batch, Signals
+from distill.core.utils.errors import UserError
 from distill.losses import CrossEntropy, LogitMSE
 from distill.losses.callable import CallableLoss, as_loss
-from distill.module import Distillation
-from distill.signals import IGNORE, Batch, Signals
+from distill.models.teachers import Ensemble
 from distill.tasks import Plain
-from distill.teachers import Ensemble
+from distill.training.module import Distillation
 
 B, T, C = 3, 4, 5
 STUDENT, TEACHER = torch.randn(2, B, T, C, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from distill.errors import UserError
+from distill.core.model_spec import ModelSpec
+from distill.core.signals import IGNORE, Batch, Signals
+from distill.core.utils.errors import UserError
 from distill.losses import CrossEntropy
 from distill.losses.cross_entropy import cross_entropy, regression_mse
-from distill.models import ModelSpec
-from distill.signals import IGNORE, Batch, Signals
 
 
 def batch_of(labels, mask=None):

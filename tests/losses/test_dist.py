@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.errors import UserError
+from distill.core.utils.errors import UserError
 from distill.losses import DIST
 from distill.losses.dist import dist_kd
 

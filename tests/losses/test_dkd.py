@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from distill.errors import UserError
+from distill.core.signals import IGNORE, Batch, Signals
+from distill.core.utils.errors import UserError
 from distill.losses import DecoupledKD
 from distill.losses.dkd import decoupled_kd
 from distill.losses.hinton import hinton_kl
-from distill.signals import IGNORE, Batch, Signals
 
 
 def oracle(student, teacher, labels, alpha, beta, t):

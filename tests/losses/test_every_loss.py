@@ -8,7 +8,9 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 import distill.losses as package
-from distill.errors import UserError
+from distill.core.model_spec import ModelSpec
+from distill.core.signals import IGNORE, Batch, Signals
+from distill.core.utils.errors import UserError
 from distill.losses import (
     DIST,
     AttentionTransfer,
@@ -27,9 +29,7 @@ from distill.losses import (
     SimilarityPreserving,
     SkewKL,
 )
-from distill.losses import rows as rows_module
-from distill.models import ModelSpec
-from distill.signals import IGNORE, Batch, Signals
+from distill.losses import blockwise as rows_module
 
 B, T, H, HEADS, C = 8, 5, 8, 2, 4
 LENGTHS = (5, 3, 1, 4, 2, 5, 2, 3)

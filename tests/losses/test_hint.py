@@ -3,11 +3,11 @@ import pytest
 import torch
 from torch import nn
 
-from distill.errors import UserError
+from distill.core.model_spec import ModelSpec, forward
+from distill.core.signals import Batch, Signals
+from distill.core.utils.errors import UserError
 from distill.losses import FitNetHint
 from distill.losses.hint import hint_mse
-from distill.models import ModelSpec, forward
-from distill.signals import Batch, Signals
 
 
 class Net(nn.Module):

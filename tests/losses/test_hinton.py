@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from distill.errors import UserError
-from distill.losses import HintonKL, rows
+from distill.core.schedules import Linear
+from distill.core.signals import Batch, Signals
+from distill.core.utils.errors import UserError
+from distill.losses import HintonKL
+from distill.losses import blockwise as rows
 from distill.losses.hinton import hinton_kl
-from distill.schedules import Linear
-from distill.signals import Batch, Signals
 
 
 def softmax(z):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.errors import UserError
+from distill.core.utils.errors import UserError
 from distill.losses import JensenShannon
 from distill.losses.hinton import hinton_kl
 from distill.losses.jensen_shannon import jensen_shannon

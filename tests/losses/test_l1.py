@@ -4,13 +4,13 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from distill.errors import UserError
+from distill.core.model_spec import ModelSpec
+from distill.core.signals import Batch, Signals
+from distill.core.utils.errors import UserError
 from distill.losses import L1, CrossEntropy
 from distill.losses.l1 import l1_norm
-from distill.models import ModelSpec
-from distill.module import Distillation
-from distill.signals import Batch, Signals
 from distill.tasks import Plain
+from distill.training.module import Distillation
 
 
 def bound(model: nn.Module, **arguments: object) -> L1:

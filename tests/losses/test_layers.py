@@ -2,11 +2,11 @@ import pytest
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from distill.errors import UserError
+from distill.core.model_spec import ModelSpec
+from distill.core.utils.errors import UserError
 from distill.losses import AttentionTransfer, CosineHidden, FitNetHint, RelationTransfer
-from distill.losses.layers import layer_pairs
-from distill.models import ModelSpec
-from distill.students import choose_layers
+from distill.losses.layer_map import layer_pairs
+from distill.models.students import choose_layers
 
 
 def spec(layers=2, hidden=8, heads=2, attention="eager", key="model.student"):

@@ -1,8 +1,8 @@
 import torch
 
+from distill.core.signals import Batch, Signals
 from distill.losses import LogitMSE
 from distill.losses.logit_mse import logit_mse
-from distill.signals import Batch, Signals
 
 
 def test_value_and_gradient_are_those_of_the_mean_square_over_classes(agrees):

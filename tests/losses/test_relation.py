@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from distill.errors import UserError
+from distill.core.signals import Batch, Signals
+from distill.core.utils.errors import UserError
 from distill.losses import RelationTransfer
-from distill.losses.relation import relation_kl, resplit_heads
-from distill.signals import Batch, Signals
+from distill.losses.minilm import relation_kl, resplit_heads
 
 LENGTHS = (2, 3)
 TOKENS = torch.tensor([[True, True, False], [True, True, True]])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from distill.errors import UserError
+from distill.core.utils.errors import UserError
 from distill.losses import RelationalKD
-from distill.losses.relational import relational_angle, relational_distance
+from distill.losses.relational_kd import relational_angle, relational_distance
 
 VALID = torch.tensor([True, False, True, True, True])
 CHOSEN = (0, 2, 3, 4)

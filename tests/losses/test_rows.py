@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distill.losses import rows
+from distill.losses import blockwise as rows
 
 
 class Allocations(TorchDispatchMode):

@@ -1,9 +1,9 @@
 import numpy as np
 import torch
 
+from distill.core.signals import Batch, Signals
 from distill.losses import SimilarityPreserving
 from distill.losses.similarity import similarity_preserving
-from distill.signals import Batch, Signals
 
 
 def test_value_and_gradient_are_those_of_the_formula_over_valid_samples(agrees):

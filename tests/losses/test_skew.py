@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.errors import UserError
+from distill.core.utils.errors import UserError
 from distill.losses import SkewKL
 from distill.losses.hinton import hinton_kl
 from distill.losses.skew import skew_kl

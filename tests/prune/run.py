@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from distill.callbacks import ExponentialMovingAverage, GradualMagnitudePruning
 from distill.losses import CrossEntropy
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
 from distill.tasks import Plain
+from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig
 
 
 class Keep(Callback):

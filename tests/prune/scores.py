@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from distill.callbacks import GradualMagnitudePruning
+from distill.core.signals import IGNORE, Batch
 from distill.losses import CrossEntropy, HintonKL
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
-from distill.signals import IGNORE, Batch
 from distill.tasks import Plain
+from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig
 
 STEPS = 3
 

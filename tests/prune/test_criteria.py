@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from distill.errors import UserError
-from distill.prune import FunctionCriterion, Magnitude, Movement, Wanda
-from distill.signals import Batch
-from distill.targets import Conv1D
+from distill.compression.pruning import FunctionCriterion, Magnitude, Movement, Wanda
+from distill.core.signals import Batch
+from distill.core.targets import Conv1D
+from distill.core.utils.errors import UserError
 
 
 def observed(criterion, module, *batches):

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from distill.errors import UserError
-from distill.prune import Granularity
-from distill.prune.granularity import as_matrix, from_matrix
-from distill.targets import Conv1D
+from distill.compression.pruning import Granularity
+from distill.compression.pruning.granularity import as_matrix, from_matrix
+from distill.core.targets import Conv1D
+from distill.core.utils.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from distill.errors import TrainingError, UserError
-from distill.prune import FunctionCriterion, Granularity, Magnitude
-from distill.prune.layers import MASK, Layer, Ranking, rankings
-from distill.targets import Conv1D
+from distill.compression.pruning import FunctionCriterion, Granularity, Magnitude
+from distill.compression.pruning.layers import MASK, Layer, Ranking, rankings
+from distill.core.targets import Conv1D
+from distill.core.utils.errors import TrainingError, UserError
 
 
 def layer(module, name="layer"):

@@ -3,7 +3,16 @@ import math
 import pytest
 import torch
 
-from distill.prune.masks import choose, comparable, count_at, exchange, lowest, on_one_scale, protect, spared
+from distill.compression.pruning.masks import (
+    choose,
+    comparable,
+    count_at,
+    exchange,
+    lowest,
+    on_one_scale,
+    protect,
+    spared,
+)
 
 
 @pytest.mark.parametrize("seed", range(5))

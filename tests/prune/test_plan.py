@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from distill.errors import UserError
-from distill.prune.criteria import Magnitude
-from distill.prune.granularity import Granularity
-from distill.prune.plan import Masks, Plan
+from distill.compression.pruning.criteria import Magnitude
+from distill.compression.pruning.granularity import Granularity
+from distill.compression.pruning.plan import Masks, Plan
+from distill.core.utils.errors import UserError
 
 
 class Tied(nn.Module):

@@ -1,8 +1,8 @@
 import pytest
 
-from distill.errors import UserError
-from distill.prune import SparsitySchedule
-from distill.prune.schedule import Progress
+from distill.compression.pruning import SparsitySchedule
+from distill.compression.pruning.schedule import Progress
+from distill.core.utils.errors import UserError
 
 
 def test_the_cubic_passes_the_points_computed_by_hand():

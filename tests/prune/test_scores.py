@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.signals import IGNORE
+from distill.core.signals import IGNORE
 
 SCRIPT = Path(__file__).parent / "scores.py"
 

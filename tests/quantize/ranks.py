@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from distill.callbacks import QuantizationAwareTraining
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.core.signals import Batch
 from distill.losses import CrossEntropy
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
-from distill.quantize.scheme import ActivationScheme, WeightScheme
-from distill.signals import Batch
 from distill.tasks import Plain
+from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig
 
 
 class Net(nn.Module):

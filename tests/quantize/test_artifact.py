@@ -19,12 +19,13 @@ from transformers import (
 )
 
 import distill
-from distill import artifact, record
-from distill.quantize.artifact import pack, rebuild, unpack
-from distill.quantize.layers import QuantizedLinear, quantized_layers
-from distill.quantize.ptq import quantize
-from distill.quantize.scheme import ActivationScheme, WeightScheme
-from distill.structure.sharing import share
+from distill.compression.quantization.layers import QuantizedLinear, quantized_layers
+from distill.compression.quantization.ptq import quantize
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.compression.quantization.storage import pack, rebuild, unpack
+from distill.compression.structure.sharing import share
+from distill.core import record
+from distill.models import artifact
 
 SCHEMES = [
     {"weights": WeightScheme(), "activations": ActivationScheme(), "embeddings": WeightScheme()},

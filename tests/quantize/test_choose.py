@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.errors import UserError
-from distill.quantize.choose import choose, first, swap
-from distill.quantize.lifecycle import freeze
-from distill.quantize.scheme import ActivationScheme, LayerScheme, WeightScheme
+from distill.compression.quantization.lifecycle import freeze
+from distill.compression.quantization.scheme import ActivationScheme, LayerScheme, WeightScheme
+from distill.compression.quantization.select import choose, first, swap
+from distill.core.utils.errors import UserError
 
 INT8 = WeightScheme()
 LAYER = "bert.encoder.layer.0"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.quantize.fake import (
+from distill.compression.quantization.fake import (
     affine_qparams,
     fake_quantize,
     fake_quantize_learned,
@@ -20,8 +20,8 @@ from distill.quantize.fake import (
     round_to_grid,
     symmetric_scale,
 )
-from distill.quantize.scheme import BITS, ActivationScheme, WeightScheme
-from distill.quantize.weights import (
+from distill.compression.quantization.scheme import BITS, ActivationScheme, WeightScheme
+from distill.compression.quantization.weights import (
     Grid,
     count,
     fake_quantize_rows,

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from distill.errors import UserError
-from distill.quantize.fake import fake_quantize_learned_affine
-from distill.quantize.figures import figures
-from distill.quantize.inputs import fake_quantize_input_learned, learned_qparams, no_change
-from distill.quantize.layers import QuantizedLayer, quantize_layer
-from distill.quantize.lifecycle import follow, freeze, restore
-from distill.quantize.ptq import quantize
-from distill.quantize.scheme import BITS, ActivationScheme, LayerScheme, WeightScheme
+from distill.compression.quantization.fake import fake_quantize_learned_affine
+from distill.compression.quantization.layers import QuantizedLayer, quantize_layer
+from distill.compression.quantization.learned_inputs import fake_quantize_input_learned, learned_qparams, no_change
+from distill.compression.quantization.lifecycle import follow, freeze, restore
+from distill.compression.quantization.metrics import figures
+from distill.compression.quantization.ptq import quantize
+from distill.compression.quantization.scheme import BITS, ActivationScheme, LayerScheme, WeightScheme
+from distill.core.utils.errors import UserError
 
 LAYERS = {
     "linear": (lambda: nn.Linear(8, 6), (3, 5, 8)),

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from distill.quantize.layers import QUANTIZED, QuantizedLayer, quantize_layer
-from distill.quantize.lifecycle import as_float, find_ranged, follow, freeze, restore
-from distill.quantize.scheme import ActivationScheme, LayerScheme, WeightScheme
+from distill.compression.quantization.layers import QUANTIZED, QuantizedLayer, quantize_layer
+from distill.compression.quantization.lifecycle import as_float, find_ranged, follow, freeze, restore
+from distill.compression.quantization.scheme import ActivationScheme, LayerScheme, WeightScheme
 
 INT8, STATIC, DYNAMIC = WeightScheme(), ActivationScheme(), ActivationScheme(kind="dynamic")
 INT4 = WeightScheme(bits=4, granularity="group", group_size=4)

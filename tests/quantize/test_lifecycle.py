@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from distill.quantize.layers import quantize_layer
-from distill.quantize.lifecycle import find_ranged, follow, freeze
-from distill.quantize.scheme import ActivationScheme, LayerScheme, WeightScheme
+from distill.compression.quantization.layers import quantize_layer
+from distill.compression.quantization.lifecycle import find_ranged, follow, freeze
+from distill.compression.quantization.scheme import ActivationScheme, LayerScheme, WeightScheme
 
 
 @pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])

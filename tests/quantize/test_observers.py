@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.quantize.observers import (
+from distill.compression.quantization.observers import (
     batch_range,
     dynamic_qparams,
     followed,
@@ -18,7 +18,7 @@ from distill.quantize.observers import (
     unseen,
     widest,
 )
-from distill.quantize.scheme import ActivationScheme
+from distill.compression.quantization.scheme import ActivationScheme
 
 
 def scheme(observer: str, **settings: object) -> ActivationScheme:

@@ -14,20 +14,21 @@ from torch.nn.utils import parametrizations, prune
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
-from distill import artifact, record
 from distill.callbacks import LowRank, ShareParameters, StructuredPruning
-from distill.errors import UserError
-from distill.own_pass import in_own_pass
-from distill.prune.criteria import Magnitude
-from distill.prune.granularity import Granularity
-from distill.prune.plan import Plan
-from distill.prune.weights import PRUNABLE
-from distill.quantize.choose import choose, swap
-from distill.quantize.layers import QuantizedLayer, quantized_layers
-from distill.quantize.lifecycle import conclude, follow, freeze
-from distill.quantize.ptq import quantize
-from distill.quantize.scheme import ActivationScheme, WeightScheme
-from distill.sensitivity.scan import layers as scanned_layers
+from distill.compression.own_pass import in_own_pass
+from distill.compression.pruning.criteria import Magnitude
+from distill.compression.pruning.granularity import Granularity
+from distill.compression.pruning.plan import Plan
+from distill.compression.pruning.weights import PRUNABLE
+from distill.compression.quantization.layers import QuantizedLayer, quantized_layers
+from distill.compression.quantization.lifecycle import conclude, follow, freeze
+from distill.compression.quantization.ptq import quantize
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.compression.quantization.select import choose, swap
+from distill.compression.sensitivity.scan import layers as scanned_layers
+from distill.core import record
+from distill.core.utils.errors import UserError
+from distill.models import artifact
 
 
 class Encoder(nn.Module):

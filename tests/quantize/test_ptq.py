@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.errors import UserError
-from distill.quantize.layers import quantized_layers
-from distill.quantize.ptq import quantize
-from distill.quantize.scheme import ActivationScheme, WeightScheme
-from distill.signals import Batch
+from distill.compression.quantization.layers import quantized_layers
+from distill.compression.quantization.ptq import quantize
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.core.signals import Batch
+from distill.core.utils.errors import UserError
 
 
 def test_eight_bits_are_close_and_two_are_not(bert: Callable[..., Any], tokens: Tensor) -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from distill import artifact
-from distill.quantize.artifact import Store
-from distill.quantize.ptq import quantize
+from distill.compression.quantization.ptq import quantize
+from distill.compression.quantization.storage import Store
+from distill.models import artifact
 
 SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 40}
 SIZES |= {"intermediate_size": 24, "bos_token_id": 1, "eos_token_id": 2}

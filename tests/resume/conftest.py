@@ -17,14 +17,14 @@ import yaml
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
-from distill.build import build, make_trainer
 from distill.callbacks.last import saved
-from distill.checkpoint import read
-from distill.cli import main
-from distill.config import long_form
-from distill.module import Distillation
-from distill.quiet import quiet_lightning
-from distill.run import Run
+from distill.cli.main import main
+from distill.config.files import long_form
+from distill.core.utils.quiet import quiet_lightning
+from distill.run.checkpoints.file import read
+from distill.run.folder import Run
+from distill.training.module import Distillation
+from distill.workflows.job.build import build, make_trainer
 
 # Plain functions and classes, each function with a fixture of its name for the tests.
 

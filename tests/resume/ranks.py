@@ -11,11 +11,11 @@ from typing import Any
 
 from pytorch_lightning.accelerators import CPUAccelerator
 
-from distill.cli import main as distill
-from distill.config import load
-from distill.launch import fit
-from distill.module import Distillation
-from distill.resume import resume
+from distill.cli.main import main as distill
+from distill.config.files import load
+from distill.training.module import Distillation
+from distill.workflows.fit import fit
+from distill.workflows.resume import resume
 
 STEPS, STOP = 8, 5  # of the first run; of the one that is told to stop
 KILLED = {"kill": ("training_step", 6), "kill-again": ("validation_step", 7)}  # where, and the steps done by then

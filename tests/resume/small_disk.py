@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distill.cli import main as distill
-from distill.module import Distillation
+from distill.cli.main import main as distill
+from distill.training.module import Distillation
 
 STEP = 9  # of 14: the disk is then full, or read only
 

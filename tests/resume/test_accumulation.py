@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from distill.callbacks import Determinism, Last
 from distill.callbacks.last import saved
-from distill.checkpoint import SafeCheckpointIO, read
+from distill.run.checkpoints.file import SafeCheckpointIO, read
 
 
 class AtBatch(Callback):

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from distill.callbacks.last import saved
-from distill.checkpoint import read, write
-from distill.run import Run
+from distill.run.checkpoints.file import read, write
+from distill.run.folder import Run
 
 Distill = Callable[..., Any]
 World = Any
@@ -110,7 +110,10 @@ def test_another_value_on_the_command_line_is_refused(argv: str, run: Path, refu
 
 
 def test_a_run_that_another_process_writes_is_refused(run: Path, refused: Callable[..., str]) -> None:
-    code = "import sys; from distill.run import Run\nwith Run(sys.argv[1]).locked(): print('held', flush=True); input()"
+    code = (
+        "import sys; from distill.run.folder import Run\n"
+        "with Run(sys.argv[1]).locked(): print('held', flush=True); input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

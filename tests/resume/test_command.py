@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from distill.callbacks.last import saved
-from distill.run import Run
+from distill.run.folder import Run
 
 AtCall = Callable[..., None]
 Distill = Callable[..., Any]
@@ -123,9 +123,10 @@ def test_the_second_of_two_signals_ends_the_run_at_once(world: World, distill: D
 
 HEAD = """
 import itertools, os, sys
-from distill import checkpoint, sealed
-from distill.cli import main
-from distill.module import Distillation
+from distill.run.checkpoints import file as checkpoint
+from distill.run.checkpoints import sealed
+from distill.cli.main import main
+from distill.training.module import Distillation
 
 def at_call(owner, name, count, action):
     original, calls = getattr(owner, name), itertools.count(1)

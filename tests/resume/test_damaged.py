@@ -13,9 +13,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from distill import checkpoint
 from distill.callbacks.last import saved
-from distill.checkpoint import read, write
+from distill.run.checkpoints import file as checkpoint
+from distill.run.checkpoints.file import read, write
 
 Distill = Callable[..., Any]
 Same = Callable[[Path], None]

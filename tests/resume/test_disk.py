@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from distill import artifact, checkpoint
 from distill.callbacks.last import saved
-from distill.checkpoint import is_whole, read
-from distill.module import Distillation
-from distill.run import Run
+from distill.models import artifact
+from distill.run.checkpoints import file as checkpoint
+from distill.run.checkpoints.file import is_whole, read
+from distill.run.folder import Run
+from distill.training.module import Distillation
 
 Distill = Callable[..., Any]
 Fitted = Callable[..., Path]
@@ -206,7 +207,7 @@ def test_a_run_without_room_for_its_student_says_so_and_can_be_resumed(
 def test_a_run_that_cannot_begin_leaves_nothing(
     base: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distill.run.write", full)
+    monkeypatch.setattr("distill.run.folder.write", full)
     code, out, err = distill("fit", "-c", "base.yaml", "--id", "one")
     assert code == 2
     assert "No space left on device" in err

@@ -15,7 +15,7 @@ import torch
 
 from distill.callbacks import Determinism, GradualMagnitudePruning, Last, QuantizationAwareTraining
 from distill.callbacks.last import saved
-from distill.checkpoint import SafeCheckpointIO, read
+from distill.run.checkpoints.file import SafeCheckpointIO, read
 
 Train = Callable[..., Any]
 Changed = Callable[..., dict[str, Any]]

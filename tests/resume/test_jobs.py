@@ -14,7 +14,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from distill.config import read_file
+from distill.config.files import read_file
 
 Distill = Callable[..., Any]
 Fitted = Callable[..., Path]

@@ -15,10 +15,10 @@ import torch
 import yaml
 
 from distill.callbacks.last import saved
-from distill.checkpoint import read
-from distill.metrics_file import read_rows
-from distill.module import Distillation
-from distill.run import Run
+from distill.run.checkpoints.file import read
+from distill.run.folder import Run
+from distill.run.history import read_rows
+from distill.training.module import Distillation
 
 Ranks = Callable[..., Any]
 

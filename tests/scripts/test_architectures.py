@@ -52,7 +52,7 @@ def test_an_architecture_works_or_is_refused_with_the_true_reason(
     from architectures.cells import CELLS, Wrong, cells_of
     from architectures.tiny import task_of, tiny_model
 
-    from distill.errors import UserError
+    from distill.core.utils.errors import UserError
 
     kind, task = case
     model = tiny_model(kind, task)

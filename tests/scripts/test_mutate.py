@@ -48,7 +48,7 @@ def test_the_tables_cover_all_rooms_and_let_few_survive(mutate: Any) -> None:
     assert sum(bool(m.survives) for m in mutations) <= 0.05 * len(mutations)
 
 
-_NO_ROOMS = ("__pycache__", "commands", "configs")
+_NO_ROOMS = ("__pycache__", "recipes")
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from distill.errors import UserError
-from distill.run import Run
+from distill.core.utils.errors import UserError
+from distill.run.folder import Run
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from distill.checkpoint import write
+from distill.run.checkpoints.file import write
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

@@ -13,10 +13,10 @@ import pytest
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-from distill.build import build, make_trainer
-from distill.config import long_form
-from distill.module import Distillation
-from distill.run import Run
+from distill.config.files import long_form
+from distill.run.folder import Run
+from distill.training.module import Distillation
+from distill.workflows.job.build import build, make_trainer
 
 SCRIPT = Path(__file__).parents[2] / "scripts/train.slurm"
 JOB = {

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from distill.sensitivity.allocate import allocate, lower_hull
+from distill.compression.sensitivity.allocate import allocate, lower_hull
 
 
 def curves(seed: int, layers: int = 4, levels: int = 4) -> dict[str, list[tuple[float, float]]]:

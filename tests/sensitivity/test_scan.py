@@ -12,9 +12,9 @@ from torch import nn
 from torchmetrics import Metric
 from transformers.pytorch_utils import Conv1D
 
-from distill import plots
-from distill.sensitivity.scan import Point, draw, layers, overrides, pruned, rounded, scan, write
-from distill.signals import Batch
+from distill.compression.sensitivity.scan import Point, draw, layers, overrides, pruned, rounded, scan, write
+from distill.core.signals import Batch
+from distill.core.utils import plots
 from distill.tasks import MaskedLM, Plain
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from distill.sensitivity import scan as scanning
-from distill.sensitivity.scan import Point
-from distill.sensitivity.tried import Tried, identity
-from distill.signals import Batch
+from distill.compression.sensitivity import scan as scanning
+from distill.compression.sensitivity.scan import Point
+from distill.compression.sensitivity.tried import Tried, identity
+from distill.core.signals import Batch
 
 Distill = Callable[..., Any]
 

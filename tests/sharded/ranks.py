@@ -10,10 +10,10 @@ from typing import Any
 
 from pytorch_lightning.accelerators import CPUAccelerator
 
-from distill.config import load
-from distill.launch import fit
-from distill.module import Distillation
-from distill.resume import resume
+from distill.config.files import load
+from distill.training.module import Distillation
+from distill.workflows.fit import fit
+from distill.workflows.resume import resume
 
 STOP = 9  # the micro-batch, the first of two, in which the second run is told to stop
 

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 
 from distill.callbacks import Last
 from distill.callbacks.last import saved
-from distill.checkpoint import read
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
-from distill.quiet import quiet_lightning
-from distill.sharding import Sharded
+from distill.core.utils.quiet import quiet_lightning
+from distill.run.checkpoints.file import read
 from distill.tasks import Plain
+from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig
+from distill.training.sharding import Sharded
 
 STOP = 3  # of 16
 
@@ -93,7 +93,7 @@ def test_a_checkpoint_is_there_as_soon_as_all_ranks_have_written_it(tmp_path: Pa
 
 def test_a_rank_that_fails_waits_for_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(trainer: Trainer) -> None:
-        monkeypatch.setattr("distill.shards._any", pytest.fail)
+        monkeypatch.setattr("distill.run.checkpoints.shards._any", pytest.fail)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -15,12 +15,12 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distill.artifact import load
 from distill.callbacks.last import saved
-from distill.checkpoint import read, shard_path
-from distill.finished import reopen
-from distill.resume import _deal_anew
-from distill.run import Run
+from distill.models.artifact import load
+from distill.run.checkpoints.file import read, shard_path
+from distill.run.folder import Run
+from distill.workflows.evaluate import reopen
+from distill.workflows.resume import _deal_anew
 
 RANKS = Path(__file__).with_name("ranks.py")
 STEPS, STOP = 8, 5  # of two epochs of 110 samples in batches of 2 x 8, two to a step; done when it is stopped

@@ -17,12 +17,12 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from distill.callbacks import ExponentialMovingAverage, GradualMagnitudePruning, Last
-from distill.checkpoint import read
-from distill.checks import check_sharding
-from distill.errors import UserError
+from distill.core.model_spec import ModelSpec
+from distill.core.utils.errors import UserError
 from distill.losses import L1, CrossEntropy, DistillationLoss, FitNetHint
-from distill.models import ModelSpec
-from distill.sharding import check_modules, gathered, hollow, shard, shard_run
+from distill.run.checkpoints.file import read
+from distill.training.sharding import check_modules, gathered, hollow, shard, shard_run
+from distill.workflows.job.checks import check_sharding
 
 TRAINED = runpy.run_path(str(Path(__file__).with_name("together.py")))["trained"]
 
@@ -136,7 +136,7 @@ def test_tensor_parallelism_is_refused() -> None:
         "fsdp_cpu_offload",
         {"class_path": "FSDPStrategy"},
         {"class_path": "pytorch_lightning.strategies.ModelParallelStrategy", "init_args": {}},
-        {"class_path": "distill.sharding.Sharded"},
+        {"class_path": "distill.training.sharding.Sharded"},
     ],
 )
 def test_other_spellings_are_told_the_one_that_works(strategy: Any) -> None:

@@ -13,10 +13,11 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from distill import checkpoint, sealed, shards
-from distill.checkpoint import SHARD, Damaged, SafeCheckpointIO, head, read, shard_path, write
-from distill.errors import TrainingError
-from distill.shards import ShardedCheckpointIO, dealt, localized
+from distill.core.utils.errors import TrainingError
+from distill.run.checkpoints import file as checkpoint
+from distill.run.checkpoints import sealed, shards
+from distill.run.checkpoints.file import SHARD, Damaged, SafeCheckpointIO, head, read, shard_path, write
+from distill.run.checkpoints.shards import ShardedCheckpointIO, dealt, localized
 
 WEIGHT = torch.arange(10.0).reshape(5, 2)  # three rows and two
 

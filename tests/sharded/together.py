@@ -14,15 +14,15 @@ from pytorch_lightning import Callback, Trainer
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from distill.checkpoint import write
+from distill.core.record import note, steps_of
+from distill.core.signals import IGNORE, Batch
+from distill.core.utils.quiet import quiet_lightning
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
-from distill.quiet import quiet_lightning
-from distill.record import note, steps_of
-from distill.sharding import Sharded
-from distill.signals import IGNORE, Batch
+from distill.run.checkpoints.file import write
 from distill.tasks import Plain
+from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig
+from distill.training.sharding import Sharded
 
 PRECISIONS = ("32-true", "bf16-mixed")
 STEPS = 3

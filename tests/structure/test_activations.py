@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from distill.structure.activations import ActivationSums
+from distill.compression.structure.activations import ActivationSums
 
 
 def test_what_stands_in_padding_counts_for_nothing_also_where_it_is_not_finite() -> None:

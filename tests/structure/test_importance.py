@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from distill.structure.architectures import find_units
-from distill.structure.importance import (
+from distill.compression.structure.architectures import find_units
+from distill.compression.structure.importance import (
     choose,
     choose_globally,
     layer_change,

@@ -12,8 +12,16 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from distill.errors import UserError
-from distill.structure.low_rank import LowRankLinear, factorise, rank_of_energy, rebuild, replace, saves, shape
+from distill.compression.structure.low_rank import (
+    LowRankLinear,
+    factorise,
+    rank_of_energy,
+    rebuild,
+    replace,
+    saves,
+    shape,
+)
+from distill.core.utils.errors import UserError
 
 
 @pytest.mark.parametrize("rank", [1, 3, 7])

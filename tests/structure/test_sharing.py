@@ -12,9 +12,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 import distill
-from distill.artifact import save
-from distill.errors import UserError
-from distill.structure.sharing import average, blocks, check_alike, check_groups, rebuild, share, shared_layers
+from distill.compression.structure.sharing import (
+    average,
+    blocks,
+    check_alike,
+    check_groups,
+    rebuild,
+    share,
+    shared_layers,
+)
+from distill.core.utils.errors import UserError
+from distill.models.artifact import save
 
 
 def test_blocks_are_of_neighbours() -> None:

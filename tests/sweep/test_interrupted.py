@@ -10,17 +10,17 @@ import pytest
 import yaml
 
 from distill.callbacks.last import saved
-from distill.cli import main
-from distill.run import Run
-from distill.sweep.process import run_to_end
+from distill.cli.main import main
+from distill.run.folder import Run
+from distill.workflows.sweep.process import run_to_end
 
 STEPS, STOP = 5, 3  # of a trial; done when the sweep is stopped
 
 # Run as the command of a trial: in a step, the process that runs the sweep is told to stop, and tells the trial.
 STOPPED = f"""
 import os, signal, sys, time
-from distill.cli import main
-from distill.module import Distillation
+from distill.cli.main import main
+from distill.training.module import Distillation
 
 original = Distillation.training_step
 
@@ -52,7 +52,7 @@ def test_a_trial_that_was_stopped_goes_on_at_its_step_and_ends_as_an_undisturbed
     Path("mine.yaml").write_text(yaml.safe_dump({"method": "grid", "parameters": parameters}))
     sweep = ["sweep", "mine.yaml", "-c", "base.yaml"]
     with monkeypatch.context() as patch:
-        patch.setattr("distill.sweep.run.run_to_end", stopping)
+        patch.setattr("distill.workflows.sweep.run.run_to_end", stopping)
         with pytest.raises(SystemExit, match="143"):
             main(sweep)
     done, stopped = Run(Path("runs/mine/trial-0001")), Run(Path("runs/mine/trial-0002"))

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from distill.errors import UserError
-from distill.sweep.file import SweepFile
-from distill.sweep.search import trials
+from distill.core.utils.errors import UserError
+from distill.workflows.sweep.file import SweepFile
+from distill.workflows.sweep.search import trials
 
 
 def sweep(method: str, cap: int | None = None, **parameters: Any) -> SweepFile:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from distill.paths import resolve
-from distill.signals import IGNORE, Batch
+from distill.core.signals import IGNORE, Batch
+from distill.core.utils.paths import resolve
 from distill.tasks import CausalLM
 from distill.tasks.causal_lm import byte_lengths
 

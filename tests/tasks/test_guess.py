@@ -13,8 +13,8 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
 from torchmetrics import Metric
 
-from distill.signals import IGNORE, Batch
-from distill.tally import Counts, Tally
+from distill.core.signals import IGNORE, Batch
+from distill.core.tally import Counts, Tally
 from distill.tasks import CausalLM, MaskedLM, Plain, Task, TextClassification, TokenClassification
 from distill.tasks.scores import BitsPerByte, Matthews, Pearson, Perplexity, Ratio, Spearman
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from distill.errors import UserError
+from distill.core.utils.errors import UserError
 from distill.tasks import TASKS, Task, TextClassification, make_task
 
 

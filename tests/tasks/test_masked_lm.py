@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from distill.core.signals import IGNORE
+from distill.core.utils.errors import UserError
 from distill.data import TextData
-from distill.errors import UserError
-from distill.signals import IGNORE
 from distill.tasks import MaskedLM
 from distill.tasks.masked_lm import mask_tokens
 

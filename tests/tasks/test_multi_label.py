@@ -15,8 +15,10 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from distill.core.signals import Batch, Request
+from distill.core.tally import Counts, Tally
+from distill.core.utils.errors import UserError
 from distill.data import TextData
-from distill.errors import UserError
 from distill.losses import (
     DIST,
     BinaryCrossEntropy,
@@ -29,10 +31,8 @@ from distill.losses import (
     ReverseKL,
     SkewKL,
 )
-from distill.module import Distillation
-from distill.signals import Batch, Request
-from distill.tally import Counts, Tally
 from distill.tasks import MultiLabelClassification, Plain, TextClassification, make_task
+from distill.training.module import Distillation
 
 NAMES = ["good", "bad", "story"]
 BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -168,7 +168,7 @@ def test_a_threshold_outside_of_0_and_1_is_refused() -> None:
 def test_a_run_ships_a_student_that_transformers_trains_on_the_same_loss(
     data: Any, tmp_path: Path, tiny_tokenizer_dir: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    from distill.cli import main
+    from distill.cli.main import main
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from distill.errors import UserError
-from distill.signals import IGNORE, Batch, Request
+from distill.core.signals import IGNORE, Batch, Request
+from distill.core.utils.errors import UserError
 from distill.tasks import Plain
 
 

@@ -8,8 +8,8 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from distill.core.signals import IGNORE, Batch
 from distill.data import TextData
-from distill.signals import IGNORE, Batch
 from distill.tasks import TextClassification
 
 

@@ -7,10 +7,10 @@ import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 from sklearn.metrics import f1_score
 
+from distill.core.signals import IGNORE, Batch
+from distill.core.utils.errors import UserError
 from distill.data import TextData
 from distill.data.labels import read_labels
-from distill.errors import UserError
-from distill.signals import IGNORE, Batch
 from distill.tasks import TokenClassification
 
 WORDS = ["good", "brightly", "dull", "zz"]

@@ -13,11 +13,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from distill.errors import UserError
-from distill.pretrained import load_model, load_tokenizer
-from distill.students import StudentConfig, build_student
+from distill.core.utils.errors import UserError
+from distill.models.pretrained import load_model, load_tokenizer
+from distill.models.students import StudentConfig, build_student
+from distill.models.teachers import Ensemble, LiveTeacher, TeacherConfig, build_teacher
 from distill.tasks import CausalLM, Plain, TextClassification
-from distill.teachers import Ensemble, LiveTeacher, TeacherConfig, build_teacher
 
 NAMES = ["no", "maybe", "yes"]
 TASK = TextClassification(NAMES)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.errors import UserError
-from distill.signals import Batch, Request
+from distill.core.signals import Batch, Request
+from distill.core.utils.errors import UserError
+from distill.models.teachers import Ensemble, LiveTeacher
+from distill.models.teachers.ensemble import weighted_mean
 from distill.tasks import Plain
-from distill.teachers import Ensemble, LiveTeacher
-from distill.teachers.ensemble import weighted_mean
 
 WEIGHTS = [1.0, 2.0, 5.0]
 

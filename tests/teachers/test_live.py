@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from distill.signals import Batch, Request, Signals
+from distill.core.signals import Batch, Request, Signals
+from distill.models.teachers import LiveTeacher, fingerprint
+from distill.models.teachers.memory import LogitMemory
 from distill.tasks import TASKS, TextClassification
-from distill.teachers import LiveTeacher, fingerprint
-from distill.teachers.memory import LogitMemory
 
 LOGITS = Request(logits=True)
 TASK = TextClassification(["no", "yes"])

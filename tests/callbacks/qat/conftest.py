@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
 from distill.callbacks import Determinism
+from distill.compression.quantization.layers import QuantizedLayer
+from distill.core.signals import Batch
 from distill.losses import CrossEntropy, DistillationLoss, HintonKL
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
-from distill.quantize.layers import QuantizedLayer
-from distill.signals import Batch
 from distill.tasks import TextClassification
+from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig
 
 Make = Callable[..., Any]
 

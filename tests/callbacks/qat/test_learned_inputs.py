@@ -16,15 +16,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import distill
-from distill import artifact, record
 from distill.callbacks import ExponentialMovingAverage, QuantizationAwareTraining
-from distill.export.formats import write
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
-from distill.quantize.layers import quantized_layers
-from distill.quantize.scheme import ActivationScheme, WeightScheme
-from distill.signals import Batch
+from distill.compression.quantization.layers import quantized_layers
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.core import record
+from distill.core.signals import Batch
+from distill.export.targets import write
+from distill.models import artifact
 from distill.tasks import Plain, TextClassification
+from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig
 
 Make = Callable[..., Any]
 

@@ -9,10 +9,10 @@ import pytest
 from pytorch_lightning import Callback, Trainer
 
 from distill.callbacks import QuantizationAwareTraining
-from distill.errors import UserError
+from distill.core.utils.errors import UserError
 from distill.losses import HintonKL
-from distill.module import Distillation
 from distill.tasks import TextClassification
+from distill.training.module import Distillation
 
 Make = Callable[..., Any]
 

@@ -12,9 +12,9 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from distill.callbacks import QuantizationAwareTraining
-from distill.errors import UserError
-from distill.module import Distillation
-from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.core.utils.errors import UserError
+from distill.training.module import Distillation
 
 Make = Callable[..., Any]
 

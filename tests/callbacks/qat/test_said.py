@@ -10,9 +10,9 @@ import torch
 from pytorch_lightning import Callback, Trainer
 
 from distill.callbacks import QuantizationAwareTraining
+from distill.compression.quantization.layers import quantized_layers
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.losses import CrossEntropy, HintonKL
-from distill.quantize.layers import quantized_layers
-from distill.quantize.scheme import ActivationScheme, WeightScheme
 
 Make = Callable[..., Any]
 

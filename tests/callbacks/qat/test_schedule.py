@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from distill.callbacks import QuantizationAwareTraining
-from distill.errors import UserError
-from distill.quantize.layers import QuantizedLayer, quantized_layers
-from distill.quantize.scheme import ActivationScheme, WeightScheme
-from distill.signals import Batch
+from distill.compression.quantization.layers import QuantizedLayer, quantized_layers
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.core.signals import Batch
+from distill.core.utils.errors import UserError
 
 Make = Callable[..., Any]
 

@@ -11,8 +11,8 @@ from jsonargparse import ArgumentParser
 from pytorch_lightning import Callback
 
 from distill.callbacks import QuantizationAwareTraining
-from distill.errors import UserError
-from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.core.utils.errors import UserError
 
 Make = Callable[..., Any]
 

@@ -12,16 +12,16 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import distill
-from distill import artifact
 from distill.callbacks import QuantizationAwareTraining
-from distill.errors import TrainingError
+from distill.compression.quantization.layers import QuantizedLinear, quantized_layers
+from distill.compression.quantization.scheme import WeightScheme
+from distill.core.signals import Batch
+from distill.core.utils.errors import TrainingError
 from distill.losses import CrossEntropy
-from distill.module import Distillation
-from distill.optim import OptimizerConfig
-from distill.quantize.layers import QuantizedLinear, quantized_layers
-from distill.quantize.scheme import WeightScheme
-from distill.signals import Batch
+from distill.models import artifact
 from distill.tasks import CausalLM
+from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig
 
 Make = Callable[..., Any]
 

@@ -13,10 +13,10 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 import distill
-from distill import artifact
 from distill.callbacks import GradualMagnitudePruning, QuantizationAwareTraining
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.losses import FitNetHint
-from distill.quantize.scheme import ActivationScheme, WeightScheme
+from distill.models import artifact
 
 Make = Callable[..., Any]
 

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from distill.callbacks import StructuredPruning
-from distill.signals import Batch
+from distill.core.signals import Batch
 
 Make = Callable[..., Any]
 

@@ -13,7 +13,7 @@ from pytorch_lightning import Callback, Trainer
 
 from distill.callbacks import StructuredPruning
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
-from distill.optim import OptimizerConfig
+from distill.training.optimizer import OptimizerConfig
 
 Make = Callable[..., Any]
 

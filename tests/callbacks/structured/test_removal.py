@@ -12,9 +12,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import distill
-from distill.artifact import save
 from distill.callbacks import StructuredPruning
-from distill.record import note
+from distill.core.record import note
+from distill.models.artifact import save
 
 Make = Callable[..., Any]
 

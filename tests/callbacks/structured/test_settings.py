@@ -13,7 +13,7 @@ from pytorch_lightning import Callback
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from distill.callbacks import StructuredPruning
-from distill.errors import UserError
+from distill.core.utils.errors import UserError
 
 Make = Callable[..., Any]
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import distill
-from distill.artifact import save
 from distill.callbacks import (
     GradualMagnitudePruning,
     LowRank,
@@ -18,9 +17,10 @@ from distill.callbacks import (
     ShareParameters,
     StructuredPruning,
 )
-from distill.errors import UserError
-from distill.quantize.scheme import WeightScheme
-from distill.record import note
+from distill.compression.quantization.scheme import WeightScheme
+from distill.core.record import note
+from distill.core.utils.errors import UserError
+from distill.models.artifact import save
 
 Make = Callable[..., Any]
 

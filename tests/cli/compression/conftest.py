@@ -11,9 +11,9 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from distill import launch
-from distill.config import load
-from distill.run import Run
+from distill.config.files import load
+from distill.run.folder import Run
+from distill.workflows import fit as launch
 
 ENCODER = [  # all that is pruned of two layers of BERT, written out
     *(

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from distill import artifact, launch
-from distill.build import build
-from distill.config import load
+from distill.config.files import load
+from distill.models import artifact
+from distill.workflows import fit as launch
+from distill.workflows.job.build import build
 
 
 class Keep(Callback):

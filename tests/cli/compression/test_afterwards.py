@@ -16,9 +16,9 @@ import yaml
 from safetensors.torch import load_file
 
 import distill as package
-from distill.cli import main
-from distill.errors import UserError
-from distill.finished import evaluate
+from distill.cli.main import main
+from distill.core.utils.errors import UserError
+from distill.workflows.evaluate import evaluate
 
 Distill = Callable[..., Any]
 Train = Callable[..., Any]

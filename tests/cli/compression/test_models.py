@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 import distill as package
 from distill.callbacks import GradualMagnitudePruning, QuantizationAwareTraining
-from distill.record import note
+from distill.core.record import note
+from distill.models.artifact import save
 
 Train = Callable[..., Any]
 Zeros = Callable[..., tuple[int, int]]
@@ -55,7 +56,7 @@ def test_a_causal_language_model_is_distilled_pruned_and_quantised(
 def _tokenizer() -> Any:
     from transformers import AutoTokenizer
 
-    from distill.paths import resolve
+    from distill.core.utils.paths import resolve
 
     return AutoTokenizer.from_pretrained(resolve("distill:quickstart/tokenizer", "tokenizer"))
 
@@ -70,7 +71,7 @@ def test_a_plain_pair_of_convolutions_is_compressed_in_python(tmp_path: Path, co
         note(student, *callback.finish(student))
     weights = torch.cat([student.get_parameter(name).flatten() for name in ("0.weight", "3.weight")])
     assert int((weights == 0).sum()) == round(0.75 * weights.numel())
-    package.artifact.save(tmp_path / "student", student)
+    save(tmp_path / "student", student)
     reloaded = package.load(tmp_path / "student", convolutions.net())
     images = convolutions.images()
     with torch.no_grad():

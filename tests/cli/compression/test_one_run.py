@@ -16,9 +16,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import distill as package
-from distill.finished import evaluate
-from distill.outcome import show_outcome
-from distill.record import steps_of
+from distill.core.record import steps_of
+from distill.workflows.evaluate import evaluate
+from distill.workflows.result import show_outcome
 
 Distill = Callable[..., Any]
 Script = Callable[..., Any]

@@ -15,10 +15,10 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-from distill.finished import evaluate
-from distill.quantize.run import quantize
-from distill.quantize.scheme import ActivationScheme
-from distill.run import Run
+from distill.compression.quantization.scheme import ActivationScheme
+from distill.run.folder import Run
+from distill.workflows.evaluate import evaluate
+from distill.workflows.quantize import quantize
 
 Distill = Callable[..., Any]
 
@@ -86,7 +86,7 @@ def test_the_quantised_run_lies_beside_its_source_and_says_how_it_was_made(
     def fail(*_: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("distill.artifact.save", fail)
+    monkeypatch.setattr("distill.models.artifact.save", fail)
     with pytest.raises(OSError, match="no space left"):
         quantize(source, calibrate=8, run_id="failed")
     assert [path.name for path in made.folder.parent.iterdir()] == ["new"]
@@ -117,7 +117,7 @@ def test_as_many_batches_are_calibrated_with_as_hold_the_samples(
         assert [batch.size for batch in given] == [8] * batches
         raise Seen
 
-    monkeypatch.setattr("distill.quantize.ptq.quantize", look)
+    monkeypatch.setattr("distill.compression.quantization.ptq.quantize", look)
     with pytest.raises(Seen):
         quantize(plain.run.folder, calibrate=samples, activations=ActivationScheme(), run_id="seen")
 
@@ -162,7 +162,11 @@ def test_a_kill_leaves_no_run_and_what_is_half_is_not_gone_on_with(
     def kill(*_: Any, **__: Any) -> None:
         raise Killed
 
-    for name in ("distill.run._write_text", "distill.artifact.save", "distill.replacing._swap"):
+    for name in (
+        "distill.run.folder._write_text",
+        "distill.models.artifact.save",
+        "distill.core.utils.replacing._swap",
+    ):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(name, kill)
             patch.setattr(shutil, "rmtree", lambda *_, **__: None)

@@ -1,0 +1,29 @@
+"""``distill export``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from distill.cli.command import argument, of_run
+from distill.cli.parser import Overrides
+from distill.core.utils.errors import UserError
+
+__all__ = ["EXPORT"]
+
+
+def _export(options: Namespace, overrides: Overrides) -> None:
+    if options.to is None:
+        raise UserError("must be given", key="--to", mend="hf, onnx or onnx-int8")
+    from distill.workflows.export import export
+
+    export(options.run, options.to, options.output, options.isa, overrides=overrides, allow=options.allow)
+
+
+EXPORT = of_run(
+    "Write a run's student in a format that others run, verify on its validation data that it does the same,\n"
+    "and measure it. Needs the export extra for ONNX.",
+    _export,
+    argument("--to", choices=("hf", "onnx", "onnx-int8"), help="the format"),
+    argument("--output", metavar="DIR", help="folder to write; exports/FORMAT in the run's own if not given"),
+    argument("--isa", choices=("avx2", "vnni", "arm"), help="what integers are for; this machine if not given"),
+)

@@ -1,0 +1,30 @@
+"""``distill list``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from distill.cli.command import Command, argument
+from distill.cli.parser import Overrides
+from distill.core.utils.errors import UserError, nearest
+
+__all__ = ["LIST"]
+
+_KINDS = ("losses", "schedules", "callbacks", "tasks", "recipes")
+
+
+def _list(options: Namespace, _: Overrides) -> None:
+    for kind in options.kinds:
+        if kind not in _KINDS:
+            raise UserError("no such kind", key="KIND", value=kind, mend=nearest(kind, _KINDS))
+    from distill.workflows.job.reference import show
+
+    show(options.kinds or _KINDS)
+
+
+LIST = Command(
+    description="Show what a configuration can name, each with its defaults.",
+    arguments=(argument("kinds", metavar="KIND", nargs="*", help=", ".join(_KINDS)),),
+    run=_list,
+    overrides=False,
+)

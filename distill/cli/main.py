@@ -1,0 +1,122 @@
+"""The ``distill`` command. Imports nothing heavy until there is something to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from distill.core.utils.errors import TrainingError, UserError, nearest
+from distill.core.utils.secrets import scrub
+from distill.core.utils.version import VERSION
+from distill.core.utils.visible import visible
+
+if TYPE_CHECKING:
+    from distill.cli.command import Command
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+
+# Name -> the module of distill.cli that holds the command, under its name in capitals; no other is imported.
+COMMANDS = {
+    "fit": "fit",
+    "resume": "resume",
+    "validate": "evaluate",
+    "test": "evaluate",
+    "quantize": "quantize",
+    "export": "export",
+    "sensitivity": "sensitivity",
+    "runs": "runs",
+    "sweep": "sweep",
+    "list": "list",
+}
+
+_LEAVE = ("may not be read or written by you", "ask for leave, or name another")
+# What the file system says of a path, wherever it was met -> what is wrong, and what to do about it.
+_PATHS = {
+    errno.ENAMETOOLONG: ("is too long for a path", "give a shorter one"),
+    errno.EACCES: _LEAVE,
+    errno.EPERM: _LEAVE,
+    errno.EROFS: ("lies on a disk that is read only", "name another folder"),
+    errno.EISDIR: ("is a folder, where a file has to be", "remove it, or name another"),
+    errno.EEXIST: ("is there already, and no folder", "remove it, or name another"),
+    errno.ENOTDIR: ("leads through what is no folder", "remove that, or name another"),
+    errno.ELOOP: ("leads through too many links", "remove them, or name another"),
+    errno.ENOSPC: ("lies on a disk that is full", "make room, or name another folder"),
+}
+
+_HELP = """\
+distill trains a small model from a large one.
+
+  distill fit -c FILE [-c FILE ...] [--key value ...]   train, save and score a student
+  distill resume RUN [--max-epochs N] [--max-steps N]   go on with a run that was interrupted, or extend it
+  distill validate RUN [--key value ...]                score a run's student on its validation data
+  distill test RUN [--key value ...]                    score a run's student on its test data
+  distill quantize RUN [--calibrate N] [--bits B]       quantise a run's student without training
+  distill export RUN --to hf|onnx|onnx-int8             write a run's student for others to run, verified
+  distill sensitivity RUN [--sparsity S] [--bits B]     which layers can be pruned, which rounded, and how far
+  distill runs [FOLDER] [--json]                        what became of the runs below a folder
+  distill runs --compare RUN RUN [RUN ...]              how runs differ, in configuration and figures
+  distill sweep FILE [-c FILE ...] [--key value ...]    a grid or random search over keys, one run a trial
+  distill list [KIND ...]                               losses, schedules, callbacks, tasks, recipes
+
+  distill COMMAND --help                                options of a command
+  distill --version
+
+FILE is a YAML file, a run's folder (to repeat it), or the name of a recipe that `distill list recipes` shows.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    0: done. 1: training could not go on. 2: something the user can mend. 130: interrupted.
+
+    Args:
+        argv: What follows ``distill``; the process's own arguments if not given, and an exception that nothing else has
+            caught is then shown here, without its secrets.
+    """
+    try:
+        _run(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        return _complain(str(error), 2)
+    except TrainingError as error:
+        return _complain(str(error), 1)
+    except BrokenPipeError:  # `distill list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        # Of a run's processes one says so.
+        return _complain("interrupted", INTERRUPTED) if os.environ.get("LOCAL_RANK", "0") == "0" else INTERRUPTED
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _PATHS and error.filename is not None:
+            rule, mend = _PATHS[error.errno]
+            return _complain(str(UserError(rule, key="path", value=str(error.filename), mend=mend)), 2)
+        if argv is not None:
+            raise
+        # Not left to sys.excepthook, where W&B's shows it as it is.
+        print(visible(scrub(traceback.format_exc())), end="", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"distill: error: {message}", file=sys.stderr)
+    return code
+
+
+def _run(argv: list[str]) -> None:
+    name, *rest = argv or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(_HELP, end="")
+    elif name in ("-V", "--version"):
+        print(f"distill {VERSION}")
+    elif name in COMMANDS:
+        command: Command = getattr(import_module(f"distill.cli.{COMMANDS[name]}"), name.upper())
+        command.main(name, rest)
+    else:
+        raise UserError("no such command", key="distill", value=name, mend=nearest(name, COMMANDS))

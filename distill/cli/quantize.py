@@ -1,0 +1,73 @@
+"""``distill quantize``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from distill.cli.command import argument, of_run
+from distill.cli.parser import Overrides
+from distill.core.idle import idle
+from distill.core.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from distill.compression.quantization.scheme import WeightScheme
+
+__all__ = ["QUANTIZE"]
+
+_CALIBRATE = 256
+
+
+def _quantize(options: Namespace, overrides: Overrides) -> None:
+    from distill.compression.quantization.scheme import ActivationScheme
+    from distill.workflows.quantize import quantize
+
+    if options.calibrate is not None and options.activations != "static":
+        raise idle("--calibrate", options.calibrate, f"--activations {options.activations}", "take static ones")
+    quantize(
+        options.run,
+        calibrate=_CALIBRATE if options.calibrate is None else options.calibrate,
+        weights=_weights(options),
+        activations=None if options.activations == "none" else ActivationScheme(kind=options.activations),
+        embeddings=not options.no_embeddings,
+        run_id=options.id,
+        overrides=overrides,
+        allow=options.allow,
+    )
+
+
+def _weights(options: Namespace) -> WeightScheme:
+    """The scheme that the options describe; mistakes in it are theirs."""
+    from distill.compression.quantization.scheme import WeightScheme
+
+    try:
+        return WeightScheme(
+            bits=options.bits,
+            granularity="channel" if options.group is None else "group",
+            group_size=options.group,
+            symmetric=not options.asymmetric,
+            reduced_range=options.reduced_range,
+        )
+    except UserError as error:
+        option = {"bits": "--bits", "group_size": "--group", "reduced_range": "--reduced-range"}[error.key]
+        raise UserError(error.rule, key=option, value=error.value, mend=error.mend) from error
+
+
+QUANTIZE = of_run(
+    "Quantise the student of a run without training it, into a run of its own: what quantization-aware training\n"
+    "has to beat.",
+    _quantize,
+    argument("--calibrate", type=int, metavar="N", help=f"training samples that ranges are from ({_CALIBRATE})"),
+    argument("--bits", type=int, default=8, help="bits of a weight: 2, 3, 4, 6 or 8 (%(default)s)"),
+    argument("--group", type=int, metavar="N", help="weights that share a scale (a channel's)"),
+    argument("--asymmetric", action="store_true", help="weights with a zero point"),
+    argument("--reduced-range", action="store_true", help="weights of 7 bits in 8, for x86 without VNNI"),
+    argument(
+        "--activations",
+        choices=("static", "dynamic", "none"),
+        default="static",
+        help="inputs of layers (%(default)s)",
+    ),
+    argument("--no-embeddings", action="store_true", help="leave embeddings in floating point"),
+    argument("--id", help="the new run's id, a new one if not given"),
+)

@@ -1,1 +1,0 @@
-"""What ``distill`` can do: a file for each command, or for two that differ in a word."""

@@ -1,0 +1,1 @@
+"""Pruning, quantization, structure and sensitivity: pure functions and the layers that use them."""

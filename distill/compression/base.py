@@ -1,0 +1,192 @@
+"""What callbacks that compress the student have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, ModelPruning, StochasticWeightAveraging, WeightAveraging
+from torch import Tensor, nn
+
+from distill.core.step_callback import StepCallback
+from distill.core.utils.errors import UserError
+
+__all__ = ["Compression", "compressions", "hurried", "refuse_rivals", "refuse_twice"]
+
+
+class Compression(StepCallback, ABC):
+    """A callback that compresses the student while it is trained.
+
+    Its life: :meth:`prepare` gives the student its final structure in ``setup``, before weights are restored and
+    the optimizer is made, so that the optimizer, the state dict, a resumed run and the validation of a checkpoint
+    see one structure from step 0;
+    what happens when is a pure function of the optimizer step; :meth:`finish` leaves the student as it is shipped
+    and says what was done. State that belongs to a weight (masks, observers, scales) is in persistent buffers of
+    the weight's module. The teacher is never touched.
+
+    Several compress one student in a fixed order, by :attr:`order`: change the structure, mask, then quantise. No two
+    of them mask the same weights.
+    """
+
+    order: ClassVar[int]
+    """0 changes the structure (low rank, sharing), 1 masks, 2 quantises."""
+
+    _prepared: nn.Module | None = None
+
+    @property
+    def state_key(self) -> str:
+        return type(self).__qualname__
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        student = getattr(pl_module, "student", None)
+        if not isinstance(student, nn.Module):
+            mine, module = type(self).__name__, type(pl_module).__name__
+            rule = f"{mine} compresses the student of a Distillation, and {module} has none"
+            raise UserError(rule, key="callbacks", mend="pair the model by Distillation, whose teacher may be left out")
+        if stage != "fit" and self._prepared is student:
+            return  # it is being trained, or finished
+        refuse_rivals(trainer.callbacks)  # type: ignore[attr-defined]
+        self._check_order(compressions(trainer))
+        self.prepare(student)
+        self._prepared = student
+        self._check_apart(compressions(trainer), student)
+
+    def _check_order(self, others: list[Compression]) -> None:
+        names = [type(other).__name__ for other in others]
+        for before, after in pairwise(others):
+            if before.order > after.order:
+                raise UserError(
+                    f"{type(after).__name__} comes before {type(before).__name__}: structure, then masks, then "
+                    "quantisation",
+                    key="callbacks",
+                    value=names,
+                    mend="change their order",
+                )
+        refuse_twice(others)
+
+    def _check_apart(self, others: list[Compression], student: nn.Module) -> None:
+        mine = self.masked(student)
+        for other in others[: others.index(self)]:  # those that are prepared
+            both = [name for name in other.masked(student) if name in mine]
+            if both:
+                more = f" and {len(both) - 1} other weights" if len(both) > 1 else ""
+                raise UserError(
+                    f"both would mask {both[0]}{more}, of which neither would then have its part",
+                    key="callbacks",
+                    value=[type(other).__name__, type(self).__name__],
+                    mend="leave one of them out, or have one leave what the other masks (include, exclude)",
+                )
+
+    @abstractmethod
+    def prepare(self, student: nn.Module) -> None:
+        """Give the student its structure for the run, exactly computing what it computed before where that is possible.
+
+        Raises:
+            UserError: if the settings do not fit this model.
+        """
+
+    @abstractmethod
+    def finish(self, student: nn.Module) -> list[dict[str, Any]]:
+        """Leave the student as it is shipped.
+
+        Returns:
+            The steps of ``compression.json``, each with its ``kind`` and what is needed to rebuild the structure.
+        """
+
+    def masked(self, student: nn.Module) -> list[str]:
+        """Names of the student's parameters of which it sets values to zero; asked after :meth:`prepare`."""
+        return []
+
+    def reached(self, student: nn.Module) -> list[str]:
+        """Names of the student's parameters that it makes smaller; asked after :meth:`prepare`."""
+        return self.masked(student)
+
+    def factors(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
+        """Parameters that it masks now, and what each is multiplied by: 0 where it is masked, else 1."""
+        return []
+
+    def complete(self, step: int, total_steps: int) -> bool:
+        """Whether after ``step`` optimizer steps the compression has reached what was asked for.
+
+        Checkpoints before that are no candidates for the best.
+        """
+        return True
+
+    def demands(self, total_steps: int) -> list[tuple[str, int, int]]:
+        """What asks for time: what is done to the student, from which step on, and how many steps it should have.
+
+        :mod:`distill.core.verdict` has the rules.
+        """
+        return []
+
+    def timeline(self, steps: Iterable[int], total_steps: int) -> Mapping[str, list[float]]:
+        """Name -> values at these steps, of what changes during the run; for ``--dry-run`` and the plot."""
+        return {}
+
+
+def refuse_twice(callbacks: Iterable[Callback]) -> None:
+    """Refuse two callbacks of ours of one kind, which would also have one state between them.
+
+    Raises:
+        UserError: naming them.
+    """
+    ours = [one for one in callbacks if isinstance(one, Compression) or _once(one)]
+    names = [type(callback).__name__ for callback in ours]
+    if len(set(names)) < len(names):
+        twice = next(one for one in ours if names.count(type(one).__name__) > 1)
+        joined = "join their targets; per-layer overrides take what differs"
+        mend = joined if isinstance(twice, Compression) else f"leave one {type(twice).__name__} out"
+        raise UserError("each of them is given once", key="callbacks", value=names, mend=mend)
+
+
+def _once(callback: Callback) -> bool:
+    """Whether it is one of ours, of which a second one does nothing more."""
+    return type(callback).__module__.startswith("distill.callbacks.") and not isinstance(callback, Checkpoint)
+
+
+def refuse_rivals(callbacks: Sequence[Callback]) -> None:
+    """Refuse Lightning's own callbacks that prune or average the student, where they disturb a compression.
+
+    Raises:
+        UserError: naming both.
+    """
+    ours = [index for index, callback in enumerate(callbacks) if isinstance(callback, Compression)]
+    for index, callback in enumerate(callbacks if ours else ()):
+        if isinstance(callback, ModelPruning):
+            rule, mend = "keeps masks and weights under names of its own", "use GradualMagnitudePruning alone"
+        elif isinstance(callback, WeightAveraging):
+            rule, mend = "averages masks and ranges too", "use ExponentialMovingAverage"
+        elif isinstance(callback, StochasticWeightAveraging) and index < ours[-1]:
+            rule, mend = "copies the student before it has the structure that is trained", "let it come last"
+        else:
+            continue
+        names = [type(callbacks[at]).__name__ for at in sorted([index, *ours])]
+        raise UserError(
+            f"beside a compression {type(callback).__name__} {rule}", key="callbacks", value=names, mend=mend
+        )
+
+
+def hurried(callbacks: Iterable[Compression], total_steps: int, taken: int | None = None) -> list[dict[str, Any]]:
+    """The demands of which a student falls short, as ``result.json`` tells of them.
+
+    Args:
+        callbacks: The compressions.
+        total_steps: Of the run.
+        taken: How many of them the student had, if it is not the last one's: the best may come from just where
+            rounding begins, and has then not learned with it.
+    """
+    asked = [demand for callback in callbacks for demand in callback.demands(total_steps)]
+    had = total_steps if taken is None else taken
+    return [
+        {"what": what, "steps": max(0, had - begin), "needed": needed}
+        for what, begin, needed in asked
+        if had - begin < needed
+    ]
+
+
+def compressions(trainer: Trainer) -> list[Compression]:
+    """The compressions among the callbacks, in their order."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, Compression)]  # type: ignore[attr-defined]

@@ -1,0 +1,200 @@
+"""How much of the pruning is done, and how sparse the student is, after each step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from distill.core.schedules import check_moment, step_at
+from distill.core.utils.errors import UserError
+
+__all__ = ["CURVES", "Progress", "SparsitySchedule", "check_sparsity"]
+
+
+def _cubic(part: float) -> float:
+    return 1 - (1 - part) ** 3
+
+
+def _linear(part: float) -> float:
+    return part
+
+
+def _one_shot(part: float) -> float:
+    return 1.0
+
+
+CURVES = {"cubic": _cubic, "linear": _linear, "one_shot": _one_shot}
+"""Part of the way in time -> part of the way in sparsity, both in [0, 1]."""
+
+
+def check_sparsity(key: str, value: float) -> None:
+    """Refuse what is no sparsity.
+
+    Raises:
+        UserError: if it lies outside [0, 1).
+    """
+    if not 0 <= value < 1:
+        raise UserError("a sparsity lies in [0, 1)", key=key, value=value, mend="0.8 prunes 80 % of the weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How much of the pruning is done, a pure function of the optimizer step t: 0 until ``begin``, 1 from ``end`` on.
+
+    With p = (t - begin) / (end - begin): cubic is 1 - (1 - p)^3, linear is p, and one-shot is 1 from ``begin`` on.
+    Between two updates it keeps the value of the first.
+
+    Attributes:
+        begin: Moment of the first update: a step (integer), or a fraction of the run (float in [0, 1]).
+        end: Moment at which all is done, likewise; ``begin`` where it is one-shot.
+        every: Steps from one update to the next. If not given, a fiftieth of the run, and at least 20, but no more
+            than a tenth of the way from ``begin`` to ``end``.
+        freeze: Moment of the last update, likewise; ``end`` if not given.
+        curve: ``cubic``, ``linear`` or ``one_shot``.
+
+    Raises:
+        UserError: if a value is out of its range, or the moments are in no order.
+    """
+
+    begin: int | float = 0.0
+    end: int | float = 0.6
+    every: int | None = None
+    freeze: int | float | None = None
+    curve: Literal["cubic", "linear", "one_shot"] = "cubic"
+
+    def __post_init__(self) -> None:
+        if self.curve == "one_shot":
+            self._set(end=self.begin)
+        for key in ("begin", "end"):
+            check_moment(key, getattr(self, key))
+        if self.freeze is not None:
+            check_moment("freeze", self.freeze)
+        if self.every is not None and self.every < 1:
+            raise UserError("must be at least 1", key="every_n_steps", value=self.every, mend="give a number of steps")
+        for earlier, later in (("begin", "end"), ("end", "freeze")):
+            self._check_order(earlier, later)
+
+    def _set(self, **values: float) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # frozen, and still under construction
+
+    def _check_order(self, earlier: str, later: str, total_steps: int | None = None) -> None:
+        first, then = getattr(self, earlier), getattr(self, later)
+        if then is None or (total_steps is None and type(first) is not type(then)):
+            return
+        steps = [first, then] if total_steps is None else [step_at(first, total_steps), step_at(then, total_steps)]
+        if steps[0] > steps[1]:
+            rule = f"must not lie after {later!r}"
+            raise UserError(rule, key=earlier, value=first, mend=f"{later} is {then}")
+
+    def check(self, total_steps: int) -> None:
+        """Refuse moments that are in no order, or too late, in a run of ``total_steps``.
+
+        Raises:
+            UserError: naming the moment.
+        """
+        for earlier, later in (("begin", "end"), ("end", "freeze")):
+            self._check_order(earlier, later, total_steps)
+        if self.last_step(total_steps) > total_steps:
+            key = "end" if self.freeze is None else "freeze"
+            rule = f"the run ends after {total_steps} steps, before pruning does"
+            raise UserError(rule, key=key, value=getattr(self, key), mend="let it end earlier, or train longer")
+
+    def end_step(self, total_steps: int) -> int:
+        """The step at which ``final`` is reached."""
+        return step_at(self.end, total_steps)
+
+    def last_step(self, total_steps: int) -> int:
+        """The step of the last update."""
+        return self.end_step(total_steps) if self.freeze is None else step_at(self.freeze, total_steps)
+
+    def last_update(self, step: int, total_steps: int) -> int | None:
+        """The step of the last update up to ``step``; ``None`` before the first."""
+        begin, end = step_at(self.begin, total_steps), self.end_step(total_steps)
+        step = min(step, self.last_step(total_steps))
+        if step < begin:
+            return None
+        every = self.every or max(1, min(max(20, total_steps // 50), (end - begin) // 10))
+        latest = begin + (step - begin) // every * every
+        return max(latest, end) if step >= end else latest
+
+    def updates_at(self, step: int, total_steps: int) -> bool:
+        """Whether there is an update after ``step``."""
+        return self.last_update(step, total_steps) == step
+
+    def progress(self, step: int, total_steps: int) -> float:
+        """How much is done after ``step`` of ``total_steps`` optimizer steps, in [0, 1]."""
+        update = self.last_update(step, total_steps)
+        if update is None:
+            return 0.0
+        begin, end = step_at(self.begin, total_steps), self.end_step(total_steps)
+        return 1.0 if update >= end else CURVES[self.curve]((update - begin) / (end - begin))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparsitySchedule(Progress):
+    """Sparsity: ``initial`` at ``begin`` and ``final`` from ``end`` on, 0 before ``begin``.
+
+    With the :meth:`progress` c it is initial + (final - initial) c; for the cubic this is
+    final + (initial - final) (1 - p)^3.
+
+    Attributes:
+        final: In [0, 1), of the original number of weights.
+        initial: Likewise, not above ``final``.
+        table: Moment -> sparsity from then on, instead of a curve; the other values follow from it.
+
+    Raises:
+        UserError: if a value is out of its range, or the moments are in no order.
+
+    Reference:
+        Zhu, Gupta: To prune, or not to prune, 2017.
+    """
+
+    final: float
+    initial: float = 0.0
+    table: Mapping[int | float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.table is not None:
+            self._read_table(self.table)
+        for key in ("final", "initial"):
+            check_sparsity(f"{key}_sparsity", getattr(self, key))
+        if self.initial > self.final:
+            mend = f"final_sparsity is {self.final}"
+            raise UserError("must not be above the final one", key="initial_sparsity", value=self.initial, mend=mend)
+        super().__post_init__()
+
+    def _read_table(self, table: Mapping[int | float, float]) -> None:
+        if not table:
+            rule, mend = "is empty", "write moments and sparsities, or cubic"
+            raise UserError(rule, key="schedule", value=dict(table), mend=mend)
+        for moment, sparsity in table.items():
+            check_moment("schedule", moment)
+            check_sparsity(f"schedule.{moment}", sparsity)
+        if len({type(moment) for moment in table}) > 1:
+            rule = "moments must all be steps (integers), or all fractions of the run (floats)"
+            raise UserError(rule, key="schedule", value=dict(table), mend="write 0.0 and 1.0 for the run's ends")
+        moments = sorted(table)
+        values = [table[moment] for moment in moments]
+        if values != sorted(values):
+            mend = "let it rise"
+            raise UserError("sparsity must not fall again", key="schedule", value=dict(table), mend=mend)
+        self._set(begin=moments[0], end=moments[-1], initial=values[0], final=values[-1])
+
+    def last_update(self, step: int, total_steps: int) -> int | None:
+        if self.table is None:
+            return super().last_update(step, total_steps)
+        past = [at for moment in self.table if (at := step_at(moment, total_steps)) <= step]
+        return max(past, default=None)
+
+    def __call__(self, step: int, total_steps: int) -> float:
+        """The sparsity after ``step`` of ``total_steps`` optimizer steps."""
+        update = self.last_update(step, total_steps)
+        if update is None:
+            return 0.0
+        if self.table is not None:
+            # Of moments that fall on one step the last one counts.
+            return max(value for moment, value in self.table.items() if step_at(moment, total_steps) <= update)
+        progress = self.progress(step, total_steps)
+        return self.final if progress == 1 else self.initial + (self.final - self.initial) * progress

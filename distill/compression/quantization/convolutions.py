@@ -1,0 +1,109 @@
+"""Convolutions that compute with quantised weights and inputs."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.compression.quantization.layer import QuantizedLayer
+
+__all__ = [
+    "QuantizedConv",
+    "QuantizedConv1d",
+    "QuantizedConv2d",
+    "QuantizedConv3d",
+    "QuantizedConvTranspose",
+    "QuantizedConvTranspose1d",
+    "QuantizedConvTranspose2d",
+    "QuantizedConvTranspose3d",
+]
+
+
+class QuantizedConv(QuantizedLayer, nn.modules.conv._ConvNd):
+    """What convolutions have in common: a dynamic scale is a sample's."""
+
+    def _sharing(self, x: Tensor) -> tuple[int, ...]:
+        return tuple(range(x.dim() - self.parameter.dim() + 1, x.dim()))
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = self.quantized_input(input)
+        return cast(Any, self)._conv_forward(x, self.quantized_weight(), self.bias)  # type: ignore[no-any-return]
+
+
+class QuantizedConv1d(QuantizedConv, nn.Conv1d):
+    """A convolution over a sequence."""
+
+    plain = nn.Conv1d
+
+    def _by_position(self, x: Tensor) -> Tensor:
+        return x.mT
+
+
+class QuantizedConv2d(QuantizedConv, nn.Conv2d):
+    """A convolution over an image."""
+
+    plain = nn.Conv2d
+
+
+class QuantizedConv3d(QuantizedConv, nn.Conv3d):
+    """A convolution over a volume."""
+
+    plain = nn.Conv3d
+
+
+class QuantizedConvTranspose(QuantizedLayer, nn.modules.conv._ConvTransposeNd):
+    """What transposed convolutions have in common: weights are stored ``[in, out / groups, ...]``."""
+
+    _function: ClassVar[Any]
+
+    def as_rows(self, weight: Tensor) -> Tensor:
+        parts: Tensor = weight.unflatten(0, (self.groups, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
+        return parts.flatten(0, 1).flatten(1)
+
+    def from_rows(self, rows: Tensor) -> Tensor:
+        into, out, *size = self.parameter.shape
+        parts = rows.reshape(self.groups, out, into // self.groups, *size)
+        return parts.transpose(1, 2).flatten(0, 1)
+
+    def _sharing(self, x: Tensor) -> tuple[int, ...]:
+        return tuple(range(x.dim() - self.parameter.dim() + 1, x.dim()))
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return self._convolved(self.quantized_input(input), self.quantized_weight(), self.bias, output_size)
+
+    def convolve(self, x: Tensor, rows: Tensor, bias: Tensor | None) -> Tensor:
+        """What the layer does, with weights given as rows."""
+        return self._convolved(x, self.from_rows(rows), bias)
+
+    def _convolved(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None
+    ) -> Tensor:
+        layer: Any = self
+        stride, padding, dilation = layer.stride, layer.padding, layer.dilation
+        size = layer.kernel_size
+        more = layer._output_padding(x, output_size, stride, padding, size, len(size), dilation)
+        out: Tensor = layer._function(x, weight, bias, stride, padding, more, layer.groups, dilation)
+        return out
+
+
+class QuantizedConvTranspose1d(QuantizedConvTranspose, nn.ConvTranspose1d):
+    """A transposed convolution over a sequence."""
+
+    plain, _function = nn.ConvTranspose1d, staticmethod(F.conv_transpose1d)
+
+    def _by_position(self, x: Tensor) -> Tensor:
+        return x.mT
+
+
+class QuantizedConvTranspose2d(QuantizedConvTranspose, nn.ConvTranspose2d):
+    """A transposed convolution over an image."""
+
+    plain, _function = nn.ConvTranspose2d, staticmethod(F.conv_transpose2d)
+
+
+class QuantizedConvTranspose3d(QuantizedConvTranspose, nn.ConvTranspose3d):
+    """A transposed convolution over a volume."""
+
+    plain, _function = nn.ConvTranspose3d, staticmethod(F.conv_transpose3d)

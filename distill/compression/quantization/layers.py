@@ -1,0 +1,124 @@
+"""Layers that compute with quantised weights and inputs; a module becomes one in place, by its class.
+
+Parameters, ties, hooks and names stay as they are.
+
+A layer is in one of three modes. ``float``: exactly the plain layer. ``fake``: weights and inputs are fake-quantised in
+every pass, weights on the grid that they have at that moment. ``frozen``: the weights lie on their grid for good, and
+only the input is still rounded. Attributes of a frozen layer, from which an integer layer is made:
+
+======================  ============================================================================================
+``weight``              the parameter, scale * (q - zero point) in floating point
+``weight_scale``        float32: ``[]``, ``[out]`` or ``[out, in / group_size]`` by granularity
+``weight_zero_point``   int32, of the scale's shape; ``None`` for symmetric weights
+``integers()``          q, int8, of the weight's own shape
+``input_scale``         float32 ``[]``; ``None`` unless inputs are static
+``input_zero_point``    int32 ``[]``, likewise
+``scheme``              a :class:`LayerScheme`; its ``bounds`` are the ranges of the integers
+======================  ============================================================================================
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+from distill.compression.quantization.convolutions import (
+    QuantizedConv1d,
+    QuantizedConv2d,
+    QuantizedConv3d,
+    QuantizedConvTranspose1d,
+    QuantizedConvTranspose2d,
+    QuantizedConvTranspose3d,
+)
+from distill.compression.quantization.layer import QuantizedLayer
+from distill.compression.quantization.learned_inputs import no_change
+from distill.compression.quantization.observers import unseen
+from distill.compression.quantization.scheme import LayerScheme
+
+__all__ = [
+    "QUANTIZED",
+    "QuantizedEmbedding",
+    "QuantizedLayer",
+    "QuantizedLinear",
+    "QuantizedTransposedLinear",
+    "quantize_layer",
+    "quantized_layers",
+]
+
+
+class QuantizedLinear(QuantizedLayer, nn.Linear):
+    """A linear map."""
+
+    plain = nn.Linear
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(self.quantized_input(input), self.quantized_weight(), self.bias)
+
+
+class QuantizedTransposedLinear(QuantizedLayer, Conv1D):  # type: ignore[misc]
+    """GPT-2's linear map, whose weight is stored as ``[in, out]``."""
+
+    plain = Conv1D
+
+    def as_rows(self, weight: Tensor) -> Tensor:
+        return weight.t()
+
+    def from_rows(self, rows: Tensor) -> Tensor:
+        return rows.t()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.quantized_input(x)
+        out = torch.addmm(self.bias, x.view(-1, x.size(-1)), self.quantized_weight())
+        return out.view(*x.shape[:-1], self.nf)
+
+
+class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
+    """A table, of which only the rows that are looked up are rounded where they do not share their scale."""
+
+    plain = nn.Embedding
+
+    def forward(self, input: Tensor) -> Tensor:
+        options = self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse
+        rows = F.embedding(input, self.parameter, *options)
+        if self.mode != "fake":
+            return self._untouched(rows)
+        return self.fake_rows(rows.flatten(0, -2), input.flatten()).view(rows.shape)
+
+
+_CLASSES: tuple[type[QuantizedLayer], ...] = (
+    QuantizedLinear,
+    QuantizedTransposedLinear,
+    QuantizedEmbedding,
+    QuantizedConv1d,
+    QuantizedConv2d,
+    QuantizedConv3d,
+    QuantizedConvTranspose1d,
+    QuantizedConvTranspose2d,
+    QuantizedConvTranspose3d,
+)
+QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {kind.plain: kind for kind in _CLASSES}
+"""Plain class -> the class that it becomes. Exactly these: what is derived from them may compute something else."""
+
+
+def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
+    """The quantised layers of a model by name, each once."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}
+
+
+def quantize_layer(module: nn.Module, scheme: LayerScheme) -> QuantizedLayer:
+    """Make ``module``, of a class in :data:`QUANTIZED`, a quantised layer in ``float`` mode, in place."""
+    module.__class__ = QUANTIZED[type(module)]
+    layer = cast(QuantizedLayer, module)
+    layer.scheme, layer.mode, layer.observing, layer.ranged = scheme, "float", False, False
+    layer.seen, layer.tokens, layer.calls, layer.places = None, None, 0, 0
+    if scheme.weights.learned:
+        layer.weight_scale = nn.Parameter(layer.initial_scale())
+    if layer.static:
+        layer.register_buffer("input_range", unseen(layer.weight.device))
+    if scheme.activations is not None and scheme.activations.learned:
+        layer.input_change = nn.Parameter(no_change(scheme.activations, layer.weight.device))
+    return layer

@@ -1,0 +1,99 @@
+"""Quantisation without training: the baseline that quantization-aware training must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.compression.quantization.lifecycle import attend, conclude, follow
+from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
+from distill.compression.quantization.select import choose, swap
+from distill.compression.quantization.storage import Store, step_of
+from distill.core.signals import Batch
+from distill.core.utils.errors import UserError
+
+__all__ = ["quantize"]
+
+
+@torch.no_grad()
+def quantize(
+    model: nn.Module,
+    batches: Iterable[Any] = (),
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    *,
+    weights: WeightScheme | None = None,
+    activations: ActivationScheme | None = None,
+    embeddings: WeightScheme | None = None,
+    overrides: Mapping[str, Bits | WeightScheme | None] | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    store: Store = "float",
+    key: str = "quantize",
+) -> list[dict[str, Any]]:
+    """Quantise a trained model in place, in the layers that quantization-aware training makes, and without training.
+
+    Static inputs get the ranges of ``batches``, seen by the model as it predicts (no dropout, everything in floating
+    point), without the padding of those that have ``tokens`` or an ``attention_mask``. Without static inputs no batch
+    is needed.
+
+    Args:
+        model: Trained; left in eval mode.
+        batches: To calibrate with.
+        forward: How the model reads a batch: ``lambda model, batch: task.forward(model, batch, Request(logits=True))``;
+            called with the batch alone if not given.
+        weights: 8 bits a channel by default.
+        activations: Inputs of layers; ``None`` leaves them as they are.
+        embeddings: ``None`` leaves them as they are.
+        overrides: See :func:`~.select.choose`; and likewise ``include`` and ``exclude``.
+        include: See above.
+        exclude: See above.
+        store: How the artifact keeps the weights: ``float``, which transformers opens too, or as ``integers``.
+        key: Where the settings stand, for error messages.
+
+    Returns:
+        The steps of ``compression.json``.
+
+    Raises:
+        UserError: if the settings do not fit the model, or no batch calibrated its static inputs.
+    """
+    inputs = None if activations is None or activations.kind == "none" else activations
+    chosen = choose(
+        model,
+        weights=weights or WeightScheme(),
+        activations=inputs,
+        embeddings=embeddings,
+        overrides=overrides,
+        include=include,
+        exclude=exclude,
+        key=key,
+    )
+    model.eval()
+    layers = swap(model, chosen)
+    static = [layer for layer in layers.values() if layer.static]
+    for layer in static:
+        layer.observing = True
+        layer.train()  # observers move in training only; these layers themselves know no other difference
+    empty = True
+    if static:
+        for batch in batches:
+            empty = False
+            attend(static, _tokens(batch))
+            model(batch) if forward is None else forward(model, batch)
+            follow(static)
+    model.eval()
+    if static and empty:
+        raise UserError(
+            "static inputs need batches to find their ranges", key=f"{key}.calibrate", value=0, mend="give some batches"
+        )
+    return [step_of(conclude(layers), store)]
+
+
+def _tokens(batch: Any) -> Tensor | None:
+    """Which positions of a batch hold a token, ``[B, T]``, where it says so."""
+    if isinstance(batch, Batch):
+        return batch.tokens
+    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None

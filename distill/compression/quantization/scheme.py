@@ -1,0 +1,194 @@
+"""What a layer's weights and inputs are rounded to: one dataclass each, in the words of the YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, cast, get_args
+
+from distill.core.idle import Idle, refuse_idle
+from distill.core.utils.errors import UserError
+
+__all__ = ["BITS", "ActivationScheme", "Bits", "LayerScheme", "WeightScheme", "check_bits", "integer_range"]
+
+Bits = Literal[2, 3, 4, 6, 8]
+
+BITS: tuple[Bits, ...] = get_args(Bits)
+"""Widths that can be chosen."""
+
+
+def integer_range(bits: int, symmetric: bool, signed: bool = True) -> tuple[int, int]:
+    """The smallest and the largest integer.
+
+    Symmetric: -(2^(b-1) - 1) to 2^(b-1) - 1, so that a number and its negative are both on the grid. Otherwise all
+    2^b integers: from -2^(b-1) if ``signed``, else from 0.
+    """
+    half = 1 << (bits - 1)
+    if symmetric:
+        return 1 - half, half - 1
+    return (-half, half - 1) if signed else (0, 2 * half - 1)
+
+
+def check_bits(bits: Any, key: str) -> None:
+    """Refuse a width that cannot be chosen: 5, 5.5, true, or a text.
+
+    Raises:
+        UserError: with those that can be.
+    """
+    if type(bits) is not int or bits not in BITS:
+        widths = ", ".join(map(str, BITS))
+        raise UserError(f"must be one of {widths}", key=key, value=bits, mend="choose one of these")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightScheme:
+    """How weights are rounded to integers q: weight = scale * (q - zero point).
+
+    Attributes:
+        bits: Width of an integer: 2, 3, 4, 6 or 8.
+        granularity: What shares one scale: the whole ``tensor``, an output ``channel`` (a row of an embedding), or a
+            ``group`` of successive inputs of one channel.
+        group_size: Weights in a group; it must divide a channel's number of inputs.
+        symmetric: Whether the zero point is 0 and the range the same on both sides: [-127, 127] for 8 bits, and
+            {-1, 0, 1} for 2. Otherwise all 2^bits integers are used, and zero is one of them exactly.
+        reduced_range: Integers of 7 bits, [-63, 63], in 8: without VNNI, x86 adds two products of 8-bit integers in
+            16 bits, and with the full range the sum may saturate.
+        learned: The scale is trained (LSQ, Esser et al. 2020) instead of following the largest weight.
+
+    Raises:
+        UserError: if the settings contradict each other.
+    """
+
+    bits: Bits = 8
+    granularity: Literal["tensor", "channel", "group"] = "channel"
+    group_size: int | None = None
+    symmetric: bool = True
+    reduced_range: bool = False
+    learned: bool = False
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits, "bits")
+        if self.granularity not in ("tensor", "channel", "group"):
+            raise UserError(
+                "must be tensor, channel or group", key="granularity", value=self.granularity, mend="choose one of them"
+            )
+        if (self.granularity == "group") != (self.group_size is not None):
+            raise UserError(
+                "is given with granularity: group, and only there",
+                key="group_size",
+                value=self.group_size,
+                mend="give both (32 is common), or neither",
+            )
+        if self.group_size is not None and self.group_size < 2:
+            raise UserError("must be at least 2", key="group_size", value=self.group_size, mend="32 is common")
+        if self.reduced_range and (self.bits != 8 or not self.symmetric):
+            raise UserError(
+                "is for symmetric weights of 8 bits; narrower ones do not saturate",
+                key="reduced_range",
+                value=True,
+                mend="leave it out",
+            )
+        if self.learned and not self.symmetric:
+            raise UserError("learned scales are symmetric", key="learned", value=True, mend="set symmetric: true")
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The smallest and the largest integer."""
+        return integer_range(self.bits - self.reduced_range, self.symmetric)
+
+    def with_bits(self, bits: int) -> WeightScheme:
+        """The same scheme in another width."""
+        return replace(self, bits=cast(Bits, bits), reduced_range=self.reduced_range and bits == 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationScheme:
+    """How the input of a layer is rounded to integers.
+
+    Attributes:
+        kind: ``static``: one scale, from the ranges that an observer saw in training. ``dynamic``: a scale for each
+            token (for convolutions: each sample) from its own values. ``none``: inputs stay as they are.
+        bits: Width of an integer: 2, 3, 4, 6 or 8.
+        symmetric: Whether the zero point is 0; otherwise integers run from 0, and where inputs do not lie evenly
+            round zero more of them are used.
+        observer: What a static range follows, batch by batch: ``minmax``, the widest seen; ``moving_average``, of the
+            batches' smallest and largest; ``percentile``, of the percentiles of a sample of the batch; ``mse``, of the
+            range that rounds such a sample with the least squared error.
+        momentum: Weight of the newest batch in an average.
+        percentile: Of ``percentile``: how much of the values lies below the upper end, and above the lower one.
+        learned: From the range that was observed on, the scale of a static input is trained (LSQ, Esser et al. 2020),
+            and where it is not symmetric its smallest value too (LSQ+, Bhalgat et al. 2020). Observers have then done
+            their part: of ``momentum`` and of the callback's ``freeze_observers`` nothing matters beyond ``begin``.
+
+    Raises:
+        UserError: if a setting is out of range, or what has no scale of its own is to be learned.
+    """
+
+    kind: Literal["static", "dynamic", "none"] = "static"
+    bits: Bits = 8
+    symmetric: bool = False
+    observer: Literal["minmax", "moving_average", "percentile", "mse"] = "moving_average"
+    momentum: float = 0.05
+    percentile: float = 99.99
+    learned: bool = False
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits, "bits")
+        for key, value, choices in (
+            ("kind", self.kind, ("static", "dynamic", "none")),
+            ("observer", self.observer, ("minmax", "moving_average", "percentile", "mse")),
+        ):
+            if value not in choices:
+                raise UserError(f"must be one of {', '.join(choices)}", key=key, value=value, mend="choose one of them")
+        if not 0 < self.momentum <= 1:
+            raise UserError("must lie in (0, 1]", key="momentum", value=self.momentum, mend="0.05 is common")
+        if not 50 < self.percentile <= 100:
+            raise UserError("must lie in (50, 100]", key="percentile", value=self.percentile, mend="99.99 is common")
+        if self.learned and self.kind != "static":
+            raise UserError("only static inputs have a scale to learn", key="learned", value=True, mend="kind: static")
+
+    def refuse_idle(self, place: str) -> None:
+        """Refuse settings without effect; not of what an artifact says of itself, which is read all the same.
+
+        Args:
+            place: Where the scheme stands.
+
+        Raises:
+            UserError: naming the setting.
+        """
+        static, kind = "take kind: static", f"kind: {self.kind}"
+        rules = [Idle(key, self.kind != "static", kind, static) for key in ("observer", "momentum", "percentile")]
+        rules += [Idle(key, self.kind == "none", kind, static) for key in ("bits", "symmetric")]
+        rules += [
+            Idle("momentum", self.observer == "minmax", "observer: minmax", "take moving_average"),
+            Idle("percentile", self.observer != "percentile", f"observer: {self.observer}", "take percentile"),
+        ]
+        refuse_idle(ActivationScheme, vars(self), rules, f"{place}.")
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The smallest and the largest integer."""
+        return integer_range(self.bits, self.symmetric, signed=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerScheme:
+    """How one layer is quantised.
+
+    Attributes:
+        weights: Its weights.
+        activations: Its input; ``None`` where that stays as it is.
+    """
+
+    weights: WeightScheme
+    activations: ActivationScheme | None = None
+
+    def record(self) -> dict[str, Any]:
+        """As ``compression.json`` keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> LayerScheme:
+        """What :meth:`record` was made of."""
+        inputs = record["activations"]
+        return cls(weights=WeightScheme(**record["weights"]), activations=inputs and ActivationScheme(**inputs))

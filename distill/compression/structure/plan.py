@@ -1,0 +1,340 @@
+"""What is to be removed of a student: prepared, switched off part by part, taken out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers.pytorch_utils import Conv1D
+
+from distill.compression.pruning.masks import count_at
+from distill.compression.quantization.layers import QuantizedLayer
+from distill.compression.structure import importance
+from distill.compression.structure.activations import ActivationSums
+from distill.compression.structure.architectures import KINDS, Kind, Units, find_units, heads_in_group, layer_modules
+from distill.compression.structure.low_rank import LowRankLinear
+from distill.compression.structure.masking import LayerSwitch, factors
+from distill.compression.structure.norms import mask_norm, unmask_norm
+from distill.compression.structure.removal import keep_units, remove_layers
+from distill.core.ranks import is_rank_zero
+from distill.core.record import steps_of, structural
+from distill.core.targets import LINEAR, refuse_rewritten
+from distill.core.utils.errors import UserError
+
+__all__ = ["Criterion", "Parts", "Plan", "Scope"]
+
+_log = logging.getLogger(__name__)
+
+Criterion = Literal["magnitude", "taylor", "activation"]
+Scope = Literal["layer", "global"]
+
+MEMORY = 0.99
+"""How much of the importance measured so far the next step keeps: about the last hundred steps count."""
+
+
+class Parts:
+    """A student's layers and the units in them, found once and used at every step.
+
+    Args:
+        student: Of a known architecture.
+        hidden: Whether the coordinates of the residual stream are looked for too.
+        key: What asks for it, for error messages.
+
+    Raises:
+        UserError: if the architecture is not known.
+    """
+
+    def __init__(self, student: nn.Module, key: str, *, hidden: bool = False) -> None:
+        self.student = student
+        _, self.layers = layer_modules(student, key)
+        kinds = [kind for kind in KINDS if hidden or kind != "hidden"]
+        self.units: dict[Kind, list[Units]] = {kind: find_units(student, kind, key) for kind in kinds}
+        self.weights = dict(student.named_parameters())
+
+    @property
+    def norms(self) -> list[nn.Module]:
+        """The norms of the residual stream: modules whose weight is a vector over it. None if it is not looked at."""
+        slices = [part for units in self.units.get("hidden", []) for part in units.slices]
+        vectors = {id(self.weights[part.parameter]) for part in slices if self.weights[part.parameter].dim() == 1}
+        return [module for module in self.student.modules() if id(module._parameters.get("weight")) in vectors]
+
+    def mask(self, units: Units) -> Tensor:
+        """Which of the units stay, boolean, ``[units]``: a buffer of their layer."""
+        return self.student.get_submodule(units.owner).get_buffer(f"{KINDS[units.kind]}_mask")
+
+    def measured(self, units: Units) -> Tensor:
+        """The moving average of their importance, ``[units]``: likewise."""
+        return self.student.get_submodule(units.owner).get_buffer(f"{KINDS[units.kind]}_importance")
+
+    @property
+    def by_layer(self) -> list[tuple[Units, ...]]:
+        """The heads and the neurons of each layer."""
+        return list(zip(self.units["heads"], self.units["neurons"], strict=True))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be removed, and by which criterion. All that changes is in buffers of the student.
+
+    Attributes:
+        heads: Part of the attention heads, in [0, 1).
+        neurons: Part of the feed-forward neurons, in [0, 1).
+        hidden: Part of the coordinates of the residual stream, in [0, 1).
+        layers: How many layers, or which; 1 is the first.
+        criterion: What makes a unit important.
+        scope: Among which units the least important are chosen.
+        key: Where all this stands, for error messages.
+    """
+
+    heads: float
+    neurons: float
+    hidden: float
+    layers: int | list[int]
+    criterion: Criterion
+    scope: Scope
+    key: str
+
+    @property
+    def fractions(self) -> dict[Kind, float]:
+        """How much of which kind is removed, of those of which something is."""
+        asked: dict[Kind, float] = {"heads": self.heads, "neurons": self.neurons, "hidden": self.hidden}
+        return {kind: fraction for kind, fraction in asked.items() if fraction}
+
+    @property
+    def layer_count(self) -> int:
+        """How many layers are removed."""
+        return len(self.layers) if isinstance(self.layers, list) else self.layers
+
+    def parts(self, student: nn.Module) -> Parts:
+        """What the plan is about, found in a student."""
+        return Parts(student, self.key, hidden=bool(self.hidden))
+
+    def _removed(self, kind: Kind, parts: Parts) -> list[int]:
+        """How many units go in the end: of each layer, or of all together."""
+        counts = [units.count for units in parts.units[kind]]
+        if self.scope == "global":
+            return [min(count_at(self.fractions[kind], sum(counts)), sum(counts) - len(counts))]
+        return [min(count_at(self.fractions[kind], count), count - 1) for count in counts]
+
+    # ------------------------------------------------------------------ before the training
+
+    def prepare(self, student: nn.Module) -> list[RemovableHandle]:
+        """Give the student its masks, all true, and the switches of its layers.
+
+        Raises:
+            UserError: if the student's architecture is not known, or has not so much to remove.
+        """
+        parts = self.parts(student)
+        self._refuse_rewritten(parts)
+        for kind, fraction in self.fractions.items():
+            group = heads_in_group(student) if kind == "heads" else 1
+            counts = " or ".join(str(count) for count in sorted({units.count for units in parts.units[kind]}))
+            counts += f" groups of {group} query heads that share one of keys and values" if group > 1 else ""
+            removed = sum(self._removed(kind, parts))
+            if not removed:
+                rule, mend = f"this is none of {counts}", "remove more, or leave it out"
+                raise UserError(rule, key=f"{self.key}.{kind}", value=fraction, mend=mend)
+            if group > 1 and is_rank_zero():
+                part = removed / sum(units.count for units in parts.units[kind])
+                told = "%s.heads = %g: a layer has %s, and these go together: %.3g %% of the heads go"
+                _log.warning(told, self.key, fraction, counts, 100 * part)
+            for units in parts.units[kind]:
+                self._add_buffers(student.get_submodule(units.owner), KINDS[kind], units.count)
+        for norm in parts.norms:
+            mask_norm(norm, f"{self.key}.hidden")
+        self._tell_frozen(parts)
+        if not self.layers:
+            return []
+        self._check_layers(parts)
+        self._add_buffers(parts.layers, "layer", len(parts.layers))
+        # In front of the hooks by which transformers keeps hidden states: what they keep is what the next layer sees.
+        return [
+            layer.register_forward_hook(LayerSwitch(parts.layers, index), prepend=True)
+            for index, layer in enumerate(parts.layers)
+        ]
+
+    def _refuse_rewritten(self, parts: Parts) -> None:
+        """Refuse maps that lose units, and whose weights others write: they are under no name that units have."""
+        cut = [parts.student] if self.hidden else [*parts.layers] if self.fractions else []
+        within = {
+            id(module) for part in cut for module in part.modules() if isinstance(module, (*LINEAR, nn.Embedding))
+        }
+        named = {name: module for name, module in parts.student.named_modules() if id(module) in within}
+        refuse_rewritten({n: m for n, m in named.items() if "weight" not in m._parameters}, self.key, excludes=False)
+
+    def _tell_frozen(self, parts: Parts) -> None:
+        frozen = [
+            units.owner
+            for kind in (self.fractions or KINDS if self.criterion == "taylor" else ())
+            for units in parts.units.get(kind, ())
+            if not any(parts.weights[part.parameter].requires_grad for part in units.slices)
+        ]
+        if frozen and is_rank_zero():
+            names = ", ".join(dict.fromkeys(frozen))
+            _log.warning("frozen, so without gradients for taylor, and ranked by magnitude: %s", names)
+
+    def _check_layers(self, parts: Parts) -> None:
+        key, depth = f"{self.key}.layers", len(parts.layers)
+        numbers = self.layers if isinstance(self.layers, list) else list(range(1, self.layers + 1))
+        known = set(numbers) <= set(range(1, depth + 1)) and len(set(numbers)) == len(numbers)
+        if not known or not 0 < len(numbers) < depth:
+            rule = f"the student has layers 1 to {depth}, and one must stay"
+            mend = f"give how many of them, or different numbers, fewer than {depth}"
+            raise UserError(rule, key=key, value=self.layers, mend=mend)
+        student = parts.student
+        shared = len(parts.units["neurons"]) < depth
+        if shared or structural(steps_of(student)) or any(isinstance(m, LowRankLinear) for m in student.modules()):
+            rule = "layers are removed of a student that was not made smaller in other ways before"
+            mend = "remove layers in a first run, alone or with heads and neurons"
+            raise UserError(rule, key=key, value=self.layers, mend=mend)
+
+    def _add_buffers(self, module: nn.Module, unit: str, count: int) -> None:
+        device = next(module.parameters()).device
+        if f"{unit}_mask" not in module._buffers:
+            module.register_buffer(f"{unit}_mask", torch.ones(count, dtype=torch.bool, device=device))
+        if self.criterion != "magnitude" and f"{unit}_importance" not in module._buffers:
+            module.register_buffer(f"{unit}_importance", torch.zeros(count, device=device))
+
+    def masked(self, student: nn.Module) -> list[str]:
+        """Names of the parameters of which a part is to be removed, or which may be removed with their layer."""
+        parts = self.parts(student)
+        found = [part.parameter for kind in self.fractions for units in parts.units[kind] for part in units.slices]
+        prefix, _ = layer_modules(student, self.key)
+        numbers = range(1, len(parts.layers) + 1) if isinstance(self.layers, int) else self.layers
+        gone = tuple(f"{prefix}.{number - 1}." for number in numbers if self.layers)
+        return list(dict.fromkeys([*found, *(name for name in parts.weights if name.startswith(gone))]))
+
+    # ------------------------------------------------------------------ in training
+
+    def watch(self, parts: Parts, activations: ActivationSums) -> None:
+        """Have the activations summed that the criterion ``activation`` reads."""
+        for kind in self.fractions:
+            for units in parts.units[kind]:
+                readers = [parts.weights[part.parameter] for part in units.readers]
+                for module in parts.student.modules():  # several layers may share one
+                    if any(module._parameters.get("weight") is weight for weight in readers):
+                        activations.watch_input(f"{units.owner}.{kind}", module)
+        if self.layers:
+            for index, layer in enumerate(parts.layers):
+                activations.watch_change(str(index), layer)
+
+    def check_quantised(self, parts: Parts) -> None:
+        """Refuse scales over groups of inputs that lose some of their members: the others would be rounded anew.
+
+        Raises:
+            UserError: naming the map.
+        """
+        for kind in self.fractions:
+            for units in parts.units[kind]:
+                for part in units.slices:
+                    name, _, kind_of_parameter = part.parameter.rpartition(".")
+                    module = parts.student.get_submodule(name)
+                    inputs = kind_of_parameter == "weight" and part.axis == (0 if isinstance(module, Conv1D) else 1)
+                    if inputs and isinstance(module, QuantizedLayer) and module.scheme.weights.group_size is not None:
+                        size = module.scheme.weights.group_size
+                        rule = f"{name} has a scale for every {size} inputs, of which {kind} go"
+                        mend = "quantise it per channel (overrides), or remove in a run before"
+                        raise UserError(rule, key=f"{self.key}.{kind}", value=self.fractions[kind], mend=mend)
+
+    def measure(self, parts: Parts, sums: Mapping[str, Tensor]) -> None:
+        """Take one step's gradients, or activations, into the moving averages of importance."""
+        for kind in self.fractions:
+            if self.criterion == "taylor":
+                scores = [importance.taylor(units, parts.weights) for units in parts.units[kind]]
+            else:
+                norms = {units.owner: sums[f"{units.owner}.{kind}"] for units in parts.units[kind]}
+                scores = [importance.output_norm(u, parts.weights, norms[u.owner]) for u in parts.units[kind]]
+            _remember([parts.measured(units) for units in parts.units[kind]], scores)
+        if self.layers:
+            if self.criterion == "taylor":
+                values = [importance.layer_taylor(layer, parts.weights) for layer in parts.by_layer]
+            else:
+                values = [importance.layer_change(sums[str(index)]) for index in range(len(parts.layers))]
+            _remember([parts.layers.get_buffer("layer_importance")], [torch.stack(values)])
+
+    def switch_off(self, parts: Parts, progress: float) -> None:
+        """Bring the masks to where ``progress``, in [0, 1], of all that is to be removed is gone."""
+        for kind in self.fractions:
+            found = parts.units[kind]
+            masks = [parts.mask(units) for units in found]
+            scores = [self._importance(parts, units) for units in found]
+            counts = [count_at(progress, count) for count in self._removed(kind, parts)]
+            if self.scope == "global":
+                kept: Sequence[Tensor] = importance.choose_globally(scores, masks, counts[0])
+            else:
+                kept = [importance.choose(*of) for of in zip(scores, masks, counts, strict=True)]
+            for mask, stay in zip(masks, kept, strict=True):
+                mask.copy_(stay)
+        for norm in parts.norms:
+            norm.get_buffer("hidden_mask").copy_(parts.mask(parts.units["hidden"][0]))
+        if self.layers:
+            mask = parts.layers.get_buffer("layer_mask")
+            mask.copy_(importance.choose(self._layer_importance(parts), mask, count_at(progress, self.layer_count)))
+
+    def _importance(self, parts: Parts, units: Units) -> Tensor:
+        """By magnitude too where nothing was measured, as of frozen layers: as zeros these would go first."""
+        if self.criterion != "magnitude" and (measured := parts.measured(units)).any():
+            return measured
+        return importance.magnitude(units, parts.weights)
+
+    def _layer_importance(self, parts: Parts) -> Tensor:
+        scores = torch.stack([importance.layer_magnitude(layer, parts.weights) for layer in parts.by_layer])
+        if self.criterion != "magnitude":
+            measured = parts.layers.get_buffer("layer_importance")
+            scores = measured.where(measured > 0, measured.max() + scores)  # of what was not measured, only at last
+        if isinstance(self.layers, list):
+            listed = [index + 1 in self.layers for index in range(len(parts.layers))]
+            scores = scores.masked_fill(~torch.tensor(listed, device=scores.device), torch.inf)
+        return scores
+
+    def factors(self, parts: Parts) -> list[tuple[nn.Parameter, Tensor]]:
+        """By what parameters are to be multiplied, so that what the masks say is gone is zero."""
+        found = [units for kind in self.fractions for units in parts.units[kind]]
+        pairs = [pair for units in found for pair in factors(units, parts.mask(units), parts.weights)]
+        return [(parts.weights[name], factor) for name, factor in pairs]
+
+    # ------------------------------------------------------------------ after it
+
+    def finish(self, student: nn.Module) -> list[dict[str, Any]]:
+        """Take out what the masks say is gone, and the masks; the steps of ``compression.json``."""
+        parts = self.parts(student)
+        steps: list[dict[str, Any]] = []
+        kept = {
+            kind: {units.layer: parts.mask(units).nonzero().flatten().tolist() for units in parts.units[kind]}
+            for kind in self.fractions
+        }
+        if self.layers:
+            numbers = [index + 1 for index in parts.layers.get_buffer("layer_mask").nonzero().flatten().tolist()]
+            steps.append({"kind": "layers", "kept": numbers, "of": len(parts.layers)})
+            place = {number: i for i, number in enumerate(numbers, 1)} | {0: 0}
+            kept = {kind: {place[n]: stay for n, stay in of.items() if n in place} for kind, of in kept.items()}
+            remove_layers(student, numbers, self.key)
+        for norm in parts.norms:
+            unmask_norm(norm)
+        for module in (student, parts.layers, *parts.layers):
+            for unit in ("layer", *KINDS.values()):
+                module._buffers.pop(f"{unit}_mask", None)
+                module._buffers.pop(f"{unit}_importance", None)
+        for kind, stay in kept.items():
+            keep_units(student, kind, stay, self.key)
+        if kept:
+            removed: dict[str, Any] = {
+                kind: {str(layer): stay for layer, stay in of.items()} for kind, of in kept.items()
+            }
+            if "heads" in kept and (group := heads_in_group(student)) > 1:
+                removed["heads_in_group"] = group
+            steps.append({"kind": "remove", **removed})
+        return steps
+
+
+def _remember(averages: Sequence[Tensor], scores: Sequence[Tensor]) -> None:
+    """Average in the scores of a step as multiples of their mean: so steps count alike, however large the loss is."""
+    mean = torch.cat(list(scores)).mean().clamp(min=torch.finfo(torch.float32).tiny)
+    for average, score in zip(averages, scores, strict=True):
+        # A gradient that overflowed in half precision, whose step is skipped, says nothing.
+        average.mul_(MEMORY).add_((score / mean).nan_to_num(0.0, 0.0, 0.0), alpha=1 - MEMORY)

@@ -1,0 +1,1 @@
+"""YAML files and overrides, merged into one mapping; what may be named in it. Without torch."""

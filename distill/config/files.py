@@ -1,0 +1,238 @@
+"""The configuration of a run: YAML files merged in order, then ``--key value`` overrides, into one mapping.
+
+Nothing here imports a class or judges a value; :mod:`distill.workflows.job.sections` does. Light.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.config.known_keys import instead
+from distill.config.yaml import dump, parse_value, parse_yaml, read_yaml
+from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.paths import RECIPES, at_home, check_path
+
+__all__ = [
+    "SECTIONS",
+    "apply_override",
+    "class_spec",
+    "dump",
+    "find_file",
+    "load",
+    "merge",
+    "parse_value",
+    "parse_yaml",
+    "read_file",
+    "recipes",
+]
+
+SECTIONS = ("name", "runs", "seed", "model", "data", "trainer", "callbacks", "logging")
+"""The keys at the top of a configuration."""
+
+SPEC = frozenset({"class_path", "init_args", "dict_kwargs"})
+"""The keys of a mapping that names a class."""
+
+# Places where a text that is looked into (``--model.student.depth 3``) is the path of a model, not a class.
+_PATHS = frozenset({"model.student", "model.teacher"})
+
+
+# ---------------------------------------------------------------------- files
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes shipped with the package, by name (``quickstart/alone``)."""
+    found = RECIPES.rglob("*.yaml")
+    return {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in sorted(found)}
+
+
+def find_file(name: str) -> Path:
+    """The file that ``-c NAME`` means: a path, a run's folder, or a shipped recipe.
+
+    Raises:
+        UserError: if there is none.
+    """
+    check_path(name, "--config")
+    path = at_home(name)
+    if path.is_file():
+        return path
+    if (path / "config.yaml").is_file():
+        return path / "config.yaml"
+    shipped = recipes()
+    # `configs/quickstart/alone.yaml` is how the repository calls it; it works from everywhere.
+    short = name.removeprefix("distill:").removeprefix("configs/").removesuffix(".yaml")
+    if short in shipped:
+        return shipped[short]
+    local = (str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else ()
+    mend = nearest(name, [*shipped, *local]) if shipped or local else "give the path of a YAML file"
+    raise UserError("no such file, and no recipe of this name", key="--config", value=name, mend=mend)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """One file's mapping, with ``data`` in its long form.
+
+    Raises:
+        UserError: if it cannot be read, is no YAML, or holds no mapping.
+    """
+    content = read_yaml(path, "--config")
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError("must hold a mapping of keys to values", key=str(path), mend=f"known are {', '.join(SECTIONS)}")
+    return long_form(content)
+
+
+def long_form(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with ``data`` written with ``init_args``."""
+    config = dict(config)
+    data = config.get("data")
+    if isinstance(data, str):
+        config["data"] = {"class_path": data}
+    elif isinstance(data, dict) and not SPEC & data.keys():
+        config["data"] = {"init_args": data}
+    return config
+
+
+def load(files: Sequence[str], overrides: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
+    """Merge ``files`` in order and apply ``overrides`` (dotted key, YAML text) to the result.
+
+    The run is named after the first file, unless a file or an override gives ``name``.
+
+    Raises:
+        UserError: if a file, a key or a value cannot be understood.
+    """
+    config: dict[str, Any] = {}
+    for path in map(find_file, files):
+        config.setdefault("name", path.stem)
+        config = merge(config, read_file(path))
+    for key, text in overrides:
+        apply_override(config, key, parse_value(text, f"--{key}"), text)
+    return long_form(config)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` on top: mappings are merged, everything else is replaced.
+
+    Where ``over`` names another class, the arguments of the former class go with it.
+    """
+    if "class_path" in over and "class_path" in base and over["class_path"] != base["class_path"]:
+        return copy.deepcopy(dict(over))
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+# ---------------------------------------------------------------------- overrides
+
+
+def class_spec(value: Any) -> bool:
+    """Whether ``value`` is a mapping that names a class or its arguments."""
+    return isinstance(value, dict) and bool({"class_path", "init_args"} & value.keys())
+
+
+def apply_override(config: dict[str, Any], key: str, value: Any, text: str | None = None) -> None:
+    """Set ``key`` (``model.losses.0.weight``; ``init_args`` may be left out) in ``config``.
+
+    Args:
+        config: Changed in place.
+        key: Dotted.
+        value: Its new value.
+        text: How that was typed, for the message.
+
+    Raises:
+        UserError: if the key leads nowhere.
+    """
+    parts = key.split(".")
+    if not all(parts):
+        raise UserError("is no key", key=f"--{key}", mend="write it as in the YAML: --model.student.path FOLDER")
+    if parts[0] not in SECTIONS:
+        model = config.get("model")
+        losses = model.get("losses") if isinstance(model, dict) else None
+        if hint := instead(parts[-1], value if text is None else text, losses):
+            raise UserError("no such key", key=key, value=value, mend=hint)
+    here: Any = config
+    for depth, part in enumerate(parts):
+        following = value if depth == len(parts) - 1 else None
+        here = _step(here, part, ".".join(parts[:depth]), following, last=depth == len(parts) - 1)
+
+
+def _step(here: Any, part: str, path: str, value: Any, *, last: bool) -> Any:
+    """Go to ``part`` of ``here``, which stands at ``path``, or set it if it is the ``last``."""
+    if class_spec(here) and part not in SPEC:
+        given = here.get("init_args")
+        if given is not None and not isinstance(given, dict):
+            rule = "must be a mapping of arguments to values"
+            raise UserError(rule, key=f"{path}.init_args", value=given, mend="write them below it")
+        here = _new(here, "init_args") if given is None else given
+    elif path == "data" and not here and part not in SPEC:
+        here = _new(here, "init_args")
+    if isinstance(here, list):
+        index = _index(here, part, path)
+        if index == len(here):
+            here.append({})
+        slot: Any = index
+    else:
+        slot = part
+    below = here[slot] if isinstance(here, list) else here.get(slot)
+    if last:
+        here[slot] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        return None
+    if not isinstance(below, (dict, list)):
+        here[slot] = _opened(below, f"{path}.{part}".lstrip("."))
+    return here[slot]
+
+
+def _new(here: dict[str, Any], key: str) -> dict[str, Any]:
+    here[key] = {}
+    return here[key]  # type: ignore[no-any-return]
+
+
+def _index(here: list[Any], part: str, path: str) -> int:
+    """``part`` as a position in the list ``here``, or the class of one of its items; one past the end appends."""
+    named = [place for place, item in enumerate(here) if _class_name(item) == part]
+    if len(named) == 1:
+        return named[0]
+    if not part.isdecimal() or len(part) > 9 or int(part) > len(here):
+        rule = f"is a list of {len(here)}; give a position from 0 to {len(here)}"
+        raise UserError(rule, key=f"--{path}.{part}", mend=f"--{path}.0 is the first")
+    return int(part)
+
+
+def _class_name(item: Any) -> str:
+    """The own name of the class that an item of a list names, as messages say it."""
+    path = item.get("class_path") if isinstance(item, dict) else item
+    return path.rsplit(".", 1)[-1] if isinstance(path, str) else ""
+
+
+def _opened(below: Any, path: str) -> Any:
+    """What stands at ``path`` as something with keys: a bare name as the class or model it names."""
+    if path in ("model.losses", "callbacks") and below is None:
+        return []
+    if isinstance(below, str):
+        return {"path": below} if path in _PATHS else {"class_path": below, "init_args": {}}
+    if below is None:
+        return {}
+    raise UserError("holds no keys", key=f"--{path}", value=below, mend="set the key itself")
+
+
+def split_override(token: str, rest: Sequence[str]) -> tuple[tuple[str, str], int]:
+    """The override that ``token`` begins, and how many tokens of ``rest`` belong to it.
+
+    Raises:
+        UserError: if it has no value.
+    """
+    name, equals, value = token.removeprefix("--").partition("=")
+    if equals:
+        return (name, value), 0
+    if not rest or (rest[0].startswith("--") and len(rest[0]) > 2):
+        if "." not in name and (hint := instead(name)):
+            raise UserError("no such option", key=f"--{name}", mend=hint)
+        raise UserError("needs a value", key=f"--{name}", mend=f"write --{name}=VALUE")
+    return (name, rest[0]), 1

@@ -1,0 +1,154 @@
+"""The record of what was done to a student: kept at the model, written beside its weights, judged when it is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.json_file import Unreadable, read_mapping
+
+__all__ = ["KINDS", "RECORD", "VERSION", "note", "read_steps", "recount", "steps_of", "structural", "summary"]
+
+RECORD = "compression.json"
+VERSION = 1
+
+KINDS: dict[str, bool] = {
+    "layers": False,
+    "width": False,
+    "sparsity": False,
+    "remove": True,
+    "low_rank": True,
+    "share": True,
+    "quantize": True,
+}
+"""What a step may be -> whether the structure after it is told by the step alone, and not by the model's configuration.
+
+Another one is made known by :func:`distill.models.artifact.register`.
+"""
+
+
+def read_steps(folder: str | Path, key: str) -> list[dict[str, Any]]:
+    """What was done to the model in ``folder``; nothing where no record lies beside it.
+
+    Raises:
+        UserError: if the record is unreadable, or names what this version cannot rebuild.
+    """
+    try:
+        record = read_mapping(Path(folder) / RECORD)
+        version, steps = int(record["version"]), [dict(step) for step in record["steps"]]
+    except FileNotFoundError:
+        return []
+    except (Unreadable, ValueError, TypeError, KeyError, OverflowError) as error:
+        rule = str(error) if isinstance(error, Unreadable) else f"cannot be read ({error})"
+        raise UserError(f"{RECORD} {rule}", key=key, value=str(folder), mend="save it anew") from error
+    if version > VERSION:
+        rule = f"{RECORD} is of format {version} and this version reads up to {VERSION}"
+        raise UserError(rule, key=key, value=str(folder), mend="update lightning-distill")
+    for number, step in enumerate(steps):
+        kind = str(step.get("kind"))
+        if kind not in KINDS:
+            rule = f"{RECORD} names {kind!r}, which this version cannot rebuild"
+            mend = f"update lightning-distill; {nearest(kind, KINDS)}"
+            raise UserError(rule, key=key, value=str(folder), mend=mend)
+        for name, right in _PARTS.get(kind, {}).items():
+            if not right(step.get(name)):
+                rule = f"{RECORD} does not say what was done: steps.{number}.{name} of {kind!r} is missing or wrong"
+                raise UserError(rule, key=key, value=str(folder), mend="save it anew")
+    return steps
+
+
+def steps_of(model: nn.Module) -> list[dict[str, Any]]:
+    """What was done to ``model`` so far, the oldest first; for :func:`distill.models.artifact.save`."""
+    return list(getattr(model, "_compression_steps", []))
+
+
+_WORDS = {"remove": "units removed", "low_rank": "low rank", "share": "shared"}
+
+
+def summary(steps: Sequence[Mapping[str, Any]]) -> str:
+    """What ``steps`` made smaller, in a few words: ``80 % zero, int8``."""
+    words = []
+    for step in steps:
+        if step["kind"] == "sparsity":
+            words += [f"{100 * step['actual']:.3g} % zero"] if step.get("actual") is not None else []
+        elif step["kind"] == "quantize":
+            bits = {layer["weights"]["bits"] for layer in step["modules"].values()}
+            words.append("int" + "/".join(map(str, sorted(bits))))
+        elif step["kind"] not in ("layers", "width"):
+            words.append(_WORDS.get(step["kind"], step["kind"]))
+    return ", ".join(words)
+
+
+def note(model: nn.Module, *steps: Mapping[str, Any]) -> None:
+    """Add to what was done to ``model``."""
+    model._compression_steps = [*steps_of(model), *map(dict, steps)]  # type: ignore[assignment]
+
+
+def recount(model: nn.Module) -> None:
+    """Bring the zeros that the steps tell of up to date: trained on without a mask, they are zeros no more.
+
+    Layers that are there no longer are left out.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    steps = steps_of(model)
+    for step in steps:
+        if step["kind"] == "sparsity" and "layers" in step:
+            weights = {name: parameters.get(f"{name}.weight", parameters.get(name)) for name in step["layers"]}
+            layers = {
+                name: {"weights": weight.numel(), "zeros": int((weight == 0).sum())}
+                for name, weight in weights.items()
+                if weight is not None
+            }
+            total = sum(counts["weights"] for counts in layers.values())
+            zeros = sum(counts["zeros"] for counts in layers.values())
+            step |= {"actual": zeros / max(1, total), "layers": layers}
+    model._compression_steps = steps  # type: ignore[assignment]
+
+
+def structural(steps: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the model's own configuration alone does not tell its structure after ``steps``."""
+    return any(KINDS[step["kind"]] for step in steps)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _mapping(of: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, Mapping) and all(map(of, value.values()))
+
+
+def _list(of: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(of, value))
+
+
+def _or_nothing(of: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or of(value)
+
+
+def _units(value: Any) -> bool:
+    return _mapping(_list(_count))(value) and all(str(layer).isdecimal() for layer in value)
+
+
+def _quantized(value: Any) -> bool:
+    weights = value.get("weights") if isinstance(value, Mapping) else None
+    return isinstance(weights, Mapping) and _count(weights.get("bits"))
+
+
+_PARTS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "sparsity": {"actual": _or_nothing(_number), "layers": _or_nothing(_mapping(_mapping(_count)))},
+    "remove": dict.fromkeys(("heads", "neurons", "hidden"), _or_nothing(_units)),
+    "low_rank": {"modules": _mapping(_count)},
+    "share": {"groups": _list(_list(_count))},
+    "quantize": {"modules": _mapping(_quantized)},
+}
+"""What is read of a step of each kind, and whether a value can be that."""

@@ -1,0 +1,150 @@
+"""Values that change during a run: pure functions of the optimizer step.
+
+They hold no state, so a resumed run needs none restored.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+from distill.core.utils.errors import UserError
+
+__all__ = [
+    "Constant",
+    "Cosine",
+    "Linear",
+    "Schedule",
+    "WarmUp",
+    "as_schedule",
+    "check_moment",
+    "check_schedules",
+    "never",
+    "step_at",
+]
+
+
+class Schedule(ABC):
+    """A value as a function of the step."""
+
+    @abstractmethod
+    def __call__(self, step: int, total_steps: int) -> float:
+        """The value after ``step`` of ``total_steps`` optimizer steps."""
+
+
+class Constant(Schedule):
+    """The same value at every step."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __call__(self, step: int, total_steps: int) -> float:
+        return self.value
+
+
+def check_moment(key: str, value: int | float) -> None:
+    """Refuse what is no moment.
+
+    Raises:
+        UserError: if it is no step and no fraction of the run.
+    """
+    if isinstance(value, bool) or not value >= 0 or (isinstance(value, float) and value > 1):
+        rule = "must be a step (integer, 0 or more) or a fraction of the run (float in [0, 1])"
+        raise UserError(rule, key=key, value=value, mend="write 100 or 0.1")
+
+
+def step_at(moment: int | float, total_steps: int) -> int:
+    """The optimizer step of a moment: an integer is the step, a float a fraction of the run, halves rounded up."""
+    return moment if isinstance(moment, int) else math.floor(moment * total_steps + 0.5)
+
+
+class Ramp(Schedule):
+    """From ``start`` to ``end`` between two moments; constant before and after.
+
+    Args:
+        start: Value until ``begin``.
+        end: Value from ``until`` on.
+        begin: Moment the change begins: a step (integer), or a fraction of the run (float in [0, 1]).
+        until: Moment it is complete, likewise.
+    """
+
+    def __init__(self, start: float, end: float, begin: int | float = 0.0, until: int | float = 1.0) -> None:
+        check_moment("begin", begin)
+        check_moment("until", until)
+        if type(begin) is type(until) and begin > until:
+            raise UserError("must not lie after 'until'", key="begin", value=begin, mend=f"until is {until}")
+        self.start, self.end, self.begin, self.until = start, end, begin, until
+
+    def progress(self, step: int, total_steps: int) -> float:
+        """How much of the change is done, in [0, 1]."""
+        begin, until = (m * total_steps if isinstance(m, float) else m for m in (self.begin, self.until))
+        if step >= until:
+            return 1.0
+        return 0.0 if step <= begin else (step - begin) / (until - begin)
+
+    def shape(self, progress: float) -> float:
+        """The curve: [0, 1] to [0, 1]."""
+        return progress
+
+    def __call__(self, step: int, total_steps: int) -> float:
+        return self.start + (self.end - self.start) * self.shape(self.progress(step, total_steps))
+
+
+class Linear(Ramp):
+    """start + (end - start) * p, with p the part of the way from ``begin`` to ``until``."""
+
+
+class Cosine(Ramp):
+    """start + (end - start) * (1 - cos(pi * p)) / 2, with p the part of the way from ``begin`` to ``until``."""
+
+    def shape(self, progress: float) -> float:
+        return (1 - math.cos(math.pi * progress)) / 2
+
+
+class WarmUp(Linear):
+    """From 0 to ``value`` over the first ``steps`` (a number of steps, or a fraction of the run)."""
+
+    def __init__(self, value: float, steps: int | float = 0.1) -> None:
+        check_moment("steps", steps)
+        super().__init__(0.0, value, begin=0 if isinstance(steps, int) else 0.0, until=steps)
+
+
+def check_schedules(losses: Iterable[object], total_steps: int) -> None:
+    """Refuse a change that does not come to its end in a run of ``total_steps``, or ends before it begins.
+
+    Args:
+        losses: In the order of the configuration.
+        total_steps: Of the run.
+
+    Raises:
+        UserError: naming the moment.
+    """
+    for place, loss in enumerate(losses):
+        for name in ("weight", "temperature"):
+            value = getattr(loss, name, None)
+            if isinstance(value, Ramp):
+                _check_ramp(value, total_steps, f"model.losses.{place}.{name}")
+
+
+def _check_ramp(value: Ramp, total_steps: int, key: str) -> None:
+    begin, until = step_at(value.begin, total_steps), step_at(value.until, total_steps)
+    end = "steps" if isinstance(value, WarmUp) else "until"
+    if begin > until:
+        raise UserError(
+            f"must not lie after {end!r}", key=f"{key}.begin", value=value.begin, mend=f"it is {value.until}"
+        )
+    if until > total_steps:
+        rule = f"the run ends after {total_steps} steps, before the change does"
+        raise UserError(rule, key=f"{key}.{end}", value=value.until, mend="let it end earlier, or train longer")
+
+
+def never(schedule: Schedule) -> bool:
+    """Whether a weight is 0 at every step, as far as its class says."""
+    ends = (schedule.start, schedule.end) if isinstance(schedule, Ramp) else (getattr(schedule, "value", None),)
+    return all(end == 0 for end in ends)
+
+
+def as_schedule(value: float | Schedule) -> Schedule:
+    """A number as a constant schedule; a schedule as itself."""
+    return value if isinstance(value, Schedule) else Constant(float(value))

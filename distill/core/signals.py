@@ -1,0 +1,214 @@
+"""What travels between data, models and losses: a batch, a request for signals, and the signals.
+
+A loss declares with a :class:`Request` what it reads of the student and of the teacher. The union of the
+requests is what the forward pass computes and keeps; nothing else is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from distill.core.digests import input_digests
+
+__all__ = ["IGNORE", "Batch", "Needs", "OutputKind", "Request", "Signals", "tokens_within"]
+
+IGNORE = -100
+"""Label of a position that does not count, as everywhere in torch and transformers."""
+
+OutputKind = Literal["any", "classes", "labels"]
+"""What the C outputs of a head are: the alternatives of one softmax (``classes``), or each a yes or no of its own
+(``labels``); ``any`` where that is not known, or makes no difference."""
+
+_QUICK = 2**20
+"""Numbers of a batch whose digest is quickly made on the host; of images it is left to the device."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The signals that a forward pass must yield.
+
+    Attributes:
+        logits: The head's output.
+        hidden_states: Layers whose output is kept. 0 is the embedding output and k the output of
+            layer k; negative numbers count from the end. See trap: ``hidden_states[k]`` is layer k.
+        attentions: Layers (1 is the first; negative from the end) whose attention maps are kept.
+        projections: Layers (likewise) whose self-attention queries, keys and values are kept.
+        taps: Names of modules, as in ``named_modules()``, whose output is kept.
+    """
+
+    logits: bool = False
+    hidden_states: frozenset[int] = frozenset()
+    attentions: frozenset[int] = frozenset()
+    projections: frozenset[int] = frozenset()
+    taps: frozenset[str] = frozenset()
+
+    def __or__(self, other: Request) -> Request:
+        return Request(
+            logits=self.logits or other.logits,
+            hidden_states=self.hidden_states | other.hidden_states,
+            attentions=self.attentions | other.attentions,
+            projections=self.projections | other.projections,
+            taps=self.taps | other.taps,
+        )
+
+    def __bool__(self) -> bool:
+        return self != Request()
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a loss reads of each of the two models."""
+
+    student: Request = field(default_factory=Request)
+    teacher: Request = field(default_factory=Request)
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(self.student | other.student, self.teacher | other.teacher)
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What one forward pass yielded; only what was requested is there.
+
+    Attributes:
+        logits: ``[B, C]`` for one prediction a sample, ``[B, T, C]`` for one a position.
+        hidden_states: Layer -> ``[B, T, H]``, by the numbers of the request.
+        attentions: Layer -> ``[B, heads, T, T]``, after the softmax, by the numbers of the request.
+        projections: Layer -> (queries, keys, values), each ``[B, heads, T, H / heads]``.
+        taps: Module name -> its output.
+    """
+
+    logits: Tensor | None = None
+    hidden_states: Mapping[int, Tensor] = field(default_factory=dict)
+    attentions: Mapping[int, Tensor] = field(default_factory=dict)
+    projections: Mapping[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def at(self, mask: Tensor | None) -> Tensor:
+        """The logits of the positions that count, ``[N, C]``.
+
+        Args:
+            mask: Boolean, the shape of the logits without their last axis; ``None`` keeps all.
+        """
+        if self.logits is None:
+            raise RuntimeError("logits were not requested of this forward pass")
+        flat = self.logits.flatten(0, -2)
+        return flat if mask is None else flat[mask.flatten()]
+
+
+def tokens_within(x: Tensor, tokens: Tensor | None) -> Tensor | None:
+    """Which positions of a layer's input hold a token, as statistics of all layers leave padding out alike.
+
+    Args:
+        x: ``[B, T, features]``, or ``[B T, features]``.
+        tokens: Of the batch, boolean ``[B, T]``.
+
+    Returns:
+        Boolean, of the shape of ``x`` without its last axis; ``None`` where all positions count: where there is no
+        padding, or they are none of a sequence, as an image's or a sample's one pooled vector.
+    """
+    if tokens is None or x.dim() < 2:
+        return None
+    if tokens.shape == x.shape[:-1]:
+        return tokens
+    return tokens.flatten() if x.shape[:-1] == (tokens.numel(),) else None
+
+
+@dataclass
+class Batch:
+    """One batch as every loss sees it, whatever the task.
+
+    Attributes:
+        inputs: The keyword arguments of both models, or ``{"input": x}`` for plain modules. Never the
+            labels: a model that is given labels computes a loss of its own.
+        labels: Aligned with the logits without their last axis (a causal language model's are already
+            shifted): ``[B]`` or ``[B, T]``, integers with :data:`IGNORE`, or floats for regression with
+            NaN where a sample has no label.
+            ``None`` where the data has none.
+        mask: Which predictions count, boolean, ``[B]`` or ``[B, T]``; ``None`` when all do. The *one*
+            mask of cross entropy and KL alike.
+        tokens: Which positions hold a real token, boolean ``[B, T]``; ``None`` when all do or when
+            the samples are no sequences.
+        ids: The samples' ids in the training data, on the host; ``None`` where they have none.
+        extras: What a task's metrics need besides, by name (the bytes that each label covers, say).
+        step: Optimizer steps done so far.
+        total_steps: Optimizer steps of the whole run, for schedules given in fractions.
+        on_host: The batch that this one was copied from, for what would otherwise wait for the device.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor | None = None
+    mask: Tensor | None = None
+    tokens: Tensor | None = None
+    ids: list[int] | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    step: int = 0
+    total_steps: int = 1
+    on_host: Batch | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        """The number of samples, B."""
+        return len(next(iter(self.inputs.values())))
+
+    @cached_property
+    def count(self) -> Tensor:
+        """The number of predictions that count, a scalar: the batch's share in the global mean."""
+        if self.mask is not None:
+            return self.mask.sum()
+        reference = next(iter(self.inputs.values())) if self.labels is None else self.labels
+        return torch.tensor(self.size if self.labels is None else reference.numel(), device=reference.device)
+
+    def token_weights(self, like: Tensor) -> Tensor:
+        """Weights ``[B, T]`` for losses over hidden states ``like`` ``[B, T, H]``; they add up to :attr:`count`.
+
+        A sample's tokens share its number of predictions equally, w[b, t] = n_b / T_b on real tokens and
+        0 on padding. So a sample's contribution depends on nothing but the sample, and the gradient of a
+        large batch is exactly that of the same samples in several small ones.
+        """
+        shape = like.shape[:2]
+        tokens = torch.ones(shape, dtype=torch.bool, device=like.device) if self.tokens is None else self.tokens
+        if self.mask is None:
+            units = torch.ones(shape[:1], dtype=torch.float32, device=like.device)  # also where bf16 is the default
+            if self.labels is not None and self.labels.dim() > 1:
+                units = units * self.labels.shape[1]
+        else:
+            units = self.mask.float().reshape(shape[0], -1).sum(1)
+        lengths = tokens.sum(1).clamp(min=1)
+        return tokens * (units / lengths)[:, None]
+
+    @property
+    def input_digests(self) -> Tensor:
+        """A digest of each sample's inputs, ``[B]``: equal for equal inputs, whatever the padding."""
+        small = self.on_host is not None and sum(t.numel() for t in self.on_host.inputs.values()) <= _QUICK
+        batch = self.on_host if self.on_host is not None and small else self
+        return input_digests(batch.inputs, batch.tokens)
+
+    def at(self, step: int, total_steps: int) -> Batch:
+        """The same batch at a step of the run."""
+        return replace(self, step=step, total_steps=total_steps)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
+        """The same batch on a device (called by Lightning)."""
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return moved if torch.device(device).type == "cpu" else replace(moved, on_host=self)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (called by ``DataLoader(pin_memory=True)``)."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(
+            self,
+            inputs={name: change(tensor) for name, tensor in self.inputs.items()},
+            labels=None if self.labels is None else change(self.labels),
+            mask=None if self.mask is None else change(self.mask),
+            tokens=None if self.tokens is None else change(self.tokens),
+            extras={name: change(tensor) for name, tensor in self.extras.items()},
+        )

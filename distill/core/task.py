@@ -1,0 +1,173 @@
+"""The contract of every task: how its data becomes batches, how models read them, how it is judged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from distill.core.model_spec import forward
+from distill.core.padding import Side
+from distill.core.signals import Batch, OutputKind, Request, Signals
+from distill.core.tally import Counts
+
+__all__ = ["UNIGRAM", "Guess", "LabelForm", "Task", "TextTask"]
+
+UNIGRAM = "the training data's token frequencies"
+"""What language models are compared with."""
+
+
+class Guess(NamedTuple):
+    """The best prediction that looks at no input.
+
+    Attributes:
+        scores: Its scores, by metric.
+        says: What it predicts, in words.
+    """
+
+    scores: Mapping[str, float]
+    says: str
+
+
+LabelForm = Literal["class", "number", "tags", "set"]
+"""What a row's label is: one of the classes, a number, a class for each word, or any number of the classes."""
+
+
+class Task(ABC):
+    """What a model is trained to do.
+
+    Attributes:
+        name: As written in YAML (``text-classification``).
+        monitor: The metric that says which checkpoint is best; one of :meth:`metrics`.
+        mode: ``max`` or ``min``: which direction of :attr:`monitor` is better.
+        stochastic: Whether a sample's inputs differ from epoch to epoch (masking): a signal recorded in one
+            epoch is then none of the next.
+        outputs: What the outputs of a model's head are; losses for other ones are refused.
+    """
+
+    name: ClassVar[str]
+    stochastic: ClassVar[bool] = False
+    outputs: ClassVar[OutputKind] = "classes"
+    monitor: str
+    mode: str
+
+    def batch(self, raw: Any) -> Batch:
+        """The batch adaptor: what the loader yields, as a :class:`Batch`. Text tasks' loaders yield one already."""
+        assert isinstance(raw, Batch)
+        return raw
+
+    def forward(self, model: nn.Module, batch: Batch, request: Request) -> Signals:
+        """One forward pass of teacher or student."""
+        return forward(model, batch.inputs, request)
+
+    @abstractmethod
+    def metrics(self) -> dict[str, Metric]:
+        """Fresh metrics by name."""
+
+    @abstractmethod
+    def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
+        """Show one batch's logits to :meth:`metrics`."""
+
+    def predict(self, logits: Tensor) -> Tensor | None:
+        """Predicted classes ``[...]`` of logits ``[..., C]``, compared for the agreement with the teacher.
+
+        ``None`` where predictions are no classes (regression).
+        """
+        return logits.argmax(-1)
+
+    def guess(self, counts: Counts, tokens: Tensor | None) -> Guess | None:
+        """What a prediction that looks at no input scores, above which alone a score says something.
+
+        It is the most frequent class *of the labels that are scored*: no constant does better, and none has to be
+        fitted. A language model's is fitted, on the training data: the best constant of few tokens knows too much.
+
+        Args:
+            counts: Of the labels that are scored.
+            tokens: How often each token is to be predicted in the training data, ``[C]``; ``None`` if not known.
+
+        Returns:
+            ``None`` where there is no such prediction, or nothing to score.
+        """
+        return None
+
+    def always(self, label: int) -> str:
+        """The prediction of one class for every input, in words."""
+        return f"always {self.class_name(label)}"
+
+    def class_name(self, label: int) -> str:
+        """A class as it is shown."""
+        names = getattr(self, "labels", None)
+        return repr(names[label]) if names and label < len(names) else str(label)
+
+
+class TextTask(Task):
+    """A task on text, with models and tokenizers of transformers.
+
+    Args:
+        labels: Names of the classes in the order of their ids; ``None`` where the task has none.
+
+    Attributes:
+        columns: Roles of the columns it reads -> names under which a data set's column is recognised, the
+            best first (``{"text": ("sentence", "text"), "label": ("label", "labels")}``).
+        optional: Roles that a split may lack.
+        predicted: The feature that holds the tokens to predict, where a task predicts tokens.
+        takes: What a row's label may be. The gate (:mod:`distill.data.labels`) judges every split by it and hands
+            :meth:`encode` an id (``class``), a float (``number``), a list of ids (``tags``) or C floats (``set``);
+            where a row has no label ``IGNORE``, NaN, ``None`` and C times NaN.
+        words: Whether texts are given as lists of words, with a label for each.
+        packs: Whether samples may be joined and cut into blocks (:class:`~distill.data.packing.PackedSamples`).
+        pads_with_eos: Whether padding may be any token, because nothing ever reads it.
+        sides: Where :meth:`collate` can put the padding.
+        side: Where it does; another one where the models read the padding there
+            (:mod:`distill.training.padding_probe`).
+    """
+
+    columns: ClassVar[dict[str, tuple[str, ...]]]
+    optional: ClassVar[frozenset[str]] = frozenset()
+    predicted: ClassVar[str | None] = None
+    takes: ClassVar[frozenset[LabelForm]] = frozenset()
+    words: ClassVar[bool] = False
+    packs: ClassVar[bool] = False
+    pads_with_eos: ClassVar[bool] = False
+    sides: ClassVar[tuple[Side, ...]] = ("right",)
+    side: Side = "right"
+
+    def __init__(self, labels: Sequence[str] | None = None) -> None:
+        self.labels = list(labels) if labels is not None else None
+
+    @property
+    @abstractmethod
+    def auto_model(self) -> Any:
+        """The ``AutoModelFor...`` class of transformers."""
+
+    def head(self) -> dict[str, Any]:
+        """What the model's configuration must say of the head (``num_labels``, ``id2label``, ``problem_type``)."""
+        return {}
+
+    def find_columns(self, names: Sequence[str]) -> dict[str, str]:
+        """Recognise the roles' columns among a data set's: role -> column, without the roles not found."""
+        found = {role: next((c for c in known if c in names), None) for role, known in self.columns.items()}
+        return {role: column for role, column in found.items() if column is not None}
+
+    @abstractmethod
+    def encode(self, tokenizer: Any, max_length: int | None) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
+        """A function for ``datasets.map(batched=True)``: columns by *role* in, model features out.
+
+        It must be picklable and depend on nothing but its arguments. Labels arrive as :attr:`takes` says. It may
+        leave rows out, and those that it gives no tokens are left out. ``input_ids`` is always a feature; a list is
+        one per token.
+
+        Args:
+            tokenizer: The tokenizer.
+            max_length: Longer samples are cut to it; ``None`` where they will be packed.
+        """
+
+    @abstractmethod
+    def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
+        """Samples (features as numpy arrays plus ``id``, ``epoch`` and ``seed``) as one padded batch.
+
+        Anything random must be a function of ``(seed, epoch, id)`` of the sample alone.
+        """

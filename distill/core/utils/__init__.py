@@ -1,0 +1,1 @@
+"""Files, errors, secrets, tables: what knows nothing of models. Without torch."""

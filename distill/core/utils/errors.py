@@ -1,0 +1,66 @@
+"""The one error for what a user can mend."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from distill.core.utils.secrets import HIDDEN, scrub, scrub_override
+from distill.core.utils.visible import visible
+
+__all__ = ["TrainingError", "UserError", "nearest"]
+
+
+class UserError(Exception):
+    """Something in the configuration, the data or a file that the user can mend.
+
+    The command line prints it as one message without a traceback and exits with code 2. A terminal's output is often
+    kept, so the message holds no secret: neither a value whose key names one, nor credentials in an address.
+
+    Args:
+        rule: What must hold, as a statement ("must be greater than 0").
+        key: The configuration key at fault, dotted as in the YAML (``model.losses.0.temperature``).
+        value: The value found there.
+        mend: What to do about it, as an instruction.
+    """
+
+    def __init__(self, rule: str, *, key: str = "", mend: str, value: object = None) -> None:
+        self.rule, self.key, self.value, self.mend = rule, key, value, mend
+        scrubbed = scrub_override(key, value)
+        shown = scrubbed if HIDDEN in repr(scrubbed) else value
+        subject = f"{key} = {shown!r}: " if key and value is not None else f"{key}: " if key else ""
+        message = subject + "".join(_sentence(part) for part in (rule, mend) if part).rstrip(" ")
+        if shown == HIDDEN:  # rule and mend may speak of it too
+            message = re.sub(rf"(?<!\w){re.escape(str(value))}(?!\w)", HIDDEN, message)
+        super().__init__(visible(scrub(message)))
+
+    def within(self, place: str) -> UserError:
+        """The same error with its key below ``place``, unless it already names a place from the top."""
+        if self.key.startswith(("model.", "data.", "trainer.", place)):
+            return self
+        return UserError(self.rule, key=f"{place}.{self.key}" if self.key else place, value=self.value, mend=self.mend)
+
+
+def _sentence(text: str) -> str:
+    """``text`` with one mark at its end, or a line of its own, and what parts it from the next."""
+    if text.endswith("\n"):
+        return text
+    return f"{text} " if text.endswith(("?", "!")) else f"{text.rstrip('.')}. "
+
+
+def nearest(name: str, names: Iterable[str], *, count: int = 3) -> str:
+    """Say which of ``names`` come closest to ``name``: ``did you mean 'a' or 'b'?``, or list a few."""
+    names = sorted(set(names))
+    close = get_close_matches(name, names, n=count, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    shown = ", ".join(repr(n) for n in names[:12])
+    return f"known are {shown}" + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+class TrainingError(Exception):
+    """Training cannot go on (a loss is no longer finite). One message without secrets, exit code 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(scrub(message)))

@@ -1,0 +1,104 @@
+"""A folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from distill.core.utils.errors import UserError
+from distill.core.utils.files import sync
+from distill.core.utils.paths import at_home, check_folder
+
+__all__ = ["check_output", "make_folder", "replacing"]
+
+
+def check_output(output: str | Path | None) -> Path | None:
+    """The folder that ``output`` names, if it names one.
+
+    What cannot be written to is refused, and a text without anything in it, as of a variable that is not set.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if output is not None and not str(output).strip():
+        raise UserError("must name a folder", key="--output", value=str(output), mend="name one, or leave it out")
+    if output is None:
+        return None
+    check_folder(output, "--output")
+    return at_home(output)
+
+
+@contextmanager
+def replacing(target: str | Path, key: str) -> Iterator[Path]:
+    """A new folder that takes ``target``'s place when the block ends well; otherwise nothing of it stays.
+
+    A kill at any time leaves either the old folder, the new one, or none; never a mixture of both. What it leaves
+    beside them is in nobody's way.
+
+    Args:
+        target: A folder, which need not exist.
+        key: Where the user named it.
+
+    Raises:
+        UserError: if nothing can be written there.
+    """
+    place = Path(target).resolve()
+    if Path.cwd().is_relative_to(place):
+        raise UserError("the current folder cannot be replaced", key=key, value=str(target), mend="name another folder")
+    beside = f".{place.name}.{uuid.uuid4().hex[:8]}"
+    fresh, old = place.with_name(f"{beside}.new"), place.with_name(f"{beside}.old")
+    above = [folder for folder in place.parents if not folder.exists()]
+    try:
+        try:
+            fresh.mkdir(parents=True)
+        except OSError as error:
+            raise _unwritable(error, target, key) from error
+        yield fresh
+        _sync(fresh)
+        _swap(fresh, place, old)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if place.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            with suppress(OSError):  # what else is in one of them stays
+                for folder in above:
+                    folder.rmdir()
+
+
+def make_folder(target: Path, key: str) -> None:
+    """Make a folder, if it is not there.
+
+    Raises:
+        UserError: if it cannot be made.
+    """
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(error, target, key) from error
+
+
+def _unwritable(error: OSError, target: str | Path, key: str) -> UserError:
+    rule = f"cannot be written to ({error.strerror})"
+    return UserError(rule, key=key, value=str(target), mend="name another folder")
+
+
+def _sync(folder: Path) -> None:
+    """Have the files on the disk before any name leads to them."""
+    for path in [*(p for p in folder.rglob("*") if p.is_file()), folder]:
+        sync(path)
+
+
+def _swap(fresh: Path, target: Path, old: Path) -> None:
+    # A folder that is not empty cannot be replaced in one move.
+    if target.exists():
+        target.rename(old)
+    try:
+        fresh.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise

@@ -1,0 +1,237 @@
+"""What must be said of a run's outcome: a pure function of what was measured. Light: no torch.
+
+The rules, each of which gives one line at most:
+
+* nothing was scored, or all labels are the same;
+* outputs of the student are NaN;
+* the student predicts one class, token or set of classes for 99 % of the inputs or more, of which fewer labels are, or
+  numbers that spread by a hundredth of what the labels do or less;
+* its score is that of a constant guess, or worse: no more than one standard error above it;
+* the teacher's is, or it is below that of the same student without a teacher;
+* of a layer nothing is left, or its outputs are the same wherever one looks;
+* a compression has fewer steps than :func:`steps_to_prune` and :func:`steps_to_quantize` say;
+* the score is of a part of the data;
+* student and teacher, or student and the one without a teacher, differ by less than one standard error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distill.core.kept import number_at
+from distill.core.utils.console import number
+
+__all__ = ["Verdict", "steps_to_prune", "steps_to_quantize"]
+
+ONE_CLASS = 0.99
+"""Share of the predictions from which on they count as one class."""
+
+ONE_NUMBER = 0.01
+"""Spread of predicted numbers, as a part of the labels', up to which they count as one number."""
+
+_SAME = 1e-9
+
+
+def steps_to_prune(sparsity: float) -> int:
+    """Steps, from the first pruned weight to the run's end, below which so sparse a student seldom recovers.
+
+    40 / (1 - s), from half of the weights on: each halving of what is left doubles it. 80 % takes 200 (with which the
+    quickstart's student recovers; 94 left a constant one), 90 % takes 400.
+    """
+    return round(40 / (1 - sparsity)) if sparsity >= 0.5 else 0
+
+
+def steps_to_quantize(bits: int) -> int:
+    """Steps with rounding on below which so few bits are seldom learned: 400 / bits, 50 for int8 and 100 for int4."""
+    return round(400 / bits)
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One line.
+
+    Attributes:
+        text: As it is printed.
+        bad: Whether the outcome is not fit for use; else it is to be read with care.
+    """
+
+    text: str
+    bad: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What must be said, the worst first."""
+
+    remarks: Sequence[Remark] = ()
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> Verdict:
+        """Judge what a ``result.json`` holds, or as much of it as is known: ``measured``, ``scores``, ``monitor``."""
+        return cls(sorted(_remarks(result), key=lambda remark: not remark.bad))
+
+    @classmethod
+    def of_teacher(cls, found: Mapping[str, Any]) -> Verdict:
+        """Judge a teacher before training, by what it scored on some samples (``teacher_check.py``)."""
+        metric, measured = found.get("monitor"), found.get("measured") or {}
+        if not isinstance(metric, str):
+            return cls()
+        seen, every = found["samples"]
+        where = f" on {seen:,} of {every:,} validation samples" if seen < every else ""
+        if void := _void(measured):
+            return cls([Remark(f"the teacher is not judged before training: {void}{where and ',' + where}")])
+        if undefined := measured.get("undefined"):
+            of = f"{undefined:,} of {measured['predictions']:,} predictions{where}"
+            return cls([Remark(f"outputs of the teacher are NaN in {of}", bad=True)])
+        value, guess = (number_at(found["scores"], who, metric) for who in ("teacher", "guess"))
+        error = number_at(measured, "standard_error") or 0.0
+        remark = _no_better("teacher", value, guess, _sign(found), error, metric, where)
+        return cls([remark] if remark else [])
+
+    @classmethod
+    def of_file(cls, result: Mapping[str, Any]) -> Verdict:
+        """Likewise of a file that may hold other things than ours does: nothing is said of those."""
+        try:
+            return cls.of(result)
+        except (TypeError, KeyError, ValueError, AttributeError, IndexError, OverflowError):
+            return cls()
+
+    @property
+    def lines(self) -> list[str]:
+        return [remark.text for remark in self.remarks]
+
+    @property
+    def bad(self) -> list[str]:
+        """The lines of an outcome that is not fit for use."""
+        return [remark.text for remark in self.remarks if remark.bad]
+
+
+def _remarks(result: Mapping[str, Any]) -> Iterator[Remark]:
+    measured = result.get("measured") or {}
+    if void := _void(measured):
+        yield Remark(void, bad=True)
+    else:
+        constant = _constant(measured)
+        yield from [Remark(constant, bad=True)] if constant else []
+        yield from _scores(result, measured, told=constant is not None)
+    yield from _layers(measured)
+    for hurry in measured.get("hurried", ()):
+        yield Remark(f"{hurry['what']} in {hurry['steps']:,} steps: fewer than {hurry['needed']:,} are seldom enough")
+    seen, every = measured.get("batches") or (0, 0)
+    if seen < every:
+        yield Remark(f"scored on {seen:,} of {every:,} batches of the data")
+
+
+def _void(measured: Mapping[str, Any]) -> str | None:
+    """Why no score says anything."""
+    if measured.get("predictions") == 0:
+        return "the data that was scored has no labels: nothing is known of the student"
+    labels, numbers = measured.get("most_labels"), measured.get("numbers")
+    if labels and labels["share"] == 1:
+        return f"all labels are {labels['class']}: no score says anything"
+    if numbers and numbers["labels"]["deviation"] <= _SAME * abs(numbers["labels"]["mean"]):
+        return f"all labels are {number(numbers['labels']['mean'])}: no score says anything"
+    return None
+
+
+def _constant(measured: Mapping[str, Any]) -> str | None:
+    """What of a student's answers shows that it does not read its inputs."""
+    if undefined := measured.get("undefined"):
+        return f"outputs of the student are NaN in {undefined:,} of {measured['predictions']:,} predictions"
+    most, labels, numbers = (measured.get(key) for key in ("most_predicted", "most_labels", "numbers"))
+    if most and most["share"] == 1:
+        return f"the student predicts {most['class']} for every input"
+    if most and labels and most["share"] >= ONE_CLASS > labels["share"]:
+        share = math.floor(1000 * most["share"]) / 1000
+        return f"the student predicts {most['class']} for {share:.1%} of the inputs or more"
+    if numbers and numbers["predicted"]["deviation"] <= ONE_NUMBER * numbers["labels"]["deviation"]:
+        mine, theirs = (f"{number(n['mean'])} ± {number(n['deviation'])}" for n in _both(numbers))
+        return f"the student predicts {mine} for every input, where the labels are {theirs}"
+    return None
+
+
+def _both(numbers: Mapping[str, Any]) -> tuple[Any, Any]:
+    return numbers["predicted"], numbers["labels"]
+
+
+def _scores(result: Mapping[str, Any], measured: Mapping[str, Any], told: bool) -> Iterator[Remark]:
+    """What the scores show.
+
+    Args:
+        result: The run's.
+        measured: Of it.
+        told: Whether it has been said that the student does not read its inputs.
+    """
+    metric, scores = result.get("monitor"), result.get("scores")
+    if not isinstance(metric, str) or not isinstance(scores, dict):
+        return
+    sign = _sign(result)
+    whose = ("student", "teacher", "guess", "alone")
+    student, teacher, guess, alone = (number_at(scores, who, metric) for who in whose)
+    error = number_at(measured, "standard_error") or 0.0
+    failed = told
+    for who, value in (("student", student), ("teacher", teacher)):
+        remark = _no_better(who, value, guess, sign, error, metric) if scores.get(who) else None
+        failed = failed or remark is not None
+        if remark is not None and not (who == "student" and told):
+            yield remark
+    if alone is not None and teacher is not None and sign * (alone - teacher) > 0:
+        below = f"({number(teacher)}) is below that of the student without it ({number(alone)})"
+        yield Remark(f"the teacher's {metric} {below}", bad=True)
+    if failed or student is None:
+        return
+    if alone is not None and sign * (student - alone) <= error:
+        beside = f"the same student without a teacher ({number(alone)}{_margin(error)})"
+        yield Remark(f"the student's {metric} ({number(student)}) does not beat {beside} by a standard error")
+    if teacher is not None and abs(student - teacher) <= error:
+        yield Remark(f"student and teacher differ by no more than one standard error of {metric}{_margin(error)}")
+
+
+def _sign(result: Mapping[str, Any]) -> int:
+    """1 where more is better, else -1."""
+    return 1 if result.get("mode") == "max" else -1
+
+
+_SHOWS = {"student": "it has learned nothing that this data shows", "teacher": "it has nothing to teach"}
+
+
+def _no_better(
+    who: str, value: float | None, guess: float | None, sign: int, error: float, metric: str, where: str = ""
+) -> Remark | None:
+    """What is said of a score that is not a standard error above the guess.
+
+    Args:
+        who: ``student`` or ``teacher``.
+        value: Its score.
+        guess: The guess's; ``None`` where there is none.
+        sign: 1 where more is better, else -1.
+        error: The standard error.
+        metric: Which score it is.
+        where: What it was scored on, if not on all there is.
+    """
+    if value is None:
+        return Remark(f"the {who}'s {metric} is not defined on this data", bad=True)
+    if guess is None or sign * (value - guess) > error:
+        return None
+    how = f"{number(value)}{where}, no better than a constant guess ({number(guess)}{_margin(error)})"
+    return Remark(f"the {who}'s {metric} is {how}: {_SHOWS[who]}", bad=True)
+
+
+def _margin(error: float) -> str:
+    return f" ± {number(error)}" if error else ""
+
+
+def _layers(measured: Mapping[str, Any]) -> Iterator[Remark]:
+    if empty := measured.get("empty_layers"):
+        yield Remark(f"no weight is left of {_some(empty)}", bad=True)
+    if constant := [name for name in measured.get("constant_layers", ()) if name not in (empty or ())]:
+        yield Remark(f"the outputs of {_some(constant)} are the same for every input", bad=True)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of them, and how many there are besides."""
+    shown = ", ".join(names[:2])
+    return shown + (f" and {len(names) - 2} other layers" if len(names) > 2 else "")

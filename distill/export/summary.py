@@ -1,0 +1,101 @@
+"""What an export came to: sizes, and the table that is printed."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from distill.core.utils.console import number, wide
+
+__all__ = ["STUDENT", "TEACHER", "megabytes", "show", "sizes", "slower"]
+
+_BLOCK = 1 << 20
+
+TEACHER, STUDENT = "the float teacher", "the float student"
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of the files in ``folder``, and what gzip makes of them: only this one grows smaller with zeros."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {"bytes": sum(path.stat().st_size for path in files), "gzipped_bytes": sum(map(_gzipped, files))}
+
+
+def _gzipped(path: Path) -> int:
+    compress, size = zlib.compressobj(wbits=31), 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            size += len(compress.compress(block))
+    return size + len(compress.flush())
+
+
+def show(report: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the report of an export."""
+    table = Table(title=str(report["folder"]), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_header=False)
+    for name, value in _rows(report).items():
+        table.add_row(name, escape(value))
+    console = console or wide()
+    console.print(table)
+    for line in report.get("verdict", ()):
+        console.print(escape(f"mind: {line}"), soft_wrap=True)
+
+
+def _rows(report: Mapping[str, Any]) -> dict[str, str]:
+    found, reference = report["verified"], report.get("reference")
+    size = f"{megabytes(report['bytes'])} ({megabytes(report['gzipped_bytes'])} gzipped)"
+    if reference:
+        ratio = reference["bytes"] / report["bytes"]
+        size += f", {ratio:.2f} times smaller than {reference['name']} ({megabytes(reference['bytes'])})"
+    rows = {"size": size}
+    if "isa" in report:
+        matmuls = report["integer_matmuls"]
+        names = ", ".join(f"{count} {name}" for name, count in matmuls.items())
+        rows["integer matmuls"] = f"{sum(matmuls.values())} of {report['integer_products']}" + (
+            f" ({names})" if names else ""
+        )
+        rows["weights"] = f"{report['weights']} for {report['isa']}, the largest is {report['largest_weight']}"
+    elif report["quantized_layers"]:
+        rows["quantised layers"] = f"{report['quantized_layers']}, weights as floats on their grid, inputs not rounded"
+    if found["agreement"] is not None:
+        alike = ", but all of them are one class: a constant model's would be equal too" if found["one_class"] else ""
+        rows["equal decisions"] = f"{found['agreement']:.2%} of {found['predictions']:,}{alike}"
+    rows["difference"] = (
+        f"{found['mean_error']:.1e} of the logits' spread, at most {found['relative_error']:.1e} of the largest"
+    )
+    fixed = {name: sizes for name, sizes in report.get("inputs", {}).items() if any(type(n) is int for n in sizes)}
+    if fixed:
+        rows["inputs"] = ", ".join(f"{name} [{', '.join(map(str, sizes))}]" for name, sizes in fixed.items())
+    rows[found["metric"]] = f"{number(found['exported'])} (in torch {number(found['trained'])})"
+    if "latency_ms" in report:
+        rows["latency"] = _latency(report)
+    return rows
+
+
+def slower(latency_ms: Mapping[str, float]) -> list[str]:
+    """What to say where integers take longer than the same student's floats do: a runtime may lack the operators."""
+    integers, floats = latency_ms["export"], latency_ms.get(STUDENT)
+    if floats is None or integers <= 1.05 * floats:  # less is noise
+        return []
+    times = f"{integers:.2f} ms against {floats:.2f} ms"
+    return [f"the integers are slower here than the same student in float32 ({times}); --to onnx writes that one"]
+
+
+def _latency(report: Mapping[str, Any]) -> str:
+    times, reference = report["latency_ms"], report.get("reference")
+    text = f"{times['export']:.2f} ms, one thread, batch 1"
+    text += f", {report['length']} tokens" if report.get("length") else ""
+    if reference:
+        taken = times[reference["name"]]
+        text += f": {taken / times['export']:.2f} times as fast as {reference['name']} ({taken:.2f} ms)"
+    return text
+
+
+def megabytes(count: int) -> str:
+    """``12.3 MB``, of 10⁶ bytes."""
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"

@@ -1,0 +1,1 @@
+"""Where teachers and students come from, and the folder in which a student is saved."""

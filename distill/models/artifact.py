@@ -1,0 +1,221 @@
+"""The student artifact: a folder with the plain model, its tokenizer and the record of what was done to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import safetensors.torch
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedModel
+
+from distill.compression.coverage import coverage_of
+from distill.compression.quantization import storage as quantized
+from distill.compression.structure import low_rank, removal, sharing
+from distill.core.record import KINDS, RECORD, VERSION, read_steps, steps_of, structural
+from distill.core.utils.errors import UserError
+from distill.core.utils.paths import resolve
+from distill.core.utils.quiet import quiet_transformers
+from distill.core.utils.replacing import replacing
+
+__all__ = [
+    "WEIGHTS",
+    "load",
+    "register",
+    "restructure",
+    "save",
+]
+
+WEIGHTS = "model.safetensors"
+
+Rebuild = Callable[[nn.Module, Mapping[str, Any]], None]
+
+_REBUILD: dict[str, Rebuild] = {
+    "remove": removal.rebuild,
+    "low_rank": low_rank.rebuild,
+    "share": sharing.rebuild,
+    "quantize": quantized.rebuild,
+}
+"""Kind of step -> what gives a model, in place, the structure after it."""
+
+
+def save(
+    folder: str | Path, model: nn.Module, tokenizer: Any = None, steps: Sequence[Mapping[str, Any]] | None = None
+) -> None:
+    """Write ``model`` as a folder that :func:`load` opens; an older artifact there is replaced.
+
+    A kill at any time leaves either the old folder, the new one, or none; never a mixture of both.
+
+    Args:
+        folder: Where to.
+        model: Of transformers (``AutoModel.from_pretrained`` opens the folder too), or any other module.
+        tokenizer: Of transformers, saved beside it.
+        steps: What was done to the model, in order, each with its ``kind`` (:data:`KINDS`) and what is needed
+            to do it again; :func:`steps_of` the model if not given.
+
+    Raises:
+        ValueError: if a step is of an unknown kind, which :func:`load` would refuse.
+        UserError: if nothing can be written there.
+    """
+    done = [dict(step) for step in (steps_of(model) if steps is None else steps)]
+    for step in done:
+        if step.get("kind") not in KINDS:
+            raise ValueError(f"unknown kind of step: {step.get('kind')!r}")
+    record: dict[str, Any] = {"version": VERSION, "steps": done}
+    if done:
+        record["coverage"] = coverage_of(model, done).record()
+    with replacing(folder, "folder") as fresh:
+        _write(fresh, model, tokenizer, record)
+
+
+def _write(folder: Path, model: nn.Module, tokenizer: Any, record: Mapping[str, Any]) -> None:
+    with quiet_transformers():
+        if any(step.get("store") == "integers" for step in record["steps"]):
+            packed = quantized.pack(model.state_dict(), model)
+            if isinstance(model, PreTrainedModel):
+                model.save_pretrained(folder, state_dict=packed, save_original_format=False)
+            else:
+                safetensors.torch.save_file(packed, folder / WEIGHTS)
+        elif isinstance(model, PreTrainedModel):
+            model.save_pretrained(folder, save_original_format=not structural(record["steps"]))
+        else:
+            safetensors.torch.save_model(model, str(folder / WEIGHTS))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    for weights in folder.glob("*.safetensors"):
+        # safetensors makes files that only their owner may read; those that are shipped are as readable as the rest.
+        weights.chmod((folder / RECORD).stat().st_mode)
+
+
+def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Open what :func:`save` wrote, in eval mode.
+
+    Args:
+        folder: An artifact, or the folder of a run, which stands for its student.
+        model: For plain modules: one of the same structure, to be filled.
+
+    Raises:
+        UserError: if the folder holds no artifact, or not one of this model.
+    """
+    path = Path(resolve(str(folder), "folder"))
+    if not path.is_dir():
+        raise UserError("no such folder", key="folder", value=str(folder), mend="give the folder of a saved student")
+    steps = read_steps(path, "folder")
+    if model is not None:
+        loaded = _fill(path, restructure(model, steps), steps)
+    else:
+        loaded = _rebuilt(path, steps) if structural(steps) else _open(path)
+    loaded._compression_steps = steps  # type: ignore[assignment]
+    return loaded.eval()
+
+
+def register(kind: str, rebuild: Rebuild) -> None:
+    """Make a kind of step of one's own known, so that folders whose record has it can be saved and loaded.
+
+    Args:
+        kind: What a step of :meth:`Compression.finish` has as its ``kind``.
+        rebuild: ``(model, step)``: gives a freshly made model, in place, the structure after the step.
+
+    Raises:
+        ValueError: if there is such a kind.
+    """
+    if kind in KINDS:
+        raise ValueError(f"there is a kind {kind!r} already")
+    KINDS[kind] = True
+    _REBUILD[kind] = rebuild
+
+
+def restructure(model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> nn.Module:
+    """Give ``model`` the structure that it had after ``steps``, in place; the values are for the caller to load.
+
+    Raises:
+        UserError: if they are not of this model.
+    """
+    for step in steps:
+        rebuild = _REBUILD.get(step["kind"])
+        if rebuild is None:
+            continue
+        try:
+            rebuild(model, step)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            rule = f"the step {step['kind']!r} cannot be done to this {type(model).__name__} ({_first_line(error)})"
+            raise UserError(rule, key=RECORD, mend="give the model that was compressed, or save it anew") from error
+    return model
+
+
+def _rebuilt(path: Path, steps: Sequence[Mapping[str, Any]]) -> nn.Module:
+    architecture = _architecture(path)
+    with quiet_transformers():
+        config = architecture.config_class.from_pretrained(path)
+        config.dtype = torch.float32
+        model = architecture(config)
+    return _fill(path, restructure(model, steps), steps)
+
+
+def _architecture(path: Path) -> Any:
+    """The class of transformers that the configuration names."""
+    if not any(path.glob("*.safetensors*")) and (path / "model.onnx").is_file():
+        mend = f"onnxruntime.InferenceSession('{path / 'model.onnx'}') runs it; load the run's student/ instead"
+        raise UserError("this is an export for onnxruntime, not a student", key="folder", value=str(path), mend=mend)
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            "there is no config.json that tells the model's structure",
+            key="folder",
+            value=str(path),
+            mend="for a plain module give one of the same structure: load(folder, model=module)",
+        ) from error
+    name = (config.get("architectures") or [""])[0]
+    architecture = getattr(transformers, name, None) if name else None
+    if architecture is None:
+        raise UserError(
+            f"transformers knows no architecture {name!r}", key="folder", value=str(path), mend="check config.json"
+        )
+    return architecture
+
+
+def _open(path: Path) -> nn.Module:
+    value = str(path)
+    try:
+        with quiet_transformers():
+            loaded, report = _architecture(path).from_pretrained(
+                value, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise UserError(
+            f"the model cannot be read ({_first_line(error)})", key="folder", value=value, mend="save it again"
+        ) from error
+    if report["missing_keys"]:
+        raise UserError(
+            f"the weights lack {min(report['missing_keys'])}", key="folder", value=value, mend="save it again"
+        )
+    model: nn.Module = loaded
+    return model
+
+
+def _fill(path: Path, model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> nn.Module:
+    try:
+        if any(step.get("store") == "integers" for step in steps):
+            model.load_state_dict(quantized.unpack(safetensors.torch.load_file(path / WEIGHTS), model))
+        else:
+            safetensors.torch.load_model(model, path / WEIGHTS)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"the weights are not those of this {type(model).__name__} ({_first_line(error)})",
+            key="folder",
+            value=str(path),
+            mend="give a module of the structure that was saved",
+        ) from error
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:200]

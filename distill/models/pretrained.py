@@ -1,0 +1,247 @@
+"""Loading models and tokenizers of transformers, with errors that say what to do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedModel
+
+from distill.core.record import note, read_steps, structural
+from distill.core.utils.errors import UserError
+from distill.core.utils.paths import resolve
+from distill.core.utils.quiet import quiet_transformers
+from distill.models.artifact import load
+from distill.models.folder import check_config, check_folder
+
+__all__ = ["FAILURES", "explain", "load_model", "load_tokenizer", "mark_padding", "not_given"]
+
+FAILURES = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    ImportError,
+    UnpicklingError,
+    SafetensorError,
+    StrictDataclassError,
+    HfHubHTTPError,
+)
+"""What transformers raises for a folder, name or configuration that is not right."""
+
+_NOT_GIVEN = re.compile("do not have access|not a valid model identifier|connect to")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
+
+
+def load_model(
+    path: str,
+    auto_model: Any,
+    key: str,
+    *,
+    head: dict[str, Any],
+    attn_implementation: str | None = None,
+    dtype: str | None = None,
+    trained: bool = False,
+) -> PreTrainedModel:
+    """The model at ``path``, in eval mode on the host.
+
+    Where the checkpoint has no head for the task (or one of another number of classes), the head is made
+    anew; everything below it must be there.
+
+    Args:
+        path: Hub id, folder, earlier run, or ``distill:`` folder.
+        auto_model: The ``AutoModelFor...`` class of the task.
+        key: The configuration key of ``path``, for error messages.
+        head: Entries of the configuration that the task sets (``num_labels``, ``id2label``).
+        attn_implementation: ``eager``, ``sdpa``, ...; the fastest that there is if not given.
+        dtype: ``float32`` (also if not given), ``bfloat16``, ``float16`` or ``auto``, as it is stored.
+        trained: Refuse a model whose head would have to be made anew: a teacher.
+
+    Raises:
+        UserError: if there is no such model, it is stored as a pickle, it cannot do the task, or it is incomplete.
+    """
+    location = resolve(path, key)
+    steps: list[dict[str, Any]] = []
+    if Path(location).is_dir():
+        check_folder(Path(location), path, auto_model, key)
+        steps = read_steps(location, key)
+    if structural(steps):
+        return _compressed(location, path, auto_model, key, attn_implementation)
+    try:
+        with quiet_transformers():
+            model, report = auto_model.from_pretrained(
+                location,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told apart below: a head may differ, the rest may not
+                dtype=_DTYPES[dtype or "float32"],
+                **({"attn_implementation": attn_implementation} if attn_implementation else {}),
+                **head,
+            )
+    except Exception as error:  # a configuration that is not right can make a modelling file stumble anywhere
+        raise explain(error, auto_model, key, path, attn_implementation) from error
+    _check_complete(model, report, path, key, trained)
+    mark_padding(model, auto_model)
+    note(model, *steps)
+    return model  # type: ignore[no-any-return]
+
+
+def _compressed(
+    location: str, path: str, auto_model: Any, key: str, attn_implementation: str | None
+) -> PreTrainedModel:
+    """A model whose structure transformers cannot tell: its head is the one it was saved with."""
+    try:
+        model = load(location)
+    except UserError as error:
+        raise UserError(error.rule, key=key, value=path, mend=error.mend) from error
+    wanted = auto_model._model_mapping.get(type(getattr(model, "config", None)), None)
+    if not isinstance(model, PreTrainedModel) or not isinstance(model, wanted or ()):
+        raise UserError(
+            f"this is a compressed {type(model).__name__}, which cannot do this task ({auto_model.__name__})",
+            key=key,
+            value=path,
+            mend="name a model that was trained on the task",
+        )
+    if attn_implementation is not None:
+        try:
+            model.set_attn_implementation(attn_implementation)
+        except FAILURES as error:
+            raise explain(error, auto_model, key, path, attn_implementation) from error
+    mark_padding(model, auto_model)
+    return model
+
+
+def mark_padding(model: PreTrainedModel, auto_model: Any) -> None:
+    """Let the end of text be the padding of a classifier that has none, until its data tells another.
+
+    Decoders classify at the last token that is no padding, and refuse batches if they do not know it. The tokenizer
+    that makes the batches has the last word (:func:`distill.models.tokens.set_padding`).
+    """
+    text = model.config.get_text_config()
+    if "Classification" in auto_model.__name__ and getattr(text, "pad_token_id", None) is None:
+        ends = getattr(text, "eos_token_id", None)
+        text.pad_token_id = ends[0] if isinstance(ends, list) else ends
+
+
+def _check_complete(model: PreTrainedModel, report: dict[str, Any], path: str, key: str, trained: bool) -> None:
+    """Refuse a checkpoint that lacks more than the head, or anything at all where it must be ``trained``."""
+    misfits = {name: (stored, wanted) for name, stored, wanted in report["mismatched_keys"]}
+    fresh = sorted(set(report["missing_keys"]) | set(misfits))
+    below = [name for name in fresh if name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name]
+    if below and below[0] in misfits:
+        stored, wanted = misfits[below[0]]
+        raise UserError(
+            f"the weights do not fit the model's config.json: {below[0]} is {tuple(stored)} and not {tuple(wanted)}",
+            key=key,
+            value=path,
+            mend="save the model anew",
+        )
+    if below:
+        rule = f"the weights are not those of a {type(model).__name__}, as config.json has it: they lack {below[0]}"
+        raise UserError(rule, key=key, value=path, mend="save the model anew")
+    if trained and fresh:
+        raise UserError(
+            f"this model has no trained head for the task: {', '.join(fresh[:3])} would be random",
+            key=key,
+            value=path,
+            mend="fine-tune it on the task first, or name a model that was",
+        )
+
+
+def explain(error: Exception, auto_model: Any, key: str, value: object, attn_implementation: str | None) -> UserError:
+    """What transformers could not load or build, as an error of ours."""
+    text = str(error).strip()
+    if text.startswith("Unrecognized configuration class"):
+        kind = text.split("'")[1].rsplit(".", 1)[-1].removesuffix("Config") if "'" in text else "this"
+        return UserError(
+            f"a model of architecture {kind} cannot do this task ({auto_model.__name__})",
+            key=key,
+            value=value,
+            mend="name another model, or another task",
+        )
+    if missing := not_given(error, key, value):
+        return missing
+    if isinstance(error, UnpicklingError):  # an index of safetensors that leads to something else
+        return UserError(
+            "its weights are a pickle of more than tensors, which can run code when it is read",
+            key=key,
+            value=value,
+            mend="do not use it, or ask where it comes from for safetensors",
+        )
+    if attn_implementation is not None and re.search("attn_implementation|FlashAttention|attention impl", text):
+        return UserError(
+            f"this attention implementation cannot be used ({_first_sentence(text)})",
+            key=key.rpartition(".")[0] + ".attn_implementation",
+            value=attn_implementation,
+            mend="eager and sdpa always work, or leave it out",
+        )
+    if "safetensors" in text and "no file" in text.lower():
+        return UserError(
+            "this model has no safetensors weights, and others can run code when they are read",
+            key=key,
+            value=value,
+            mend=f"if you trust its origin convert it: {auto_model.__name__}.from_pretrained, then save_pretrained",
+        )
+    return UserError(
+        f"transformers cannot make a model of this ({_first_sentence(text)})",
+        key=key,
+        value=value,
+        mend="check the path",
+    )
+
+
+def not_given(error: Exception, key: str, value: object) -> UserError | None:
+    """What to say if ``error`` is the hub's refusal of a model, or that it cannot be reached; else ``None``."""
+    if not _NOT_GIVEN.search(str(error)):
+        return None
+    return UserError(
+        "there is no such folder, and the hub did not give a model of that name",
+        key=key,
+        value=value,
+        mend="check the name and the connection, or give a local folder",
+    )
+
+
+def load_tokenizer(path: str, key: str, *, words: bool = False) -> Any:
+    """The tokenizer of the model at ``path``; where it has no padding token, that is the end of text.
+
+    Args:
+        path: Hub id, folder or run.
+        key: Where it stands in the configuration.
+        words: Whether it will read words that are split already: byte-level ones then put a space before each.
+
+    Raises:
+        UserError: if there is none.
+    """
+    location = resolve(path, key)
+    check_config(Path(location), path, key)
+    try:
+        with quiet_transformers():
+            options = {"add_prefix_space": True} if words else {}
+            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
+    except Exception as error:  # the files of a stranger can make it stumble anywhere
+        if missing := not_given(error, key, path):
+            raise missing from error
+        raise UserError(
+            f"no tokenizer could be loaded ({_first_sentence(str(error))})",
+            key=key,
+            value=path,
+            mend="give a folder or hub id with tokenizer.json",
+        ) from error
+    # Where a folder holds nothing but config.json, transformers makes one that knows its special tokens only.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise UserError(
+            "no tokenizer is saved with this model", key=key, value=path, mend="name the folder or hub id of its own"
+        )
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _first_sentence(text: str) -> str:
+    return " ".join(text.split()).split(". ", 1)[0][:240].rstrip(".")

@@ -1,0 +1,237 @@
+"""The student that a configuration describes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
+
+from distill.core.model_spec import ModelSpec
+from distill.core.record import note, steps_of
+from distill.core.task import Task, TextTask
+from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.quiet import quiet_transformers
+from distill.models.folder import check_memory, check_sizes, parameters_of
+from distill.models.pretrained import FAILURES, explain, load_model, load_tokenizer, mark_padding
+from distill.models.students.config import StudentConfig
+from distill.models.students.layers import choose_layers, keep_layers
+from distill.models.students.width import narrow, widths
+
+__all__ = ["build_student", "freeze", "refuse_quantized"]
+
+_KEY = "model.student"
+_ALWAYS_KNOWN = {"num_labels", "id2label", "label2id", "problem_type", "rope_theta", "rope_scaling", "head_dim"}
+_SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id")
+
+
+def build_student(
+    config: StudentConfig,
+    task: Task,
+    teacher: nn.Module | None = None,
+    labels: Sequence[str] | None = None,
+    tokenizer: Any = None,
+) -> nn.Module:
+    """The student, in train mode, on the host, in float32, with nothing shared with the teacher.
+
+    Fresh weights come from torch's global generator: seed it first.
+
+    Args:
+        config: What is wanted.
+        task: Which head the model needs.
+        teacher: The model to copy from where the configuration says so.
+        labels: Names of the classes in the order of their ids; the task's if not given.
+        tokenizer: The teacher's, which tells the padding of a student of fresh weights.
+
+    Raises:
+        UserError: if the configuration does not describe a model that can be made.
+    """
+    config.check(teacher is not None)
+    if not isinstance(task, TextTask):
+        raise UserError(
+            f"a student for {task.name} cannot be described in words",
+            key=_KEY,
+            mend="give a module: Distillation(student=module, ...)",
+        )
+    head = _head(task, labels)
+    if config.config is not None:
+        student: nn.Module = _fresh(config, task, teacher, head, tokenizer)
+    else:
+        student = _loaded_or_copied(config, task, teacher, head)
+    freeze(student, config.freeze)
+    return student.train()
+
+
+def _head(task: TextTask, labels: Sequence[str] | None) -> dict[str, Any]:
+    head = task.head()
+    if labels is not None and "id2label" not in head:
+        head = head | {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+    return head
+
+
+def _loaded_or_copied(
+    config: StudentConfig, task: TextTask, teacher: nn.Module | None, head: dict[str, Any]
+) -> nn.Module:
+    if config.path is not None:
+        origin = load_model(
+            config.path, task.auto_model, f"{_KEY}.path", head=head, attn_implementation=config.attn_implementation
+        )
+        return _part(origin, config) if config.cuts_layers or config.narrows else origin
+    if not isinstance(teacher, PreTrainedModel):
+        raise UserError(
+            f"layers can be copied from models of transformers, and the teacher is a {type(teacher).__name__}",
+            key=_KEY,
+            mend="give the student as a module",
+        )
+    student = _part(teacher, config)
+    names = head.get("id2label")
+    if names and len(names) == student.config.num_labels:
+        student.config.id2label, student.config.label2id = dict(names), {name: i for i, name in names.items()}
+    if "problem_type" in head:
+        student.config.problem_type = head["problem_type"]
+    if config.attn_implementation is not None:
+        try:
+            student.set_attn_implementation(config.attn_implementation)
+        except FAILURES as error:
+            raise explain(error, task.auto_model, f"{_KEY}.layers", None, config.attn_implementation) from error
+    return student
+
+
+def _part(origin: PreTrainedModel, config: StudentConfig) -> PreTrainedModel:
+    """Some layers and coordinates of ``origin``, with what was left out noted on the new model."""
+    refuse_quantized(origin, config.path)
+    depth = ModelSpec(origin, _KEY).num_layers
+    kept = list(range(1, depth + 1))
+    if config.cuts_layers:
+        kept = choose_layers(config.layers, config.num_layers, depth)
+    steps = steps_of(origin)
+    student = keep_layers(origin, kept)
+    if len(kept) < depth:
+        steps.append({"kind": "layers", "kept": kept, "of": depth})
+    if config.narrows:
+        student = narrow(student, config.hidden_size, config.num_heads, config.intermediate_size)
+        steps.append({"kind": "width", "kept": widths(student.config), "of": widths(origin.config)})
+    note(student, *steps)
+    return student
+
+
+def _fresh(
+    config: StudentConfig, task: TextTask, teacher: nn.Module | None, head: dict[str, Any], tokenizer: Any
+) -> PreTrainedModel:
+    """A model of fresh weights; vocabulary and special tokens are the tokenizer's or the teacher's if not given."""
+    assert config.config is not None
+    wanted = dict(config.config)
+    kind = str(wanted.pop("model_type", ""))
+    key = f"{_KEY}.config"
+    if kind not in CONFIG_MAPPING:
+        raise UserError(
+            "model_type must be one that transformers knows",
+            key=f"{key}.model_type",
+            value=kind,
+            mend=nearest(kind, CONFIG_MAPPING.keys()),
+        )
+
+    def refuse(rule: str, mend: str) -> UserError:
+        return UserError(rule, key=key, value=config.config, mend=mend)
+
+    check_sizes(wanted, refuse)
+    try:
+        with quiet_transformers():
+            _check_names(kind, wanted, key)
+            _check_head(wanted, head, key)
+            made = AutoConfig.for_model(kind, **(_vocabulary(config, teacher, tokenizer) | wanted | head))
+            attention = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
+            check_memory(parameters_of(task.auto_model, made), refuse)
+            model: PreTrainedModel = task.auto_model.from_config(made, dtype=torch.float32, **attention)
+    except UserError:
+        raise
+    except Exception as error:  # a configuration that is not right can make a modelling file stumble anywhere
+        raise explain(error, task.auto_model, key, config.config, config.attn_implementation) from error
+    mark_padding(model, task.auto_model)
+    return model
+
+
+def _check_names(kind: str, wanted: dict[str, Any], key: str) -> None:
+    """Refuse entries that the configuration does not have; transformers would keep them and never read them."""
+    default = AutoConfig.for_model(kind)
+    known = set(default.to_dict()) | set(default.attribute_map) | _ALWAYS_KNOWN
+    for name in wanted:
+        if name not in known:
+            raise UserError(
+                f"the configuration of {kind} has no such entry",
+                key=f"{key}.{name}",
+                value=wanted[name],
+                mend=nearest(name, known),
+            )
+
+
+def _check_head(wanted: dict[str, Any], head: dict[str, Any], key: str) -> None:
+    """Refuse a head that the task and the labels of the data would make another one."""
+    names = {str(number): name for number, name in head.get("id2label", {}).items()}
+    for name, theirs in (head | {"id2label": names}).items():
+        ours = wanted.get(name)
+        if name == "id2label" and isinstance(ours, dict):
+            ours = {str(number): one for number, one in ours.items()}
+        if name in ("num_labels", "id2label", "problem_type") and ours is not None and theirs and ours != theirs:
+            rule = f"the task and the data's labels make it {theirs}"
+            raise UserError(rule, key=f"{key}.{name}", value=wanted[name], mend="leave it out, or see data.labels")
+
+
+def _vocabulary(config: StudentConfig, teacher: nn.Module | None, tokenizer: Any) -> dict[str, Any]:
+    if config.tokenizer is not None:
+        source = load_tokenizer(config.tokenizer, f"{_KEY}.tokenizer")
+        found: dict[str, Any] = {"vocab_size": len(source)}
+    elif isinstance(teacher, PreTrainedModel):
+        source = teacher.config.get_text_config()
+        found = {"vocab_size": source.vocab_size}
+    else:
+        return {}
+    found |= {name: getattr(source, name, None) for name in _SPECIAL}
+    if config.tokenizer is None and tokenizer is not None:
+        found["pad_token_id"] = tokenizer.pad_token_id  # its configuration may tell another, which nothing there reads
+    if found["pad_token_id"] in (found["bos_token_id"], found["eos_token_id"]):
+        # Embeddings do not train the row of the padding, and this one is no mere padding.
+        del found["pad_token_id"]
+    return found
+
+
+def refuse_quantized(student: nn.Module, path: str | None) -> None:
+    """Refuse to train, or to take apart, what is quantised: its weights lie on grids, which they would leave.
+
+    Args:
+        student: The student, or what it is to be made of.
+        path: Where that is from; ``None`` if it is the teacher.
+
+    Raises:
+        UserError: if it is.
+    """
+    if any(step["kind"] == "quantize" for step in steps_of(student)):
+        rule = "weights that are quantised already would leave their grids in training"
+        mend = "start from a student that was made without quantisation, and quantise this one"
+        raise UserError(rule, key=_KEY if path is None else f"{_KEY}.path", value=path, mend=mend)
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Stop training the parameters in whose name one of the regular expressions is found.
+
+    Raises:
+        UserError: if an expression is not valid or found in no name, or nothing would be left to train.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for number, pattern in enumerate(patterns):
+        key = f"{_KEY}.freeze.{number}"
+        try:
+            found = [p for name, p in parameters.items() if re.search(pattern, name)]
+        except re.error as error:
+            raise UserError(
+                f"not a regular expression ({error})", key=key, value=pattern, mend="mend the pattern"
+            ) from error
+        if not found:
+            raise UserError("found in no parameter's name", key=key, value=pattern, mend=nearest(pattern, parameters))
+        for parameter in found:
+            parameter.requires_grad_(False)
+    if patterns and not any(p.requires_grad for p in parameters.values()):
+        raise UserError("nothing is left to train", key=f"{_KEY}.freeze", value=list(patterns), mend="freeze less")

@@ -1,0 +1,93 @@
+"""What YAML says of the student."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from distill.core.utils.errors import UserError
+
+__all__ = ["StudentConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig:
+    """Where the student comes from.
+
+    There are three origins, and one must be given: a saved model (``path``), fresh weights (``config``), or a
+    part of the teacher (``layers`` or a narrower width). ``path`` together with ``layers`` or a width is that
+    part of the model at ``path``.
+
+    Attributes:
+        path: Hub id, folder, or earlier run.
+        config: Fresh weights of this structure: ``model_type`` and what differs from its defaults.
+        layers: Layers to copy, 1 is the first; or ``uniform`` (spread, the last included), ``first`` or
+            ``last``, with ``num_layers``. The embeddings and the head come along.
+        num_layers: How many layers to copy; spread uniformly if ``layers`` does not say.
+        hidden_size: Width of the residual stream, evenly chosen coordinates of the wider model.
+        num_heads: Attention heads, evenly chosen; they keep their size.
+        intermediate_size: Neurons of each feed-forward block, those with the largest weights.
+        attn_implementation: ``eager`` (needed for losses on attention maps), ``sdpa``, ...
+        freeze: Regular expressions; parameters are not trained where one is found in their name.
+        tokenizer: Hub id or folder of the tokenizer where ``path`` has none or another is meant.
+    """
+
+    path: str | None = None
+    config: dict[str, Any] | None = None
+    layers: list[int] | Literal["uniform", "first", "last"] | None = None
+    num_layers: int | None = None
+    hidden_size: int | None = None
+    num_heads: int | None = None
+    intermediate_size: int | None = None
+    attn_implementation: str | None = None
+    freeze: list[str] = field(default_factory=list)
+    tokenizer: str | None = None
+
+    @property
+    def cuts_layers(self) -> bool:
+        """Whether layers are left out."""
+        return self.layers is not None or self.num_layers is not None
+
+    @property
+    def narrows(self) -> bool:
+        """Whether a width is given."""
+        return any(width is not None for width in (self.hidden_size, self.num_heads, self.intermediate_size))
+
+    def check(self, has_teacher: bool) -> None:
+        """Refuse what does not name exactly one origin.
+
+        Raises:
+            UserError: if no origin is given, or two, or the origin is the teacher and there is none.
+        """
+        part = self.cuts_layers or self.narrows
+        if self.path is not None and self.config is not None:
+            raise UserError(
+                "a student is either a saved model (path) or of fresh weights (config)",
+                key="model.student.path",
+                value=self.path,
+                mend="leave out one of the two",
+            )
+        if self.config is not None and part:
+            raise UserError(
+                f"a student of fresh weights (config) copies nothing, and {self._first_of_part()} says what to copy",
+                key="model.student.config",
+                value=self.config,
+                mend="give depth and width inside config, or leave config out",
+            )
+        if self.path is None and self.config is None and not part:
+            raise UserError(
+                "nothing says where the student comes from",
+                key="model.student",
+                mend="give path (a saved model), config (fresh weights), or layers (copied from the teacher)",
+            )
+        if part and self.path is None and not has_teacher:
+            raise UserError(
+                "there is no teacher to copy from",
+                key=f"model.student.{self._first_of_part()}",
+                value=getattr(self, self._first_of_part()),
+                mend="give model.teacher, or model.student.path",
+            )
+
+    def _first_of_part(self) -> str:
+        names = ("layers", "num_layers", "hidden_size", "num_heads", "intermediate_size")
+        return next(name for name in names if getattr(self, name) is not None)

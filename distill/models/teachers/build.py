@@ -1,0 +1,100 @@
+"""The teachers that a configuration names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from distill.core.idle import idle
+from distill.core.task import Task, TextTask
+from distill.core.teacher import TeacherSource
+from distill.core.utils.errors import UserError
+from distill.models.compatibility import check_labels, check_teachers
+from distill.models.pretrained import load_model, load_tokenizer
+from distill.models.teachers.ensemble import Ensemble
+from distill.models.teachers.live import LiveTeacher
+
+__all__ = ["TeacherConfig", "build_teacher"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """One teacher.
+
+    Attributes:
+        path: Hub id, folder, or earlier run; its head must be trained for the task.
+        weight: How much it counts among several, greater than 0.
+        dtype: Of its weights; ``auto`` is as they are stored. Half precision saves memory and time on a GPU.
+        attn_implementation: ``eager`` (needed for losses on attention maps), ``sdpa``, ...
+        remember: Whether its logits are remembered by sample, so that it runs once for each; see
+            :class:`~distill.models.teachers.LiveTeacher`.
+    """
+
+    path: str
+    weight: float = 1.0
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    attn_implementation: str | None = None
+    remember: bool = True
+
+
+def build_teacher(
+    configs: str | TeacherConfig | Sequence[str | TeacherConfig], task: Task, labels: Sequence[str] | None = None
+) -> TeacherSource:
+    """The teacher, or the :class:`Ensemble` of several.
+
+    Args:
+        configs: A path, a teacher, or a list of them.
+        task: Which head a teacher needs.
+        labels: Names of the classes in the order of their ids, as the data has them; the task's if not given.
+
+    Raises:
+        UserError: if one cannot be loaded, has no trained head for the task, or has other classes.
+    """
+    if not isinstance(task, TextTask):
+        raise UserError(
+            f"a teacher for {task.name} cannot be named by path",
+            key="model.teacher",
+            mend="give a module: Distillation(teacher=module, ...)",
+        )
+    labels = labels if labels is not None else task.labels
+    alone = configs[0] if isinstance(configs, Sequence) and len(configs) == 1 else configs
+    if isinstance(alone, TeacherConfig) and alone.weight != 1.0:
+        key = "model.teacher.weight" if alone is configs else "model.teacher.0.weight"
+        raise idle(key, alone.weight, "a single teacher", "name several")
+    if isinstance(configs, str | TeacherConfig):
+        return _build_one(configs, task, labels, "model.teacher")
+    sources = [_build_one(one, task, labels, f"model.teacher.{number}") for number, one in enumerate(configs)]
+    ensemble = Ensemble(sources, [1.0 if isinstance(one, str) else one.weight for one in configs])
+    ensemble.one_vocabulary = check_teachers(task, ensemble)
+    return ensemble if len(sources) > 1 else sources[0]
+
+
+def _build_one(config: str | TeacherConfig, task: TextTask, labels: Sequence[str] | None, key: str) -> LiveTeacher:
+    config = TeacherConfig(path=config) if isinstance(config, str) else config
+    model = load_model(
+        config.path,
+        task.auto_model,
+        f"{key}.path",
+        head={},  # its own: names and number of its classes are compared with the data's, not overwritten
+        attn_implementation=config.attn_implementation,
+        dtype=config.dtype,
+        trained=True,
+    )
+    if not task.auto_model.__name__.endswith("LM"):
+        check_labels(None, model, labels, told=False)  # it is, beside the student
+        _tell_outputs(model, task, key)
+    tokenizer = load_tokenizer(config.path, f"{key}.path", words=task.words)
+    return LiveTeacher(model, task, tokenizer, remember=config.remember, key=key)
+
+
+def _tell_outputs(model: nn.Module, task: TextTask, key: str) -> None:
+    """Warn of a head that was trained for outputs of another kind: a softmax of several yes and no says little."""
+    trained, wanted = getattr(model.config, "problem_type", None), task.head().get("problem_type")
+    if trained and wanted and trained != wanted:
+        _log.warning("%s was trained for %s, and is used for %s", key, trained, wanted)

@@ -1,0 +1,1 @@
+"""Sealed files of what a run resumes from."""

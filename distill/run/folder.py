@@ -1,0 +1,349 @@
+"""The folder of one run: everything that validating, exporting and reporting it needs is in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from distill.config.files import dump, read_file
+from distill.core.utils.errors import UserError
+from distill.core.utils.files import read, sync, write
+from distill.core.utils.json_file import Unreadable, read_mapping
+from distill.core.utils.paths import RUNS, at_home, check_folder, check_path
+from distill.core.utils.replacing import replacing
+from distill.core.utils.secrets import scrub
+from distill.core.utils.visible import visible
+from distill.run.boundary import refuse_links
+from distill.run.lock import held, locked
+
+__all__ = ["Run", "State", "begun_from", "new_id"]
+
+State = Literal["running", "finished", "failed", "interrupted"]
+
+_MADE_BY = "# Made by: "
+
+_LONGEST = 200  # of the 255 that a file's name may have: files beside the folder begin with its name
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def new_id() -> str:
+    """A run's name for life, here and in W&B: ``20261121-103000-ab12``, which sorts by time."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+class Run:
+    """``<runs>/<name>/<id>/``.
+
+    * ``config.yaml``: the resolved configuration, without secrets; ``distill fit -c`` repeats the training;
+    * ``checkpoints/``: what training goes on from;
+    * ``student/``: what is shipped, written by :mod:`distill.models.artifact`;
+    * ``plan.json``: how many steps it has, and by which metric its best student is chosen;
+    * ``result.json``: the figures of the final table;
+    * ``failure.json``: why training could not go on, where it could not;
+    * ``metrics.csv`` and the folders of the other loggers.
+
+    Nothing is on the disk before :meth:`create`.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.id, self.name = self.folder.name, self.folder.parent.name
+        self.copy_of = ""
+        """The id of the run that the folder is a copy of, where it is one that has not gone on by itself."""
+        self.checkpoints, self.student = self.folder / "checkpoints", self.folder / "student"
+        self.config_file, self.result_file = self.folder / "config.yaml", self.folder / "result.json"
+        self.failure_file, self.lock_file = self.folder / "failure.json", self.folder / ".lock"
+        self.plan_file = self.folder / "plan.json"
+        self._above: list[Path] = []
+
+    @classmethod
+    def named(cls, root: str | Path, name: str, run_id: str) -> Run:
+        """The run of this name and id, whether its folder is there or not.
+
+        Raises:
+            UserError: if the name or the id cannot be a folder's.
+        """
+        for key, value in (("name", name), ("--id", run_id)):
+            if not _NAME.fullmatch(value):
+                rule = "must be a folder's name: letters, digits, dot, dash and underscore"
+                raise UserError(rule, key=key, value=value, mend="begin with a letter or digit")
+            if len(value) > _LONGEST:
+                rule = f"must be no longer than {_LONGEST} letters"
+                raise UserError(rule, key=key, value=value, mend="give a shorter one")
+        return cls(Path(root) / name / run_id)
+
+    @classmethod
+    def plan(cls, root: str | Path, name: str, run_id: str | None = None) -> Run:
+        """The run that :meth:`create` would make.
+
+        Raises:
+            UserError: if the name or the id cannot be a folder's, or the folder is there already.
+        """
+        run = cls.named(root, name, new_id() if run_id is None else run_id)
+        check_folder(root, "runs")
+        if os.path.lexists(run.folder):  # a link to what is not there would have it made there
+            mend = f"distill resume {run.folder}, or give another id, or none"
+            raise UserError(f"the run folder {run.folder} exists", key="--id", value=run.id, mend=mend)
+        return run
+
+    @classmethod
+    def create(cls, root: str | Path, name: str, config: Mapping[str, Any], run_id: str | None = None) -> Run:
+        """Make the folder and write ``config`` into it, scrubbed of secrets.
+
+        Raises:
+            UserError: as :meth:`plan`.
+        """
+        run = cls.plan(root, name, run_id)
+        run.begin(config)
+        return run
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Make the planned folder.
+
+        Args:
+            config: Of the run.
+
+        Raises:
+            UserError: if another run took it in the meantime, or it cannot be written to.
+        """
+        self._above = [folder for folder in self.folder.parents if not folder.exists()]
+        try:
+            self.folder.mkdir(parents=True)
+            self._write_config(config)
+            sync(self.folder.parent)
+        except FileExistsError:
+            raise UserError(
+                f"the run folder {self.folder} exists", key="--id", value=self.id, mend="give another id"
+            ) from None
+        except OSError as error:
+            self.discard()
+            rule = f"cannot be written to ({error.strerror})"
+            raise UserError(
+                rule, key="runs", value=str(self.folder), mend="make room, or name another folder"
+            ) from None
+
+    @contextmanager
+    def made(self, config: Mapping[str, Any], made_by: str) -> Iterator[Run]:
+        """The planned folder, which is there when the block has ended well, and not at all if it has not.
+
+        Args:
+            config: Of the run.
+            made_by: The command that makes it.
+
+        Raises:
+            UserError: if it cannot be written to.
+        """
+        with replacing(self.folder, "runs") as folder:
+            fresh = Run(folder)
+            fresh._write_config(config, made_by)
+            yield fresh
+
+    def refuse_half_made(self) -> None:
+        """Refuse a folder that another command than training was making when it was killed.
+
+        Raises:
+            UserError: naming the command.
+        """
+        first = read(self.config_file).decode(errors="replace").partition("\n")[0]
+        if first.startswith(_MADE_BY) and not self.result_file.is_file():
+            rule = "was being made by another command, which did not end, and is nothing to go on with"
+            mend = f"remove it, and give that command again: {first.removeprefix(_MADE_BY)}"
+            raise UserError(rule, key="RUN", value=str(self.folder), mend=mend)
+
+    def extend(self, config: Mapping[str, Any]) -> None:
+        """Have the run go on by ``config``: it is neither finished nor failed any more."""
+        self.result_file.unlink(missing_ok=True)  # first: what has finished is what the configuration says
+        self.failure_file.unlink(missing_ok=True)
+        self._write_config(config)
+
+    def _write_config(self, config: Mapping[str, Any], made_by: str | None = None) -> None:
+        head = f"{_MADE_BY}{made_by}" if made_by else f"# Repeat this run: distill fit -c {self.config_file}"
+        _write_text(self.config_file, f"{head}\n" + dump(scrub(config)))
+
+    @classmethod
+    def open(cls, folder: str | Path, key: str = "RUN") -> Run:
+        """An existing run.
+
+        Args:
+            folder: Its own.
+            key: Where the user named it.
+
+        Raises:
+            UserError: if ``folder`` is none.
+        """
+        check_path(folder, key)
+        run = cls(at_home(folder).resolve())
+        if not run.folder.is_dir():
+            raise UserError("no such folder", key=key, value=str(folder), mend=f"{_others(Path(folder))}")
+        if visible(str(run.folder)) != str(run.folder):
+            rule = "has characters in its name that a terminal obeys instead of showing them"
+            raise UserError(rule, key=key, value=str(folder), mend="rename it")
+        if not run.config_file.is_file():
+            rule = "is no run's folder: it has no config.yaml"
+            raise UserError(rule, key=key, value=str(folder), mend=_others(Path(folder) / "any"))
+        run._take_id()
+        return run
+
+    def _take_id(self) -> None:
+        """Take the id that is the run's for life, also where the folder was renamed; a copy gets one of its own."""
+        plan = self._read(self.plan_file, "remove it")
+        own = plan.get("id", self.id)
+        if not isinstance(own, str) or not _NAME.fullmatch(own):
+            raise UserError(
+                "is no run's id", key=f"{self.plan_file.name}: id", value=own, mend=f"mend {self.plan_file}"
+            )
+        if _is_original(Path(str(plan.get("folder") or self.folder.parent / own)), own, self.folder):
+            self.copy_of = own
+            self.id = self.folder.name if self.folder.name != own and _NAME.fullmatch(self.folder.name) else new_id()
+        else:
+            self.id = own
+
+    def _read(self, file: Path, mend: str) -> dict[str, Any]:
+        """What one of the small files holds; nothing where it is not there.
+
+        Raises:
+            UserError: if it cannot be read; ``mend`` says what to do then.
+        """
+        try:
+            return read_mapping(file)
+        except FileNotFoundError:
+            return {}
+        except Unreadable as error:
+            raise UserError(str(error), key=file.name, value=str(file), mend=mend) from None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        return read_file(self.config_file)
+
+    @property
+    def whole_config(self) -> dict[str, Any]:
+        """The resolved configuration, with the sections that a model is built by.
+
+        Raises:
+            UserError: if one of them is not what a run writes there.
+        """
+        found = {"trainer": {}} | self.config
+        for key in ("model", "trainer"):
+            value = found.get(key)
+            if not isinstance(value, dict) or (key == "model" and not value.get("student")):
+                rule, mend = "is not what a run writes there", f"mend {self.config_file}, or begin another run"
+                raise UserError(rule, key=f"{self.config_file.name}: {key}", value=value, mend=mend)
+        return found
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Be the one process that writes this run.
+
+        Raises:
+            UserError: if another one is, or a link in the folder leads out of it.
+        """
+        self.refuse_links()
+        return locked(self.lock_file)
+
+    def refuse_links(self) -> None:
+        """Refuse to write where a link leads out of the folder, or what is written cannot take its place.
+
+        Raises:
+            UserError: naming it.
+        """
+        refuse_links(self.folder)
+        files = [self.config_file, self.result_file, self.failure_file, self.plan_file, self.lock_file]
+        files += [self.folder / "metrics.csv", self.folder / "timeline.png", *self.folder.glob(".*.new")]
+        for path in (*files, self.checkpoints, self.student):
+            folder = path in (self.checkpoints, self.student)
+            if path.exists() and not (path.is_dir() if folder else path.is_file()):
+                rule = f"is no {'folder' if folder else 'file'}, and could not be written"
+                raise UserError(rule, key=path.name, value=str(path), mend="remove it")
+
+    @property
+    def state(self) -> State:
+        """``running`` while a process writes it; ``interrupted`` if that ended before the run did."""
+        if held(self.lock_file):
+            return "running"
+        if self.result_file.is_file():
+            return "finished"
+        return "failed" if self.failure_file.is_file() else "interrupted"
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """Write ``plan.json``: whose folder it is, since when, and what is listed of a run that has not finished."""
+        try:
+            started = read_mapping(self.plan_file).get("started")
+        except (OSError, Unreadable):
+            started = None
+        whose = {"id": self.id, "folder": str(self.folder.resolve()), "started": started or round(time.time())}
+        _write_text(self.plan_file, json.dumps(whose | dict(plan), indent=2) + "\n")
+
+    def write_failure(self, message: str) -> None:
+        """Write ``failure.json``; a resumed run removes it."""
+        _write_text(self.failure_file, json.dumps({"message": message}, indent=2) + "\n")
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json``."""
+        _write_text(self.result_file, json.dumps(result, indent=2) + "\n")
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What ``result.json`` holds.
+
+        Raises:
+            UserError: if the run has not finished, or the file cannot be read.
+        """
+        again = f"distill resume {self.folder}"
+        found = self._read(self.result_file, f"remove it, and have it written anew: {again}")
+        if not found:
+            mend = f"let it finish: {again}"
+            raise UserError("this run has not finished", key="RUN", value=str(self.folder), mend=mend)
+        return found
+
+    def discard(self) -> None:
+        """Remove the folder of a run that ended before there was anything to keep, and those that were made for it."""
+        if not any(self.checkpoints.glob("*.ckpt")):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):  # what else is in one of them stays
+                for parent in self._above:
+                    parent.rmdir()
+
+
+def _is_original(folder: Path, own: str, copy: Path) -> bool:
+    """Whether in ``folder`` lies the run of this id, of which ``copy``, another folder, is a copy."""
+    try:
+        there = (folder / "config.yaml").is_file() and not folder.samefile(copy)
+        return there and read_mapping(folder / "plan.json").get("id") == own
+    except (OSError, ValueError):
+        return False
+
+
+def begun_from(folder: str) -> None:
+    """Refuse what is no run to begin another one from.
+
+    Raises:
+        UserError: naming ``--from``.
+    """
+    try:
+        Run.open(folder)
+    except UserError as error:
+        mend = f"{error.mend}; a model that is no run is named by --model.student {folder}"
+        raise UserError(error.rule, key="--from", value=folder, mend=mend) from None
+
+
+def _write_text(path: Path, text: str) -> None:
+    write(path, text.encode())
+
+
+def _others(folder: Path) -> str:
+    """Runs that lie beside or below ``folder``."""
+    above = next((p for p in folder.parents if p.is_dir()), Path())
+    runs = sorted(p.parent for pattern in RUNS for p in above.glob(pattern))
+    more = f" and {len(runs) - 5} more" if len(runs) > 5 else ""
+    return f"runs there: {', '.join(map(str, runs[-5:]))}{more}" if runs else "give the folder that `distill fit` named"

@@ -1,8 +1,0 @@
-"""Where the student comes from: a saved model, fresh weights, or some layers and coordinates of the teacher."""
-
-from distill.students.build import build_student
-from distill.students.config import StudentConfig
-from distill.students.layers import choose_layers, keep_layers
-from distill.students.width import narrow
-
-__all__ = ["StudentConfig", "build_student", "choose_layers", "keep_layers", "narrow"]

@@ -1,0 +1,1 @@
+"""The LightningModule, its optimizer, and how it is spread over processes."""

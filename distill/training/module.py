@@ -1,0 +1,351 @@
+"""The Lightning module that pairs a teacher with a student and adds up the losses."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from distill.compression.base import compressions
+from distill.core.ranks import is_rank_zero
+from distill.core.record import recount, steps_of
+from distill.core.schedules import check_schedules
+from distill.core.signals import Batch, Request, Signals
+from distill.core.step_callback import logged
+from distill.core.utils.errors import UserError
+from distill.losses import DistillationLoss
+from distill.models.compatibility import check_pair, check_widths
+from distill.models.students import StudentConfig
+from distill.models.students.build import refuse_quantized
+from distill.models.teachers import TeacherConfig, TeacherSource
+from distill.models.teachers.scores import TeacherScores
+from distill.tasks import Task, make_task
+from distill.training.averaging import GlobalMean
+from distill.training.evidence import Evidence
+from distill.training.nonfinite import FiniteWatch
+from distill.training.optimizer import OptimizerConfig, check_warmup, learning_rate_factor, make_optimizer
+from distill.training.pair import bind, make_losses, make_student, make_teacher, meet_data, own_tokenizer, try_reading
+from distill.training.resume_state import refuse_changed, remember, share, teacher_state
+from distill.training.sharding import shard_run
+
+__all__ = ["Distillation"]
+
+_log = logging.getLogger(__name__)
+
+
+class Distillation(LightningModule):
+    """Train a student on the weighted sum of pluggable losses against a teacher.
+
+    The objective of one optimizer step is the sum over the losses k of w_k * S_k / N, where S_k is the loss
+    summed over every valid position of all micro-batches and ranks, and N the number of these positions.
+
+    The teacher is no submodule: it is in no optimizer, checkpoint, gradient bucket or export.
+
+    Args:
+        student: Where the student comes from; a hub id, folder or run as a string; or a ready module.
+        task: Name of a task (``text-classification``), or a task of your own.
+        teacher: Hub id, folder or run; several with weights; a ready module or source; none for plain fine-tuning.
+        losses: The terms of the objective; (binary) cross entropy against the labels if none are given. A function of
+            the two models' logits is one too (:class:`~distill.losses.callable.CallableLoss`).
+        optimizer: Optimizer and learning-rate schedule.
+        labels: Names of the classes. On the command line they come from the data.
+
+    Raises:
+        UserError: for whatever cannot work, before anything is trained or written.
+    """
+
+    def __init__(
+        self,
+        student: StudentConfig | str | nn.Module,
+        task: str | Task = "text-classification",
+        teacher: str | TeacherConfig | list[TeacherConfig] | nn.Module | TeacherSource | None = None,
+        losses: Sequence[DistillationLoss] | None = None,
+        optimizer: OptimizerConfig | None = None,
+        labels: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.task = make_task(task, labels)
+        self.teacher = make_teacher(teacher, self.task, labels)
+        self.student = make_student(student, self.task, self.teacher, labels)
+        self.losses = nn.ModuleList(make_losses(losses, self.task))
+        self.optimizer_config = optimizer or OptimizerConfig()
+        self.needs = bind(self._losses(), self.task, self.student, self.teacher)
+        # Where the tokenizers agree one head may be a padded version of the other; no other widths may differ.
+        self._tokenizer = own_tokenizer(student, self.task, self.teacher)
+        self._may_be_padded = check_pair(self.task, self._tokenizer, self.student, self.teacher)
+        # No submodules: with weights of half precision (bf16-true) their counts would be rounded to it.
+        self.metrics = self.task.metrics()
+        self._counted: tuple[weakref.ref[Trainer], int] | None = None
+        self._judged = None if self.teacher is None else TeacherScores(self.teacher, self.task)
+        self.evidence = Evidence()
+        self._finite = FiniteWatch()
+        self._mean = GlobalMean()
+        self._gather: Callable[[], nn.Module | None] | None = None
+        # Weak: Lightning's averages copy the module, and through its data would copy the trainer.
+        self._met: weakref.ref[Any] | None = None
+
+    @property
+    def teacher_scores(self) -> dict[str, float]:
+        """The teacher's figures on the data of the last evaluation; empty where there is none."""
+        return {} if self._judged is None else self._judged.scores
+
+    def _losses(self) -> list[DistillationLoss]:
+        return list(self.losses)  # type: ignore[arg-type]
+
+    def meet(self, data: Any) -> None:
+        """Have both models read what ``data`` makes; done by :meth:`setup` for the data module of a trainer.
+
+        Raises:
+            UserError: if its tokenizer is not theirs, its samples are longer than they read, or they read none.
+        """
+        if data is not None and (self._met is None or data is not self._met()):
+            meet_data(data, self.task, self.student, self._tokenizer, self.teacher)
+            try_reading(data, self.task, self.student, self.teacher, self.needs)
+            self._met = weakref.ref(data)
+
+    def setup(self, stage: str) -> None:
+        self.meet(getattr(self.trainer, "datamodule", None))
+
+    # ------------------------------------------------------------------ sharding
+
+    def configure_model(self) -> None:
+        # Called again for a validation after training.
+        if self.device_mesh is not None and self._gather is None:
+            self._gather = shard_run(self.student, self._losses(), self.device_mesh)
+
+    def whole_student(self) -> nn.Module | None:
+        """The student with all of its weights, as a plain module.
+
+        Of a sharded run it is gathered, in which all ranks take part: a copy on rank 0, and nothing on the others.
+        """
+        return self.student if self._gather is None else self._gather()
+
+    # ------------------------------------------------------------------ training
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = make_optimizer(self.optimizer_config, [self.student, self.losses])
+        total = self._count_steps()
+        check_warmup(self.optimizer_config, total)
+        check_schedules(self._losses(), total)
+        factor = partial(learning_rate_factor, self.optimizer_config, total_steps=total)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "name": "learning_rate"},
+        }
+
+    @property
+    def total_steps(self) -> int:
+        """How many optimizer steps the run has, for all that is scheduled over it; 1 before there is a run."""
+        if self._trainer is None:
+            return 1
+        # Counted for the first who asks, as a subclass may have made configure_optimizers anew.
+        counted = self._counted
+        return counted[1] if counted is not None and counted[0]() is self.trainer else self._count_steps()
+
+    def _count_steps(self) -> int:
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            mend = "set max_epochs or max_steps"
+            raise UserError("a run needs an end", key="trainer.max_epochs", value=-1, mend=mend)
+        self._counted = weakref.ref(self.trainer), int(total)
+        return int(total)
+
+    def _check_optimizers(self) -> None:
+        """Refuse a subclass whose steps are not those by which masks, rounding, weights and temperatures go."""
+        if self.automatic_optimization and self.trainer.optimizers[0].param_groups:
+            return  # Lightning takes one at the most
+        found = "no optimizer" if self.automatic_optimization else "manual optimization"
+        raise UserError(
+            f"{type(self).__name__} has {found}, and what is scheduled over a run goes by Lightning's own steps",
+            key="model",
+            mend="return one optimizer from configure_optimizers, with a parameter group for each setting",
+        )
+
+    def on_fit_start(self) -> None:
+        refuse_quantized(self.student, None)
+        self._check_optimizers()
+        self._place()
+        self._mean.forget()
+        pruned = any(step["kind"] == "sparsity" for step in steps_of(self.student))
+        if pruned and not any(c.masked(self.student) for c in compressions(self.trainer)) and is_rank_zero():
+            _log.warning("model.student was pruned, and nothing holds its zeros; add GradualMagnitudePruning")
+
+    def on_validation_start(self) -> None:
+        self._place()
+
+    def on_test_start(self) -> None:
+        self._place()
+        if self._judged is not None:
+            self._judged.clear()
+
+    def on_train_end(self) -> None:
+        self._finite.check()
+        recount(self.student)
+
+    def _place(self) -> None:
+        for metric in self.metrics.values():
+            metric.to(self.device)
+        if self._judged is not None:
+            self._judged.to(self.device)
+
+    def on_train_start(self) -> None:
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler):  # not told of an epoch resumed in its middle
+                callback.on_train_epoch_start(self.trainer)
+        self._begin()
+
+    def on_train_epoch_start(self) -> None:
+        self._begin()  # once more: a callback may change the accumulation from epoch to epoch
+
+    def on_train_epoch_end(self) -> None:
+        if self.teacher is not None:
+            share(self.teacher, self.trainer.world_size)
+
+    def _begin(self) -> None:
+        """What must hold at every step. Resuming within an epoch or at its end, Lightning does not start it anew."""
+        self._mean.begin(self.trainer.accumulate_grad_batches, self.trainer.world_size)
+        # from_pretrained returns eval mode, and Lightning leaves modes as it finds them.
+        self.student.train()
+
+    def terms(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective summed over the batch's valid positions, and each term's raw mean.
+
+        Args:
+            batch: With its step set (:meth:`Batch.at`), which the schedules read.
+        """
+        teacher = Signals()
+        if self.teacher is not None and self.needs.teacher:
+            teacher = self.teacher.signals(batch, self.needs.teacher)
+        student = self.task.forward(self.student, batch, self.needs.student)
+        if not self._may_be_padded:
+            check_widths(student, teacher)
+        objective = torch.zeros((), device=self.device)
+        raw: dict[str, Tensor] = {}
+        for loss in self._losses():
+            total, positions = loss(student, teacher, batch)
+            mean = total / positions.clamp(min=1)
+            raw[loss.name] = mean.detach()
+            objective = objective + loss.weight(batch.step, batch.total_steps) * mean * batch.count
+        return objective, raw
+
+    def training_step(self, raw_batch: Any, batch_idx: int) -> Tensor:
+        batch = self.task.batch(raw_batch).at(self.global_step, self.total_steps)
+        objective, terms = self.terms(batch)
+        self._finite.watch(terms, batch)
+        if logged(self.trainer, self.global_step + 1):
+            self._log_terms(objective / batch.count.clamp(min=1), terms, batch)
+        return self._mean.loss(objective, batch.count)
+
+    def _log_terms(self, objective: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
+        means = torch.stack([objective.detach().float(), *(mean.float() for mean in terms.values())])
+        if self.trainer.world_size > 1:  # of all ranks' predictions; of a step's batches the last is logged
+            sums = torch.cat([means * batch.count, batch.count[None]])
+            torch.distributed.all_reduce(sums)
+            means = sums[:-1] / sums[-1].clamp(min=1)
+        values: dict[str, Any] = {"train/loss": means[0]}
+        for loss, mean in zip(self._losses(), means[1:], strict=True):
+            weight = loss.weight(batch.step, batch.total_steps)
+            values[f"train/{loss.name}"] = mean
+            values[f"train/{loss.name}_weighted"] = weight * mean
+        values["train/learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log_dict(values, batch_size=batch.size)
+        self.log("loss", values["train/loss"], prog_bar=True, logger=False, batch_size=batch.size)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self.average_gradients(optimizer)  # after unscaling and before clipping
+
+    def average_gradients(self, optimizer: Optimizer) -> None:
+        """Turn gradients of the sum over the step's predictions into those of the global mean, if they are not yet.
+
+        For callbacks to call in ``on_before_optimizer_step``, where their turn comes before the module's.
+        """
+        self._mean.average(optimizer)
+
+    # ------------------------------------------------------------------ validation
+
+    def validation_step(self, raw_batch: Any, batch_idx: int) -> None:
+        self._evaluate(raw_batch, batch_idx)
+
+    def test_step(self, raw_batch: Any, batch_idx: int) -> None:
+        self._evaluate(raw_batch, batch_idx)
+
+    def _evaluate(self, raw_batch: Any, index: int) -> None:
+        batch = self.task.batch(raw_batch)
+        with self.evidence.watching(self.student, index):
+            signals = self.task.forward(self.student, batch, Request(logits=True))
+        assert signals.logits is not None
+        self.task.update(self.metrics, signals.logits, batch)
+        if self.trainer.sanity_checking:
+            return
+        predicted = self.task.predict(signals.logits)
+        self.evidence.add(predicted, batch, signals.logits)
+        if self._judged is not None:
+            self._judged.compare(predicted, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def _log_scores(self, split: str) -> None:
+        scores = {f"{split}/{name}": metric.compute().float() for name, metric in self.metrics.items()}
+        if not self.trainer.sanity_checking:
+            self.evidence.conclude(self.task, self.metrics, self.trainer)
+        for metric in self.metrics.values():
+            metric.reset()
+        if self._judged is not None and not self.trainer.sanity_checking:
+            found, agreement = self._judged.conclude()
+            scores |= {f"teacher/{name}": value for name, value in found.items()}
+            scores |= {} if agreement is None else {f"{split}/agreement": agreement}
+        # Equal on all ranks already; every rank needs them, as each decides which checkpoint is best.
+        several = self.trainer.world_size > 1
+        self.log_dict(scores, sync_dist=several)
+        best = scores[f"{split}/{self.task.monitor}"]
+        self.log(self.task.monitor, best, prog_bar=True, logger=False, sync_dist=several)
+
+    def logged(self, validates: bool = True) -> list[str]:
+        """The names of all metrics that a run logs, those of callbacks left out.
+
+        Args:
+            validates: Whether it is validated.
+        """
+        terms = [name for loss in self._losses() for name in (f"train/{loss.name}", f"train/{loss.name}_weighted")]
+        names = ["train/loss", "loss", *terms, "train/learning_rate"]
+        if not validates:
+            return names
+        prefixes = ("val/", *(("teacher/",) if self.teacher is not None else ()))
+        names += [self.task.monitor, *(f"{prefix}{name}" for prefix in prefixes for name in self.metrics)]
+        return names + (["val/agreement"] if self.teacher is not None else [])
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._finite.check()  # no checkpoint of a run that has already gone wrong
+        checkpoint["data"], checkpoint["total_steps"] = self._data_fingerprint(), self.total_steps
+        checkpoint["predictions"] = self._mean.predictions
+        if self.teacher is not None:
+            ranks = self.trainer.global_rank, self.trainer.world_size
+            checkpoint["teacher"] = teacher_state(self.teacher, self.teacher_scores, *ranks)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        refuse_changed(checkpoint, self.teacher, self._data_fingerprint())
+        self._mean.predictions = checkpoint.get("predictions")
+        saved = checkpoint.get("teacher")
+        if saved is not None and self.teacher is not None and self._judged is not None:
+            remember(self.teacher, saved, self.trainer.global_rank, self.trainer.world_size)
+            self._judged.scores = dict(saved["scores"])
+
+    def _data_fingerprint(self) -> str | None:
+        """What the samples' ids stand for, where a data module tells."""
+        return getattr(getattr(self.trainer, "datamodule", None), "fingerprint", None)

@@ -1,0 +1,200 @@
+"""A teacher, a student and the losses between them, each ready-made or described in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from distill.core.documents import check_causal, check_isolation
+from distill.core.model_spec import ModelSpec
+from distill.core.schedules import never
+from distill.core.signals import Needs
+from distill.core.utils.errors import UserError
+from distill.data import TextData
+from distill.losses import BinaryCrossEntropy, CrossEntropy, DistillationLoss
+from distill.losses.callable import as_loss
+from distill.models.compatibility import check_length, check_teachers
+from distill.models.pretrained import load_tokenizer
+from distill.models.students import StudentConfig, build_student
+from distill.models.teachers import Ensemble, LiveTeacher, TeacherConfig, TeacherSource, build_teacher
+from distill.models.tokens import check_same, check_tokenizer, set_padding
+from distill.tasks import CausalLM, Task, TextTask
+from distill.training.padding_probe import meet_padding
+from distill.training.reads import check_reads
+
+__all__ = ["bind", "make_losses", "make_student", "make_teacher", "meet_data", "own_tokenizer", "try_reading"]
+
+
+def make_teacher(
+    teacher: str | TeacherConfig | list[TeacherConfig] | nn.Module | TeacherSource | None,
+    task: Task,
+    labels: list[str] | None,
+) -> TeacherSource | None:
+    """The source of a teacher's signals, if there is a teacher."""
+    if isinstance(teacher, Ensemble) and isinstance(task, TextTask):
+        teacher.one_vocabulary = check_teachers(task, teacher)
+    if teacher is None or isinstance(teacher, TeacherSource):
+        return teacher
+    if isinstance(teacher, nn.Module):
+        return LiveTeacher(teacher, task)
+    for index, one in enumerate(teacher if isinstance(teacher, (list, tuple)) else [teacher]):
+        if not isinstance(one, (str, TeacherConfig)):
+            key = "model.teacher" if one is teacher else f"model.teacher.{index}"
+            mend = "give several modules as Ensemble([LiveTeacher(module, task), ...])"
+            raise UserError("a teacher is named by its path", key=key, value=type(one).__name__, mend=mend)
+    return build_teacher(teacher, task, labels)
+
+
+def make_student(
+    student: StudentConfig | str | nn.Module, task: Task, teacher: TeacherSource | None, labels: list[str] | None
+) -> nn.Module:
+    """The student, which may be made of its (first) teacher's layers."""
+    if isinstance(student, nn.Module):
+        _refuse_shared(student, teacher)
+        return student
+    config = StudentConfig(path=student) if isinstance(student, str) else student
+    model, tokenizer = (teacher.models[0], teacher.tokenizers[0]) if teacher else (None, None)
+    return build_student(config, task, model, labels, tokenizer)
+
+
+def _refuse_shared(student: nn.Module, teacher: TeacherSource | None) -> None:
+    theirs = {id(p) for model in (teacher.models if teacher else []) for p in model.parameters()}
+    shared = next((name for name, p in student.named_parameters() if id(p) in theirs), None)
+    if shared is not None:
+        rule = "is the student itself, or a part of it, and would be frozen with it"
+        raise UserError(rule, key="model.teacher", value=shared, mend="make one of a copy: copy.deepcopy(module)")
+
+
+def own_tokenizer(student: StudentConfig | str | nn.Module, task: Task, teacher: TeacherSource | None) -> Any:
+    """The tokenizer that the student was trained with: beside it, or its teacher's; ``None`` where nothing tells.
+
+    Raises:
+        UserError: if it cannot be loaded, and something is to be compared with it.
+    """
+    config = StudentConfig(path=student) if isinstance(student, str) else student
+    if isinstance(config, nn.Module) or not isinstance(task, TextTask):
+        return None
+    if config.path is None and config.tokenizer is None:
+        return teacher.tokenizers[0] if teacher else None
+    path, key = (config.tokenizer, "tokenizer") if config.tokenizer else (config.path, "path")
+    assert path is not None
+    try:
+        return load_tokenizer(path, f"model.student.{key}", words=task.words)
+    except UserError:
+        if teacher is None and config.tokenizer is None:  # the data names one
+            return None
+        raise
+
+
+def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher: TeacherSource | None) -> None:
+    """Have the models read what the data makes: with its tokenizer, its padding, its lengths.
+
+    Args:
+        data: A data module; one that has no tokenizer tells nothing.
+        task: The task.
+        student: The student.
+        tokenizer: The student's own, or ``None``.
+        teacher: The teacher, or none.
+
+    Raises:
+        UserError: if the tokenizer is not that of both models, samples are longer than one of them reads, or packed
+            documents would see each other.
+    """
+    maker = getattr(data, "tokenizer", None)
+    models = list(_named(student, tokenizer, teacher))
+    for who, model, own in models if hasattr(maker, "get_vocab") else ():
+        if own is not None:
+            check_same(maker, own, who)
+        check_tokenizer(maker, who, model)
+        set_padding(model, maker)
+    if isinstance(data, TextData):
+        key, length = data.longest
+        check_length(key, length, [(who, model) for who, model, _ in models])
+        for who, model, _ in models:
+            if isinstance(task, CausalLM):
+                check_causal(who, model)
+            if data.isolates:
+                check_isolation(who, model)
+        if isinstance(task, TextTask) and not isinstance(task, CausalLM):
+            meet_padding([(who, model) for who, model, _ in models], task, data)
+
+
+def try_reading(data: Any, task: Task, student: nn.Module, teacher: TeacherSource | None, needs: Needs) -> None:
+    """Have both models read two texts with the data's tokenizer (:func:`~distill.training.reads.check_reads`).
+
+    Raises:
+        UserError: if one of them cannot.
+    """
+    if isinstance(data, TextData) and isinstance(task, TextTask):
+        for who, model, _ in _named(student, None, teacher):
+            request = needs.student if model is student else needs.teacher
+            check_reads(who, model, task, data.tokenizer, request)
+
+
+def _named(student: nn.Module, own: Any, teacher: TeacherSource | None) -> Iterator[tuple[str, nn.Module, Any]]:
+    """Each model with its key and its tokenizer."""
+    count = len(teacher.models) if teacher else 0
+    for number in range(count):
+        assert teacher is not None
+        who = "model.teacher" if count == 1 else f"model.teacher.{number}"
+        yield who, teacher.models[number], teacher.tokenizers[number]
+    yield "model.student", student, own
+
+
+def make_losses(losses: Sequence[Any] | None, task: Task) -> list[DistillationLoss]:
+    """The terms of the objective: as given, or what fits the labels of the task.
+
+    Raises:
+        UserError: if there is none, all weigh nothing, or one is neither a loss nor a function of two models' logits.
+    """
+    if losses is None:
+        return [BinaryCrossEntropy() if task.outputs == "labels" else CrossEntropy()]
+    if isinstance(losses, (str, Mapping)) or not isinstance(losses, (Sequence, nn.ModuleList)):
+        kind = type(losses).__name__
+        raise UserError("must be a list of losses", key="model.losses", value=kind, mend="put it in brackets: [loss]")
+    if not losses:
+        raise UserError("at least one loss is needed", key="model.losses", value=[], mend="add CrossEntropy")
+    made = [as_loss(loss, index) for index, loss in enumerate(losses)]
+    if all(never(loss.weight) for loss in made):
+        rule = "the weights of all losses are 0, so nothing would be trained"
+        raise UserError(rule, key="model.losses", mend="give one of them a weight above 0")
+    return made
+
+
+def bind(losses: Sequence[DistillationLoss], task: Task, student: nn.Module, teacher: TeacherSource | None) -> Needs:
+    """Have the losses meet the two models; what they read of these.
+
+    Raises:
+        UserError: if two have one name, or one cannot work with this task or these models.
+    """
+    names = [loss.name for loss in losses]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            key = f"model.losses.{index}.name"
+            raise UserError("names of losses must differ", key=key, value=name, mend="name one of them")
+    spec, needs = ModelSpec(student, "model.student"), Needs()
+    for index, loss in enumerate(losses):
+        _check_outputs(loss, task, f"model.losses.{index}")
+        try:
+            loss.bind(spec, teacher.spec if teacher else None)
+        except UserError as error:
+            raise error.within(f"model.losses.{index}") from None
+        needs = needs | loss.needs
+    return needs
+
+
+_OUTPUTS = {
+    "classes": ("a sample has one class of a softmax", "HintonKL and CrossEntropy"),
+    "labels": ("each class is a yes or no of its own", "BinaryKL and BinaryCrossEntropy"),
+}
+"""What a task's outputs are -> in words, and the losses for them."""
+
+
+def _check_outputs(loss: DistillationLoss, task: Task, key: str) -> None:
+    if "any" in (loss.outputs, task.outputs) or loss.outputs == task.outputs:
+        return
+    words, losses = _OUTPUTS[task.outputs]
+    rule = f"is not for {task.name}, where {words}"
+    raise UserError(rule, key=key, value=type(loss).__name__, mend=f"use {losses}, or LogitMSE")

@@ -1,0 +1,105 @@
+"""Whether a model reads the batches of its task, found by trying it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from distill.core.signals import Batch, Request
+from distill.core.task import TextTask
+from distill.core.utils.errors import UserError
+
+__all__ = ["check_reads", "read"]
+
+_SHORT, _LONG = "a good film", "this is not a very bad story but it is long and dull for an hour"
+"""Two texts of different lengths."""
+
+
+def check_reads(who: str, model: nn.Module, task: TextTask, tokenizer: Any, request: Request) -> None:
+    """Refuse a model that cannot read two padded rows.
+
+    Args:
+        who: The model's key.
+        model: Of transformers; others are taken at their word.
+        task: Makes the batch.
+        tokenizer: The data's.
+        request: What the losses read of the model.
+
+    Raises:
+        UserError: saying what the model stumbled over, or that its logits are not of the task's shape.
+    """
+    if not isinstance(model, PreTrainedModel) or not _runs_here(model):
+        return
+    rows = _rows(task, tokenizer)
+    if rows is None:
+        return
+    trains = model.training and not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    with _still(model), torch.no_grad():
+        if trains:  # some read other batches in training than they do elsewhere
+            read(who, model.train(), task, task.collate(rows, tokenizer), request)
+            model.train(False)
+        read(who, model, task, task.collate(rows, tokenizer), request)
+
+
+def _runs_here(model: PreTrainedModel) -> bool:
+    """Whether the host has kernels for it; half precision and fused attention may be a device's alone."""
+    kind = getattr(model.config, "_attn_implementation", None)
+    return kind in (None, "eager", "sdpa") and all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def _rows(task: TextTask, tokenizer: Any) -> list[dict[str, Any]] | None:
+    """The short and the long text as samples of the task; ``None`` where a task of one's own takes no plain texts."""
+    texts: list[Any] = [_SHORT.split(), _LONG.split()] if task.words else [_SHORT, _LONG]
+    columns = {"text": texts} | ({"text_pair": texts[:1] * 2} if "text_pair" in task.columns else {})
+    try:
+        encoded = task.encode(tokenizer, 16)(columns)
+        samples = [{name: np.asarray(values[i]) for name, values in encoded.items()} for i in range(2)]
+    except Exception:  # whatever it does with columns that it did not expect
+        return None
+    return [sample | {"id": i, "epoch": 0, "seed": 0} for i, sample in enumerate(samples)]
+
+
+def read(who: str, model: nn.Module, task: TextTask, batch: Batch, request: Request) -> Tensor:
+    """The logits of ``batch``.
+
+    Raises:
+        UserError: if the model stumbles over it, or they are not of its shape.
+    """
+    try:
+        found = task.forward(model, batch, request | Request(logits=True)).logits
+    except UserError:
+        raise
+    except Exception as error:  # modelling files raise whatever they stumble over
+        rule = f"this {type(model).__name__} cannot read a batch of {task.name} ({_first_line(error)})"
+        mend = "name a model that was made for the task, or correct its config.json"
+        raise UserError(rule, key=who, mend=mend) from error
+    rows, length = batch.inputs["input_ids"].shape
+    if found is None or tuple(found.shape[:-1]) not in ((rows,), (rows, length)):
+        shape = "none" if found is None else list(found.shape)
+        rule = f"the logits of this {type(model).__name__} are {shape} for {rows} rows of {length} tokens"
+        raise UserError(rule, key=who, mend="name a model that was made for the task")
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    line = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__
+
+
+@contextmanager
+def _still(model: nn.Module) -> Iterator[None]:
+    """In eval mode, and with the generators as they were afterwards."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode

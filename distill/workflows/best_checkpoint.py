@@ -1,0 +1,107 @@
+"""The student that a run ends with: that of its best checkpoint, or of the next best that is whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pytorch_lightning import Trainer
+
+from distill.callbacks import Best, compressions
+from distill.core.utils.errors import UserError
+from distill.run.checkpoints.file import Damaged, SafeCheckpointIO
+from distill.workflows.job.build import Job
+from distill.workflows.result import Scores
+
+__all__ = ["Restored", "restore_best"]
+
+
+class Restored(NamedTuple):
+    """Which weights the student has been given.
+
+    Attributes:
+        step: They are those after so many optimizer steps.
+        total: So many the run then had; it may have been extended since.
+        states: Of the callbacks at that step; empty where the student has been left as it was.
+        scores: What its validation found; empty where it had none.
+        evidence: What else that measured (:attr:`Evidence.found <distill.training.evidence.Evidence>`).
+        instead: Why they are not those of the best checkpoint; empty where they are.
+    """
+
+    step: int
+    total: int
+    states: dict[str, Any]
+    scores: Mapping[str, float]
+    evidence: Mapping[str, Any]
+    instead: str = ""
+
+
+def restore_best(job: Job, trainer: Trainer) -> Restored:
+    """Give the student the weights of the best checkpoint; where that cannot be read, of the next best.
+
+    Args:
+        job: That was trained.
+        trainer: Its own, at the end of training.
+    """
+    callback = next(callback for callback in trainer.callbacks if isinstance(callback, Scores))  # type: ignore[attr-defined]
+    kept = callback.by_step
+
+    def of(step: int) -> tuple[Mapping[str, float], Mapping[str, Any]]:
+        return kept.get(step, {}), callback.evidence.get(step, {})
+
+    writer = trainer.strategy.checkpoint_io
+    if isinstance(writer, SafeCheckpointIO):
+        writer.settle()  # an older one goes when every rank has the newer one
+    trainer.strategy.barrier()  # what rank 0 has written, all read
+    here = Restored(trainer.global_step, job.module.total_steps, {}, *of(trainer.global_step))
+    best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, Best) and c.best_model_path), None)
+    if best is None:
+        return here
+    found: dict[str, Any] | None
+    instead = ""
+    try:
+        found = trainer.strategy.load_checkpoint(best.best_model_path, weights_only=True)
+    except Damaged as error:
+        found = _next_best(trainer, best, kept)
+        taken = trainer.global_step if found is None else found["global_step"]
+        chosen = [step for step in kept if _small(trainer, step, here.total)]
+        if taken != max(chosen, key=lambda step: _rank(best, kept, step), default=None):
+            instead = str(error)
+    if found is None or found["global_step"] == trainer.global_step:
+        return here._replace(instead=instead)
+    trainer.strategy.load_model_state_dict(found)
+    step, total = int(found["global_step"]), int(found["total_steps"])
+    return Restored(step, total, found["callbacks"], *of(step), instead)
+
+
+def _next_best(trainer: Trainer, best: Best, kept: Mapping[int, Mapping[str, float]]) -> dict[str, Any] | None:
+    """The best of the whole checkpoints beside one that cannot be read; nothing where the last step does as well.
+
+    None is taken whose figure is not known, or whose student is larger than was asked for.
+    """
+    found, highest = None, _rank(best, kept, trainer.global_step)
+    for path in sorted(Path(best.dirpath or "").rglob("*.ckpt")):
+        if path.parent.suffix == ".ckpt":
+            continue  # one rank's part
+        try:
+            one = trainer.strategy.load_checkpoint(path, weights_only=True)
+            step, total, _ = one["global_step"], one["total_steps"], one["callbacks"]
+        except (Damaged, UserError, KeyError, TypeError):  # cut off, altered, or no whole state of a run
+            continue
+        rank = _rank(best, kept, step)
+        if _small(trainer, step, total) and math.isfinite(rank[0]) and rank > highest:
+            found, highest = one, rank
+    return found
+
+
+def _rank(best: Best, kept: Mapping[int, Mapping[str, float]], step: int) -> tuple[float, int]:
+    """Larger for the better step; of equal ones the first is the best, as for :class:`Best`."""
+    figure = kept.get(step, {}).get(str(best.monitor).removeprefix("val/"), math.nan)
+    return -math.inf if math.isnan(figure) else figure if best.mode == "max" else -figure, -step
+
+
+def _small(trainer: Trainer, step: int, total: int) -> bool:
+    """Whether the student was as small as asked for at ``step``."""
+    return all(compression.complete(step, total) for compression in compressions(trainer))

@@ -1,0 +1,253 @@
+"""What a run would do, found out by building it and taking a few steps of which nothing is kept."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from rich.console import Console
+from rich.table import Table
+
+from distill.callbacks import Last, compressions
+from distill.compression.base import hurried
+from distill.compression.coverage import coverage
+from distill.core.model_spec import parameter_count
+from distill.core.utils.console import duration, wide
+from distill.core.utils.quiet import quiet_lightning
+from distill.core.verdict import Verdict
+from distill.run.beside import check_beside, find_beside, learns_alone
+from distill.run.folder import Run
+from distill.training.module import Distillation
+from distill.training.processes import meeting, none_left, shared_id
+from distill.workflows.job.build import Job, build, make_trainer
+from distill.workflows.job.lightning_limits import check_interval, explained
+from distill.workflows.teacher_check import TeacherCheck
+from distill.workflows.timeline import timeline
+
+__all__ = ["dry_run"]
+
+MOMENTS = (0.0, 0.05, 0.25, 0.5, 0.75, 1.0)
+"""Parts of the run at which schedules are shown."""
+
+_STEPS = 2  # the first one makes buffers and caches; the second one is measured
+
+
+@dataclass
+class Measured(Callback):
+    """Time, memory and tokens of a step.
+
+    Attributes:
+        seconds: Of the last step, the fetching of its batch included.
+        memory: Most that the steps took on top of models and data, in bytes.
+        tokens: Real tokens a step, and the positions computed for them, padding included; 0 where the samples
+            are no sequences.
+        arguments: Of the trainer that it stands for.
+    """
+
+    seconds: float = 0.0
+    memory: int = 0
+    tokens: tuple[int, int] = (0, 0)
+    _seen: list[tuple[int, int]] = field(default_factory=list)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    _started: float = 0.0
+    _before: int = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_interval(self.arguments, trainer.num_training_batches)
+        # The schedules were laid out over the whole run; now it may end early.
+        trainer.fit_loop.epoch_loop.max_steps = _STEPS
+        self._before = _reset_peak(pl_module.device)
+        self._started = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        assert isinstance(pl_module, Distillation)
+        seen = pl_module.task.batch(batch)
+        ids = seen.inputs.get("input_ids")
+        if seen.tokens is not None:
+            self._seen.append((int(seen.tokens.sum()), seen.tokens.numel()))
+        elif ids is not None:
+            self._seen.append((ids.numel(), ids.numel()))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        now = time.perf_counter()
+        self.seconds, self._started = now - self._started, now
+        self.tokens = (sum(real for real, _ in self._seen), sum(padded for _, padded in self._seen))
+        self._seen = []
+        self.memory = max(self.memory, _peak(pl_module.device) - self._before)
+
+
+def _status(name: str) -> int | None:
+    """A line of Linux's account of this process, in bytes."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+
+
+def _reset_peak(device: torch.device) -> int:
+    """Begin to measure; what is in use now, in bytes."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # sets the peak to what is in use now
+    except OSError:
+        return _peak(device)
+    return _status("VmRSS") or 0
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def dry_run(
+    config: Mapping[str, Any],
+    *,
+    allow: Sequence[str] = (),
+    run_id: str | None = None,
+    beside: str | Path | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Build what ``config`` describes, take two steps, and print what a run would do. Writes nothing.
+
+    Returns:
+        The figures printed.
+
+    Raises:
+        UserError: as :func:`distill.workflows.fit.fit`.
+    """
+    job = build(config, allow=allow, run_id=run_id)
+    if beside is not None:
+        job.beside = check_beside(beside, job.config)
+    measured, check = Measured(arguments=job.arguments), TeacherCheck()
+    kept = [callback for callback in job.callbacks if not isinstance(callback, (Checkpoint, EarlyStopping, Last))]
+    with quiet_lightning():
+        trainer = make_trainer(
+            job,
+            callbacks=[*kept, check, measured],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+        )
+        trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]  # others write into the run
+        told = explained(trainer, job.callbacks, job.config["trainer"])
+        with shared_id(job.run.id), none_left(trainer), told, meeting(trainer):
+            trainer.fit(job.module, datamodule=job.data)
+    figures = _figures(job, trainer, measured) | {"run_folder": _folder(job.run, run_id)}
+    figures |= {"teacher_score": check.figure, "teacher_lines": check.lines}
+    if trainer.is_global_zero:
+        _show(job, figures, console or wide())
+    return figures
+
+
+def _folder(run: Run, run_id: str | None) -> str:
+    """Where a run would be; an id that was made up here would not be that of a later one."""
+    return str(run.folder if run_id else run.folder.parent / "<id given with --id, or made at the start>")
+
+
+def _figures(job: Job, trainer: Trainer, measured: Measured) -> dict[str, Any]:
+    module = job.module
+    batches = trainer.num_training_batches
+    accumulated = trainer.accumulate_grad_batches
+    ours = {type(one).__name__: one.reached(module.student) for one in compressions(trainer)}
+    trained = [p for part in (module.student, module.losses) for p in part.parameters() if p.requires_grad]
+    return {
+        "teacher_parameters": sum(parameter_count(m) for m in module.teacher.models) if module.teacher else 0,
+        "student_parameters": parameter_count(module.student),
+        "trained_parameters": sum(p.numel() for p in dict.fromkeys(trained)),
+        "coverage": str(coverage(module.student, ours)) if ours else "",
+        "ranks": trainer.world_size,
+        "tokens_a_step": measured.tokens[0],
+        "padded_tokens_a_step": measured.tokens[1],
+        "steps_an_epoch": math.ceil(batches / accumulated) if math.isfinite(batches) else None,
+        "steps": module.total_steps,
+        "memory_of_a_step": measured.memory,
+        "seconds_a_step": measured.seconds,
+        "seconds": measured.seconds * module.total_steps,
+        "device": str(trainer.strategy.root_device),
+        "precision": str(trainer.precision),
+        "baseline": _baseline(job),
+        "timeline": timeline(module, compressions(trainer), moments(module.total_steps)),
+        "measured": {"hurried": hurried(compressions(trainer), module.total_steps), **_share(job)},
+    }
+
+
+def _baseline(job: Job) -> str:
+    """The run without a teacher that the table would show beside this one."""
+    if job.module.teacher is None or learns_alone(job.config):
+        return ""
+    found = job.beside or find_beside(job.config)
+    return str(found or "no run of this student without a teacher has finished; name one by --beside RUN")
+
+
+def _share(job: Job) -> dict[str, Any]:
+    """Batches that a validation will take of the data, and all there are, where it does not take all of them."""
+    limit = job.arguments.get("limit_val_batches")
+    if not limit or not is_overridden("val_dataloader", job.data):
+        return {}
+    loader: Any = job.data.val_dataloader()
+    every = len(loader) if isinstance(loader, Sized) else 0
+    return {"batches": [min(limit, every) if isinstance(limit, int) else int(limit * every), every]}
+
+
+def moments(total: int) -> list[int]:
+    """How many steps are done at :data:`MOMENTS` of a run of ``total`` steps, each once; then comes the last one."""
+    return sorted({round(moment * (total - 1)) for moment in MOMENTS})
+
+
+def _show(job: Job, figures: Mapping[str, Any], console: Console) -> None:
+    for line in getattr(job.data, "account", []):
+        print(line, flush=True)
+    table = Table(title="dry run: nothing was written", title_justify="left", show_header=False)
+    memory = f"{figures['memory_of_a_step'] / 2**20:,.0f} MiB"
+    real, padded = figures["tokens_a_step"], figures["padded_tokens_a_step"]
+    epoch = figures["steps_an_epoch"]
+    each = f" on the first of {figures['ranks']} ranks" if figures["ranks"] > 1 else ""
+    rows = {
+        "teacher": f"{figures['teacher_parameters']:,} parameters" if job.module.teacher else "none",
+        "its score": figures["teacher_score"],
+        "student": f"{figures['student_parameters']:,} parameters",
+        "trained": f"{figures['trained_parameters']:,} parameters",
+        "compressed": figures["coverage"].removeprefix("compressed: "),
+        "tokens a step": f"{real:,} ({padded:,} with padding){each}" if padded else "",
+        "steps": f"{figures['steps']:,}" + (f" ({epoch:,} an epoch)" if epoch else ""),
+        "device": f"{figures['device']}, precision {figures['precision']}",
+        "memory of a step": f"{memory}, besides models and data",
+        "time of a step": f"{figures['seconds_a_step'] * 1000:,.0f} ms, measured at the second one",
+        "time of the run": f"about {duration(figures['seconds'])} for training alone, without validation",
+        "baseline": figures["baseline"],
+        "run folder": figures["run_folder"],
+    }
+    for name, text in rows.items():
+        if text:
+            table.add_row(name, text)
+    console.print(table)
+    lines = Table(title="time line", title_justify="left")
+    lines.add_column("steps done")
+    for step in moments(figures["steps"]):
+        lines.add_column(f"{step:,}", justify="right")
+    for name, values in figures["timeline"].items():
+        lines.add_row(name, *(f"{value:.3g}" for value in values))
+    console.print(lines)
+    for line in [*figures["teacher_lines"], *Verdict.of(figures).lines]:
+        console.print(f"mind: {line}", soft_wrap=True)

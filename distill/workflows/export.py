@@ -1,0 +1,170 @@
+"""``distill export``: a run's student in a format that others run, verified before it is there."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from distill.core.signals import Batch
+from distill.core.utils.console import wide
+from distill.core.utils.errors import UserError
+from distill.core.utils.progress import spoken
+from distill.core.utils.quiet import quiet_transformers
+from distill.core.utils.replacing import check_output
+from distill.core.verdict import Verdict
+from distill.export.convert import without_quantization
+from distill.export.folder import REPORT, replacing_export
+from distill.export.graph import Logits, feed, to_onnx
+from distill.export.isa import check_isa, host_isa
+from distill.export.padding import said
+from distill.export.runtime import latency, session
+from distill.export.summary import STUDENT, TEACHER, show, sizes, slower
+from distill.export.targets import FORMATS, MODEL, check_name, check_student, write
+from distill.models.compatibility import positions_of
+from distill.run.listing import read_json
+from distill.run.loggers.make import keep_export
+from distill.workflows.evaluate import reopen
+from distill.workflows.job.build import Job
+
+__all__ = ["FORMATS", "LENGTH", "export"]
+
+LENGTH = 128
+"""Tokens of the text whose latency is measured, or as many as the models read."""
+
+_REPEATS = 100
+
+
+def export(
+    folder: str | Path,
+    to: str,
+    output: str | Path | None = None,
+    isa: str | None = None,
+    *,
+    overrides: Sequence[tuple[str, str]] = (),
+    allow: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write a run's student as ``to``, verify it on the run's validation data, measure it, and print a table.
+
+    Args:
+        folder: The run.
+        to: ``hf``, a folder for ``AutoModel.from_pretrained``; ``onnx``, in float32; ``onnx-int8``, a quantised
+            student with its integers.
+        output: The folder to write; ``<run>/exports/<to>`` if not given. An earlier export there is replaced.
+        isa: What integers are stored for: ``avx2``, ``vnni`` or ``arm``; this machine if not given.
+        overrides: Keys and YAML texts that replace parts of the run's configuration.
+        allow: Packages whose classes it may name, besides our own.
+
+    Returns:
+        The report, which ``export.json`` in the folder holds too.
+
+    Raises:
+        UserError: if the student cannot be written so, or what was written does not do what the student does; then
+            there is no folder.
+    """
+    check_name(to)
+    if isa is not None and check_isa(isa) and to != "onnx-int8":
+        rule, mend = f"{to} stores no integers", "leave it out, or export --to onnx-int8"
+        raise UserError(rule, key="--isa", value=isa, mend=mend)
+    isa = isa or host_isa()
+    given = check_output(output)
+    run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True, heeds=("logging",))
+    if given is None:
+        run.refuse_links()
+    student = job.module.student.eval()
+    check_student(to, student)
+    target = given or run.folder / "exports" / to
+    console = wide()
+    if not console.is_terminal:
+        print(f"writing {to}", flush=True)
+    with replacing_export(target) as fresh, console.status(f"writing {to}"):
+        report: dict[str, Any] = {"to": to, "run": f"{run.name} {run.id}"}
+        report |= write(to, student, fresh, task=job.module.task, batches=lambda: _batches(job), isa=isa)
+        report |= {**sizes(fresh), "verdict": Verdict.of_file(read_json(run.result_file)[0]).bad}
+        inputs = feed(next(iter(_batches(job))))
+        if "attention_mask" in inputs:
+            report["padding"] = Logits(without_quantization(student), inputs, counts=to != "hf").sides(inputs)
+            report["verdict"] += said(report["padding"])
+        if to != "hf":
+            report |= _measure(job, student, fresh / MODEL, integers=to == "onnx-int8")
+            report["verdict"] += slower(report["latency_ms"])
+        _complete(fresh, job, student, report)
+    if given is None:  # what lies elsewhere is the user's
+        keep_export(job.logging, run, target)
+    report["folder"] = str(target)
+    show(report)
+    return report
+
+
+def _batches(job: Job) -> Iterator[Batch]:
+    if not is_overridden("val_dataloader", job.data):
+        rule = "there is no validation data to verify the export with"
+        raise UserError(rule, key="data", mend="name the split in data.splits")
+    loader: Any = job.data.val_dataloader()
+    share = job.arguments.get("limit_val_batches")  # what the validation reads
+    with suppress(TypeError):  # of a loader that does not know how many batches it has
+        count = len(loader) if share is None else share if isinstance(share, int) else int(len(loader) * share)
+        loader = spoken(islice(loader, count), "verified", min(count, len(loader)), wide())
+    for raw in loader:
+        yield job.module.task.batch(raw)
+
+
+def _complete(folder: Path, job: Job, student: nn.Module, report: dict[str, Any]) -> None:
+    """Put the tokenizer, the configuration and the report beside the model."""
+    tokenizer = getattr(job.data, "tokenizer", None)
+    with quiet_transformers():
+        if tokenizer is not None:
+            sides = report.get("padding") if report["to"] != "hf" else None  # transformers counts positions itself
+            if sides and tokenizer.padding_side not in sides:
+                tokenizer.padding_side = sides[0]
+            tokenizer.save_pretrained(folder)
+        if isinstance(student, PreTrainedModel) and not (folder / "config.json").exists():
+            student.config.save_pretrained(folder)
+    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+# ---------------------------------------------------------------------- latency
+
+
+def _measure(job: Job, student: nn.Module, path: Path, *, integers: bool) -> dict[str, Any]:
+    """Latency of the export beside the float teacher and, of integers, beside the student in float.
+
+    The first of them that there is, is the reference for the size too.
+    """
+    references: dict[str, nn.Module] = {}
+    if job.module.teacher is not None and job.module.teacher.models:
+        references[TEACHER] = job.module.teacher.models[0]
+    if integers:
+        references[STUDENT] = without_quantization(student)
+    known = [positions_of(model) for model in (student, *references.values())]
+    length = min([LENGTH, *(positions for positions in known if positions is not None)])
+    inputs = _one(next(iter(_batches(job))), length)
+    found: dict[str, Any] = {"length": length} if "input_ids" in inputs else {}
+    sessions = {"export": session(path)}
+    with tempfile.TemporaryDirectory() as parent:
+        for name, model in references.items():
+            folder = Path(parent) / name
+            folder.mkdir()
+            to_onnx(model, folder / MODEL, inputs, fixed="input_ids" not in inputs)  # which is all it is run with
+            sessions[name] = session(folder / MODEL)
+            found.setdefault("reference", {"name": name, **sizes(folder)})
+        found["latency_ms"] = latency(sessions, dict.fromkeys(sessions, inputs), _REPEATS)
+    return found
+
+
+def _one(batch: Batch, length: int) -> dict[str, Tensor]:
+    """One sample; of text, ``length`` tokens without padding."""
+    inputs = feed(batch)
+    if "input_ids" not in inputs:
+        return {name: tensor[:1] for name, tensor in inputs.items()}
+    inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+    return {name: tensor[:1].repeat(1, length)[:, :length] for name, tensor in inputs.items()}

@@ -1,0 +1,268 @@
+"""Training what a configuration describes: build, make the run's folder, train, save the student, show the table."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerStatus
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from safetensors import SafetensorError
+
+from distill.callbacks import ExponentialMovingAverage, Last, compressions
+from distill.callbacks.last import saved
+from distill.compression.base import hurried
+from distill.compression.coverage import coverage
+from distill.core import record
+from distill.core.utils.errors import TrainingError, UserError
+from distill.core.utils.quiet import quiet_lightning
+from distill.core.utils.secrets import scrub
+from distill.models import artifact
+from distill.run.beside import check_beside, find_beside, learns_alone, scores_of
+from distill.run.folder import Run
+from distill.run.listing import read_json
+from distill.run.loggers.make import keep_student, make_loggers
+from distill.training.evidence import empty_layers
+from distill.training.module import Distillation
+from distill.training.processes import meeting, none_left, shared_id
+from distill.workflows.best_checkpoint import restore_best
+from distill.workflows.job.build import Job, build, make_trainer
+from distill.workflows.job.lightning_limits import explained
+from distill.workflows.result import outcome, show_outcome
+from distill.workflows.teacher_check import TeacherCheck
+from distill.workflows.timeline import DrawTimeline
+
+__all__ = ["fit", "interruptible", "last_of", "train"]
+
+_log = logging.getLogger(__name__)
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+SIGTERM_CODE = 128 + int(signal.SIGTERM)
+
+
+def fit(
+    config: Mapping[str, Any],
+    *,
+    allow: Sequence[str] = (),
+    run_id: str | None = None,
+    beside: str | Path | None = None,
+) -> Run:
+    """Train what ``config`` describes and save the student.
+
+    Args:
+        config: As :func:`distill.config.files.load` gives it.
+        allow: Packages whose classes it may name, besides our own.
+        run_id: The run's id; a new one if not given.
+        beside: A run of the same student without a teacher, to show its scores too; looked for if not given.
+
+    Returns:
+        The run, whose :attr:`~distill.run.folder.Run.result` holds the figures.
+
+    Raises:
+        UserError: for whatever is wrong with the configuration. Nothing was written.
+        TrainingError: if the loss stops being finite. The run's folder stays, with its last checkpoint.
+    """
+    job = build(config, allow=allow, run_id=run_id)
+    if beside is not None:
+        job.beside = check_beside(beside, job.config)
+    with quiet_lightning():
+        trainer = make_trainer(job)
+    with ExitStack() as stack:
+        if trainer.is_global_zero:
+            job.run.begin(job.config)
+        try:
+            if trainer.is_global_zero:
+                stack.enter_context(job.run.locked())
+            train(job, trainer)
+        except UserError:
+            if trainer.is_global_zero:
+                job.run.discard()
+            raise
+    return job.run
+
+
+def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path | None = None) -> None:
+    """Train, and save what comes of it.
+
+    Args:
+        job: Built; its run's folder is there, and is this process's alone.
+        trainer: Its own.
+        at: The optimizer steps that had been done before; nothing for a new run.
+        checkpoint: What it goes on from; the start if not given.
+    """
+    main = trainer.is_global_zero
+    trainer.loggers = loggers = make_loggers(job.logging, job.run, job.config, at=at)
+    started_with: list[Callback] = [_Plan(job, at is not None), DrawTimeline(job.run.folder / "timeline.png")]
+    if at is None:
+        started_with.insert(1, TeacherCheck(spoken=True))
+    trainer.callbacks[:0] = started_with  # type: ignore[attr-defined]
+    told = explained(trainer, job.callbacks, job.config["trainer"])
+    started = time.perf_counter()
+    try:
+        with (
+            shared_id(job.run.id),
+            quiet_lightning(),
+            interruptible(trainer),
+            none_left(trainer),
+            told,
+            meeting(trainer),
+        ):
+            trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise _unwritten(error, job.run) from error
+        if main:
+            job.run.write_failure(scrub(str(error) or type(error).__name__))
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        if main:
+            print(f"to go on: distill resume {job.run.folder}", file=sys.stderr)
+        raise
+    finally:
+        if (last := last_of(trainer)) is not None:
+            last.release()
+    try:
+        with none_left(trainer):
+            _conclude(job, trainer, last.seconds if last else time.perf_counter() - started)
+    except (OSError, SafetensorError, UserError) as error:
+        trouble = error.__cause__ if isinstance(error, UserError) else error  # of a folder that cannot be made
+        if isinstance(trouble, SafetensorError) or (isinstance(trouble, OSError) and trouble.errno in _DISK):
+            raise _unwritten(trouble, job.run) from error
+        raise
+    if main:
+        keep_student(loggers, job.run)
+
+
+def _unwritten(error: Exception, run: Run) -> TrainingError:
+    """Of a disk that is full, or that may not be written to."""
+    reason = getattr(error, "strerror", None) or str(error)
+    kept = "its last good checkpoint is kept" if saved(run.checkpoints) else "it has no checkpoint yet"
+    mend = f"{kept}: make room, or have it writable, and go on with: distill resume {run.folder}"
+    return TrainingError(f"{run.folder} cannot be written to ({reason}). {mend}")
+
+
+def last_of(trainer: Trainer) -> Last | None:
+    """The callback that saves what the run goes on from, if there is one."""
+    return next((callback for callback in trainer.callbacks if isinstance(callback, Last)), None)  # type: ignore[attr-defined]
+
+
+class _Plan(Callback):
+    """Writes down what the run is about to do."""
+
+    def __init__(self, job: Job, goes_on: bool) -> None:
+        self.job, self.goes_on = job, goes_on
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Distillation)
+        if not trainer.is_global_zero:
+            return
+        run, task = self.job.run, pl_module.task
+        if self.goes_on and self.job.beside is None and (named := read_json(run.plan_file)[0].get("beside")):
+            self.job.beside = Path(str(named))
+        if self.goes_on:  # not before: until here it may be refused, and stays as it is
+            run.extend(self.job.config)
+        else:
+            print("\n".join([f"run {run.folder}", *getattr(self.job.data, "account", [])]), flush=True)
+            if ours := compressions(trainer):
+                reached = {type(one).__name__: one.reached(pl_module.student) for one in ours}
+                print(coverage(pl_module.student, reached), flush=True)
+        plan = {"id": run.id, "monitor": task.monitor, "mode": task.mode, "total_steps": pl_module.total_steps}
+        if self.job.beside is not None:
+            plan["beside"] = str(self.job.beside.absolute())
+        run.write_plan(plan)
+
+
+@contextmanager
+def interruptible(trainer: Trainer) -> Iterator[None]:
+    """Let an interrupt be one to the caller too: Lightning ends with code 1 on Ctrl-C and with 0 on SIGTERM."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SIGTERMException:
+        raise SystemExit(SIGTERM_CODE) from None
+    except SystemExit:
+        if trainer.state.status == TrainerStatus.INTERRUPTED:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, before)
+
+
+def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
+    """Save the student of the best checkpoint as it is shipped, and show the table."""
+    steps = trainer.global_step
+    step, total, states, scores, evidence, instead = restore_best(job, trainer)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ExponentialMovingAverage):
+            if callback.state_key in states:
+                callback.load_state_dict(states[callback.state_key])
+            callback.finish(job.module.student)
+    changed = compressions(trainer)
+    unfinished = [type(c).__name__ for c in changed if not c.complete(step, total)]
+    record.recount(job.module.student)
+    for compression in changed:
+        record.note(job.module.student, *compression.finish(job.module.student))
+    if trainer.enable_validation and (changed or not scores):
+        scores = _validated(job, trainer)  # what is shipped is what is judged
+        evidence = job.module.evidence.found
+    student = job.module.whole_student()
+    if student is None or not trainer.is_global_zero:
+        return
+    steps_done = record.steps_of(job.module.student)
+    artifact.save(job.run.student, student, getattr(job.data, "tokenizer", None), steps_done)
+    result = outcome(
+        job.module,
+        scores,
+        evidence,
+        measured={"empty_layers": empty_layers(student), "hurried": hurried(changed, total, step)},
+        beside=_beside(job),
+        name=job.run.name,
+        id=job.run.id,
+        steps=steps,
+        saved_step=step,
+        complete=not unfinished,
+        train_seconds=round(seconds, 3),
+    )
+    job.run.write_result(result)
+    show_outcome(result)
+    chosen = f"the {'next ' if instead else ''}best by {job.module.task.monitor}"
+    which = f"{step} of {steps} ({chosen})" if step != steps else f"{step} (the last)"
+    print(f"student of step {which}: {job.run.student}", flush=True)
+    if instead:
+        _log.warning("%s: the student of step %d is saved in its place", instead, step)
+    if unfinished:
+        _log.warning(
+            "the run ended at step %d of %d, before %s had done what was asked for: the student is larger than that",
+            steps,
+            total,
+            " and ".join(unfinished),
+        )
+
+
+def _beside(job: Job) -> dict[str, Any] | None:
+    """The baseline of a student that a teacher has trained, and its scores; an empty name if there is none."""
+    if job.module.teacher is None or learns_alone(job.config):
+        return None
+    folder = job.beside or find_beside(job.config)
+    scores = None if folder is None else scores_of(folder)
+    return {"run": "" if scores is None else str(folder), "scores": scores or {}}
+
+
+def _validated(job: Job, trainer: Trainer) -> dict[str, float]:
+    """The validation figures of the student as it now is."""
+    trainer.loggers = []  # the history ends with the training
+    with quiet_lightning():
+        [scores] = trainer.validate(job.module, datamodule=job.data, verbose=False)
+    return {name.removeprefix("val/"): float(value) for name, value in scores.items() if name.startswith("val/")}

@@ -1,0 +1,1 @@
+"""A configuration, typed and built: from YAML to objects."""

@@ -1,0 +1,275 @@
+"""Building all that a configuration describes, so that every mistake shows before anything is written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, ProgressBar, RichProgressBar
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from distill.callbacks import Best, Determinism, Last
+from distill.callbacks.progress import Progress
+from distill.compression.base import refuse_twice
+from distill.config.class_paths import check, check_classes, guarded
+from distill.config.files import dump
+from distill.config.local_paths import absolute
+from distill.config.yaml import refuse_boundless
+from distill.core.ranks import is_rank_zero
+from distill.core.utils.errors import UserError
+from distill.core.utils.quiet import quiet_lightning
+from distill.core.utils.secrets import mask, scrub
+from distill.data import TextData
+from distill.losses import DistillationLoss
+from distill.models.students.build import refuse_quantized
+from distill.run.boundary import refuse_paths
+from distill.run.checkpoints.file import SafeCheckpointIO
+from distill.run.folder import Run
+from distill.run.loggers.config import LoggingConfig
+from distill.run.loggers.wandb_mode import sweep_run_id
+from distill.training.module import Distillation
+from distill.training.processes import RUN_ID, check_count
+from distill.training.sharding import NAME, Sharded, check_modules
+from distill.workflows.job.checks import check_sharding, refuse_hidden
+from distill.workflows.job.defaults import classifier_of, complete, origin
+from distill.workflows.job.lightning_limits import (
+    check_callbacks,
+    check_monitors,
+    check_plugins,
+    check_trainer,
+    refusal,
+)
+from distill.workflows.job.sections import Typed, located
+from distill.workflows.result import LastValidation, Scores
+
+__all__ = ["Job", "build", "make_trainer", "resolve"]
+
+
+@dataclass
+class Job:
+    """A run with everything built and nothing written.
+
+    Attributes:
+        config: The resolved configuration.
+        run: The run; the folder of a new one is not there yet.
+        data: Read and ready.
+        module: With teacher, student and losses.
+        callbacks: Those of the configuration.
+        arguments: Of the Trainer, as configured.
+        logging: Which loggers the run gets.
+        beside: The run without a teacher that it is compared with, where one was named.
+    """
+
+    config: dict[str, Any]
+    run: Run
+    data: LightningDataModule
+    module: Distillation
+    callbacks: list[Callback]
+    arguments: dict[str, Any]
+    logging: LoggingConfig
+    beside: Path | None = None
+
+
+def build(
+    config: Mapping[str, Any],
+    *,
+    allow: Sequence[str] = (),
+    run_id: str | None = None,
+    run: Run | None = None,
+    stage: str = "fit",
+) -> Job:
+    """Build all that ``config`` describes.
+
+    Args:
+        config: As :func:`distill.config.files.load` gives it.
+        allow: Packages whose classes the configuration may name, besides our own.
+        run_id: The run's id; a new one if not given.
+        run: The run, where it is there already and goes on.
+        stage: What the data is read for: ``fit``, ``validate`` or ``test``.
+
+    Raises:
+        UserError: for whatever is wrong with it. Nothing was written.
+    """
+    with guarded(allow), quiet_lightning():
+        typed = _typed(config, allow)
+        check_trainer(typed.config["trainer"])
+        check_count(typed.config["trainer"].get("devices"), "trainer.devices")
+        check_count((typed.config["data"].get("init_args") or {}).get("num_workers"), "data.num_workers")
+        seed = typed.config["seed"]
+        if run is None:
+            run = _plan(typed.config, run_id) if stage == "fit" else Run(Path())
+        refuse_paths(typed.config, run.folder, allow)
+        # What costs nothing to build comes first, so that its mistakes do not wait for data and models.
+        made = {"logging": typed.make("logging"), "callbacks": typed.make("callbacks")}
+        check_callbacks(made["callbacks"])
+        check_sharding(typed.config["trainer"], made["callbacks"])
+        losses = typed.losses()
+        arguments = {k: v for k, v in typed.make("trainer").items() if k in typed.config["trainer"]}
+        check_plugins(arguments)
+        data = typed.make("data")
+        if isinstance(data, TextData):
+            data.outputs = partial(classifier_of, typed.config["model"])
+        try:
+            data.prepare_data()
+            data.setup(stage)
+            labels = getattr(data, "labels", None)
+            if isinstance(data, TextData) and not (stage == "fit" and any(map(_teaches_alone, losses or []))):
+                data.require_labels({"fit": "train", "validate": "validation"}.get(stage, stage))
+        except UserError as error:
+            raise origin(located(error, "data", typed.config["data"]), config, typed.config) from error
+        # The student's fresh weights are a function of the seed, whatever reading the data drew.
+        seed_everything(seed, workers=True, verbose=False)
+        module = typed.model(losses, labels)
+        if typed.config["trainer"].get("strategy") == NAME:
+            check_modules(module.student, losses or [])
+        if stage == "fit":
+            student = typed.config["model"]["student"]
+            refuse_quantized(module.student, student.get("path") if isinstance(student, Mapping) else student)
+            check_monitors(made["callbacks"], module.logged(_validates(arguments, data)))
+        try:
+            module.meet(data)
+        except UserError as error:
+            raise origin(error, config, typed.config) from error
+        return Job(absolute(typed.resolved(), Path.cwd()), run, data, module, arguments=arguments, **made)
+
+
+def _teaches_alone(loss: DistillationLoss) -> bool:
+    """Whether a loss says anything of what a sample without a label should give."""
+    return not (loss.reads_labels or loss.reads_weights)
+
+
+def resolve(config: Mapping[str, Any], allow: Sequence[str] = ()) -> dict[str, Any]:
+    """``config`` as a run made of it would keep it.
+
+    Raises:
+        UserError: as :func:`build`, for what needs neither data nor models.
+    """
+    with guarded(allow), quiet_lightning():
+        return absolute(_typed(config, allow).resolved(), Path.cwd())
+
+
+def _typed(config: Mapping[str, Any], allow: Sequence[str]) -> Typed:
+    refuse_hidden(config)
+    mask(config)
+    refuse_boundless(config)
+    check(config, allow)
+    check_classes(config)
+    return Typed(complete(config), allow)
+
+
+def _plan(config: Mapping[str, Any], run_id: str | None) -> Run:
+    """The run's folder; on ranks other than zero the one that rank zero makes."""
+    given = sweep_run_id()
+    if given is not None and run_id not in (None, given):
+        rule = f"a run of a W&B sweep has the id that its agent gave it, {given}"
+        raise UserError(rule, key="--id", value=run_id, mend="leave it out")
+    run_id = run_id or given or os.environ.get(RUN_ID)
+    if is_rank_zero():
+        return Run.plan(config["runs"], config["name"], run_id)
+    if run_id is None:
+        rule = "is needed where the processes are started by hand, as they share one folder"
+        raise UserError(rule, key="--id", mend="give all of them the same --id")
+    return Run(Path(config["runs"]) / config["name"] / run_id)
+
+
+# ---------------------------------------------------------------------- the trainer
+
+
+def make_trainer(job: Job, **override: Any) -> Trainer:
+    """The Trainer of ``job``, without loggers, which would write.
+
+    Args:
+        job: The run.
+        override: Arguments in place of the configured ones.
+
+    Raises:
+        UserError: if Lightning refuses its arguments.
+    """
+    given = {**job.arguments, **override}
+    sharded = given.get("strategy") == NAME
+    if sharded:  # outside inference mode: what a pass gathers there could not be trained on
+        given |= {"strategy": Sharded(), "inference_mode": False}
+    callbacks = list(given.pop("callbacks", job.callbacks))
+    named = any(isinstance(callback, ProgressBar) and not isinstance(callback, Progress) for callback in callbacks)
+    bar = given.pop("enable_progress_bar", None)
+    bar = named or sys.stdout.isatty() if bar is None else bar
+    refuse_twice(callbacks)
+    checkpoints = given.pop("enable_checkpointing", None) is not False
+    own: list[Callback] = [LastValidation(), Scores(spoken=not bar)]
+    if not any(isinstance(callback, Determinism) for callback in callbacks):
+        own.append(Determinism(job.config["seed"]))
+    if not named:
+        own.append(Bar(leave=True) if bar else Progress())
+    if not checkpoints and any(isinstance(callback, Last) for callback in callbacks):
+        rule = "contradicts the callback Last, which saves checkpoints"
+        raise UserError(rule, key="trainer.enable_checkpointing", value=False, mend="leave one of them out")
+    if checkpoints:
+        given["plugins"] = [*_listed(given.get("plugins")), *([] if sharded else [SafeCheckpointIO()])]
+        # Its own way of requeueing saves in the middle of a step. Within a job's step torchrun knows the ranks.
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+            given["plugins"].append(SLURMEnvironment(auto_requeue=False))
+        callbacks = _checkpoint(job, callbacks, given)
+    try:
+        return Trainer(
+            **given,
+            callbacks=[*callbacks, *own],
+            logger=False,
+            default_root_dir=job.run.folder,
+            enable_progress_bar=bar,
+            # Without one of these Lightning would add its own.
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            enable_model_summary=False,
+            use_distributed_sampler=False,  # the data's batches know the ranks
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        raise refusal(error, callbacks, job.config["trainer"]) from error
+
+
+class Bar(RichProgressBar):
+    """Without ``/-2`` behind the epoch where only ``max_steps`` ends the run."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        endless = (self.trainer.max_epochs or -1) < 0
+        text = f"Epoch {current_epoch}".ljust(len(self.validation_description))  # bars of one length do not flicker
+        return text if endless else super()._get_train_description(current_epoch)
+
+
+def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str, Any]) -> list[Callback]:
+    """``callbacks``, with what saves the best, which is shipped, and the last, which the run goes on from."""
+    mine = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    for callback in mine:
+        callback.dirpath = callback.dirpath or str(job.run.checkpoints)
+    last = next((callback for callback in callbacks if isinstance(callback, Last)), None) or Last()
+    last.folder, last.config = job.run.checkpoints, dump(scrub(job.config))
+    # First, so that it saves before the others begin with a batch.
+    others: list[Callback] = [last, *(callback for callback in callbacks if callback is not last)]
+    if not _validates(arguments, job.data) or any(isinstance(callback, Best) for callback in mine):
+        return others
+    task = job.module.task
+    best = Best(
+        dirpath=job.run.checkpoints,
+        filename="best-{step}",
+        auto_insert_metric_name=False,
+        monitor=f"val/{task.monitor}",
+        mode=task.mode,
+        enable_version_counter=False,  # a resumed run comes by the same place again
+    )
+    return [*others, best]
+
+
+def _validates(arguments: Mapping[str, Any], data: LightningDataModule) -> bool:
+    return arguments.get("limit_val_batches") != 0 and is_overridden("val_dataloader", data)
+
+
+def _listed(plugins: Any) -> list[Any]:
+    return list(plugins) if isinstance(plugins, (list, tuple)) else [] if plugins is None else [plugins]

@@ -1,0 +1,73 @@
+"""What a run is refused for before anything of it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
+from pytorch_lightning.callbacks.pruning import ModelPruning
+
+from distill.callbacks.ema import ExponentialMovingAverage
+from distill.compression.base import Compression
+from distill.core.utils.errors import UserError
+from distill.core.utils.secrets import HIDDEN
+from distill.training.sharding import NAME, UNSHARDED
+
+__all__ = ["check_sharding", "refuse_hidden"]
+
+_PRECISIONS = (None, "32", "32-true", "bf16-mixed")
+_WEIGHTS = (Compression, ExponentialMovingAverage, StochasticWeightAveraging, WeightAveraging, ModelPruning)
+"""Callbacks that work on whole weights."""
+
+
+def refuse_hidden(value: Any, key: str = "") -> None:
+    """Refuse a configuration in which a secret was replaced: it would be used as if it were the secret.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            refuse_hidden(item, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            refuse_hidden(item, f"{key}.{index}")
+    elif isinstance(value, str) and HIDDEN in value:
+        shown = key.replace(".init_args", "")
+        raise UserError(
+            "a secret was taken out here when the run was written",
+            key=shown,
+            value=value,
+            mend=f"give it with --{shown}",
+        )
+
+
+def check_sharding(arguments: Mapping[str, Any], callbacks: Sequence[Callback]) -> None:
+    """Refuse what a sharded student cannot be trained with, and other spellings of sharding.
+
+    Args:
+        arguments: Of the Trainer, as written.
+        callbacks: The run's, in their order.
+
+    Raises:
+        UserError: naming the key.
+    """
+    strategy = arguments.get("strategy")
+    written = str(strategy.get("class_path") if isinstance(strategy, Mapping) else strategy)
+    name = written.rpartition(".")[2]
+    if name.lower().startswith("fsdp") or name in ("ModelParallelStrategy", "Sharded"):
+        rule = "what shards the student here, and saves it so that it resumes exactly, has a name of its own"
+        raise UserError(rule, key="trainer.strategy", value=written, mend=f"write trainer.strategy: {NAME}")
+    if strategy != NAME:
+        return
+    # What needs the modules comes when they are built (:func:`check_modules`).
+    precision = arguments.get("precision")
+    if str(precision) not in map(str, _PRECISIONS):
+        mend = "write bf16-mixed or 32-true"
+        raise UserError("is not for a sharded student", key="trainer.precision", value=precision, mend=mend)
+    for index, callback in enumerate(callbacks):
+        if isinstance(callback, _WEIGHTS):
+            rule = f"works on whole weights, of which under trainer.strategy: {NAME} each rank has a part"
+            raise UserError(rule, key=f"callbacks.{index}", value=type(callback).__name__, mend=UNSHARDED)

@@ -1,0 +1,297 @@
+"""Why a value does not fit its type, as one sentence about the smallest part that is wrong.
+
+jsonargparse decides what fits; it is asked again about ever smaller parts until the culprit is found, and its
+long report of everything that was tried is replaced by key, value and expected type.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import types
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin
+
+from jsonargparse import ArgumentParser
+from jsonargparse._common import ImportDenied
+from jsonargparse._parameter_resolvers import get_signature_parameters
+from jsonargparse._typehints import get_all_subclass_paths, resolve_class_path_by_name
+from jsonargparse._util import import_object
+
+from distill.config.class_paths import check_path
+from distill.config.known_keys import instead, precision
+from distill.core.utils.errors import UserError, nearest
+
+__all__ = ["class_arguments", "describe", "explain_arguments", "explain_value", "fits", "refuse_null", "subclass_names"]
+
+
+def class_arguments(cls: type) -> dict[str, tuple[Any, bool]]:
+    """The arguments of a class by name: their type, and whether they must be given."""
+    found = {}
+    for parameter in get_signature_parameters(cls):
+        if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            continue
+        annotation = Any if parameter.annotation is inspect.Parameter.empty else parameter.annotation
+        found[parameter.name] = (annotation, parameter.default is inspect.Parameter.empty)
+    return found
+
+
+def subclass_names(cls: type) -> list[str]:
+    """The short names of the classes that may stand for ``cls``."""
+    return sorted({path.rsplit(".", 1)[-1] for path in get_all_subclass_paths(cls)})
+
+
+def fits(kind: Any, value: Any) -> bool:
+    """Whether jsonargparse takes ``value`` for the type ``kind``."""
+    parser = ArgumentParser(exit_on_error=False)
+    try:
+        parser.add_argument("--value", type=kind, enable_path=False)
+        parser.parse_object({"value": copy.deepcopy(value)})  # which rewrites what it is given
+    except Exception:
+        return False
+    return True
+
+
+def explain_arguments(
+    cls: type, given: Any, key: str, allowed: Sequence[str], *, skip: Collection[str] = (), mend: str = ""
+) -> None:
+    """Say which of the arguments ``given`` to ``cls`` is wrong; nothing if none is.
+
+    Args:
+        cls: The class.
+        given: What was written for its arguments.
+        key: Where it stands.
+        allowed: Packages allowed besides our own.
+        skip: Arguments that cannot be given.
+        mend: What to do about a name that is not known, if not the nearest one.
+
+    Raises:
+        UserError: about the argument.
+    """
+    if not isinstance(given, Mapping):
+        raise UserError("must be a mapping of arguments to values", key=key, value=given, mend=f"see {cls.__name__}")
+    arguments = {name: what for name, what in class_arguments(cls).items() if name not in skip}
+    for name in given:
+        if name not in arguments:
+            raise UserError(
+                f"{cls.__name__} has no {name!r}",
+                key=f"{key}.{name}".lstrip("."),
+                value=given[name],
+                mend=mend or _known_as(str(name), given[name], key, arguments),
+            )
+    for name, value in given.items():
+        kind = arguments[name][0]
+        if not fits(kind, value):
+            explain_value(kind, value, f"{key}.{name}".lstrip("."), allowed)
+    for name, (kind, required) in arguments.items():
+        if required and given.get(name) is None and type(None) not in _options(kind):
+            raise UserError("must be given", key=f"{key}.{name}".lstrip("."), mend=f"it is {describe(kind)}")
+
+
+def _known_as(name: str, value: Any, key: str, arguments: Collection[str]) -> str:
+    """What to do about the argument ``name`` of what stands at ``key``, which takes none of that name."""
+    if not arguments:
+        return "it takes no arguments"
+    close = nearest(name, arguments)
+    hint = instead(name, value)
+    if close.startswith("did you mean") or not hint:
+        return close
+    return f"{hint}; {close}" if f"--{key}." in hint else hint
+
+
+def refuse_null(kind: Any, value: Any, key: str) -> None:
+    """Refuse null where a class takes none: jsonargparse lets it through, and a class may meet it late.
+
+    Args:
+        kind: The type of what stands at ``key``.
+        value: What was written there.
+        key: Where.
+
+    Raises:
+        UserError: naming the argument.
+    """
+    options = _options(kind)
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            for element in (get_args(option)[0] for option in options if _is_list(option)):
+                refuse_null(element, item, f"{key}.{index}")
+    classes = [option for option in options if inspect.isclass(option) and _is_ours(option)]
+    if not isinstance(value, Mapping) or not classes:
+        return
+    cls: Any = next((c for c in classes if is_dataclass(c)), classes[0])
+    if "class_path" in value:
+        cls = import_object(_resolved(classes, value["class_path"]))
+    given = (value.get("init_args") or {}) if "class_path" in value or "init_args" in value else value
+    for parameter in get_signature_parameters(cls):
+        if parameter.name not in given:
+            continue
+        annotation, item = parameter.annotation, given[parameter.name]
+        nullable = annotation in (inspect.Parameter.empty, Any) or {type(None), Any} & set(_options(annotation))
+        place = f"{key}.{parameter.name}"
+        if item is None and not nullable and parameter.default is not None:
+            raise UserError(
+                f"must be {describe(annotation)}", key=place, mend="this is null: leave it out, or give one"
+            )
+        refuse_null(annotation, item, place)
+
+
+def explain_value(kind: Any, value: Any, key: str, allowed: Sequence[str]) -> None:
+    """Say what is wrong with ``value``, which does not fit the type ``kind``.
+
+    Raises:
+        UserError: always.
+    """
+    options = _options(kind)
+    classes = [option for option in options if inspect.isclass(option) and _is_ours(option)]
+    if isinstance(value, list):
+        for element in (get_args(option)[0] for option in options if _is_list(option)):
+            for index, item in enumerate(value):
+                if item is None or not fits(element, item):
+                    explain_value(element, item, f"{key}.{index}", allowed)
+    if isinstance(value, Mapping):
+        for inner in (get_args(option)[1] for option in options if _is_mapping(option)):
+            for name, item in value.items():
+                if not fits(inner, item):
+                    explain_value(inner, item, f"{key}.{name}", allowed)
+    if isinstance(value, Mapping) and "class_path" in value and classes:
+        _explain_class(classes, value["class_path"], value.get("init_args", {}), key, allowed)
+    elif isinstance(value, Mapping) and classes:
+        best = next((c for c in classes if is_dataclass(c)), classes[0])
+        if inspect.isabstract(best):
+            raise UserError(
+                f"needs a class_path: the name of a {best.__name__}", key=key, value=value, mend=_known(best)
+            )
+        explain_arguments(best, value.get("init_args", value), key, allowed)
+    elif isinstance(value, str) and classes and _names_class(value, options):
+        _explain_class(classes, value, {}, key, allowed)
+    if value is True and any(is_dataclass(cls) for cls in classes):
+        raise UserError(
+            f"must be {describe(kind)}", key=key, value=value, mend=f"write --{key} '{{}}' for its defaults"
+        )
+    raise UserError(f"must be {describe(kind)}", key=key, value=value, mend=_choose(options, value, key))
+
+
+def _choose(options: Sequence[Any], value: Any, key: str) -> str:
+    """What to do about ``value``: take one of the choices that are like it, or it is of no type that is taken."""
+    if key == "trainer.precision" and (ours := precision(value)):
+        return f"did you mean {ours!r}?"
+    choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
+    if not any(type(choice) is type(value) for choice in choices):
+        return f"this is {_a(value)}"
+    close = nearest(value, (c for c in choices if isinstance(c, str))) if isinstance(value, str) else ""
+    return close if close.startswith("did you mean") else "choose one of these"
+
+
+def _names_class(value: str, options: Sequence[Any]) -> bool:
+    """Whether the text ``value`` was meant for a class, where the type allows these ``options``."""
+    scalars = [option for option in options if option in (bool, int, float, str) or is_dataclass(option)]
+    return not scalars or "." in value or value[:1].isupper()
+
+
+def _explain_class(classes: list[type], path: Any, given: Any, key: str, allowed: Sequence[str]) -> None:
+    """Say what is wrong with the class called ``path``, one of ``classes`` expected, or with its arguments.
+
+    Raises:
+        UserError: if anything is.
+    """
+    check_path(path, allowed, f"{key}.class_path")
+    names = " or ".join(cls.__name__ for cls in classes)
+    known = sorted({name for cls in classes for name in subclass_names(cls)})
+    try:
+        resolved = _resolved(classes, path)
+    except ValueError as error:  # several classes of one name
+        raise UserError(str(error), key=f"{key}.class_path", value=path, mend="give the dotted path") from None
+    if "." not in resolved:
+        raise UserError(f"there is no {names} of that name", key=key, value=path, mend=nearest(path, known))
+    try:
+        cls = import_object(resolved)
+    except ImportDenied:
+        rule = "leads out of the packages that may be named"
+        raise UserError(rule, key=key, value=path, mend=_known(classes[0])) from None
+    except Exception as error:  # importing runs the user's module, which may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        mend = nearest(path.rsplit(".", 1)[-1], known)
+        raise UserError(f"cannot be imported ({reason})", key=key, value=path, mend=mend) from None
+    if not (inspect.isclass(cls) and issubclass(cls, tuple(classes))):
+        raise UserError(f"is no {names}", key=key, value=path, mend=f"{_known(classes[0])}")
+    if inspect.isabstract(cls):
+        raise UserError("is abstract, only its subclasses can be used", key=key, value=path, mend=_known(cls))
+    explain_arguments(cls, given, key, allowed)
+
+
+def _resolved(classes: list[type], path: str) -> str:
+    """The dotted path that ``path`` is short for, or ``path`` itself where it is for none."""
+    found = (resolve_class_path_by_name(cls, path) for cls in classes)
+    return next((dotted for dotted in found if "." in dotted), path)
+
+
+def _known(cls: type) -> str:
+    names = subclass_names(cls)
+    return "known are " + ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "name its class"
+
+
+def _options(kind: Any) -> list[Any]:
+    """The members of a union; anything else alone."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return [option for member in get_args(kind) for option in _options(member)]
+    return [kind]
+
+
+def _is_list(kind: Any) -> bool:
+    origin = get_origin(kind)
+    return bool(get_args(kind)) and inspect.isclass(origin) and issubclass(origin, (list, tuple, set, Sequence))
+
+
+def _is_mapping(kind: Any) -> bool:
+    origin = get_origin(kind)
+    return len(get_args(kind)) == 2 and inspect.isclass(origin) and issubclass(origin, Mapping)
+
+
+def _is_ours(kind: type) -> bool:
+    """Whether ``kind`` is a class to be built, not a scalar or a container."""
+    return kind.__module__ not in ("builtins", "types", "typing", "collections.abc", "datetime", "pathlib", "enum")
+
+
+_WORDS: dict[Any, str] = {
+    float: "a number",
+    int: "an integer",
+    bool: "true or false",
+    str: "a text",
+    dict: "a mapping",
+    list: "a list",
+    type(None): "null",
+    Any: "anything",
+}
+
+
+def describe(kind: Any) -> str:
+    """``kind`` in words: ``float | Schedule`` is "a number or a Schedule"."""
+    options = _options(kind)
+    if len(options) > 1:
+        choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
+        options = [option for option in options if get_origin(option) is not Literal]
+        options += [Literal[tuple(choices)]] if choices else []
+    if len(options) > 1:
+        return " or ".join(dict.fromkeys(describe(option) for option in options))
+    kind = options[0]
+    if kind in _WORDS:
+        return _WORDS[kind]
+    if get_origin(kind) is Literal:
+        shown = [repr(v) if isinstance(v, str) else str(v) for v in get_args(kind)]
+        return "one of " + ", ".join(shown) if len(shown) > 1 else shown[0]
+    inner = [a for a in get_args(kind) if a is not Ellipsis]
+    if get_origin(kind) is tuple and Ellipsis not in get_args(kind):
+        return f"a list of {len(inner)} ({', '.join(describe(a) for a in inner)})"
+    if _is_list(kind):
+        return f"a list, each {describe(inner[0])}"
+    if inspect.isclass(get_origin(kind)) and issubclass(get_origin(kind), Mapping):
+        return "a mapping"
+    name = getattr(kind, "__name__", str(kind))
+    return f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}"
+
+
+def _a(value: Any) -> str:
+    """What ``value`` is, in the same words."""
+    kind = type(value)
+    return _WORDS.get(kind, describe(kind)) if value is not None else "null"

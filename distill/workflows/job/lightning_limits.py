@@ -1,0 +1,333 @@
+"""What of Lightning cannot work in a run of ours, refused by name; and what Lightning itself refuses, as a message."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from types import FrameType
+from typing import Any
+
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import (
+    BackboneFinetuning,
+    BaseFinetuning,
+    BasePredictionWriter,
+    BatchSizeFinder,
+    Checkpoint,
+    EarlyStopping,
+    LearningRateFinder,
+    ModelCheckpoint,
+    ProgressBar,
+    ThroughputMonitor,
+    Timer,
+)
+from pytorch_lightning.callbacks.spike import SpikeDetection
+from pytorch_lightning.plugins import CheckpointIO, Precision
+
+from distill.core.idle import idle
+from distill.core.utils.errors import TrainingError, UserError, nearest
+
+__all__ = [
+    "check_callbacks",
+    "check_interval",
+    "check_monitors",
+    "check_plugins",
+    "check_trainer",
+    "explained",
+    "refusal",
+]
+
+_COUNTS = (
+    "max_epochs",
+    "max_steps",
+    "accumulate_grad_batches",
+    "log_every_n_steps",
+    "check_val_every_n_epoch",
+    "num_nodes",
+)
+"""Arguments of the trainer that are 1 or more."""
+
+_WITHIN = ("ddp_spawn", "ddp_fork", "ddp_notebook")
+"""Strategies that start processes out of this one, with everything built: it can be neither copied nor forked."""
+
+_PACKAGES = ("pytorch_lightning", "lightning_fabric", "lightning")
+_FROZEN = "freeze parameters with model.student.freeze"
+
+# Of a subclass of the user's own only the first three say nothing: it may well know what the module is made of.
+_CANNOT: dict[type[Callback], tuple[str, str]] = {
+    BatchSizeFinder: (
+        "tries batches of other sizes than those that the run is a function of",
+        "set data.batch_size; `--dry-run` tells the memory of a step",
+    ),
+    LearningRateFinder: (
+        "sets a learning rate that the run's configuration would not say",
+        "search over model.optimizer.lr with `distill sweep`",
+    ),
+    SpikeDetection: (
+        "judges by a running mean that a resumed run does not have, and writes outside of the run's folder",
+        "leave it out: a loss that is no longer a number ends a run by itself",
+    ),
+    BackboneFinetuning: ("needs a module with a `backbone`, and here there is a student and its teacher", _FROZEN),
+    ThroughputMonitor: (
+        "takes a function, which a configuration cannot name",
+        "leave it out: `--dry-run` and `scripts/bench_training.py` tell the speed",
+    ),
+    BaseFinetuning: ("does nothing by itself, only its subclasses do", _FROZEN),
+    BasePredictionWriter: ("does nothing by itself, only its subclasses do", "leave it out"),
+    Checkpoint: ("does nothing by itself, only its subclasses do", "name ModelCheckpoint, or leave it out"),
+    ProgressBar: ("does nothing by itself, only its subclasses do", "name RichProgressBar or TQDMProgressBar"),
+    Callback: ("does nothing by itself, only its subclasses do", "`distill list callbacks` shows some"),
+}
+_WITH_SUBCLASSES = (BatchSizeFinder, LearningRateFinder, SpikeDetection)
+
+
+# ---------------------------------------------------------------------- before it is built
+
+
+def check_trainer(arguments: Mapping[str, Any]) -> None:
+    """Refuse values of the trainer that Lightning would refuse late, or not at all.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for name in _COUNTS:
+        value = arguments.get(name)
+        endless = value == -1 and name.startswith("max_")
+        if isinstance(value, int) and value < 1 and not endless:
+            raise UserError("must be at least 1", key=f"trainer.{name}", value=value, mend="give another number")
+    if not any((arguments.get(name) or -1) > 0 for name in ("max_epochs", "max_steps")):
+        value = arguments.get("max_epochs")
+        raise UserError("a run needs an end", key="trainer.max_epochs", value=value, mend="set it, or max_steps")
+    for name, value in arguments.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError("must be a finite number", key=f"trainer.{name}", value=value, mend="give another number")
+    _refuse(
+        arguments, "limit_train_batches", lambda v: v <= 0, "a run must train", "leave it out, or give some batches"
+    )
+    _refuse(arguments, "gradient_clip_val", lambda v: v <= 0, "must be greater than 0", "leave it out not to clip")
+    _refuse(arguments, "val_check_interval", lambda v: v <= 0, "must be greater than 0", "give batches, or a fraction")
+    for name in ("limit_val_batches", "limit_test_batches"):
+        rule, wrong = "must be 0 or more batches (integer), or a fraction in [0, 1] (float)", _no_share
+        _refuse(arguments, name, wrong, rule, "1.0 takes all")
+    if arguments.get("overfit_batches"):
+        for name in ("limit_train_batches", "limit_val_batches"):
+            if arguments.get(name) is not None:
+                raise idle(f"trainer.{name}", arguments[name], "trainer.overfit_batches", "drop that one")
+    _refuse(arguments, "devices", lambda v: v == 0, "must be at least 1", "give a number of devices, or auto")
+    _refuse(arguments, "num_sanity_val_steps", lambda v: v < -1, "must be 0 or more", "or -1 for all batches")
+    if (value := arguments.get("max_time")) is not None and _no_time(value):
+        raise UserError("must be greater than 0", key="trainer.max_time", value=value, mend="give more time")
+    if arguments.get("gradient_clip_algorithm") is not None and arguments.get("gradient_clip_val") is None:
+        algorithm = arguments["gradient_clip_algorithm"]
+        mend = "give trainer.gradient_clip_val too"
+        raise UserError("nothing is clipped", key="trainer.gradient_clip_algorithm", value=algorithm, mend=mend)
+    for least, most in (("min_steps", "max_steps"), ("min_epochs", "max_epochs")):
+        low, high = arguments.get(least), arguments.get(most)
+        if isinstance(low, int) and isinstance(high, int) and 0 < high < low:
+            raise UserError(f"{most} ends the run at {high}", key=f"trainer.{least}", value=low, mend=f"raise {most}")
+
+
+def _refuse(arguments: Mapping[str, Any], name: str, wrong: Callable[[float], bool], rule: str, mend: str) -> None:
+    value = arguments.get(name)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and wrong(value):
+        raise UserError(rule, key=f"trainer.{name}", value=value, mend=mend)
+
+
+def _no_share(value: float) -> bool:
+    return value < 0 or (isinstance(value, float) and value > 1)
+
+
+def check_interval(arguments: Mapping[str, Any], batches: float) -> None:
+    """Refuse a validation that would come after the end of every epoch of so many ``batches``.
+
+    Raises:
+        UserError: naming the key.
+    """
+    every = arguments.get("val_check_interval")
+    if arguments.get("limit_val_batches") == 0 or arguments.get("check_val_every_n_epoch", 1) is None:
+        return
+    if isinstance(every, int) and not isinstance(every, bool) and every > batches:
+        rule, mend = f"an epoch has {batches:g} batches, so no validation comes", "give fewer, or leave it out"
+        raise UserError(rule, key="trainer.val_check_interval", value=every, mend=mend)
+
+
+def _no_time(value: Any) -> bool:
+    """Whether a duration, as Lightning takes it, is none: ``00:00:00:00``, or a mapping of units."""
+    parts = value.split(":") if isinstance(value, str) else value.values() if isinstance(value, Mapping) else ()
+    return bool(parts) and all(str(part).strip("0.") == "" for part in parts)
+
+
+def check_plugins(arguments: Mapping[str, Any]) -> None:
+    """Refuse built plugins that are in the way of ours, and a strategy whose processes could not train.
+
+    Raises:
+        UserError: naming the plugin, or the strategy.
+    """
+    strategy = arguments.get("strategy")
+    started = getattr(strategy, "_start_method", "popen")
+    if (isinstance(strategy, str) and strategy.startswith(_WITHIN)) or started not in (None, "popen"):
+        name = strategy if isinstance(strategy, str) else type(strategy).__name__
+        rule = "starts processes out of this one, which holds a lock and threads that they would not have"
+        raise UserError(rule, key="trainer.strategy", value=name, mend="write ddp, or leave it out")
+    given = arguments.get("plugins") or []
+    for index, plugin in enumerate(given if isinstance(given, (list, tuple)) else [given]):
+        key, name = f"trainer.plugins.{index}", type(plugin).__name__
+        if isinstance(plugin, CheckpointIO):
+            rule = "checkpoints are written by a run itself, so that a kill leaves none half"
+            raise UserError(rule, key=key, value=name, mend="leave it out")
+        if isinstance(plugin, Precision):
+            raise UserError("a run's precision has a key of its own", key=key, value=name, mend="set trainer.precision")
+
+
+def check_callbacks(callbacks: Sequence[Callback]) -> None:
+    """Refuse built callbacks that cannot work here.
+
+    Raises:
+        UserError: naming the callback, the reason, and what to take instead.
+    """
+    for index, callback in enumerate(callbacks):
+        key, name = f"callbacks.{index}", type(callback).__name__
+        for kind, (rule, mend) in _CANNOT.items():
+            if type(callback) is kind or (kind in _WITH_SUBCLASSES and isinstance(callback, kind)):
+                raise UserError(rule, key=key, value=name, mend=mend)
+        if isinstance(callback, Timer) and callback.time_remaining() is not None and not callback.time_remaining():
+            raise UserError("must be greater than 0", key=f"{key}.duration", value="00:00:00:00", mend="give more time")
+
+
+def check_monitors(callbacks: Sequence[Callback], known: Sequence[str]) -> None:
+    """Refuse a callback that watches a metric which the run never logs.
+
+    Args:
+        callbacks: Of the run. Those of the user may log metrics of their own, and then nothing is said.
+        known: What module and data log.
+
+    Raises:
+        UserError: naming it.
+    """
+    if any(not type(callback).__module__.startswith((*_PACKAGES, "distill.")) for callback in callbacks):
+        return
+    for index, callback in enumerate(callbacks):
+        monitor = callback.monitor if isinstance(callback, (EarlyStopping, ModelCheckpoint)) else None
+        if monitor is None or monitor in known or getattr(callback, "strict", True) is False:
+            continue
+        # Lightning counts these two itself; the others are of our own callbacks, by layer.
+        if monitor not in ("epoch", "step") and not monitor.startswith(("prune/", "qat/", "structure/", "val/float_")):
+            rule, key = "the run logs no such metric", f"callbacks.{index}.monitor"
+            raise UserError(rule, key=key, value=monitor, mend=nearest(monitor, known))
+
+
+# ---------------------------------------------------------------------- what Lightning says
+
+
+class _Begun(Callback):
+    """Notes that a batch is being trained on."""
+
+    begun = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.begun = True
+
+
+@contextmanager
+def explained(trainer: Trainer, callbacks: Sequence[Callback], given: Mapping[str, Any]) -> Iterator[None]:
+    """Within the block, which fits ``trainer``, what Lightning finds wrong is one message.
+
+    Args:
+        trainer: With its callbacks, in front of which one is put here.
+        callbacks: Of the configuration.
+        given: The trainer's arguments, as configured.
+
+    Raises:
+        UserError: if Lightning refused it before the first batch: of what was begun there is nothing to keep.
+        TrainingError: if it did so later.
+    """
+    watch = _Begun()
+    trainer.callbacks.insert(0, watch)  # type: ignore[attr-defined]
+    try:
+        yield
+    except (UserError, TrainingError, OSError):
+        raise
+    except Exception as error:
+        if not of_lightning(error):
+            raise
+        told = refusal(error, callbacks, given)
+        if not watch.begun:
+            raise told from error
+        if isinstance(error, MisconfigurationException) or told.key.startswith("callbacks."):
+            raise TrainingError(str(told)) from error
+        raise  # a fault, of which the place is needed
+
+
+def of_lightning(error: BaseException) -> bool:
+    """Whether Lightning raised it: of the innermost frames those of torch and of Python itself are passed over."""
+    return next((name.split(".")[0] in _PACKAGES for name in map(_module, _frames(error)) if _speaks(name)), False)
+
+
+def _frames(error: BaseException) -> Iterator[FrameType]:
+    """Of the place where it was raised, and then of each caller."""
+    frames = []
+    trace = error.__traceback__
+    while trace is not None:
+        frames.append(trace.tb_frame)
+        trace = trace.tb_next
+    return reversed(frames)
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
+def _speaks(module: str) -> bool:
+    top = module.split(".")[0]
+    if module.startswith("torch.utils.data"):  # which raises anew what the data did in a worker
+        return True
+    return top not in sys.stdlib_module_names and top not in ("torch", "lightning_utilities")
+
+
+def refusal(
+    error: BaseException, callbacks: Sequence[Callback] = (), given: Mapping[str, Any] | None = None
+) -> UserError:
+    """What Lightning raised, as the one message of a mistake.
+
+    Args:
+        error: What it raised.
+        callbacks: Of the configuration.
+        given: The trainer's arguments, as configured.
+    """
+    rule = " ".join(str(error).split()) or type(error).__name__
+    install = re.search(r"pip install [^`]+", rule)
+    mend = f"install it ({install.group().strip()}), or leave it out" if install else ""
+    rule = rule.split(" HINT:")[0]
+    for frame in _frames(error):
+        blamed = frame.f_locals.get("self")
+        index = next((i for i, callback in enumerate(callbacks) if callback is blamed), None)
+        if index is not None:
+            name = type(blamed).__name__
+            return UserError(rule, key=f"callbacks.{index}", value=name, mend=mend or "leave it out, or mend that")
+    key, value = _blamed(rule, given or {})
+    if key == "trainer.accelerator":
+        mend = "give cpu, or auto, which takes what there is"
+    return UserError(rule, key=key, value=value, mend=mend or "give another value, or leave it out")
+
+
+def _blamed(message: str, given: Mapping[str, Any]) -> tuple[str, Any]:
+    """The argument that a message names first, or whose value it names."""
+    found = []
+    for name, value in given.items():
+        if value is None or isinstance(value, bool):
+            continue
+        for words in (name, value):
+            place = (
+                re.search(rf"(?<!\w){re.escape(words)}(?!\w)", message) if isinstance(words, str) and words else None
+            )
+            if place:
+                found.append((place.start(), f"trainer.{name}", value))
+    _, key, value = min(found, key=lambda each: each[:2], default=(0, "trainer", None))
+    return key, value if isinstance(value, (str, int, float, list, timedelta)) or value is None else type(
+        value
+    ).__name__

@@ -1,0 +1,98 @@
+"""A run's student quantised without training, into a run of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.compression.quantization import ptq
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.core import record
+from distill.core.signals import Request
+from distill.core.utils.console import number
+from distill.core.utils.errors import UserError
+from distill.core.utils.secrets import scrub_override
+from distill.models import artifact
+from distill.run.folder import Run
+from distill.workflows.evaluate import first_batches, refuse_quantized_run, reopen, score, scored
+from distill.workflows.result import show_outcome
+
+__all__ = ["quantize"]
+
+
+def quantize(
+    folder: str | Path,
+    *,
+    calibrate: int = 256,
+    weights: WeightScheme | None = None,
+    activations: ActivationScheme | None = None,
+    embeddings: bool = True,
+    run_id: str | None = None,
+    overrides: Sequence[tuple[str, str]] = (),
+    allow: Sequence[str] = (),
+) -> Run:
+    """Quantise a run's student without training it: the baseline of quantization-aware training.
+
+    Args:
+        folder: The run.
+        calibrate: Training samples that static inputs take their ranges from.
+        weights: 8 bits a channel if not given.
+        activations: Inputs of the layers; ``None`` leaves them as they are.
+        embeddings: Whether embeddings are quantised too, to 8 bits a row.
+        run_id: Id of the new run.
+        overrides: As of :func:`~distill.workflows.evaluate.reopen`.
+        allow: Likewise.
+
+    Returns:
+        A run of its own, ``<name>-quantized/<id>`` beside the run's own folders, that can be scored and exported.
+
+    Raises:
+        UserError: as :func:`~distill.workflows.evaluate.reopen`, or if the student is quantised already or the
+            scheme does not fit it.
+    """
+    if calibrate < 1:
+        raise UserError("must be at least 1", key="--calibrate", value=calibrate, mend="256 are usually enough")
+    run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True, heeds=("runs",))
+    refuse_quantized_run(job, folder, "quantise")
+    elsewhere = any(key == "runs" for key, _ in overrides)
+    root = job.config["runs"] if elsewhere else run.folder.parents[1]
+    new = Run.plan(root, f"{run.name}-quantized", run_id)
+    student, task = job.module.student, job.module.task
+    _, before = score(job, "validate")
+    static = activations is not None and activations.kind == "static"
+    if static:
+        job.data.setup("fit")
+    batches = first_batches(job.data.train_dataloader(), task, calibrate, torch.device("cpu")) if static else []
+    try:
+        steps = ptq.quantize(
+            student,
+            batches,
+            lambda model, batch: task.forward(model, batch, Request(logits=True)),
+            weights=weights,
+            activations=activations,
+            embeddings=WeightScheme() if embeddings else None,
+            key="quantize",
+        )
+    except UserError as error:
+        if error.key != "quantize.weights.group_size":
+            raise
+        raise UserError(error.rule, key="--group", value=error.value, mend="give another size") from error
+    record.note(student, *steps)
+    _, scores = score(job, "validate")
+    how: dict[str, Any] = {"embeddings": embeddings} | ({"calibrate": calibrate} if static else {})
+    how |= {"weights": asdict(weights or WeightScheme()), "activations": asdict(activations) if activations else None}
+    if overrides:
+        how["overrides"] = {key: scrub_override(key, text) for key, text in overrides}
+    made = {"made_from": str(run.folder), "quantize": how, "train_seconds": 0.0}
+    result = scored(job, scores, run, name=new.name, id=new.id, **made)
+    with new.made(run.config, made_by=f"distill quantize {run.folder}") as fresh:
+        artifact.save(fresh.student, student, getattr(job.data, "tokenizer", None))
+        fresh.write_result(result)
+    show_outcome(result)
+    print(f"{task.monitor} before: {number(before[f'val/{task.monitor}'])}")
+    print(f"quantised student: {new.student}")
+    return new

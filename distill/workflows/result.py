@@ -1,0 +1,156 @@
+"""What a run came to: the figures of teacher and student, and how they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.markup import escape
+
+from distill.compression.coverage import Coverage, coverage_of
+from distill.core.kept import kept_of, ratio
+from distill.core.model_spec import parameter_count
+from distill.core.ranks import is_rank_zero
+from distill.core.record import steps_of, summary
+from distill.core.utils.console import duration, number, plain_table, wide
+from distill.core.verdict import Verdict
+from distill.training.module import Distillation
+
+__all__ = ["LastValidation", "Scores", "outcome", "show_outcome", "show_verdict"]
+
+_PREFIX = "val/"
+
+
+class Scores(Callback):
+    """Keeps every validation's figures and evidence, so that those of the best checkpoint are known at the end.
+
+    Args:
+        spoken: Print a line for each, where no progress bar shows them.
+    """
+
+    def __init__(self, spoken: bool = False) -> None:
+        self.spoken = spoken
+        self.by_step: dict[int, dict[str, float]] = {}
+        self.evidence: dict[int, dict[str, Any]] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        scores = {
+            n.removeprefix(_PREFIX): float(v) for n, v in trainer.callback_metrics.items() if n.startswith(_PREFIX)
+        }
+        self.by_step[trainer.global_step] = scores
+        if isinstance(pl_module, Distillation):
+            self.evidence[trainer.global_step] = pl_module.evidence.found
+        if self.spoken and is_rank_zero():
+            figures = "  ".join(f"{name} {number(value)}" for name, value in scores.items())
+            print(f"step {trainer.global_step}: {figures}", flush=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"by_step": self.by_step, "evidence": self.evidence}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.by_step, self.evidence = dict(state_dict["by_step"]), dict(state_dict.get("evidence", {}))
+
+
+class LastValidation(Callback):
+    """Has a run that ``max_steps`` ends within an epoch validated at its end; Lightning would just stop."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if 0 < trainer.max_steps <= trainer.global_step:
+            trainer.should_stop = True
+
+
+def outcome(
+    module: Distillation, scores: Mapping[str, float], evidence: Mapping[str, Any], **more: Any
+) -> dict[str, Any]:
+    """The figures of a finished run, as ``result.json`` holds them.
+
+    Args:
+        module: With the student as it is saved.
+        scores: The student's, by metric; ``agreement`` among them.
+        evidence: What else its validation measured, as :attr:`Evidence.found`.
+        more: Whatever else is to be recorded; ``measured`` adds to the evidence, ``beside`` is another run's scores.
+    """
+    monitor, mode = module.task.monitor, module.task.mode
+    teacher = module.teacher_scores
+    measured = {**evidence, **more.pop("measured", {})}
+    found = {"teacher": dict(teacher), "student": dict(scores), "guess": measured.pop("guess", {})}
+    result: dict[str, Any] = {
+        "monitor": monitor,
+        "mode": mode,
+        "scores": {who: figures for who, figures in found.items() if figures or who != "guess"},
+        "parameters": {"student": parameter_count(module.student)},
+        "compressed": summary(steps_of(module.student)),
+        "measured": measured,
+    }
+    if steps := steps_of(module.student):
+        result["coverage"] = coverage_of(module.student, steps).record()
+    if module.teacher is not None:
+        result["parameters"]["teacher"] = sum(parameter_count(model) for model in module.teacher.models)
+    if beside := more.pop("beside", None):
+        result["beside"] = beside["run"]
+        result["scores"] |= {"alone": beside["scores"]} if beside["scores"] else {}
+    result["kept_percent"], result["ratio_percent"] = {}, {}
+    if monitor in scores and monitor in teacher:
+        result["kept_percent"][monitor] = kept_of(result)
+        result["ratio_percent"][monitor] = ratio(scores[monitor], teacher[monitor], mode)
+    return result | more | {"verdict": Verdict.of(result).lines}
+
+
+def show_outcome(result: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the final table, with a row for what looks at no input, and what must be said of it."""
+    console = console or wide()
+    rows = {"guess": "constant guess", "teacher": "teacher", "alone": "without a teacher", "student": "student"}
+    scored = [who for who in rows if who == "student" or result["scores"].get(who)]
+    names = list(result["scores"]["student"])
+    table = plain_table(f"{result['name']} {result['id']}")
+    table.add_column("")
+    columns = {"kept": "teacher" in scored, "parameters": True, "compressed": result.get("compressed")}
+    columns["train time"] = "train_seconds" in result
+    columns = {column: there for column, there in columns.items() if there}
+    for name in [*names, *columns]:
+        table.add_column(name, justify="right", overflow="fold")
+    for who in scored:
+        scores, mine = result["scores"][who], _cells(result, who)
+        cells = [number(scores[name]) if name in scores else "" for name in names]
+        table.add_row(rows[who], *cells, *(mine.get(column, "") for column in columns))
+    console.print(table)
+    show_verdict(result, console)
+
+
+def _cells(result: Mapping[str, Any], who: str) -> dict[str, str]:
+    """What the table says of one row besides its scores."""
+    parameters = result["parameters"].get(who)
+    cells = {} if parameters is None else {"parameters": f"{parameters:,}"}
+    if who == "student":
+        kept = kept_of(result)
+        cells |= {"kept": "-" if kept is None else f"{kept:.1f} %", "compressed": str(result.get("compressed", ""))}
+        cells["train time"] = duration(result.get("train_seconds", 0.0))
+    return cells
+
+
+def _coverage(coverage: Coverage) -> list[str]:
+    """What the compressions reached, and what this comes to over all weights."""
+    zero = [] if coverage.sparsity is None else [f"{coverage.sparsity:.1%} are zero"]
+    bits = [] if coverage.bits is None else [f"{number(coverage.bits)} bits each on average"]
+    whole = [f"of all weights: {', '.join([*zero, *bits])}"] if zero or bits else []
+    return [str(coverage), *whole]
+
+
+def show_verdict(result: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print what the table's rows are, and what must be said of the outcome."""
+    console, lines = console or wide(), []
+    if result.get("compressed") and "coverage" in result:
+        lines += _coverage(Coverage(**result["coverage"]))
+    measured = result.get("measured")  # which a run of an older version has not
+    if guessed := measured.get("guess_is") if measured else None:
+        lines.append(f"constant guess: {guessed}")
+    if "beside" in result:
+        lines.append(f"without a teacher: {result['beside'] or 'no such run was found; name one by --beside RUN'}")
+    for line in [*lines, *(f"mind: {line}" for line in Verdict.of_file(result).lines)]:
+        console.print(escape(line), soft_wrap=True)

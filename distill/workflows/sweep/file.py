@@ -1,0 +1,187 @@
+"""A sweep file, as W&B defines it: what to vary, how, and by which metric. Light: needs nothing but YAML."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill.config.files import split_override
+from distill.config.yaml import read_yaml
+from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.paths import RECIPES, at_home, check_path
+
+__all__ = ["ARGS", "Recipe", "SweepFile", "find_sweep", "read_sweep"]
+
+ARGS = "${args}"
+"""Stands in ``command`` where the agent of W&B puts a trial's parameters."""
+
+METHODS = ("grid", "random")
+GOALS = {"maximize": "max", "minimize": "min"}
+_OURS = ("name", "method", "metric", "parameters", "run_cap", "command")
+_WANDB = ("apiVersion", "description", "entity", "kind", "program", "project")  # mean something to W&B alone
+_AGENT = "start it with `wandb sweep FILE` and `wandb agent`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What every trial has in common: the arguments of ``distill fit``.
+
+    Attributes:
+        files: After ``-c`` each.
+        allow: After ``--allow`` each.
+        overrides: Keys with their YAML texts.
+    """
+
+    files: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    overrides: tuple[tuple[str, str], ...] = ()
+
+    def words(self) -> list[str]:
+        """The arguments as they are typed."""
+        given = [("-c", file) for file in self.files] + [("--allow", package) for package in self.allow]
+        return [word for pair in given for word in pair] + [f"--{key}={text}" for key, text in self.overrides]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFile:
+    """A sweep file that has been read.
+
+    Attributes:
+        name: Of the sweep, and of its runs.
+        method: ``grid`` or ``random``.
+        parameters: Key of the configuration -> what it is to be, as the file says.
+        metric: The metric that the trials are ordered by; ``None`` for that of the task.
+        mode: ``max`` or ``min``; ``None`` likewise.
+        cap: The most trials; ``None`` for no limit.
+        recipe: That of ``command``; ``None`` where there is none.
+    """
+
+    name: str
+    method: str
+    parameters: Mapping[str, Mapping[str, Any]]
+    metric: str | None = None
+    mode: str | None = None
+    cap: int | None = None
+    recipe: Recipe | None = None
+
+
+def find_sweep(name: str) -> Path:
+    """The file of this path, or the shipped one of this name (``sweeps/sst2-hinton``).
+
+    Raises:
+        UserError: if there is none.
+    """
+    check_path(name, "FILE")
+    path = at_home(name)
+    if path.is_file():
+        return path
+    shipped = {p.relative_to(RECIPES).with_suffix("").as_posix(): p for p in RECIPES.glob("sweeps/*.yml")}
+    if name not in shipped:
+        raise UserError("no such file, and no sweep of this name", key="FILE", value=name, mend=nearest(name, shipped))
+    return shipped[name]
+
+
+def read_sweep(path: Path) -> SweepFile:
+    """Read and judge a sweep file.
+
+    Raises:
+        UserError: naming the key at fault.
+    """
+    content = read_yaml(path, "FILE")
+    if not isinstance(content, dict):
+        raise UserError("must hold a mapping", key=str(path), mend=f"known are {', '.join(_OURS)}")
+    for key in content:
+        if key == "early_terminate":
+            raise UserError("needs W&B's server", key=key, mend=f"leave it out, or {_AGENT}")
+        if key not in (*_OURS, *_WANDB):
+            raise UserError("no such key in a sweep file", key=str(key), mend=nearest(str(key), _OURS))
+    metric, mode = _metric(content.get("metric"))
+    cap = content.get("run_cap")
+    if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
+        raise UserError("must be a whole number above 0", key="run_cap", value=cap, mend="say how many trials at most")
+    return SweepFile(
+        name=str(content.get("name", path.stem)),
+        method=_method(content.get("method")),
+        parameters=_parameters(content.get("parameters")),
+        metric=metric,
+        mode=mode,
+        cap=cap,
+        recipe=_recipe(content["command"]) if "command" in content else None,
+    )
+
+
+def _method(method: Any) -> str:
+    if method == "bayes":
+        raise UserError("needs W&B's server", key="method", value=method, mend=f"{_AGENT}, or say grid or random")
+    if method not in METHODS:
+        raise UserError("must be grid or random", key="method", value=method, mend="add `method: grid`")
+    return str(method)
+
+
+def _metric(metric: Any) -> tuple[str | None, str | None]:
+    """Its name without ``val/``, and which direction is better."""
+    if metric is None:
+        return None, None
+    if not isinstance(metric, dict) or not isinstance(metric.get("name"), str) or set(metric) - {"name", "goal"}:
+        rule = "must hold name and goal"
+        raise UserError(rule, key="metric", value=metric, mend="metric: {name: val/accuracy, goal: maximize}")
+    goal = metric.get("goal")
+    if not isinstance(goal, str) or goal not in GOALS:
+        raise UserError("must be maximize or minimize", key="metric.goal", value=goal, mend="say which is better")
+    return metric["name"].removeprefix("val/"), GOALS[goal]
+
+
+def _parameters(parameters: Any) -> dict[str, dict[str, Any]]:
+    if not isinstance(parameters, dict) or not parameters:
+        mend = "parameters: {model.optimizer.lr: {values: [1e-4, 2e-4]}}"
+        raise UserError("must hold a key and what to try for it", key="parameters", value=parameters, mend=mend)
+    for key, given in parameters.items():
+        if not isinstance(key, str):
+            mend = "write it as for distill fit: model.optimizer.lr"
+            raise UserError("is no key", key="parameters", value=key, mend=mend)
+        if key in ("name", "runs"):
+            raise UserError("is the same for all trials", key=f"parameters.{key}", mend="leave it out")
+        if not isinstance(given, dict):
+            mend = f"write {{value: {given}}} or {{values: [...]}}"
+            raise UserError(
+                "must say value, values, or a distribution", key=f"parameters.{key}", value=given, mend=mend
+            )
+    return parameters
+
+
+def _recipe(command: Any) -> Recipe:
+    """What of ``distill fit -c RECIPE ... ${args}`` is the same for every trial."""
+    words = [str(word) for word in command] if isinstance(command, list) else []
+    if words[:1] == ["${env}"]:
+        words = words[1:]
+    if words[:2] != ["distill", "fit"] or words.count(ARGS) != 1:
+        mend = 'command: [distill, fit, -c, sst2/hinton, "${args}"]'
+        raise UserError("must be distill fit, its arguments and ${args}", key="command", value=command, mend=mend)
+    return parse_recipe([word for word in words[2:] if word != ARGS])
+
+
+def parse_recipe(words: Sequence[str]) -> Recipe:
+    """The arguments of ``distill fit`` that a sweep may fix.
+
+    Raises:
+        UserError: if they are others.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    parser.add_argument("--allow", action="append", default=[])
+    try:
+        known, rest = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error), key="command", mend="see distill fit --help") from None
+    overrides = []
+    while rest:
+        token, rest = rest[0], rest[1:]
+        if not token.startswith("--") or token.partition("=")[0] in ("--id", "--resume", "--dry-run"):
+            raise UserError("cannot be given in a sweep", key="command", value=token, mend="leave it out")
+        override, taken = split_override(token, rest)
+        overrides.append(override)
+        rest = rest[taken:]
+    return Recipe(files=tuple(known.config), allow=tuple(known.allow), overrides=tuple(overrides))

@@ -1,0 +1,182 @@
+"""What a teacher scores before anything is trained, on a small part of the validation data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import RunningStage
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch.utils.data import DataLoader, IterableDataset
+
+from distill.core.signals import Batch
+from distill.core.tally import Tally
+from distill.core.utils.console import number
+from distill.core.utils.errors import UserError
+from distill.core.verdict import Verdict
+from distill.training.evidence import counted
+from distill.training.module import Distillation
+
+__all__ = ["TeacherCheck"]
+
+SAMPLES, PREDICTIONS = 256, 4096
+"""At most so many samples are scored; no further ones after so many predictions."""
+
+_AT_ONCE = 16
+
+
+class TeacherCheck(Callback):
+    """Scores the teacher when a run begins, on its first rank, so that one with nothing to teach is told at once.
+
+    Nothing of the run depends on it: it draws no random number that another would have drawn, and the teacher
+    remembers nothing of it. It takes samples at even distances, as data may be sorted.
+
+    Args:
+        spoken: Whether to print what it finds.
+
+    Attributes:
+        found: As far as it was scored: ``monitor``, ``mode``, ``scores`` and ``measured``, as in a ``result.json``,
+            with the ``samples`` scored and all there are; else why it was not, ``skipped``. Empty without a teacher.
+    """
+
+    def __init__(self, spoken: bool = False) -> None:
+        self.spoken = spoken
+        self.found: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or not isinstance(pl_module, Distillation) or pl_module.teacher is None:
+            return
+        with isolate_rng(), _validating(trainer):
+            try:
+                chunks, samples = _chunks(trainer)
+                self.found = _scored(pl_module, trainer, chunks, samples)
+            except _NotScored as reason:
+                self.found = {"skipped": str(reason)}
+            except UserError as error:  # there is no such split, say
+                self.found = {"skipped": error.rule}
+        for line in self.said if self.spoken else ():
+            print(line, flush=True)
+
+    @property
+    def figure(self) -> str:
+        """The teacher's score beside the guess, and what it is of; nothing where it was not scored."""
+        if "scores" not in self.found:
+            return ""
+        metric, scores = self.found["monitor"], self.found["scores"]
+        seen, every = self.found["samples"]
+        guess = f" (constant guess {number(scores['guess'][metric])})" if metric in scores.get("guess", {}) else ""
+        return f"{metric} {number(scores['teacher'][metric])}{guess}, on {seen:,} of {every:,} validation samples"
+
+    @property
+    def said(self) -> list[str]:
+        """All of it, as it is printed."""
+        return [*([f"teacher: {self.figure}"] if self.figure else []), *(f"mind: {line}" for line in self.lines)]
+
+    @property
+    def lines(self) -> list[str]:
+        """What must be said of it."""
+        if reason := self.found.get("skipped"):
+            return [f"the teacher is not scored before training: {reason}"]
+        return Verdict.of_teacher(self.found).lines
+
+
+class _NotScored(Exception):
+    """Why not."""
+
+
+@contextmanager
+def _validating(trainer: Trainer) -> Iterator[None]:
+    """Whoever changes batches in training alone leaves these as they are."""
+    before, trainer.state.stage = trainer.state.stage, RunningStage.VALIDATING
+    try:
+        yield
+    finally:
+        trainer.state.stage = before
+
+
+def _chunks(trainer: Trainer) -> tuple[list[tuple[DataLoader[Any], list[Any]]], int]:
+    """The validation data in a few samples at a time, each with its loader, and how many samples there are.
+
+    Raises:
+        _NotScored: if they cannot be had without taking them from the validation.
+    """
+    loaders: Any = trainer.val_dataloaders
+    data = getattr(trainer, "datamodule", None)
+    if loaders is None and data is not None and is_overridden("val_dataloader", data):
+        loaders = data.val_dataloader()
+    chunks: list[tuple[DataLoader[Any], list[Any]]] = []
+    for loader in loaders if isinstance(loaders, Sequence) else [loaders] if loaders is not None else []:
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            raise _NotScored("validation data that is a stream is read by the validation alone")
+        if loader.batch_sampler is None:
+            raise _NotScored("the validation data's loader makes no batches of samples")
+        for rows in _rows(loader):
+            chunks += [(loader, rows[at : at + _AT_ONCE]) for at in range(0, len(rows), _AT_ONCE)]
+    if not chunks:
+        raise _NotScored("there is no validation data")
+    return chunks, sum(len(rows) for _, rows in chunks)
+
+
+def _rows(loader: DataLoader[Any]) -> list[list[Any]]:
+    """The samples of every batch, with the generators that draw them left as they were."""
+    sources = (loader.generator, getattr(loader.sampler, "generator", None))
+    states = [(source, source.get_state()) for source in sources if isinstance(source, torch.Generator)]
+    try:
+        return [list(rows) for rows in loader.batch_sampler or ()]
+    finally:
+        for source, state in states:
+            source.set_state(state)
+
+
+def _scored(
+    module: Distillation, trainer: Trainer, chunks: Sequence[tuple[DataLoader[Any], list[Any]]], samples: int
+) -> dict[str, Any]:
+    """What the teacher scores on some of ``chunks``, which hold ``samples`` samples.
+
+    Raises:
+        _NotScored: if they have no labels.
+    """
+    task, teacher, tally, seen = module.task, module.teacher, Tally(), 0
+    assert teacher is not None
+    metrics = {name: metric.to(module.device) for name, metric in task.metrics().items()}
+    for metric in metrics.values():
+        metric.distributed_available_fn = lambda: False  # the other ranks are not here
+    most = min(len(chunks), SAMPLES // _AT_ONCE)
+    predictions = 0
+    for at in (int((i + 0.5) * len(chunks) / most) for i in range(most)):
+        loader, rows = chunks[at]
+        # One of its own, without workers, which would take longer to start than this takes.
+        for raw in DataLoader(loader.dataset, batch_sampler=[rows], collate_fn=loader.collate_fn):
+            batch = _batch(raw, module, trainer)
+            with trainer.precision_plugin.val_step_context():
+                logits = teacher.evaluate(batch).logits
+            assert logits is not None
+            task.update(metrics, logits, batch)
+            tally.add(task.predict(logits), batch, logits)
+            seen, predictions = seen + len(rows), predictions + int(batch.count)
+        if predictions >= PREDICTIONS:
+            break
+    counts = tally.take(1)
+    scores = {name: float(metric.compute()) for name, metric in metrics.items()} if counts.total else {}
+    measured = counted(task, counts, metrics[task.monitor], module.evidence.token_counts(trainer))
+    if not scores:
+        raise _NotScored(f"none of {seen:,} validation samples has a label")
+    found: Mapping[str, Any] = {"teacher": scores, "guess": measured.pop("guess", {})}
+    return {
+        "monitor": task.monitor,
+        "mode": task.mode,
+        "scores": {who: figures for who, figures in found.items() if figures},
+        "measured": measured,
+        "samples": [seen, samples],
+    }
+
+
+def _batch(raw: Any, module: Distillation, trainer: Trainer) -> Batch:
+    """A loader's batch on the device, by the way of one that is validated."""
+    raw = trainer.precision_plugin.convert_input(raw)
+    raw = module._on_before_batch_transfer(raw)
+    return module.task.batch(trainer.strategy.batch_to_device(raw, dataloader_idx=0))
