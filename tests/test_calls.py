@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from distill.core.model_spec import ModelSpec, forward
+from distill.core.forward import forward
+from distill.core.model_spec import ModelSpec
 from distill.core.signals import Request
 from distill.core.utils.errors import UserError
 

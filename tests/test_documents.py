@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from distill.core.documents import check_causal, check_isolation
-from distill.core.model_spec import forward
+from distill.core.forward import forward
 from distill.core.signals import Request
 from distill.core.utils.errors import UserError
 

@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from distill.compression.structure.removal import rebuild
-from distill.core.model_spec import ModelSpec, detached, forward, parameter_count
+from distill.core.forward import detached, forward
+from distill.core.model_spec import ModelSpec, parameter_count
 from distill.core.record import note
 from distill.core.signals import Request
 from distill.core.utils.errors import UserError

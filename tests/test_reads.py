@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from distill.core.model_spec import forward
+from distill.core.forward import forward
 from distill.core.signals import Request
 from distill.core.utils.errors import UserError
 from distill.models.compatibility import check_length, positions_of

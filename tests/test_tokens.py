@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from distill.core.model_spec import forward
+from distill.core.forward import forward
 from distill.core.signals import Batch, Request
 from distill.core.utils.errors import UserError
 from distill.models import artifact

@@ -1,24 +1,19 @@
-"""Reading a model: what it is (:class:`ModelSpec`) and what one forward pass yields (:func:`forward`)."""
+"""What a model is: its layers, their widths, and where its attention is."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from distill.core.apart import run_apart
-from distill.core.calls import call, logits_of, of_transformers, one_tensor
-from distill.core.documents import hide_documents, must_run_apart
+from distill.core.calls import of_transformers
 from distill.core.record import steps_of
-from distill.core.signals import Request, Signals
 from distill.core.utils.errors import UserError, nearest
 
-__all__ = ["Features", "ModelSpec", "forward", "spread"]
+__all__ = ["Features", "ModelSpec", "parameter_count", "spread"]
 
 # The names under which the architectures keep the self-attention's linear maps.
 _PROJECTIONS = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"))
@@ -264,74 +259,6 @@ class ModelSpec:
         return query, key, value
 
 
-@contextmanager
-def _kept(model: nn.Module, names: Mapping[str, str]) -> Iterator[dict[str, Tensor]]:
-    """Keep the outputs of the modules ``names`` (name -> module name) of the forward passes inside the block."""
-    kept: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            kept[name] = one_tensor(name, output)
-
-        return hook
-
-    modules = dict(model.named_modules()) if names else {}
-    handles = [modules[path].register_forward_hook(keep(name)) for name, path in names.items()]
-    try:
-        yield kept
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _readable(model: nn.Module, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """``inputs`` without the types of tokens (first text, second text) where ``model`` has no embeddings of them.
-
-    RoBERTa has one for all tokens, some take none, and GPT-2 would look them up among the words.
-    """
-    config: Any = getattr(model, "config", None)
-    kind = getattr(config, "model_type", None)
-    known = hasattr(config, "get_text_config") and kind != "xlnet" and not hasattr(config, "type_vocab_sizes")
-    if "token_type_ids" not in inputs or not known:
-        return inputs
-    if (getattr(config.get_text_config(), "type_vocab_size", None) or 0) > 1:
-        return inputs
-    return {name: tensor for name, tensor in inputs.items() if name != "token_type_ids"}
-
-
-def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) -> Signals:
-    """Run ``model`` once and keep what ``request`` names.
-
-    Models of transformers are asked for hidden states and attentions only when some are requested, and packed documents
-    are hidden from each other (:func:`~distill.core.documents.hide_documents`), if need be by running each by itself.
-    How other modules are called, and which of their outputs are the logits, says :mod:`distill.core.calls`.
-
-    Raises:
-        UserError: if the model does not give what is requested.
-    """
-    inputs = _readable(model, inputs)
-    names = {name: name for name in request.taps}
-    spec = ModelSpec(model, "model")
-    if spec.config is not None and must_run_apart(model, inputs):
-        return run_apart(lambda documents: forward(model, documents, request), inputs)
-    projections = {k: spec.projections(spec.attention_layer(k, "layer"), "layer") for k in request.projections}
-    maps = {k: spec.attention_layer(k, "layer") for k in request.attentions}
-    names |= {path: path for paths in projections.values() for path in paths}
-    flags = {"output_hidden_states": True} if request.hidden_states else {}
-    flags |= {"output_attentions": True} if request.attentions else {}
-    with _kept(model, names) as kept:
-        output = call(model, inputs if spec.config is None else hide_documents(model, inputs), flags)
-    hidden = _layers(model, output, "hidden_states") if request.hidden_states else ()
-    attentions = _layers(model, output, "attentions") if request.attentions else ()
-    return Signals(
-        logits=logits_of(model, output) if request.logits else None,
-        hidden_states={k: hidden[k] for k in request.hidden_states},
-        attentions={k: attentions[number - 1] for k, number in maps.items()},
-        projections={k: spec.split_heads(tuple(kept[p] for p in paths), k) for k, paths in projections.items()},
-        taps={name: kept[name] for name in request.taps},
-    )
-
-
 def spread(count: int, depth: int) -> list[int]:
     """``count`` layers spread over ``depth``: the nearest to k * depth / count for k = 1 ... count, half rounds up.
 
@@ -341,30 +268,6 @@ def spread(count: int, depth: int) -> list[int]:
     return [(2 * k * depth + count) // (2 * count) for k in range(1, count + 1)]
 
 
-def _layers(model: nn.Module, output: Any, name: str) -> tuple[Tensor, ...]:
-    found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
-    if found is None:
-        rule = f"{type(model).__name__} gives no {name.replace('_', ' ')}"
-        raise UserError(rule, key="model", mend="use a loss on taps (module names) for it")
-    return tuple(found)
-
-
 def parameter_count(model: nn.Module, *, trained_only: bool = False) -> int:
     """The number of parameters, tied ones once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained_only)
-
-
-def detached(signals: Signals) -> Signals:
-    """The same values as ordinary tensors outside inference mode, which autograd may save."""
-
-    def copy(tensor: Tensor) -> Tensor:
-        return tensor.clone() if tensor.is_inference() else tensor.detach()
-
-    with torch.no_grad():
-        return Signals(
-            logits=None if signals.logits is None else copy(signals.logits),
-            hidden_states={k: copy(v) for k, v in signals.hidden_states.items()},
-            attentions={k: copy(v) for k, v in signals.attentions.items()},
-            projections={k: (copy(q), copy(k_), copy(v)) for k, (q, k_, v) in signals.projections.items()},
-            taps={k: copy(v) for k, v in signals.taps.items()},
-        )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from distill.core.model_spec import forward
+from distill.core.forward import forward
 from distill.core.padding import Side
 from distill.core.signals import Batch, OutputKind, Request, Signals
 from distill.core.tally import Counts

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from distill.core.model_spec import forward
+from distill.core.forward import forward
 from distill.core.signals import Batch, Request, Signals
 from distill.core.utils.errors import UserError
 from distill.export.graph import feed

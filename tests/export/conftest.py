@@ -14,7 +14,7 @@ from distill.compression.quantization.lifecycle import conclude, follow
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.compression.quantization.select import choose, swap
 from distill.compression.quantization.storage import step_of
-from distill.core.model_spec import forward
+from distill.core.forward import forward
 from distill.core.record import note
 from distill.core.signals import Batch, Request
 from distill.export.graph import feed

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from distill.core.model_spec import forward
+from distill.core.forward import forward
 from distill.core.signals import IGNORE, Batch, Request
 from distill.export.graph import feed
 from distill.export.packed import apart

@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from distill.core.model_spec import ModelSpec, forward
+from distill.core.forward import forward
+from distill.core.model_spec import ModelSpec
 from distill.core.signals import Batch, Signals
 from distill.core.utils.errors import UserError
 from distill.losses import FitNetHint

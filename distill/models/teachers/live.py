@@ -11,7 +11,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from distill.core.model_spec import ModelSpec, detached
+from distill.core.forward import detached
+from distill.core.model_spec import ModelSpec
 from distill.core.signals import Batch, Request, Signals
 from distill.core.task import Task
 from distill.core.teacher import Gather, TeacherSource

@@ -1,0 +1,111 @@
+"""One forward pass of a model, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.core.apart import run_apart
+from distill.core.calls import call, logits_of, one_tensor
+from distill.core.documents import hide_documents, must_run_apart
+from distill.core.model_spec import ModelSpec
+from distill.core.signals import Request, Signals
+from distill.core.utils.errors import UserError
+
+__all__ = ["detached", "forward"]
+
+
+def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) -> Signals:
+    """Run ``model`` once and keep what ``request`` names.
+
+    Models of transformers are asked for hidden states and attentions only when some are requested, and packed documents
+    are hidden from each other (:func:`~distill.core.documents.hide_documents`), if need be by running each by itself.
+    How other modules are called, and which of their outputs are the logits, says :mod:`distill.core.calls`.
+
+    Raises:
+        UserError: if the model does not give what is requested.
+    """
+    inputs = _readable(model, inputs)
+    names = {name: name for name in request.taps}
+    spec = ModelSpec(model, "model")
+    if spec.config is not None and must_run_apart(model, inputs):
+        return run_apart(lambda documents: forward(model, documents, request), inputs)
+    projections = {k: spec.projections(spec.attention_layer(k, "layer"), "layer") for k in request.projections}
+    maps = {k: spec.attention_layer(k, "layer") for k in request.attentions}
+    names |= {path: path for paths in projections.values() for path in paths}
+    flags = {"output_hidden_states": True} if request.hidden_states else {}
+    flags |= {"output_attentions": True} if request.attentions else {}
+    with _kept(model, names) as kept:
+        output = call(model, inputs if spec.config is None else hide_documents(model, inputs), flags)
+    hidden = _layers(model, output, "hidden_states") if request.hidden_states else ()
+    attentions = _layers(model, output, "attentions") if request.attentions else ()
+    return Signals(
+        logits=logits_of(model, output) if request.logits else None,
+        hidden_states={k: hidden[k] for k in request.hidden_states},
+        attentions={k: attentions[number - 1] for k, number in maps.items()},
+        projections={k: spec.split_heads(tuple(kept[p] for p in paths), k) for k, paths in projections.items()},
+        taps={name: kept[name] for name in request.taps},
+    )
+
+
+def detached(signals: Signals) -> Signals:
+    """The same values as ordinary tensors outside inference mode, which autograd may save."""
+
+    def copy(tensor: Tensor) -> Tensor:
+        return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+    with torch.no_grad():
+        return Signals(
+            logits=None if signals.logits is None else copy(signals.logits),
+            hidden_states={k: copy(v) for k, v in signals.hidden_states.items()},
+            attentions={k: copy(v) for k, v in signals.attentions.items()},
+            projections={k: (copy(q), copy(k_), copy(v)) for k, (q, k_, v) in signals.projections.items()},
+            taps={k: copy(v) for k, v in signals.taps.items()},
+        )
+
+
+@contextmanager
+def _kept(model: nn.Module, names: Mapping[str, str]) -> Iterator[dict[str, Tensor]]:
+    """Keep the outputs of the modules ``names`` (name -> module name) of the forward passes inside the block."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            kept[name] = one_tensor(name, output)
+
+        return hook
+
+    modules = dict(model.named_modules()) if names else {}
+    handles = [modules[path].register_forward_hook(keep(name)) for name, path in names.items()]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _readable(model: nn.Module, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """``inputs`` without the types of tokens (first text, second text) where ``model`` has no embeddings of them.
+
+    RoBERTa has one for all tokens, some take none, and GPT-2 would look them up among the words.
+    """
+    config: Any = getattr(model, "config", None)
+    kind = getattr(config, "model_type", None)
+    known = hasattr(config, "get_text_config") and kind != "xlnet" and not hasattr(config, "type_vocab_sizes")
+    if "token_type_ids" not in inputs or not known:
+        return inputs
+    if (getattr(config.get_text_config(), "type_vocab_size", None) or 0) > 1:
+        return inputs
+    return {name: tensor for name, tensor in inputs.items() if name != "token_type_ids"}
+
+
+def _layers(model: nn.Module, output: Any, name: str) -> tuple[Tensor, ...]:
+    found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+    if found is None:
+        rule = f"{type(model).__name__} gives no {name.replace('_', ' ')}"
+        raise UserError(rule, key="model", mend="use a loss on taps (module names) for it")
+    return tuple(found)
