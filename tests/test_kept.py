@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from distill.core.kept import kept, kept_of, ratio
+from distill.core.kept import kept, kept_of, percent, ratio
 
 
 def test_a_guess_keeps_nothing_and_a_teacher_everything() -> None:
@@ -49,3 +49,13 @@ def test_a_ratio_needs_numbers_above_nothing(student: float, teacher: float) -> 
 )
 def test_a_result_without_a_guess_tells_nothing_of_what_was_kept(result: dict[str, Any]) -> None:
     assert kept_of(result) is None
+
+
+def test_what_is_rounded_to_zero_has_no_sign() -> None:
+    assert [percent(value) for value in (None, -0.04, 0.04, -0.06, 96.44)] == [
+        "-",
+        "0.0 %",
+        "0.0 %",
+        "-0.1 %",
+        "96.4 %",
+    ]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["kept", "kept_of", "number_at", "ratio"]
+__all__ = ["kept", "kept_of", "number_at", "percent", "ratio"]
 
 _LOGARITHMIC = ("perplexity",)
 """Metrics that are compared by their logarithm: of a perplexity that is the nats a token takes."""
@@ -70,3 +70,8 @@ def kept_of(result: Mapping[str, Any]) -> float | None:
         return None
     error = number_at(result, "measured", "standard_error") or 0.0
     return kept(student, teacher, guess, metric=metric, mode=mode, error=error)
+
+
+def percent(value: float | None) -> str:
+    """A number of percent as tables show it; ``-`` for none, and no minus before what is rounded to zero."""
+    return "-" if value is None else f"{round(value, 1) + 0.0:.1f} %"

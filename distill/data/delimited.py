@@ -111,7 +111,10 @@ def _header(text: str, sep: str, quoting: str, config: ReaderConfig, path: str, 
         if other:
             shown = repr(other)  # a shell hands over what stands there
             rule = f"the header is a single column, {names[0]!r}, with {sep!r} as separator"
-            raise UserError(rule, key=key, value=path, mend=f"name the separator: --data.reader.sep {shown}")
+            mend = (
+                f"name the separator: --data.reader.sep {shown}; it is one for all files, so convert those that differ"
+            )
+            raise UserError(rule, key=key, value=path, mend=mend)
     return [name.strip() or f"Unnamed: {number}" for number, name in enumerate(names)]
 
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from distill.config.diff import MISSING, config_diff
 from distill.config.files import class_spec
-from distill.core.kept import kept_of, number_at
+from distill.core.kept import kept_of, number_at, percent
 from distill.core.utils.console import duration, number, plain_table, wide
 from distill.core.utils.errors import UserError
 from distill.run.folder import Run
@@ -90,7 +90,7 @@ def _show_figures(
         table.add_row(
             escape(title),
             *_cells(scores, names),
-            "" if kept is None else f"{kept:.1f} %",
+            "" if kept is None else percent(kept),
             _count(number_at(result, "parameters", "student")),
             escape(str(result.get("compressed", ""))),
             "" if seconds is None else duration(seconds),

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from distill.compression.coverage import Coverage, coverage_of
-from distill.core.kept import kept_of, ratio
+from distill.core.kept import kept_of, percent, ratio
 from distill.core.model_spec import parameter_count
 from distill.core.ranks import is_rank_zero
 from distill.core.record import steps_of, summary
@@ -128,8 +128,7 @@ def _cells(result: Mapping[str, Any], who: str) -> dict[str, str]:
     parameters = result["parameters"].get(who)
     cells = {} if parameters is None else {"parameters": f"{parameters:,}"}
     if who == "student":
-        kept = kept_of(result)
-        cells |= {"kept": "-" if kept is None else f"{kept:.1f} %", "compressed": str(result.get("compressed", ""))}
+        cells |= {"kept": percent(kept_of(result)), "compressed": str(result.get("compressed", ""))}
         cells["train time"] = duration(result.get("train_seconds", 0.0))
     return cells
 
