@@ -39,7 +39,7 @@ class ExponentialMovingAverage(StepCallback):
     def __init__(self, decay: float = 0.999, begin: int | float = 0.0) -> None:
         if not 0 <= decay < 1:
             key = "callbacks.ExponentialMovingAverage.decay"
-            raise UserError("must lie in [0, 1)", key=key, value=decay, mend="write 0.999")
+            raise UserError("must lie in [0, 1)", key=key, value=decay, hint="write 0.999")
         check_moment("callbacks.ExponentialMovingAverage.begin", begin)
         self.decay, self.begin = decay, begin
         self._average: dict[str, Tensor] = {}
@@ -50,8 +50,8 @@ class ExponentialMovingAverage(StepCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if step_at(self.begin, total := total_steps(pl_module)) >= total:
-            rule, key = f"the run ends after {total} steps, before it averages", "ExponentialMovingAverage.begin"
-            raise UserError(rule, key=f"callbacks.{key}", value=self.begin, mend="begin earlier, or leave it out")
+            problem, key = f"the run ends after {total} steps, before it averages", "ExponentialMovingAverage.begin"
+            raise UserError(problem, key=f"callbacks.{key}", value=self.begin, hint="begin earlier, or leave it out")
         weights = _trained(pl_module)
         if self._average.keys() != weights.keys():  # not restored from a checkpoint
             self._average = {name: p.detach().clone() for name, p in weights.items()}

@@ -59,12 +59,12 @@ class Last(Callback):
 
     def __init__(self, minutes: float = 10.0, every_n_steps: int | None = None, keep: int = 2) -> None:
         if not minutes > 0:
-            rule = "must be greater than 0"
-            raise UserError(rule, key="callbacks.Last.minutes", value=minutes, mend="10 is usual")
+            problem = "must be greater than 0"
+            raise UserError(problem, key="callbacks.Last.minutes", value=minutes, hint="10 is usual")
         for name, value, least in (("every_n_steps", every_n_steps, 1), ("keep", keep, 2)):
             if value is not None and value < least:
-                rule = f"must be at least {least}"
-                raise UserError(rule, key=f"callbacks.Last.{name}", value=value, mend="raise it")
+                problem = f"must be at least {least}"
+                raise UserError(problem, key=f"callbacks.Last.{name}", value=value, hint="raise it")
         self.minutes, self.every_n_steps, self.keep = minutes, every_n_steps, keep
         self.folder: Path | None = None
         self.config = ""

@@ -46,11 +46,11 @@ class LowRank(Compression):
         exclude: list[str] | None = None,
     ) -> None:
         if (rank is None) == (energy is None):
-            raise UserError("either a rank or an energy is given", key=KEY, mend="give rank: 64, or energy: 0.9")
+            raise UserError("either a rank or an energy is given", key=KEY, hint="give rank: 64, or energy: 0.9")
         if rank is not None and rank < 1:
-            raise UserError("must be at least 1", key=f"{KEY}.rank", value=rank, mend="give 64")
+            raise UserError("must be at least 1", key=f"{KEY}.rank", value=rank, hint="give 64")
         if energy is not None and not 0 < energy < 1:
-            raise UserError("must lie in (0, 1)", key=f"{KEY}.energy", value=energy, mend="give 0.9")
+            raise UserError("must lie in (0, 1)", key=f"{KEY}.energy", value=energy, hint="give 0.9")
         self.rank, self.energy, self.include, self.exclude = rank, energy, include, exclude or []
 
     def prepare(self, student: nn.Module) -> None:
@@ -75,8 +75,8 @@ class LowRank(Compression):
                 ranks[name], values[name] = rank, factorise(weight, rank)
         if not ranks and not factors:
             key, value = ("rank", self.rank) if self.rank else ("energy", self.energy)
-            rule = "no map becomes smaller: rank * (in + out) is at least in * out of all of them"
-            raise UserError(rule, key=f"{KEY}.{key}", value=value, mend="give a smaller one")
+            problem = "no map becomes smaller: rank * (in + out) is at least in * out of all of them"
+            raise UserError(problem, key=f"{KEY}.{key}", value=value, hint="give a smaller one")
         replace(student, ranks)
         with torch.no_grad():
             for name, (down, up) in values.items():
@@ -90,14 +90,14 @@ class LowRank(Compression):
             maps = [name for name, own in places if own == "weight" and name in modules]
             for name, own in places if maps else ():
                 if name not in modules:
-                    rule = f"shares its weight with {name or 'the model'}.{own}, which would keep the whole matrix"
-                    raise UserError(rule, key=KEY, value=maps[0], mend=f"leave it out: exclude: ['{maps[0]}']")
+                    problem = f"shares its weight with {name or 'the model'}.{own}, which would keep the whole matrix"
+                    raise UserError(problem, key=KEY, value=maps[0], hint=f"leave it out: exclude: ['{maps[0]}']")
 
     def _check_rank(self, modules: dict[str, nn.Module]) -> None:
         full = max((min(shape(module)) for module in modules.values()), default=0)
         if self.rank is not None and modules and self.rank > full:
-            rule = f"the chosen maps have ranks up to {full}"
-            raise UserError(rule, key=f"{KEY}.rank", value=self.rank, mend="give a smaller one")
+            problem = f"the chosen maps have ranks up to {full}"
+            raise UserError(problem, key=f"{KEY}.rank", value=self.rank, hint="give a smaller one")
 
     def reached(self, student: nn.Module) -> list[str]:
         maps = [name for name, module in student.named_modules() if isinstance(module, LowRankLinear)]
@@ -116,8 +116,10 @@ class LowRank(Compression):
 def _refuse_written_bias(name: str, module: nn.Module) -> None:
     """A factor takes over the bias itself, which a hook or a parametrisation would go on writing elsewhere."""
     if module.bias is not None and not isinstance(module._parameters.get("bias"), nn.Parameter):
-        rule = "its bias is written anew before every pass, which a factor would not follow"
-        raise UserError(rule, key=KEY, value=name, mend=f"let it be a parameter, or leave it out: exclude: ['{name}']")
+        problem = "its bias is written anew before every pass, which a factor would not follow"
+        raise UserError(
+            problem, key=KEY, value=name, hint=f"let it be a parameter, or leave it out: exclude: ['{name}']"
+        )
 
 
 def _matrix(linear: nn.Module) -> Tensor:

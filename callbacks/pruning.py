@@ -216,8 +216,8 @@ class GradualMagnitudePruning(Compression):
         try:
             self.schedule.check(total_steps(pl_module))
             if self.plan.criterion.learns and self.schedule(0, total_steps(pl_module)):
-                rule = f"{type(self.plan.criterion).__name__} has no scores before the first step"
-                raise UserError(rule, key="begin", value=self.schedule.begin, mend="begin: 1, or later")
+                problem = f"{type(self.plan.criterion).__name__} has no scores before the first step"
+                raise UserError(problem, key="begin", value=self.schedule.begin, hint="begin: 1, or later")
         except UserError as error:
             raise error.within(self._key) from None
 

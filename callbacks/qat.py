@@ -106,8 +106,8 @@ class QuantizationAwareTraining(Compression):
         for name, scheme in (("weights", weights), ("activations", activations), ("embeddings", embeddings)):
             if isinstance(scheme, Mapping):
                 kind = "ActivationScheme" if name == "activations" else "WeightScheme"
-                mend = f"from Python write {kind}({', '.join(f'{key}={value!r}' for key, value in scheme.items())})"
-                raise UserError(f"must be of {kind}", key=f"{_KEY}.{name}", value=dict(scheme), mend=mend)
+                hint = f"from Python write {kind}({', '.join(f'{key}={value!r}' for key, value in scheme.items())})"
+                raise UserError(f"must be of {kind}", key=f"{_KEY}.{name}", value=dict(scheme), hint=hint)
         self.weights, self.embeddings = weights, embeddings
         if activations is not None:
             activations.refuse_idle(f"{_KEY}.activations")
@@ -131,10 +131,10 @@ class QuantizationAwareTraining(Compression):
             self._check_moments(*moments.values())
         check_widths(self.overrides, f"{_KEY}.overrides")
         if not self.lr_factor > 0:
-            raise UserError("must be greater than 0", key=f"{_KEY}.lr_factor", value=self.lr_factor, mend="0.1 is low")
+            raise UserError("must be greater than 0", key=f"{_KEY}.lr_factor", value=self.lr_factor, hint="0.1 is low")
         if self.store not in ("float", "integers"):
             raise UserError(
-                "must be float or integers", key=f"{_KEY}.store", value=self.store, mend="choose one of them"
+                "must be float or integers", key=f"{_KEY}.store", value=self.store, hint="choose one of them"
             )
 
     @property
@@ -158,10 +158,10 @@ class QuantizationAwareTraining(Compression):
             ("observe", observe <= begin, f"must not lie after begin ({self.begin})"),
             ("freeze_observers", observe < freeze, f"must lie after observe ({self.observe})"),
         )
-        for name, holds, rule in rules if self._static else ():
+        for name, holds, problem in rules if self._static else ():
             if not holds:
                 value = getattr(self, name)
-                raise UserError(rule, key=f"{_KEY}.{name}", value=value, mend="order them: observe, begin, freeze")
+                raise UserError(problem, key=f"{_KEY}.{name}", value=value, hint="order them: observe, begin, freeze")
 
     def _check_run(self, total_steps: int) -> None:
         """Refuse moments that are in no order, or too late, in a run of so many steps."""
@@ -169,8 +169,8 @@ class QuantizationAwareTraining(Compression):
         self._check_moments(observe, begin, freeze)
         late = {"begin": begin > total_steps, "observe": self._static and observe >= total_steps}
         for name in (name for name, is_late in late.items() if is_late):
-            rule, mend = f"the run ends after {total_steps} steps, before this", "let it be earlier, or train longer"
-            raise UserError(rule, key=f"{_KEY}.{name}", value=getattr(self, name), mend=mend)
+            problem, hint = f"the run ends after {total_steps} steps, before this", "let it be earlier, or train longer"
+            raise UserError(problem, key=f"{_KEY}.{name}", value=getattr(self, name), hint=hint)
 
     # ------------------------------------------------------------------ structure
 
@@ -198,8 +198,8 @@ class QuantizationAwareTraining(Compression):
         find_ranged(layers.values())
         static = [layer for layer in layers.values() if layer.static]
         if static and not any(layer.ranged or layer.mode == "fake" for layer in static):
-            rule = "the run ended before any input's range was observed: nothing can be quantised"
-            raise TrainingError(f"{rule}. Train longer, or let {_KEY}.observe and begin be earlier.")
+            problem = "the run ended before any input's range was observed: nothing can be quantised"
+            raise TrainingError(f"{problem}. Train longer, or let {_KEY}.observe and begin be earlier.")
         self._layers = {}
         return [step_of(conclude(layers), self.store)]
 
@@ -269,8 +269,8 @@ class QuantizationAwareTraining(Compression):
 
         schedulers = [c.scheduler for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, LambdaLR)]
         if not schedulers:
-            rule, mend = "multiplies what a LambdaLR gives, and this run has none", "leave it out, or bring one"
-            raise UserError(rule, key=f"{_KEY}.lr_factor", value=self.lr_factor, mend=mend)
+            problem, hint = "multiplies what a LambdaLR gives, and this run has none", "leave it out, or bring one"
+            raise UserError(problem, key=f"{_KEY}.lr_factor", value=self.lr_factor, hint=hint)
         for scheduler in schedulers:
             scheduler.lr_lambdas = [partial(scaled, factor) for factor in scheduler.lr_lambdas]
             groups = scheduler.optimizer.param_groups

@@ -39,9 +39,9 @@ class ShareParameters(Compression):
 
     def __init__(self, groups: int | list[list[int]] = 2, initial: Literal["mean", "first"] = "mean") -> None:
         if isinstance(groups, int) and groups < 2:
-            raise UserError("at least two layers share", key=f"{KEY}.groups", value=groups, mend="give 2")
+            raise UserError("at least two layers share", key=f"{KEY}.groups", value=groups, hint="give 2")
         if initial not in ("mean", "first"):
-            raise UserError("must be mean or first", key=f"{KEY}.initial", value=initial, mend="choose one")
+            raise UserError("must be mean or first", key=f"{KEY}.initial", value=initial, hint="choose one")
         self.groups, self.initial = groups, initial
 
     def prepare(self, student: nn.Module) -> None:

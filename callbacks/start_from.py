@@ -41,9 +41,9 @@ class StartFrom(Callback):
         weights = {name.removeprefix(_STUDENT): value for name, value in self._read().items()}
         for name, own in student.state_dict().items():
             if name not in weights or weights[name].shape != own.shape:
-                rule = f"the student of that run is another one: {name} is not the same in both"
-                mend = "keep model.student as it was, or start from what that run has saved: --model.student.path RUN"
-                raise UserError(rule, key=_KEY, value=self.run, mend=mend)
+                problem = f"the student of that run is another one: {name} is not the same in both"
+                hint = "keep model.student as it was, or start from what that run has saved: --model.student.path RUN"
+                raise UserError(problem, key=_KEY, value=self.run, hint=hint)
         student.load_state_dict({name: weights[name] for name in student.state_dict()})
 
     def _read(self) -> dict[str, Tensor]:
@@ -53,4 +53,4 @@ class StartFrom(Callback):
             except Damaged:
                 continue
             return {name: value for name, value in found.items() if name.startswith(_STUDENT)}
-        raise UserError("that run has no checkpoint that is whole", key=_KEY, value=self.run, mend="name another run")
+        raise UserError("that run has no checkpoint that is whole", key=_KEY, value=self.run, hint="name another run")

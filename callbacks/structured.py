@@ -74,18 +74,18 @@ class StructuredPruning(Compression):
     ) -> None:
         for name, fraction in (("heads", heads), ("neurons", neurons), ("hidden", hidden)):
             if not 0 <= fraction < 1:
-                rule, mend = "must lie in [0, 1)", "0.5 removes half of them"
-                raise UserError(rule, key=f"{KEY}.{name}", value=fraction, mend=mend)
+                problem, hint = "must lie in [0, 1)", "0.5 removes half of them"
+                raise UserError(problem, key=f"{KEY}.{name}", value=fraction, hint=hint)
         for name, value, kind in (
             ("criterion", criterion, Criterion),
             ("scope", scope, Scope),
             ("schedule", schedule, Curve),
         ):
             if value not in get_args(kind):
-                rule = f"must be one of {', '.join(get_args(kind))}"
-                raise UserError(rule, key=f"{KEY}.{name}", value=value, mend=nearest(value, get_args(kind)))
+                problem = f"must be one of {', '.join(get_args(kind))}"
+                raise UserError(problem, key=f"{KEY}.{name}", value=value, hint=nearest(value, get_args(kind)))
         if not (heads or neurons or hidden or layers):
-            raise UserError("nothing is to be removed", key=KEY, mend="give heads, neurons, hidden or layers")
+            raise UserError("nothing is to be removed", key=KEY, hint="give heads, neurons, hidden or layers")
         numbered, once = not (heads or neurons or hidden) and isinstance(layers, list), schedule == "one_shot"
         rules = [
             Idle("end", once, "schedule: one_shot", "take cubic or linear"),
@@ -152,8 +152,8 @@ class StructuredPruning(Compression):
         except UserError as error:
             raise error.within(KEY) from None
         if self.plan.criterion != "magnitude" and self.progress(0, total):
-            rule = f"{self.plan.criterion} is measured in training, and units go before the first step"
-            raise UserError(rule, key=f"{KEY}.criterion", value=self.plan.criterion, mend="let begin be later")
+            problem = f"{self.plan.criterion} is measured in training, and units go before the first step"
+            raise UserError(problem, key=f"{KEY}.criterion", value=self.plan.criterion, hint="let begin be later")
         student = pl_module.student
         assert isinstance(student, nn.Module)
         self._parts, self._factors = self.plan.parts(student), []

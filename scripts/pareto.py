@@ -60,11 +60,11 @@ class Exported:
         reports = [run.folder / "exports" / to / "export.json" for to in ("onnx-int8", "onnx")]
         found = next((path for path in reports if path.is_file()), None)
         if found is None:
-            raise UserError("was not exported", key="RUN", value=folder, mend=f"distill export {folder} --to onnx")
+            raise UserError("was not exported", key="RUN", value=folder, hint=f"distill export {folder} --to onnx")
         report = json.loads(found.read_text(encoding="utf-8"))
         if "reference" not in report:
-            rule = "was exported without a teacher to time it against"
-            raise UserError(rule, key="RUN", value=folder, mend="leave it out")
+            problem = "was exported without a teacher to time it against"
+            raise UserError(problem, key="RUN", value=folder, hint="leave it out")
         result, latency, reference = run.result, report["latency_ms"], report["reference"]["name"]
         metric, speed = result["monitor"], latency[reference] / latency["export"]
         score, teacher = result["scores"]["student"][metric], result["scores"].get("teacher", {}).get(metric)
@@ -81,8 +81,8 @@ def check_alike(found: Sequence[Exported]) -> None:
     for what in ("metric", "reference"):
         kinds = sorted({getattr(one, what) for one in found})
         if len(kinds) > 1:
-            rule = f"these runs differ in their {what}: {' and '.join(kinds)}"
-            raise UserError(rule, key="RUN", mend="draw them apart")
+            problem = f"these runs differ in their {what}: {' and '.join(kinds)}"
+            raise UserError(problem, key="RUN", hint="draw them apart")
 
 
 def best(points: list[tuple[float, float]], mode: str = "max") -> list[tuple[float, float]]:

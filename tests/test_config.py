@@ -252,7 +252,7 @@ def test_an_override_with_a_mapping_is_merged() -> None:
 def test_an_override_that_leads_nowhere_is_refused(key: str) -> None:
     with pytest.raises(UserError) as caught:
         apply_override({"seed": 1, "model": {"losses": ["CrossEntropy"]}}, key, 1)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_an_override_of_arguments_that_are_none_is_refused() -> None:

@@ -44,7 +44,7 @@ def test_a_folder_of_runs_names_them(tmp_path: Path) -> None:
 
 
 def test_a_list_in_a_message_has_lines_of_its_own() -> None:
-    assert str(UserError("these:\n  a\n", key="k", mend="put it back")) == "k: these:\n  a\nput it back."
+    assert str(UserError("these:\n  a\n", key="k", hint="put it back")) == "k: these:\n  a\nput it back."
 
 
 def test_anything_else_is_a_hub_id() -> None:
@@ -52,8 +52,8 @@ def test_anything_else_is_a_hub_id() -> None:
     assert resolve("nreimers/MiniLM-L6-H384-uncased", "k") == "nreimers/MiniLM-L6-H384-uncased"
 
 
-def test_an_error_names_key_value_rule_and_mend() -> None:
-    error = UserError("must be greater than 0", key="temperature", value=0, mend="try 2")
+def test_an_error_names_key_value_problem_and_hint() -> None:
+    error = UserError("must be greater than 0", key="temperature", value=0, hint="try 2")
     assert str(error) == "temperature = 0: must be greater than 0. try 2."
     assert str(error.within("model.losses.0")) == "model.losses.0.temperature = 0: must be greater than 0. try 2."
     assert error.within("temperature") is error

@@ -135,7 +135,7 @@ def test_arguments_below_a_secret_go_with_it() -> None:
 
 
 def test_an_error_hides_the_value_of_a_secret_wherever_it_speaks_of_it() -> None:
-    error = UserError("must be a list, not hunter2", key="data.token", value="hunter2", mend="write [hunter2]")
+    error = UserError("must be a list, not hunter2", key="data.token", value="hunter2", hint="write [hunter2]")
     assert str(error) == f"data.token = '{HIDDEN}': must be a list, not {HIDDEN}. write [{HIDDEN}]."
     assert str(error.within("callbacks.0")) == str(error)
     assert error.value == "hunter2"  # the place where it stands is found by it
@@ -143,14 +143,14 @@ def test_an_error_hides_the_value_of_a_secret_wherever_it_speaks_of_it() -> None
 
 def test_an_error_hides_a_password_in_any_part_of_it() -> None:
     address = "https://user:hunter2@host"
-    error = UserError(f"{address} is gone", key="data.path", value=Path(address), mend=f"ask {address}")
+    error = UserError(f"{address} is gone", key="data.path", value=Path(address), hint=f"ask {address}")
     for said in (error, TrainingError(f"{address} is gone")):
         assert "hunter2" not in str(said)
         assert "is gone" in str(said)
 
 
 def test_an_error_shows_what_is_no_secret() -> None:
-    error = UserError("must not be a tuple", key="model.losses.0.layers", value=(1, "a"), mend="give a list")
+    error = UserError("must not be a tuple", key="model.losses.0.layers", value=(1, "a"), hint="give a list")
     assert str(error) == "model.losses.0.layers = (1, 'a'): must not be a tuple. give a list."
 
 

@@ -80,11 +80,11 @@ class Command(NamedTuple):
             value = getattr(options, dest)
             key = names[-1] if names[0].startswith("-") else settings["metavar"]
             if "" in (value if isinstance(value, list) else [value]):
-                raise UserError("must not be empty", key=key, value="", mend="give a value, or leave it out")
+                raise UserError("must not be empty", key=key, value="", hint="give a value, or leave it out")
             setattr(options, dest, judged(key, value, settings))
         (first, *_), settings = self.arguments[0]
         if self.example and getattr(options, first) is None:
-            raise UserError("must be given", key=settings["metavar"], mend=f"{parser.prog} {self.example}")
+            raise UserError("must be given", key=settings["metavar"], hint=f"{parser.prog} {self.example}")
         self.run(options, overrides)
 
 

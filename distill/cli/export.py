@@ -13,7 +13,7 @@ __all__ = ["EXPORT"]
 
 def _export(options: Namespace, overrides: Overrides) -> None:
     if options.to is None:
-        raise UserError("must be given", key="--to", mend="hf, onnx or onnx-int8")
+        raise UserError("must be given", key="--to", hint="hf, onnx or onnx-int8")
     from distill.workflows.export import export
 
     export(options.run, options.to, options.output, options.isa, overrides=overrides, allow=options.allow)

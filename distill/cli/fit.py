@@ -29,13 +29,13 @@ def _fit(options: Namespace, overrides: Overrides) -> None:
     from distill.run.folder import begun_from
 
     if options.resume and (options.id is None or options.dry_run):
-        raise UserError("needs a run to go on with", key="--resume", value=options.resume, mend="add --id ID")
+        raise UserError("needs a run to go on with", key="--resume", value=options.resume, hint="add --id ID")
     if options.start:
         begun_from(options.start)
     files = [options.start, *options.config] if options.start else options.config
     if not files and not any(key == "model" or key.startswith("model.student") for key, _ in overrides):
-        mend = "distill fit -c FILE, with a YAML file or a recipe that `distill list recipes` shows"
-        raise UserError("must be given", key="-c", mend=mend)
+        hint = "distill fit -c FILE, with a YAML file or a recipe that `distill list recipes` shows"
+        raise UserError("must be given", key="-c", hint=hint)
     config = load(files, overrides)
     if options.start:
         from distill.workflows.resume import starting_from

@@ -16,7 +16,7 @@ _KINDS = ("losses", "schedules", "callbacks", "tasks", "recipes")
 def _list(options: Namespace, _: Overrides) -> None:
     for kind in options.kinds:
         if kind not in _KINDS:
-            raise UserError("no such kind", key="KIND", value=kind, mend=nearest(kind, _KINDS))
+            raise UserError("no such kind", key="KIND", value=kind, hint=nearest(kind, _KINDS))
     from distill.workflows.job.reference import show
 
     show(options.kinds or _KINDS)

@@ -75,7 +75,7 @@ FILE is a YAML file, a run's folder (to repeat it), or the name of a recipe that
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    0: done. 1: training could not go on. 2: something the user can mend. 130: interrupted.
+    0: done. 1: training could not go on. 2: something the user can correct. 130: interrupted.
 
     Args:
         argv: What follows ``distill``; the process's own arguments if not given, and an exception that nothing else has
@@ -94,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain("interrupted", INTERRUPTED) if os.environ.get("LOCAL_RANK", "0") == "0" else INTERRUPTED
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _PATHS and error.filename is not None:
-            rule, mend = _PATHS[error.errno]
-            return _complain(str(UserError(rule, key="path", value=str(error.filename), mend=mend)), 2)
+            problem, hint = _PATHS[error.errno]
+            return _complain(str(UserError(problem, key="path", value=str(error.filename), hint=hint)), 2)
         if argv is not None:
             raise
         # Not left to sys.excepthook, where W&B's shows it as it is.
@@ -119,4 +119,4 @@ def _run(argv: list[str]) -> None:
         command: Command = getattr(import_module(f"distill.cli.{COMMANDS[name]}"), name.upper())
         command.main(name, rest)
     else:
-        raise UserError("no such command", key="distill", value=name, mend=nearest(name, COMMANDS))
+        raise UserError("no such command", key="distill", value=name, hint=nearest(name, COMMANDS))

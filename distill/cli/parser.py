@@ -55,13 +55,13 @@ class Parser(argparse.ArgumentParser):
         except argparse.ArgumentError as error:
             key = str(error.argument_name).split("/")[-1]
             if self._option_string_actions[key].nargs == 0:
-                raise UserError("takes no value", key=key, mend=f"write {key} alone, or leave it out") from None
-            raise UserError("needs a value", key=key, mend=f"see {self.prog} --help") from None
+                raise UserError("takes no value", key=key, hint=f"write {key} alone, or leave it out") from None
+            raise UserError("needs a value", key=key, hint=f"see {self.prog} --help") from None
         if rest:
-            stray, mend = rest[0], f"see {self.prog} --help"
+            stray, hint = rest[0], f"see {self.prog} --help"
             if "-c" in self._option_string_actions and not stray.startswith("-"):
-                mend = f"write -c {stray} for a recipe, and --key value for anything else"
-            raise UserError("belongs to no option and no key", key=self.prog, value=stray, mend=mend)
+                hint = f"write -c {stray} for a recipe, and --key value for anything else"
+            raise UserError("belongs to no option and no key", key=self.prog, value=stray, hint=hint)
         return options
 
     def _check_option(self, token: str, known: Iterable[str]) -> None:
@@ -71,7 +71,7 @@ class Parser(argparse.ArgumentParser):
         name = token.removeprefix("--")
         close = get_close_matches(token, known, n=1, cutoff=0.8)
         if close and "." not in name and not get_close_matches(name, SECTIONS, n=1, cutoff=0.8):
-            raise UserError("no such option", key=token, mend=f"did you mean {close[0]!r}?")
+            raise UserError("no such option", key=token, hint=f"did you mean {close[0]!r}?")
 
     def split(self, argv: list[str]) -> tuple[argparse.Namespace, Overrides]:
         """The options that are known, and every other ``--key value`` as an override.
@@ -111,7 +111,7 @@ class _Once(argparse.Action):
         before = vars(namespace).setdefault("given", {}).setdefault(self.dest, values)
         if before != values:
             key = self.option_strings[-1]
-            raise UserError(f"is given twice, and was {before!r} before", key=key, value=values, mend="leave one out")
+            raise UserError(f"is given twice, and was {before!r} before", key=key, value=values, hint="leave one out")
         setattr(namespace, self.dest, values)
 
 
@@ -130,17 +130,17 @@ def judged(key: str, value: Any, settings: Mapping[str, Any]) -> Any:
     if not isinstance(value, str):
         return value
     if choices and value not in choices:
-        raise UserError(f"must be {_listed(choices)}", key=key, value=value, mend=nearest(value, choices))
+        raise UserError(f"must be {_listed(choices)}", key=key, value=value, hint=nearest(value, choices))
     if kind is None:
         return value
     try:
         # Python takes digits of every script, and underscores between them.
         return kind(value if re.fullmatch(r"[\w.+-]+", value, re.ASCII) and "_" not in value else None)
     except (TypeError, ValueError):
-        rule = "must be a whole number" if kind is int else "must be a number"
+        problem = "must be a whole number" if kind is int else "must be a number"
         example = settings.get("default")
         raise UserError(
-            rule, key=key, value=value, mend=f"give one, such as {8 if example is None else example}"
+            problem, key=key, value=value, hint=f"give one, such as {8 if example is None else example}"
         ) from None
 
 

@@ -50,7 +50,7 @@ def _weights(options: Namespace) -> WeightScheme:
         )
     except UserError as error:
         option = {"bits": "--bits", "group_size": "--group", "reduced_range": "--reduced-range"}[error.key]
-        raise UserError(error.rule, key=option, value=error.value, mend=error.mend) from error
+        raise UserError(error.problem, key=option, value=error.value, hint=error.hint) from error
 
 
 QUANTIZE = of_run(

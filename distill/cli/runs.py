@@ -18,7 +18,7 @@ def _runs(options: Namespace, _: Overrides) -> None:
         show_runs(options.folder or "runs", as_json=options.json)
         return
     if options.folder is not None or options.json:
-        raise UserError("stands alone", key="--compare", mend="distill runs --compare RUN RUN")
+        raise UserError("stands alone", key="--compare", hint="distill runs --compare RUN RUN")
     from distill.run.compare import compare
 
     compare(options.compare)

@@ -44,8 +44,10 @@ class Compression(StepCallback, ABC):
         student = getattr(pl_module, "student", None)
         if not isinstance(student, nn.Module):
             mine, module = type(self).__name__, type(pl_module).__name__
-            rule = f"{mine} compresses the student of a Distillation, and {module} has none"
-            raise UserError(rule, key="callbacks", mend="pair the model by Distillation, whose teacher may be left out")
+            problem = f"{mine} compresses the student of a Distillation, and {module} has none"
+            raise UserError(
+                problem, key="callbacks", hint="pair the model by Distillation, whose teacher may be left out"
+            )
         if stage != "fit" and self._prepared is student:
             return  # it is being trained, or finished
         refuse_rivals(trainer.callbacks)  # type: ignore[attr-defined]
@@ -63,7 +65,7 @@ class Compression(StepCallback, ABC):
                     "quantisation",
                     key="callbacks",
                     value=names,
-                    mend="change their order",
+                    hint="change their order",
                 )
         refuse_twice(others)
 
@@ -77,7 +79,7 @@ class Compression(StepCallback, ABC):
                     f"both would mask {both[0]}{more}, of which neither would then have its part",
                     key="callbacks",
                     value=[type(other).__name__, type(self).__name__],
-                    mend="leave one of them out, or have one leave what the other masks (include, exclude)",
+                    hint="leave one of them out, or have one leave what the other masks (include, exclude)",
                 )
 
     @abstractmethod
@@ -138,8 +140,8 @@ def refuse_twice(callbacks: Iterable[Callback]) -> None:
     if len(set(names)) < len(names):
         twice = next(one for one in ours if names.count(type(one).__name__) > 1)
         joined = "join their targets; per-layer overrides take what differs"
-        mend = joined if isinstance(twice, Compression) else f"leave one {type(twice).__name__} out"
-        raise UserError("each of them is given once", key="callbacks", value=names, mend=mend)
+        hint = joined if isinstance(twice, Compression) else f"leave one {type(twice).__name__} out"
+        raise UserError("each of them is given once", key="callbacks", value=names, hint=hint)
 
 
 def _once(callback: Callback) -> bool:
@@ -156,16 +158,16 @@ def refuse_rivals(callbacks: Sequence[Callback]) -> None:
     ours = [index for index, callback in enumerate(callbacks) if isinstance(callback, Compression)]
     for index, callback in enumerate(callbacks if ours else ()):
         if isinstance(callback, ModelPruning):
-            rule, mend = "keeps masks and weights under names of its own", "use GradualMagnitudePruning alone"
+            problem, hint = "keeps masks and weights under names of its own", "use GradualMagnitudePruning alone"
         elif isinstance(callback, WeightAveraging):
-            rule, mend = "averages masks and ranges too", "use ExponentialMovingAverage"
+            problem, hint = "averages masks and ranges too", "use ExponentialMovingAverage"
         elif isinstance(callback, StochasticWeightAveraging) and index < ours[-1]:
-            rule, mend = "copies the student before it has the structure that is trained", "let it come last"
+            problem, hint = "copies the student before it has the structure that is trained", "let it come last"
         else:
             continue
         names = [type(callbacks[at]).__name__ for at in sorted([index, *ours])]
         raise UserError(
-            f"beside a compression {type(callback).__name__} {rule}", key="callbacks", value=names, mend=mend
+            f"beside a compression {type(callback).__name__} {problem}", key="callbacks", value=names, hint=hint
         )
 
 

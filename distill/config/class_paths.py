@@ -85,10 +85,10 @@ def check_classes(value: Any) -> None:
         except Exception:  # importing runs the user's module; what it raises is told where the class is needed
             continue
         if not inspect.isclass(found):
-            raise UserError("is no class", key=key, value=path, mend="name a class")
+            raise UserError("is no class", key=key, value=path, hint="name a class")
     for key, argument, path in _beside(value):
-        mend = "write it below init_args, two blanks further in"
-        raise UserError(f"stands beside class_path: {path}", key=key, value=argument, mend=mend)
+        hint = "write it below init_args, two blanks further in"
+        raise UserError(f"stands beside class_path: {path}", key=key, value=argument, hint=hint)
 
 
 def _named(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -121,7 +121,7 @@ def check_path(path: Any, allowed: Sequence[str], key: str) -> None:
     """
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")):
         raise UserError(
-            "must be the name of a class, or its dotted path", key=key, value=path, mend="`distill list` shows names"
+            "must be the name of a class, or its dotted path", key=key, value=path, hint="`distill list` shows names"
         )
     if "." not in path:
         return  # a short name can only mean what is imported already; jsonargparse looks it up
@@ -131,10 +131,10 @@ def check_path(path: Any, allowed: Sequence[str], key: str) -> None:
             f"classes of the package {package!r} may not be named here; nothing of it was imported",
             key=key,
             value=path,
-            mend=f"if you trust it, add --allow {package}",
+            hint=f"if you trust it, add --allow {package}",
         )
     if any(path == refused or path.startswith(f"{refused}.") for refused in REFUSED):
-        raise UserError("loads code or runs programs, and is never called", key=key, value=path, mend="name a class")
+        raise UserError("loads code or runs programs, and is never called", key=key, value=path, hint="name a class")
 
 
 @contextmanager
@@ -152,13 +152,13 @@ def guarded(allowed: Iterable[str]) -> Iterator[None]:
     allowed = list(allowed)
     for package in allowed:
         if not all(part.isidentifier() for part in package.split(".")) or package.split(".")[0] == "jsonargparse":
-            raise UserError("must be the name of a package", key="--allow", value=package, mend="such as my_package")
+            raise UserError("must be the name of a package", key="--allow", value=package, hint="such as my_package")
     if allowed and str(Path.cwd()) not in sys.path and "" not in sys.path:
         sys.path.append(str(Path.cwd()))  # last, so that it hides nothing
     for package in allowed:
         if package.split(".")[0] not in sys.modules and find_spec(package.split(".")[0]) is None:
-            rule, mend = "there is no such package, here or installed", "leave it out, or go to the folder it is in"
-            raise UserError(rule, key="--allow", value=package, mend=mend)
+            problem, hint = "there is no such package, here or installed", "leave it out, or go to the folder it is in"
+            raise UserError(problem, key="--allow", value=package, hint=hint)
     before = dict(_common.parsing_settings)
     try:
         set_parsing_settings(

@@ -66,8 +66,8 @@ def find_file(name: str) -> Path:
     if short in shipped:
         return shipped[short]
     local = (str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else ()
-    mend = nearest(name, [*shipped, *local]) if shipped or local else "give the path of a YAML file"
-    raise UserError("no such file, and no recipe of this name", key="--config", value=name, mend=mend)
+    hint = nearest(name, [*shipped, *local]) if shipped or local else "give the path of a YAML file"
+    raise UserError("no such file, and no recipe of this name", key="--config", value=name, hint=hint)
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def read_file(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UserError("must hold a mapping of keys to values", key=str(path), mend=f"known are {', '.join(SECTIONS)}")
+        raise UserError("must hold a mapping of keys to values", key=str(path), hint=f"known are {', '.join(SECTIONS)}")
     return long_form(content)
 
 
@@ -151,12 +151,12 @@ def apply_override(config: dict[str, Any], key: str, value: Any, text: str | Non
     """
     parts = key.split(".")
     if not all(parts):
-        raise UserError("is no key", key=f"--{key}", mend="write it as in the YAML: --model.student.path FOLDER")
+        raise UserError("is no key", key=f"--{key}", hint="write it as in the YAML: --model.student.path FOLDER")
     if parts[0] not in SECTIONS:
         model = config.get("model")
         losses = model.get("losses") if isinstance(model, dict) else None
         if hint := instead(parts[-1], value if text is None else text, losses):
-            raise UserError("no such key", key=key, value=value, mend=hint)
+            raise UserError("no such key", key=key, value=value, hint=hint)
     here: Any = config
     for depth, part in enumerate(parts):
         following = value if depth == len(parts) - 1 else None
@@ -168,8 +168,8 @@ def _step(here: Any, part: str, path: str, value: Any, *, last: bool) -> Any:
     if class_spec(here) and part not in SPEC:
         given = here.get("init_args")
         if given is not None and not isinstance(given, dict):
-            rule = "must be a mapping of arguments to values"
-            raise UserError(rule, key=f"{path}.init_args", value=given, mend="write them below it")
+            problem = "must be a mapping of arguments to values"
+            raise UserError(problem, key=f"{path}.init_args", value=given, hint="write them below it")
         here = _new(here, "init_args") if given is None else given
     elif path == "data" and not here and part not in SPEC:
         here = _new(here, "init_args")
@@ -200,8 +200,8 @@ def _index(here: list[Any], part: str, path: str) -> int:
     if len(named) == 1:
         return named[0]
     if not part.isdecimal() or len(part) > 9 or int(part) > len(here):
-        rule = f"is a list of {len(here)}; give a position from 0 to {len(here)}"
-        raise UserError(rule, key=f"--{path}.{part}", mend=f"--{path}.0 is the first")
+        problem = f"is a list of {len(here)}; give a position from 0 to {len(here)}"
+        raise UserError(problem, key=f"--{path}.{part}", hint=f"--{path}.0 is the first")
     return int(part)
 
 
@@ -219,7 +219,7 @@ def _opened(below: Any, path: str) -> Any:
         return {"path": below} if path in _PATHS else {"class_path": below, "init_args": {}}
     if below is None:
         return {}
-    raise UserError("holds no keys", key=f"--{path}", value=below, mend="set the key itself")
+    raise UserError("holds no keys", key=f"--{path}", value=below, hint="set the key itself")
 
 
 def split_override(token: str, rest: Sequence[str]) -> tuple[tuple[str, str], int]:
@@ -233,6 +233,6 @@ def split_override(token: str, rest: Sequence[str]) -> tuple[tuple[str, str], in
         return (name, value), 0
     if not rest or (rest[0].startswith("--") and len(rest[0]) > 2):
         if "." not in name and (hint := instead(name)):
-            raise UserError("no such option", key=f"--{name}", mend=hint)
-        raise UserError("needs a value", key=f"--{name}", mend=f"write --{name}=VALUE")
+            raise UserError("no such option", key=f"--{name}", hint=hint)
+        raise UserError("needs a value", key=f"--{name}", hint=f"write --{name}=VALUE")
     return (name, rest[0]), 1

@@ -120,9 +120,9 @@ def parse_yaml(text: str, key: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"is not valid YAML{place}: {problem}", key=key, mend="mend this line") from None
+        raise UserError(f"is not valid YAML{place}: {problem}", key=key, hint="correct this line") from None
     except (ValueError, LookupError) as error:  # a number of thousands of digits; `!!int x`, `!!bool x`
-        raise UserError(f"is not valid YAML: {error}", key=key, mend="mend this value") from None
+        raise UserError(f"is not valid YAML: {error}", key=key, hint="correct this value") from None
 
 
 def parse_value(text: str, key: str) -> Any:
@@ -151,7 +151,7 @@ def refuse_boundless(value: Any, key: str = "") -> None:
         try:
             yaml.compose(value, Loader=_Loader)
         except OutOfBounds as error:
-            raise UserError(f"stands for {error.problem}", key=key, value=value[:50], mend="write it out") from None
+            raise UserError(f"stands for {error.problem}", key=key, value=value[:50], hint="write it out") from None
         except yaml.YAMLError:  # a text that is no YAML is what it is
             pass
 
@@ -165,10 +165,10 @@ def read_yaml(path: Path, key: str) -> Any:
     try:
         text = read(path, _BYTES).decode()
     except OSError as error:
-        rule = f"cannot be read: {error.strerror}"
-        raise UserError(rule, key=key, value=str(path), mend="check the file") from None
+        problem = f"cannot be read: {error.strerror}"
+        raise UserError(problem, key=key, value=str(path), hint="check the file") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"cannot be read: {error}", key=key, value=str(path), mend="save it as UTF-8") from None
+        raise UserError(f"cannot be read: {error}", key=key, value=str(path), hint="save it as UTF-8") from None
     return parse_yaml(text, str(path))
 
 

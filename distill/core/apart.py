@@ -64,8 +64,8 @@ def _joined(parts: Sequence[Part], tensors: Sequence[Tensor], shape: torch.Size,
     """Tensors ``[d, n, ...]`` of all parts as one ``[B, T, ...]``."""
     for (places, _), tensor in zip(parts, tensors, strict=True):
         if tensor.shape[:2] != places.shape:
-            rule = "this module's output has no place for each token, and documents that share a block are run apart"
-            raise UserError(rule, key="taps", value=tap, mend="name another module, or set data.pack_length: 0")
+            problem = "this module's output has no place for each token, and documents that share a block are run apart"
+            raise UserError(problem, key="taps", value=tap, hint="name another module, or set data.pack_length: 0")
     order = torch.cat([places.flatten() for places, _ in parts]).argsort()
     return torch.cat([tensor.flatten(0, 1) for tensor in tensors])[order].reshape(*shape, *tensors[0].shape[2:])
 

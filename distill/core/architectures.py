@@ -100,7 +100,7 @@ class Family:
             if re.search(rf"(?:^|\.)(?:{pattern})$", module):
                 return weight if kind == "weight" else (bias,)
         raise UserError(
-            f"how to narrow {parameter} is not known", key="model.student.hidden_size", mend="leave the widths out"
+            f"how to narrow {parameter} is not known", key="model.student.hidden_size", hint="leave the widths out"
         )
 
 
@@ -157,7 +157,7 @@ def layer_list(model: nn.Module) -> str:
             f"layers can be copied of models with one stack of them, and {type(model).__name__} has an encoder and a "
             "decoder",
             key="model.student.layers",
-            mend="give the student by path or config",
+            hint="give the student by path or config",
         )
     depth = spec.num_layers
     lists: list[str] = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
@@ -167,6 +167,6 @@ def layer_list(model: nn.Module) -> str:
         raise UserError(
             f"layers can be copied where one list holds all {depth} of them; {type(model).__name__} has {found}",
             key="model.student.layers",
-            mend="give the student by path or config",
+            hint="give the student by path or config",
         )
     return outer[0]

@@ -61,7 +61,7 @@ def call(model: nn.Module, inputs: Mapping[str, Any], flags: Mapping[str, Any] |
                 f"{type(model).__name__}.forward takes {', '.join(names)}, and a batch has {', '.join(inputs)}: by "
                 f"position {name} would be taken for another, and not all have parameters of their names",
                 key="model",
-                mend="give forward a parameter for each, or **kwargs",
+                hint="give forward a parameter for each, or **kwargs",
             )
     return model(*inputs.values())
 
@@ -101,7 +101,7 @@ def logits_of(model: nn.Module, output: Any) -> Tensor:
     raise UserError(
         f"{type(model).__name__} gives {_described(output)}, and nothing says which of it are the logits",
         key="model",
-        mend="return them alone, under the key logits, or in a tuple with no other tensor than a scalar loss",
+        hint="return them alone, under the key logits, or in a tuple with no other tensor than a scalar loss",
     )
 
 
@@ -115,8 +115,8 @@ def one_tensor(name: str, output: Any) -> Tensor:
     if isinstance(output, Mapping) and output:
         found = next(iter(output.values()))
     if not isinstance(found, Tensor):
-        rule = f"this module gives {_described(output)}, and no tensor"
-        raise UserError(rule, key="taps", value=name, mend="name a module inside it")
+        problem = f"this module gives {_described(output)}, and no tensor"
+        raise UserError(problem, key="taps", value=name, hint="name a module inside it")
     return found
 
 

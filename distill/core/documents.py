@@ -80,7 +80,7 @@ def check_isolation(who: str, model: nn.Module) -> None:
         model: A module that is not of transformers is taken at its word.
 
     Raises:
-        UserError: naming the two settings that mend it.
+        UserError: naming the two settings that hint it.
     """
     if of_transformers(model) and _remember(model) == "none":
         raise _visible(who, type(model).__name__)
@@ -96,7 +96,7 @@ def check_causal(who: str, model: nn.Module) -> None:
         raise UserError(
             f"this {type(model).__name__} sees the tokens that it is to predict",
             key=who,
-            mend="name a decoder, set is_decoder in its configuration, or train it on masked-lm",
+            hint="name a decoder, set is_decoder in its configuration, or train it on masked-lm",
         )
 
 
@@ -106,7 +106,7 @@ def _visible(who: str, name: str) -> UserError:
         "one begins nor takes a mask that hides them",
         key="data.isolate_documents",
         value=True,
-        mend="set data.isolate_documents: false to train on such blocks as they are, or data.pack_length: 0 to give "
+        hint="set data.isolate_documents: false to train on such blocks as they are, or data.pack_length: 0 to give "
         "each document a row of its own",
     )
 

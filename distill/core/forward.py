@@ -106,6 +106,6 @@ def _readable(model: nn.Module, inputs: Mapping[str, Tensor]) -> Mapping[str, Te
 def _layers(model: nn.Module, output: Any, name: str) -> tuple[Tensor, ...]:
     found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
     if found is None:
-        rule = f"{type(model).__name__} gives no {name.replace('_', ' ')}"
-        raise UserError(rule, key="model", mend="use a loss on taps (module names) for it")
+        problem = f"{type(model).__name__} gives no {name.replace('_', ' ')}"
+        raise UserError(problem, key="model", hint="use a loss on taps (module names) for it")
     return tuple(found)

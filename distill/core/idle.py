@@ -18,18 +18,18 @@ class Idle(NamedTuple):
         key: The setting.
         when: Whether that is so now.
         beside: What makes it so.
-        mend: What to do about it, besides leaving it out.
+        hint: What to do about it, besides leaving it out.
     """
 
     key: str
     when: bool
     beside: str
-    mend: str
+    hint: str
 
 
-def idle(key: str, value: object, beside: str, mend: str) -> UserError:
+def idle(key: str, value: object, beside: str, hint: str) -> UserError:
     """What is said of the setting ``key``, which ``beside`` leaves without effect."""
-    return UserError(f"has no effect with {beside}", key=key, value=value, mend=f"leave it out, or {mend}")
+    return UserError(f"has no effect with {beside}", key=key, value=value, hint=f"leave it out, or {hint}")
 
 
 def refuse_idle(owner: type, given: Mapping[str, Any], rules: Iterable[Idle], place: str = "") -> None:
@@ -50,4 +50,4 @@ def refuse_idle(owner: type, given: Mapping[str, Any], rules: Iterable[Idle], pl
     for rule in rules:
         value, default = given[rule.key], defaults[rule.key].default
         if rule.when and not (value == default and type(value) is type(default)):
-            raise idle(f"{place}{rule.key}", value, rule.beside, rule.mend)
+            raise idle(f"{place}{rule.key}", value, rule.beside, rule.hint)

@@ -102,7 +102,7 @@ def _write(config: Any, changed: Mapping[str, Any]) -> None:
             raise UserError(
                 f"a {type(config).__name__} cannot say which layers were kept ({' '.join(str(error).split())[:200]})",
                 key="model.student.layers",
-                mend="give the student by path or config",
+                hint="give the student by path or config",
             ) from error
 
 
@@ -132,7 +132,7 @@ def refuse_changed_layers(before: nn.Module, after: nn.Module, kept: Sequence[in
             f"{_said(new.get(name))} and not {_said(old.get(name))}, which this architecture derives from the place",
             key="model.student.layers",
             value=list(kept),
-            mend="keep layers whose places are of their kinds, or give the student by path or config",
+            hint="keep layers whose places are of their kinds, or give the student by path or config",
         )
 
 

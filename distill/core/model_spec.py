@@ -63,7 +63,7 @@ class ModelSpec:
         raise UserError(
             f"{type(self.model).__name__} does not tell its {names[0]}",
             key=self.key,
-            mend="use a loss on taps (module names) for models that are not of transformers",
+            hint="use a loss on taps (module names) for models that are not of transformers",
         )
 
     @property
@@ -127,7 +127,7 @@ class ModelSpec:
                 f"{self.key} has layers 0 (the embeddings) to {depth}",
                 key=key,
                 value=number,
-                mend="choose one of these",
+                hint="choose one of these",
             )
         return resolved
 
@@ -137,7 +137,7 @@ class ModelSpec:
             f"{what} are kept of models with one stack of layers, not of encoder-decoders",
             key=self.key,
             value=type(self.model).__name__,
-            mend=f"drop {key}, or use a loss on taps (module names)",
+            hint=f"drop {key}, or use a loss on taps (module names)",
         )
 
     def attention_layer(self, number: int, key: str) -> int:
@@ -152,7 +152,7 @@ class ModelSpec:
                 f"{self.key} has attention in layers 1 to {self.num_layers}; 0 are the embeddings",
                 key=key,
                 value=number,
-                mend="choose one of these",
+                hint="choose one of these",
             )
         return resolved
 
@@ -168,7 +168,7 @@ class ModelSpec:
                 "attention maps exist only under the eager attention implementation",
                 key=f"{self.key}.attn_implementation",
                 value=implementation,
-                mend=f"set {self.key}.attn_implementation: eager, or drop {key}",
+                hint=f"set {self.key}.attn_implementation: eager, or drop {key}",
             )
 
     def module(self, name: str, key: str) -> nn.Module:
@@ -180,7 +180,7 @@ class ModelSpec:
         modules: dict[str, nn.Module] = dict(self.model.named_modules())
         if name not in modules:
             raise UserError(
-                f"{self.key} has no module of that name", key=key, value=name, mend=nearest(name, filter(None, modules))
+                f"{self.key} has no module of that name", key=key, value=name, hint=nearest(name, filter(None, modules))
             )
         return modules[name]
 
@@ -212,7 +212,7 @@ class ModelSpec:
             "the width of this module's output cannot be read off its layers",
             key=key,
             value=name,
-            mend="name the layer before it",
+            hint="name the layer before it",
         )
 
     def projections(self, layer: int, key: str) -> tuple[str, ...]:
@@ -236,7 +236,7 @@ class ModelSpec:
             f"no queries, keys and values found in layer {layer} of {type(self.model).__name__}",
             key=key,
             value=layer,
-            mend="use a loss on hidden states for this architecture",
+            hint="use a loss on hidden states for this architecture",
         )
 
     def is_causal(self, layer: int, key: str) -> bool:

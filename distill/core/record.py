@@ -44,21 +44,21 @@ def read_steps(folder: str | Path, key: str) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (Unreadable, ValueError, TypeError, KeyError, OverflowError) as error:
-        rule = str(error) if isinstance(error, Unreadable) else f"cannot be read ({error})"
-        raise UserError(f"{RECORD} {rule}", key=key, value=str(folder), mend="save it anew") from error
+        problem = str(error) if isinstance(error, Unreadable) else f"cannot be read ({error})"
+        raise UserError(f"{RECORD} {problem}", key=key, value=str(folder), hint="save it anew") from error
     if version > VERSION:
-        rule = f"{RECORD} is of format {version} and this version reads up to {VERSION}"
-        raise UserError(rule, key=key, value=str(folder), mend="update lightning-distill")
+        problem = f"{RECORD} is of format {version} and this version reads up to {VERSION}"
+        raise UserError(problem, key=key, value=str(folder), hint="update lightning-distill")
     for number, step in enumerate(steps):
         kind = str(step.get("kind"))
         if kind not in KINDS:
-            rule = f"{RECORD} names {kind!r}, which this version cannot rebuild"
-            mend = f"update lightning-distill; {nearest(kind, KINDS)}"
-            raise UserError(rule, key=key, value=str(folder), mend=mend)
+            problem = f"{RECORD} names {kind!r}, which this version cannot rebuild"
+            hint = f"update lightning-distill; {nearest(kind, KINDS)}"
+            raise UserError(problem, key=key, value=str(folder), hint=hint)
         for name, right in _PARTS.get(kind, {}).items():
             if not right(step.get(name)):
-                rule = f"{RECORD} does not say what was done: steps.{number}.{name} of {kind!r} is missing or wrong"
-                raise UserError(rule, key=key, value=str(folder), mend="save it anew")
+                problem = f"{RECORD} does not say what was done: steps.{number}.{name} of {kind!r} is missing or wrong"
+                raise UserError(problem, key=key, value=str(folder), hint="save it anew")
     return steps
 
 

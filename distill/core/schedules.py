@@ -50,8 +50,8 @@ def check_moment(key: str, value: int | float) -> None:
         UserError: if it is no step and no fraction of the run.
     """
     if isinstance(value, bool) or not value >= 0 or (isinstance(value, float) and value > 1):
-        rule = "must be a step (integer, 0 or more) or a fraction of the run (float in [0, 1])"
-        raise UserError(rule, key=key, value=value, mend="write 100 or 0.1")
+        problem = "must be a step (integer, 0 or more) or a fraction of the run (float in [0, 1])"
+        raise UserError(problem, key=key, value=value, hint="write 100 or 0.1")
 
 
 def step_at(moment: int | float, total_steps: int) -> int:
@@ -73,7 +73,7 @@ class Ramp(Schedule):
         check_moment("begin", begin)
         check_moment("until", until)
         if type(begin) is type(until) and begin > until:
-            raise UserError("must not lie after 'until'", key="begin", value=begin, mend=f"until is {until}")
+            raise UserError("must not lie after 'until'", key="begin", value=begin, hint=f"until is {until}")
         self.start, self.end, self.begin, self.until = start, end, begin, until
 
     def progress(self, step: int, total_steps: int) -> float:
@@ -132,11 +132,11 @@ def _check_ramp(value: Ramp, total_steps: int, key: str) -> None:
     end = "steps" if isinstance(value, WarmUp) else "until"
     if begin > until:
         raise UserError(
-            f"must not lie after {end!r}", key=f"{key}.begin", value=value.begin, mend=f"it is {value.until}"
+            f"must not lie after {end!r}", key=f"{key}.begin", value=value.begin, hint=f"it is {value.until}"
         )
     if until > total_steps:
-        rule = f"the run ends after {total_steps} steps, before the change does"
-        raise UserError(rule, key=f"{key}.{end}", value=value.until, mend="let it end earlier, or train longer")
+        problem = f"the run ends after {total_steps} steps, before the change does"
+        raise UserError(problem, key=f"{key}.{end}", value=value.until, hint="let it end earlier, or train longer")
 
 
 def never(schedule: Schedule) -> bool:

@@ -37,7 +37,7 @@ LINEAR = (nn.Linear, Conv1D)
 """Linear maps; GPT-2's ``Conv1D`` is one whose weight is stored transposed, ``[in, out]``."""
 
 CHOOSE = "leave it out, or have them chosen by include (['.'] takes the head too), exclude, types and embeddings"
-"""The mend of a pattern that is found in modules which are not chosen."""
+"""The hint of a pattern that is found in modules which are not chosen."""
 
 T = TypeVar("T")
 
@@ -70,8 +70,8 @@ def of_types(kinds: tuple[type[nn.Module], ...], names: Sequence[str] | None, ke
     known = {kind.__name__: kind for kind in kinds}
     for index, name in enumerate(names or ()):
         if name not in known:
-            rule = f"is no type that can be compressed here: {', '.join(known)}"
-            raise UserError(rule, key=f"{key}.{index}", value=name, mend=nearest(name, known))
+            problem = f"is no type that can be compressed here: {', '.join(known)}"
+            raise UserError(problem, key=f"{key}.{index}", value=name, hint=nearest(name, known))
     return kinds if names is None else tuple(known[name] for name in dict.fromkeys(names))
 
 
@@ -85,11 +85,11 @@ def matching(model: nn.Module, pattern: str, key: str) -> set[str]:
     try:
         found = {name for name in names if re.search(pattern, name)}
     except re.error as error:
-        raise UserError(f"not a regular expression ({error})", key=key, value=pattern, mend="mend it") from error
+        raise UserError(f"not a regular expression ({error})", key=key, value=pattern, hint="correct it") from error
     if not found:
         ends = [name for name, module in model.named_modules() if name and not any(module.children())]
         close = get_close_matches(pattern, names, cutoff=0.5)  # or any that holds others
-        raise UserError("found in no module's name", key=key, value=pattern, mend=nearest(pattern, close or ends))
+        raise UserError("found in no module's name", key=key, value=pattern, hint=nearest(pattern, close or ends))
     return found
 
 
@@ -119,9 +119,9 @@ def select(
     wanted: set[str] | None = None
     if include is not None:
         able = {name for name, module in model.named_modules() if isinstance(module, types)}
-        mend = f"name modules of type {_listed(types)}"
+        hint = f"name modules of type {_listed(types)}"
         wanted = set().union(
-            *(check_pattern(model, p, able, f"{key}.include.{i}", mend) for i, p in enumerate(include))
+            *(check_pattern(model, p, able, f"{key}.include.{i}", hint) for i, p in enumerate(include))
         )
     dropped = set().union(*(matching(model, p, f"{key}.exclude.{i}") for i, p in enumerate(exclude)))
     if wanted is None and not with_head:
@@ -135,7 +135,7 @@ def select(
         raise UserError(
             f"no module of the student is chosen ({_listed(types)})",
             key=key,
-            mend=f"widen include, or exclude less; its weights are those of {_holders(model)}",
+            hint=f"widen include, or exclude less; its weights are those of {_holders(model)}",
         )
     return chosen
 
@@ -158,12 +158,12 @@ def refuse_rewritten(modules: Mapping[str, nn.Module], key: str, *, excludes: bo
         weight = module._parameters.get("weight")
         if weight is None:
             writer, remedy = _writer(module)
-            rule = f"its weight is written anew before every pass, by {writer}, which would undo a compression"
+            problem = f"its weight is written anew before every pass, by {writer}, which would undo a compression"
             more = f", or leave it out: exclude: ['{name}']" if excludes else ""
-            raise UserError(rule, key=key, value=name, mend=remedy + more)
+            raise UserError(problem, key=key, value=name, hint=remedy + more)
         if isinstance(weight, UninitializedParameter):
-            rule = f"is a {type(module).__name__}, whose weight has no shape before the first pass"
-            raise UserError(rule, key=key, value=name, mend="run the student once on a batch before it is given")
+            problem = f"is a {type(module).__name__}, whose weight has no shape before the first pass"
+            raise UserError(problem, key=key, value=name, hint="run the student once on a batch before it is given")
 
 
 def refuse_broken(name: str, module: nn.Module, key: str, lack: str) -> None:
@@ -182,8 +182,8 @@ def refuse_broken(name: str, module: nn.Module, key: str, lack: str) -> None:
     assert isinstance(weight, nn.Parameter)
     broken = weight.numel() - int(weight.isfinite().sum()) if not weight.is_meta else 0
     if broken:
-        rule = f"{broken} of its {weight.numel()} weights are NaN or infinite, for which there is no {lack}"
-        raise UserError(rule, key=key, value=name, mend=f"mend the checkpoint, or leave it out: exclude: ['{name}']")
+        problem = f"{broken} of its {weight.numel()} weights are NaN or infinite, for which there is no {lack}"
+        raise UserError(problem, key=key, value=name, hint=f"hint the checkpoint, or leave it out: exclude: ['{name}']")
 
 
 def _writer(module: nn.Module) -> tuple[str, str]:
@@ -220,7 +220,7 @@ def override(name: str, overrides: Mapping[str, T] | None, default: T) -> T:
     return found
 
 
-def check_pattern(model: nn.Module, pattern: str, chosen: Collection[str], key: str, mend: str) -> set[str]:
+def check_pattern(model: nn.Module, pattern: str, chosen: Collection[str], key: str, hint: str) -> set[str]:
     """Refuse a pattern that would have no effect.
 
     Args:
@@ -228,7 +228,7 @@ def check_pattern(model: nn.Module, pattern: str, chosen: Collection[str], key: 
         pattern: A regular expression.
         chosen: Names of the modules on which it has one.
         key: Where the pattern stands in the configuration.
-        mend: What to do where it is found in other modules only.
+        hint: What to do where it is found in other modules only.
 
     Returns:
         Names of the modules in which it is found.
@@ -243,8 +243,8 @@ def check_pattern(model: nn.Module, pattern: str, chosen: Collection[str], key: 
         ]
         names = weighted or sorted(found)
         more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-        rule = f"is found only in modules that are not compressed: {', '.join(names[:2])}{more}"
-        raise UserError(rule, key=key, value=pattern, mend=mend)
+        problem = f"is found only in modules that are not compressed: {', '.join(names[:2])}{more}"
+        raise UserError(problem, key=key, value=pattern, hint=hint)
     return found
 
 
@@ -267,7 +267,7 @@ def check_overrides(model: nn.Module, overrides: Mapping[str, Any] | None, chose
             else:
                 check_pattern(model, pattern, chosen, key, CHOOSE)
         except UserError as error:  # the pattern is a key here, and no value
-            raise UserError(error.rule, key=f"{key}.{pattern}", mend=error.mend) from error
+            raise UserError(error.problem, key=f"{key}.{pattern}", hint=error.hint) from error
 
 
 def _holds(module: nn.Module) -> bool:

@@ -113,7 +113,7 @@ def _check_world(count: int, world_size: int) -> None:
             f"a split needs a sample for each rank: it has {count} and there are {world_size} ranks",
             key="trainer.devices",
             value=world_size,
-            mend="use fewer devices or more data",
+            hint="use fewer devices or more data",
         )
 
 

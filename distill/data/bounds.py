@@ -24,10 +24,10 @@ def check_numbers(settings: Any) -> None:
     for key, bound in _LEAST.items():
         value = getattr(settings, key)
         if value is not None and value < bound:
-            raise UserError(f"must be at least {bound}", key=f"data.{key}", value=value, mend="raise it")
+            raise UserError(f"must be at least {bound}", key=f"data.{key}", value=value, hint="raise it")
     length = settings.pack_length
     if length is not None and (length < 0 or length == 1):
-        raise UserError("must be at least 2, or 0", key="data.pack_length", value=length, mend="raise it")
+        raise UserError("must be at least 2, or 0", key="data.pack_length", value=length, hint="raise it")
 
 
 def refuse_idle_settings(owner: type, settings: Any, packs: bool) -> None:

@@ -32,25 +32,25 @@ def find_columns(
     for role, column in given.items():
         if role not in task.columns:
             raise UserError(
-                f"{task.name} has no such role", key=f"data.columns.{role}", mend=nearest(role, task.columns)
+                f"{task.name} has no such role", key=f"data.columns.{role}", hint=nearest(role, task.columns)
             )
         if column not in every:
-            raise UserError("no such column", key=f"data.columns.{role}", value=column, mend=nearest(column, every))
+            raise UserError("no such column", key=f"data.columns.{role}", value=column, hint=nearest(column, every))
     found = _recognised(task, every)
     if given.get("text", found.get("text")) != found.get("text"):  # the second of a pair whose first is not read
         found.pop("text_pair", None)
     found |= given
     for role, column in found.items():
         if column in mixed:
-            mend = "write all of its values alike"
-            raise UserError(mixed[column], key=f"data.columns.{role}", value=column, mend=mend)
+            hint = "write all of its values alike"
+            raise UserError(mixed[column], key=f"data.columns.{role}", value=column, hint=hint)
     for role in task.columns:
         if role not in found and role not in task.optional:
             headless = any(not isinstance(canonical(name), str) or name.count(" ") > 1 for name in names)
             raise UserError(
                 f"{task.name} needs a column for its {role}, and none of {names} is known as one",
                 key=f"data.columns.{role}",
-                mend="if this is no header but a row, give data.reader.names" if headless else "name it",
+                hint="if this is no header but a row, give data.reader.names" if headless else "name it",
             )
     return found
 
@@ -71,7 +71,7 @@ def check_rows(task: TextTask, split: str, dataset: Any, columns: Mapping[str, s
         UserError: if the split is empty, lacks a column, or a text is no text.
     """
     if len(dataset) == 0:
-        raise UserError("the split holds no rows", key=f"data.splits.{split}", mend="check the data")
+        raise UserError("the split holds no rows", key=f"data.splits.{split}", hint="check the data")
     present = {role: column for role, column in columns.items() if column in dataset.column_names}
     for role, column in columns.items():
         if role not in present and (role != "label" or role not in task.optional):  # a pair is one in every split
@@ -79,7 +79,7 @@ def check_rows(task: TextTask, split: str, dataset: Any, columns: Mapping[str, s
                 f"the split {split} lacks this column",
                 key=f"data.columns.{role}",
                 value=column,
-                mend=nearest(column, dataset.column_names),
+                hint=nearest(column, dataset.column_names),
             )
         if role in present and role != "label":
             _check_text(task, split, dataset, role, column)
@@ -94,14 +94,14 @@ def _check_text(task: TextTask, split: str, dataset: Any, role: str, column: str
             f"the column must hold {holds}, and it holds {values.type}",
             key=f"data.columns.{role}",
             value=column,
-            mend="name another column",
+            hint="name another column",
         )
     if missing := arrow.count_missing(values):
         raise UserError(
             f"{missing} rows of the split {split} have no text",
             key=f"data.columns.{role}",
             value=column,
-            mend="fill them in or leave them out",
+            hint="fill them in or leave them out",
         )
 
 
@@ -123,5 +123,5 @@ def check_tags(split: str, dataset: Any, columns: Mapping[str, str]) -> None:
                 f"{row + 1} of the split {split}",
                 key="data.columns.label",
                 value=columns["label"],
-                mend="correct the row, or name the columns that belong together",
+                hint="correct the row, or name the columns that belong together",
             )

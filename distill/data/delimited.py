@@ -48,7 +48,7 @@ def read_delimited(path: str, key: str, config: ReaderConfig) -> tuple[Any, bool
     quoting = str(config.quoting or "minimal")
     header = list(config.names) if config.names else _header(text, sep, quoting, config, path, key)
     if twice := next((name for name in header if header.count(name) > 1), None):
-        raise UserError(f"the column {twice!r} is named twice", key=key, value=path, mend="rename one of them")
+        raise UserError(f"the column {twice!r} is named twice", key=key, value=path, hint="rename one of them")
     quoted = _check(text, header, sep, quoting, config)
     if config.quoting is None and config.quotechar in text and (quoted.problem or quoted.joined):
         plain = _check(text, header, sep, "none", config)
@@ -61,17 +61,17 @@ def read_delimited(path: str, key: str, config: ReaderConfig) -> tuple[Any, bool
                 "mark is text: both can be read",
                 key=key,
                 value=path,
-                mend="say which: data.reader.quoting: minimal, or none",
+                hint="say which: data.reader.quoting: minimal, or none",
             )
     if quoted.problem:
-        rule, line = quoted.problem
+        problem, line = quoted.problem
         if config.quoting is None:
             _refuse_escaped(text, header, sep, config, path, key)
-        mend = "correct the line, or say how to read it: data.reader.sep, data.reader.quoting"
-        raise UserError(f"line {line} {rule}", key=key, value=path, mend=mend)
+        hint = "correct the line, or say how to read it: data.reader.sep, data.reader.quoting"
+        raise UserError(f"line {line} {problem}", key=key, value=path, hint=hint)
     table = _table(text, header, sep, quoting, config)
     if not len(table):
-        raise UserError("holds no data: a header, and no rows", key=key, value=path, mend="check the file")
+        raise UserError("holds no data: a header, and no rows", key=key, value=path, hint="check the file")
     return table, config.quoting is None and quoting == "none"
 
 
@@ -82,9 +82,9 @@ def _refuse_escaped(text: str, header: list[str], sep: str, config: ReaderConfig
         return
     if _check(text, header, sep, "minimal", replace(config, escapechar="\\")).problem is None:
         line = text[: text.index(mark)].count("\n") + 1
-        rule = f"line {line} holds {mark}: the backslash makes the mark text, or else both are text"
-        mend = "say which: data.reader.escapechar: '\\', or data.reader.quoting: none"
-        raise UserError(rule, key=key, value=path, mend=mend)
+        problem = f"line {line} holds {mark}: the backslash makes the mark text, or else both are text"
+        hint = "say which: data.reader.escapechar: '\\', or data.reader.quoting: none"
+        raise UserError(problem, key=key, value=path, hint=hint)
 
 
 def _reader(text: str, sep: str, quoting: str, config: ReaderConfig) -> Any:
@@ -105,16 +105,16 @@ def _header(text: str, sep: str, quoting: str, config: ReaderConfig, path: str, 
     except csv.Error:  # a mark that is text
         names = next(iter(_reader(text, sep, "none", config)), [])
     if not names:
-        raise UserError("holds no data: its first line is no header", key=key, value=path, mend="check the file")
+        raise UserError("holds no data: its first line is no header", key=key, value=path, hint="check the file")
     if len(names) == 1:
         other = next((one for one in _SEPARATORS if one != sep and one in names[0]), None)
         if other:
             shown = repr(other)  # a shell hands over what stands there
-            rule = f"the header is a single column, {names[0]!r}, with {sep!r} as separator"
-            mend = (
+            problem = f"the header is a single column, {names[0]!r}, with {sep!r} as separator"
+            hint = (
                 f"name the separator: --data.reader.sep {shown}; it is one for all files, so convert those that differ"
             )
-            raise UserError(rule, key=key, value=path, mend=mend)
+            raise UserError(problem, key=key, value=path, hint=hint)
     return [name.strip() or f"Unnamed: {number}" for number, name in enumerate(names)]
 
 
@@ -135,8 +135,8 @@ def _check(text: str, header: list[str], sep: str, quoting: str, config: ReaderC
     try:
         for line, record in _records(text, len(header), sep, quoting, config):
             if len(record) != len(header):
-                rule = f"has {len(record)} fields, and there are {len(header)} columns ({', '.join(header)})"
-                return _Reading((rule, line), joined)
+                problem = f"has {len(record)} fields, and there are {len(header)} columns ({', '.join(header)})"
+                return _Reading((problem, line), joined)
             if not joined and any("\n" in value or "\r" in value for value in record):
                 joined = line
             before = line

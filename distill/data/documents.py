@@ -48,5 +48,5 @@ def read_documents(path: str, key: str, config: ReaderConfig, document: str) -> 
     """
     text = read_text(path, key, config)
     if not text.strip():
-        raise UserError("holds no text", key=key, value=path, mend="check the file")
+        raise UserError("holds no text", key=key, value=path, hint="check the file")
     return pa.table({"text": pa.array(split_documents(text, document), pa.large_string())})

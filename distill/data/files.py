@@ -71,8 +71,8 @@ def _read(
         try:
             table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
         except pa.ArrowException as error:
-            rule = f"must hold the same kind of values in a column ({str(error).splitlines()[0]})"
-            raise UserError(rule, key=key_of(split), value=list(names), mend="convert them") from error
+            problem = f"must hold the same kind of values in a column ({str(error).splitlines()[0]})"
+            raise UserError(problem, key=key_of(split), value=list(names), hint="convert them") from error
         how = [(config, document), *(file_fingerprint(name) for name in names)]
         source.splits[split] = _dataset(table.drop_columns([c for c in source.mixed if c in table.column_names]), how)
     return source, plain[0] if plain else None
@@ -103,14 +103,14 @@ def _dataset(table: Any, how: Sequence[Any]) -> Any:
 def _check_options(suffixes: set[str], reader: ReaderConfig | None, document: str | None) -> None:
     if document is not None and document not in DOCUMENTS:
         known = " or ".join(DOCUMENTS)
-        raise UserError(f"must be {known}", key="data.document", value=document, mend="paragraph keeps line breaks")
+        raise UserError(f"must be {known}", key="data.document", value=document, hint="paragraph keeps line breaks")
     if document is not None and not suffixes & {*_TEXT}:
-        rule = f"is for .txt files, and these are {', '.join(sorted(suffixes))}"
-        raise UserError(rule, key="data.document", value=document, mend="leave it out")
+        problem = f"is for .txt files, and these are {', '.join(sorted(suffixes))}"
+        raise UserError(problem, key="data.document", value=document, hint="leave it out")
     if reader is None or suffixes & {*_DELIMITED}:
         return
     for name, default in vars(ReaderConfig()).items():
         value = getattr(reader, name)
         if name != "encoding" and value != default:
-            rule = "is for csv and tsv files"
-            raise UserError(rule, key=f"data.reader.{name}", value=value, mend="leave it out")
+            problem = "is for csv and tsv files"
+            raise UserError(problem, key=f"data.reader.{name}", value=value, hint="leave it out")

@@ -29,7 +29,7 @@ def read_json(path: str, key: str, config: ReaderConfig) -> tuple[Any, dict[str,
     text = read_text(path, key, config)
     rows = _listed(text, path, key) if text.lstrip()[:1] == "[" else _lines(text, path, key)
     if not rows:
-        raise UserError("holds no data", key=key, value=path, mend="check the file")
+        raise UserError("holds no data", key=key, value=path, hint="check the file")
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns, mixed = {}, {}
     for name in names:
@@ -56,12 +56,12 @@ def _lines(text: str, path: str, key: str) -> list[Row]:
         except (ValueError, RecursionError) as error:
             if not rows and (found := _inside(text)):
                 return found
-            raise UserError(f"line {number} is no JSON ({error})", key=key, value=path, mend="correct it") from error
+            raise UserError(f"line {number} is no JSON ({error})", key=key, value=path, hint="correct it") from error
         if not rows and number == 1 and isinstance(row, dict) and (found := _inside(text)):
             return found
         if not isinstance(row, dict):
-            mend = 'write an object in each line: {"text": "...", "label": 0}'
-            raise UserError(f"line {number} is no object, but {line.strip()[:60]}", key=key, value=path, mend=mend)
+            hint = 'write an object in each line: {"text": "...", "label": 0}'
+            raise UserError(f"line {number} is no object, but {line.strip()[:60]}", key=key, value=path, hint=hint)
         rows.append(row)
     return rows
 
@@ -84,11 +84,11 @@ def _listed(text: str, path: str, key: str) -> list[Row]:
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"is no JSON ({error})", key=key, value=path, mend="correct it") from error
+        raise UserError(f"is no JSON ({error})", key=key, value=path, hint="correct it") from error
     wrong = next((number for number, row in enumerate(rows, start=1) if not isinstance(row, dict)), None)
     if wrong is not None:
-        mend = 'write a list of objects: [{"text": "...", "label": 0}, ...]'
-        raise UserError(f"row {wrong} is no object", key=key, value=path, mend=mend)
+        hint = 'write a list of objects: [{"text": "...", "label": 0}, ...]'
+        raise UserError(f"row {wrong} is no object", key=key, value=path, hint=hint)
     return list(rows)
 
 

@@ -59,8 +59,8 @@ class LabelColumn:
             if at is None:
                 alike = [name for name in names if name.strip().casefold() == str(own).strip().casefold()]
                 if alike:
-                    mend = f"did you mean {alike[0]!r}? blanks and capitals tell classes apart"
-                    raise self._error(raw, f"which is none of the {len(names)} classes ({listed})", mend)
+                    hint = f"did you mean {alike[0]!r}? blanks and capitals tell classes apart"
+                    raise self._error(raw, f"which is none of the {len(names)} classes ({listed})", hint)
                 raise self._error(
                     raw,
                     f"which is none of the {len(names)} classes ({listed})",
@@ -101,42 +101,42 @@ class LabelColumn:
         """Refuse an element that stands for another class here than in the splits before, which are ``known``."""
         for raw, at in own.items():
             if known.get(raw, at) != at:
-                rule = f"which is {names[at]!r} there and {names[known[raw]]!r} in another split"
-                raise self._error(raw, rule, "number the classes of all splits alike, or write their names")
+                problem = f"which is {names[at]!r} there and {names[known[raw]]!r} in another split"
+                raise self._error(raw, problem, "number the classes of all splits alike, or write their names")
 
-    def refuse(self, wrong: Callable[[Value | None], bool], rule: str, mend: str) -> None:
+    def refuse(self, wrong: Callable[[Value | None], bool], problem: str, hint: str) -> None:
         """Refuse the first element whose meaning is ``wrong``."""
         for raw, value in self.unique.items():
             if wrong(value):
-                raise self._error(raw, rule, mend)
+                raise self._error(raw, problem, hint)
 
-    def refuse_raw(self, wrong: Collection[Any], rule: str, mend: str) -> None:
+    def refuse_raw(self, wrong: Collection[Any], problem: str, hint: str) -> None:
         """Refuse the first of the elements ``wrong``, if there are any."""
         for raw in wrong:
-            raise self._error(raw, rule, mend)
+            raise self._error(raw, problem, hint)
 
     def refuse_constant(self, absent: Collection[int]) -> None:
         """Refuse numbers that are all the same, of which there is nothing to learn, and no correlation."""
         values = self.labels(absent)
         if len(set(values.values())) == 1:
-            rule = "and so has every other row: there is nothing to learn, and no correlation with it"
-            raise self._error(next(iter(values)), rule, "check the column")
+            problem = "and so has every other row: there is nothing to learn, and no correlation with it"
+            raise self._error(next(iter(values)), problem, "check the column")
 
-    def refuse_rows(self, wrong: Callable[[Any], bool], rule: str, mend: str) -> None:
+    def refuse_rows(self, wrong: Callable[[Any], bool], problem: str, hint: str) -> None:
         """Refuse the first row that is ``wrong``."""
         for number, row in enumerate(self.array.to_pylist(), start=1):
             if wrong(row):
-                raise self._error(row, rule, mend, number)
+                raise self._error(row, problem, hint, number)
 
-    def _refuse_first(self, rule: str, mend: str) -> None:
-        self.refuse_rows(lambda row: row is not None, rule, mend)
+    def _refuse_first(self, problem: str, hint: str) -> None:
+        self.refuse_rows(lambda row: row is not None, problem, hint)
 
-    def _error(self, raw: Any, rule: str, mend: str, row: int | None = None) -> UserError:
+    def _error(self, raw: Any, problem: str, hint: str, row: int | None = None) -> UserError:
         if row is None:
             rows = enumerate(self.array.to_pylist(), start=1)
             row = next(number for number, v in rows if v == raw or (isinstance(v, list) and raw in v))
-        text = f"the split {self.split} has the label {raw!r}, {rule}, in row {row}"
-        return UserError(text, key=KEY, value=self.column, mend=mend)
+        text = f"the split {self.split} has the label {raw!r}, {problem}, in row {row}"
+        return UserError(text, key=KEY, value=self.column, hint=hint)
 
 
 def _class_names(feature: Any) -> list[str] | None:

@@ -146,14 +146,14 @@ def read_labels(
             f"every label of the split {first.split} is {only!r}, and a classifier needs two classes",
             key=KEY,
             value=column,
-            mend="check the column, or name all classes in data.labels",
+            hint="check the column, or name all classes in data.labels",
         )
     known: dict[Any, int] = {}
     for split in found.values():
         if form == "set":
             split.refuse_rows(half_absent, "of which a part is no class", "correct the row, or leave it empty")
-            mend = "give each row a number for every class, or name a class once"
-            split.refuse_rows(nearly_hot, "which seems to be 0 or 1 for every class, as other rows are not", mend)
+            hint = "give each row a number for every class, or name a class once"
+            split.refuse_rows(nearly_hot, "which seems to be 0 or 1 for every class, as other rows are not", hint)
         own = split.known(lookup, names, absent)
         split.refuse_other(known, own, names)
         known |= own
@@ -163,8 +163,10 @@ def read_labels(
 def _checked_names(given: Sequence[Any]) -> list[str]:
     names = [str(name) for name in given]
     if len(names) < 2 or len(set(names)) < len(names):
-        rule = "must name each class once, and at least two"
-        raise UserError(rule, key="data.labels", value=list(given), mend="list the classes in the order of their ids")
+        problem = "must name each class once, and at least two"
+        raise UserError(
+            problem, key="data.labels", value=list(given), hint="list the classes in the order of their ids"
+        )
     return names
 
 
@@ -200,14 +202,14 @@ def _refuse_half_numbers(first: LabelColumn, absent: Collection[int]) -> None:
     raws = list(first.labels(absent))
     names = [raw for raw in raws if isinstance(canonical(raw), str) and not isinstance(raw, bool)]
     if any(isinstance(canonical(raw), float) for raw in raws):
-        mend = "correct it, or name such words in data.reader.na_values; names of classes stand in data.labels"
-        first.refuse_raw(names, "which is no number, and others are such as 0.25", mend)
+        hint = "correct it, or name such words in data.reader.na_values; names of classes stand in data.labels"
+        first.refuse_raw(names, "which is no number, and others are such as 0.25", hint)
     if names and len(names) < len(raws) and all(map(may_be_missing, names)):
-        mend = "name such words in data.reader.na_values (or write null); if it is a class, list all in data.labels"
-        first.refuse_raw(names, "and all others are numbers: it is a class, or no label", mend)
+        hint = "name such words in data.reader.na_values (or write null); if it is a class, list all in data.labels"
+        first.refuse_raw(names, "and all others are numbers: it is a class, or no label", hint)
     if all(map(elsewhere_a_number, names)):
-        mend = "write a point before the fraction, nothing between thousands and no %; classes stand in data.labels"
-        first.refuse_raw(names, "which is no number as it is written", mend)
+        hint = "write a point before the fraction, nothing between thousands and no %; classes stand in data.labels"
+        first.refuse_raw(names, "which is no number as it is written", hint)
 
 
 def _classes(
@@ -215,8 +217,8 @@ def _classes(
 ) -> tuple[list[str], dict[Value, int]]:
     """Names of the classes, and what each may be written as (see :func:`canonical`) -> id."""
     if names is None:
-        mend = "number the classes from 0, or name them in text"
-        first.refuse(lambda value: isinstance(value, float), "which is no class", mend)
+        hint = "number the classes from 0, or name them in text"
+        first.refuse(lambda value: isinstance(value, float), "which is no class", hint)
     labels = first.labels(absent)
     values = set(labels.values())
     numbered = all(isinstance(value, int) for value in values)

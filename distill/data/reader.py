@@ -56,12 +56,12 @@ def reader_config(given: Mapping[str, Any]) -> ReaderConfig:
     known = [one.name for one in fields(ReaderConfig)]
     for name, value in given.items():
         if name not in known:
-            rule = "readers have no such option"
-            raise UserError(rule, key=f"data.reader.{name}", value=value, mend=nearest(name, known))
+            problem = "readers have no such option"
+            raise UserError(problem, key=f"data.reader.{name}", value=value, hint=nearest(name, known))
         texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
         if name in ("names", "na_values") and value is not None and not (texts and value):
             raise UserError(
-                "must be a list of texts", key=f"data.reader.{name}", value=value, mend="quote each of them"
+                "must be a list of texts", key=f"data.reader.{name}", value=value, hint="quote each of them"
             )
     config = ReaderConfig(**{name: value for name, value in given.items() if value is not None})
     if config.sep == "\\t":  # as a shell hands it over
@@ -69,23 +69,23 @@ def reader_config(given: Mapping[str, Any]) -> ReaderConfig:
     for name in ("sep", "quotechar", "escapechar"):
         value = getattr(config, name)
         if value is not None and (not isinstance(value, str) or len(value) != 1):
-            raise UserError("must be one character", key=f"data.reader.{name}", value=value, mend="give one")
+            raise UserError("must be one character", key=f"data.reader.{name}", value=value, hint="give one")
         if value is not None and value in "\r\n":
-            rule, mend = "a line break ends a row already", "give another character"
-            raise UserError(rule, key=f"data.reader.{name}", value=value, mend=mend)
+            problem, hint = "a line break ends a row already", "give another character"
+            raise UserError(problem, key=f"data.reader.{name}", value=value, hint=hint)
     if config.sep == config.quotechar:
-        rule = "must not be the quotation mark"
+        problem = "must not be the quotation mark"
         raise UserError(
-            rule, key="data.reader.sep", value=config.sep, mend="give another one, or data.reader.quotechar"
+            problem, key="data.reader.sep", value=config.sep, hint="give another one, or data.reader.quotechar"
         )
     if config.quoting not in (None, *_QUOTING, *_QUOTING.values()):
-        rule = "must be 'minimal' or 'none'"
-        raise UserError(rule, key="data.reader.quoting", value=config.quoting, mend="'none' where marks are text")
+        problem = "must be 'minimal' or 'none'"
+        raise UserError(problem, key="data.reader.quoting", value=config.quoting, hint="'none' where marks are text")
     try:
         "".encode(config.encoding)
     except (LookupError, TypeError, UnicodeError) as error:
-        rule, mend = "no such encoding", "utf-8, utf-16, latin-1 and cp1252 are usual"
-        raise UserError(rule, key="data.reader.encoding", value=config.encoding, mend=mend) from error
+        problem, hint = "no such encoding", "utf-8, utf-16, latin-1 and cp1252 are usual"
+        raise UserError(problem, key="data.reader.encoding", value=config.encoding, hint=hint) from error
     if isinstance(config.quoting, int):
         return replace(config, quoting=_QUOTING[config.quoting])
     return config
@@ -98,21 +98,21 @@ def read_text(path: str, key: str, config: ReaderConfig) -> str:
         UserError: if it is no text of this encoding.
     """
     data = at_home(path).read_bytes()
-    for magic, (what, mend) in _MAGIC.items():
+    for magic, (what, hint) in _MAGIC.items():
         if data.startswith(magic):
-            raise UserError(f"this is no text: it is {what}", key=key, value=path, mend=mend)
+            raise UserError(f"this is no text: it is {what}", key=key, value=path, hint=hint)
     marked = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), None)
     encoding = marked if marked and config.encoding == "utf-8" else config.encoding
     try:
         text = data.decode(encoding)
     except UnicodeError as error:
         line = data[: getattr(error, "start", 0)].count(b"\n") + 1
-        mend = "name the file's own: data.reader.encoding: latin-1, cp1252 or utf-16"
-        raise UserError(f"line {line} is no text in {encoding}", key=key, value=path, mend=mend) from error
+        hint = "name the file's own: data.reader.encoding: latin-1, cp1252 or utf-16"
+        raise UserError(f"line {line} is no text in {encoding}", key=key, value=path, hint=hint) from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        mend = "check the file, or name its encoding: data.reader.encoding: utf-16"
-        raise UserError(f"line {line} holds bytes that are no text", key=key, value=path, mend=mend)
+        hint = "check the file, or name its encoding: data.reader.encoding: utf-16"
+        raise UserError(f"line {line} holds bytes that are no text", key=key, value=path, hint=hint)
     return text
 
 

@@ -67,7 +67,7 @@ def read_rows(
     every = list(dict.fromkeys(column for rows in chosen.values() for column in rows.column_names))
     found = find_columns(task, every, columns, mixed or {})
     if labels is not None and "label" not in task.columns:
-        raise UserError(f"{task.name} has no classes", key="data.labels", value=list(labels), mend="leave it out")
+        raise UserError(f"{task.name} has no classes", key="data.labels", value=list(labels), hint="leave it out")
     whole = dict(chosen)
     if validation_fraction is not None:
         chosen["train"], chosen["validation"] = hold_out(chosen["train"], validation_fraction)
@@ -85,6 +85,6 @@ def read_rows(
             f"{task.name} needs labels for validation",
             key="data.columns.label",
             value=found.get("label"),
-            mend="name the column of the labels, or another split",
+            hint="name the column of the labels, or another split",
         )
     return Rows(chosen, present, read)

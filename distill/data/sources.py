@@ -69,22 +69,22 @@ def load(
     """
     if files is not None and path is not None:
         raise UserError(
-            "give path or files, not both", key="data.files", value=dict(files), mend="set the other to null"
+            "give path or files, not both", key="data.files", value=dict(files), hint="set the other to null"
         )
     if files is not None:
         lists = {split: [names] if isinstance(names, str) else list(names) for split, names in files.items()}
         return _load_files(lists, reader, document, plain)
     if path is None:
-        raise UserError("the data is missing", key="data.path", mend="name a data set, a folder, or data.files")
+        raise UserError("the data is missing", key="data.path", hint="name a data set, a folder, or data.files")
     if path == STDLIB:
         _refuse_options("the standard library", reader, document)
         return Source(dict(stdlib()))
     if path.startswith(PACKAGE_PREFIX):
-        raise UserError("the package brings no such data", key="data.path", value=path, mend=nearest(path, [STDLIB]))
+        raise UserError("the package brings no such data", key="data.path", value=path, hint=nearest(path, [STDLIB]))
     check_path(path, "data.path")
     if at_home(path).is_file():
-        rule, mend = "this is a file", f"give it by its split: data.files: {{train: {path}}}, and data.path: null"
-        raise UserError(rule, key="data.path", value=path, mend=mend)
+        problem, hint = "this is a file", f"give it by its split: data.files: {{train: {path}}}, and data.path: null"
+        raise UserError(problem, key="data.path", value=path, hint=hint)
     found = resolve(path, "data.path")
     if Path(found).is_dir() and (own := _own_files(found, name)):
         return read_files(own, lambda split: "data.path", reader, document, plain)
@@ -96,8 +96,8 @@ def _refuse_options(what: str, reader: ReaderConfig | None, document: str | None
     """Refuse options that would change nothing."""
     for key, value in (("data.reader", reader), ("data.document", document)):
         if value is not None:
-            mend = "leave it out, or name files in data.files"
-            raise UserError(f"is for files of text, and {what} is not read from any", key=key, value=value, mend=mend)
+            hint = "leave it out, or name files in data.files"
+            raise UserError(f"is for files of text, and {what} is not read from any", key=key, value=value, hint=hint)
 
 
 def _own_files(folder: str, name: str | None) -> dict[str, list[str]] | None:
@@ -120,12 +120,12 @@ def _load_files(
     for split, names in lists.items():
         key = f"data.files.{split}"
         if not names:
-            raise UserError("a split needs a file", key=key, value=names, mend="name one or drop the split")
+            raise UserError("a split needs a file", key=key, value=names, hint="name one or drop the split")
         for name in names:
             kinds.setdefault(_checked_file(key, name), name)
     if len(kinds) != 1:
         found = ", ".join(f"{name} is {kind.removeprefix('.')}" for kind, name in kinds.items())
-        raise UserError(f"files must be of one format: {found}", key="data.files", mend="convert the others")
+        raise UserError(f"files must be of one format: {found}", key="data.files", hint="convert the others")
     if next(iter(kinds)) in OWN:
         return read_files(lists, lambda split: f"data.files.{split}", reader, document, plain)
     _refuse_options("parquet", reader, document)
@@ -138,14 +138,14 @@ def _checked_file(key: str, name: str) -> str:
     path = at_home(name)
     suffix = path.suffix.lower()
     if path.is_dir():
-        raise UserError("this is a folder", key=key, value=name, mend="name its files, or give it as data.path")
+        raise UserError("this is a folder", key=key, value=name, hint="name its files, or give it as data.path")
     if suffix in (".gz", ".zip", ".xz", ".bz2", ".zst"):
-        raise UserError("this is a packed file", key=key, value=name, mend="unpack it and name what was in it")
+        raise UserError("this is a packed file", key=key, value=name, hint="unpack it and name what was in it")
     if suffix not in (*OWN, *_OTHERS):
         known = ", ".join((*OWN, *_OTHERS))
-        raise UserError(f"the ending must be one of {known}", key=key, value=name, mend="convert the file")
+        raise UserError(f"the ending must be one of {known}", key=key, value=name, hint="convert the file")
     if not path.is_file():
-        raise UserError("no such file", key=key, value=name, mend="check the path")
+        raise UserError("no such file", key=key, value=name, hint="check the path")
     return {".tsv": ".csv", ".json": ".jsonl"}.get(suffix, suffix)
 
 
@@ -163,8 +163,8 @@ def _parquet(key: str, names: Sequence[str]) -> Any:
     try:
         return concatenate_datasets(parts)
     except (ValueError, TypeError) as error:
-        rule = f"must hold the same kind of values in a column ({_first_line(error)})"
-        raise UserError(rule, key=key, value=list(names), mend="convert them") from error
+        problem = f"must hold the same kind of values in a column ({_first_line(error)})"
+        raise UserError(problem, key=key, value=list(names), hint="convert them") from error
 
 
 def _read(key: str, value: Any, reader: str, name: str | None, **options: Any) -> Any:
@@ -176,10 +176,10 @@ def _read(key: str, value: Any, reader: str, name: str | None, **options: Any) -
     except Exception as error:  # readers of foreign files raise whatever they like
         reason = _first_line(error.__cause__ or error)
         if "scripts are no longer supported" in reason:
-            mend = "move the Python file away, or name the data's files in data.files"
-            raise UserError(f"holds a Python file ({reason})", key=key, value=value, mend=mend) from error
-        rule = f"cannot be read as a data set ({type(error).__name__}: {reason})"
-        raise UserError(rule, key=key, value=value, mend="check path, name and files") from error
+            hint = "move the Python file away, or name the data's files in data.files"
+            raise UserError(f"holds a Python file ({reason})", key=key, value=value, hint=hint) from error
+        problem = f"cannot be read as a data set ({type(error).__name__}: {reason})"
+        raise UserError(problem, key=key, value=value, hint="check path, name and files") from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -199,22 +199,22 @@ def find_splits(
     names, given = list(names), dict(given or {})
     for role, name in given.items():
         if role not in SPLIT_NAMES:
-            raise UserError("no such use of a split", key=f"data.splits.{role}", mend=nearest(role, SPLIT_NAMES))
+            raise UserError("no such use of a split", key=f"data.splits.{role}", hint=nearest(role, SPLIT_NAMES))
         if name not in names:
-            raise UserError("no such split", key=f"data.splits.{role}", value=name, mend=nearest(name, names))
+            raise UserError("no such split", key=f"data.splits.{role}", value=name, hint=nearest(name, names))
     if validation_fraction is not None:
         _check_fraction(validation_fraction, given)
     found = {role: next((n for n in known if n in names), None) for role, known in SPLIT_NAMES.items()}
     splits = {role: name for role, name in (found | given).items() if name is not None}
     if "train" not in splits:
-        raise UserError("a split for training is missing", key="data.splits.train", mend=f"name one of {names}")
+        raise UserError("a split for training is missing", key="data.splits.train", hint=f"name one of {names}")
     if validation_fraction is not None:
         splits.pop("validation", None)
     elif "validation" not in splits:
         raise UserError(
             f"a split for validation is missing (there are {names})",
             key="data.splits.validation",
-            mend="name one, or take rows from training with data.validation_fraction: 0.05",
+            hint="name one, or take rows from training with data.validation_fraction: 0.05",
         )
     return splits
 
@@ -227,13 +227,13 @@ def set_aside(source: Source, validation_fraction: float | None) -> list[str]:
 
 def _check_fraction(fraction: float, given: Mapping[str, str]) -> None:
     if not 0 < fraction < 1:
-        raise UserError("must lie between 0 and 1", key="data.validation_fraction", value=fraction, mend="try 0.05")
+        raise UserError("must lie between 0 and 1", key="data.validation_fraction", value=fraction, hint="try 0.05")
     if "validation" in given:
         raise UserError(
             "validation has a split already",
             key="data.validation_fraction",
             value=fraction,
-            mend="drop it or data.splits.validation",
+            hint="drop it or data.splits.validation",
         )
 
 
@@ -244,8 +244,8 @@ def hold_out(dataset: Any, fraction: float) -> tuple[Any, Any]:
         UserError: if there are not two rows to share out.
     """
     if len(dataset) < 2:
-        rule = f"there must be rows for training and validation, and there are {len(dataset)}"
-        raise UserError(rule, key="data.validation_fraction", value=fraction, mend="bring more data")
+        problem = f"there must be rows for training and validation, and there are {len(dataset)}"
+        raise UserError(problem, key="data.validation_fraction", value=fraction, hint="bring more data")
     count = min(max(1, round(len(dataset) * fraction)), len(dataset) - 1)
     rows = order(len(dataset), _HOLD_OUT)
     return dataset.select(np.sort(rows[count:])), dataset.select(np.sort(rows[:count]))

@@ -131,13 +131,13 @@ class TextData(LightningDataModule):
         check_numbers(self)
         task = make_task(self._task, key="data.task")
         if not isinstance(task, TextTask):
-            raise UserError("this task reads no text", key="data.task", value=task.name, mend="bring a data module")
+            raise UserError("this task reads no text", key="data.task", value=task.name, hint="bring a data module")
         if self.pack_length and not task.packs:
             raise UserError(
                 f"{task.name} cannot be packed into blocks",
                 key="data.pack_length",
                 value=self.pack_length,
-                mend="leave it out, or set it to 0",
+                hint="leave it out, or set it to 0",
             )
         refuse_idle_settings(TextData, self, task.packs)
         return task
@@ -177,7 +177,7 @@ class TextData(LightningDataModule):
             f"no row of the split {use} has a label, {why}",
             key="data.columns.label",
             value=rows.columns[use].get("label"),
-            mend="add labels, or a loss that reads the teacher (HintonKL)" if training else "name another split",
+            hint="add labels, or a loss that reads the teacher (HintonKL)" if training else "name another split",
         )
 
     @cached_property
@@ -191,12 +191,12 @@ class TextData(LightningDataModule):
     def tokenizer(self) -> Any:
         """The tokenizer of transformers."""
         if not self.tokenizer_path:
-            raise UserError("a tokenizer is missing", key="data.tokenizer", mend="name the one of the student")
+            raise UserError("a tokenizer is missing", key="data.tokenizer", hint="name the one of the student")
         tokenizer = load_tokenizer(self.tokenizer_path, self._checked_task())
         limit, (key, length) = tokenizer.model_max_length, self.longest
         if length > limit:
-            rule = f"the tokenizer's model reads at most {limit} tokens"
-            raise UserError(rule, key=key, value=length, mend=f"set it to {limit} or less")
+            problem = f"the tokenizer's model reads at most {limit} tokens"
+            raise UserError(problem, key=key, value=length, hint=f"set it to {limit} or less")
         return tokenizer
 
     @property
@@ -280,8 +280,8 @@ class TextData(LightningDataModule):
             self.setup({"train": "fit", "validation": "validate"}.get(use, use))
         if use not in self._samples:
             there = ", ".join(self._rows.splits)
-            rule = f"the data has no split for {use}, only for {there}"
-            raise UserError(rule, key=f"data.splits.{use}", mend=f"name one: --data.splits.{use} SPLIT")
+            problem = f"the data has no split for {use}, only for {there}"
+            raise UserError(problem, key=f"data.splits.{use}", hint=f"name one: --data.splits.{use} SPLIT")
         return self._samples[use]
 
     def token_counts(self) -> torch.Tensor | None:
@@ -330,7 +330,7 @@ class TextData(LightningDataModule):
                 "these batches are dealt to the ranks already",
                 key="trainer.use_distributed_sampler",
                 value=True,
-                mend="set it to false",
+                hint="set it to false",
             )
         return trainer.global_rank, trainer.world_size
 

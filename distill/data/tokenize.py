@@ -45,17 +45,17 @@ def load_tokenizer(path: str, task: TextTask) -> Any:
             f"no tokenizer can be read there ({reason})",
             key="data.tokenizer",
             value=path,
-            mend="name a folder that holds tokenizer.json, or a hub id",
+            hint="name a folder that holds tokenizer.json, or a hub id",
         ) from error
     if not tokenizer.is_fast:
-        raise UserError("must be a fast tokenizer", key="data.tokenizer", value=path, mend="convert it")
+        raise UserError("must be a fast tokenizer", key="data.tokenizer", value=path, hint="convert it")
     if tokenizer.pad_token_id is None:
         if not task.pads_with_eos or tokenizer.eos_token_id is None:
             raise UserError(
                 f"{task.name} needs a tokenizer with a padding token",
                 key="data.tokenizer",
                 value=path,
-                mend="set its pad_token and save it again",
+                hint="set its pad_token and save it again",
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -102,8 +102,8 @@ def tokenize(
 
     special = tokenizer.num_special_tokens_to_add(pair="text_pair" in columns)
     if max_length is not None and not task.packs and max_length <= special:
-        rule = f"leaves no room for a text: the tokenizer adds {special} tokens of its own"
-        raise UserError(rule, key="data.max_length", value=max_length, mend="raise it")
+        problem = f"leaves no room for a text: the tokenizer adds {special} tokens of its own"
+        raise UserError(problem, key="data.max_length", value=max_length, hint="raise it")
     # A copy: encoding sets a tokenizer's truncation, which would be saved with the student.
     encode = _Encode(task.encode(copy.deepcopy(tokenizer), max_length), dict(columns), labels)
     key = _hash(
@@ -131,7 +131,7 @@ def tokenize(
         desc=f"Tokenizing {split}",
     )
     if len(encoded) == 0:
-        raise UserError("every text of the split is empty", key=f"data.splits.{split}", mend="check the text column")
+        raise UserError("every text of the split is empty", key=f"data.splits.{split}", hint="check the text column")
     return Samples({name: read_column(encoded, name) for name in encoded.column_names}, seed)
 
 

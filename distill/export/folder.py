@@ -21,7 +21,7 @@ def replacing_export(target: Path) -> AbstractContextManager[Path]:
         UserError: if something else than an earlier export stands there, or nothing can be written there.
     """
     if target.exists() and not (target / REPORT).is_file() and not _is_empty_folder(target):
-        raise UserError("exists and is no earlier export", key="--output", value=str(target), mend="name another")
+        raise UserError("exists and is no earlier export", key="--output", value=str(target), hint="name another")
     return replacing(target, "--output")
 
 

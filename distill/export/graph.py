@@ -51,7 +51,7 @@ class Logits(nn.Module):
         text = set(example) <= set(_TEXT_INPUTS) and "attention_mask" in example and of_transformers(model)
         if counts and text and self.sides(example) == ["right"]:
             self.counts = True
-            self.counts = len(self.sides(example)) == 2  # else it takes none, or they mend nothing
+            self.counts = len(self.sides(example)) == 2  # else it takes none, or they help nothing
 
     def forward(self, *inputs: Tensor) -> Tensor:
         named = dict(zip(self.names, inputs, strict=True))
@@ -120,7 +120,7 @@ def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor], *, fixed
         raise UserError(
             f"torch.onnx.export cannot follow this {type(model).__name__} ({_cause(error)})",
             key="--to",
-            mend=f"{'export it with --to hf, or ' if isinstance(model, PreTrainedModel) else ''}open the run's student "
+            hint=f"{'export it with --to hf, or ' if isinstance(model, PreTrainedModel) else ''}open the run's student "
             "in torch, with distill.load",
         ) from error
     assert program is not None

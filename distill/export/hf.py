@@ -41,7 +41,7 @@ def check_structure(model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> Non
             f"transformers cannot open this student: {'; '.join(reasons)}",
             key="--to",
             value="hf",
-            mend="export it with --to onnx, or open it with distill.load",
+            hint="export it with --to onnx, or open it with distill.load",
         )
 
 

@@ -28,7 +28,7 @@ def check_isa(isa: str) -> str:
         UserError: if not.
     """
     if isa not in ISAS:
-        raise UserError("no such target", key="--isa", value=isa, mend=nearest(isa, ISAS))
+        raise UserError("no such target", key="--isa", value=isa, hint=nearest(isa, ISAS))
     return isa
 
 

@@ -41,8 +41,8 @@ def require() -> None:
         try:
             __import__(name)
         except ImportError as error:
-            mend = 'pip install "lightning-distill[export]"'
-            raise UserError(f"needs {name}, which is not installed", key="--to", mend=mend) from error
+            hint = 'pip install "lightning-distill[export]"'
+            raise UserError(f"needs {name}, which is not installed", key="--to", hint=hint) from error
 
 
 def session(path: Path, *, threads: int = 1, optimized: Path | None = None) -> Any:
@@ -70,8 +70,8 @@ def session(path: Path, *, threads: int = 1, optimized: Path | None = None) -> A
 
 
 def _cannot_run(error: Exception) -> UserError:
-    rule = f"onnxruntime cannot run the graph ({str(error).splitlines()[0][-200:]}); nothing was written"
-    return UserError(rule, key="--to", mend="open the run's student in torch, with distill.load")
+    problem = f"onnxruntime cannot run the graph ({str(error).splitlines()[0][-200:]}); nothing was written"
+    return UserError(problem, key="--to", hint="open the run's student in torch, with distill.load")
 
 
 def logits(run: Any, inputs: Mapping[str, Tensor]) -> Tensor:

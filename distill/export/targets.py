@@ -44,7 +44,7 @@ def check_name(to: str) -> None:
         UserError: saying so.
     """
     if to not in FORMATS:
-        raise UserError("no such format", key="--to", value=to, mend=nearest(to, FORMATS))
+        raise UserError("no such format", key="--to", value=to, hint=nearest(to, FORMATS))
     if to != "hf":
         require()
 
@@ -66,7 +66,7 @@ def check_student(to: str, student: nn.Module) -> None:
             "this student was not quantised",
             key="--to",
             value=to,
-            mend="train with the callback QuantizationAwareTraining, run `distill quantize RUN`, or export to onnx",
+            hint="train with the callback QuantizationAwareTraining, run `distill quantize RUN`, or export to onnx",
         )
 
 
@@ -144,7 +144,7 @@ def _logits(run: Any, inputs: dict[str, Tensor]) -> Tensor:
                 f"as a graph the student reads {name} of {_sizes(sizes)} only, the first batch's, and the validation "
                 f"data hold {_sizes(shape)} too; nothing was written",
                 key="--to",
-                mend="give all samples one size, or open the run's student in torch, with distill.load",
+                hint="give all samples one size, or open the run's student in torch, with distill.load",
             )
     return logits(run, inputs)
 

@@ -136,7 +136,7 @@ class _Spread:
 
 def nothing_to_compare() -> UserError:
     """What to say where there is no prediction to compare."""
-    return UserError("holds nothing to verify the export with", key="data.splits.validation", mend="name another")
+    return UserError("holds nothing to verify the export with", key="data.splits.validation", hint="name another")
 
 
 def check_float(found: Comparison) -> None:
@@ -150,7 +150,7 @@ def check_float(found: Comparison) -> None:
             f"the exported model's logits differ from the trained model's by {found.relative_error:.1e} of the "
             f"largest, and {RELATIVE_ERROR:.0e} is allowed; nothing was written",
             key="--to",
-            mend="this is a fault of ours or of the exporter: please report it with the run's config.yaml",
+            hint="this is a fault of ours or of the exporter: please report it with the run's config.yaml",
         )
 
 
@@ -179,5 +179,5 @@ def check_integer(found: Comparison) -> None:
         raise UserError(
             f"the exported model does not do what the trained one does: {'; '.join(faults)}; nothing was written",
             key="--to",
-            mend="validate on more data if these are few, else train longer with quantisation on, or export to onnx",
+            hint="validate on more data if these are few, else train longer with quantisation on, or export to onnx",
         )

@@ -77,7 +77,7 @@ class AttentionTransfer(DistillationLoss):
                     f"AttentionTransfer needs the teacher's number of heads, {wanted}",
                     key=f"{student.key}.num_attention_heads",
                     value=heads,
-                    mend="use RelationTransfer with version: 2",
+                    hint="use RelationTransfer with version: 2",
                 )
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:

@@ -93,7 +93,7 @@ class DistillationLoss(nn.Module, ABC):
             raise UserError(
                 f"{loss} compares the student with a teacher",
                 key="model.teacher",
-                mend=f"name a teacher or drop {loss}",
+                hint=f"name a teacher or drop {loss}",
             )
         return teacher
 
@@ -165,7 +165,7 @@ def check_positive(key: str, value: float | Schedule) -> Schedule:
     """
     for number in _values(value):
         if not 0 < number < math.inf:
-            raise UserError("must be greater than 0", key=key, value=number, mend="1.0 leaves the logits as they are")
+            raise UserError("must be greater than 0", key=key, value=number, hint="1.0 leaves the logits as they are")
     return as_schedule(value)
 
 
@@ -177,7 +177,7 @@ def check_not_negative(key: str, value: float | Schedule) -> Schedule:
     """
     for number in _values(value):
         if not 0 <= number < math.inf:
-            raise UserError("must be 0 or more", key=key, value=number, mend=f"give a {key} of 0 or more")
+            raise UserError("must be 0 or more", key=key, value=number, hint=f"give a {key} of 0 or more")
     return as_schedule(value)
 
 
@@ -188,8 +188,8 @@ def check_some(**parts: float) -> None:
         UserError: naming the first part.
     """
     if not any(parts.values()):
-        first, rule = next(iter(parts)), f"{' and '.join(parts)} are 0, so the loss is"
-        raise UserError(rule, key=first, value=parts[first], mend="raise one of them, or leave the loss out")
+        first, problem = next(iter(parts)), f"{' and '.join(parts)} are 0, so the loss is"
+        raise UserError(problem, key=first, value=parts[first], hint="raise one of them, or leave the loss out")
 
 
 def check_choice(key: str, value: str, choices: Collection[str]) -> None:
@@ -200,7 +200,7 @@ def check_choice(key: str, value: str, choices: Collection[str]) -> None:
     """
     if value not in choices:
         known = " or ".join(repr(choice) for choice in choices)
-        raise UserError(f"must be {known}", key=key, value=value, mend=nearest(str(value), choices))
+        raise UserError(f"must be {known}", key=key, value=value, hint=nearest(str(value), choices))
 
 
 def snake_case(name: str) -> str:

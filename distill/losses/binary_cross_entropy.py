@@ -63,7 +63,7 @@ class BinaryCrossEntropy(DistillationLoss):
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:
         if batch.labels is None:
             raise UserError(
-                "binary cross entropy needs labels", key=self.name, mend="add labels to the data, or drop the loss"
+                "binary cross entropy needs labels", key=self.name, hint="add labels to the data, or drop the loss"
             )
         if student.logits is None:
             raise RuntimeError("logits were not requested of this forward pass")

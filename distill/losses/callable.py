@@ -52,12 +52,12 @@ class CallableLoss(LogitLoss):
         super().__init__(weight, name or snake_case(called))
         kind = type(function).__name__
         if not callable(function) or isinstance(function, type):
-            rule = "a loss is a DistillationLoss or a function of the student's and the teacher's logits"
-            raise UserError(rule, key="function", value=function, mend="pass one of these")
+            problem = "a loss is a DistillationLoss or a function of the student's and the teacher's logits"
+            raise UserError(problem, key="function", value=function, hint="pass one of these")
         if isinstance(function, torch_losses._Loss) and not isinstance(function, _OF_LOGITS):
-            rule = f"torch's {kind} does not compare logits with logits: one side must be probabilities or labels"
-            mend = f"use {_INSTEAD[kind]}" if kind in _INSTEAD else "convert them in a function of your own"
-            raise UserError(rule, key="function", value=kind, mend=mend)
+            problem = f"torch's {kind} does not compare logits with logits: one side must be probabilities or labels"
+            hint = f"use {_INSTEAD[kind]}" if kind in _INSTEAD else "convert them in a function of your own"
+            raise UserError(problem, key="function", value=kind, hint=hint)
         self.function = function
         self._is_sum: bool | None = None
 
@@ -71,12 +71,15 @@ class CallableLoss(LogitLoss):
         before = teacher_NC._version
         value: Any = self.function(student_NC, teacher_NC)
         if teacher_NC._version != before:
-            rule = "it changes the teacher's logits, which other losses read too"
-            raise UserError(rule, key=self.name, mend="work on a copy: teacher.clone()")
+            problem = "it changes the teacher's logits, which other losses read too"
+            raise UserError(problem, key=self.name, hint="work on a copy: teacher.clone()")
         if isinstance(value, Tensor) and value.shape in ((count,), ()):
             if student_NC.requires_grad and torch.is_grad_enabled() and not value.requires_grad:
-                rule, mend = "what it returns has no gradient", "compute it of the student's logits, without detach()"
-                raise UserError(rule, key=self.name, mend=mend)
+                problem, hint = (
+                    "what it returns has no gradient",
+                    "compute it of the student's logits, without detach()",
+                )
+                raise UserError(problem, key=self.name, hint=hint)
             value = at_least_float32(value)
             total: Tensor = value.sum() if value.dim() or self._is_sum else value * count
             return total
@@ -84,7 +87,7 @@ class CallableLoss(LogitLoss):
         raise UserError(
             f"of {count} predictions it must return the mean or the sum, or one value each, and it returns {got}",
             key=self.name,
-            mend="average over the classes, and over the predictions if you like",
+            hint="average over the classes, and over the predictions if you like",
         )
 
     @torch.no_grad()
@@ -127,4 +130,4 @@ def as_loss(loss: Any, index: int) -> DistillationLoss:
     try:
         return CallableLoss(loss, name=f"loss_{index}" if named.startswith("<") else None)
     except UserError as error:
-        raise UserError(error.rule, key=f"model.losses.{index}", value=error.value, mend=error.mend) from None
+        raise UserError(error.problem, key=f"model.losses.{index}", value=error.value, hint=error.hint) from None

@@ -71,7 +71,7 @@ class CosineHidden(DistillationLoss):
                 f"CosineHidden needs the teacher's hidden size, {teacher.hidden_size}",
                 key=f"{student.key}.hidden_size",
                 value=student.hidden_size,
-                mend="use FitNetHint with kind: cosine, which learns a map between them",
+                hint="use FitNetHint with kind: cosine, which learns a map between them",
             )
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:

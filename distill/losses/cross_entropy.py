@@ -75,12 +75,12 @@ class CrossEntropy(DistillationLoss):
     ) -> None:
         super().__init__(weight, name)
         if not 0 <= label_smoothing < 1:
-            raise UserError("must lie in [0, 1)", key="label_smoothing", value=label_smoothing, mend="0.1 is usual")
+            raise UserError("must lie in [0, 1)", key="label_smoothing", value=label_smoothing, hint="0.1 is usual")
         if class_weights is not None and (
             not class_weights or not all(0 <= value < math.inf for value in class_weights) or not any(class_weights)
         ):
             raise UserError(
-                "must be numbers of 0 or more, not all 0", key="class_weights", value=class_weights, mend="or leave out"
+                "must be numbers of 0 or more, not all 0", key="class_weights", value=class_weights, hint="or leave out"
             )
         self.label_smoothing = label_smoothing
         self.class_weights: Tensor | None
@@ -99,7 +99,7 @@ class CrossEntropy(DistillationLoss):
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:
         if batch.labels is None:
             raise UserError(
-                "cross entropy needs labels", key=self.name, mend="add labels to the data, or drop the loss"
+                "cross entropy needs labels", key=self.name, hint="add labels to the data, or drop the loss"
             )
         if student.logits is None:
             raise RuntimeError("logits were not requested of this forward pass")
@@ -112,7 +112,7 @@ class CrossEntropy(DistillationLoss):
                 f"must be one for each of the {student_NC.shape[-1]} classes",
                 key="class_weights",
                 value=self.class_weights.tolist(),
-                mend="give as many weights as classes",
+                hint="give as many weights as classes",
             )
         return LossSum(cross_entropy(student_NC, labels_N, self.label_smoothing, self.class_weights), batch.count)
 
@@ -122,8 +122,8 @@ class CrossEntropy(DistillationLoss):
                 "labels that are numbers need a head of one output",
                 key=self.name,
                 value=width,
-                mend="set num_labels: 1",
+                hint="set num_labels: 1",
             )
         if self.label_smoothing or self.class_weights is not None:
             key = "label_smoothing" if self.label_smoothing else "class_weights"
-            raise UserError("is for classes, and the labels are numbers", key=key, mend="leave it out")
+            raise UserError("is for classes, and the labels are numbers", key=key, hint="leave it out")

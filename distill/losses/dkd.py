@@ -105,7 +105,7 @@ class DecoupledKD(LogitLoss):
     def summed(self, student_NC: Tensor, teacher_NC: Tensor, batch: Batch) -> Tensor:
         if batch.labels is None or batch.labels.is_floating_point():
             raise UserError(
-                "DecoupledKD needs classes as labels", key=self.name, mend="use HintonKL where there are none"
+                "DecoupledKD needs classes as labels", key=self.name, hint="use HintonKL where there are none"
             )
         (labels_N,) = counted(batch.mask, batch.labels.flatten())
         temperature = self.temperature(batch.step, batch.total_steps)

@@ -46,7 +46,7 @@ class EmbeddingLoss(DistillationLoss):
                 "must name one student module and one teacher module",
                 key="taps",
                 value=taps,
-                mend="write {student_module: teacher_module}",
+                hint="write {student_module: teacher_module}",
             )
         self.student_layer, self.teacher_layer, self.taps = student_layer, teacher_layer, taps
 

@@ -53,7 +53,7 @@ def features_last(feature: Tensor, layout: Features | None, name: str) -> Tensor
                     f"which dimension of {list(feature.shape)} holds the {layout.width} features cannot be told",
                     key="taps",
                     value=name,
-                    mend="name the norm, convolution or linear map inside that puts them out",
+                    hint="name the norm, convolution or linear map inside that puts them out",
                 )
     return feature.movedim(axis, -1)
 
@@ -74,7 +74,7 @@ def check_same_positions(student: Tensor, teacher: Tensor, key: str) -> None:
             f"student's and teacher's features must have the same positions, and are {list(student.shape)} and "
             f"{list(teacher.shape)}",
             key=key,
-            mend="name modules whose outputs have the same length, height and width",
+            hint="name modules whose outputs have the same length, height and width",
         )
 
 

@@ -89,11 +89,11 @@ class FitNetHint(DistillationLoss):
                 "must name at least one pair of modules, and stands instead of 'layers'",
                 key="taps",
                 value=taps,
-                mend="drop one of the two",
+                hint="drop one of the two",
             )
         if normalize and kind == "cosine":
             raise UserError(
-                "is for kind: mse; the cosine has no length", key="normalize", value=normalize, mend="drop it"
+                "is for kind: mse; the cosine has no length", key="normalize", value=normalize, hint="drop it"
             )
         self.layers, self.taps, self.kind, self.normalize, self.regressor = layers, taps, kind, normalize, regressor
         self.pairs: list[tuple[int, int]] = []
@@ -139,7 +139,7 @@ class FitNetHint(DistillationLoss):
                 f"the widths of {{{pair}}} are {width} and {teacher_width}",
                 key="regressor",
                 value=self.regressor,
-                mend="set regressor: auto",
+                hint="set regressor: auto",
             )
         key = _key(name)
         if key in self.regressors and self.regressors[key].weight.shape == (teacher_width, width):
@@ -172,7 +172,7 @@ class FitNetHint(DistillationLoss):
                 f"the features of {name!r} are {student_BPF.shape[-1]} and {teacher_BPF.shape[-1]} wide",
                 key="regressor",
                 value=self.regressor,
-                mend="set regressor: auto",
+                hint="set regressor: auto",
             )
         weights_BP = position_weights(batch, student_BPF)
         if self.kind == "cosine":

@@ -77,7 +77,7 @@ class JensenShannon(SoftenedLoss):
     ) -> None:
         super().__init__(temperature, weight, name)
         if not 0 <= beta <= 1:
-            raise UserError("must lie in [0, 1]", key="beta", value=beta, mend="0.5 weighs both directions the same")
+            raise UserError("must lie in [0, 1]", key="beta", value=beta, hint="0.5 weighs both directions the same")
         self.beta = beta
 
     def divergence(self, student_NC: Tensor, teacher_NC: Tensor, temperature: float) -> Tensor:

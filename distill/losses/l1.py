@@ -72,7 +72,7 @@ class L1(DistillationLoss):
         try:
             return tuple(select(student, KINDS, self.include, self.exclude, key="").values())
         except UserError as error:
-            raise UserError(error.rule, key=error.key.lstrip("."), value=error.value, mend=error.mend) from None
+            raise UserError(error.problem, key=error.key.lstrip("."), value=error.value, hint=error.hint) from None
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:
         # Callbacks may have changed the student's layers since it was bound.

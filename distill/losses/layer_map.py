@@ -28,7 +28,7 @@ def check_layers(layers: LayerMap, key: str = "layers") -> None:
             "must map at least one student layer to a teacher layer",
             key=key,
             value=layers,
-            mend="write {1: 2, 2: 4}, uniform or last",
+            hint="write {1: 2, 2: 4}, uniform or last",
         )
 
 
@@ -60,7 +60,7 @@ def layer_pairs(
         else:
             pairs.append((student.layer(ours, key), teacher.layer(theirs, key)))
     if len(dict(pairs)) < len(pairs):
-        raise UserError("names one student layer twice", key=key, value=layers, mend="name each layer once")
+        raise UserError("names one student layer twice", key=key, value=layers, hint="name each layer once")
     return sorted(pairs)
 
 
@@ -72,6 +72,6 @@ def _by_rule(rule: str, depth: int, teacher_depth: int, key: str) -> dict[int, i
             f"the student has {depth} layers and the teacher only {teacher_depth}",
             key=key,
             value=rule,
-            mend="use uniform",
+            hint="use uniform",
         )
     return {k: teacher_depth - depth + k for k in range(1, depth + 1)}

@@ -58,6 +58,6 @@ class SoftenedLoss(LogitLoss):
     def summed(self, student_NC: Tensor, teacher_NC: Tensor, batch: Batch) -> Tensor:
         if student_NC.shape[-1] == 1 and self.outputs == "classes":
             raise UserError(
-                "a head of one output has no distribution to compare", key=self.name, mend="use LogitMSE for regression"
+                "a head of one output has no distribution to compare", key=self.name, hint="use LogitMSE for regression"
             )
         return self.divergence(student_NC, teacher_NC, self.temperature(batch.step, batch.total_steps))

@@ -96,13 +96,13 @@ class RelationTransfer(DistillationLoss):
     ) -> None:
         super().__init__(weight, name)
         if version not in (1, 2):
-            raise UserError("must be 1 (MiniLM) or 2 (MiniLMv2)", key="version", value=version, mend="write 2")
+            raise UserError("must be 1 (MiniLM) or 2 (MiniLMv2)", key="version", value=version, hint="write 2")
         if relation_heads is not None and (version == 1 or relation_heads < 1):
             raise UserError(
                 "must be 1 or more, and is for version 2",
                 key="relation_heads",
                 value=relation_heads,
-                mend="leave it out",
+                hint="leave it out",
             )
         self.version, self.relation_heads = version, relation_heads
         self.student_layer, self.teacher_layer = student_layer, teacher_layer
@@ -132,7 +132,7 @@ class RelationTransfer(DistillationLoss):
                 f"version 1 needs the teacher's number of heads, {wanted}",
                 key=f"{student.key}.num_attention_heads",
                 value=heads,
-                mend="use version: 2",
+                hint="use version: 2",
             )
         self.heads = self.relation_heads or wanted
         for model, layer in ((student, self.student_layer), (teacher, self.teacher_layer)) if self.version == 2 else ():
@@ -142,7 +142,7 @@ class RelationTransfer(DistillationLoss):
                     f"must divide the width of the queries of {model.key}, {width}",
                     key="relation_heads",
                     value=self.heads,
-                    mend="choose a common divisor of both models' widths",
+                    hint="choose a common divisor of both models' widths",
                 )
 
     def _split(self, projections: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

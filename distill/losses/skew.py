@@ -68,7 +68,7 @@ class SkewKL(SoftenedLoss):
     ) -> None:
         super().__init__(temperature, weight, name)
         if not 0 <= alpha < 1:
-            raise UserError("must lie in [0, 1)", key="alpha", value=alpha, mend="at 1 the loss is 0 for any student")
+            raise UserError("must lie in [0, 1)", key="alpha", value=alpha, hint="at 1 the loss is 0 for any student")
         self.alpha = alpha
 
     def divergence(self, student_NC: Tensor, teacher_NC: Tensor, temperature: float) -> Tensor:

@@ -106,7 +106,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     """
     path = Path(resolve(str(folder), "folder"))
     if not path.is_dir():
-        raise UserError("no such folder", key="folder", value=str(folder), mend="give the folder of a saved student")
+        raise UserError("no such folder", key="folder", value=str(folder), hint="give the folder of a saved student")
     steps = read_steps(path, "folder")
     if model is not None:
         loaded = _fill(path, restructure(model, steps), steps)
@@ -145,8 +145,8 @@ def restructure(model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> nn.Modu
         try:
             rebuild(model, step)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            rule = f"the step {step['kind']!r} cannot be done to this {type(model).__name__} ({_first_line(error)})"
-            raise UserError(rule, key=RECORD, mend="give the model that was compressed, or save it anew") from error
+            problem = f"the step {step['kind']!r} cannot be done to this {type(model).__name__} ({_first_line(error)})"
+            raise UserError(problem, key=RECORD, hint="give the model that was compressed, or save it anew") from error
     return model
 
 
@@ -162,8 +162,8 @@ def _rebuilt(path: Path, steps: Sequence[Mapping[str, Any]]) -> nn.Module:
 def _architecture(path: Path) -> Any:
     """The class of transformers that the configuration names."""
     if not any(path.glob("*.safetensors*")) and (path / "model.onnx").is_file():
-        mend = f"onnxruntime.InferenceSession('{path / 'model.onnx'}') runs it; load the run's student/ instead"
-        raise UserError("this is an export for onnxruntime, not a student", key="folder", value=str(path), mend=mend)
+        hint = f"onnxruntime.InferenceSession('{path / 'model.onnx'}') runs it; load the run's student/ instead"
+        raise UserError("this is an export for onnxruntime, not a student", key="folder", value=str(path), hint=hint)
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -171,13 +171,13 @@ def _architecture(path: Path) -> Any:
             "there is no config.json that tells the model's structure",
             key="folder",
             value=str(path),
-            mend="for a plain module give one of the same structure: load(folder, model=module)",
+            hint="for a plain module give one of the same structure: load(folder, model=module)",
         ) from error
     name = (config.get("architectures") or [""])[0]
     architecture = getattr(transformers, name, None) if name else None
     if architecture is None:
         raise UserError(
-            f"transformers knows no architecture {name!r}", key="folder", value=str(path), mend="check config.json"
+            f"transformers knows no architecture {name!r}", key="folder", value=str(path), hint="check config.json"
         )
     return architecture
 
@@ -191,11 +191,11 @@ def _open(path: Path) -> nn.Module:
             )
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise UserError(
-            f"the model cannot be read ({_first_line(error)})", key="folder", value=value, mend="save it again"
+            f"the model cannot be read ({_first_line(error)})", key="folder", value=value, hint="save it again"
         ) from error
     if report["missing_keys"]:
         raise UserError(
-            f"the weights lack {min(report['missing_keys'])}", key="folder", value=value, mend="save it again"
+            f"the weights lack {min(report['missing_keys'])}", key="folder", value=value, hint="save it again"
         )
     model: nn.Module = loaded
     return model
@@ -212,7 +212,7 @@ def _fill(path: Path, model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> n
             f"the weights are not those of this {type(model).__name__} ({_first_line(error)})",
             key="folder",
             value=str(path),
-            mend="give a module of the structure that was saved",
+            hint="give a module of the structure that was saved",
         ) from error
     return model
 

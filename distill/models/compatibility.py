@@ -73,7 +73,7 @@ def check_vocabularies(
         raise UserError(
             f"the vocabularies of student and teacher differ in {len(different)} tokens ({theirs}), {why}",
             key="model.student.tokenizer",
-            mend="choose a student of the teacher's family, or one made from the teacher by layers or config",
+            hint="choose a student of the teacher's family, or one made from the teacher by layers or config",
         )
     beyond = max(by_id(student_tokenizer), default=0)
     if beyond >= shared:
@@ -82,7 +82,7 @@ def check_vocabularies(
             f"the tokenizer's id {beyond} ({said(student_tokenizer, beyond)}) lies beyond the {shared} rows of the "
             f"{who}'s embedding",
             key=f"model.{who}",
-            mend="give the tokenizer that the model was trained with",
+            hint="give the tokenizer that the model was trained with",
         )
     return shared
 
@@ -142,7 +142,7 @@ def _compare_labels(
         raise UserError(
             f"{who} has {count} classes and {other} has {other_count}",
             key=who,
-            mend=order if data and count > other_count and names else "name a model trained on the same classes",
+            hint=order if data and count > other_count and names else "name a model trained on the same classes",
         )
     if names is None or other_names is None or plain == other_plain:
         return ""
@@ -151,7 +151,7 @@ def _compare_labels(
             f"{who} has the classes {', '.join(names)}, and {other} has the same in another order: "
             f"{', '.join(other_names)}",
             key=who,
-            mend=order if data else "name another model",
+            hint=order if data else "name another model",
         )
     numbers = [str(i) for i in range(count)]
     if numbers in (plain, other_plain):
@@ -196,7 +196,7 @@ def check_widths(student: Signals, teacher: Signals) -> None:
         raise UserError(
             f"the student has {ours} outputs and the teacher {theirs}, and nothing says that these are the same",
             key="model.student",
-            mend="give the student a head of the teacher's classes; for language models name both tokenizers",
+            hint="give the student a head of the teacher's classes; for language models name both tokenizers",
         )
 
 
@@ -214,7 +214,7 @@ def check_length(key: str, length: int, models: Iterable[tuple[str, nn.Module]])
     for who, model in models:
         positions = positions_of(model)
         if positions is not None and length > positions:
-            raise UserError(f"{who} has {positions} positions", key=key, value=length, mend=f"give {positions} or less")
+            raise UserError(f"{who} has {positions} positions", key=key, value=length, hint=f"give {positions} or less")
 
 
 def positions_of(model: nn.Module) -> int | None:

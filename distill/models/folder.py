@@ -74,8 +74,8 @@ def check_folder(folder: Path, path: str, auto_model: Any, key: str) -> None:
 _SAVED = "give the folder that save_pretrained wrote"
 
 
-def _refusal(key: str, path: str, rule: str, mend: str) -> UserError:
-    return UserError(rule, key=key, value=path, mend=mend)
+def _refusal(key: str, path: str, problem: str, hint: str) -> UserError:
+    return UserError(problem, key=key, value=path, hint=hint)
 
 
 def check_config(folder: Path, path: str, key: str) -> None:
@@ -93,8 +93,8 @@ def check_config(folder: Path, path: str, key: str) -> None:
             with quiet_transformers():
                 AutoConfig.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # configurations check themselves, each in its own way
-            rule = f"transformers cannot read its config.json ({' '.join(str(error).split())[:200]})"
-            raise refuse(rule, "correct it, or take the configuration from the model's origin") from error
+            problem = f"transformers cannot read its config.json ({' '.join(str(error).split())[:200]})"
+            raise refuse(problem, "correct it, or take the configuration from the model's origin") from error
 
 
 def _read(file: Path, refuse: Any) -> dict[str, Any]:
@@ -130,13 +130,13 @@ def _check_type(config: Mapping[str, Any], refuse: Any) -> None:
     if isinstance(kind, str) and kind in CONFIG_MAPPING:
         return
     if config.get("auto_map"):
-        rule = "its architecture is code of its own (auto_map in config.json), and no code of a model is run here"
-        raise refuse(rule, "name a model whose architecture is part of transformers")
+        problem = "its architecture is code of its own (auto_map in config.json), and no code of a model is run here"
+        raise refuse(problem, "name a model whose architecture is part of transformers")
     if kind is None:  # transformers would guess it off the folder's name
         raise refuse("its config.json has no model_type", _SAVED)
     kind = kind if isinstance(kind, str) else repr(kind)
-    rule = f"its model_type is {kind}, which this version of transformers does not know"
-    raise refuse(rule, nearest(kind, CONFIG_MAPPING.keys()))
+    problem = f"its model_type is {kind}, which this version of transformers does not know"
+    raise refuse(problem, nearest(kind, CONFIG_MAPPING.keys()))
 
 
 def check_sizes(config: Mapping[str, Any], refuse: Any) -> None:
@@ -144,29 +144,29 @@ def check_sizes(config: Mapping[str, Any], refuse: Any) -> None:
 
     Args:
         config: Entries of a configuration of transformers; of those inside it too.
-        refuse: Makes the error of a rule and a mend.
+        refuse: Makes the error of a problem and a hint.
 
     Raises:
         UserError: naming the entry.
     """
-    mend = "correct it, or take the configuration from the model's origin"
+    hint = "correct it, or take the configuration from the model's origin"
     for name, value in _entries(config):
         sized = _COUNT.fullmatch(name) or _SIZE.fullmatch(name)
         if not sized or value is None:
             continue
         if isinstance(value, str) and re.fullmatch(r"\s*[-+]?[\d.,_e]+\s*", value):
-            raise refuse(f"{name} must be a number and is the text {value!r}", mend)
+            raise refuse(f"{name} must be a number and is the text {value!r}", hint)
         core = _CORE.fullmatch(name)
         if core and not (isinstance(value, int) and not isinstance(value, bool)):
-            raise refuse(f"{name} must be an integer and is {value!r}", mend)
+            raise refuse(f"{name} must be an integer and is {value!r}", hint)
         if not isinstance(value, int | float) or isinstance(value, bool):
             continue
         if not math.isfinite(value) or (core and value < 1):
-            raise refuse(f"{name} must be at least 1 and is {value!r}", mend)
+            raise refuse(f"{name} must be at least 1 and is {value!r}", hint)
         layers = core and "layer" in name
         most = MOST_LAYERS if layers else MOST_OF_A_KIND if _COUNT.fullmatch(name) else LARGEST
         if value > most:
-            raise refuse(f"{name} is {value:,}, and models are made of up to {most:,}", mend)
+            raise refuse(f"{name} is {value:,}, and models are made of up to {most:,}", hint)
 
 
 def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -202,8 +202,8 @@ def _check_amount(folder: Path, auto_model: Any, stored: int, refuse: Any) -> No
     except Exception:  # which loading meets again, and explains
         return
     if described > 16 * stored + ROOM:
-        rule = f"its config.json describes {described:,} parameters, and the weights are {stored:,}"
-        raise refuse(rule, "they are not of one model: save it anew")
+        problem = f"its config.json describes {described:,} parameters, and the weights are {stored:,}"
+        raise refuse(problem, "they are not of one model: save it anew")
     check_memory(described, refuse)
 
 
@@ -221,5 +221,5 @@ def check_memory(parameters: int, refuse: Any) -> None:
     """
     needed, there = 4 * parameters, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
-        rule = f"{parameters:,} parameters take {needed / 1e9:,.0f} GB, and this machine has {there / 1e9:,.0f}"
-        raise refuse(rule, "choose smaller sizes, or a larger machine")
+        problem = f"{parameters:,} parameters take {needed / 1e9:,.0f} GB, and this machine has {there / 1e9:,.0f}"
+        raise refuse(problem, "choose smaller sizes, or a larger machine")

@@ -98,14 +98,14 @@ def _compressed(
     try:
         model = load(location)
     except UserError as error:
-        raise UserError(error.rule, key=key, value=path, mend=error.mend) from error
+        raise UserError(error.problem, key=key, value=path, hint=error.hint) from error
     wanted = auto_model._model_mapping.get(type(getattr(model, "config", None)), None)
     if not isinstance(model, PreTrainedModel) or not isinstance(model, wanted or ()):
         raise UserError(
             f"this is a compressed {type(model).__name__}, which cannot do this task ({auto_model.__name__})",
             key=key,
             value=path,
-            mend="name a model that was trained on the task",
+            hint="name a model that was trained on the task",
         )
     if attn_implementation is not None:
         try:
@@ -139,17 +139,17 @@ def _check_complete(model: PreTrainedModel, report: dict[str, Any], path: str, k
             f"the weights do not fit the model's config.json: {below[0]} is {tuple(stored)} and not {tuple(wanted)}",
             key=key,
             value=path,
-            mend="save the model anew",
+            hint="save the model anew",
         )
     if below:
-        rule = f"the weights are not those of a {type(model).__name__}, as config.json has it: they lack {below[0]}"
-        raise UserError(rule, key=key, value=path, mend="save the model anew")
+        problem = f"the weights are not those of a {type(model).__name__}, as config.json has it: they lack {below[0]}"
+        raise UserError(problem, key=key, value=path, hint="save the model anew")
     if trained and fresh:
         raise UserError(
             f"this model has no trained head for the task: {', '.join(fresh[:3])} would be random",
             key=key,
             value=path,
-            mend="fine-tune it on the task first, or name a model that was",
+            hint="fine-tune it on the task first, or name a model that was",
         )
 
 
@@ -162,7 +162,7 @@ def explain(error: Exception, auto_model: Any, key: str, value: object, attn_imp
             f"a model of architecture {kind} cannot do this task ({auto_model.__name__})",
             key=key,
             value=value,
-            mend="name another model, or another task",
+            hint="name another model, or another task",
         )
     if missing := not_given(error, key, value):
         return missing
@@ -171,27 +171,27 @@ def explain(error: Exception, auto_model: Any, key: str, value: object, attn_imp
             "its weights are a pickle of more than tensors, which can run code when it is read",
             key=key,
             value=value,
-            mend="do not use it, or ask where it comes from for safetensors",
+            hint="do not use it, or ask where it comes from for safetensors",
         )
     if attn_implementation is not None and re.search("attn_implementation|FlashAttention|attention impl", text):
         return UserError(
             f"this attention implementation cannot be used ({_first_sentence(text)})",
             key=key.rpartition(".")[0] + ".attn_implementation",
             value=attn_implementation,
-            mend="eager and sdpa always work, or leave it out",
+            hint="eager and sdpa always work, or leave it out",
         )
     if "safetensors" in text and "no file" in text.lower():
         return UserError(
             "this model has no safetensors weights, and others can run code when they are read",
             key=key,
             value=value,
-            mend=f"if you trust its origin convert it: {auto_model.__name__}.from_pretrained, then save_pretrained",
+            hint=f"if you trust its origin convert it: {auto_model.__name__}.from_pretrained, then save_pretrained",
         )
     return UserError(
         f"transformers cannot make a model of this ({_first_sentence(text)})",
         key=key,
         value=value,
-        mend="check the path",
+        hint="check the path",
     )
 
 
@@ -203,7 +203,7 @@ def not_given(error: Exception, key: str, value: object) -> UserError | None:
         "there is no such folder, and the hub did not give a model of that name",
         key=key,
         value=value,
-        mend="check the name and the connection, or give a local folder",
+        hint="check the name and the connection, or give a local folder",
     )
 
 
@@ -231,12 +231,12 @@ def load_tokenizer(path: str, key: str, *, words: bool = False) -> Any:
             f"no tokenizer could be loaded ({_first_sentence(str(error))})",
             key=key,
             value=path,
-            mend="give a folder or hub id with tokenizer.json",
+            hint="give a folder or hub id with tokenizer.json",
         ) from error
     # Where a folder holds nothing but config.json, transformers makes one that knows its special tokens only.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise UserError(
-            "no tokenizer is saved with this model", key=key, value=path, mend="name the folder or hub id of its own"
+            "no tokenizer is saved with this model", key=key, value=path, hint="name the folder or hub id of its own"
         )
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -64,7 +64,7 @@ def check_same(data: Any, own: Any, who: str) -> None:
             f"this is not the tokenizer of {who}, which would read other tokens than it was trained on: {found}",
             key="data.tokenizer",
             value=str(getattr(data, "name_or_path", "")) or None,
-            mend=f"teacher, student and data need one tokenizer: name that of {who}, or another model",
+            hint=f"teacher, student and data need one tokenizer: name that of {who}, or another model",
         )
 
 
@@ -108,7 +108,7 @@ def check_tokenizer(tokenizer: Any, who: str, model: nn.Module) -> None:
             f"the tokenizer's ids go up to {beyond}, and the embedding of {who} has {rows} rows",
             key="data.tokenizer",
             value=str(getattr(tokenizer, "name_or_path", "")),
-            mend=f"give the own tokenizer of {who}, or a model with as large a vocabulary",
+            hint=f"give the own tokenizer of {who}, or a model with as large a vocabulary",
         )
 
 

@@ -74,15 +74,15 @@ def check_beside(folder: str | Path, config: Mapping[str, Any]) -> Path:
     key, value = "--beside", str(folder)
     run = Run.open(folder, key)
     if scores_of(run.folder) is None:
-        mend = f"let it finish: distill resume {folder}"
-        raise UserError("this run has no scores", key=key, value=value, mend=mend)
+        hint = f"let it finish: distill resume {folder}"
+        raise UserError("this run has no scores", key=key, value=value, hint=hint)
     if not learns_alone(run.config):
-        mend = "name one whose only loss is CrossEntropy"
-        raise UserError("this run was trained with a teacher's signals", key=key, value=value, mend=mend)
+        hint = "name one whose only loss is CrossEntropy"
+        raise UserError("this run was trained with a teacher's signals", key=key, value=value, hint=hint)
     other = [k for k in _different(config, run.config) if _other_data(k)]
     if other:
-        rule = f"this run was scored on other data: {other[0]} differs"
-        raise UserError(rule, key=key, value=value, mend="name a run of the same data")
+        problem = f"this run was scored on other data: {other[0]} differs"
+        raise UserError(problem, key=key, value=value, hint="name a run of the same data")
     return run.folder
 
 

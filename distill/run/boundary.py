@@ -34,9 +34,9 @@ def refuse_links(folder: Path) -> None:
     for link in _links(own):
         leads_to = Path(os.path.realpath(link))
         if not leads_to.is_relative_to(own) and link.parent.parent.parent != own / "wandb":
-            rule = f"leads out of the run's folder, to {leads_to}, and nothing is written there"
-            mend = "put what it leads to in its place, or remove it"
-            raise UserError(rule, key=str(link.relative_to(own)), value=str(link), mend=mend)
+            problem = f"leads out of the run's folder, to {leads_to}, and nothing is written there"
+            hint = "put what it leads to in its place, or remove it"
+            raise UserError(problem, key=str(link.relative_to(own)), value=str(link), hint=hint)
 
 
 def _links(folder: Path) -> Iterator[Path]:
@@ -68,8 +68,8 @@ def refuse_paths(config: Mapping[str, Any], folder: Path, allowed: Sequence[str]
     for section in ("trainer", "callbacks"):
         for key, name, value in _paths(config.get(section), section, allowed):
             if not _inside(value, name, folder):
-                rule = "leads out of the run's folder, in which all lies that a run writes"
-                raise UserError(rule, key=key, value=value, mend="leave it out")
+                problem = "leads out of the run's folder, in which all lies that a run writes"
+                raise UserError(problem, key=key, value=value, hint="leave it out")
 
 
 def is_path_key(name: str) -> bool:

@@ -28,7 +28,7 @@ def compare(folders: Sequence[str | Path], console: Console | None = None) -> No
         UserError: if there are fewer than two, or one is no run or cannot be read.
     """
     if len(folders) < 2:
-        raise UserError("needs two runs or more", key="--compare", mend="distill runs --compare RUN RUN")
+        raise UserError("needs two runs or more", key="--compare", hint="distill runs --compare RUN RUN")
     runs = [Run.open(folder, "--compare") for folder in folders]
     titles = [str(folder) for folder in folders]
     results = [read_json(run.result_file)[0] for run in runs]

@@ -76,11 +76,11 @@ class Run:
         """
         for key, value in (("name", name), ("--id", run_id)):
             if not _NAME.fullmatch(value):
-                rule = "must be a folder's name: letters, digits, dot, dash and underscore"
-                raise UserError(rule, key=key, value=value, mend="begin with a letter or digit")
+                problem = "must be a folder's name: letters, digits, dot, dash and underscore"
+                raise UserError(problem, key=key, value=value, hint="begin with a letter or digit")
             if len(value) > _LONGEST:
-                rule = f"must be no longer than {_LONGEST} letters"
-                raise UserError(rule, key=key, value=value, mend="give a shorter one")
+                problem = f"must be no longer than {_LONGEST} letters"
+                raise UserError(problem, key=key, value=value, hint="give a shorter one")
         return cls(Path(root) / name / run_id)
 
     @classmethod
@@ -93,8 +93,8 @@ class Run:
         run = cls.named(root, name, new_id() if run_id is None else run_id)
         check_folder(root, "runs")
         if os.path.lexists(run.folder):  # a link to what is not there would have it made there
-            mend = f"distill resume {run.folder}, or give another id, or none"
-            raise UserError(f"the run folder {run.folder} exists", key="--id", value=run.id, mend=mend)
+            hint = f"distill resume {run.folder}, or give another id, or none"
+            raise UserError(f"the run folder {run.folder} exists", key="--id", value=run.id, hint=hint)
         return run
 
     @classmethod
@@ -124,13 +124,13 @@ class Run:
             sync(self.folder.parent)
         except FileExistsError:
             raise UserError(
-                f"the run folder {self.folder} exists", key="--id", value=self.id, mend="give another id"
+                f"the run folder {self.folder} exists", key="--id", value=self.id, hint="give another id"
             ) from None
         except OSError as error:
             self.discard()
-            rule = f"cannot be written to ({error.strerror})"
+            problem = f"cannot be written to ({error.strerror})"
             raise UserError(
-                rule, key="runs", value=str(self.folder), mend="make room, or name another folder"
+                problem, key="runs", value=str(self.folder), hint="make room, or name another folder"
             ) from None
 
     @contextmanager
@@ -157,9 +157,9 @@ class Run:
         """
         first = read(self.config_file).decode(errors="replace").partition("\n")[0]
         if first.startswith(_MADE_BY) and not self.result_file.is_file():
-            rule = "was being made by another command, which did not end, and is nothing to go on with"
-            mend = f"remove it, and give that command again: {first.removeprefix(_MADE_BY)}"
-            raise UserError(rule, key="RUN", value=str(self.folder), mend=mend)
+            problem = "was being made by another command, which did not end, and is nothing to go on with"
+            hint = f"remove it, and give that command again: {first.removeprefix(_MADE_BY)}"
+            raise UserError(problem, key="RUN", value=str(self.folder), hint=hint)
 
     def extend(self, config: Mapping[str, Any]) -> None:
         """Have the run go on by ``config``: it is neither finished nor failed any more."""
@@ -185,13 +185,13 @@ class Run:
         check_path(folder, key)
         run = cls(at_home(folder).resolve())
         if not run.folder.is_dir():
-            raise UserError("no such folder", key=key, value=str(folder), mend=f"{_others(Path(folder))}")
+            raise UserError("no such folder", key=key, value=str(folder), hint=f"{_others(Path(folder))}")
         if visible(str(run.folder)) != str(run.folder):
-            rule = "has characters in its name that a terminal obeys instead of showing them"
-            raise UserError(rule, key=key, value=str(folder), mend="rename it")
+            problem = "has characters in its name that a terminal obeys instead of showing them"
+            raise UserError(problem, key=key, value=str(folder), hint="rename it")
         if not run.config_file.is_file():
-            rule = "is no run's folder: it has no config.yaml"
-            raise UserError(rule, key=key, value=str(folder), mend=_others(Path(folder) / "any"))
+            problem = "is no run's folder: it has no config.yaml"
+            raise UserError(problem, key=key, value=str(folder), hint=_others(Path(folder) / "any"))
         run._take_id()
         return run
 
@@ -201,7 +201,7 @@ class Run:
         own = plan.get("id", self.id)
         if not isinstance(own, str) or not _NAME.fullmatch(own):
             raise UserError(
-                "is no run's id", key=f"{self.plan_file.name}: id", value=own, mend=f"mend {self.plan_file}"
+                "is no run's id", key=f"{self.plan_file.name}: id", value=own, hint=f"hint {self.plan_file}"
             )
         if _is_original(Path(str(plan.get("folder") or self.folder.parent / own)), own, self.folder):
             self.copy_of = own
@@ -209,18 +209,18 @@ class Run:
         else:
             self.id = own
 
-    def _read(self, file: Path, mend: str) -> dict[str, Any]:
+    def _read(self, file: Path, hint: str) -> dict[str, Any]:
         """What one of the small files holds; nothing where it is not there.
 
         Raises:
-            UserError: if it cannot be read; ``mend`` says what to do then.
+            UserError: if it cannot be read; ``hint`` says what to do then.
         """
         try:
             return read_mapping(file)
         except FileNotFoundError:
             return {}
         except Unreadable as error:
-            raise UserError(str(error), key=file.name, value=str(file), mend=mend) from None
+            raise UserError(str(error), key=file.name, value=str(file), hint=hint) from None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -238,8 +238,8 @@ class Run:
         for key in ("model", "trainer"):
             value = found.get(key)
             if not isinstance(value, dict) or (key == "model" and not value.get("student")):
-                rule, mend = "is not what a run writes there", f"mend {self.config_file}, or begin another run"
-                raise UserError(rule, key=f"{self.config_file.name}: {key}", value=value, mend=mend)
+                problem, hint = "is not what a run writes there", f"hint {self.config_file}, or begin another run"
+                raise UserError(problem, key=f"{self.config_file.name}: {key}", value=value, hint=hint)
         return found
 
     def locked(self) -> AbstractContextManager[None]:
@@ -263,8 +263,8 @@ class Run:
         for path in (*files, self.checkpoints, self.student):
             folder = path in (self.checkpoints, self.student)
             if path.exists() and not (path.is_dir() if folder else path.is_file()):
-                rule = f"is no {'folder' if folder else 'file'}, and could not be written"
-                raise UserError(rule, key=path.name, value=str(path), mend="remove it")
+                problem = f"is no {'folder' if folder else 'file'}, and could not be written"
+                raise UserError(problem, key=path.name, value=str(path), hint="remove it")
 
     @property
     def state(self) -> State:
@@ -302,8 +302,8 @@ class Run:
         again = f"distill resume {self.folder}"
         found = self._read(self.result_file, f"remove it, and have it written anew: {again}")
         if not found:
-            mend = f"let it finish: {again}"
-            raise UserError("this run has not finished", key="RUN", value=str(self.folder), mend=mend)
+            hint = f"let it finish: {again}"
+            raise UserError("this run has not finished", key="RUN", value=str(self.folder), hint=hint)
         return found
 
     def discard(self) -> None:
@@ -333,8 +333,8 @@ def begun_from(folder: str) -> None:
     try:
         Run.open(folder)
     except UserError as error:
-        mend = f"{error.mend}; a model that is no run is named by --model.student {folder}"
-        raise UserError(error.rule, key="--from", value=folder, mend=mend) from None
+        hint = f"{error.hint}; a model that is no run is named by --model.student {folder}"
+        raise UserError(error.problem, key="--from", value=folder, hint=hint) from None
 
 
 def _write_text(path: Path, text: str) -> None:

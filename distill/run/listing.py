@@ -71,7 +71,7 @@ def find_runs(folder: Path) -> list[Path]:
         UserError: if there is no such folder.
     """
     if not folder.is_dir():
-        raise UserError("no such folder", key="FOLDER", value=str(folder), mend="name the folder of your runs")
+        raise UserError("no such folder", key="FOLDER", value=str(folder), hint="name the folder of your runs")
     return sorted(_below(folder, _DEPTH))
 
 

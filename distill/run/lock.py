@@ -44,9 +44,9 @@ def locked(file: Path) -> Iterator[None]:
     try:
         descriptor = _take(file)
     except OSError as error:
-        rule = f"{file.name} cannot be locked ({error.strerror})"
-        mend = "check that you may write there, and that it is no network folder without locks"
-        raise UserError(rule, key="RUN", value=str(file.parent), mend=mend) from None
+        problem = f"{file.name} cannot be locked ({error.strerror})"
+        hint = "check that you may write there, and that it is no network folder without locks"
+        raise UserError(problem, key="RUN", value=str(file.parent), hint=hint) from None
     _open.add(descriptor)
     try:
         yield
@@ -68,8 +68,8 @@ def _take(file: Path) -> int:
     try:
         if not _taken(descriptor):
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-            rule = f"{holder} is writing this run"
-            raise UserError(rule, key="RUN", value=str(file.parent), mend="wait for it, or stop it first")
+            problem = f"{holder} is writing this run"
+            raise UserError(problem, key="RUN", value=str(file.parent), hint="wait for it, or stop it first")
         if os.fstat(descriptor).st_nlink == 1:  # else it has another name, which may be outside of the run
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

@@ -56,6 +56,6 @@ def make_task(task: str | Task, labels: Sequence[str] | None = None, key: str = 
             task.labels = list(labels)
         return task
     if task not in TASKS:
-        raise UserError("no such task", key=key, value=task, mend=nearest(str(task), TASKS))
+        raise UserError("no such task", key=key, value=task, hint=nearest(str(task), TASKS))
     kind = TASKS[task]
     return kind(labels) if issubclass(kind, TextTask) else kind()

@@ -56,7 +56,7 @@ class CausalLM(TextTask):
                 "a language model's tokenizer needs an end-of-text token",
                 key="data.tokenizer",
                 value=tokenizer.name_or_path,
-                mend="set its eos_token, or choose the tokenizer of a causal language model",
+                hint="set its eos_token, or choose the tokenizer of a causal language model",
             )
         start = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         return _Encode(tokenizer, start, end, max_length)

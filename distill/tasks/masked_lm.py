@@ -45,7 +45,7 @@ class MaskedLM(TextTask):
         super().__init__(labels)
         if not 0 < probability < 1:
             raise UserError(
-                "must lie between 0 and 1", key="data.task.probability", value=probability, mend="write 0.15"
+                "must lie between 0 and 1", key="data.task.probability", value=probability, hint="write 0.15"
             )
         self.probability = probability
 
@@ -61,7 +61,7 @@ class MaskedLM(TextTask):
                 "masked language modelling needs a tokenizer with a mask token",
                 key="data.tokenizer",
                 value=tokenizer.name_or_path,
-                mend="choose the tokenizer of a masked language model",
+                hint="choose the tokenizer of a masked language model",
             )
         return _Encode(tokenizer, max_length)
 

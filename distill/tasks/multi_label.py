@@ -42,8 +42,8 @@ class MultiLabelClassification(TextClassification):
     def __init__(self, labels: Sequence[str] | None = None, threshold: float = 0.5) -> None:
         super().__init__(labels)
         if not 0 < threshold < 1:
-            rule = "must lie between 0 and 1"
-            raise UserError(rule, key="data.task.threshold", value=threshold, mend="0.5 is usual")
+            problem = "must lie between 0 and 1"
+            raise UserError(problem, key="data.task.threshold", value=threshold, hint="0.5 is usual")
         self.threshold = threshold
 
     @property

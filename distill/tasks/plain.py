@@ -63,9 +63,9 @@ class Plain(Task):
     def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
         if batch.labels is not None:
             if batch.labels.is_floating_point():
-                rule = "accuracy is of classes, and the labels are numbers"
-                mend = "give classes as whole numbers, or your own metrics and update in a subclass of Plain"
-                raise UserError(rule, key="model.task", value=self.name, mend=mend)
+                problem = "accuracy is of classes, and the labels are numbers"
+                hint = "give classes as whole numbers, or your own metrics and update in a subclass of Plain"
+                raise UserError(problem, key="model.task", value=self.name, hint=hint)
             valid = batch.labels != IGNORE
             metrics["accuracy"].update((logits.argmax(-1) == batch.labels) & valid, valid)
 
@@ -90,7 +90,7 @@ def pairs(raw: Any) -> Batch:
             f"a plain task's loader must yield (x, y) or (x, y, ids), and this one yields {type(raw).__name__}",
             key="model.task",
             value=Plain.name,
-            mend="give Plain(adaptor=...) a function that makes a Batch of it",
+            hint="give Plain(adaptor=...) a function that makes a Batch of it",
         )
     x, labels = raw[0], raw[1]
     ids = None if len(raw) == 2 else _ids(raw[2], len(x))
@@ -113,7 +113,7 @@ def _ids(given: Any, count: int) -> list[int]:
             f"remembers it, and this one yields {_kind(given)} for {count} samples",
             key="model.task",
             value=Plain.name,
-            mend="give the sample's number, or leave it out; for anything else give Plain(adaptor=...) a function",
+            hint="give the sample's number, or leave it out; for anything else give Plain(adaptor=...) a function",
         )
     return ids.flatten().tolist()
 
@@ -135,16 +135,18 @@ def _check_classes(logits: Tensor, labels: Tensor, looks: bool) -> None:
     """
     shape, count = list(logits.shape), logits.shape[-1]
     if labels.shape != logits.shape[:-1]:
-        rule = f"labels are {list(labels.shape)} for logits of {shape}, and must be {shape[:-1]}: a class for each row"
-        mend = "take labels.argmax(-1)" if labels.shape == logits.shape else "reshape one of them; classes come last"
-        raise UserError(rule, key="model.task", value=Plain.name, mend=mend)
+        problem = (
+            f"labels are {list(labels.shape)} for logits of {shape}, and must be {shape[:-1]}: a class for each row"
+        )
+        hint = "take labels.argmax(-1)" if labels.shape == logits.shape else "reshape one of them; classes come last"
+        raise UserError(problem, key="model.task", value=Plain.name, hint=hint)
     if not looks or not labels.numel():
         return
     wrong = ((labels < 0) | (labels >= count)) & (labels != IGNORE)
     if bool(wrong.any()):
-        rule = f"a label is {int(labels[wrong][0])}, and {count} outputs are for the classes 0 to {count - 1}"
-        mend = f"number the classes from 0 ({IGNORE} is no label), or give the models more outputs"
-        raise UserError(rule, key="model.task", value=Plain.name, mend=mend)
+        problem = f"a label is {int(labels[wrong][0])}, and {count} outputs are for the classes 0 to {count - 1}"
+        hint = f"number the classes from 0 ({IGNORE} is no label), or give the models more outputs"
+        raise UserError(problem, key="model.task", value=Plain.name, hint=hint)
 
 
 def _are_probabilities(logits: Tensor) -> bool:

@@ -155,8 +155,8 @@ class Distillation(LightningModule):
     def _count_steps(self) -> int:
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
-            mend = "set max_epochs or max_steps"
-            raise UserError("a run needs an end", key="trainer.max_epochs", value=-1, mend=mend)
+            hint = "set max_epochs or max_steps"
+            raise UserError("a run needs an end", key="trainer.max_epochs", value=-1, hint=hint)
         self._counted = weakref.ref(self.trainer), int(total)
         return int(total)
 
@@ -168,7 +168,7 @@ class Distillation(LightningModule):
         raise UserError(
             f"{type(self).__name__} has {found}, and what is scheduled over a run goes by Lightning's own steps",
             key="model",
-            mend="return one optimizer from configure_optimizers, with a parameter group for each setting",
+            hint="return one optimizer from configure_optimizers, with a parameter group for each setting",
         )
 
     def on_fit_start(self) -> None:

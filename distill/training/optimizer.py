@@ -52,9 +52,9 @@ class OptimizerConfig:
             ("lr", self.lr, math.isfinite(self.lr), "must be a finite number"),
             ("weight_decay", self.weight_decay, math.isfinite(self.weight_decay), "must be a finite number"),
         )
-        for key, value, holds, rule in rules:
+        for key, value, holds, problem in rules:
             if not holds:
-                raise UserError(rule, key=f"model.optimizer.{key}", value=value, mend=f"give another {key}")
+                raise UserError(problem, key=f"model.optimizer.{key}", value=value, hint=f"give another {key}")
         idle = (
             Idle("betas", self.name == "sgd", "sgd", "set momentum, or take adamw"),
             Idle("momentum", self.name == "adamw", "adamw", "set betas, or take sgd"),
@@ -66,7 +66,7 @@ class OptimizerConfig:
                 "a fraction of the run must be less than 1",
                 key="model.optimizer.warmup",
                 value=self.warmup,
-                mend="give an integer for a number of steps",
+                hint="give an integer for a number of steps",
             )
 
 
@@ -77,9 +77,9 @@ def check_warmup(config: OptimizerConfig, total_steps: int) -> None:
         UserError: saying how long the run is.
     """
     if isinstance(config.warmup, int) and config.warmup and config.warmup >= total_steps:
-        rule = f"the run has {total_steps} steps, and would never reach its learning rate"
-        mend = "give fewer steps, or a fraction of the run: 0.06"
-        raise UserError(rule, key="model.optimizer.warmup", value=config.warmup, mend=mend)
+        problem = f"the run has {total_steps} steps, and would never reach its learning rate"
+        hint = "give fewer steps, or a fraction of the run: 0.06"
+        raise UserError(problem, key="model.optimizer.warmup", value=config.warmup, hint=hint)
 
 
 def learning_rate_factor(config: OptimizerConfig, step: int, total_steps: int) -> float:
@@ -99,7 +99,7 @@ def make_optimizer(config: OptimizerConfig, modules: Iterable[nn.Module]) -> Opt
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     if not parameters:
         raise UserError(
-            "nothing is trained", key="model.student.freeze", mend="freeze fewer of the student's parameters"
+            "nothing is trained", key="model.student.freeze", hint="freeze fewer of the student's parameters"
         )
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},

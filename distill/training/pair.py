@@ -42,8 +42,8 @@ def make_teacher(
     for index, one in enumerate(teacher if isinstance(teacher, (list, tuple)) else [teacher]):
         if not isinstance(one, (str, TeacherConfig)):
             key = "model.teacher" if one is teacher else f"model.teacher.{index}"
-            mend = "give several modules as Ensemble([LiveTeacher(module, task), ...])"
-            raise UserError("a teacher is named by its path", key=key, value=type(one).__name__, mend=mend)
+            hint = "give several modules as Ensemble([LiveTeacher(module, task), ...])"
+            raise UserError("a teacher is named by its path", key=key, value=type(one).__name__, hint=hint)
     return build_teacher(teacher, task, labels)
 
 
@@ -63,8 +63,8 @@ def _refuse_shared(student: nn.Module, teacher: TeacherSource | None) -> None:
     theirs = {id(p) for model in (teacher.models if teacher else []) for p in model.parameters()}
     shared = next((name for name, p in student.named_parameters() if id(p) in theirs), None)
     if shared is not None:
-        rule = "is the student itself, or a part of it, and would be frozen with it"
-        raise UserError(rule, key="model.teacher", value=shared, mend="make one of a copy: copy.deepcopy(module)")
+        problem = "is the student itself, or a part of it, and would be frozen with it"
+        raise UserError(problem, key="model.teacher", value=shared, hint="make one of a copy: copy.deepcopy(module)")
 
 
 def own_tokenizer(student: StudentConfig | str | nn.Module, task: Task, teacher: TeacherSource | None) -> Any:
@@ -153,13 +153,13 @@ def make_losses(losses: Sequence[Any] | None, task: Task) -> list[DistillationLo
         return [BinaryCrossEntropy() if task.outputs == "labels" else CrossEntropy()]
     if isinstance(losses, (str, Mapping)) or not isinstance(losses, (Sequence, nn.ModuleList)):
         kind = type(losses).__name__
-        raise UserError("must be a list of losses", key="model.losses", value=kind, mend="put it in brackets: [loss]")
+        raise UserError("must be a list of losses", key="model.losses", value=kind, hint="put it in brackets: [loss]")
     if not losses:
-        raise UserError("at least one loss is needed", key="model.losses", value=[], mend="add CrossEntropy")
+        raise UserError("at least one loss is needed", key="model.losses", value=[], hint="add CrossEntropy")
     made = [as_loss(loss, index) for index, loss in enumerate(losses)]
     if all(never(loss.weight) for loss in made):
-        rule = "the weights of all losses are 0, so nothing would be trained"
-        raise UserError(rule, key="model.losses", mend="give one of them a weight above 0")
+        problem = "the weights of all losses are 0, so nothing would be trained"
+        raise UserError(problem, key="model.losses", hint="give one of them a weight above 0")
     return made
 
 
@@ -173,7 +173,7 @@ def bind(losses: Sequence[DistillationLoss], task: Task, student: nn.Module, tea
     for index, name in enumerate(names):
         if name in names[:index]:
             key = f"model.losses.{index}.name"
-            raise UserError("names of losses must differ", key=key, value=name, mend="name one of them")
+            raise UserError("names of losses must differ", key=key, value=name, hint="name one of them")
     spec, needs = ModelSpec(student, "model.student"), Needs()
     for index, loss in enumerate(losses):
         _check_outputs(loss, task, f"model.losses.{index}")
@@ -196,5 +196,5 @@ def _check_outputs(loss: DistillationLoss, task: Task, key: str) -> None:
     if "any" in (loss.outputs, task.outputs) or loss.outputs == task.outputs:
         return
     words, losses = _OUTPUTS[task.outputs]
-    rule = f"is not for {task.name}, where {words}"
-    raise UserError(rule, key=key, value=type(loss).__name__, mend=f"use {losses}, or LogitMSE")
+    problem = f"is not for {task.name}, where {words}"
+    raise UserError(problem, key=key, value=type(loss).__name__, hint=f"use {losses}, or LogitMSE")

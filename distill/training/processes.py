@@ -45,8 +45,8 @@ def check_count(value: object, key: str) -> None:
     most = max(_LEAST, 4 * max(os.cpu_count() or 1, torch.cuda.device_count()))
     count = value if isinstance(value, int) else int(value) if isinstance(value, str) and value.isdecimal() else 0
     if count > most:
-        rule = f"are more processes than the {most} that this machine can have a use for"
-        raise UserError(rule, key=key, value=value, mend="give a smaller number")
+        problem = f"are more processes than the {most} that this machine can have a use for"
+        raise UserError(problem, key=key, value=value, hint="give a smaller number")
 
 
 def free_port() -> int:
@@ -95,17 +95,17 @@ def meeting(trainer: Trainer) -> Iterator[None]:
     if drawn:
         os.environ[_PORT] = str(free_port())
     elif starts and not os.environ.get(_PORT, "1").isdecimal():
-        mend = "give one in the environment, or none"
-        raise UserError("must be the number of a port", key=_PORT, value=os.environ[_PORT], mend=mend)
+        hint = "give one in the environment, or none"
+        raise UserError("must be the number of a port", key=_PORT, value=os.environ[_PORT], hint=hint)
     try:
         yield
     except DistNetworkError as error:
         if "EADDRINUSE" not in str(error):
             raise
         port = os.environ.pop(_PORT, None) if drawn else os.environ.get(_PORT)
-        rule = "is in use by another program, and the processes of the run cannot meet there"
-        mend = "start it again" if drawn else "give another in the environment"
-        raise UserError(rule, key=_PORT, value=port, mend=mend) from error
+        problem = "is in use by another program, and the processes of the run cannot meet there"
+        hint = "start it again" if drawn else "give another in the environment"
+        raise UserError(problem, key=_PORT, value=port, hint=hint) from error
 
 
 @contextmanager

@@ -76,14 +76,14 @@ def read(who: str, model: nn.Module, task: TextTask, batch: Batch, request: Requ
     except UserError:
         raise
     except Exception as error:  # modelling files raise whatever they stumble over
-        rule = f"this {type(model).__name__} cannot read a batch of {task.name} ({_first_line(error)})"
-        mend = "name a model that was made for the task, or correct its config.json"
-        raise UserError(rule, key=who, mend=mend) from error
+        problem = f"this {type(model).__name__} cannot read a batch of {task.name} ({_first_line(error)})"
+        hint = "name a model that was made for the task, or correct its config.json"
+        raise UserError(problem, key=who, hint=hint) from error
     rows, length = batch.inputs["input_ids"].shape
     if found is None or tuple(found.shape[:-1]) not in ((rows,), (rows, length)):
         shape = "none" if found is None else list(found.shape)
-        rule = f"the logits of this {type(model).__name__} are {shape} for {rows} rows of {length} tokens"
-        raise UserError(rule, key=who, mend="name a model that was made for the task")
+        problem = f"the logits of this {type(model).__name__} are {shape} for {rows} rows of {length} tokens"
+        raise UserError(problem, key=who, hint="name a model that was made for the task")
     return found
 
 

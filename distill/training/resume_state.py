@@ -94,8 +94,8 @@ def refuse_changed(checkpoint: Mapping[str, Any], teacher: TeacherSource | None,
         _refuse("this is not the teacher that the run began with (its weights or its tokenizer differ)")
 
 
-def _refuse(rule: str, what: str = "model.teacher") -> None:
-    raise UserError(rule, key=what, mend="give it back as it was, or start a new run")
+def _refuse(problem: str, what: str = "model.teacher") -> None:
+    raise UserError(problem, key=what, hint="give it back as it was, or start a new run")
 
 
 def _of_all_ranks(state: dict[str, Tensor], rank: int, world: int) -> list[dict[str, Tensor]]:

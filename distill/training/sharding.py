@@ -125,8 +125,8 @@ def shard_run(
         UserError: as :func:`check_modules`, or if the mesh is of another strategy.
     """
     if mesh["tensor_parallel"].size() > 1:
-        mend = f"write trainer.strategy: {NAME}"
-        raise UserError("weights are sharded, and computed with as a whole", key="trainer.strategy", mend=mend)
+        hint = f"write trainer.strategy: {NAME}"
+        raise UserError("weights are sharded, and computed with as a whole", key="trainer.strategy", hint=hint)
     check_modules(student, losses)
     plain = hollow(student)
     shard(student, mesh["data_parallel"])
@@ -233,12 +233,12 @@ def check_modules(student: nn.Module, losses: Sequence[DistillationLoss]) -> Non
     for place, module in (("model.student", student), *((f"model.losses.{i}", loss) for i, loss in enumerate(losses))):
         for name, part in module.named_modules():
             if isinstance(part, _NormBase) and part.running_mean is not None:
-                rule = f"has running statistics, of which under trainer.strategy: {NAME} each rank keeps its own"
-                raise UserError(rule, key=place, value=name or type(part).__name__, mend=UNSHARDED)
+                problem = f"has running statistics, of which under trainer.strategy: {NAME} each rank keeps its own"
+                raise UserError(problem, key=place, value=name or type(part).__name__, hint=UNSHARDED)
         for name, parameter in module.named_parameters():
             if not parameter.dim():
-                rule = f"is a single number, which trainer.strategy: {NAME} cannot cut up"
-                raise UserError(rule, key=place, value=name, mend=UNSHARDED)
+                problem = f"is a single number, which trainer.strategy: {NAME} cannot cut up"
+                raise UserError(problem, key=place, value=name, hint=UNSHARDED)
         if isinstance(module, DistillationLoss) and module.reads_weights:
-            rule = f"reads whole weights, of which under trainer.strategy: {NAME} each rank has a part"
-            raise UserError(rule, key=place, value=type(module).__name__, mend=UNSHARDED)
+            problem = f"reads whole weights, of which under trainer.strategy: {NAME} each rank has a part"
+            raise UserError(problem, key=place, value=type(module).__name__, hint=UNSHARDED)

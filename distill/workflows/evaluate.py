@@ -76,8 +76,8 @@ def reopen(
     """
     run = Run.open(folder)
     if not run.student.is_dir():
-        rule = "this run has saved no student yet"
-        raise UserError(rule, key="RUN", value=str(folder), mend=f"let it finish: distill resume {folder}")
+        problem = "this run has saved no student yet"
+        raise UserError(problem, key="RUN", value=str(folder), hint=f"let it finish: distill resume {folder}")
     config = run.whole_config
     described = _take_student(config, run)
     config["trainer"] |= _ALONE | {"profiler": None}  # which writes where the run was trained
@@ -92,7 +92,7 @@ def reopen(
         for name, one in _ALONE.items():
             value = job.config["trainer"][name]
             if value not in (one, str(one)) and not (isinstance(value, list) and len(value) == 1):
-                raise UserError("this is done by one process", key=f"trainer.{name}", value=value, mend="leave it out")
+                raise UserError("this is done by one process", key=f"trainer.{name}", value=value, hint="leave it out")
     if not described:
         artifact.load(run.student, job.module.student)
     return run, job
@@ -186,12 +186,12 @@ def score(job: Job, split: str) -> tuple[bool, dict[str, float]]:
             run_split = trainer.validate if split == "validate" else trainer.test
             found = run_split(job.module, datamodule=job.data, verbose=False)
         except MisconfigurationException as error:
-            rule = f"there is no data to {split}"
-            raise UserError(rule, key="data", mend="name the split in data.splits") from error
+            problem = f"there is no data to {split}"
+            raise UserError(problem, key="data", hint="name the split in data.splits") from error
     if not found:
         key = f"trainer.limit_{'val' if split == 'validate' else 'test'}_batches"
         value = job.arguments.get(key.removeprefix("trainer."))
-        raise UserError(f"leaves no batch to {split}", key=key, value=value, mend="give some, or 1.0 for all")
+        raise UserError(f"leaves no batch to {split}", key=key, value=value, hint="give some, or 1.0 for all")
     return trainer.is_global_zero, {name: float(value) for name, value in found[0].items()}
 
 
@@ -214,9 +214,9 @@ def refuse_quantized_run(job: Job, folder: str | Path, verb: str) -> None:
         UserError: naming the run in ``folder``, and what was wanted of it (``verb``).
     """
     if any(step["kind"] == "quantize" for step in record.steps_of(job.module.student)):
-        rule = "this student is quantised already"
-        mend = f"{verb} the student of a run without quantization-aware training, such as the one that it was made from"
-        raise UserError(rule, key="RUN", value=str(folder), mend=mend)
+        problem = "this student is quantised already"
+        hint = f"{verb} the student of a run without quantization-aware training, such as the one that it was made from"
+        raise UserError(problem, key="RUN", value=str(folder), hint=hint)
 
 
 def first_batches(loader: Iterable[Any], task: Task, samples: int, device: torch.device) -> list[Batch]:

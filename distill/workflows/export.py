@@ -73,8 +73,8 @@ def export(
     """
     check_name(to)
     if isa is not None and check_isa(isa) and to != "onnx-int8":
-        rule, mend = f"{to} stores no integers", "leave it out, or export --to onnx-int8"
-        raise UserError(rule, key="--isa", value=isa, mend=mend)
+        problem, hint = f"{to} stores no integers", "leave it out, or export --to onnx-int8"
+        raise UserError(problem, key="--isa", value=isa, hint=hint)
     isa = isa or host_isa()
     given = check_output(output)
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True, heeds=("logging",))
@@ -107,8 +107,8 @@ def export(
 
 def _batches(job: Job) -> Iterator[Batch]:
     if not is_overridden("val_dataloader", job.data):
-        rule = "there is no validation data to verify the export with"
-        raise UserError(rule, key="data", mend="name the split in data.splits")
+        problem = "there is no validation data to verify the export with"
+        raise UserError(problem, key="data", hint="name the split in data.splits")
     loader: Any = job.data.val_dataloader()
     share = job.arguments.get("limit_val_batches")  # what the validation reads
     with suppress(TypeError):  # of a loader that does not know how many batches it has

@@ -148,8 +148,8 @@ def _unwritten(error: Exception, run: Run) -> TrainingError:
     """Of a disk that is full, or that may not be written to."""
     reason = getattr(error, "strerror", None) or str(error)
     kept = "its last good checkpoint is kept" if saved(run.checkpoints) else "it has no checkpoint yet"
-    mend = f"{kept}: make room, or have it writable, and go on with: distill resume {run.folder}"
-    return TrainingError(f"{run.folder} cannot be written to ({reason}). {mend}")
+    hint = f"{kept}: make room, or have it writable, and go on with: distill resume {run.folder}"
+    return TrainingError(f"{run.folder} cannot be written to ({reason}). {hint}")
 
 
 def last_of(trainer: Trainer) -> Last | None:

@@ -55,7 +55,7 @@ def quantize(
             scheme does not fit it.
     """
     if calibrate < 1:
-        raise UserError("must be at least 1", key="--calibrate", value=calibrate, mend="256 are usually enough")
+        raise UserError("must be at least 1", key="--calibrate", value=calibrate, hint="256 are usually enough")
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True, heeds=("runs",))
     refuse_quantized_run(job, folder, "quantise")
     elsewhere = any(key == "runs" for key, _ in overrides)
@@ -80,7 +80,7 @@ def quantize(
     except UserError as error:
         if error.key != "quantize.weights.group_size":
             raise
-        raise UserError(error.rule, key="--group", value=error.value, mend="give another size") from error
+        raise UserError(error.problem, key="--group", value=error.value, hint="give another size") from error
     record.note(student, *steps)
     _, scores = score(job, "validate")
     how: dict[str, Any] = {"embeddings": embeddings} | ({"calibrate": calibrate} if static else {})

@@ -119,8 +119,8 @@ def _go_on(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
             return run
         path, checkpoint = _newest(run)
         if checkpoint is None and run.result_file.is_file():
-            mend = f"begin another run: distill fit -c {run.folder}"
-            raise UserError("there is no checkpoint to go on from", key="RUN", value=str(run.folder), mend=mend)
+            hint = f"begin another run: distill fit -c {run.folder}"
+            raise UserError("there is no checkpoint to go on from", key="RUN", value=str(run.folder), hint=hint)
         if checkpoint is not None:
             began = parse_yaml(checkpoint["config"], "RUN")
             _refuse_changed(config, began, run)
@@ -161,8 +161,8 @@ def _show(run: Run) -> None:
     try:
         show_outcome(result)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
-        mend = f"remove {run.result_file}, and have it written anew: distill resume {run.folder}"
-        raise UserError("lacks the figures of a finished run", key=run.result_file.name, mend=mend) from error
+        hint = f"remove {run.result_file}, and have it written anew: distill resume {run.folder}"
+        raise UserError("lacks the figures of a finished run", key=run.result_file.name, hint=hint) from error
 
 
 def _refuse_changed(now: Mapping[str, Any], began: Mapping[str, Any], run: Run) -> None:
@@ -181,10 +181,10 @@ def _refuse_changed(now: Mapping[str, Any], began: Mapping[str, Any], run: Run) 
         for key, (old, new) in changed.items()
         if MISSING not in (old, new) and not isinstance(new, (dict, list))
     ]
-    rule = f"a run goes on with the configuration that it began with. Changed are:{lines}\n"
+    problem = f"a run goes on with the configuration that it began with. Changed are:{lines}\n"
     command = " ".join(["distill fit --from", str(run.folder), *arguments])
-    mend = f"put it back, or begin another run from this one: {command}"
-    raise UserError(rule, key="RUN", value=str(run.folder), mend=mend)
+    hint = f"put it back, or begin another run from this one: {command}"
+    raise UserError(problem, key="RUN", value=str(run.folder), hint=hint)
 
 
 def _refuse_shorter(config: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
@@ -192,17 +192,17 @@ def _refuse_shorter(config: Mapping[str, Any], checkpoint: Mapping[str, Any]) ->
     for name, done in _done(checkpoint).items():
         wanted = config["trainer"].get(name)
         if isinstance(wanted, int) and 0 <= wanted < done:
-            rule = f"the run has done {done} already"
-            raise UserError(rule, key=f"trainer.{name}", value=wanted, mend="give a larger number")
+            problem = f"the run has done {done} already"
+            raise UserError(problem, key=f"trainer.{name}", value=wanted, hint="give a larger number")
 
 
 def _refuse_at_its_end(config: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
     """Refuse an extension that the other limit leaves no room for: the run would end where it is."""
     for name, done in _done(checkpoint).items():
         if config["trainer"].get(name) == done:
-            rule = "the run has done that many already, and ends at whichever limit it comes to first"
+            problem = "the run has done that many already, and ends at whichever limit it comes to first"
             option = f"--{name.replace('_', '-')}"
-            raise UserError(rule, key=f"trainer.{name}", value=done, mend=f"give {option} too (-1: no such limit)")
+            raise UserError(problem, key=f"trainer.{name}", value=done, hint=f"give {option} too (-1: no such limit)")
 
 
 def _done(checkpoint: Mapping[str, Any]) -> dict[str, int]:
@@ -222,9 +222,9 @@ def _refuse_foreign(checkpoint: Any, path: Path, run: Run) -> None:
     except (AttributeError, KeyError, TypeError, ValueError):
         own = False
     if not own:
-        rule = "is no checkpoint that a run goes on from"
-        mend = f"remove it, or begin another run with these weights: distill fit --from {run.folder}"
-        raise UserError(rule, key="checkpoint", value=str(path), mend=mend)
+        problem = "is no checkpoint that a run goes on from"
+        hint = f"remove it, or begin another run with these weights: distill fit --from {run.folder}"
+        raise UserError(problem, key="checkpoint", value=str(path), hint=hint)
 
 
 def _deal_anew(job: Job, trainer: Trainer, ranks: int, batch_size: int | None, strategy: str | None) -> None:
@@ -247,8 +247,8 @@ def _deal_anew(job: Job, trainer: Trainer, ranks: int, batch_size: int | None, s
     if now == ranks and batch_size is None:
         return
     if batch_size is None or batch_size * ranks % now:
-        rule = f"{ranks} ranks with batches of {batch_size} cannot be dealt to {now}"
-        raise UserError(rule, key="trainer.devices", value=now, mend="use another number")
+        problem = f"{ranks} ranks with batches of {batch_size} cannot be dealt to {now}"
+        raise UserError(problem, key="trainer.devices", value=now, hint="use another number")
     job.data.batch_size = batch_size * ranks // now  # type: ignore[attr-defined]
     if now != ranks and trainer.is_global_zero:
         _log.warning(
@@ -283,6 +283,8 @@ def _newest(run: Run) -> tuple[Path | None, dict[str, Any] | None]:
                     remove(aside)  # a folder takes no other's place
                     path.replace(aside)
     except OSError as error:
-        rule = f"its checkpoints cannot be read ({error.strerror})"
-        raise UserError(rule, key="RUN", value=str(run.folder), mend="mend that first; nothing was lost") from error
+        problem = f"its checkpoints cannot be read ({error.strerror})"
+        raise UserError(
+            problem, key="RUN", value=str(run.folder), hint="correct that first; nothing was lost"
+        ) from error
     return None, None

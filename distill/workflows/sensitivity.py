@@ -61,8 +61,8 @@ def sensitivity(
         ("--samples", samples, 1, float("inf")),
     ):
         if not low <= value <= high:
-            rule = f"must lie between {low:g} and {high:g}"
-            raise UserError(rule, key=key, value=value, mend="choose another")
+            problem = f"must lie between {low:g} and {high:g}"
+            raise UserError(problem, key=key, value=value, hint="choose another")
     given = check_output(output)
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, with_teacher=False, alone=True)
     if given is None:

@@ -57,7 +57,7 @@ class TeacherCheck(Callback):
             except _NotScored as reason:
                 self.found = {"skipped": str(reason)}
             except UserError as error:  # there is no such split, say
-                self.found = {"skipped": error.rule}
+                self.found = {"skipped": error.problem}
         for line in self.said if self.spoken else ():
             print(line, flush=True)
 

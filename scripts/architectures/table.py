@@ -91,12 +91,12 @@ def write(rows: Sequence[Row], path: Path) -> None:
 
 def _general(why: str, kind: str) -> str:
     """A reason without the names of one architecture, so that it stands once for all."""
-    key, _, rule = why.partition(": ")
-    rule = rule.split(" (", 1)[0] if "differ in structure" in rule else rule
-    rule = rule.split("; ", 1)[0] if "where one list holds all" in rule else rule
-    rule = rule.split(": its ", 1)[0] if "another kind of layer" in rule else rule
+    key, _, problem = why.partition(": ")
+    problem = problem.split(" (", 1)[0] if "differ in structure" in problem else problem
+    problem = problem.split("; ", 1)[0] if "where one list holds all" in problem else problem
+    problem = problem.split(": its ", 1)[0] if "another kind of layer" in problem else problem
     words = [
         "..." if any(part in word for part in ("For", "Model", "Config", "LMHead")) and word[:1].isupper() else word
-        for word in rule.split()
+        for word in problem.split()
     ]
     return f"`{key}`: {' '.join(words)}".replace(f"this is {kind}", "this is another")

@@ -83,7 +83,7 @@ def _tried(kind: str, task: str, cells: list[str]) -> Any:
 
 
 def _rule(error: UserError) -> str:
-    return f"{error.key}: {error.rule}"
+    return f"{error.key}: {error.problem}"
 
 
 def _line(error: BaseException) -> str:

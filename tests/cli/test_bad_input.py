@@ -1,4 +1,4 @@
-"""Whatever a user gets wrong is one message with key, value, rule and mend, exit code 2, and nothing written."""
+"""Whatever a user gets wrong is one message with key, value, problem and hint, exit code 2, and nothing written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOSS = "model.losses.0"
 ATTENTION = "[{class_path: AttentionTransfer}]"
 
 # What is added to `distill fit -c base.yaml`, and what the message must say: the key with the value, words of
-# the rule, words of the mend.
+# the rule, words of the hint.
 CASES: dict[str, tuple[list[str], list[str]]] = {
     # keys
     "unknown key at the top": (["--modle", "x"], ["modle = 'x'", "no such key", "did you mean 'model'"]),
@@ -105,7 +105,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "no package to allow": (["--allow", "a b"], ["--allow = 'a b'", "must be the name of a package"]),
     # files and options
     "missing file": (["-c", "bas.yaml"], ["--config = 'bas.yaml'", "no such file", "did you mean 'base.yaml'"]),
-    "broken file": (["-c", "broken.yaml"], ["broken.yaml", "is not valid YAML (line 2", "mend"]),
+    "broken file": (["-c", "broken.yaml"], ["broken.yaml", "is not valid YAML (line 2", "correct"]),
     "key given twice": (["-c", "twice.yaml"], ["twice.yaml", "'seed' is given twice", "line 2"]),
     "file without a mapping": (["-c", "list.yaml"], ["list.yaml", "must hold a mapping"]),
     "option without a value": (["--seed"], ["--seed", "needs a value", "--seed=VALUE"]),

@@ -29,7 +29,7 @@ def folder(path, train=GOOD, validation=GOOD, **more):
 def failing(**options):
     with pytest.raises(UserError) as caught:
         TextData(**options).setup()
-    assert caught.value.mend
+    assert caught.value.hint
     return f"{caught.value.key} {caught.value}"
 
 
@@ -67,7 +67,7 @@ def failing(**options):
         ({"tokenizer": "./nowhere"}, "data.tokenizer = './nowhere': no such folder"),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_mend(tmp_path, tiny_tokenizer_dir, options, said):
+def test_a_wrong_setting_is_named_with_its_hint(tmp_path, tiny_tokenizer_dir, options, said):
     assert said in failing(**{"path": folder(tmp_path), "tokenizer": tiny_tokenizer_dir, **options})
 
 
@@ -91,7 +91,7 @@ def test_a_wrong_setting_is_named_with_its_mend(tmp_path, tiny_tokenizer_dir, op
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_wrong_data_are_named_with_their_mend(tmp_path, tiny_tokenizer_dir, content, said):
+def test_wrong_data_are_named_with_their_hint(tmp_path, tiny_tokenizer_dir, content, said):
     files = {
         split: str(tmp_path / f"{split}.jsonl")
         for split in ("train", "validation")

@@ -127,7 +127,7 @@ def test_the_way_to_convert_them_works(folder: Path) -> None:
     torch.save(expected, folder / "pytorch_model.bin")
     with pytest.raises(UserError) as raised:
         load(folder)
-    exec(raised.value.mend.split('"')[1])
+    exec(raised.value.hint.split('"')[1])
     assert all(torch.equal(load(folder).state_dict()[name], tensor) for name, tensor in expected.items())
 
 

@@ -144,8 +144,8 @@ class Wanda(Criterion):
 
     def prepare(self, module: nn.Module, name: str) -> None:
         if isinstance(module, nn.Embedding):
-            rule, mend = f"an embedding has no activations to be aware of ({name})", "use magnitude or movement"
-            raise UserError(rule, key="criterion", value="wanda", mend=mend)
+            problem, hint = f"an embedding has no activations to be aware of ({name})", "use magnitude or movement"
+            raise UserError(problem, key="criterion", value="wanda", hint=hint)
         groups = 1 if isinstance(module, TRANSPOSED) else getattr(module, "groups", 1)
         features = weight_of(module).shape[0 if isinstance(module, (Conv1D, *TRANSPOSED)) else 1] * groups
         module.register_buffer("input_square", weight_of(module).new_zeros(features))

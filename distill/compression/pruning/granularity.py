@@ -94,10 +94,10 @@ class Granularity:
             keep, group = int(found[1]), int(found[2])
             if keep < group:
                 return cls(1, group, keep)
-            rule, mend = "keeps n of m weights, n less than m", "write 2:4"
-            raise UserError(rule, key="granularity", value=text, mend=mend)
-        rule = "must be unstructured, n:m (such as 2:4) or a block RxC (such as 4x1)"
-        raise UserError(rule, key="granularity", value=text, mend="choose one")
+            problem, hint = "keeps n of m weights, n less than m", "write 2:4"
+            raise UserError(problem, key="granularity", value=text, hint=hint)
+        problem = "must be unstructured, n:m (such as 2:4) or a block RxC (such as 4x1)"
+        raise UserError(problem, key="granularity", value=text, hint="choose one")
 
     @property
     def size(self) -> int:
@@ -121,7 +121,7 @@ class Granularity:
                     f"{part} does not divide the {count} {side} of {name}",
                     key="granularity",
                     value=str(self),
-                    mend="choose another, or exclude this layer",
+                    hint="choose another, or exclude this layer",
                 )
 
     def __str__(self) -> str:

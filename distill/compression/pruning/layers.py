@@ -102,17 +102,19 @@ class Ranking:
                 f"under this cap {self.layers[0].name} and those ranked with it reach {reached:.4g} only",
                 key="max_layer_sparsity",
                 value=self.cap,
-                mend=f"for {self.final:.4g} allow more",
+                hint=f"for {self.final:.4g} allow more",
             )
         for layer in self.layers:
             scores = criterion.score(layer.view)
             shape = scores.shape
             if shape != layer.weight.shape:
-                rule = f"must give a score for each weight of {layer.name}: {tuple(layer.weight.shape)}"
-                raise UserError(rule, key="criterion", value=tuple(shape), mend="return scores of the weight's shape")
+                problem = f"must give a score for each weight of {layer.name}: {tuple(layer.weight.shape)}"
+                raise UserError(
+                    problem, key="criterion", value=tuple(shape), hint="return scores of the weight's shape"
+                )
             if not scores.isfinite().all():
-                rule, mend = f"its scores of {layer.name} are not all finite", "return finite scores"
-                raise UserError(rule, key="criterion", value=type(criterion).__name__, mend=mend)
+                problem, hint = f"its scores of {layer.name} are not all finite", "return finite scores"
+                raise UserError(problem, key="criterion", value=type(criterion).__name__, hint=hint)
 
     def held(self, granularity: Granularity) -> list[str]:
         """Names of the layers of which the most is pruned that may be, though others are left more of."""
@@ -176,8 +178,10 @@ class Ranking:
         """Scores ``[units, size]``, and of which units none of the weights has one: there they are magnitudes."""
         scores, scored = criterion.score(layer.view), criterion.scored(layer.view)
         if not scores.isfinite().all():
-            rule = f"{type(criterion).__name__} gives scores of {layer.name} that are not all finite"
-            raise TrainingError(f"{rule}. Lower the learning rate, or clip the gradient (trainer.gradient_clip_val).")
+            problem = f"{type(criterion).__name__} gives scores of {layer.name} that are not all finite"
+            raise TrainingError(
+                f"{problem}. Lower the learning rate, or clip the gradient (trainer.gradient_clip_val)."
+            )
         units = self._of_layer(layer, scores, granularity, as_is=criterion.comparable)
         if scored is None:
             return units, torch.zeros(len(units), dtype=torch.bool, device=units.device)
@@ -232,8 +236,8 @@ def _found(pattern: str, layers: Sequence[Layer], key: str) -> list[Layer]:
     try:
         found = [layer for layer in layers if re.search(pattern, layer.name)]
     except re.error as error:
-        raise UserError(f"not a regular expression ({error})", key=key, value=pattern, mend="mend it") from error
+        raise UserError(f"not a regular expression ({error})", key=key, value=pattern, hint="correct it") from error
     if not found:
-        rule = "found in the name of no layer that overrides and earlier groups have left"
-        raise UserError(rule, key=key, value=pattern, mend=nearest(pattern, names))
+        problem = "found in the name of no layer that overrides and earlier groups have left"
+        raise UserError(problem, key=key, value=pattern, hint=nearest(pattern, names))
     return found

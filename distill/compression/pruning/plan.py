@@ -60,28 +60,28 @@ class Plan:
         for pattern, value in self.overrides.items():
             check_sparsity(f"overrides.{pattern}", value)
             if value and not self.final:
-                rule, mend = "follows the schedule of final_sparsity, which is 0", "give that one a value"
-                raise UserError(rule, key=f"overrides.{pattern}", value=value, mend=mend)
+                problem, hint = "follows the schedule of final_sparsity, which is 0", "give that one a value"
+                raise UserError(problem, key=f"overrides.{pattern}", value=value, hint=hint)
         if self.granularity.keep:
             self._check_groups()
         if self.max_layer_sparsity is not None:
             self._check_cap(self.max_layer_sparsity)
         if not 0 <= self.regrow < 1:
-            raise UserError("must lie in [0, 1)", key="regrow", value=self.regrow, mend="write 0.3, or 0 for none")
+            raise UserError("must lie in [0, 1)", key="regrow", value=self.regrow, hint="write 0.3, or 0 for none")
 
     def _check_cap(self, cap: float) -> None:
         """Refuse one that is none, and one where a layer is ranked by itself, and so would not feel it."""
         if not 0 < cap <= 1:
-            rule, mend = "must lie in (0, 1]", "1.0 allows that a layer is pruned away; leave it out"
-            raise UserError(rule, key="max_layer_sparsity", value=cap, mend=mend)
+            problem, hint = "must lie in (0, 1]", "1.0 allows that a layer is pruned away; leave it out"
+            raise UserError(problem, key="max_layer_sparsity", value=cap, hint=hint)
         if cap < 1 and self.scope == "layer":
-            rule = "with a ranking for each layer (scope: layer) there is nothing to prune elsewhere instead"
-            mend = "set scope: global, or lower final_sparsity"
-            raise UserError(rule, key="max_layer_sparsity", value=cap, mend=mend)
+            problem = "with a ranking for each layer (scope: layer) there is nothing to prune elsewhere instead"
+            hint = "set scope: global, or lower final_sparsity"
+            raise UserError(problem, key="max_layer_sparsity", value=cap, hint=hint)
         for pattern, value in self.overrides.items():
             if value > cap:
-                rule, mend = f"lies above max_layer_sparsity, {cap:g}", "lower this one, or raise that one"
-                raise UserError(rule, key=f"overrides.{pattern}", value=value, mend=mend)
+                problem, hint = f"lies above max_layer_sparsity, {cap:g}", "lower this one, or raise that one"
+                raise UserError(problem, key=f"overrides.{pattern}", value=value, hint=hint)
 
     def _check_groups(self) -> None:
         """Of n:m, whose sparsity is given by itself."""
@@ -89,11 +89,11 @@ class Plan:
         values = {f"overrides.{pattern}": value for pattern, value in self.overrides.items() if value}
         for key, value in (values | {"final_sparsity": self.final}).items():
             if value != most:
-                rule, mend = f"{self.granularity} is a sparsity of {most:.4g}", "leave it out, or change granularity"
-                raise UserError(rule, key=key, value=value, mend=mend)
+                problem, hint = f"{self.granularity} is a sparsity of {most:.4g}", "leave it out, or change granularity"
+                raise UserError(problem, key=key, value=value, hint=hint)
         if self.regrow:
-            rule, mend = "is for unstructured pruning and blocks", f"leave it out with {self.granularity}"
-            raise UserError(rule, key="regrow", value=self.regrow, mend=mend)
+            problem, hint = "is for unstructured pruning and blocks", f"leave it out with {self.granularity}"
+            raise UserError(problem, key="regrow", value=self.regrow, hint=hint)
 
     def prepare(self, student: nn.Module, key: str) -> Masks:
         """Give the student's layers masks, with nothing pruned yet.
@@ -126,8 +126,8 @@ class Plan:
         own = self._own(names, f"{key}.overrides")
         pruned = [layer for layer in layers.values() if own.get(layer.name) != 0]
         if not pruned:
-            rule, mend = "leave no layer to prune", "give one of them a sparsity above 0"
-            raise UserError(rule, key=f"{key}.overrides", value=self.overrides, mend=mend)
+            problem, hint = "leave no layer to prune", "give one of them a sparsity above 0"
+            raise UserError(problem, key=f"{key}.overrides", value=self.overrides, hint=hint)
         pruned = self._with_scores(pruned, key)
         try:
             return Masks(self, pruned, own)
@@ -148,8 +148,8 @@ class Plan:
             left = [layer.name for layer in able if applies and without(layer)]
             able = [layer for layer in able if layer.name not in left]
             if not able:
-                rule = f"all layers to prune are without {lack}, which it reads"
-                raise UserError(rule, key=f"{key}.criterion", value=name.lower(), mend="take magnitude")
+                problem = f"all layers to prune are without {lack}, which it reads"
+                raise UserError(problem, key=f"{key}.criterion", value=name.lower(), hint="take magnitude")
             if left:
                 _say(f"not pruned, for {name} reads {lack.split(',')[0]}, and they have none: %s", _few(left))
         return able
@@ -160,8 +160,8 @@ class Plan:
         for name, layer in layers.items():
             value = override(name, self.overrides, None)
             if value is not None and own.setdefault(layer.name, value) != value:
-                rule, mend = f"{layer.name} and {name} are one weight", "give both the same sparsity"
-                raise UserError(rule, key=key, value=self.overrides, mend=mend)
+                problem, hint = f"{layer.name} and {name} are one weight", "give both the same sparsity"
+                raise UserError(problem, key=key, value=self.overrides, hint=hint)
         return own
 
 
@@ -262,8 +262,10 @@ class Masks:
         notes: dict[str, Any] = {}
         held = [name for ranking in self._rankings for name in ranking.held(plan.granularity)]
         if held:
-            rule = f"max_layer_sparsity, {'automatic' if plan.max_layer_sparsity is None else plan.max_layer_sparsity}"
-            _say("%s, kept from being pruned further: %s", rule, _few(held))
+            problem = (
+                f"max_layer_sparsity, {'automatic' if plan.max_layer_sparsity is None else plan.max_layer_sparsity}"
+            )
+            _say("%s, kept from being pruned further: %s", problem, _few(held))
             notes["held"] = held
         blind = {layer.name: count for layer in self.layers if (count := layer.unscored(plan.criterion))}
         if blind:

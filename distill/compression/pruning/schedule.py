@@ -35,7 +35,7 @@ def check_sparsity(key: str, value: float) -> None:
         UserError: if it lies outside [0, 1).
     """
     if not 0 <= value < 1:
-        raise UserError("a sparsity lies in [0, 1)", key=key, value=value, mend="0.8 prunes 80 % of the weights")
+        raise UserError("a sparsity lies in [0, 1)", key=key, value=value, hint="0.8 prunes 80 % of the weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Progress:
         if self.freeze is not None:
             check_moment("freeze", self.freeze)
         if self.every is not None and self.every < 1:
-            raise UserError("must be at least 1", key="every_n_steps", value=self.every, mend="give a number of steps")
+            raise UserError("must be at least 1", key="every_n_steps", value=self.every, hint="give a number of steps")
         for earlier, later in (("begin", "end"), ("end", "freeze")):
             self._check_order(earlier, later)
 
@@ -85,8 +85,8 @@ class Progress:
             return
         steps = [first, then] if total_steps is None else [step_at(first, total_steps), step_at(then, total_steps)]
         if steps[0] > steps[1]:
-            rule = f"must not lie after {later!r}"
-            raise UserError(rule, key=earlier, value=first, mend=f"{later} is {then}")
+            problem = f"must not lie after {later!r}"
+            raise UserError(problem, key=earlier, value=first, hint=f"{later} is {then}")
 
     def check(self, total_steps: int) -> None:
         """Refuse moments that are in no order, or too late, in a run of ``total_steps``.
@@ -98,8 +98,8 @@ class Progress:
             self._check_order(earlier, later, total_steps)
         if self.last_step(total_steps) > total_steps:
             key = "end" if self.freeze is None else "freeze"
-            rule = f"the run ends after {total_steps} steps, before pruning does"
-            raise UserError(rule, key=key, value=getattr(self, key), mend="let it end earlier, or train longer")
+            problem = f"the run ends after {total_steps} steps, before pruning does"
+            raise UserError(problem, key=key, value=getattr(self, key), hint="let it end earlier, or train longer")
 
     def end_step(self, total_steps: int) -> int:
         """The step at which ``final`` is reached."""
@@ -161,25 +161,25 @@ class SparsitySchedule(Progress):
         for key in ("final", "initial"):
             check_sparsity(f"{key}_sparsity", getattr(self, key))
         if self.initial > self.final:
-            mend = f"final_sparsity is {self.final}"
-            raise UserError("must not be above the final one", key="initial_sparsity", value=self.initial, mend=mend)
+            hint = f"final_sparsity is {self.final}"
+            raise UserError("must not be above the final one", key="initial_sparsity", value=self.initial, hint=hint)
         super().__post_init__()
 
     def _read_table(self, table: Mapping[int | float, float]) -> None:
         if not table:
-            rule, mend = "is empty", "write moments and sparsities, or cubic"
-            raise UserError(rule, key="schedule", value=dict(table), mend=mend)
+            problem, hint = "is empty", "write moments and sparsities, or cubic"
+            raise UserError(problem, key="schedule", value=dict(table), hint=hint)
         for moment, sparsity in table.items():
             check_moment("schedule", moment)
             check_sparsity(f"schedule.{moment}", sparsity)
         if len({type(moment) for moment in table}) > 1:
-            rule = "moments must all be steps (integers), or all fractions of the run (floats)"
-            raise UserError(rule, key="schedule", value=dict(table), mend="write 0.0 and 1.0 for the run's ends")
+            problem = "moments must all be steps (integers), or all fractions of the run (floats)"
+            raise UserError(problem, key="schedule", value=dict(table), hint="write 0.0 and 1.0 for the run's ends")
         moments = sorted(table)
         values = [table[moment] for moment in moments]
         if values != sorted(values):
-            mend = "let it rise"
-            raise UserError("sparsity must not fall again", key="schedule", value=dict(table), mend=mend)
+            hint = "let it rise"
+            raise UserError("sparsity must not fall again", key="schedule", value=dict(table), hint=hint)
         self._set(begin=moments[0], end=moments[-1], initial=values[0], final=values[-1])
 
     def last_update(self, step: int, total_steps: int) -> int | None:

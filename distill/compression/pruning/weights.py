@@ -61,8 +61,8 @@ def check_written(name: str, module: nn.Module, key: str) -> None:
         refuse_rewritten({name: module}, key)
     for own in weights_of(module):
         if not isinstance(module._parameters.get(own), nn.Parameter):
-            rule = f"its {own} is written anew before every pass, which would undo a compression"
-            raise UserError(rule, key=key, value=name, mend=f"let it be a parameter, or exclude: ['{name}']")
+            problem = f"its {own} is written anew before every pass, which would undo a compression"
+            raise UserError(problem, key=key, value=name, hint=f"let it be a parameter, or exclude: ['{name}']")
 
 
 def name_beside(parameter: str, buffer: str) -> str:

@@ -86,7 +86,7 @@ def quantize(
     model.eval()
     if static and empty:
         raise UserError(
-            "static inputs need batches to find their ranges", key=f"{key}.calibrate", value=0, mend="give some batches"
+            "static inputs need batches to find their ranges", key=f"{key}.calibrate", value=0, hint="give some batches"
         )
     return [step_of(conclude(layers), store)]
 

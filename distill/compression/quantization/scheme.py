@@ -37,7 +37,7 @@ def check_bits(bits: Any, key: str) -> None:
     """
     if type(bits) is not int or bits not in BITS:
         widths = ", ".join(map(str, BITS))
-        raise UserError(f"must be one of {widths}", key=key, value=bits, mend="choose one of these")
+        raise UserError(f"must be one of {widths}", key=key, value=bits, hint="choose one of these")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,26 +70,26 @@ class WeightScheme:
         check_bits(self.bits, "bits")
         if self.granularity not in ("tensor", "channel", "group"):
             raise UserError(
-                "must be tensor, channel or group", key="granularity", value=self.granularity, mend="choose one of them"
+                "must be tensor, channel or group", key="granularity", value=self.granularity, hint="choose one of them"
             )
         if (self.granularity == "group") != (self.group_size is not None):
             raise UserError(
                 "is given with granularity: group, and only there",
                 key="group_size",
                 value=self.group_size,
-                mend="give both (32 is common), or neither",
+                hint="give both (32 is common), or neither",
             )
         if self.group_size is not None and self.group_size < 2:
-            raise UserError("must be at least 2", key="group_size", value=self.group_size, mend="32 is common")
+            raise UserError("must be at least 2", key="group_size", value=self.group_size, hint="32 is common")
         if self.reduced_range and (self.bits != 8 or not self.symmetric):
             raise UserError(
                 "is for symmetric weights of 8 bits; narrower ones do not saturate",
                 key="reduced_range",
                 value=True,
-                mend="leave it out",
+                hint="leave it out",
             )
         if self.learned and not self.symmetric:
-            raise UserError("learned scales are symmetric", key="learned", value=True, mend="set symmetric: true")
+            raise UserError("learned scales are symmetric", key="learned", value=True, hint="set symmetric: true")
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -139,13 +139,13 @@ class ActivationScheme:
             ("observer", self.observer, ("minmax", "moving_average", "percentile", "mse")),
         ):
             if value not in choices:
-                raise UserError(f"must be one of {', '.join(choices)}", key=key, value=value, mend="choose one of them")
+                raise UserError(f"must be one of {', '.join(choices)}", key=key, value=value, hint="choose one of them")
         if not 0 < self.momentum <= 1:
-            raise UserError("must lie in (0, 1]", key="momentum", value=self.momentum, mend="0.05 is common")
+            raise UserError("must lie in (0, 1]", key="momentum", value=self.momentum, hint="0.05 is common")
         if not 50 < self.percentile <= 100:
-            raise UserError("must lie in (50, 100]", key="percentile", value=self.percentile, mend="99.99 is common")
+            raise UserError("must lie in (50, 100]", key="percentile", value=self.percentile, hint="99.99 is common")
         if self.learned and self.kind != "static":
-            raise UserError("only static inputs have a scale to learn", key="learned", value=True, mend="kind: static")
+            raise UserError("only static inputs have a scale to learn", key="learned", value=True, hint="kind: static")
 
     def refuse_idle(self, place: str) -> None:
         """Refuse settings without effect; not of what an artifact says of itself, which is read all the same.

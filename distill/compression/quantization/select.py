@@ -79,7 +79,7 @@ def choose(
             no known class, or layers that share a weight would be quantised differently.
     """
     for name in quantized_layers(model):
-        raise UserError("is quantised already", key=key, value=name, mend="begin from the student before that")
+        raise UserError("is quantised already", key=key, value=name, hint="begin from the student before that")
     check_widths(overrides or {}, f"{key}.overrides")
     able = candidates(model, kinds if embeddings is None else (*kinds, nn.Embedding), include, exclude, key=key)
     chosen: dict[str, LayerScheme] = {}
@@ -92,7 +92,7 @@ def choose(
     chosen = _with_ties(model, chosen, overrides, key)
     check_overrides(model, overrides, {*able, *chosen}, f"{key}.overrides")
     if not chosen:
-        raise UserError("no layer of the student is chosen", key=key, mend="widen include, or exclude less")
+        raise UserError("no layer of the student is chosen", key=key, hint="widen include, or exclude less")
     for name, layer in chosen.items():
         _check_values(name, model.get_submodule(name), key)
         _check_groups(name, model.get_submodule(name), layer.weights, key)
@@ -123,15 +123,15 @@ def _check_class(name: str, module: nn.Module, key: str) -> None:
             f"is a {type(module).__name__}, which may compute something else than the class it is derived from",
             key=key,
             value=name,
-            mend=f"leave it out: exclude: ['{name}']",
+            hint=f"leave it out: exclude: ['{name}']",
         )
 
 
 def _check_values(name: str, module: nn.Module, key: str) -> None:
     refuse_broken(name, module, key, "scale")
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
-        rule = "max_norm shortens its rows anew in every pass, which would undo the rounding"
-        raise UserError(rule, key=key, value=name, mend=f"set max_norm to None, or exclude: ['{name}']")
+        problem = "max_norm shortens its rows anew in every pass, which would undo the rounding"
+        raise UserError(problem, key=key, value=name, hint=f"set max_norm to None, or exclude: ['{name}']")
 
 
 def _check_groups(name: str, module: nn.Module, scheme: WeightScheme, key: str) -> None:
@@ -145,7 +145,7 @@ def _check_groups(name: str, module: nn.Module, scheme: WeightScheme, key: str) 
             f"must divide the {inputs} inputs of {name}",
             key=f"{key}.{'embeddings' if isinstance(module, nn.Embedding) else 'weights'}.group_size",
             value=scheme.group_size,
-            mend="give another size, or this layer another scheme in overrides",
+            hint="give another size, or this layer another scheme in overrides",
         )
 
 
@@ -166,7 +166,7 @@ def _with_ties(
                     f"its weight is the {own} of {name or 'the model'} too, which would not round it",
                     key=key,
                     value=names[0],
-                    mend=f"leave it out: exclude: ['{names[0]}']",
+                    hint=f"leave it out: exclude: ['{names[0]}']",
                 )
         modules = {name: model.get_submodule(name) for name in names}
         table = next((name for name in names if isinstance(modules[name], nn.Embedding)), None)
@@ -181,7 +181,7 @@ def _with_ties(
                     f"shares its weight with {lead}, and one weight has one scheme",
                     key=key,
                     value=name,
-                    mend="give both the same scheme, or leave both out",
+                    hint="give both the same scheme, or leave both out",
                 )
     return chosen
 

@@ -130,7 +130,7 @@ def _family(model: nn.Module, key: str) -> Family:
         raise UserError(
             f"it is known how {', '.join(FAMILIES)} are built, and this is {kind or type(model).__name__}",
             key=key,
-            mend="take a student of one of them, or GradualMagnitudePruning, which needs to know no architecture",
+            hint="take a student of one of them, or GradualMagnitudePruning, which needs to know no architecture",
         )
     return FAMILIES[kind]
 
@@ -158,7 +158,7 @@ def _axes(model: nn.Module, family: Family, name: str, key: str) -> tuple[Role, 
         (out,), weight = family.axes(f"{owner}.bias"), family.axes(f"{owner}.weight")
     except UserError as error:
         raise UserError(
-            f"what the axes of {name} run over is not known", key=key, mend="use a student with the usual layers"
+            f"what the axes of {name} run over is not known", key=key, hint="use a student with the usual layers"
         ) from error
     if factor == "up":
         return (out, None) if kind == "weight" else (out,)

@@ -150,6 +150,6 @@ def rebuild(model: nn.Module, step: Mapping[str, Any]) -> None:
             raise UserError(
                 f"the model has no linear map {name!r}, and one was factorised",
                 key="compression.json",
-                mend="give the model that was compressed",
+                hint="give the model that was compressed",
             )
     replace(model, step["modules"])

@@ -43,8 +43,8 @@ def mask_norm(module: nn.Module, key: str) -> None:
         return
     plain = type(module)
     if not isinstance(module, nn.LayerNorm) and "RMSNorm" not in plain.__name__:
-        rule = f"how to leave coordinates out of a {plain.__name__} is not known"
-        raise UserError(rule, key=key, mend="leave hidden out")
+        problem = f"how to leave coordinates out of a {plain.__name__} is not known"
+        raise UserError(problem, key=key, hint="leave hidden out")
     weight = module.weight
     assert isinstance(weight, Tensor)
     module.register_buffer("hidden_mask", torch.ones(len(weight), dtype=torch.bool, device=weight.device))

@@ -137,8 +137,8 @@ class Plan:
             counts += f" groups of {group} query heads that share one of keys and values" if group > 1 else ""
             removed = sum(self._removed(kind, parts))
             if not removed:
-                rule, mend = f"this is none of {counts}", "remove more, or leave it out"
-                raise UserError(rule, key=f"{self.key}.{kind}", value=fraction, mend=mend)
+                problem, hint = f"this is none of {counts}", "remove more, or leave it out"
+                raise UserError(problem, key=f"{self.key}.{kind}", value=fraction, hint=hint)
             if group > 1 and is_rank_zero():
                 part = removed / sum(units.count for units in parts.units[kind])
                 told = "%s.heads = %g: a layer has %s, and these go together: %.3g %% of the heads go"
@@ -183,15 +183,15 @@ class Plan:
         numbers = self.layers if isinstance(self.layers, list) else list(range(1, self.layers + 1))
         known = set(numbers) <= set(range(1, depth + 1)) and len(set(numbers)) == len(numbers)
         if not known or not 0 < len(numbers) < depth:
-            rule = f"the student has layers 1 to {depth}, and one must stay"
-            mend = f"give how many of them, or different numbers, fewer than {depth}"
-            raise UserError(rule, key=key, value=self.layers, mend=mend)
+            problem = f"the student has layers 1 to {depth}, and one must stay"
+            hint = f"give how many of them, or different numbers, fewer than {depth}"
+            raise UserError(problem, key=key, value=self.layers, hint=hint)
         student = parts.student
         shared = len(parts.units["neurons"]) < depth
         if shared or structural(steps_of(student)) or any(isinstance(m, LowRankLinear) for m in student.modules()):
-            rule = "layers are removed of a student that was not made smaller in other ways before"
-            mend = "remove layers in a first run, alone or with heads and neurons"
-            raise UserError(rule, key=key, value=self.layers, mend=mend)
+            problem = "layers are removed of a student that was not made smaller in other ways before"
+            hint = "remove layers in a first run, alone or with heads and neurons"
+            raise UserError(problem, key=key, value=self.layers, hint=hint)
 
     def _add_buffers(self, module: nn.Module, unit: str, count: int) -> None:
         device = next(module.parameters()).device
@@ -237,9 +237,9 @@ class Plan:
                     inputs = kind_of_parameter == "weight" and part.axis == (0 if isinstance(module, Conv1D) else 1)
                     if inputs and isinstance(module, QuantizedLayer) and module.scheme.weights.group_size is not None:
                         size = module.scheme.weights.group_size
-                        rule = f"{name} has a scale for every {size} inputs, of which {kind} go"
-                        mend = "quantise it per channel (overrides), or remove in a run before"
-                        raise UserError(rule, key=f"{self.key}.{kind}", value=self.fractions[kind], mend=mend)
+                        problem = f"{name} has a scale for every {size} inputs, of which {kind} go"
+                        hint = "quantise it per channel (overrides), or remove in a run before"
+                        raise UserError(problem, key=f"{self.key}.{kind}", value=self.fractions[kind], hint=hint)
 
     def measure(self, parts: Parts, sums: Mapping[str, Tensor]) -> None:
         """Take one step's gradients, or activations, into the moving averages of importance."""

@@ -43,7 +43,7 @@ def keep_units(model: nn.Module, kind: Kind, kept: Mapping[int, Sequence[int]], 
     for layer, stay in kept.items():
         if layer not in layers or not stay or not set(stay) <= set(range(layers[layer].count)):
             raise UserError(
-                f"the model has no such {kind} in layer {layer}", key=key, value=list(stay), mend="check the layers"
+                f"the model has no such {kind} in layer {layer}", key=key, value=list(stay), hint="check the layers"
             )
         units = layers[layer]
         chosen = torch.zeros(units.count, dtype=torch.bool)
@@ -140,7 +140,7 @@ def remove_layers(model: nn.Module, kept: Sequence[int], key: str) -> None:
         raise UserError(
             "attention is scaled by the number of its layer, which removing others would change",
             key=key,
-            mend="keep all layers, or take a student without scale_attn_by_inverse_layer_idx",
+            hint="keep all layers, or take a student without scale_attn_by_inverse_layer_idx",
         )
     layers._modules = {str(i): layers[number - 1] for i, number in enumerate(kept)}
     for i, layer in enumerate(layers):

@@ -34,8 +34,8 @@ def check_groups(groups: Sequence[Sequence[int]], depth: int, key: str) -> None:
         or len(set(numbers)) < len(numbers)
         or not set(numbers) <= set(range(1, depth + 1))
     ):
-        rule = f"groups are of two or more of the layers 1 to {depth}, each in one group only"
-        raise UserError(rule, key=key, value=[list(group) for group in groups], mend="write [[1, 2], [3, 4]], or 2")
+        problem = f"groups are of two or more of the layers 1 to {depth}, each in one group only"
+        raise UserError(problem, key=key, value=[list(group) for group in groups], hint="write [[1, 2], [3, 4]], or 2")
 
 
 def shared_layers(model: nn.Module, key: str) -> nn.ModuleList:
@@ -45,8 +45,8 @@ def shared_layers(model: nn.Module, key: str) -> nn.ModuleList:
         UserError: if it is none, or has not one list of them.
     """
     if not isinstance(model, PreTrainedModel):
-        rule = "layers are shared of models of transformers"
-        raise UserError(rule, key=key, value=type(model).__name__, mend="tie the parameters of your module yourself")
+        problem = "layers are shared of models of transformers"
+        raise UserError(problem, key=key, value=type(model).__name__, hint="tie the parameters of your module yourself")
     layers = model.get_submodule(layer_list(model))
     assert isinstance(layers, nn.ModuleList)
     return layers
@@ -73,8 +73,8 @@ def check_alike(layers: nn.ModuleList, groups: Sequence[Sequence[int]], key: str
         shapes = [{name: p.shape for name, p in layers[number - 1].named_parameters()} for number in group]
         for number, others in zip(group, shapes, strict=True):
             if others != shapes[0]:
-                rule = f"layers {group[0]} and {number} have parameters of different names or shapes"
-                raise UserError(rule, key=key, value=list(group), mend="group layers of one structure")
+                problem = f"layers {group[0]} and {number} have parameters of different names or shapes"
+                raise UserError(problem, key=key, value=list(group), hint="group layers of one structure")
 
 
 def share(layers: nn.ModuleList, groups: Sequence[Sequence[int]]) -> None:

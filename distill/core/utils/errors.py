@@ -1,4 +1,4 @@
-"""The one error for what a user can mend."""
+"""The one error for what a user can correct."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ __all__ = ["TrainingError", "UserError", "nearest"]
 
 
 class UserError(Exception):
-    """Something in the configuration, the data or a file that the user can mend.
+    """Something in the configuration, the data or a file that the user can correct.
 
     The command line prints it as one message without a traceback and exits with code 2. A terminal's output is often
     kept, so the message holds no secret: neither a value whose key names one, nor credentials in an address.
 
     Args:
-        rule: What must hold, as a statement ("must be greater than 0").
+        problem: What must hold, as a statement ("must be greater than 0").
         key: The configuration key at fault, dotted as in the YAML (``model.losses.0.temperature``).
         value: The value found there.
-        mend: What to do about it, as an instruction.
+        hint: What to do about it, as an instruction.
     """
 
-    def __init__(self, rule: str, *, key: str = "", mend: str, value: object = None) -> None:
-        self.rule, self.key, self.value, self.mend = rule, key, value, mend
+    def __init__(self, problem: str, *, key: str = "", hint: str, value: object = None) -> None:
+        self.problem, self.key, self.value, self.hint = problem, key, value, hint
         scrubbed = scrub_override(key, value)
         shown = scrubbed if HIDDEN in repr(scrubbed) else value
         subject = f"{key} = {shown!r}: " if key and value is not None else f"{key}: " if key else ""
-        message = subject + "".join(_sentence(part) for part in (rule, mend) if part).rstrip(" ")
-        if shown == HIDDEN:  # rule and mend may speak of it too
+        message = subject + "".join(_sentence(part) for part in (problem, hint) if part).rstrip(" ")
+        if shown == HIDDEN:  # problem and hint may speak of it too
             message = re.sub(rf"(?<!\w){re.escape(str(value))}(?!\w)", HIDDEN, message)
         super().__init__(visible(scrub(message)))
 
@@ -39,7 +39,9 @@ class UserError(Exception):
         """The same error with its key below ``place``, unless it already names a place from the top."""
         if self.key.startswith(("model.", "data.", "trainer.", place)):
             return self
-        return UserError(self.rule, key=f"{place}.{self.key}" if self.key else place, value=self.value, mend=self.mend)
+        return UserError(
+            self.problem, key=f"{place}.{self.key}" if self.key else place, value=self.value, hint=self.hint
+        )
 
 
 def _sentence(text: str) -> str:

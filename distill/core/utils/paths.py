@@ -47,7 +47,7 @@ def check_path(path: str | Path, key: str) -> None:
         UserError: naming ``key``.
     """
     if not can_be(path):
-        raise UserError("is too long for a path", key=key, value=str(path), mend="give a shorter one")
+        raise UserError("is too long for a path", key=key, value=str(path), hint="give a shorter one")
 
 
 def check_folder(path: str | Path, key: str) -> None:
@@ -59,12 +59,12 @@ def check_folder(path: str | Path, key: str) -> None:
     check_path(path, key)
     folder = at_home(path)
     if os.path.expanduser(path).startswith("~"):
-        raise UserError("there is no such user", key=key, value=str(path), mend="write the path in full")
+        raise UserError("there is no such user", key=key, value=str(path), hint="write the path in full")
     if folder.is_file():
-        raise UserError("is a file, not a folder", key=key, value=str(path), mend="name another folder")
+        raise UserError("is a file, not a folder", key=key, value=str(path), hint="name another folder")
     above = next((p for p in (folder, *folder.parents) if p.exists()), Path())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError("cannot be written to", key=key, value=str(path), mend="name another folder")
+        raise UserError("cannot be written to", key=key, value=str(path), hint="name another folder")
 
 
 def find_local(path: str, folder: str | Path = "") -> Path | None:
@@ -87,7 +87,7 @@ def resolve(path: str, key: str) -> str:
         shipped = RECIPES / path.removeprefix(PACKAGE_PREFIX)
         if not shipped.exists():
             known = (PACKAGE_PREFIX + str(p.parent.relative_to(RECIPES)) for p in RECIPES.glob("*/*/*.json"))
-            raise UserError("the package ships no such folder", key=key, value=path, mend=nearest(path, known))
+            raise UserError("the package ships no such folder", key=key, value=path, hint=nearest(path, known))
         return str(shipped)
     check_path(path, key)
     local = find_local(path)
@@ -97,18 +97,18 @@ def resolve(path: str, key: str) -> str:
             next(above.glob(runs), None) for runs in ("[!.]*/config.yaml", "[!.]*/[!.]*/config.yaml")
         )
         if of_runs or at_home(path).is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
-            raise UserError("no such folder", key=key, value=path, mend="check the path, or give a hub id")
+            raise UserError("no such folder", key=key, value=path, hint="check the path, or give a hub id")
         settle()
         return path
     if (local / "config.yaml").exists():
         if not (local / "student").is_dir():
             raise UserError(
-                "this run has saved no student yet", key=key, value=path, mend="let it finish, or name another model"
+                "this run has saved no student yet", key=key, value=path, hint="let it finish, or name another model"
             )
         return str(local / "student")
     runs = sorted(
         str(folder.parent) for folder in local.glob("[!.]*/student") if (folder.parent / "config.yaml").is_file()
     )
     if runs and not (local / "config.json").exists():
-        raise UserError("holds runs", key=key, value=path, mend=f"name one of them: {', '.join(runs[-5:])}")
+        raise UserError("holds runs", key=key, value=path, hint=f"name one of them: {', '.join(runs[-5:])}")
     return str(local)

@@ -24,7 +24,7 @@ def check_output(output: str | Path | None) -> Path | None:
         UserError: naming the option.
     """
     if output is not None and not str(output).strip():
-        raise UserError("must name a folder", key="--output", value=str(output), mend="name one, or leave it out")
+        raise UserError("must name a folder", key="--output", value=str(output), hint="name one, or leave it out")
     if output is None:
         return None
     check_folder(output, "--output")
@@ -47,7 +47,7 @@ def replacing(target: str | Path, key: str) -> Iterator[Path]:
     """
     place = Path(target).resolve()
     if Path.cwd().is_relative_to(place):
-        raise UserError("the current folder cannot be replaced", key=key, value=str(target), mend="name another folder")
+        raise UserError("the current folder cannot be replaced", key=key, value=str(target), hint="name another folder")
     beside = f".{place.name}.{uuid.uuid4().hex[:8]}"
     fresh, old = place.with_name(f"{beside}.new"), place.with_name(f"{beside}.old")
     above = [folder for folder in place.parents if not folder.exists()]
@@ -82,8 +82,8 @@ def make_folder(target: Path, key: str) -> None:
 
 
 def _unwritable(error: OSError, target: str | Path, key: str) -> UserError:
-    rule = f"cannot be written to ({error.strerror})"
-    return UserError(rule, key=key, value=str(target), mend="name another folder")
+    problem = f"cannot be written to ({error.strerror})"
+    return UserError(problem, key=key, value=str(target), hint="name another folder")
 
 
 def _sync(folder: Path) -> None:

@@ -54,7 +54,7 @@ def build_student(
         raise UserError(
             f"a student for {task.name} cannot be described in words",
             key=_KEY,
-            mend="give a module: Distillation(student=module, ...)",
+            hint="give a module: Distillation(student=module, ...)",
         )
     head = _head(task, labels)
     if config.config is not None:
@@ -84,7 +84,7 @@ def _loaded_or_copied(
         raise UserError(
             f"layers can be copied from models of transformers, and the teacher is a {type(teacher).__name__}",
             key=_KEY,
-            mend="give the student as a module",
+            hint="give the student as a module",
         )
     student = _part(teacher, config)
     names = head.get("id2label")
@@ -131,11 +131,11 @@ def _fresh(
             "model_type must be one that transformers knows",
             key=f"{key}.model_type",
             value=kind,
-            mend=nearest(kind, CONFIG_MAPPING.keys()),
+            hint=nearest(kind, CONFIG_MAPPING.keys()),
         )
 
-    def refuse(rule: str, mend: str) -> UserError:
-        return UserError(rule, key=key, value=config.config, mend=mend)
+    def refuse(problem: str, hint: str) -> UserError:
+        return UserError(problem, key=key, value=config.config, hint=hint)
 
     check_sizes(wanted, refuse)
     try:
@@ -164,7 +164,7 @@ def _check_names(kind: str, wanted: dict[str, Any], key: str) -> None:
                 f"the configuration of {kind} has no such entry",
                 key=f"{key}.{name}",
                 value=wanted[name],
-                mend=nearest(name, known),
+                hint=nearest(name, known),
             )
 
 
@@ -176,8 +176,8 @@ def _check_head(wanted: dict[str, Any], head: dict[str, Any], key: str) -> None:
         if name == "id2label" and isinstance(ours, dict):
             ours = {str(number): one for number, one in ours.items()}
         if name in ("num_labels", "id2label", "problem_type") and ours is not None and theirs and ours != theirs:
-            rule = f"the task and the data's labels make it {theirs}"
-            raise UserError(rule, key=f"{key}.{name}", value=wanted[name], mend="leave it out, or see data.labels")
+            problem = f"the task and the data's labels make it {theirs}"
+            raise UserError(problem, key=f"{key}.{name}", value=wanted[name], hint="leave it out, or see data.labels")
 
 
 def _vocabulary(config: StudentConfig, teacher: nn.Module | None, tokenizer: Any) -> dict[str, Any]:
@@ -209,9 +209,9 @@ def refuse_quantized(student: nn.Module, path: str | None) -> None:
         UserError: if it is.
     """
     if any(step["kind"] == "quantize" for step in steps_of(student)):
-        rule = "weights that are quantised already would leave their grids in training"
-        mend = "start from a student that was made without quantisation, and quantise this one"
-        raise UserError(rule, key=_KEY if path is None else f"{_KEY}.path", value=path, mend=mend)
+        problem = "weights that are quantised already would leave their grids in training"
+        hint = "start from a student that was made without quantisation, and quantise this one"
+        raise UserError(problem, key=_KEY if path is None else f"{_KEY}.path", value=path, hint=hint)
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -227,11 +227,11 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
             found = [p for name, p in parameters.items() if re.search(pattern, name)]
         except re.error as error:
             raise UserError(
-                f"not a regular expression ({error})", key=key, value=pattern, mend="mend the pattern"
+                f"not a regular expression ({error})", key=key, value=pattern, hint="hint the pattern"
             ) from error
         if not found:
-            raise UserError("found in no parameter's name", key=key, value=pattern, mend=nearest(pattern, parameters))
+            raise UserError("found in no parameter's name", key=key, value=pattern, hint=nearest(pattern, parameters))
         for parameter in found:
             parameter.requires_grad_(False)
     if patterns and not any(p.requires_grad for p in parameters.values()):
-        raise UserError("nothing is left to train", key=f"{_KEY}.freeze", value=list(patterns), mend="freeze less")
+        raise UserError("nothing is left to train", key=f"{_KEY}.freeze", value=list(patterns), hint="freeze less")

@@ -65,27 +65,27 @@ class StudentConfig:
                 "a student is either a saved model (path) or of fresh weights (config)",
                 key="model.student.path",
                 value=self.path,
-                mend="leave out one of the two",
+                hint="leave out one of the two",
             )
         if self.config is not None and part:
             raise UserError(
                 f"a student of fresh weights (config) copies nothing, and {self._first_of_part()} says what to copy",
                 key="model.student.config",
                 value=self.config,
-                mend="give depth and width inside config, or leave config out",
+                hint="give depth and width inside config, or leave config out",
             )
         if self.path is None and self.config is None and not part:
             raise UserError(
                 "nothing says where the student comes from",
                 key="model.student",
-                mend="give path (a saved model), config (fresh weights), or layers (copied from the teacher)",
+                hint="give path (a saved model), config (fresh weights), or layers (copied from the teacher)",
             )
         if part and self.path is None and not has_teacher:
             raise UserError(
                 "there is no teacher to copy from",
                 key=f"model.student.{self._first_of_part()}",
                 value=getattr(self, self._first_of_part()),
-                mend="give model.teacher, or model.student.path",
+                hint="give model.teacher, or model.student.path",
             )
 
     def _first_of_part(self) -> str:

@@ -37,14 +37,14 @@ def choose_layers(layers: Sequence[int] | str | None, count: int | None, depth: 
         raise UserError(
             f"{layers!r} does not say how many",
             key="model.student.num_layers",
-            mend=f"give num_layers, 1 to {depth}",
+            hint=f"give num_layers, 1 to {depth}",
         )
     if not 1 <= count <= depth:
         raise UserError(
             f"the model to copy from has {depth} layers",
             key="model.student.num_layers",
             value=count,
-            mend=f"choose 1 to {depth}",
+            hint=f"choose 1 to {depth}",
         )
     if layers == "first":
         return list(range(1, count + 1))
@@ -53,7 +53,7 @@ def choose_layers(layers: Sequence[int] | str | None, count: int | None, depth: 
     if layers in (None, "uniform"):
         return spread(count, depth)
     raise UserError(
-        "must be a list of numbers, uniform, first or last", key="model.student.layers", value=layers, mend="choose one"
+        "must be a list of numbers, uniform, first or last", key="model.student.layers", value=layers, hint="choose one"
     )
 
 
@@ -64,22 +64,22 @@ def _check_numbers(layers: list[int], count: int | None, depth: int) -> list[int
             "num_layers counts the layers of a word (uniform, first, last), not of a list",
             key="model.student.num_layers",
             value=count,
-            mend="leave it out, or set it to null where a recipe gives it",
+            hint="leave it out, or set it to null where a recipe gives it",
         )
     if not layers:
-        raise UserError("at least one layer must be kept", key=key, value=layers, mend=f"choose of 1 to {depth}")
+        raise UserError("at least one layer must be kept", key=key, value=layers, hint=f"choose of 1 to {depth}")
     for number in layers:
         if not 1 <= number <= depth:
             raise UserError(
                 f"the model to copy from has layers 1 to {depth}, and no {number}",
                 key=key,
                 value=layers,
-                mend="1 is the first layer; 0 would be the embeddings, which are always copied",
+                hint="1 is the first layer; 0 would be the embeddings, which are always copied",
             )
     if len(set(layers)) < len(layers):
-        raise UserError("a layer is named twice", key=key, value=layers, mend="name each once")
+        raise UserError("a layer is named twice", key=key, value=layers, hint="name each once")
     if layers != sorted(layers):
-        raise UserError("layers stand in their order", key=key, value=layers, mend=f"write {sorted(layers)}")
+        raise UserError("layers stand in their order", key=key, value=layers, hint=f"write {sorted(layers)}")
     return layers
 
 
@@ -127,7 +127,7 @@ def rebuilt(model: PreTrainedModel, config: Any, state: dict[str, Tensor]) -> Pr
             f"the layers of {type(model).__name__} differ in structure, so these cannot stand in others' places "
             f"({_reason(error)})",
             key="model.student.layers",
-            mend="keep the first layer, or give the student by path or config",
+            hint="keep the first layer, or give the student by path or config",
         ) from error
     return student
 

@@ -33,7 +33,7 @@ def _target(wide: Widths, family: Family, hidden: int | None, heads: int | None,
                 f"a narrower copy has 1 to {limit}, as the wide model has {limit}",
                 key=f"model.student.{name}",
                 value=size,
-                mend="choose a smaller one, or give the student's structure as config",
+                hint="choose a smaller one, or give the student's structure as config",
             )
     if not family.free_heads:
         hidden, heads = _tied(wide, hidden, heads)
@@ -44,7 +44,7 @@ def _target(wide: Widths, family: Family, hidden: int | None, heads: int | None,
             f"{group} query heads share one head of keys and values, and such groups are kept whole",
             key="model.student.num_heads",
             value=heads,
-            mend=f"choose a multiple of {group}",
+            hint=f"choose a multiple of {group}",
         )
     return Widths(hidden, heads, heads // group, wide.head_dim, ffn or wide.ffn)
 
@@ -57,7 +57,7 @@ def _tied(wide: Widths, hidden: int | None, heads: int | None) -> tuple[int | No
             f"heads keep their size, {size}, and are together as wide as the residual stream",
             key="model.student.hidden_size",
             value=hidden,
-            mend=f"choose {size} times num_heads",
+            hint=f"choose {size} times num_heads",
         )
     if hidden is not None:
         return hidden, hidden // size
@@ -102,7 +102,7 @@ def narrow(
             f"narrower copies are made of {', '.join(FAMILIES)}, and this is {model.config.model_type}",
             key="model.student.hidden_size",
             value=hidden_size,
-            mend="leave the widths out, or give the student's structure as config",
+            hint="leave the widths out, or give the student's structure as config",
         )
     wide = Widths.of(model.config, family)
     target = _target(wide, family, hidden_size, num_heads, intermediate_size)

@@ -60,7 +60,7 @@ def build_teacher(
         raise UserError(
             f"a teacher for {task.name} cannot be named by path",
             key="model.teacher",
-            mend="give a module: Distillation(teacher=module, ...)",
+            hint="give a module: Distillation(teacher=module, ...)",
         )
     labels = labels if labels is not None else task.labels
     alone = configs[0] if isinstance(configs, Sequence) and len(configs) == 1 else configs

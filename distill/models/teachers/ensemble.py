@@ -44,19 +44,19 @@ class Ensemble(TeacherSource):
 
     def __init__(self, sources: Sequence[TeacherSource], weights: Sequence[float] | None = None) -> None:
         if not sources:
-            raise UserError("an ensemble needs a teacher", key="model.teacher", value=[], mend="name at least one")
+            raise UserError("an ensemble needs a teacher", key="model.teacher", value=[], hint="name at least one")
         for number, source in enumerate(sources):
             if not isinstance(source, TeacherSource):
                 kind = type(source).__name__
-                mend = "make one of a module: LiveTeacher(module, task)"
-                raise UserError("must be a TeacherSource", key=f"model.teacher.{number}", value=kind, mend=mend)
+                hint = "make one of a module: LiveTeacher(module, task)"
+                raise UserError("must be a TeacherSource", key=f"model.teacher.{number}", value=kind, hint=hint)
         weights = [1.0] * len(sources) if weights is None else weights
         if len(weights) != len(sources):
             raise UserError(
                 f"{len(sources)} teachers need as many weights",
                 key="model.teacher",
                 value=list(weights),
-                mend="give one weight each",
+                hint="give one weight each",
             )
         for number, weight in enumerate(weights):
             if not 0 < weight < float("inf"):
@@ -64,7 +64,7 @@ class Ensemble(TeacherSource):
                     "must be greater than 0",
                     key=f"model.teacher.{number}.weight",
                     value=weight,
-                    mend="leave the teacher out, or give it a weight",
+                    hint="leave the teacher out, or give it a weight",
                 )
         self.sources = list(sources)
         self.weights = [weight / sum(weights) for weight in weights]
@@ -93,7 +93,7 @@ class Ensemble(TeacherSource):
             raise UserError(
                 "several teachers have no common space of hidden states, attentions or taps",
                 key="model.teacher",
-                mend="use losses on logits, or one teacher",
+                hint="use losses on logits, or one teacher",
             )
         return self._mean([source.signals(batch, request) for source in self.sources]) if request else Signals()
 
@@ -105,8 +105,10 @@ class Ensemble(TeacherSource):
         widths = [z.shape[-1] for z in logits]
         width = min(widths)
         if max(widths) > width and not self.one_vocabulary:
-            rule = f"the teachers have {', '.join(map(str, widths))} outputs, and nothing says that these are the same"
-            raise UserError(rule, key="model.teacher", mend="take teachers of the same classes")
+            problem = (
+                f"the teachers have {', '.join(map(str, widths))} outputs, and nothing says that these are the same"
+            )
+            raise UserError(problem, key="model.teacher", hint="take teachers of the same classes")
         return Signals(logits=weighted_mean([z[..., :width] for z in logits], self.weights))
 
     def to(self, device: torch.device | str) -> Self:

@@ -96,9 +96,9 @@ def _read(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> di
     return found
 
 
-def _foreign(path: str | Path, rule: str) -> UserError:
-    mend = "remove it if it is not yours"
-    return UserError(f"{rule}, and is not opened", key="checkpoint", value=str(path), mend=mend)
+def _foreign(path: str | Path, problem: str) -> UserError:
+    hint = "remove it if it is not yours"
+    return UserError(f"{problem}, and is not opened", key="checkpoint", value=str(path), hint=hint)
 
 
 # ---------------------------------------------------------------------- folders of shards
@@ -233,5 +233,5 @@ class SafeCheckpointIO(CheckpointIO):
     def _tell(self, path: Path, error: OSError) -> None:
         folder = path.parent.parent if path.parent.suffix == ".new" else path.parent  # of a rank's file: beside its own
         kept = any(folder.glob("*.ckpt"))
-        rule = f"the run goes on, {'with the last good one kept' if kept else 'without any as yet'}"
-        _log.warning("checkpoint %s could not be written (%s): %s", path, error.strerror or error, rule)
+        problem = f"the run goes on, {'with the last good one kept' if kept else 'without any as yet'}"
+        _log.warning("checkpoint %s could not be written (%s): %s", path, error.strerror or error, problem)

@@ -114,8 +114,8 @@ class ShardedCheckpointIO(SafeCheckpointIO):
         if not failed:
             for action in actions:
                 trouble = trouble or _caught(action)
-        rule = "a checkpoint could not be written, as another rank finds: its message says why"
-        _stop_all(trouble, TrainingError(rule))
+        problem = "a checkpoint could not be written, as another rank finds: its message says why"
+        _stop_all(trouble, TrainingError(problem))
 
     def _place(self, fresh: Path, path: Path, failed: bool) -> None:
         if not failed:

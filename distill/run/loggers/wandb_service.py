@@ -60,7 +60,7 @@ def sync_command(folder: Path) -> str:
 
 
 def begin(troubles: Troubles, **arguments: Any) -> Any:
-    """``wandb.init``. What goes wrong in it W&B prints itself: it may be the user's to mend.
+    """``wandb.init``. What goes wrong in it W&B prints itself: it may be the user's to correct.
 
     Args:
         troubles: Takes what W&B says from then on, until :func:`finish` has seen the end.

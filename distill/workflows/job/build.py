@@ -169,14 +169,14 @@ def _plan(config: Mapping[str, Any], run_id: str | None) -> Run:
     """The run's folder; on ranks other than zero the one that rank zero makes."""
     given = sweep_run_id()
     if given is not None and run_id not in (None, given):
-        rule = f"a run of a W&B sweep has the id that its agent gave it, {given}"
-        raise UserError(rule, key="--id", value=run_id, mend="leave it out")
+        problem = f"a run of a W&B sweep has the id that its agent gave it, {given}"
+        raise UserError(problem, key="--id", value=run_id, hint="leave it out")
     run_id = run_id or given or os.environ.get(RUN_ID)
     if is_rank_zero():
         return Run.plan(config["runs"], config["name"], run_id)
     if run_id is None:
-        rule = "is needed where the processes are started by hand, as they share one folder"
-        raise UserError(rule, key="--id", mend="give all of them the same --id")
+        problem = "is needed where the processes are started by hand, as they share one folder"
+        raise UserError(problem, key="--id", hint="give all of them the same --id")
     return Run(Path(config["runs"]) / config["name"] / run_id)
 
 
@@ -209,8 +209,8 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
     if not named:
         own.append(Bar(leave=True) if bar else Progress())
     if not checkpoints and any(isinstance(callback, Last) for callback in callbacks):
-        rule = "contradicts the callback Last, which saves checkpoints"
-        raise UserError(rule, key="trainer.enable_checkpointing", value=False, mend="leave one of them out")
+        problem = "contradicts the callback Last, which saves checkpoints"
+        raise UserError(problem, key="trainer.enable_checkpointing", value=False, hint="leave one of them out")
     if checkpoints:
         given["plugins"] = [*_listed(given.get("plugins")), *([] if sharded else [SafeCheckpointIO()])]
         # Its own way of requeueing saves in the middle of a step. Within a job's step torchrun knows the ranks.

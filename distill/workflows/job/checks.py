@@ -40,7 +40,7 @@ def refuse_hidden(value: Any, key: str = "") -> None:
             "a secret was taken out here when the run was written",
             key=shown,
             value=value,
-            mend=f"give it with --{shown}",
+            hint=f"give it with --{shown}",
         )
 
 
@@ -58,16 +58,16 @@ def check_sharding(arguments: Mapping[str, Any], callbacks: Sequence[Callback]) 
     written = str(strategy.get("class_path") if isinstance(strategy, Mapping) else strategy)
     name = written.rpartition(".")[2]
     if name.lower().startswith("fsdp") or name in ("ModelParallelStrategy", "Sharded"):
-        rule = "what shards the student here, and saves it so that it resumes exactly, has a name of its own"
-        raise UserError(rule, key="trainer.strategy", value=written, mend=f"write trainer.strategy: {NAME}")
+        problem = "what shards the student here, and saves it so that it resumes exactly, has a name of its own"
+        raise UserError(problem, key="trainer.strategy", value=written, hint=f"write trainer.strategy: {NAME}")
     if strategy != NAME:
         return
     # What needs the modules comes when they are built (:func:`check_modules`).
     precision = arguments.get("precision")
     if str(precision) not in map(str, _PRECISIONS):
-        mend = "write bf16-mixed or 32-true"
-        raise UserError("is not for a sharded student", key="trainer.precision", value=precision, mend=mend)
+        hint = "write bf16-mixed or 32-true"
+        raise UserError("is not for a sharded student", key="trainer.precision", value=precision, hint=hint)
     for index, callback in enumerate(callbacks):
         if isinstance(callback, _WEIGHTS):
-            rule = f"works on whole weights, of which under trainer.strategy: {NAME} each rank has a part"
-            raise UserError(rule, key=f"callbacks.{index}", value=type(callback).__name__, mend=UNSHARDED)
+            problem = f"works on whole weights, of which under trainer.strategy: {NAME} each rank has a part"
+            raise UserError(problem, key=f"callbacks.{index}", value=type(callback).__name__, hint=UNSHARDED)

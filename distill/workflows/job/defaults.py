@@ -124,8 +124,8 @@ def origin(error: UserError, given: Mapping[str, Any], full: Mapping[str, Any]) 
     written = (given.get("data") or {}).get("init_args") or {}
     if name not in keys or name == error.key or name in written or keys[name] == error.key:
         return error
-    mend = f"{error.mend.rstrip('.?')}; or set {error.key}"
-    return UserError(error.rule, key=keys[name], value=error.value, mend=mend)
+    hint = f"{error.hint.rstrip('.?')}; or set {error.key}"
+    return UserError(error.problem, key=keys[name], value=error.value, hint=hint)
 
 
 def default_precision(accelerator: object) -> str:

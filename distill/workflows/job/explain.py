@@ -54,7 +54,7 @@ def fits(kind: Any, value: Any) -> bool:
 
 
 def explain_arguments(
-    cls: type, given: Any, key: str, allowed: Sequence[str], *, skip: Collection[str] = (), mend: str = ""
+    cls: type, given: Any, key: str, allowed: Sequence[str], *, skip: Collection[str] = (), hint: str = ""
 ) -> None:
     """Say which of the arguments ``given`` to ``cls`` is wrong; nothing if none is.
 
@@ -64,13 +64,13 @@ def explain_arguments(
         key: Where it stands.
         allowed: Packages allowed besides our own.
         skip: Arguments that cannot be given.
-        mend: What to do about a name that is not known, if not the nearest one.
+        hint: What to do about a name that is not known, if not the nearest one.
 
     Raises:
         UserError: about the argument.
     """
     if not isinstance(given, Mapping):
-        raise UserError("must be a mapping of arguments to values", key=key, value=given, mend=f"see {cls.__name__}")
+        raise UserError("must be a mapping of arguments to values", key=key, value=given, hint=f"see {cls.__name__}")
     arguments = {name: what for name, what in class_arguments(cls).items() if name not in skip}
     for name in given:
         if name not in arguments:
@@ -78,7 +78,7 @@ def explain_arguments(
                 f"{cls.__name__} has no {name!r}",
                 key=f"{key}.{name}".lstrip("."),
                 value=given[name],
-                mend=mend or _known_as(str(name), given[name], key, arguments),
+                hint=hint or _known_as(str(name), given[name], key, arguments),
             )
     for name, value in given.items():
         kind = arguments[name][0]
@@ -86,7 +86,7 @@ def explain_arguments(
             explain_value(kind, value, f"{key}.{name}".lstrip("."), allowed)
     for name, (kind, required) in arguments.items():
         if required and given.get(name) is None and type(None) not in _options(kind):
-            raise UserError("must be given", key=f"{key}.{name}".lstrip("."), mend=f"it is {describe(kind)}")
+            raise UserError("must be given", key=f"{key}.{name}".lstrip("."), hint=f"it is {describe(kind)}")
 
 
 def _known_as(name: str, value: Any, key: str, arguments: Collection[str]) -> str:
@@ -131,7 +131,7 @@ def refuse_null(kind: Any, value: Any, key: str) -> None:
         place = f"{key}.{parameter.name}"
         if item is None and not nullable and parameter.default is not None:
             raise UserError(
-                f"must be {describe(annotation)}", key=place, mend="this is null: leave it out, or give one"
+                f"must be {describe(annotation)}", key=place, hint="this is null: leave it out, or give one"
             )
         refuse_null(annotation, item, place)
 
@@ -160,16 +160,16 @@ def explain_value(kind: Any, value: Any, key: str, allowed: Sequence[str]) -> No
         best = next((c for c in classes if is_dataclass(c)), classes[0])
         if inspect.isabstract(best):
             raise UserError(
-                f"needs a class_path: the name of a {best.__name__}", key=key, value=value, mend=_known(best)
+                f"needs a class_path: the name of a {best.__name__}", key=key, value=value, hint=_known(best)
             )
         explain_arguments(best, value.get("init_args", value), key, allowed)
     elif isinstance(value, str) and classes and _names_class(value, options):
         _explain_class(classes, value, {}, key, allowed)
     if value is True and any(is_dataclass(cls) for cls in classes):
         raise UserError(
-            f"must be {describe(kind)}", key=key, value=value, mend=f"write --{key} '{{}}' for its defaults"
+            f"must be {describe(kind)}", key=key, value=value, hint=f"write --{key} '{{}}' for its defaults"
         )
-    raise UserError(f"must be {describe(kind)}", key=key, value=value, mend=_choose(options, value, key))
+    raise UserError(f"must be {describe(kind)}", key=key, value=value, hint=_choose(options, value, key))
 
 
 def _choose(options: Sequence[Any], value: Any, key: str) -> str:
@@ -201,22 +201,22 @@ def _explain_class(classes: list[type], path: Any, given: Any, key: str, allowed
     try:
         resolved = _resolved(classes, path)
     except ValueError as error:  # several classes of one name
-        raise UserError(str(error), key=f"{key}.class_path", value=path, mend="give the dotted path") from None
+        raise UserError(str(error), key=f"{key}.class_path", value=path, hint="give the dotted path") from None
     if "." not in resolved:
-        raise UserError(f"there is no {names} of that name", key=key, value=path, mend=nearest(path, known))
+        raise UserError(f"there is no {names} of that name", key=key, value=path, hint=nearest(path, known))
     try:
         cls = import_object(resolved)
     except ImportDenied:
-        rule = "leads out of the packages that may be named"
-        raise UserError(rule, key=key, value=path, mend=_known(classes[0])) from None
+        problem = "leads out of the packages that may be named"
+        raise UserError(problem, key=key, value=path, hint=_known(classes[0])) from None
     except Exception as error:  # importing runs the user's module, which may raise anything
         reason = f"{type(error).__name__}: {error}"
-        mend = nearest(path.rsplit(".", 1)[-1], known)
-        raise UserError(f"cannot be imported ({reason})", key=key, value=path, mend=mend) from None
+        hint = nearest(path.rsplit(".", 1)[-1], known)
+        raise UserError(f"cannot be imported ({reason})", key=key, value=path, hint=hint) from None
     if not (inspect.isclass(cls) and issubclass(cls, tuple(classes))):
-        raise UserError(f"is no {names}", key=key, value=path, mend=f"{_known(classes[0])}")
+        raise UserError(f"is no {names}", key=key, value=path, hint=f"{_known(classes[0])}")
     if inspect.isabstract(cls):
-        raise UserError("is abstract, only its subclasses can be used", key=key, value=path, mend=_known(cls))
+        raise UserError("is abstract, only its subclasses can be used", key=key, value=path, hint=_known(cls))
     explain_arguments(cls, given, key, allowed)
 
 

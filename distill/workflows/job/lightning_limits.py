@@ -99,21 +99,21 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
         value = arguments.get(name)
         endless = value == -1 and name.startswith("max_")
         if isinstance(value, int) and value < 1 and not endless:
-            raise UserError("must be at least 1", key=f"trainer.{name}", value=value, mend="give another number")
+            raise UserError("must be at least 1", key=f"trainer.{name}", value=value, hint="give another number")
     if not any((arguments.get(name) or -1) > 0 for name in ("max_epochs", "max_steps")):
         value = arguments.get("max_epochs")
-        raise UserError("a run needs an end", key="trainer.max_epochs", value=value, mend="set it, or max_steps")
+        raise UserError("a run needs an end", key="trainer.max_epochs", value=value, hint="set it, or max_steps")
     for name, value in arguments.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError("must be a finite number", key=f"trainer.{name}", value=value, mend="give another number")
+            raise UserError("must be a finite number", key=f"trainer.{name}", value=value, hint="give another number")
     _refuse(
         arguments, "limit_train_batches", lambda v: v <= 0, "a run must train", "leave it out, or give some batches"
     )
     _refuse(arguments, "gradient_clip_val", lambda v: v <= 0, "must be greater than 0", "leave it out not to clip")
     _refuse(arguments, "val_check_interval", lambda v: v <= 0, "must be greater than 0", "give batches, or a fraction")
     for name in ("limit_val_batches", "limit_test_batches"):
-        rule, wrong = "must be 0 or more batches (integer), or a fraction in [0, 1] (float)", _no_share
-        _refuse(arguments, name, wrong, rule, "1.0 takes all")
+        problem, wrong = "must be 0 or more batches (integer), or a fraction in [0, 1] (float)", _no_share
+        _refuse(arguments, name, wrong, problem, "1.0 takes all")
     if arguments.get("overfit_batches"):
         for name in ("limit_train_batches", "limit_val_batches"):
             if arguments.get(name) is not None:
@@ -121,21 +121,21 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
     _refuse(arguments, "devices", lambda v: v == 0, "must be at least 1", "give a number of devices, or auto")
     _refuse(arguments, "num_sanity_val_steps", lambda v: v < -1, "must be 0 or more", "or -1 for all batches")
     if (value := arguments.get("max_time")) is not None and _no_time(value):
-        raise UserError("must be greater than 0", key="trainer.max_time", value=value, mend="give more time")
+        raise UserError("must be greater than 0", key="trainer.max_time", value=value, hint="give more time")
     if arguments.get("gradient_clip_algorithm") is not None and arguments.get("gradient_clip_val") is None:
         algorithm = arguments["gradient_clip_algorithm"]
-        mend = "give trainer.gradient_clip_val too"
-        raise UserError("nothing is clipped", key="trainer.gradient_clip_algorithm", value=algorithm, mend=mend)
+        hint = "give trainer.gradient_clip_val too"
+        raise UserError("nothing is clipped", key="trainer.gradient_clip_algorithm", value=algorithm, hint=hint)
     for least, most in (("min_steps", "max_steps"), ("min_epochs", "max_epochs")):
         low, high = arguments.get(least), arguments.get(most)
         if isinstance(low, int) and isinstance(high, int) and 0 < high < low:
-            raise UserError(f"{most} ends the run at {high}", key=f"trainer.{least}", value=low, mend=f"raise {most}")
+            raise UserError(f"{most} ends the run at {high}", key=f"trainer.{least}", value=low, hint=f"raise {most}")
 
 
-def _refuse(arguments: Mapping[str, Any], name: str, wrong: Callable[[float], bool], rule: str, mend: str) -> None:
+def _refuse(arguments: Mapping[str, Any], name: str, wrong: Callable[[float], bool], problem: str, hint: str) -> None:
     value = arguments.get(name)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and wrong(value):
-        raise UserError(rule, key=f"trainer.{name}", value=value, mend=mend)
+        raise UserError(problem, key=f"trainer.{name}", value=value, hint=hint)
 
 
 def _no_share(value: float) -> bool:
@@ -152,8 +152,8 @@ def check_interval(arguments: Mapping[str, Any], batches: float) -> None:
     if arguments.get("limit_val_batches") == 0 or arguments.get("check_val_every_n_epoch", 1) is None:
         return
     if isinstance(every, int) and not isinstance(every, bool) and every > batches:
-        rule, mend = f"an epoch has {batches:g} batches, so no validation comes", "give fewer, or leave it out"
-        raise UserError(rule, key="trainer.val_check_interval", value=every, mend=mend)
+        problem, hint = f"an epoch has {batches:g} batches, so no validation comes", "give fewer, or leave it out"
+        raise UserError(problem, key="trainer.val_check_interval", value=every, hint=hint)
 
 
 def _no_time(value: Any) -> bool:
@@ -172,16 +172,16 @@ def check_plugins(arguments: Mapping[str, Any]) -> None:
     started = getattr(strategy, "_start_method", "popen")
     if (isinstance(strategy, str) and strategy.startswith(_WITHIN)) or started not in (None, "popen"):
         name = strategy if isinstance(strategy, str) else type(strategy).__name__
-        rule = "starts processes out of this one, which holds a lock and threads that they would not have"
-        raise UserError(rule, key="trainer.strategy", value=name, mend="write ddp, or leave it out")
+        problem = "starts processes out of this one, which holds a lock and threads that they would not have"
+        raise UserError(problem, key="trainer.strategy", value=name, hint="write ddp, or leave it out")
     given = arguments.get("plugins") or []
     for index, plugin in enumerate(given if isinstance(given, (list, tuple)) else [given]):
         key, name = f"trainer.plugins.{index}", type(plugin).__name__
         if isinstance(plugin, CheckpointIO):
-            rule = "checkpoints are written by a run itself, so that a kill leaves none half"
-            raise UserError(rule, key=key, value=name, mend="leave it out")
+            problem = "checkpoints are written by a run itself, so that a kill leaves none half"
+            raise UserError(problem, key=key, value=name, hint="leave it out")
         if isinstance(plugin, Precision):
-            raise UserError("a run's precision has a key of its own", key=key, value=name, mend="set trainer.precision")
+            raise UserError("a run's precision has a key of its own", key=key, value=name, hint="set trainer.precision")
 
 
 def check_callbacks(callbacks: Sequence[Callback]) -> None:
@@ -192,11 +192,11 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
     """
     for index, callback in enumerate(callbacks):
         key, name = f"callbacks.{index}", type(callback).__name__
-        for kind, (rule, mend) in _CANNOT.items():
+        for kind, (problem, hint) in _CANNOT.items():
             if type(callback) is kind or (kind in _WITH_SUBCLASSES and isinstance(callback, kind)):
-                raise UserError(rule, key=key, value=name, mend=mend)
+                raise UserError(problem, key=key, value=name, hint=hint)
         if isinstance(callback, Timer) and callback.time_remaining() is not None and not callback.time_remaining():
-            raise UserError("must be greater than 0", key=f"{key}.duration", value="00:00:00:00", mend="give more time")
+            raise UserError("must be greater than 0", key=f"{key}.duration", value="00:00:00:00", hint="give more time")
 
 
 def check_monitors(callbacks: Sequence[Callback], known: Sequence[str]) -> None:
@@ -217,8 +217,8 @@ def check_monitors(callbacks: Sequence[Callback], known: Sequence[str]) -> None:
             continue
         # Lightning counts these two itself; the others are of our own callbacks, by layer.
         if monitor not in ("epoch", "step") and not monitor.startswith(("prune/", "qat/", "structure/", "val/float_")):
-            rule, key = "the run logs no such metric", f"callbacks.{index}.monitor"
-            raise UserError(rule, key=key, value=monitor, mend=nearest(monitor, known))
+            problem, key = "the run logs no such metric", f"callbacks.{index}.monitor"
+            raise UserError(problem, key=key, value=monitor, hint=nearest(monitor, known))
 
 
 # ---------------------------------------------------------------------- what Lightning says
@@ -299,20 +299,22 @@ def refusal(
         callbacks: Of the configuration.
         given: The trainer's arguments, as configured.
     """
-    rule = " ".join(str(error).split()) or type(error).__name__
-    install = re.search(r"pip install [^`]+", rule)
-    mend = f"install it ({install.group().strip()}), or leave it out" if install else ""
-    rule = rule.split(" HINT:")[0]
+    problem = " ".join(str(error).split()) or type(error).__name__
+    install = re.search(r"pip install [^`]+", problem)
+    hint = f"install it ({install.group().strip()}), or leave it out" if install else ""
+    problem = problem.split(" HINT:")[0]
     for frame in _frames(error):
         blamed = frame.f_locals.get("self")
         index = next((i for i, callback in enumerate(callbacks) if callback is blamed), None)
         if index is not None:
             name = type(blamed).__name__
-            return UserError(rule, key=f"callbacks.{index}", value=name, mend=mend or "leave it out, or mend that")
-    key, value = _blamed(rule, given or {})
+            return UserError(
+                problem, key=f"callbacks.{index}", value=name, hint=hint or "leave it out, or correct that"
+            )
+    key, value = _blamed(problem, given or {})
     if key == "trainer.accelerator":
-        mend = "give cpu, or auto, which takes what there is"
-    return UserError(rule, key=key, value=value, mend=mend or "give another value, or leave it out")
+        hint = "give cpu, or auto, which takes what there is"
+    return UserError(problem, key=key, value=value, hint=hint or "give another value, or leave it out")
 
 
 def _blamed(message: str, given: Mapping[str, Any]) -> tuple[str, Any]:

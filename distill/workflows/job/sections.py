@@ -85,15 +85,15 @@ class Typed:
             raise
         except Exception as error:
             self._explain(name, value)
-            raise UserError(_first_line(error), key=name, mend="check this section") from error
+            raise UserError(_first_line(error), key=name, hint="check this section") from error
 
     def _explain(self, name: str, value: Any) -> None:
         kind = _SECTIONS[name]
         if name == "trainer":
             for key in value:
                 if key in TRAINER_SKIPPED:
-                    rule = "cannot be given here"
-                    raise UserError(rule, key=f"trainer.{key}", value=value[key], mend=TRAINER_SKIPPED[key])
+                    problem = "cannot be given here"
+                    raise UserError(problem, key=f"trainer.{key}", value=value[key], hint=TRAINER_SKIPPED[key])
             explain_arguments(kind, value, name, self.allowed, skip=TRAINER_SKIPPED)
         elif name in ("model", "logging"):
             explain_arguments(kind, value, name, self.allowed)
@@ -181,8 +181,8 @@ def _first(errors: list[tuple[Exception, str]], key: str, written: Any) -> Excep
     if isinstance(shown, (ValueError, TypeError, ImportError, MisconfigurationException)):
         place = next((place for place, named in classes_in(written, key) if named == name), key)
         told = refusal(shown)
-        rule = f"cannot be built: {told.rule}"
-        return UserError(rule, key=place, value=name if place != key else None, mend=told.mend)
+        problem = f"cannot be built: {told.problem}"
+        return UserError(problem, key=place, value=name if place != key else None, hint=told.hint)
     return shown
 
 
@@ -221,18 +221,18 @@ def check_top(config: Mapping[str, Any]) -> None:
             )
             model = config.get("model")
             losses = model.get("losses") if isinstance(model, dict) else None
-            mend = instead(key, value, losses) or written or nearest(key, SECTIONS)
-            raise UserError("no such key", key=key, value=value, mend=mend)
+            hint = instead(key, value, losses) or written or nearest(key, SECTIONS)
+            raise UserError("no such key", key=key, value=value, hint=hint)
     for key, kind, words in (("name", str, "a text"), ("runs", str, "a folder"), ("seed", int, "an integer")):
         if not isinstance(config[key], kind) or isinstance(config[key], bool):
-            raise UserError(f"must be {words}", key=key, value=config[key], mend=f"give {words}")
+            raise UserError(f"must be {words}", key=key, value=config[key], hint=f"give {words}")
     if not 0 <= config["seed"] < 2**32:
-        raise UserError("must be from 0 to 4294967295", key="seed", value=config["seed"], mend="give another seed")
+        raise UserError("must be from 0 to 4294967295", key="seed", value=config["seed"], hint="give another seed")
     for key in ("model", "trainer", "logging", "data"):
         if not isinstance(config[key], dict):
-            raise UserError("must be a mapping", key=key, value=config[key], mend="write its keys below it")
+            raise UserError("must be a mapping", key=key, value=config[key], hint="write its keys below it")
     if not isinstance(config["callbacks"], list):
-        raise UserError("must be a list", key="callbacks", value=config["callbacks"], mend="begin each with a dash")
+        raise UserError("must be a list", key="callbacks", value=config["callbacks"], hint="begin each with a dash")
 
 
 def class_arguments_of(section: str) -> Mapping[str, Any]:
@@ -261,13 +261,13 @@ def located(error: UserError, key: str, written: Any, name: str = "") -> UserErr
     for place, value in _places(written, error.key.split("."), key):
         if value == error.value or (isinstance(value, (list, dict)) and error.value in value):
             shown = value if value == error.value else error.value
-            return UserError(error.rule, key=place, value=shown, mend=error.mend)
+            return UserError(error.problem, key=place, value=shown, hint=error.hint)
     # Not written: a default, or of several arguments together.
     own = [place for place, named in classes_in(written, key) if named == name]
     if len(own) == 1:
-        return UserError(error.rule, key=f"{own[0]}.{error.key}".rstrip("."), value=error.value, mend=error.mend)
+        return UserError(error.problem, key=f"{own[0]}.{error.key}".rstrip("."), value=error.value, hint=error.hint)
     full = f"{key}.{error.key}".rstrip(".") if key not in ("model", "callbacks") or not error.key else error.key
-    return UserError(error.rule, key=full, value=error.value, mend=error.mend)
+    return UserError(error.problem, key=full, value=error.value, hint=error.hint)
 
 
 def _keep_integers(written: Mapping[str, Any], parsed: Namespace) -> None:
@@ -293,8 +293,8 @@ def _check_known(written: Any, parsed: Any, key: str) -> None:
     elif isinstance(written, dict) and isinstance(parsed, Namespace):
         for name, value in written.items():
             if name not in parsed:
-                mend = nearest(str(name), vars(parsed))
-                raise UserError("no such key", key=f"{key}.{name}", value=value, mend=mend)
+                hint = nearest(str(name), vars(parsed))
+                raise UserError("no such key", key=f"{key}.{name}", value=value, hint=hint)
             _check_known(value, parsed[name], f"{key}.{name}")
     elif isinstance(written, list) and isinstance(parsed, (list, tuple)):
         for index, (item, made) in enumerate(zip(written, parsed, strict=False)):

@@ -80,7 +80,7 @@ def find_sweep(name: str) -> Path:
         return path
     shipped = {p.relative_to(RECIPES).with_suffix("").as_posix(): p for p in RECIPES.glob("sweeps/*.yml")}
     if name not in shipped:
-        raise UserError("no such file, and no sweep of this name", key="FILE", value=name, mend=nearest(name, shipped))
+        raise UserError("no such file, and no sweep of this name", key="FILE", value=name, hint=nearest(name, shipped))
     return shipped[name]
 
 
@@ -92,16 +92,16 @@ def read_sweep(path: Path) -> SweepFile:
     """
     content = read_yaml(path, "FILE")
     if not isinstance(content, dict):
-        raise UserError("must hold a mapping", key=str(path), mend=f"known are {', '.join(_OURS)}")
+        raise UserError("must hold a mapping", key=str(path), hint=f"known are {', '.join(_OURS)}")
     for key in content:
         if key == "early_terminate":
-            raise UserError("needs W&B's server", key=key, mend=f"leave it out, or {_AGENT}")
+            raise UserError("needs W&B's server", key=key, hint=f"leave it out, or {_AGENT}")
         if key not in (*_OURS, *_WANDB):
-            raise UserError("no such key in a sweep file", key=str(key), mend=nearest(str(key), _OURS))
+            raise UserError("no such key in a sweep file", key=str(key), hint=nearest(str(key), _OURS))
     metric, mode = _metric(content.get("metric"))
     cap = content.get("run_cap")
     if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
-        raise UserError("must be a whole number above 0", key="run_cap", value=cap, mend="say how many trials at most")
+        raise UserError("must be a whole number above 0", key="run_cap", value=cap, hint="say how many trials at most")
     return SweepFile(
         name=str(content.get("name", path.stem)),
         method=_method(content.get("method")),
@@ -115,9 +115,9 @@ def read_sweep(path: Path) -> SweepFile:
 
 def _method(method: Any) -> str:
     if method == "bayes":
-        raise UserError("needs W&B's server", key="method", value=method, mend=f"{_AGENT}, or say grid or random")
+        raise UserError("needs W&B's server", key="method", value=method, hint=f"{_AGENT}, or say grid or random")
     if method not in METHODS:
-        raise UserError("must be grid or random", key="method", value=method, mend="add `method: grid`")
+        raise UserError("must be grid or random", key="method", value=method, hint="add `method: grid`")
     return str(method)
 
 
@@ -126,28 +126,28 @@ def _metric(metric: Any) -> tuple[str | None, str | None]:
     if metric is None:
         return None, None
     if not isinstance(metric, dict) or not isinstance(metric.get("name"), str) or set(metric) - {"name", "goal"}:
-        rule = "must hold name and goal"
-        raise UserError(rule, key="metric", value=metric, mend="metric: {name: val/accuracy, goal: maximize}")
+        problem = "must hold name and goal"
+        raise UserError(problem, key="metric", value=metric, hint="metric: {name: val/accuracy, goal: maximize}")
     goal = metric.get("goal")
     if not isinstance(goal, str) or goal not in GOALS:
-        raise UserError("must be maximize or minimize", key="metric.goal", value=goal, mend="say which is better")
+        raise UserError("must be maximize or minimize", key="metric.goal", value=goal, hint="say which is better")
     return metric["name"].removeprefix("val/"), GOALS[goal]
 
 
 def _parameters(parameters: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(parameters, dict) or not parameters:
-        mend = "parameters: {model.optimizer.lr: {values: [1e-4, 2e-4]}}"
-        raise UserError("must hold a key and what to try for it", key="parameters", value=parameters, mend=mend)
+        hint = "parameters: {model.optimizer.lr: {values: [1e-4, 2e-4]}}"
+        raise UserError("must hold a key and what to try for it", key="parameters", value=parameters, hint=hint)
     for key, given in parameters.items():
         if not isinstance(key, str):
-            mend = "write it as for distill fit: model.optimizer.lr"
-            raise UserError("is no key", key="parameters", value=key, mend=mend)
+            hint = "write it as for distill fit: model.optimizer.lr"
+            raise UserError("is no key", key="parameters", value=key, hint=hint)
         if key in ("name", "runs"):
-            raise UserError("is the same for all trials", key=f"parameters.{key}", mend="leave it out")
+            raise UserError("is the same for all trials", key=f"parameters.{key}", hint="leave it out")
         if not isinstance(given, dict):
-            mend = f"write {{value: {given}}} or {{values: [...]}}"
+            hint = f"write {{value: {given}}} or {{values: [...]}}"
             raise UserError(
-                "must say value, values, or a distribution", key=f"parameters.{key}", value=given, mend=mend
+                "must say value, values, or a distribution", key=f"parameters.{key}", value=given, hint=hint
             )
     return parameters
 
@@ -158,8 +158,8 @@ def _recipe(command: Any) -> Recipe:
     if words[:1] == ["${env}"]:
         words = words[1:]
     if words[:2] != ["distill", "fit"] or words.count(ARGS) != 1:
-        mend = 'command: [distill, fit, -c, sst2/hinton, "${args}"]'
-        raise UserError("must be distill fit, its arguments and ${args}", key="command", value=command, mend=mend)
+        hint = 'command: [distill, fit, -c, sst2/hinton, "${args}"]'
+        raise UserError("must be distill fit, its arguments and ${args}", key="command", value=command, hint=hint)
     return parse_recipe([word for word in words[2:] if word != ARGS])
 
 
@@ -175,12 +175,12 @@ def parse_recipe(words: Sequence[str]) -> Recipe:
     try:
         known, rest = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
-        raise UserError(str(error), key="command", mend="see distill fit --help") from None
+        raise UserError(str(error), key="command", hint="see distill fit --help") from None
     overrides = []
     while rest:
         token, rest = rest[0], rest[1:]
         if not token.startswith("--") or token.partition("=")[0] in ("--id", "--resume", "--dry-run"):
-            raise UserError("cannot be given in a sweep", key="command", value=token, mend="leave it out")
+            raise UserError("cannot be given in a sweep", key="command", value=token, hint="leave it out")
         override, taken = split_override(token, rest)
         overrides.append(override)
         rest = rest[taken:]

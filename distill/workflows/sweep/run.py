@@ -112,7 +112,7 @@ def _recipe(file: SweepFile, given: Recipe) -> Recipe:
     if given.files:
         return given
     if file.recipe is None:
-        raise UserError("says no `command`, so a recipe must be given", key="-c", mend="distill sweep FILE -c RECIPE")
+        raise UserError("says no `command`, so a recipe must be given", key="-c", hint="distill sweep FILE -c RECIPE")
     allow, overrides = file.recipe.allow + given.allow, file.recipe.overrides + given.overrides
     return replace(file.recipe, allow=allow, overrides=overrides)
 
@@ -122,7 +122,7 @@ def _plan(file: SweepFile, recipe: Recipe, seed: int) -> list[Trial]:
     config = load(recipe.files, recipe.overrides)
     root = config.get("runs") or "runs"
     if not isinstance(root, str):
-        raise UserError("must be a text", key="runs", value=root, mend="give a folder")
+        raise UserError("must be a text", key="runs", value=root, hint="give a folder")
     root = at_home(root)
     Run.plan(root, file.name, new_id())  # the name and the folder are judged before anything is written
     planned = []
@@ -147,20 +147,24 @@ def _record(planned: Sequence[Trial], recipe: Recipe) -> None:
     fresh = {"recipe": common, "trials": parameters}
     old, broken = read_json(file)
     if broken or not isinstance(old.get("trials", []), list):
-        rule = f"{broken or f'{file.name} lists no trials'}, so what the runs beside it were made with is not known"
-        mend = f"choose another name, or remove {file.parent}"
-        raise UserError(rule, key=file.name, value=str(file), mend=mend)
+        problem = f"{broken or f'{file.name} lists no trials'}, so what the runs beside it were made with is not known"
+        hint = f"choose another name, or remove {file.parent}"
+        raise UserError(problem, key=file.name, value=str(file), hint=hint)
     if old:
         before = old.get("trials", [])
         shared = min(len(before), len(planned))
         if old.get("recipe") != fresh["recipe"] or before[:shared] != fresh["trials"][:shared]:
-            rule = "the runs of this name were made by another sweep"
-            raise UserError(rule, key="name", value=file.parent.name, mend=f"choose another, or remove {file.parent}")
+            problem = "the runs of this name were made by another sweep"
+            raise UserError(
+                problem, key="name", value=file.parent.name, hint=f"choose another, or remove {file.parent}"
+            )
         fresh["trials"] += before[shared:]
     for trial in planned[len(old.get("trials", [])) :]:
         if trial.run.config_file.is_file():
-            rule = f"{file.name} does not say what {trial.run.id} was made with"
-            raise UserError(rule, key="name", value=file.parent.name, mend=f"choose another, or remove {file.parent}")
+            problem = f"{file.name} does not say what {trial.run.id} was made with"
+            raise UserError(
+                problem, key="name", value=file.parent.name, hint=f"choose another, or remove {file.parent}"
+            )
     file.parent.mkdir(parents=True, exist_ok=True)
     write(file, (json.dumps(fresh, indent=2) + "\n").encode())
 
@@ -214,8 +218,8 @@ def _check_name(file: SweepFile, config: Mapping[str, Any]) -> None:
         return
     known = metric_names(task)
     if name not in known:
-        rule = f"a run of {task} has no such metric"
-        raise UserError(rule, key="metric.name", value=name, mend=nearest(name, known))
+        problem = f"a run of {task} has no such metric"
+        raise UserError(problem, key="metric.name", value=name, hint=nearest(name, known))
 
 
 def _check_metric(file: SweepFile, trial: Trial) -> None:
@@ -224,7 +228,7 @@ def _check_metric(file: SweepFile, trial: Trial) -> None:
     scores = scores if isinstance(scores, dict) else {}
     if file.metric is not None and file.metric not in scores:
         raise UserError(
-            "no trial has this metric", key="metric.name", value=file.metric, mend=nearest(file.metric, scores)
+            "no trial has this metric", key="metric.name", value=file.metric, hint=nearest(file.metric, scores)
         )
 
 

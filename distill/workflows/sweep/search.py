@@ -50,26 +50,26 @@ def trials(sweep: SweepFile, seed: int = 0) -> list[dict[str, Any]]:
     try:
         from sklearn.model_selection import ParameterSampler
     except ImportError:
-        mend = 'pip install "lightning-distill[sweep]"'
-        raise UserError("needs scikit-learn", key="distill sweep", mend=mend) from None
+        hint = 'pip install "lightning-distill[sweep]"'
+        raise UserError("needs scikit-learn", key="distill sweep", hint=hint) from None
     space = {key: _choices(f"parameters.{key}", given) for key, given in sweep.parameters.items()}
     drawn = [key for key, choices in space.items() if not isinstance(choices, Sequence)]
     size = math.prod(len(choices) for choices in space.values() if isinstance(choices, Sequence))
     if sweep.cap is not None and sweep.cap > _MOST:
-        raise UserError(f"must be at most {_MOST:,}", key="run_cap", value=sweep.cap, mend="give a smaller number")
+        raise UserError(f"must be at most {_MOST:,}", key="run_cap", value=sweep.cap, hint="give a smaller number")
     if not 0 <= seed < 1 << 32:
-        raise UserError("must be from 0 to 4294967295", key="--seed", value=seed, mend="give another seed")
+        raise UserError("must be from 0 to 4294967295", key="--seed", value=seed, hint="give another seed")
     if sweep.method == "grid":
         if drawn:
-            rule, mend = "a grid has no continuous parameters", "give `values`, or say `method: random`"
-            raise UserError(rule, key=f"parameters.{drawn[0]}", mend=mend)
+            problem, hint = "a grid has no continuous parameters", "give `values`, or say `method: random`"
+            raise UserError(problem, key=f"parameters.{drawn[0]}", hint=hint)
         if sweep.cap is None and size > _MOST:
-            mend = "add `run_cap: 100`, give fewer values, or say `method: random`"
-            raise UserError(f"make a grid of {size:,} trials, and {_MOST:,} are the most", key="parameters", mend=mend)
+            hint = "add `run_cap: 100`, give fewer values, or say `method: random`"
+            raise UserError(f"make a grid of {size:,} trials, and {_MOST:,} are the most", key="parameters", hint=hint)
         found = [_of_grid(space, number) for number in range(min(size, sweep.cap or size))]
     else:
         if sweep.cap is None:
-            raise UserError("a random search needs a number of trials", key="run_cap", mend="add `run_cap: 20`")
+            raise UserError("a random search needs a number of trials", key="run_cap", hint="add `run_cap: 20`")
         if size > sys.maxsize:  # more than can be numbered: drawn one by one, when no trial comes twice either
             space = {key: _drawn(choices) if isinstance(choices, range) else choices for key, choices in space.items()}
             drawn = list(space)
@@ -79,8 +79,8 @@ def trials(sweep: SweepFile, seed: int = 0) -> list[dict[str, Any]]:
     for key in drawn:
         for trial in plain:
             if not math.isfinite(trial[key]):
-                mend = "narrow it"
-                raise UserError("draws what is no number", key=f"parameters.{key}", value=trial[key], mend=mend)
+                hint = "narrow it"
+                raise UserError("draws what is no number", key=f"parameters.{key}", value=trial[key], hint=hint)
     return plain
 
 
@@ -112,21 +112,21 @@ def _choices(key: str, given: Mapping[str, Any]) -> Any:
     """
     kind = given.get("distribution", _implied(given))
     if not isinstance(kind, str) or kind not in _KNOWN:
-        mend = nearest(str(kind), _KNOWN) if kind else "write {values: [...]}"
-        raise UserError("no such distribution", key=f"{key}.distribution", value=kind, mend=mend)
+        hint = nearest(str(kind), _KNOWN) if kind else "write {values: [...]}"
+        raise UserError("no such distribution", key=f"{key}.distribution", value=kind, hint=hint)
     arguments = {**_KNOWN[kind], **{name: value for name, value in given.items() if name != "distribution"}}
     for name, value in arguments.items():
         if name not in _KNOWN[kind]:
-            mend = f"{kind} takes {' and '.join(_KNOWN[kind])}"
-            raise UserError("does not belong here", key=f"{key}.{name}", value=value, mend=mend)
+            hint = f"{kind} takes {' and '.join(_KNOWN[kind])}"
+            raise UserError("does not belong here", key=f"{key}.{name}", value=value, hint=hint)
         if name not in given and value is None:
-            raise UserError("must be given", key=f"{key}.{name}", mend=f"{kind} needs it")
+            raise UserError("must be given", key=f"{key}.{name}", hint=f"{kind} needs it")
     if kind == "constant":
         return [arguments["value"]]
     if kind == "categorical":
         values = arguments["values"]
         if not isinstance(values, list) or not values:
-            raise UserError("must be a list of one or more", key=f"{key}.values", value=values, mend="say what to try")
+            raise UserError("must be a list of one or more", key=f"{key}.values", value=values, hint="say what to try")
         return values
     _check(key, kind, arguments)
     if kind == "int_uniform":
@@ -149,18 +149,18 @@ def _check(key: str, kind: str, arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) <= sys.float_info.max:
             what = "whole number" if kind == "int_uniform" else "number"
-            raise UserError(f"must be a {what}", key=f"{key}.{name}", value=value, mend=f"{kind} needs one")
+            raise UserError(f"must be a {what}", key=f"{key}.{name}", value=value, hint=f"{kind} needs one")
         if kind == "int_uniform" and abs(value) >= _LARGEST:
-            raise UserError("must be less than 2 ** 60", key=f"{key}.{name}", value=value, mend="choose another")
+            raise UserError("must be less than 2 ** 60", key=f"{key}.{name}", value=value, hint="choose another")
         exponent = "log_" in kind and not kind.endswith("_values") and name != "q"
         if exponent and abs(value) > _EXPONENT:
-            rule = f"must lie between -{_EXPONENT} and {_EXPONENT}, as an exponent of e"
-            raise UserError(rule, key=f"{key}.{name}", value=value, mend="choose another")
+            problem = f"must lie between -{_EXPONENT} and {_EXPONENT}, as an exponent of e"
+            raise UserError(problem, key=f"{key}.{name}", value=value, hint="choose another")
         positive = name in ("sigma", "q") or (name == "min" and kind.endswith("log_uniform_values"))
         if positive and value <= 0:
-            raise UserError("must be greater than 0", key=f"{key}.{name}", value=value, mend="choose another")
+            raise UserError("must be greater than 0", key=f"{key}.{name}", value=value, hint="choose another")
     if "min" in arguments and arguments["min"] >= arguments["max"]:
-        raise UserError("must be less than max", key=f"{key}.min", value=arguments["min"], mend="or give one `value`")
+        raise UserError("must be less than max", key=f"{key}.min", value=arguments["min"], hint="or give one `value`")
 
 
 @dataclass(frozen=True)

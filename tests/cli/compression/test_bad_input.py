@@ -1,4 +1,4 @@
-"""Whatever a user gets wrong about compression is one message with key, value, rule and mend, and nothing written."""
+"""What a user gets wrong about compression is one message with key, value, problem and hint, and nothing written."""
 
 from __future__ import annotations
 
