@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill.core.utils.errors import UserError
 
-__all__ = ["INTEGER_MATMULS", "input_sizes", "integer_matmuls", "latency", "logits", "require", "session"]
+__all__ = ["INTEGER_MATMULS", "input_sizes", "integer_matmuls", "latency", "logits", "session"]
 
 INTEGER_MATMULS = frozenset(
     {
@@ -29,20 +29,6 @@ INTEGER_MATMULS = frozenset(
     }
 )
 """Operators of onnxruntime that multiply integers."""
-
-
-def require() -> None:
-    """Refuse to go on without the packages of the ``export`` extra.
-
-    Raises:
-        UserError: if one is missing.
-    """
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            __import__(name)
-        except ImportError as error:
-            hint = 'pip install "lightning-distill[export]"'
-            raise UserError(f"needs {name}, which is not installed", key="--to", hint=hint) from error
 
 
 def session(path: Path, *, threads: int = 1, optimized: Path | None = None) -> Any:

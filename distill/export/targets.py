@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from distill.core.record import steps_of
 from distill.core.signals import Batch
 from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.extras import require
 from distill.core.utils.quiet import quiet_transformers
 from distill.export.convert import (
     frozen_layers,
@@ -27,7 +28,7 @@ from distill.export.convert import (
 from distill.export.graph import feed, to_onnx
 from distill.export.hf import check_structure, to_huggingface
 from distill.export.isa import weight_type
-from distill.export.runtime import input_sizes, integer_matmuls, logits, require, session
+from distill.export.runtime import input_sizes, integer_matmuls, logits, session
 from distill.export.verify import Predict, check_float, check_integer, compare, nothing_to_compare, torch_logits
 from distill.tasks import Task
 
@@ -46,7 +47,7 @@ def check_name(to: str) -> None:
     if to not in FORMATS:
         raise UserError("no such format", key="--to", value=to, hint=nearest(to, FORMATS))
     if to != "hf":
-        require()
+        require("export", "--to")
 
 
 def check_student(to: str, student: nn.Module) -> None:

@@ -32,7 +32,7 @@ from distill.export.summary import STUDENT, TEACHER, show, sizes, slower
 from distill.export.targets import FORMATS, MODEL, check_name, check_student, write
 from distill.models.compatibility import positions_of
 from distill.run.listing import read_json
-from distill.run.loggers.make import keep_export
+from distill.run.loggers.make import check_installed, keep_export
 from distill.workflows.evaluate import reopen
 from distill.workflows.job.build import Job
 
@@ -80,6 +80,8 @@ def export(
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True, heeds=("logging",))
     if given is None:
         run.refuse_links()
+    if given is None and job.logging.wandb is not None and "exports" in job.logging.wandb.artifacts:
+        check_installed(job.logging)
     student = job.module.student.eval()
     check_student(to, student)
     target = given or run.folder / "exports" / to

@@ -17,6 +17,7 @@ from distill.compression.sensitivity.tried import Tried, identity
 from distill.config.files import dump
 from distill.core.utils.console import number, plain_table, wide
 from distill.core.utils.errors import UserError
+from distill.core.utils.extras import installing, missing
 from distill.core.utils.files import replace
 from distill.core.utils.progress import track
 from distill.core.utils.replacing import check_output, make_folder
@@ -81,14 +82,19 @@ def sensitivity(
     bar = partial(track, what="tried", console=console)
     metric, points = scanning.scan(student, task, batches, progress=bar, known=tried.find, keep=tried.add)
     scanning.write(points, written / "points.csv")
-    scanning.draw(points, written / "sensitivity.png", metric=metric, task=task)
+    picture = written / "sensitivity.png"
+    if (lacking := missing("plots")) is None:
+        scanning.draw(points, picture, metric=metric, task=task)
+    else:
+        picture.unlink(missing_ok=True)  # of an earlier scan
     replace(written / "overrides.yaml", _overrides(run, student, points, sparsity, bits).encode())
     tried.remove()
     seen = sum(batch.size for batch in batches)
     title = f"{run.name} {run.id}: {task.monitor} {number(metric)} as it is, on the first {seen:,} samples"
     _show_points(title, "divergence, nats", points, lambda point: f"{point.divergence:.2g}", console)
     _show_points(title, task.monitor, points, lambda point: number(point.metric), console)
-    print(f"{written}: points.csv, sensitivity.png, overrides.yaml")
+    none = f"no {picture.name}: {lacking} is not installed, {installing('plots')}"
+    print(f"{written}: points.csv, {none if lacking else picture.name}, overrides.yaml")
     return written
 
 

@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from distill.callbacks import Compression, QuantizationAwareTraining, compressions
 from distill.core.ranks import is_rank_zero
 from distill.core.schedules import Constant, Schedule, step_at
+from distill.core.utils.extras import installing, missing
 from distill.training.module import Distillation
 from distill.training.optimizer import learning_rate_factor
 
@@ -48,7 +49,7 @@ def timeline(
 
 
 class DrawTimeline(Callback):
-    """Draws the time line when training begins.
+    """Draws the time line when training begins; without the ``plots`` extra a line says that there is none.
 
     Args:
         path: Of the picture; its folder is there.
@@ -59,6 +60,9 @@ class DrawTimeline(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_rank_zero():
+            return
+        if (name := missing("plots")) is not None:
+            print(f"No {self.path.name}: {name} is not installed ({installing('plots')}).", flush=True)
             return
         from distill.core.utils.plots import draw_timeline  # matplotlib takes half a second to import
 

@@ -140,7 +140,7 @@ def test_an_endless_search_is_refused() -> None:
 
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(UserError, match=r'pip install "lightning-distill\[sweep\]"'):
         trials(sweep("grid", n={"values": [1, 2]}))
 

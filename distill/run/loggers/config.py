@@ -36,8 +36,8 @@ class LoggingConfig:
 
     Attributes:
         csv: ``metrics.csv`` in the run's folder; from it W&B gets, at a resume, what a kill took.
-        tensorboard: Event files in its folder ``tensorboard``.
-        wandb: W&B, with its files in the folder ``wandb``; none if not given.
+        tensorboard: Event files in its folder ``tensorboard``, where the ``tensorboard`` extra is installed.
+        wandb: W&B, with its files in the folder ``wandb``; none if not given. It needs the ``wandb`` extra.
     """
 
     csv: bool = True

@@ -9,6 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 
 from distill.core.ranks import is_rank_zero
+from distill.core.utils.extras import installing, missing, require
 from distill.core.utils.secrets import scrub
 from distill.run.folder import Run
 from distill.run.loggers.config import LoggingConfig, WandbConfig
@@ -21,6 +22,7 @@ __all__ = [
     "CsvLogger",
     "SafeTensorBoardLogger",
     "SafeWandbLogger",
+    "check_installed",
     "keep_export",
     "keep_student",
     "make_loggers",
@@ -42,7 +44,10 @@ def make_loggers(
     loggers: list[Logger] = []
     if config.csv:
         loggers.append(CsvLogger(run.folder, at))
-    if config.tensorboard:
+    if config.tensorboard and (name := missing("tensorboard")) is not None:
+        if is_rank_zero():
+            print(f"No TensorBoard: {name} is not installed ({installing('tensorboard')}).", flush=True)
+    elif config.tensorboard:
         loggers.append(SafeTensorBoardLogger(run.folder, at))
     if config.wandb is not None:
         # The decision is rank zero's alone: the others send nothing.
@@ -52,6 +57,16 @@ def make_loggers(
     for logger in loggers:
         logger.log_hyperparams(scrub(hyperparameters))
     return loggers
+
+
+def check_installed(config: LoggingConfig) -> None:
+    """Refuse loggers whose packages are not installed. TensorBoard, which is on by default, is then left out instead.
+
+    Raises:
+        UserError: naming the extra that is missing.
+    """
+    if config.wandb is not None and config.wandb.mode != "disabled":
+        require("wandb", "logging.wandb")
 
 
 def keep_student(loggers: Sequence[Logger], run: Run) -> None:

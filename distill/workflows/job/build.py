@@ -34,6 +34,7 @@ from distill.run.boundary import refuse_paths
 from distill.run.checkpoints.file import SafeCheckpointIO
 from distill.run.folder import Run
 from distill.run.loggers.config import LoggingConfig
+from distill.run.loggers.make import check_installed
 from distill.run.loggers.wandb_mode import sweep_run_id
 from distill.training.module import Distillation
 from distill.training.processes import RUN_ID, check_count
@@ -110,6 +111,8 @@ def build(
         # What costs nothing to build comes first, so that its mistakes do not wait for data and models.
         made = {"logging": typed.make("logging"), "callbacks": typed.make("callbacks")}
         check_callbacks(made["callbacks"])
+        if stage == "fit":
+            check_installed(made["logging"])
         check_sharding(typed.config["trainer"], made["callbacks"])
         losses = typed.losses()
         arguments = {k: v for k, v in typed.make("trainer").items() if k in typed.config["trainer"]}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.extras import require
 from distill.workflows.sweep.file import SweepFile
 
 __all__ = ["trials"]
@@ -47,11 +48,9 @@ def trials(sweep: SweepFile, seed: int = 0) -> list[dict[str, Any]]:
     Raises:
         UserError: if a parameter cannot be understood, or scikit-learn is not installed.
     """
-    try:
-        from sklearn.model_selection import ParameterSampler
-    except ImportError:
-        hint = 'pip install "lightning-distill[sweep]"'
-        raise UserError("needs scikit-learn", key="distill sweep", hint=hint) from None
+    require("sweep", "distill sweep")
+    from sklearn.model_selection import ParameterSampler
+
     space = {key: _choices(f"parameters.{key}", given) for key, given in sweep.parameters.items()}
     drawn = [key for key, choices in space.items() if not isinstance(choices, Sequence)]
     size = math.prod(len(choices) for choices in space.values() if isinstance(choices, Sequence))
