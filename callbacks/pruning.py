@@ -14,8 +14,8 @@ from torch.utils.hooks import RemovableHandle
 from distill.compression.base import Compression
 from distill.compression.pruning.criteria import CRITERIA, Criterion
 from distill.compression.pruning.granularity import Granularity
-from distill.compression.pruning.layers import Layer
-from distill.compression.pruning.plan import Masks, Plan
+from distill.compression.pruning.masking_plan import Masks, Plan
+from distill.compression.pruning.rankings import Layer
 from distill.compression.pruning.schedule import CURVES, SparsitySchedule
 from distill.compression.pruning.weights import PRUNABLE
 from distill.core.idle import Idle, refuse_idle

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from distill.compression.base import Compression
 from distill.compression.pruning.schedule import Progress
 from distill.compression.structure.activations import ActivationSums
-from distill.compression.structure.plan import Criterion, Plan, Scope
+from distill.compression.structure.removal_plan import Criterion, Plan, Scope
 from distill.core.idle import Idle, refuse_idle
 from distill.core.schedules import step_at
 from distill.core.step_callback import logs_now, total_steps

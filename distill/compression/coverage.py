@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from distill.compression.structure.architectures import KINDS, find_units
 from distill.compression.structure.low_rank import LowRankLinear
 from distill.compression.structure.sharing import shared_layers
+from distill.compression.structure.units import KINDS, find_units
 from distill.core.targets import head
 
 __all__ = ["Coverage", "coverage", "coverage_of", "reached_by", "role"]

@@ -18,17 +18,17 @@ from distill.core.signals import Batch
 from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.extras import require
 from distill.core.utils.quiet import quiet_transformers
-from distill.export.convert import (
+from distill.export.hf import check_structure, to_huggingface
+from distill.export.onnx.convert import (
     frozen_layers,
     largest_integer,
     multiplies_integers,
     with_integers,
     without_quantization,
 )
-from distill.export.graph import feed, to_onnx
-from distill.export.hf import check_structure, to_huggingface
-from distill.export.isa import weight_type
-from distill.export.runtime import input_sizes, integer_matmuls, logits, session
+from distill.export.onnx.graph import feed, to_onnx
+from distill.export.onnx.isa import weight_type
+from distill.export.onnx.runtime import input_sizes, integer_matmuls, logits, session
 from distill.export.verify import Predict, check_float, check_integer, compare, nothing_to_compare, torch_logits
 from distill.tasks import Task
 
@@ -82,7 +82,7 @@ def write(
         folder: An empty folder.
         task: What the student does.
         batches: The validation data, from its beginning at every call.
-        isa: What integers are stored for (:data:`~distill.export.isa.ISAS`).
+        isa: What integers are stored for (:data:`~distill.export.onnx.isa.ISAS`).
 
     Returns:
         What was found, for the report.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distill.core.forward import forward
 from distill.core.signals import Batch, Request, Signals
 from distill.core.utils.errors import UserError
-from distill.export.graph import feed
+from distill.export.onnx.graph import feed
 from distill.export.packed import apart
 from distill.tasks import Task
 

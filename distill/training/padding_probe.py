@@ -14,7 +14,7 @@ from distill.core.signals import Request
 from distill.core.utils.errors import UserError
 from distill.data import TextData
 from distill.data.features import Samples
-from distill.export.convert import frozen_layers, without_quantization
+from distill.export.onnx.convert import frozen_layers, without_quantization
 from distill.tasks import TextTask
 
 __all__ = ["meet_padding", "padding_error", "two_lengths"]

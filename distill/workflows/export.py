@@ -22,12 +22,12 @@ from distill.core.utils.progress import spoken
 from distill.core.utils.quiet import quiet_transformers
 from distill.core.utils.replacing import check_output
 from distill.core.verdict import Verdict
-from distill.export.convert import without_quantization
 from distill.export.folder import REPORT, replacing_export
-from distill.export.graph import Logits, feed, to_onnx
-from distill.export.isa import check_isa, host_isa
-from distill.export.padding import said
-from distill.export.runtime import latency, session
+from distill.export.onnx.convert import without_quantization
+from distill.export.onnx.graph import Logits, feed, to_onnx
+from distill.export.onnx.isa import check_isa, host_isa
+from distill.export.onnx.padding import said
+from distill.export.onnx.runtime import latency, session
 from distill.export.summary import STUDENT, TEACHER, show, sizes, slower
 from distill.export.targets import FORMATS, MODEL, check_name, check_student, write
 from distill.models.compatibility import positions_of

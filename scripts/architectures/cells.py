@@ -20,10 +20,10 @@ from distill.compression.quantization.scheme import ActivationScheme, WeightSche
 from distill.core.architectures import layer_list
 from distill.core.documents import check_causal, check_isolation
 from distill.core.signals import Batch, Request
-from distill.export.graph import Logits, feed
-from distill.export.padding import padded
-from distill.export.runtime import logits as run_logits
-from distill.export.runtime import session
+from distill.export.onnx.graph import Logits, feed
+from distill.export.onnx.padding import padded
+from distill.export.onnx.runtime import logits as run_logits
+from distill.export.onnx.runtime import session
 from distill.export.targets import write
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
 from distill.models import artifact

@@ -17,7 +17,7 @@ from distill.compression.quantization.storage import step_of
 from distill.core.forward import forward
 from distill.core.record import note
 from distill.core.signals import Batch, Request
-from distill.export.graph import feed
+from distill.export.onnx.graph import feed
 from distill.tasks import TextClassification
 
 VOCABULARY = 61

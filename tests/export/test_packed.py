@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from distill.core.forward import forward
 from distill.core.signals import IGNORE, Batch, Request
-from distill.export.graph import feed
+from distill.export.onnx.graph import feed
 from distill.export.packed import apart
 from distill.export.verify import compare, torch_logits
 from distill.tasks import CausalLM

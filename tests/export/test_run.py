@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.core.utils.errors import UserError
 from distill.export import targets as formats
-from distill.export.runtime import latency, logits, session
+from distill.export.onnx.runtime import latency, logits, session
 from distill.export.verify import Comparison
 from distill.models import artifact
 from distill.run.folder import Run

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from distill.compression.structure.architectures import Slice, Units
+from distill.compression.structure.units import Slice, Units
 
 __all__ = [
     "choose",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.compression.structure.architectures import Slice, Units
+from distill.compression.structure.units import Slice, Units
 
 __all__ = ["LayerSwitch", "factors", "features"]
 

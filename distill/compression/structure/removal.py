@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from distill.compression.structure.architectures import KINDS, Kind, Units, find_units, layer_modules
 from distill.compression.structure.masking import features
+from distill.compression.structure.units import KINDS, Kind, Units, find_units, layer_modules
 from distill.core.layer_config import keep_in_config
 from distill.core.utils.errors import UserError
 

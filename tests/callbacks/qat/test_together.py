@@ -22,7 +22,7 @@ Make = Callable[..., Any]
 
 DENSE = "bert.encoder.layer.0.intermediate.dense"
 LEARNED = WeightScheme(bits=4, learned=True)
-RANKS = Path(__file__).parents[2] / "quantize" / "ranks.py"
+RANKS = Path(__file__).parents[2] / "compression" / "quantization" / "ranks.py"
 
 
 @pytest.mark.parametrize("weights", [WeightScheme(bits=4), LEARNED, WeightScheme(symmetric=False)], ids=str)

@@ -18,7 +18,7 @@ from distill.callbacks import LowRank, ShareParameters, StructuredPruning
 from distill.compression.own_pass import in_own_pass
 from distill.compression.pruning.criteria import Magnitude
 from distill.compression.pruning.granularity import Granularity
-from distill.compression.pruning.plan import Plan
+from distill.compression.pruning.masking_plan import Plan
 from distill.compression.pruning.weights import PRUNABLE
 from distill.compression.quantization.layers import QuantizedLayer, quantized_layers
 from distill.compression.quantization.lifecycle import conclude, follow, freeze

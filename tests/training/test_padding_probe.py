@@ -15,7 +15,7 @@ from distill.compression.quantization.ptq import quantize
 from distill.compression.quantization.scheme import WeightScheme
 from distill.core.signals import Request
 from distill.data.features import Ragged, Samples
-from distill.export.convert import frozen_layers
+from distill.export.onnx.convert import frozen_layers
 from distill.tasks import TextClassification, TokenClassification
 from distill.training.padding_probe import meet_padding, padding_error, two_lengths
 

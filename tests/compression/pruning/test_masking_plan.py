@@ -11,7 +11,7 @@ from torch import nn
 
 from distill.compression.pruning.criteria import Magnitude
 from distill.compression.pruning.granularity import Granularity
-from distill.compression.pruning.plan import Masks, Plan
+from distill.compression.pruning.masking_plan import Masks, Plan
 from distill.core.utils.errors import UserError
 
 

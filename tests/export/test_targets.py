@@ -22,7 +22,7 @@ from distill.core.record import note
 from distill.core.signals import Batch
 from distill.core.utils.errors import UserError
 from distill.export import targets as formats
-from distill.export.runtime import logits, session
+from distill.export.onnx.runtime import logits, session
 from distill.export.targets import MODEL, check_name, check_student, write
 from distill.tasks import CausalLM, Plain, TextClassification
 

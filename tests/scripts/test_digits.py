@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def digits() -> ModuleType:
-    path = Path(__file__).parents[1] / "scripts" / "digits.py"
+    path = Path(__file__).parents[2] / "scripts" / "digits.py"
     spec = importlib.util.spec_from_file_location("digits_script", path)
     assert spec is not None
     assert spec.loader is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distill.core.utils.errors import UserError
-from distill.export.isa import SAFE, check_isa, host_isa, weight_type
+from distill.export.onnx.isa import SAFE, check_isa, host_isa, weight_type
 
 
 def test_two_products_of_safe_weights_fit_into_16_bits_and_of_no_larger_ones() -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from distill.core.utils.errors import UserError
-from distill.export import runtime
-from distill.export.runtime import latency
+from distill.export.onnx import runtime
+from distill.export.onnx.runtime import latency
 
 
 class Clock:

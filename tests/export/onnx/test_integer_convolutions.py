@@ -16,9 +16,9 @@ from distill.compression.quantization.lifecycle import freeze
 from distill.compression.quantization.ptq import quantize
 from distill.compression.quantization.scheme import ActivationScheme, LayerScheme, WeightScheme
 from distill.core.signals import Batch
-from distill.export.convert import with_integers
-from distill.export.graph import to_onnx
-from distill.export.runtime import integer_matmuls, logits, session
+from distill.export.onnx.convert import with_integers
+from distill.export.onnx.graph import to_onnx
+from distill.export.onnx.runtime import integer_matmuls, logits, session
 from distill.export.targets import MODEL, write
 from distill.tasks import Plain
 

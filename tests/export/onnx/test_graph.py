@@ -16,8 +16,8 @@ from transformers import BertForSequenceClassification
 from distill.compression.structure.removal import keep_units
 from distill.core.signals import Batch
 from distill.core.utils.errors import UserError
-from distill.export.graph import OPSET, feed, to_onnx
-from distill.export.runtime import integer_matmuls, logits, session
+from distill.export.onnx.graph import OPSET, feed, to_onnx
+from distill.export.onnx.runtime import integer_matmuls, logits, session
 
 Inputs = Callable[..., dict[str, Tensor]]
 

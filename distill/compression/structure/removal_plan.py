@@ -16,11 +16,11 @@ from distill.compression.pruning.masks import count_at
 from distill.compression.quantization.layers import QuantizedLayer
 from distill.compression.structure import importance
 from distill.compression.structure.activations import ActivationSums
-from distill.compression.structure.architectures import KINDS, Kind, Units, find_units, heads_in_group, layer_modules
 from distill.compression.structure.low_rank import LowRankLinear
 from distill.compression.structure.masking import LayerSwitch, factors
 from distill.compression.structure.norms import mask_norm, unmask_norm
 from distill.compression.structure.removal import keep_units, remove_layers
+from distill.compression.structure.units import KINDS, Kind, Units, find_units, heads_in_group, layer_modules
 from distill.core.ranks import is_rank_zero
 from distill.core.record import steps_of, structural
 from distill.core.targets import LINEAR, refuse_rewritten

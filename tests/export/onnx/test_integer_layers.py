@@ -15,9 +15,9 @@ from transformers.pytorch_utils import Conv1D
 from distill.compression.quantization.layers import QuantizedLayer, quantize_layer
 from distill.compression.quantization.lifecycle import freeze
 from distill.compression.quantization.scheme import ActivationScheme, LayerScheme, WeightScheme
-from distill.export.convert import frozen_layers, largest_integer, with_integers, without_quantization
-from distill.export.graph import to_onnx
-from distill.export.runtime import integer_matmuls, logits, session
+from distill.export.onnx.convert import frozen_layers, largest_integer, with_integers, without_quantization
+from distill.export.onnx.graph import to_onnx
+from distill.export.onnx.runtime import integer_matmuls, logits, session
 
 WIDTH, OUT = 48, 10
 FULL = ActivationScheme()

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from distill.compression.structure.architectures import find_units
 from distill.compression.structure.importance import (
     choose,
     choose_globally,
@@ -20,6 +19,7 @@ from distill.compression.structure.importance import (
     output_norm,
     taylor,
 )
+from distill.compression.structure.units import find_units
 
 
 def pieces(model: Any, family: str, kind: str, layer: int, unit: int) -> list[tuple[Any, Any]]:

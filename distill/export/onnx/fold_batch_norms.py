@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.export.convolutions import bias_steps
+from distill.export.onnx.integer_convolutions import bias_steps
 
 __all__ = ["fold_batch_norms"]
 
 
 def fold_batch_norms(graph: Any) -> None:
-    """Fold each batch norm that alone reads a :class:`~distill.export.convolutions.StaticConv` into it.
+    """Fold each batch norm that alone reads a :class:`~distill.export.onnx.integer_convolutions.StaticConv` into it.
 
     A norm multiplies a channel by f = gamma / sqrt(var + eps) and adds beta - f * mean. |f| joins the scale of the
     channel's weights, whose integers take the sign of f, and the bias is rounded anew: that alone changes what the

@@ -15,8 +15,8 @@ from distill.compression.quantization.layers import (
     QuantizedTransposedLinear,
     quantized_layers,
 )
-from distill.export.convolutions import StaticConv, WeightOnlyConv
-from distill.export.integers import (
+from distill.export.onnx.integer_convolutions import StaticConv, WeightOnlyConv
+from distill.export.onnx.integer_layers import (
     DynamicInput,
     DynamicLinear,
     IntegerEmbedding,
@@ -66,7 +66,7 @@ def without_quantization(model: nn.Module) -> nn.Module:
 
 
 def with_integers(model: nn.Module, *, unsigned: bool) -> nn.Module:
-    """A copy for :func:`~distill.export.graph.to_onnx` whose frozen layers hold integers.
+    """A copy for :func:`~distill.export.onnx.graph.to_onnx` whose frozen layers hold integers.
 
     Args:
         model: With frozen layers; elsewhere it stays as it is.

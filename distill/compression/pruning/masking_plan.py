@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distill.compression.pruning.criteria import Criterion
 from distill.compression.pruning.granularity import Granularity, as_matrix
-from distill.compression.pruning.layers import MASK, Layer, Ranking, rankings
+from distill.compression.pruning.rankings import MASK, Layer, Ranking, rankings
 from distill.compression.pruning.schedule import check_sparsity
 from distill.compression.pruning.weights import check_written, name_beside, weights_of
 from distill.core.ranks import is_rank_zero

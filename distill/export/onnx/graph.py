@@ -20,8 +20,8 @@ from distill.core.forward import forward
 from distill.core.signals import Batch, Request
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_transformers
-from distill.export.batch_norms import fold_batch_norms
-from distill.export.padding import count_positions, sides
+from distill.export.onnx.fold_batch_norms import fold_batch_norms
+from distill.export.onnx.padding import count_positions, sides
 
 __all__ = ["OPSET", "Logits", "feed", "to_onnx"]
 
@@ -62,7 +62,7 @@ class Logits(nn.Module):
         return signals.logits
 
     def sides(self, example: Mapping[str, Tensor]) -> list[str]:
-        """Where the padding may be (:func:`~distill.export.padding.sides`)."""
+        """Where the padding may be (:func:`~distill.export.onnx.padding.sides`)."""
         return sides(lambda inputs: self(*inputs.values()), example, self.model)
 
 

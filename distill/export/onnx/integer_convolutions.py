@@ -1,6 +1,6 @@
 """Convolutions whose weights are integers in an ONNX file, written so that onnxruntime multiplies integers.
 
-Like the layers of :mod:`distill.export.integers` they exist to be exported.
+Like the layers of :mod:`distill.export.onnx.integer_layers` they exist to be exported.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from distill.export.integers import DynamicInput, IntegerLayer, StaticInput, dequantize, values
+from distill.export.onnx.integer_layers import DynamicInput, IntegerLayer, StaticInput, dequantize, values
 
 __all__ = ["StaticConv", "WeightOnlyConv", "bias_steps"]
 

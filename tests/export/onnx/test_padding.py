@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-from distill.export.graph import Logits, to_onnx
-from distill.export.padding import said
-from distill.export.runtime import logits, session
+from distill.export.onnx.graph import Logits, to_onnx
+from distill.export.onnx.padding import said
+from distill.export.onnx.runtime import logits, session
 from distill.workflows.export import _complete
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -1,0 +1,1 @@
+"""What ONNX needs: a graph of a model, its integers, and onnxruntime."""
