@@ -1,4 +1,4 @@
-"""Linear maps factorised before training, and trained as two thin ones."""
+"""Linear maps factorized before training, and trained as two thin ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from distill.compression.base import Compression
-from distill.compression.structure.low_rank import LowRankLinear, factorise, rank_of_energy, replace, saves, shape
+from distill.compression.structure.low_rank import LowRankLinear, factorize, rank_of_energy, replace, saves, shape
 from distill.core.record import steps_of
 from distill.core.targets import LINEAR, refuse_broken, refuse_rewritten, select, sharing
 from distill.core.utils.errors import UserError
@@ -72,7 +72,7 @@ class LowRank(Compression):
                 continue  # both factors would be 0, and their gradients too, for ever
             rank = self.rank or rank_of_energy(torch.linalg.svdvals(weight.float()), self.energy or 0.0)
             if saves(out, into, rank):
-                ranks[name], values[name] = rank, factorise(weight, rank)
+                ranks[name], values[name] = rank, factorize(weight, rank)
         if not ranks and not factors:
             key, value = ("rank", self.rank) if self.rank else ("energy", self.energy)
             problem = "no map becomes smaller: rank * (in + out) is at least in * out of all of them"
@@ -114,7 +114,7 @@ class LowRank(Compression):
 
 
 def _refuse_written_bias(name: str, module: nn.Module) -> None:
-    """A factor takes over the bias itself, which a hook or a parametrisation would go on writing elsewhere."""
+    """A factor takes over the bias itself, which a hook or a parametrization would go on writing elsewhere."""
     if module.bias is not None and not isinstance(module._parameters.get("bias"), nn.Parameter):
         problem = "its bias is written anew before every pass, which a factor would not follow"
         raise UserError(

@@ -46,8 +46,8 @@ class QuantizationAwareTraining(Compression):
     Time line, in optimizer steps (integers) or fractions of the run (floats): the student computes in floating point
     until ``begin``; the ranges of static inputs are followed from ``observe`` to ``freeze_observers``. Weights that
     were pruned stay exactly 0. Observers look at training batches only, all ranks' together, and at no padding.
-    Linear maps, convolutions and embeddings are quantised; head and first layer (of a model that reads numbers) are
-    not, unless ``include`` names them, but a head tied to a quantised embedding is quantised with it.
+    Linear maps, convolutions and embeddings are quantized; head and first layer (of a model that reads numbers) are
+    not, unless ``include`` names them, but a head tied to a quantized embedding is quantized with it.
 
     Weights of 3 bits or fewer want losses of temperature 1, and a warning says so from above 2 on: soft targets that
     help in floating point can ruin the training of so few levels.
@@ -62,10 +62,10 @@ class QuantizationAwareTraining(Compression):
         embeddings: Of embeddings, half of a small model; ``None`` leaves them as they are.
         overrides: Mixed precision: regular expression -> width, scheme, or null to leave a layer out; the last that is
             found in a name holds.
-        include: Regular expressions of the layers to quantise; everything but head and first layer by default.
+        include: Regular expressions of the layers to quantize; everything but head and first layer by default.
         exclude: Of those to leave out.
         types: Names of classes, of ``Linear``, ``Conv1D`` (GPT-2's linear map), ``Conv1d``, ``ConvTranspose1d``, and
-            those of 2 and 3 dimensions: only modules of these are quantised, besides embeddings and what is tied to
+            those of 2 and 3 dimensions: only modules of these are quantized, besides embeddings and what is tied to
             them; of all of them if not given.
         observe: When observers begin.
         begin: When rounding begins.
@@ -198,7 +198,7 @@ class QuantizationAwareTraining(Compression):
         find_ranged(layers.values())
         static = [layer for layer in layers.values() if layer.static]
         if static and not any(layer.ranged or layer.mode == "fake" for layer in static):
-            problem = "the run ended before any input's range was observed: nothing can be quantised"
+            problem = "the run ended before any input's range was observed: nothing can be quantized"
             raise TrainingError(f"{problem}. Train longer, or let {_KEY}.observe and begin be earlier.")
         self._layers = {}
         return [step_of(conclude(layers), self.store)]

@@ -157,7 +157,7 @@ class StructuredPruning(Compression):
         student = pl_module.student
         assert isinstance(student, nn.Module)
         self._parts, self._factors = self.plan.parts(student), []
-        self.plan.check_quantised(self._parts)
+        self.plan.check_quantized(self._parts)
         self._hooks = [trainer.optimizers[0].register_step_post_hook(self._apply)]
         if self.plan.criterion == "activation" and not self.complete(self._step, total):
             self.plan.watch(self._parts, self._activations)

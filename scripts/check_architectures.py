@@ -3,7 +3,7 @@
 
     python scripts/check_architectures.py [--only TYPE ...] [--task TASK ...] [--work FILE] [--out FILE]
 
-Each model is a teacher, padded, packed, a student copied from it, trained on hints, pruned, quantised and, with one of
+Each model is a teacher, padded, packed, a student copied from it, trained on hints, pruned, quantized and, with one of
 the heads of its type, exported, and is compared with itself. What was tried is kept in ``--work``, so that a killed run
 goes on, and a line that is taken out of it is tried again. Takes about an hour of one core.
 """

@@ -3,7 +3,7 @@
 
     scripts/quickstart [--seed 0] [--runs runs]
 
-Trains one small student twice on the same tokens, alone and from the shipped teacher; prunes and quantises the
+Trains one small student twice on the same tokens, alone and from the shipped teacher; prunes and quantizes the
 distilled one while it is distilled on; exports it as integers for onnxruntime. Ends with a table of bits per byte and
 perplexity on held-out modules, a completion by each model, and the export's size and speed.
 """

@@ -20,7 +20,7 @@ import yaml
 
 from distill.cli.main import main
 
-# Before datasets is imported, which reads it once: tests neither find nor leave tokenised data.
+# Before datasets is imported, which reads it once: tests neither find nor leave tokenized data.
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="distill-tests-")
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 

@@ -57,7 +57,7 @@ distill trains a small model from a large one.
   distill resume RUN [--max-epochs N] [--max-steps N]   go on with a run that was interrupted, or extend it
   distill validate RUN [--key value ...]                score a run's student on its validation data
   distill test RUN [--key value ...]                    score a run's student on its test data
-  distill quantize RUN [--calibrate N] [--bits B]       quantise a run's student without training
+  distill quantize RUN [--calibrate N] [--bits B]       quantize a run's student without training
   distill export RUN --to hf|onnx|onnx-int8             write a run's student for others to run, verified
   distill sensitivity RUN [--sparsity S] [--bits B]     which layers can be pruned, which rounded, and how far
   distill runs [FOLDER] [--json]                        what became of the runs below a folder

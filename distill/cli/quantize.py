@@ -54,7 +54,7 @@ def _weights(options: Namespace) -> WeightScheme:
 
 
 QUANTIZE = of_run(
-    "Quantise the student of a run without training it, into a run of its own: what quantization-aware training\n"
+    "Quantize the student of a run without training it, into a run of its own: what quantization-aware training\n"
     "has to beat.",
     _quantize,
     argument("--calibrate", type=int, metavar="N", help=f"training samples that ranges are from ({_CALIBRATE})"),

@@ -27,12 +27,12 @@ class Compression(StepCallback, ABC):
     and says what was done. State that belongs to a weight (masks, observers, scales) is in persistent buffers of
     the weight's module. The teacher is never touched.
 
-    Several compress one student in a fixed order, by :attr:`order`: change the structure, mask, then quantise. No two
+    Several compress one student in a fixed order, by :attr:`order`: change the structure, mask, then quantize. No two
     of them mask the same weights.
     """
 
     order: ClassVar[int]
-    """0 changes the structure (low rank, sharing), 1 masks, 2 quantises."""
+    """0 changes the structure (low rank, sharing), 1 masks, 2 quantizes."""
 
     _prepared: nn.Module | None = None
 
@@ -62,7 +62,7 @@ class Compression(StepCallback, ABC):
             if before.order > after.order:
                 raise UserError(
                     f"{type(after).__name__} comes before {type(before).__name__}: structure, then masks, then "
-                    "quantisation",
+                    "quantization",
                     key="callbacks",
                     value=names,
                     hint="change their order",

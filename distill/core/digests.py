@@ -49,7 +49,7 @@ def _coefficients(count: int, device: torch.device) -> Tensor:
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014), elementwise; int64 wraps around."""
+    """The finalizer of SplitMix64 (Steele, Lea, Flood 2014), elementwise; int64 wraps around."""
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         x = (x ^ _shifted(x, shift)) * factor
     return x ^ _shifted(x, 31)

@@ -160,7 +160,7 @@ class ModelSpec:
         """Refuse a model that cannot return attention maps.
 
         Raises:
-            UserError: if its attention implementation does not materialise them.
+            UserError: if its attention implementation does not materialize them.
         """
         implementation = getattr(self.config, "_attn_implementation", None)
         if implementation != "eager":

@@ -143,7 +143,7 @@ def select(
 def refuse_rewritten(modules: Mapping[str, nn.Module], key: str, *, excludes: bool = True) -> None:
     """Refuse modules whose weight somebody else writes: what is done to it would be undone before the next pass.
 
-    So do hooks and parametrisations (weight norm, spectral norm, ``torch.nn.utils.prune``), which keep what is trained
+    So do hooks and parametrizations (weight norm, spectral norm, ``torch.nn.utils.prune``), which keep what is trained
     under another name; a lazy module has no weight yet.
 
     Args:
@@ -191,7 +191,7 @@ def _writer(module: nn.Module) -> tuple[str, str]:
     if is_parametrized(module, "weight"):
         parts: Any = module.parametrizations
         kinds = " and ".join(type(part).__name__.lstrip("_") for part in parts["weight"])
-        return f"the parametrisation {kinds}", "torch.nn.utils.parametrize.remove_parametrizations ends it"
+        return f"the parametrization {kinds}", "torch.nn.utils.parametrize.remove_parametrizations ends it"
     removals = {"WeightNorm": "remove_weight_norm", "SpectralNorm": "remove_spectral_norm"}
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, BasePruningMethod):

@@ -110,7 +110,7 @@ class TextTask(Task):
         labels: Names of the classes in the order of their ids; ``None`` where the task has none.
 
     Attributes:
-        columns: Roles of the columns it reads -> names under which a data set's column is recognised, the
+        columns: Roles of the columns it reads -> names under which a data set's column is recognized, the
             best first (``{"text": ("sentence", "text"), "label": ("label", "labels")}``).
         optional: Roles that a split may lack.
         predicted: The feature that holds the tokens to predict, where a task predicts tokens.
@@ -148,7 +148,7 @@ class TextTask(Task):
         return {}
 
     def find_columns(self, names: Sequence[str]) -> dict[str, str]:
-        """Recognise the roles' columns among a data set's: role -> column, without the roles not found."""
+        """Recognize the roles' columns among a data set's: role -> column, without the roles not found."""
         found = {role: next((c for c in known if c in names), None) for role, known in self.columns.items()}
         return {role: column for role, column in found.items() if column is not None}
 

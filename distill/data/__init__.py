@@ -1,4 +1,4 @@
-"""Data: sources, tokenised samples, deterministic batches, and the data module that joins them."""
+"""Data: sources, tokenized samples, deterministic batches, and the data module that joins them."""
 
 from __future__ import annotations
 

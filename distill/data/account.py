@@ -29,7 +29,7 @@ _COUNTED = 1 << 24  # tokens at the most
 
 
 def said(rows: Rows, left_out: Mapping[str, int], given: Mapping[str, str], notes: Sequence[str]) -> list[str]:
-    """Lines on columns that were recognised by their names, on rows without a label and on empty texts.
+    """Lines on columns that were recognized by their names, on rows without a label and on empty texts.
 
     Args:
         rows: The data.
@@ -87,7 +87,7 @@ def unread(use: str, rows: Rows, samples: Samples, tokenizer: Any, limit: int | 
     Args:
         use: ``train``, ``validation`` or ``test``.
         rows: The data.
-        samples: The split's, tokenised.
+        samples: The split's, tokenized.
         tokenizer: Of transformers.
         limit: Tokens to which a sample is cut; ``None`` where it is not.
     """
@@ -133,7 +133,7 @@ def token_counts(samples: Samples, predicted: str, tokenizer: Any) -> torch.Tens
     """How often each token is to be predicted, ``[C]``; of more than 16 million tokens every n-th is counted.
 
     Args:
-        samples: Tokenised.
+        samples: Tokenized.
         predicted: The feature of which tokens are predicted.
         tokenizer: Of transformers.
     """

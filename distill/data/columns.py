@@ -16,7 +16,7 @@ __all__ = ["check_rows", "check_tags", "find_columns"]
 def find_columns(
     task: TextTask, names: list[str], given: Mapping[str, str] | None, mixed: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Role -> column, as given and else recognised by name, if need be without regard to capitals.
+    """Role -> column, as given and else recognized by name, if need be without regard to capitals.
 
     Args:
         task: Says which roles there are.
@@ -36,7 +36,7 @@ def find_columns(
             )
         if column not in every:
             raise UserError("no such column", key=f"data.columns.{role}", value=column, hint=nearest(column, every))
-    found = _recognised(task, every)
+    found = _recognized(task, every)
     if given.get("text", found.get("text")) != found.get("text"):  # the second of a pair whose first is not read
         found.pop("text_pair", None)
     found |= given
@@ -55,7 +55,7 @@ def find_columns(
     return found
 
 
-def _recognised(task: TextTask, names: list[str]) -> dict[str, str]:
+def _recognized(task: TextTask, names: list[str]) -> dict[str, str]:
     exact = task.find_columns(names)
     folded = {name.casefold(): name for name in reversed(names)}
     others = {role: folded[name] for role, name in task.find_columns(list(folded)).items()}

@@ -1,4 +1,4 @@
-"""Tokenised samples in memory: flat arrays with offsets, read without a copy."""
+"""Tokenized samples in memory: flat arrays with offsets, read without a copy."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def _dataset(table: Any, how: Sequence[Any]) -> Any:
     from datasets import Dataset
     from datasets.fingerprint import Hasher
 
-    # Of the content, so that what was tokenised once is found again, also after a copy of the files.
+    # Of the content, so that what was tokenized once is found again, also after a copy of the files.
     return Dataset(table, fingerprint=Hasher.hash([repr(one) for one in how]))
 
 

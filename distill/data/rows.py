@@ -17,7 +17,7 @@ __all__ = ["Rows", "read_rows"]
 
 @dataclass(frozen=True)
 class Rows:
-    """The data before it is tokenised.
+    """The data before it is tokenized.
 
     Attributes:
         splits: Use (``train``, ``validation``, ``test``) -> ``datasets.Dataset``.

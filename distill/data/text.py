@@ -29,7 +29,7 @@ _PACK_LENGTH = 256
 
 
 class TextData(LightningDataModule):
-    """Rows of text, tokenised once, in batches that are a function of seed, epoch and row alone.
+    """Rows of text, tokenized once, in batches that are a function of seed, epoch and row alone.
 
     Batches are the same for any number of workers and any restart; see
     :class:`~distill.data.batches.TrainingBatches`. Works without a trainer too: call ``setup("fit")`` and take
@@ -45,10 +45,10 @@ class TextData(LightningDataModule):
             breaks; the default for language models that pack), ``file``, or ``line`` (else the default).
         task: Name of a text task, or a task of your own.
         tokenizer: Hub id, folder, run, or ``distill:quickstart/tokenizer``.
-        columns: Role (``text``, ``text_pair``, ``label``) -> column; recognised by their names if not given.
+        columns: Role (``text``, ``text_pair``, ``label``) -> column; recognized by their names if not given.
         labels: Names of the classes in the order of their ids, where they are not to be found in the data: a teacher
             has them in another order, or has more of them.
-        splits: Use (``train``, ``validation``, ``test``) -> split; recognised by their names if not given.
+        splits: Use (``train``, ``validation``, ``test``) -> split; recognized by their names if not given.
         validation_fraction: Share of the training rows taken for validation, always the same ones.
         train_samples: Train on so many rows (documents, before they are packed), always the same ones.
         max_length: Most tokens of a sample; longer ones are cut.
@@ -219,7 +219,7 @@ class TextData(LightningDataModule):
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the tokenised samples, those that judge the best among them, of given names and the tokenizer."""
+        """A hash of the tokenized samples, those that judge the best among them, of given names and the tokenizer."""
         self.setup("fit")
         samples = [self._samples[use].fingerprint for use in ("train", "validation") if use in self._samples]
         names = [] if self._names is None else ["/".join(self.labels or []).encode().hex()]
@@ -228,12 +228,12 @@ class TextData(LightningDataModule):
     # ------------------------------------------------------------------ life cycle
 
     def prepare_data(self) -> None:
-        """Tokenise every split into the cache; called in one process a node, before the others look there."""
+        """Tokenize every split into the cache; called in one process a node, before the others look there."""
         for use in self._rows.splits:
             self._tokenized(use)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read what is tokenised; where nothing is cached, tokenise.
+        """Read what is tokenized; where nothing is cached, tokenize.
 
         Raises:
             UserError: for whatever is wrong with the settings or the data.
@@ -271,7 +271,7 @@ class TextData(LightningDataModule):
         return self._evaluation_loader("test")
 
     def samples(self, use: str) -> Samples:
-        """The tokenised samples of ``train``, ``validation`` or ``test``, asked for by ``(epoch, row)``.
+        """The tokenized samples of ``train``, ``validation`` or ``test``, asked for by ``(epoch, row)``.
 
         Raises:
             UserError: if the data has no such split.

@@ -1,4 +1,4 @@
-"""Tokenising a split once: the result is cached under a key of everything that it depends on."""
+"""Tokenizing a split once: the result is cached under a key of everything that it depends on."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def tokenize(
     labels: Labels | None,
     seed: int,
 ) -> Samples:
-    """A split's samples, tokenised or read from the cache of an earlier time.
+    """A split's samples, tokenized or read from the cache of an earlier time.
 
     The cache lies beside those of ``datasets`` (``HF_DATASETS_CACHE``). Its key is made of the rows, the
     columns, the task with its settings and source, the tokenizer and the length.

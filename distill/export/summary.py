@@ -61,7 +61,7 @@ def _rows(report: Mapping[str, Any]) -> dict[str, str]:
         )
         rows["weights"] = f"{report['weights']} for {report['isa']}, the largest is {report['largest_weight']}"
     elif report["quantized_layers"]:
-        rows["quantised layers"] = f"{report['quantized_layers']}, weights as floats on their grid, inputs not rounded"
+        rows["quantized layers"] = f"{report['quantized_layers']}, weights as floats on their grid, inputs not rounded"
     if found["agreement"] is not None:
         alike = ", but all of them are one class: a constant model's would be equal too" if found["one_class"] else ""
         rows["equal decisions"] = f"{found['agreement']:.2%} of {found['predictions']:,}{alike}"

@@ -64,7 +64,7 @@ def check_student(to: str, student: nn.Module) -> None:
         check_structure(student, steps_of(student))
     if to == "onnx-int8" and not frozen_layers(student):
         raise UserError(
-            "this student was not quantised",
+            "this student was not quantized",
             key="--to",
             value=to,
             hint="train with the callback QuantizationAwareTraining, run `distill quantize RUN`, or export to onnx",

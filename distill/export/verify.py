@@ -179,5 +179,5 @@ def check_integer(found: Comparison) -> None:
         raise UserError(
             f"the exported model does not do what the trained one does: {'; '.join(faults)}; nothing was written",
             key="--to",
-            hint="validate on more data if these are few, else train longer with quantisation on, or export to onnx",
+            hint="validate on more data if these are few, else train longer with quantization on, or export to onnx",
         )

@@ -30,7 +30,7 @@ def decoupled_kd(
 
     With p the teacher's and q the student's softened probabilities and y the label:
     TCKD = KL of the pair (p[y], 1 - p[y]) from (q[y], 1 - q[y]); NCKD = KL of the teacher's from
-    the student's distribution over the classes other than y, renormalised.
+    the student's distribution over the classes other than y, renormalized.
     For alpha = 1 and beta = 1 - p[y] it would be :func:`~distill.losses.hinton.hinton_kl`.
 
     Args:

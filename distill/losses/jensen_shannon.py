@@ -1,4 +1,4 @@
-"""Generalised Jensen-Shannon divergence: between forward and reverse KL."""
+"""Generalized Jensen-Shannon divergence: between forward and reverse KL."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def jensen_shannon(student_NC: Tensor, teacher_NC: Tensor, beta: float = 0.5, te
 
 
 class JensenShannon(SoftenedLoss):
-    """T^2 times the generalised Jensen-Shannon divergence of the softened predictions.
+    """T^2 times the generalized Jensen-Shannon divergence of the softened predictions.
 
     Args:
         beta: The teacher's share in the mixture, in [0, 1]; 0 stands for forward KL, 1 for reverse KL

@@ -132,7 +132,7 @@ def byte_lengths(text: str, offsets: list[tuple[int, int]]) -> NDArray[np.int32]
     """The bytes of UTF-8 that each token adds to the text before it, and what is left for the end of text.
 
     Tokens may share a character (parts of one outside ASCII) or skip some (white space dropped by a
-    normaliser): each byte goes to the first token that reaches it, so the sum is exactly the text's size.
+    normalizer): each byte goes to the first token that reaches it, so the sum is exactly the text's size.
 
     Args:
         text: The text.

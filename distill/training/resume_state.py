@@ -86,7 +86,7 @@ def refuse_changed(checkpoint: Mapping[str, Any], teacher: TeacherSource | None,
     if began is not None and data is not None and began != data:
         if began.rpartition("-")[2] != data.rpartition("-")[2]:
             _refuse("the tokenizer is not the one that the run began with", "data.tokenizer")
-        _refuse("the data, as it is tokenised, is not that of the run", "data")
+        _refuse("the data, as it is tokenized, is not that of the run", "data")
     saved = checkpoint.get("teacher")
     if (saved is None) != (teacher is None):
         _refuse("the run began without a teacher" if saved is None else "the run began with a teacher")

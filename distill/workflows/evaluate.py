@@ -208,13 +208,13 @@ def _take_student(config: dict[str, Any], run: Run) -> bool:
 
 
 def refuse_quantized_run(job: Job, folder: str | Path, verb: str) -> None:
-    """Refuse a student that is quantised already.
+    """Refuse a student that is quantized already.
 
     Raises:
         UserError: naming the run in ``folder``, and what was wanted of it (``verb``).
     """
     if any(step["kind"] == "quantize" for step in record.steps_of(job.module.student)):
-        problem = "this student is quantised already"
+        problem = "this student is quantized already"
         hint = f"{verb} the student of a run without quantization-aware training, such as the one that it was made from"
         raise UserError(problem, key="RUN", value=str(folder), hint=hint)
 

@@ -57,7 +57,7 @@ def export(
 
     Args:
         folder: The run.
-        to: ``hf``, a folder for ``AutoModel.from_pretrained``; ``onnx``, in float32; ``onnx-int8``, a quantised
+        to: ``hf``, a folder for ``AutoModel.from_pretrained``; ``onnx``, in float32; ``onnx-int8``, a quantized
             student with its integers.
         output: The folder to write; ``<run>/exports/<to>`` if not given. An earlier export there is replaced.
         isa: What integers are stored for: ``avx2``, ``vnni`` or ``arm``; this machine if not given.

@@ -1,4 +1,4 @@
-"""A run's student quantised without training, into a run of its own."""
+"""A run's student quantized without training, into a run of its own."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def quantize(
     overrides: Sequence[tuple[str, str]] = (),
     allow: Sequence[str] = (),
 ) -> Run:
-    """Quantise a run's student without training it: the baseline of quantization-aware training.
+    """Quantize a run's student without training it: the baseline of quantization-aware training.
 
     Args:
         folder: The run.
         calibrate: Training samples that static inputs take their ranges from.
         weights: 8 bits a channel if not given.
         activations: Inputs of the layers; ``None`` leaves them as they are.
-        embeddings: Whether embeddings are quantised too, to 8 bits a row.
+        embeddings: Whether embeddings are quantized too, to 8 bits a row.
         run_id: Id of the new run.
         overrides: As of :func:`~distill.workflows.evaluate.reopen`.
         allow: Likewise.
@@ -51,13 +51,13 @@ def quantize(
         A run of its own, ``<name>-quantized/<id>`` beside the run's own folders, that can be scored and exported.
 
     Raises:
-        UserError: as :func:`~distill.workflows.evaluate.reopen`, or if the student is quantised already or the
+        UserError: as :func:`~distill.workflows.evaluate.reopen`, or if the student is quantized already or the
             scheme does not fit it.
     """
     if calibrate < 1:
         raise UserError("must be at least 1", key="--calibrate", value=calibrate, hint="256 are usually enough")
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True, heeds=("runs",))
-    refuse_quantized_run(job, folder, "quantise")
+    refuse_quantized_run(job, folder, "quantize")
     elsewhere = any(key == "runs" for key, _ in overrides)
     root = job.config["runs"] if elsewhere else run.folder.parents[1]
     new = Run.plan(root, f"{run.name}-quantized", run_id)
@@ -94,5 +94,5 @@ def quantize(
         fresh.write_result(result)
     show_outcome(result)
     print(f"{task.monitor} before: {number(before[f'val/{task.monitor}'])}")
-    print(f"quantised student: {new.student}")
+    print(f"quantized student: {new.student}")
     return new

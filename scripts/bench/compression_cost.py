@@ -1,4 +1,4 @@
-"""What pruning and fake-quantisation add to a step: the same batches, one short run a contender, in turn."""
+"""What pruning and fake-quantization add to a step: the same batches, one short run a contender, in turn."""
 
 from __future__ import annotations
 

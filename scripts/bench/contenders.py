@@ -1,6 +1,6 @@
 """Ways to train the same student on the same phrases; each gives samples a second.
 
-Every contender reads tokenised phrases from memory, pads and collates them in its own process while it trains,
+Every contender reads tokenized phrases from memory, pads and collates them in its own process while it trains,
 and keeps its defaults where it has some.
 """
 

@@ -1,7 +1,7 @@
 """torchao beside ours: int4 weights in groups of 32, and int8 inputs with a scale for each token.
 
 The model is the 3-layer student on SST-2 in shape (hidden 384, FFN 1536, 24 tokens), with random weights: what is
-learned does not matter here. All contenders quantise the same linear maps, and take turns step by step.
+learned does not matter here. All contenders quantize the same linear maps, and take turns step by step.
 """
 
 from __future__ import annotations

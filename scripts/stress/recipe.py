@@ -80,6 +80,6 @@ def recipe(folder: Path) -> dict[str, Any]:
 
 
 def in_float(config: dict[str, Any]) -> dict[str, Any]:
-    """The same run, half as long and without quantisation: what quantises its student, or scans it, takes."""
+    """The same run, half as long and without quantization: what quantizes its student, or scans it, takes."""
     callbacks = [spec for spec in config["callbacks"] if spec["class_path"] != "QuantizationAwareTraining"]
     return config | {"trainer": config["trainer"] | {"max_epochs": 1}, "callbacks": callbacks}

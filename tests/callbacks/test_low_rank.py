@@ -89,7 +89,7 @@ def test_maps_that_would_not_become_smaller_stay_whole(student: Make) -> None:
     assert {kind for kind in kinds if "layer.1" not in kind} == {"intermediate.dense", "output.dense"}
 
 
-def test_a_second_run_factorises_nothing_twice(student: Make) -> None:
+def test_a_second_run_factorizes_nothing_twice(student: Make) -> None:
     model = student()
     low_rank = LowRank(rank=3)
     low_rank.prepare(model)

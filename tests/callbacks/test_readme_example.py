@@ -1,4 +1,4 @@
-"""README's example, pruned to 80 % and quantised, run short on few rows: it must still read its input."""
+"""README's example, pruned to 80 % and quantized, run short on few rows: it must still read its input."""
 
 from __future__ import annotations
 

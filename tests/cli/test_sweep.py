@@ -107,7 +107,7 @@ def test_the_table_begins_with_the_best_and_says_how_to_repeat_it(distill: Disti
     assert best["model"]["optimizer"]["lr"] == 1e-4
 
 
-def test_a_metric_may_be_one_to_minimise_or_the_tasks_own(distill: Distill, fits: Fits) -> None:
+def test_a_metric_may_be_one_to_minimize_or_the_tasks_own(distill: Distill, fits: Fits) -> None:
     write(metric={"name": "perplexity", "goal": "minimize"})
     language = ("sweep", "sweep.yaml", "-c", "base.yaml", "--model.task=causal-lm")
     assert rows(distill(*language).out) == ["trial-0001", "trial-0003", "trial-0002"]

@@ -29,7 +29,7 @@ def make(text_folder, tokenizer, **options):
     return TextData(text_folder, tokenizer=tokenizer, **options)
 
 
-def test_texts_are_tokenised_once_also_for_another_process(text_folder, tiny_tokenizer_dir, monkeypatch):
+def test_texts_are_tokenized_once_also_for_another_process(text_folder, tiny_tokenizer_dir, monkeypatch):
     calls = []
     encode = tokenize._Encode.__call__
     monkeypatch.setattr(tokenize._Encode, "__call__", lambda self, rows: calls.append(1) or encode(self, rows))
@@ -50,7 +50,7 @@ def test_other_settings_have_another_fingerprint(text_folder, tiny_tokenizer_dir
     assert len({TextData(text_folder, **lm, **o).fingerprint for o in packed}) == 3
 
 
-def test_classes_are_known_before_anything_is_tokenised(text_folder, tiny_tokenizer_dir):
+def test_classes_are_known_before_anything_is_tokenized(text_folder, tiny_tokenizer_dir):
     data = make(text_folder, tiny_tokenizer_dir)
     assert data.labels == ["negative", "positive"]
     assert data.task.head()["id2label"] == {0: "negative", 1: "positive"}

@@ -1,4 +1,4 @@
-"""A small classifier, plain and quantised, and data to compare exports on."""
+"""A small classifier, plain and quantized, and data to compare exports on."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ Quantize = Callable[[torch.nn.Module, WeightScheme, ActivationScheme | None], to
 
 @pytest.fixture(scope="session")
 def quantize(batches: list[Batch]) -> Quantize:
-    """Gives a quantised copy of a model, with ranges from two batches, frozen."""
+    """Gives a quantized copy of a model, with ranges from two batches, frozen."""
 
     def make(model: torch.nn.Module, weights: WeightScheme, activations: ActivationScheme | None) -> torch.nn.Module:
         model = copy.deepcopy(model).train()

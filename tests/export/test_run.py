@@ -45,7 +45,7 @@ def classifier(words: int, width: int) -> BertForSequenceClassification:
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_tokenizer_dir: str, text_folder: str, quantize: Quantize) -> Run:
-    """A run whose student was quantised, and whose teacher is no larger than it must be."""
+    """A run whose student was quantized, and whose teacher is no larger than it must be."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
     teacher = tmp_path / "teacher"
     artifact.save(teacher, classifier(len(tokenizer), 32), tokenizer)

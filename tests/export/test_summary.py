@@ -69,7 +69,7 @@ def test_the_table_names_every_figure() -> None:
         assert words in text
 
 
-def test_plain_formats_say_what_became_of_the_quantisation() -> None:
+def test_plain_formats_say_what_became_of_the_quantization() -> None:
     console = Console(width=160, record=True, file=StringIO())
     show({**{name: value for name, value in REPORT.items() if name != "isa"}, "to": "onnx"}, console)
     assert "16, weights as floats on their grid, inputs not rounded" in console.export_text()

@@ -37,7 +37,7 @@ def integers(
     return folder, write("onnx-int8", quantized, folder, task=task, batches=lambda: batches, isa="vnni")
 
 
-def test_every_quantised_linear_is_one_product_of_integers(
+def test_every_quantized_linear_is_one_product_of_integers(
     integers: tuple[Path, dict[str, Any]], quantized: nn.Module
 ) -> None:
     linears = sum(isinstance(layer, nn.Linear) for layer in quantized_layers(quantized).values())
@@ -48,7 +48,7 @@ def test_every_quantised_linear_is_one_product_of_integers(
     assert (report["weights"], report["largest_weight"]) == ("int8", 127)
 
 
-def test_decisions_are_those_of_the_fake_quantised_student(
+def test_decisions_are_those_of_the_fake_quantized_student(
     integers: tuple[Path, dict[str, Any]], quantized: nn.Module, batches: list[Batch]
 ) -> None:
     folder, report = integers
@@ -61,7 +61,7 @@ def test_decisions_are_those_of_the_fake_quantised_student(
     assert report["verified"]["predictions"] == sum(batch.size for batch in batches)
 
 
-def test_no_quantised_weight_is_in_the_file_as_floats(
+def test_no_quantized_weight_is_in_the_file_as_floats(
     integers: tuple[Path, dict[str, Any]], quantized: nn.Module
 ) -> None:
     stored = {i.name.removeprefix("model."): i for i in onnx.load(integers[0] / MODEL).graph.initializer}
@@ -132,7 +132,7 @@ def test_a_plain_module_is_no_model_of_transformers() -> None:
 
 
 def test_a_student_without_integers_has_none_to_export(bert: BertForSequenceClassification) -> None:
-    with pytest.raises(UserError, match=r"--to = 'onnx-int8': this student was not quantised.*distill quantize RUN"):
+    with pytest.raises(UserError, match=r"--to = 'onnx-int8': this student was not quantized.*distill quantize RUN"):
         check_student("onnx-int8", bert)
 
 

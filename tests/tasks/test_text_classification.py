@@ -70,7 +70,7 @@ def test_the_monitored_score_is_one_of_the_metrics(labels):
     assert task.mode == "max"
 
 
-def test_pairs_are_recognised_and_joined_with_token_types(tmp_path, tiny_tokenizer_dir):
+def test_pairs_are_recognized_and_joined_with_token_types(tmp_path, tiny_tokenizer_dir):
     rows = [{"question": "is it good", "sentence": "a very good film", "label": i % 2, "idx": i} for i in range(4)]
     data = TextData(folder(tmp_path, rows), tokenizer=tiny_tokenizer_dir)
     batch = next(iter(data.train_dataloader()))

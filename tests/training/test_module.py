@@ -422,11 +422,11 @@ def test_a_pair_of_other_numbers_of_classes_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- students that were compressed before
 
 
-def test_a_student_that_is_quantised_is_not_trained(tmp_path: Path) -> None:
+def test_a_student_that_is_quantized_is_not_trained(tmp_path: Path) -> None:
     student = Net()
     note(student, *quantize(student, [torch.randn(4, 4)], include=["body"]))
     before = student.body.weight.clone()
-    with pytest.raises(UserError, match=r"model\.student: weights that are quantised already"):
+    with pytest.raises(UserError, match=r"model\.student: weights that are quantized already"):
         trainer(tmp_path).fit(pair(student=student), DataLoader(samples(), batch_size=8))
     assert torch.equal(student.body.weight, before)
 

@@ -1,1 +1,1 @@
-"""Quantisation: fake-quantisation, observers and the layers that use them."""
+"""Quantization: fake-quantization, observers and the layers that use them."""

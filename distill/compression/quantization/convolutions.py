@@ -1,4 +1,4 @@
-"""Convolutions that compute with quantised weights and inputs."""
+"""Convolutions that compute with quantized weights and inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fake-quantisation: round to the integer grid and back, with a straight-through gradient.
+"""Fake-quantization: round to the integer grid and back, with a straight-through gradient.
 
 Everything is computed in float32 or better, autocast or not, and rounds halves to even as ``torch.fake_quantize_*``
 does; unlike these, a NaN stays a NaN. Scales broadcast against what they scale.

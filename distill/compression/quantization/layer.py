@@ -1,4 +1,4 @@
-"""What quantised layers have in common: modes, grids, observers."""
+"""What quantized layers have in common: modes, grids, observers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Mode = Literal["float", "fake", "frozen"]
 
 
 class QuantizedLayer(nn.Module):
-    """What the quantised layers have in common.
+    """What the quantized layers have in common.
 
     Attributes:
         scheme: How weights and inputs are rounded.
@@ -175,7 +175,7 @@ class QuantizedLayer(nn.Module):
             return fake_quantize(x, *self.input_qparams(), scheme.bounds)
         assert self.input_scale is not None
         assert self.input_zero_point is not None
-        # The one operator that exporters know as quantise and dequantise; on numbers it gives the same bits.
+        # The one operator that exporters know as quantize and dequantize; on numbers it gives the same bits.
         return torch.fake_quantize_per_tensor_affine(
             at_least_float32(x), self.input_scale, self.input_zero_point, *scheme.bounds
         )

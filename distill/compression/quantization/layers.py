@@ -1,8 +1,8 @@
-"""Layers that compute with quantised weights and inputs; a module becomes one in place, by its class.
+"""Layers that compute with quantized weights and inputs; a module becomes one in place, by its class.
 
 Parameters, ties, hooks and names stay as they are.
 
-A layer is in one of three modes. ``float``: exactly the plain layer. ``fake``: weights and inputs are fake-quantised in
+A layer is in one of three modes. ``float``: exactly the plain layer. ``fake``: weights and inputs are fake-quantized in
 every pass, weights on the grid that they have at that moment. ``frozen``: the weights lie on their grid for good, and
 only the input is still rounded. Attributes of a frozen layer, from which an integer layer is made:
 
@@ -105,12 +105,12 @@ QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {kind.plain: kind for k
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
-    """The quantised layers of a model by name, each once."""
+    """The quantized layers of a model by name, each once."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}
 
 
 def quantize_layer(module: nn.Module, scheme: LayerScheme) -> QuantizedLayer:
-    """Make ``module``, of a class in :data:`QUANTIZED`, a quantised layer in ``float`` mode, in place."""
+    """Make ``module``, of a class in :data:`QUANTIZED`, a quantized layer in ``float`` mode, in place."""
     module.__class__ = QUANTIZED[type(module)]
     layer = cast(QuantizedLayer, module)
     layer.scheme, layer.mode, layer.observing, layer.ranged = scheme, "float", False, False

@@ -1,4 +1,4 @@
-"""The life of quantised layers: ranges that follow the inputs, freezing, and going back."""
+"""The life of quantized layers: ranges that follow the inputs, freezing, and going back."""
 
 from __future__ import annotations
 

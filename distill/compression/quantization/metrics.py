@@ -1,4 +1,4 @@
-"""What is logged of quantised layers."""
+"""What is logged of quantized layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantisation without training: the baseline that quantization-aware training must beat."""
+"""Quantization without training: the baseline that quantization-aware training must beat."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def quantize(
     store: Store = "float",
     key: str = "quantize",
 ) -> list[dict[str, Any]]:
-    """Quantise a trained model in place, in the layers that quantization-aware training makes, and without training.
+    """Quantize a trained model in place, in the layers that quantization-aware training makes, and without training.
 
     Static inputs get the ranges of ``batches``, seen by the model as it predicts (no dropout, everything in floating
     point), without the padding of those that have ``tokens`` or an ``attention_mask``. Without static inputs no batch

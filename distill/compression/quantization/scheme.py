@@ -173,7 +173,7 @@ class ActivationScheme:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerScheme:
-    """How one layer is quantised.
+    """How one layer is quantized.
 
     Attributes:
         weights: Its weights.

@@ -1,4 +1,4 @@
-"""Which layers of a model are quantised, and how."""
+"""Which layers of a model are quantized, and how."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distill.core.utils.errors import UserError
 __all__ = ["KINDS", "candidates", "check_widths", "choose", "first", "swap"]
 
 KINDS = tuple(kind for kind in QUANTIZED if kind is not nn.Embedding)
-"""Modules that are quantised, besides embeddings."""
+"""Modules that are quantized, besides embeddings."""
 
 
 def first(model: nn.Module) -> set[str]:
@@ -35,7 +35,7 @@ def candidates(
     *,
     key: str,
 ) -> dict[str, nn.Module]:
-    """Name -> module of every layer to quantise for its own sake, not for a tie; arguments as of :func:`choose`."""
+    """Name -> module of every layer to quantize for its own sake, not for a tie; arguments as of :func:`choose`."""
     chosen = select(model, kinds, include, exclude, key=key)
     refuse_rewritten(chosen, key)
     if include is not None:
@@ -57,10 +57,10 @@ def choose(
     kinds: tuple[type[nn.Module], ...] = KINDS,
     key: str,
 ) -> dict[str, LayerScheme]:
-    """Name -> scheme of every layer to quantise, in the order of the model.
+    """Name -> scheme of every layer to quantize, in the order of the model.
 
     Head and first layer (:func:`first`) are left out unless ``include`` names them. A head that is tied to a
-    quantised embedding is quantised with it, by the embedding's scheme: there is one matrix, so there is one grid.
+    quantized embedding is quantized with it, by the embedding's scheme: there is one matrix, so there is one grid.
 
     Args:
         model: The student.
@@ -69,17 +69,17 @@ def choose(
         embeddings: Of embeddings; ``None`` leaves these out.
         overrides: Regular expression -> another width, another scheme, or ``None`` to leave a layer out; where
             several are found in a name, the last one holds.
-        include: Regular expressions of the names to quantise; everything but head and first layer by default.
+        include: Regular expressions of the names to quantize; everything but head and first layer by default.
         exclude: Of those to leave out.
-        kinds: Classes of the modules to quantise, besides embeddings.
+        kinds: Classes of the modules to quantize, besides embeddings.
         key: Where the settings stand in the configuration.
 
     Raises:
         UserError: if a pattern has no effect, nothing is left, a group does not divide a layer's inputs, a layer is of
-            no known class, or layers that share a weight would be quantised differently.
+            no known class, or layers that share a weight would be quantized differently.
     """
     for name in quantized_layers(model):
-        raise UserError("is quantised already", key=key, value=name, hint="begin from the student before that")
+        raise UserError("is quantized already", key=key, value=name, hint="begin from the student before that")
     check_widths(overrides or {}, f"{key}.overrides")
     able = candidates(model, kinds if embeddings is None else (*kinds, nn.Embedding), include, exclude, key=key)
     chosen: dict[str, LayerScheme] = {}
@@ -159,7 +159,7 @@ def _with_ties(
     for places in sharing(model):
         names = [name for name, own in places if own == "weight"]
         if not any(name in chosen for name in names):
-            continue  # a shared bias, which is not quantised
+            continue  # a shared bias, which is not quantized
         for name, own in places:
             if own != "weight":
                 raise UserError(
@@ -187,7 +187,7 @@ def _with_ties(
 
 
 def swap(model: nn.Module, chosen: Mapping[str, LayerScheme]) -> dict[str, QuantizedLayer]:
-    """Make the chosen layers quantised ones, in ``float`` mode, in place; they share learned scales like weights."""
+    """Make the chosen layers quantized ones, in ``float`` mode, in place; they share learned scales like weights."""
     scales: dict[int, nn.Parameter] = {}
     for name, scheme in chosen.items():
         layer = quantize_layer(model.get_submodule(name), scheme)

@@ -1,4 +1,4 @@
-"""Quantised layers in the student artifact: rebuilding them, and their weights as integers."""
+"""Quantized layers in the student artifact: rebuilding them, and their weights as integers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INTEGERS = "weight_integers"
 
 
 def step_of(layers: Mapping[str, QuantizedLayer], store: Store = "float") -> dict[str, Any]:
-    """The step of ``compression.json`` that says how these frozen layers were quantised."""
+    """The step of ``compression.json`` that says how these frozen layers were quantized."""
     modules = {name: layer.scheme.record() for name, layer in layers.items()}
     return {"kind": "quantize", "store": store, "modules": modules}
 

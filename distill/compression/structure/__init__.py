@@ -1,1 +1,1 @@
-"""Changes of a model's structure: removed heads, neurons and layers, factorised and shared weights."""
+"""Changes of a model's structure: removed heads, neurons and layers, factorized and shared weights."""

@@ -12,13 +12,13 @@ from transformers.pytorch_utils import Conv1D
 from distill.compression.own_pass import guard
 from distill.core.utils.errors import UserError
 
-__all__ = ["LowRankLinear", "factorise", "rank_of_energy", "rebuild", "replace", "saves", "shape"]
+__all__ = ["LowRankLinear", "factorize", "rank_of_energy", "rebuild", "replace", "saves", "shape"]
 
 
 class LowRankLinear(nn.Module):
     """y = B A x + b, with A ``[rank, in]`` and B ``[out, rank]``.
 
-    Its two linear maps are modules of their own, so that whatever prunes or quantises linear maps finds them.
+    Its two linear maps are modules of their own, so that whatever prunes or quantizes linear maps finds them.
 
     Args:
         in_features: Width of the input.
@@ -79,7 +79,7 @@ def rank_of_energy(singular: Tensor, energy: float) -> int:
     return int((kept < energy * kept[-1]).sum()) + 1
 
 
-def factorise(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def factorize(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The best approximation B A of ``weight`` of this rank: B = U sqrt(S), A = sqrt(S) V^T.
 
     Args:
@@ -148,7 +148,7 @@ def rebuild(model: nn.Module, step: Mapping[str, Any]) -> None:
     for name in step["modules"]:
         if not isinstance(found.get(name), (nn.Linear, Conv1D)):
             raise UserError(
-                f"the model has no linear map {name!r}, and one was factorised",
+                f"the model has no linear map {name!r}, and one was factorized",
                 key="compression.json",
                 hint="give the model that was compressed",
             )

@@ -223,7 +223,7 @@ class Plan:
             for index, layer in enumerate(parts.layers):
                 activations.watch_change(str(index), layer)
 
-    def check_quantised(self, parts: Parts) -> None:
+    def check_quantized(self, parts: Parts) -> None:
         """Refuse scales over groups of inputs that lose some of their members: the others would be rounded anew.
 
         Raises:
@@ -238,7 +238,7 @@ class Plan:
                     if inputs and isinstance(module, QuantizedLayer) and module.scheme.weights.group_size is not None:
                         size = module.scheme.weights.group_size
                         problem = f"{name} has a scale for every {size} inputs, of which {kind} go"
-                        hint = "quantise it per channel (overrides), or remove in a run before"
+                        hint = "quantize it per channel (overrides), or remove in a run before"
                         raise UserError(problem, key=f"{self.key}.{kind}", value=self.fractions[kind], hint=hint)
 
     def measure(self, parts: Parts, sums: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""From frozen quantised layers to the layers that are exported: with integers, or plain ones."""
+"""From frozen quantized layers to the layers that are exported: with integers, or plain ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FROZEN_STATE = ("weight_scale", "weight_zero_point", "input_scale", "input_zero
 
 
 def frozen_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
-    """The quantised layers of a model whose weights lie on their grids, by name."""
+    """The quantized layers of a model whose weights lie on their grids, by name."""
     return {name: layer for name, layer in quantized_layers(model).items() if layer.mode == "frozen"}
 
 

@@ -199,7 +199,7 @@ def _vocabulary(config: StudentConfig, teacher: nn.Module | None, tokenizer: Any
 
 
 def refuse_quantized(student: nn.Module, path: str | None) -> None:
-    """Refuse to train, or to take apart, what is quantised: its weights lie on grids, which they would leave.
+    """Refuse to train, or to take apart, what is quantized: its weights lie on grids, which they would leave.
 
     Args:
         student: The student, or what it is to be made of.
@@ -209,8 +209,8 @@ def refuse_quantized(student: nn.Module, path: str | None) -> None:
         UserError: if it is.
     """
     if any(step["kind"] == "quantize" for step in steps_of(student)):
-        problem = "weights that are quantised already would leave their grids in training"
-        hint = "start from a student that was made without quantisation, and quantise this one"
+        problem = "weights that are quantized already would leave their grids in training"
+        hint = "start from a student that was made without quantization, and quantize this one"
         raise UserError(problem, key=_KEY if path is None else f"{_KEY}.path", value=path, hint=hint)
 
 

@@ -19,9 +19,9 @@ __all__ = ["Ensemble", "weighted_mean"]
 
 
 def weighted_mean(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """sum over i of w_i * z_i, with the weights w normalised to 1; in at least float32.
+    """sum over i of w_i * z_i, with the weights w normalized to 1; in at least float32.
 
-    softmax(mean / T) is the normalised geometric mean of the softmax(z_i / T), at every temperature T.
+    softmax(mean / T) is the normalized geometric mean of the softmax(z_i / T), at every temperature T.
 
     Args:
         logits: Tensors ``[..., C]`` of one shape.
@@ -36,7 +36,7 @@ class Ensemble(TeacherSource):
 
     Args:
         sources: The teachers; of one vocabulary, or of the same classes in the same order.
-        weights: How much each counts, greater than 0; normalised here. Equal if not given.
+        weights: How much each counts, greater than 0; normalized here. Equal if not given.
 
     Raises:
         UserError: if a weight is not greater than 0, or there are not as many weights as teachers.

@@ -1,4 +1,4 @@
-"""A small BERT, batches that it reads, and short runs that quantise it."""
+"""A small BERT, batches that it reads, and short runs that quantize it."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def fit(tmp_path: Path, batches: Make, loader: Make) -> Make:
 
 @pytest.fixture
 def layer() -> Make:
-    """The quantised layer of a student that tests look at."""
+    """The quantized layer of a student that tests look at."""
 
     def find(student: nn.Module) -> QuantizedLayer:
         found = student.get_submodule("bert.encoder.layer.0.intermediate.dense")

@@ -50,7 +50,7 @@ def test_a_module_may_be_fitted_twice(module: Make, fit: Make) -> None:
     fit(model, qat, max_steps=3)
     fit(model, qat, max_steps=3)
     assert qat.finish(model.student)[0]["modules"]
-    with pytest.raises(UserError, match="is quantised already"):
+    with pytest.raises(UserError, match="is quantized already"):
         fit(model, QuantizationAwareTraining())
 
 

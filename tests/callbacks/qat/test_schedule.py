@@ -101,7 +101,7 @@ def test_ranges_are_of_the_tokens_however_they_are_divided_and_padded(
         qat = QuantizationAwareTraining(activations=ActivationScheme(observer=observer), begin=4, freeze_observers=9)
         watch = watching(lambda student: [each.input_range.clone() for each in static(student)])
         model = module(bert(dropout=0.0), lr=1e-9)
-        with torch.no_grad():  # what stands in padding is as large as a normalised feature can be
+        with torch.no_grad():  # what stands in padding is as large as a normalized feature can be
             model.student.bert.embeddings.word_embeddings.weight[0] = 100 * torch.eye(16)[3]
         fit(model, qat, watch, rows=rows(size), max_steps=4, accumulate_grad_batches=8 // size)
         found.append(watch.seen[-1])

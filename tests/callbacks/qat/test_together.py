@@ -80,7 +80,7 @@ def test_hints_read_the_swapped_layers(bert: Make, batches: Make, module: Make, 
 
 
 @pytest.mark.parametrize(("granularity", "store"), [("2:4", "float"), ("4:8", "integers")])
-def test_groups_of_a_quantised_student_keep_their_zeros_to_the_artifact(
+def test_groups_of_a_quantized_student_keep_their_zeros_to_the_artifact(
     tmp_path: Path, granularity: str, store: Any, module: Make, fit: Make
 ) -> None:
     kept, size = map(int, granularity.split(":"))

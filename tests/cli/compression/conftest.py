@@ -109,7 +109,7 @@ def train(recipe: dict[str, Any], changed: Callable[..., dict[str, Any]]) -> Cal
 
 @pytest.fixture(scope="session")
 def joint(tmp_path_factory: pytest.TempPathFactory, train: Callable[..., Fitted]) -> Fitted:
-    """Distilled, 80 % pruned and quantised."""
+    """Distilled, 80 % pruned and quantized."""
     return train(tmp_path_factory.mktemp("joint"), [prune_80(), quantize_8()])
 
 

@@ -96,7 +96,7 @@ class Net(torch.nn.Sequential):
 def test_overrides_are_of_layers_that_training_takes(
     depth: int, rounded: list[str] | None, distill: Distill, own_module: Callable[[str, str], None]
 ) -> None:
-    # The first layer of a net that reads numbers is pruned and scanned, but not quantised.
+    # The first layer of a net that reads numbers is pruned and scanned, but not quantized.
     own_module("own_nets", NETS)
     student = {"class_path": "own_nets.Net", "init_args": {"depth": depth}}
     config = {
@@ -158,14 +158,14 @@ def test_heads_that_are_gone_do_not_match_those_of_a_teacher(shrunken: Any, tmp_
 
 
 @pytest.mark.parametrize("layers", ["{}", "{layers: null, num_layers: null}"], ids=["some layers", "whole"])
-def test_a_quantised_student_is_no_start_of_a_training(
+def test_a_quantized_student_is_no_start_of_a_training(
     layers: str, joint: Any, base: dict[str, Any], distill: Distill
 ) -> None:
     argv = ["--model.student", layers, "--model.student.path", str(joint.run.folder)]
     code, _, err = distill("fit", "-c", "base.yaml", *argv)
     assert code == 2
-    assert f"model.student.path = '{joint.run.folder}': weights that are quantised already" in err
-    assert "made without quantisation" in err
+    assert f"model.student.path = '{joint.run.folder}': weights that are quantized already" in err
+    assert "made without quantization" in err
     assert not Path("runs").exists()
 
 

@@ -43,7 +43,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         callbacks("QuantizationAwareTraining: overrides: {outputt.dense: 4}"),
         [f"{QAT}.overrides.outputt.dense: ", "in no module's name", "output.dense'"],
     ),
-    "override of a layer that is not quantised": (
+    "override of a layer that is not quantized": (
         callbacks("QuantizationAwareTraining: overrides: {classifier: 4}"),
         [
             f"{QAT}.overrides.classifier: ",
@@ -99,9 +99,9 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         callbacks("StructuredPruning: layers: 2"),
         [f"{STRUCTURED}.layers = 2", "has layers 1 to 2, and one must stay", "fewer than 2"],
     ),
-    "quantised before pruned": (
+    "quantized before pruned": (
         callbacks("QuantizationAwareTraining: ", "GradualMagnitudePruning: "),
-        ["callbacks = ['QuantizationAwareTraining', 'Gradual", "then masks, then quantisation", "change their order"],
+        ["callbacks = ['QuantizationAwareTraining', 'Gradual", "then masks, then quantization", "change their order"],
     ),
     "one callback twice": (
         callbacks("GradualMagnitudePruning: ", "GradualMagnitudePruning: final_sparsity: 0.5"),

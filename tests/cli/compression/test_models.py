@@ -18,7 +18,7 @@ Train = Callable[..., Any]
 Zeros = Callable[..., tuple[int, int]]
 
 
-def test_a_causal_language_model_is_distilled_pruned_and_quantised(
+def test_a_causal_language_model_is_distilled_pruned_and_quantized(
     tmp_path: Path, train: Train, pruning: dict[str, Any], quantization: dict[str, Any], zeros: Zeros
 ) -> None:
     llama = {

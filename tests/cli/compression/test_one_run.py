@@ -1,4 +1,4 @@
-"""What a run promises that distils, prunes and quantises."""
+"""What a run promises that distils, prunes and quantizes."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ Distill = Callable[..., Any]
     ],
     ids=["static", "dynamic", "int4"],
 )
-def test_a_run_is_quantised_without_training_into_a_run_of_its_own(
+def test_a_run_is_quantized_without_training_into_a_run_of_its_own(
     options: list[str], bits: int, inputs: str | None, plain: Any, distill: Distill
 ) -> None:
     new = f"{bits}-{inputs}"
@@ -55,7 +55,7 @@ def test_a_run_is_quantised_without_training_into_a_run_of_its_own(
     assert evaluate(folder)["val/accuracy"] == scores["accuracy"]
 
 
-def test_what_two_quantised_runs_differ_in_is_shown(plain: Any, tmp_path: Path, distill: Distill) -> None:
+def test_what_two_quantized_runs_differ_in_is_shown(plain: Any, tmp_path: Path, distill: Distill) -> None:
     options = ["--calibrate", "8", "--runs", str(tmp_path)]
     for bits in ("8", "4"):
         code, _, err = distill("quantize", str(plain.run.folder), *options, "--bits", bits, "--id", f"int{bits}")
@@ -68,7 +68,7 @@ def test_what_two_quantised_runs_differ_in_is_shown(plain: Any, tmp_path: Path, 
     assert re.fullmatch(r" *quantize\.weights\.bits +8 +4 *", line)
 
 
-def test_the_quantised_run_lies_beside_its_source_and_says_how_it_was_made(
+def test_the_quantized_run_lies_beside_its_source_and_says_how_it_was_made(
     plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "elsewhere" / "copied" / "one"
@@ -92,7 +92,7 @@ def test_the_quantised_run_lies_beside_its_source_and_says_how_it_was_made(
     assert [path.name for path in made.folder.parent.iterdir()] == ["new"]
 
 
-def test_a_run_of_several_processes_is_quantised_by_one(plain: Any, tmp_path: Path, distill: Distill) -> None:
+def test_a_run_of_several_processes_is_quantized_by_one(plain: Any, tmp_path: Path, distill: Distill) -> None:
     source = Path(shutil.copytree(plain.run.folder, tmp_path / "runs/several/one"))
     config = yaml.safe_load((source / "config.yaml").read_text())
     config["trainer"] |= {"devices": 2, "strategy": "ddp", "num_nodes": 1}
@@ -143,10 +143,10 @@ def test_groups_that_do_not_divide_a_layer_are_refused(plain: Any, distill: Dist
     assert not list(plain.run.folder.parents[1].glob("*/odd"))
 
 
-def test_a_student_is_not_quantised_twice(joint: Any, distill: Distill) -> None:
+def test_a_student_is_not_quantized_twice(joint: Any, distill: Distill) -> None:
     code, _, err = distill("quantize", str(joint.run.folder))
     assert code == 2
-    assert "quantised already" in err
+    assert "quantized already" in err
     assert not list(joint.run.folder.parents[1].glob("*-quantized"))
 
 

@@ -84,7 +84,7 @@ def test_weights_become_the_integers_they_were_made_of(scheme: WeightScheme) -> 
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
-def test_integers_and_scales_give_the_fake_quantised_weights_to_the_bit(scheme: WeightScheme) -> None:
+def test_integers_and_scales_give_the_fake_quantized_weights_to_the_bit(scheme: WeightScheme) -> None:
     weights = torch.randn(SHAPE)
     at = grid(weights, scheme)
     fake = fake_quantize_rows(weights, at, scheme)

@@ -1,4 +1,4 @@
-"""The promises of layers that compute with quantised weights and inputs."""
+"""The promises of layers that compute with quantized weights and inputs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MAKERS: dict[str, tuple[Any, Tensor]] = {
 
 
 def made(name: str, scheme: LayerScheme | None = None) -> tuple[nn.Module, QuantizedLayer, Tensor]:
-    """A plain module and a quantised copy of it, ready to round, and an input."""
+    """A plain module and a quantized copy of it, ready to round, and an input."""
     torch.manual_seed(0)
     make, x = MAKERS[name]
     plain = make()
@@ -95,7 +95,7 @@ def test_a_linear_layer_multiplies_integers() -> None:
     np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_gpt2s_transposed_weights_are_quantised_by_output_like_any_linear() -> None:
+def test_gpt2s_transposed_weights_are_quantized_by_output_like_any_linear() -> None:
     conv, x = transposed(), torch.randn(2, 3, 8)
     linear = nn.Linear(8, 6)
     linear.load_state_dict({"weight": conv.weight.detach().t(), "bias": conv.bias.detach()})
@@ -150,7 +150,7 @@ def test_rounding_only_the_rows_looked_up_gives_the_rows_of_the_rounded_table(we
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("inputs", [None, STATIC, DYNAMIC], ids=["weights", "static", "dynamic"])
-def test_a_frozen_layer_gives_the_bits_of_the_fake_quantised_one(
+def test_a_frozen_layer_gives_the_bits_of_the_fake_quantized_one(
     name: str, learned: bool, inputs: ActivationScheme | None
 ) -> None:
     weights = WeightScheme(bits=4, learned=learned)

@@ -1,4 +1,4 @@
-"""The promise that a quantised layer's weight is read rounded, whoever reads it, and written by nobody else."""
+"""The promise that a quantized layer's weight is read rounded, whoever reads it, and written by nobody else."""
 
 from __future__ import annotations
 
@@ -348,8 +348,8 @@ REWRITTEN = {
     "WeightNorm": lambda layer: nn.utils.weight_norm(layer),
     "SpectralNorm": lambda layer: nn.utils.spectral_norm(layer),
     "torch.nn.utils.prune": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
-    "the parametrisation WeightNorm": lambda layer: parametrizations.weight_norm(layer),
-    "the parametrisation SpectralNorm": lambda layer: parametrizations.spectral_norm(layer),
+    "the parametrization WeightNorm": lambda layer: parametrizations.weight_norm(layer),
+    "the parametrization SpectralNorm": lambda layer: parametrizations.spectral_norm(layer),
     "code of its own": lambda layer: (layer._parameters.pop("weight"), setattr(layer, "weight", torch.ones(4, 4))),
 }
 PLAN: dict[str, Any] = {"final": 0.5, "granularity": Granularity(), "criterion": Magnitude(), "scope": "global"}

@@ -1,4 +1,4 @@
-"""The promises of quantisation without training."""
+"""The promises of quantization without training."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("store", ["float", "integers"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_quantised_student_of_renamed_weights_is_what_was_saved(kind: str, store: Store, tmp_path: Path) -> None:
+def test_a_quantized_student_of_renamed_weights_is_what_was_saved(kind: str, store: Store, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES, **KINDS[kind])).eval()
     ids = torch.randint(3, 40, (2, 7))

@@ -1,4 +1,4 @@
-"""The promises of which layers are quantised, and how."""
+"""The promises of which layers are quantized, and how."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def chosen(model: nn.Module, **settings: Any) -> dict[str, LayerScheme]:
     return choose(model, **(defaults | settings))
 
 
-def test_linear_maps_and_embeddings_are_quantised_and_the_head_is_not(bert: Callable[..., Any]) -> None:
+def test_linear_maps_and_embeddings_are_quantized_and_the_head_is_not(bert: Callable[..., Any]) -> None:
     found = chosen(bert())
     assert set(found) == {
         *(f"bert.embeddings.{kind}_embeddings" for kind in ("word", "position", "token_type")),
@@ -75,7 +75,7 @@ def test_an_override_of_a_layer_that_is_spared_is_refused(convnet: Callable[[], 
     assert chosen(convnet(), overrides={"first": 4}, include=["."])["first"].weights == WeightScheme(bits=4)
 
 
-def test_only_the_types_that_are_named_are_quantised_and_embeddings(bert: Callable[..., Any]) -> None:
+def test_only_the_types_that_are_named_are_quantized_and_embeddings(bert: Callable[..., Any]) -> None:
     net = nn.Sequential(nn.Linear(8, 8), nn.Conv1d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(8, 8), nn.Linear(8, 8))
     assert list(chosen(net, kinds=(nn.Linear,))) == ["3"]
     assert list(chosen(net, kinds=(nn.Conv1d, nn.Conv2d))) == ["1", "2"]
@@ -171,10 +171,10 @@ def test_what_cannot_be_is_refused(bert: Callable[..., Any], settings: dict[str,
     assert type(model.bert.pooler.dense) is nn.Linear, "nothing was changed"
 
 
-def test_what_is_quantised_already_is_refused(bert: Callable[..., Any]) -> None:
+def test_what_is_quantized_already_is_refused(bert: Callable[..., Any]) -> None:
     model = bert()
     swap(model, chosen(model))
-    with pytest.raises(UserError, match="is quantised already"):
+    with pytest.raises(UserError, match="is quantized already"):
         chosen(model)
 
 

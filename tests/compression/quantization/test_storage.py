@@ -1,4 +1,4 @@
-"""The promises of a quantised student in its folder."""
+"""The promises of a quantized student in its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promises of factorised linear maps, against numpy's singular value decomposition."""
+"""The promises of factorized linear maps, against numpy's singular value decomposition."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from distill.compression.structure.low_rank import (
     LowRankLinear,
-    factorise,
+    factorize,
     rank_of_energy,
     rebuild,
     replace,
@@ -27,7 +27,7 @@ from distill.core.utils.errors import UserError
 @pytest.mark.parametrize("rank", [1, 3, 7])
 def test_factors_are_the_best_approximation_of_their_rank(rank: int) -> None:
     weight = torch.randn(11, 7, generator=torch.Generator().manual_seed(0))
-    down, up = factorise(weight, rank)
+    down, up = factorize(weight, rank)
     assert (down.shape, up.shape) == ((rank, 7), (11, rank))
     u, s, v = np.linalg.svd(weight.double().numpy(), full_matrices=False)
     best = u[:, :rank] * s[:rank] @ v[:rank]
@@ -42,7 +42,7 @@ def test_rank_of_energy_is_the_least_that_keeps_enough() -> None:
     assert [rank_of_energy(singular, e) for e in (0.1, 9 / 14, 0.65, 13 / 14, 0.95, 1.0)] == [1, 1, 2, 2, 3, 3]
 
 
-def test_a_factorised_map_computes_the_product_of_its_factors() -> None:
+def test_a_factorized_map_computes_the_product_of_its_factors() -> None:
     for linear in (nn.Linear(6, 4), nn.Linear(6, 4, bias=False), Conv1D(4, 6)):
         assert shape(linear) == (4, 6)
         holder = nn.Sequential(linear)

@@ -71,7 +71,7 @@ def test_the_file_says_what_is_free_and_holds_float32(path: Path, inputs: Inputs
     assert kinds <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.BOOL}
 
 
-def test_nothing_was_quantised_and_the_model_is_as_it_was(path: Path, shrunken: BertForSequenceClassification) -> None:
+def test_nothing_was_quantized_and_the_model_is_as_it_was(path: Path, shrunken: BertForSequenceClassification) -> None:
     assert integer_matmuls(path) == {}
     assert shrunken.dtype == torch.bfloat16
 

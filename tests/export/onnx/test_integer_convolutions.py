@@ -1,4 +1,4 @@
-"""Quantised convolutions as integers: what each computes, and what a runtime makes of several of them."""
+"""Quantized convolutions as integers: what each computes, and what a runtime makes of several of them."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def test_the_largest_integer_is_that_of_the_products(layers: Layers) -> None:
     assert largest_integer(frozen_layers(layers)) == expected == 128
 
 
-def test_without_quantisation_the_weights_stay_and_the_inputs_pass(layers: Layers) -> None:
+def test_without_quantization_the_weights_stay_and_the_inputs_pass(layers: Layers) -> None:
     plain = without_quantization(layers)
     assert not frozen_layers(plain)
     assert {type(m) for m in plain.layers.values()} == {nn.Linear, Conv1D}

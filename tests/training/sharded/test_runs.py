@@ -156,7 +156,7 @@ def test_one_process_that_is_not_sharded_goes_on_with_what_two_ranks_have_saved(
         torch.testing.assert_close(ours["state_dict"][name], value, rtol=1e-4, atol=1e-4, msg=name)
 
 
-def test_one_process_scores_quantises_and_scans_the_whole_student_of_a_sharded_run(
+def test_one_process_scores_quantizes_and_scans_the_whole_student_of_a_sharded_run(
     runs: Path, tmp_path: Path, distill: Callable[..., Any]
 ) -> None:
     folder = Path(shutil.copytree(runs / "runs/base/whole", tmp_path / "runs/base/whole"))

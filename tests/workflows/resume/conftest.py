@@ -61,7 +61,7 @@ class Trained(NamedTuple):
 
 
 def joint() -> list[dict[str, Any]]:
-    """Pruning and quantisation whose schedules overlap, and averaged weights."""
+    """Pruning and quantization whose schedules overlap, and averaged weights."""
     pruning = {"final_sparsity": 0.8, "begin": 0.0, "end": 0.7}
     quantization = {"observe": 0.2, "begin": 0.4, "freeze_observers": 0.8}
     return [

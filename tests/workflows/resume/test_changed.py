@@ -79,7 +79,7 @@ def test_other_training_data_are_refused(run: Path, refused: Callable[..., str],
     path = mended("data/train.jsonl")
     path.write_text(path.read_text().replace("story", "film"))
     said = refused(run)
-    assert "as it is tokenised, is not that of the run" in said
+    assert "as it is tokenized, is not that of the run" in said
     assert "give it back as it was" in said
 
 

@@ -44,7 +44,7 @@ HINT = {"losses": [spec("HintonKL"), spec("FitNetHint", regressor="always")]}
 CASES: dict[str, dict[str, Any]] = {
     "distillation alone": {},
     "a hint with a trained regressor": {"model": HINT},
-    "pruning, quantisation, averages and clipping": {
+    "pruning, quantization, averages and clipping": {
         "trainer": {"val_check_interval": 5, "gradient_clip_val": 1.0},
         "callbacks": [PRUNE, QUANTIZE, AVERAGE],
     },
@@ -53,7 +53,7 @@ CASES: dict[str, dict[str, Any]] = {
         "callbacks": [MOVEMENT, LSQ],
     },
     "pruning by Wanda": {"callbacks": [WANDA]},
-    "heads and neurons removed by Taylor, quantisation": {"callbacks": [REMOVE, QUANTIZE]},
+    "heads and neurons removed by Taylor, quantization": {"callbacks": [REMOVE, QUANTIZE]},
     "low rank": {"callbacks": [spec("LowRank", rank=4)]},
     "shared layers": {"callbacks": [spec("ShareParameters", groups=2)]},
     "four micro-batches to a step": {
