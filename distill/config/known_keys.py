@@ -78,7 +78,8 @@ _COMMANDS = {
     "--callbacks '[{class_path: QuantizationAwareTraining}]'": "qat",
     "--callbacks '[{class_path: EarlyStopping, init_args: {monitor: val/accuracy, mode: max}}]'": "patience "
     "early_stopping early_stopping_patience",
-    "--callbacks '[{class_path: Last, init_args: {every_n_steps: 100}}]'": "save_steps save_every save_interval",
+    "--callbacks '[{class_path: ResumeCheckpoint, init_args: {every_n_steps: 100}}]'": "save_steps "
+    "save_every save_interval",
 }
 _PRECISIONS = {"no": "32-true", "fp32": "32-true", "float32": "32-true", "fp16": "16-mixed", "float16": "16-mixed"}
 _PRECISIONS |= {

@@ -80,7 +80,7 @@ def is_path_key(name: str) -> bool:
 def without_paths(state: Any, folder: Path) -> Any:
     """What a checkpoint holds of a callback, without the places outside of the run that it may be told to write to.
 
-    The state of a ``ModelCheckpoint`` names its files in a way of its own (``callbacks/best.py``).
+    The state of a ``ModelCheckpoint`` names its files in a way of its own (``callbacks/best_checkpoint.py``).
     """
     if not isinstance(state, dict) or "dirpath" in state:
         return state

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pytorch_lightning import Trainer
 
-from distill.callbacks import Best, compressions
+from distill.callbacks import BestCheckpoint, compressions
 from distill.core.utils.errors import UserError
 from distill.run.checkpoints.file import Damaged, SafeCheckpointIO
 from distill.workflows.job.build import Job
@@ -56,7 +56,7 @@ def restore_best(job: Job, trainer: Trainer) -> Restored:
         writer.settle()  # an older one goes when every rank has the newer one
     trainer.strategy.barrier()  # what rank 0 has written, all read
     here = Restored(trainer.global_step, job.module.total_steps, {}, *of(trainer.global_step))
-    best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, Best) and c.best_model_path), None)
+    best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint) and c.best_model_path), None)
     if best is None:
         return here
     found: dict[str, Any] | None
@@ -76,7 +76,9 @@ def restore_best(job: Job, trainer: Trainer) -> Restored:
     return Restored(step, total, found["callbacks"], *of(step), instead)
 
 
-def _next_best(trainer: Trainer, best: Best, kept: Mapping[int, Mapping[str, float]]) -> dict[str, Any] | None:
+def _next_best(
+    trainer: Trainer, best: BestCheckpoint, kept: Mapping[int, Mapping[str, float]]
+) -> dict[str, Any] | None:
     """The best of the whole checkpoints beside one that cannot be read; nothing where the last step does as well.
 
     None is taken whose figure is not known, or whose student is larger than was asked for.
@@ -96,8 +98,8 @@ def _next_best(trainer: Trainer, best: Best, kept: Mapping[int, Mapping[str, flo
     return found
 
 
-def _rank(best: Best, kept: Mapping[int, Mapping[str, float]], step: int) -> tuple[float, int]:
-    """Larger for the better step; of equal ones the first is the best, as for :class:`Best`."""
+def _rank(best: BestCheckpoint, kept: Mapping[int, Mapping[str, float]], step: int) -> tuple[float, int]:
+    """Larger for the better step; of equal ones the first is the best, as for :class:`BestCheckpoint`."""
     figure = kept.get(step, {}).get(str(best.monitor).removeprefix("val/"), math.nan)
     return -math.inf if math.isnan(figure) else figure if best.mode == "max" else -figure, -step
 

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from rich.console import Console
 from rich.table import Table
 
-from distill.callbacks import Last, compressions
+from distill.callbacks import ResumeCheckpoint, compressions
 from distill.compression.base import hurried
 from distill.compression.coverage import coverage
 from distill.core.model_spec import parameter_count
@@ -139,7 +139,11 @@ def dry_run(
     if beside is not None:
         job.beside = check_beside(beside, job.config)
     measured, check = Measured(arguments=job.arguments), TeacherCheck()
-    kept = [callback for callback in job.callbacks if not isinstance(callback, (Checkpoint, EarlyStopping, Last))]
+    kept = [
+        callback
+        for callback in job.callbacks
+        if not isinstance(callback, (Checkpoint, EarlyStopping, ResumeCheckpoint))
+    ]
     with quiet_lightning():
         trainer = make_trainer(
             job,

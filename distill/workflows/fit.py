@@ -17,8 +17,8 @@ from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError
 
-from distill.callbacks import ExponentialMovingAverage, Last, compressions
-from distill.callbacks.last import saved
+from distill.callbacks import ExponentialMovingAverage, ResumeCheckpoint, compressions
+from distill.callbacks.resume_checkpoint import saved
 from distill.compression.base import hurried
 from distill.compression.coverage import coverage
 from distill.core import record
@@ -152,9 +152,9 @@ def _unwritten(error: Exception, run: Run) -> TrainingError:
     return TrainingError(f"{run.folder} cannot be written to ({reason}). {hint}")
 
 
-def last_of(trainer: Trainer) -> Last | None:
+def last_of(trainer: Trainer) -> ResumeCheckpoint | None:
     """The callback that saves what the run goes on from, if there is one."""
-    return next((callback for callback in trainer.callbacks if isinstance(callback, Last)), None)  # type: ignore[attr-defined]
+    return next((callback for callback in trainer.callbacks if isinstance(callback, ResumeCheckpoint)), None)  # type: ignore[attr-defined]
 
 
 class _Plan(Callback):

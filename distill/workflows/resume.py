@@ -11,7 +11,7 @@ from typing import Any
 
 from pytorch_lightning import Trainer
 
-from distill.callbacks.last import saved
+from distill.callbacks.resume_checkpoint import saved
 from distill.config.diff import MISSING, config_diff
 from distill.config.files import apply_override, long_form, parse_value, parse_yaml
 from distill.config.local_paths import is_place
@@ -96,8 +96,8 @@ def starting_from(folder: str | Path, config: Mapping[str, Any]) -> dict[str, An
     """
     run = Run.open(folder)
     full = long_form(config)
-    others = [spec for spec in full.get("callbacks") or [] if not _named(spec).endswith("StartFrom")]
-    start = {"class_path": "StartFrom", "init_args": {"run": str(run.folder)}}
+    others = [spec for spec in full.get("callbacks") or [] if not _named(spec).endswith("WarmStart")]
+    start = {"class_path": "WarmStart", "init_args": {"run": str(run.folder)}}
     return {**full, "callbacks": [start, *others]}
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import distill.run.checkpoints.file
-from distill.callbacks.last import saved
+from distill.callbacks.resume_checkpoint import saved
 
 __all__ = ["Digest", "different", "of_folder", "of_sweep", "of_training"]
 

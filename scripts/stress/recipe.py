@@ -74,7 +74,7 @@ def recipe(folder: Path) -> dict[str, Any]:
             {"class_path": "GradualMagnitudePruning", "init_args": pruning},
             {"class_path": "QuantizationAwareTraining", "init_args": quantization},
             {"class_path": "ExponentialMovingAverage", "init_args": {"decay": 0.9}},
-            {"class_path": "Last", "init_args": {"every_n_steps": 2}},
+            {"class_path": "ResumeCheckpoint", "init_args": {"every_n_steps": 2}},
         ],
     }
 

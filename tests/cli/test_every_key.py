@@ -49,7 +49,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "GradualMagnitudePruning": {"final_sparsity": 0.5},
     "Linear": {"start": 1.0, "end": 0.0},
     "LowRank": {"rank": 4},
-    "StartFrom": {"run": "a"},
+    "WarmStart": {"run": "a"},
     "StructuredPruning": {"neurons": 0.5},
     "TeacherConfig": {"path": "a"},
     "TextData": {"path": "a", "tokenizer": "b"},
@@ -122,7 +122,7 @@ ARGUMENTS = [
     (cls, name, kind)
     for cls in classes()
     for name, (kind, _) in class_arguments(cls).items()
-    if cls is not distill.callbacks.Best  # Lightning's arguments
+    if cls is not distill.callbacks.BestCheckpoint  # Lightning's arguments
 ]
 
 

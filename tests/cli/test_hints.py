@@ -68,7 +68,10 @@ def test_a_key_that_nobody_knows_has_no_hint() -> None:
         (["--form", "nowhere"], ["--form: no such option", "'--from'"]),
         (["--dryrun"], ["--dryrun: no such option", "'--dry-run'"]),
         (["--logging.wandb", "true"], ["logging.wandb = True", "--logging.wandb '{}'"]),
-        (["--callbacks", "[{class_path: Last, keep: 3}]"], ["callbacks.0.keep = 3: stands beside", "below init_args"]),
+        (
+            ["--callbacks", "[{class_path: ResumeCheckpoint, keep: 3}]"],
+            ["callbacks.0.keep = 3: stands beside", "below init_args"],
+        ),
         (["--model.lr", "3"], ["model.lr = 3", "write --model.optimizer.lr 3"]),
         (["--zzz", "3"], ["zzz = 3: no such key. known are"]),
     ],
@@ -85,8 +88,8 @@ def test_a_key_of_another_tool_in_a_file_is_told_too(refused: Callable[..., str]
 
 
 def test_the_class_of_an_item_stands_for_its_place() -> None:
-    config = {"callbacks": ["Last", {"class_path": "distill.callbacks.Best"}]}
-    apply_override(config, "callbacks.Best.mode", "max")
-    apply_override(config, "callbacks.Last.keep", 3)
+    config = {"callbacks": ["ResumeCheckpoint", {"class_path": "distill.callbacks.BestCheckpoint"}]}
+    apply_override(config, "callbacks.BestCheckpoint.mode", "max")
+    apply_override(config, "callbacks.ResumeCheckpoint.keep", 3)
     assert config["callbacks"][1]["init_args"] == {"mode": "max"}  # type: ignore[index]
-    assert config["callbacks"][0] == {"class_path": "Last", "init_args": {"keep": 3}}
+    assert config["callbacks"][0] == {"class_path": "ResumeCheckpoint", "init_args": {"keep": 3}}

@@ -69,11 +69,14 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "null for a number": (["--data.eval_batch_size", "null"], ["data.eval_batch_size: must be an integer", "null"]),
     "null for a number of the trainer": (["--trainer.accumulate_grad_batches", "null"], ["must be an integer", "null"]),
     "null for a number deep in a list": (
-        callback("Last", "{keep: null}"),
+        callback("ResumeCheckpoint", "{keep: null}"),
         ["callbacks.0.keep: must be an integer. this is null"],
     ),
     "null for a part of the model": (["--model.optimizer.lr", "null"], ["model.optimizer.lr: must be a number"]),
-    "a callback twice": (["--callbacks", "[Last, Last]"], ["each of them is given once", "leave one Last out"]),
+    "a callback twice": (
+        ["--callbacks", "[ResumeCheckpoint, ResumeCheckpoint]"],
+        ["each of them is given once", "leave one ResumeCheckpoint out"],
+    ),
     "an average that never begins": (
         callback("ExponentialMovingAverage", "{begin: 100}"),
         ["ExponentialMovingAverage.begin = 100", "the run ends after 2 steps"],

@@ -194,7 +194,7 @@ def test_what_a_run_has_kept_is_the_same_run_again(
         {"class_path": "GradualMagnitudePruning", "init_args": pruning},
         {"class_path": "QuantizationAwareTraining", "init_args": quantization},
         {"class_path": "pytorch_lightning.callbacks.EarlyStopping", "init_args": {"monitor": "val/f1"}},
-        "Last",
+        "ResumeCheckpoint",
     ]
     base["logging"]["wandb"] = {"project": "12:30", "mode": "disabled"}
     Path("base.yaml").write_text(dump(base))
@@ -258,7 +258,9 @@ def test_an_override_that_leads_nowhere_is_refused(key: str) -> None:
 def test_an_override_of_arguments_that_are_none_is_refused() -> None:
     for given in (3, "abc", [1]):
         with pytest.raises(UserError, match=r"callbacks\.0\.init_args = .*: must be a mapping"):
-            apply_override({"callbacks": [{"class_path": "Last", "init_args": given}]}, "callbacks.0.keep", 3)
+            apply_override(
+                {"callbacks": [{"class_path": "ResumeCheckpoint", "init_args": given}]}, "callbacks.0.keep", 3
+            )
 
 
 def test_a_value_may_follow_an_equals_sign_or_come_next() -> None:

@@ -138,7 +138,7 @@ def test_the_best_is_saved_all_the_same_where_another_checkpoint_holds_it(
 ) -> None:
     judged({2: 0.5, 4: 0.8, 6: 0.6})
     monkeypatch.setattr(checkpoint, "write", unwritten("best-4.ckpt"))
-    keep = '[{"class_path": "Last", "init_args": {"every_n_steps": 2}}]'
+    keep = '[{"class_path": "ResumeCheckpoint", "init_args": {"every_n_steps": 2}}]'
     code, out, err = in_order(*SIX, "--callbacks", keep)
     assert code == 0, err
     run = Path("runs/base/one")

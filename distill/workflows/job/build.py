@@ -16,7 +16,7 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_every
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from distill.callbacks import Best, Determinism, Last
+from distill.callbacks import BestCheckpoint, Determinism, ResumeCheckpoint
 from distill.callbacks.progress import Progress
 from distill.compression.base import refuse_twice
 from distill.config.class_paths import check, check_classes, guarded
@@ -211,8 +211,8 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
         own.append(Determinism(job.config["seed"]))
     if not named:
         own.append(Bar(leave=True) if bar else Progress())
-    if not checkpoints and any(isinstance(callback, Last) for callback in callbacks):
-        problem = "contradicts the callback Last, which saves checkpoints"
+    if not checkpoints and any(isinstance(callback, ResumeCheckpoint) for callback in callbacks):
+        problem = "contradicts the callback ResumeCheckpoint, which saves checkpoints"
         raise UserError(problem, key="trainer.enable_checkpointing", value=False, hint="leave one of them out")
     if checkpoints:
         given["plugins"] = [*_listed(given.get("plugins")), *([] if sharded else [SafeCheckpointIO()])]
@@ -252,14 +252,16 @@ def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str,
     mine = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
     for callback in mine:
         callback.dirpath = callback.dirpath or str(job.run.checkpoints)
-    last = next((callback for callback in callbacks if isinstance(callback, Last)), None) or Last()
+    last = (
+        next((callback for callback in callbacks if isinstance(callback, ResumeCheckpoint)), None) or ResumeCheckpoint()
+    )
     last.folder, last.config = job.run.checkpoints, dump(scrub(job.config))
     # First, so that it saves before the others begin with a batch.
     others: list[Callback] = [last, *(callback for callback in callbacks if callback is not last)]
-    if not _validates(arguments, job.data) or any(isinstance(callback, Best) for callback in mine):
+    if not _validates(arguments, job.data) or any(isinstance(callback, BestCheckpoint) for callback in mine):
         return others
     task = job.module.task
-    best = Best(
+    best = BestCheckpoint(
         dirpath=job.run.checkpoints,
         filename="best-{step}",
         auto_insert_metric_name=False,

@@ -29,7 +29,7 @@ def configured(base: dict[str, Any], changed: Callable[..., dict[str, Any]]) -> 
     changes = {
         "data": {"train_samples": 40},
         "trainer": {"max_epochs": 2, "max_steps": -1, "val_check_interval": 3, "log_every_n_steps": 1},
-        "callbacks": [{"class_path": "Last", "init_args": {"every_n_steps": 2}}],
+        "callbacks": [{"class_path": "ResumeCheckpoint", "init_args": {"every_n_steps": 2}}],
         "logging": {"tensorboard": True, "wandb": {"mode": "offline"}},
     }
     config = changed(base, changes)

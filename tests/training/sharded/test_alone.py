@@ -12,8 +12,8 @@ from pytorch_lightning import Callback, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from distill.callbacks import Last
-from distill.callbacks.last import saved
+from distill.callbacks import ResumeCheckpoint
+from distill.callbacks.resume_checkpoint import saved
 from distill.core.utils.quiet import quiet_lightning
 from distill.run.checkpoints.file import read
 from distill.tasks import Plain
@@ -69,13 +69,13 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_run_that_had_come_to_its_end_does_not_train_on(tmp_path: Path) -> None:
-    assert fit(tmp_path, Last(), At(STOP, stop)).global_step == STOP
+    assert fit(tmp_path, ResumeCheckpoint(), At(STOP, stop)).global_step == STOP
     assert names(tmp_path) == [f"last-{STOP}.ckpt"]  # nothing waits for anybody when the trainer is done
     [path] = saved(tmp_path / "checkpoints").values()
     before = read(path)
-    assert fit(tmp_path, Last(), checkpoint=path).global_step == STOP
+    assert fit(tmp_path, ResumeCheckpoint(), checkpoint=path).global_step == STOP
     assert read(path)["loops"] == before["loops"]
-    last = Last()
+    last = ResumeCheckpoint()
     last.extends = True
     assert fit(tmp_path, last, checkpoint=path).global_step == 16
 
@@ -87,7 +87,13 @@ def test_a_checkpoint_is_there_as_soon_as_all_ranks_have_written_it(tmp_path: Pa
         trainer.strategy.checkpoint_io.flush()  # type: ignore[attr-defined]
 
     # Saved before the third step; written, at the latest, after it; noticed before the fourth.
-    fit(tmp_path, Last(every_n_steps=2), At(3, look), At(4, lambda _: found.append(names(tmp_path))), At(4, stop))
+    fit(
+        tmp_path,
+        ResumeCheckpoint(every_n_steps=2),
+        At(3, look),
+        At(4, lambda _: found.append(names(tmp_path))),
+        At(4, stop),
+    )
     assert found == [["last-2.ckpt"]]
 
 
@@ -97,5 +103,5 @@ def test_a_rank_that_fails_waits_for_no_other(tmp_path: Path, monkeypatch: pytes
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        fit(tmp_path, Last(every_n_steps=2), At(3, fail))
+        fit(tmp_path, ResumeCheckpoint(every_n_steps=2), At(3, fail))
     assert saved(tmp_path / "checkpoints") == {}

@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distill.callbacks.last import saved
+from distill.callbacks.resume_checkpoint import saved
 from distill.models.artifact import load
 from distill.run.checkpoints.file import read, shard_path
 from distill.run.folder import Run

@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from distill.callbacks import ExponentialMovingAverage, GradualMagnitudePruning, Last
+from distill.callbacks import ExponentialMovingAverage, GradualMagnitudePruning, ResumeCheckpoint
 from distill.core.model_spec import ModelSpec
 from distill.core.utils.errors import UserError
 from distill.losses import L1, CrossEntropy, DistillationLoss, FitNetHint
@@ -148,9 +148,9 @@ def test_other_spellings_are_told_the_one_that_works(strategy: Any) -> None:
 @pytest.mark.parametrize("callback", [GradualMagnitudePruning(0.5), ExponentialMovingAverage()])
 def test_callbacks_that_need_whole_weights_are_refused(callback: Any) -> None:
     with pytest.raises(UserError, match=r"set trainer\.strategy: ddp") as caught:
-        check_sharding({"strategy": "sharded"}, [Last(), callback])
+        check_sharding({"strategy": "sharded"}, [ResumeCheckpoint(), callback])
     assert caught.value.key == "callbacks.1"
-    check_sharding({"strategy": "ddp"}, [Last(), callback])
+    check_sharding({"strategy": "ddp"}, [ResumeCheckpoint(), callback])
 
 
 class Scaled(nn.Linear):

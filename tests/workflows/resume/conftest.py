@@ -17,7 +17,7 @@ import yaml
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
-from distill.callbacks.last import saved
+from distill.callbacks.resume_checkpoint import saved
 from distill.cli.main import main
 from distill.config.files import long_form
 from distill.core.utils.quiet import quiet_lightning
@@ -73,7 +73,7 @@ def joint() -> list[dict[str, Any]]:
 
 def train(config: dict[str, Any], folder: Path, checkpoint: Path | None = None) -> Trained:
     """Train as ``distill fit`` does, from ``checkpoint`` on if one is given, and keep a checkpoint of every step."""
-    keep = {"class_path": "Last", "init_args": {"every_n_steps": 1, "keep": 1000}}
+    keep = {"class_path": "ResumeCheckpoint", "init_args": {"every_n_steps": 1, "keep": 1000}}
     job = build(long_form(config | {"callbacks": [*config.get("callbacks", []), keep]}), run=Run(folder))
     rows = Rows()
     with quiet_lightning():
@@ -169,7 +169,7 @@ def world(
     folder = tmp_path_factory.mktemp("world")
     shutil.copytree(teacher_dir, folder / "teacher")
     shutil.copytree(text_folder, folder / "data")
-    keep = {"class_path": "Last", "init_args": {"every_n_steps": 2}}
+    keep = {"class_path": "ResumeCheckpoint", "init_args": {"every_n_steps": 2}}
     changes = {
         "model": {"teacher": {"path": str(folder / "teacher")}},
         "data": {"path": str(folder / "data"), "train_samples": 55},

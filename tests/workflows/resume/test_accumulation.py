@@ -14,8 +14,8 @@ import pytest
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from distill.callbacks import Determinism, Last
-from distill.callbacks.last import saved
+from distill.callbacks import Determinism, ResumeCheckpoint
+from distill.callbacks.resume_checkpoint import saved
 from distill.run.checkpoints.file import SafeCheckpointIO, read
 
 
@@ -45,8 +45,8 @@ def test_a_checkpoint_never_stands_inside_an_accumulation(
             convolutions.fit(tmp_path / name, *callbacks, resume=resume, **trainer)
         return saved(tmp_path / name / "checkpoints")
 
-    whole = fit("whole", Last(keep=10, every_n_steps=1), Determinism())
-    last = Last(keep=10)
+    whole = fit("whole", ResumeCheckpoint(keep=10, every_n_steps=1), Determinism())
+    last = ResumeCheckpoint(keep=10)
     stop = {
         "SIGTERM": partial(os.kill, os.getpid(), signal.SIGTERM),
         "minutes": partial(setattr, last, "minutes", 1e-9),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distill.callbacks.last import saved
+from distill.callbacks.resume_checkpoint import saved
 from distill.run.checkpoints.file import read, write
 from distill.run.folder import Run
 

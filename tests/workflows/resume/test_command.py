@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distill.callbacks.last import saved
+from distill.callbacks.resume_checkpoint import saved
 from distill.run.folder import Run
 
 AtCall = Callable[..., None]

@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from distill.callbacks.last import saved
+from distill.callbacks.resume_checkpoint import saved
 from distill.run.checkpoints import file as checkpoint
 from distill.run.checkpoints.file import read, write
 
@@ -169,7 +169,7 @@ def planted(run: Path, **state: Any) -> None:
     """Checkpoints, whole and sealed, in which the state of the best one is another."""
     for path in saved(run / "checkpoints").values():
         content = read(path)
-        [name] = [name for name in content["callbacks"] if name.startswith("Best")]
+        [name] = [name for name in content["callbacks"] if name.startswith("BestCheckpoint")]
         content["callbacks"][name] |= state
         write(content, path)
 

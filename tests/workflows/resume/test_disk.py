@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from distill.callbacks.last import saved
+from distill.callbacks.resume_checkpoint import saved
 from distill.models import artifact
 from distill.run.checkpoints import file as checkpoint
 from distill.run.checkpoints.file import is_whole, read

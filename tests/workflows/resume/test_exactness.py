@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from distill.callbacks import Determinism, GradualMagnitudePruning, Last, QuantizationAwareTraining
-from distill.callbacks.last import saved
+from distill.callbacks import Determinism, GradualMagnitudePruning, QuantizationAwareTraining, ResumeCheckpoint
+from distill.callbacks.resume_checkpoint import saved
 from distill.run.checkpoints.file import SafeCheckpointIO, read
 
 Train = Callable[..., Any]
@@ -184,7 +184,7 @@ def test_a_plain_pair_of_convolutions_resumed_at_the_epochs_end_ends_with_the_sa
     def fit(folder: Path, checkpoint: Path | None = None) -> dict[int, Path]:
         pruning = GradualMagnitudePruning(0.75, end=8, every_n_steps=1)
         quantization = QuantizationAwareTraining(begin=4, observe=2, freeze_observers=10)
-        callbacks = [Last(keep=1000), pruning, quantization, Determinism()]
+        callbacks = [ResumeCheckpoint(keep=1000), pruning, quantization, Determinism()]
         convolutions.fit(folder, *callbacks, resume=checkpoint, max_epochs=3, plugins=[SafeCheckpointIO()])
         return saved(folder / "checkpoints")
 

@@ -178,7 +178,7 @@ def test_a_run_with_a_secret_is_resumed_by_giving_it_again_and_it_is_not_shown(
 def test_another_run_begins_with_the_weights_of_this_one(fitted: Fitted, distill: Distill) -> None:
     run = fitted()
     argv = ("--from", str(run), "--id", "two", "--model.optimizer.lr", "1e-30", "--trainer.max_steps", "1")
-    Path("more.yaml").write_text(yaml.safe_dump({"callbacks": ["Last"]}))
+    Path("more.yaml").write_text(yaml.safe_dump({"callbacks": ["ResumeCheckpoint"]}))
     code, _, err = distill("fit", *argv, "-c", "more.yaml")
     assert code == 0, err
     one, two = (load_file(f"runs/base/{name}/student/model.safetensors") for name in ("one", "two"))
@@ -196,7 +196,7 @@ def test_another_student_cannot_begin_with_them(fitted: Fitted, distill: Distill
 
 
 def test_checkpoints_cannot_be_asked_for_and_switched_off(base: dict[str, Any], distill: Distill) -> None:
-    base["callbacks"] = ["Last"]
+    base["callbacks"] = ["ResumeCheckpoint"]
     base["trainer"]["enable_checkpointing"] = False
     Path("base.yaml").write_text(yaml.safe_dump(base))
     code, _, err = distill("fit", "-c", "base.yaml")

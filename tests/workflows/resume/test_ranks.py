@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from distill.callbacks.last import saved
+from distill.callbacks.resume_checkpoint import saved
 from distill.run.checkpoints.file import read
 from distill.run.folder import Run
 from distill.run.history import read_rows
@@ -61,7 +61,7 @@ def runs(
     }
     plain = changed(recipe, changes)
     (folder / "base.yaml").write_text(yaml.safe_dump(plain))
-    often = {"class_path": "Last", "init_args": {"every_n_steps": 1}}
+    often = {"class_path": "ResumeCheckpoint", "init_args": {"every_n_steps": 1}}
     dropout = {"model": {"teacher": recipe["model"]["teacher"]}, "callbacks": [*joint, often]}
     (folder / "dropout.yaml").write_text(yaml.safe_dump(changed(plain, dropout)))
     done = ranks("train", folder, code=143)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distill.callbacks.last import saved
+from distill.callbacks.resume_checkpoint import saved
 from distill.cli.main import main
 from distill.run.folder import Run
 from distill.workflows.sweep.process import run_to_end

@@ -12,17 +12,17 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from distill.callbacks import Best, Last
-from distill.callbacks.best import within
-from distill.callbacks.last import saved
+from distill.callbacks import BestCheckpoint, ResumeCheckpoint
+from distill.callbacks.best_checkpoint import within
+from distill.callbacks.resume_checkpoint import saved
 from distill.core.utils.errors import UserError
 from distill.run.checkpoints.file import SafeCheckpointIO
 
 
 @pytest.mark.parametrize(("key", "value"), [("minutes", 0), ("minutes", -1.0), ("every_n_steps", 0), ("keep", 1)])
 def test_a_value_out_of_range_is_refused(key: str, value: float) -> None:
-    with pytest.raises(UserError, match=f"callbacks.Last.{key} = "):
-        Last(**{key: value})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=f"callbacks.ResumeCheckpoint.{key} = "):
+        ResumeCheckpoint(**{key: value})  # type: ignore[arg-type]
 
 
 def test_checkpoints_are_found_by_their_step_and_the_newest_comes_first(tmp_path: Path) -> None:
@@ -34,8 +34,8 @@ def test_checkpoints_are_found_by_their_step_and_the_newest_comes_first(tmp_path
     assert saved(tmp_path / "missing") == {}
 
 
-def state(folder: Path) -> Best:
-    best = Best(dirpath=folder, filename="best-{step}", monitor="val/accuracy", mode="max")
+def state(folder: Path) -> BestCheckpoint:
+    best = BestCheckpoint(dirpath=folder, filename="best-{step}", monitor="val/accuracy", mode="max")
     best.best_model_path = best.kth_best_model_path = str(folder / "best-4.ckpt")
     best.best_model_score = best.current_score = torch.tensor(0.5)
     best.best_k_models = {str(folder / "best-4.ckpt"): torch.tensor(0.5)}
@@ -44,14 +44,14 @@ def state(folder: Path) -> Best:
 
 def test_the_best_is_found_again_in_a_folder_that_was_moved(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
-    moved = Best(dirpath=tmp_path / "new", filename="best-{step}", monitor="val/accuracy", mode="max")
+    moved = BestCheckpoint(dirpath=tmp_path / "new", filename="best-{step}", monitor="val/accuracy", mode="max")
     moved.load_state_dict(state(tmp_path / "old").state_dict())
     assert moved.best_model_path == str(tmp_path / "new" / "best-4.ckpt")
     assert moved.best_k_models == {str(tmp_path / "new" / "best-4.ckpt"): torch.tensor(0.5)}
     assert moved.current_score == 0.5
 
 
-@pytest.mark.parametrize("kind", [Best, ModelCheckpoint])
+@pytest.mark.parametrize("kind", [BestCheckpoint, ModelCheckpoint])
 def test_a_checkpoint_cannot_name_files_outside_of_the_run(
     kind: type[ModelCheckpoint], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -64,7 +64,7 @@ def test_a_checkpoint_cannot_name_files_outside_of_the_run(
     planted["best_k_models"] = {"/b.ckpt": torch.tensor(0.5), "../c.ckpt": torch.tensor(0.4), "..": torch.tensor(0.3)}
     checkpoint = {"callbacks": {fresh.state_key: {**planted, "dirpath": "/etc"}}}
     trainer = Trainer(callbacks=[fresh], logger=False, accelerator="cpu")
-    Last().on_load_checkpoint(trainer, LightningModule(), checkpoint)
+    ResumeCheckpoint().on_load_checkpoint(trainer, LightningModule(), checkpoint)
     fresh.load_state_dict(checkpoint["callbacks"][fresh.state_key])
     assert fresh.best_model_path == fresh.last_model_path == str(tmp_path / "a.ckpt")
     assert fresh.kth_best_model_path == ""
@@ -75,14 +75,14 @@ def test_a_checkpoint_cannot_name_files_outside_of_the_run(
 
 
 def test_files_inside_of_the_run_are_told_of_to_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for kind in (Best, ModelCheckpoint):
+    for kind in (BestCheckpoint, ModelCheckpoint):
         own = kind(dirpath=tmp_path, filename="best-{step}", monitor="val/accuracy", mode="max")
         own.best_model_path = str(tmp_path / "val/accuracy=0.50.ckpt")
         within(own.state_dict(), own.dirpath)
     assert not caplog.records
 
 
-@pytest.mark.parametrize("kind", [Best, ModelCheckpoint])
+@pytest.mark.parametrize("kind", [BestCheckpoint, ModelCheckpoint])
 def test_a_metric_s_slash_makes_a_folder_which_is_found_again_and_no_link_out_of_it(
     kind: type[ModelCheckpoint], tmp_path: Path
 ) -> None:
@@ -124,7 +124,7 @@ def test_the_newest_are_kept_the_history_comes_first_and_all_seconds_count(
     )
     clock = iter(range(100, 1000, 10))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
-    last = Last(keep=2)
+    last = ResumeCheckpoint(keep=2)
     last.folder = tmp_path
     last.on_fit_start(trainer, None)  # type: ignore[arg-type]
     for trainer.global_step in (9, 10, 11):

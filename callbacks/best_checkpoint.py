@@ -15,7 +15,7 @@ from distill.compression.base import compressions
 from distill.core.ranks import is_rank_zero
 from distill.core.utils.visible import visible
 
-__all__ = ["Best", "within"]
+__all__ = ["BestCheckpoint", "within"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def _inside(path: str, folder: str) -> bool:
     return os.path.commonpath([above, root]) == root
 
 
-class Best(ModelCheckpoint):
+class BestCheckpoint(ModelCheckpoint):
     """A ``ModelCheckpoint`` for which only a student that is as small as asked for can be the best.
 
     A student half way through gradual pruning is often better than the one that is shipped; kept as the best, it

@@ -7,17 +7,17 @@ from pathlib import Path
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from distill.callbacks.last import saved
+from distill.callbacks.resume_checkpoint import saved
 from distill.core.utils.errors import UserError
 from distill.run.checkpoints.file import Damaged, read
 
-__all__ = ["StartFrom"]
+__all__ = ["WarmStart"]
 
-_KEY = "callbacks.StartFrom.run"
+_KEY = "callbacks.WarmStart.run"
 _STUDENT = "student."
 
 
-class StartFrom(Callback):
+class WarmStart(Callback):
     """Begin with the student as another run's newest checkpoint has it; ``distill fit --from RUN`` adds this.
 
     All else begins anew: steps, optimizer, schedules, masks and scales. Stands before the callbacks that compress, as

@@ -15,7 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from distill.callbacks.best import within
+from distill.callbacks.best_checkpoint import within
 from distill.core.utils.errors import UserError
 from distill.run.boundary import without_paths
 from distill.run.checkpoints.file import SafeCheckpointIO, remove
@@ -23,7 +23,7 @@ from distill.run.conditions import conditions, other_conditions
 from distill.run.interrupts import Interrupts
 from distill.training.resume_state import other_versions, versions
 
-__all__ = ["Last", "saved"]
+__all__ = ["ResumeCheckpoint", "saved"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def saved(folder: str | Path) -> dict[int, Path]:
     return dict(sorted(found.items(), reverse=True))
 
 
-class Last(Callback):
+class ResumeCheckpoint(Callback):
     """Saves all that the run needs to go on exactly: every so many minutes, after every epoch, at the end, and when
     a signal asks the run to stop.
 
@@ -60,11 +60,11 @@ class Last(Callback):
     def __init__(self, minutes: float = 10.0, every_n_steps: int | None = None, keep: int = 2) -> None:
         if not minutes > 0:
             problem = "must be greater than 0"
-            raise UserError(problem, key="callbacks.Last.minutes", value=minutes, hint="10 is usual")
+            raise UserError(problem, key="callbacks.ResumeCheckpoint.minutes", value=minutes, hint="10 is usual")
         for name, value, least in (("every_n_steps", every_n_steps, 1), ("keep", keep, 2)):
             if value is not None and value < least:
                 problem = f"must be at least {least}"
-                raise UserError(problem, key=f"callbacks.Last.{name}", value=value, hint="raise it")
+                raise UserError(problem, key=f"callbacks.ResumeCheckpoint.{name}", value=value, hint="raise it")
         self.minutes, self.every_n_steps, self.keep = minutes, every_n_steps, keep
         self.folder: Path | None = None
         self.config = ""
