@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from distill.compression.base import Compression
 from distill.compression.pruning.criteria import CRITERIA, Criterion
 from distill.compression.pruning.granularity import Granularity
-from distill.compression.pruning.masking_plan import Masks, Plan
+from distill.compression.pruning.masking_plan import MaskingPlan, Masks
 from distill.compression.pruning.rankings import Layer
 from distill.compression.pruning.schedule import CURVES, SparsitySchedule
 from distill.compression.pruning.weights import PRUNABLE
@@ -145,7 +145,7 @@ class GradualMagnitudePruning(Compression):
             if isinstance(scope, str):
                 check_choice("scope", scope, ("global", "layer"))
             kinds = of_types(PRUNABLE, types, "types")
-            self.plan = Plan(
+            self.plan = MaskingPlan(
                 final=self.schedule.final,
                 granularity=parsed,
                 criterion=_criterion(criterion),

@@ -19,7 +19,7 @@ from distill.compression.quantization.layers import QuantizedLayer, quantized_la
 from distill.compression.quantization.lifecycle import as_float, attend, conclude, find_ranged, follow, start_scales
 from distill.compression.quantization.metrics import figures
 from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
-from distill.compression.quantization.select import KINDS, check_widths, choose, swap
+from distill.compression.quantization.select import QUANTIZABLE, check_widths, choose, swap
 from distill.compression.quantization.storage import Store, step_of
 from distill.compression.quantization.temperatures import too_hot
 from distill.core.idle import Idle, refuse_idle
@@ -113,7 +113,7 @@ class QuantizationAwareTraining(Compression):
             activations.refuse_idle(f"{_KEY}.activations")
         self.activations = None if activations is None or activations.kind == "none" else activations
         self.overrides, self.include, self.exclude = overrides or {}, include, exclude or []
-        self.kinds = of_types(KINDS, types, f"{_KEY}.types")
+        self.kinds = of_types(QUANTIZABLE, types, f"{_KEY}.types")
         self.observe, self.begin, self.freeze_observers = observe, begin, freeze_observers
         self.lr_factor, self.float_validation, self.log_layers = lr_factor, float_validation, log_layers
         self.store: Store = store

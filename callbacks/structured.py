@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from distill.compression.base import Compression
-from distill.compression.pruning.schedule import Progress
+from distill.compression.pruning.schedule import GradualSchedule
 from distill.compression.structure.activations import ActivationSums
-from distill.compression.structure.removal_plan import Criterion, Plan, Scope
+from distill.compression.structure.removal_plan import Criterion, RemovalPlan, Scope
 from distill.core.idle import Idle, refuse_idle
 from distill.core.schedules import step_at
 from distill.core.step_callback import logs_now, total_steps
@@ -95,9 +95,9 @@ class StructuredPruning(Compression):
         ]
         values = {"end": end, "every_n_steps": every_n_steps, "criterion": criterion, "scope": scope}
         refuse_idle(StructuredPruning, values, rules, f"{KEY}.")
-        self.plan = Plan(heads, neurons, hidden, layers, criterion, scope, KEY)
+        self.plan = RemovalPlan(heads, neurons, hidden, layers, criterion, scope, KEY)
         try:
-            self.schedule = Progress(begin=begin, end=end, every=every_n_steps, curve=schedule)
+            self.schedule = GradualSchedule(begin=begin, end=end, every=every_n_steps, curve=schedule)
         except UserError as error:
             raise error.within(KEY) from None
         self._activations = ActivationSums()

@@ -10,21 +10,21 @@ from distill.core.utils.errors import UserError, nearest
 
 __all__ = ["LIST"]
 
-_KINDS = ("losses", "schedules", "callbacks", "tasks", "recipes")
+_SECTIONS = ("losses", "schedules", "callbacks", "tasks", "recipes")
 
 
 def _list(options: Namespace, _: Overrides) -> None:
     for kind in options.kinds:
-        if kind not in _KINDS:
-            raise UserError("no such kind", key="KIND", value=kind, hint=nearest(kind, _KINDS))
+        if kind not in _SECTIONS:
+            raise UserError("no such kind", key="KIND", value=kind, hint=nearest(kind, _SECTIONS))
     from distill.workflows.job.reference import show
 
-    show(options.kinds or _KINDS)
+    show(options.kinds or _SECTIONS)
 
 
 LIST = Command(
     description="Show what a configuration can name, each with its defaults.",
-    arguments=(argument("kinds", metavar="KIND", nargs="*", help=", ".join(_KINDS)),),
+    arguments=(argument("kinds", metavar="KIND", nargs="*", help=", ".join(_SECTIONS)),),
     run=_list,
     overrides=False,
 )

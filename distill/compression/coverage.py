@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distill.compression.structure.low_rank import LowRankLinear
 from distill.compression.structure.sharing import shared_layers
-from distill.compression.structure.units import KINDS, find_units
+from distill.compression.structure.units import UNIT_KINDS, find_units
 from distill.core.targets import head
 
 __all__ = ["Coverage", "coverage", "coverage_of", "reached_by", "role"]
@@ -119,7 +119,7 @@ def reached_by(student: nn.Module, step: Mapping[str, Any]) -> list[str]:
         ids = {id(p) for group in step["groups"] for number in group for p in layers[number - 1].parameters()}
         return [name for name, parameter in student.named_parameters() if id(parameter) in ids]
     if kind == "remove":
-        units = [one for what in KINDS if what in step for one in find_units(student, what, "compression.json")]
+        units = [one for what in UNIT_KINDS if what in step for one in find_units(student, what, "compression.json")]
         return [part.parameter for one in units for part in one.slices]
     return []
 

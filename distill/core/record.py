@@ -12,12 +12,12 @@ from torch import nn
 from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.json_file import Unreadable, read_mapping
 
-__all__ = ["KINDS", "RECORD", "VERSION", "note", "read_steps", "recount", "steps_of", "structural", "summary"]
+__all__ = ["RECORD", "STEP_KINDS", "VERSION", "note", "read_steps", "recount", "steps_of", "structural", "summary"]
 
 RECORD = "compression.json"
 VERSION = 1
 
-KINDS: dict[str, bool] = {
+STEP_KINDS: dict[str, bool] = {
     "layers": False,
     "width": False,
     "sparsity": False,
@@ -51,9 +51,9 @@ def read_steps(folder: str | Path, key: str) -> list[dict[str, Any]]:
         raise UserError(problem, key=key, value=str(folder), hint="update lightning-distill")
     for number, step in enumerate(steps):
         kind = str(step.get("kind"))
-        if kind not in KINDS:
+        if kind not in STEP_KINDS:
             problem = f"{RECORD} names {kind!r}, which this version cannot rebuild"
-            hint = f"update lightning-distill; {nearest(kind, KINDS)}"
+            hint = f"update lightning-distill; {nearest(kind, STEP_KINDS)}"
             raise UserError(problem, key=key, value=str(folder), hint=hint)
         for name, right in _PARTS.get(kind, {}).items():
             if not right(step.get(name)):
@@ -112,7 +112,7 @@ def recount(model: nn.Module) -> None:
 
 def structural(steps: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the model's own configuration alone does not tell its structure after ``steps``."""
-    return any(KINDS[step["kind"]] for step in steps)
+    return any(STEP_KINDS[step["kind"]] for step in steps)
 
 
 def _number(value: Any) -> bool:

@@ -19,6 +19,7 @@ from distill.core.utils.errors import UserError, nearest
 
 __all__ = [
     "CHOOSE",
+    "CONVOLUTIONS",
     "LINEAR",
     "Conv1D",
     "check_overrides",
@@ -35,6 +36,9 @@ __all__ = [
 
 LINEAR = (nn.Linear, Conv1D)
 """Linear maps; GPT-2's ``Conv1D`` is one whose weight is stored transposed, ``[in, out]``."""
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Convolutions that are not transposed."""
 
 CHOOSE = "leave it out, or have them chosen by include (['.'] takes the head too), exclude, types and embeddings"
 """The hint of a pattern that is found in modules which are not chosen."""

@@ -15,7 +15,7 @@ __all__ = ["read_json"]
 
 Row = dict[str, Any]
 
-_KINDS = {bool: "true or false", int: "numbers", float: "numbers", str: "text", list: "lists", dict: "objects"}
+_TYPE_WORDS = {bool: "true or false", int: "numbers", float: "numbers", str: "text", list: "lists", dict: "objects"}
 
 
 def read_json(path: str, key: str, config: ReaderConfig) -> tuple[Any, dict[str, str]]:
@@ -103,4 +103,4 @@ def _why(values: Sequence[Any]) -> str | None:
 
 
 def _kind(value: Any) -> str:
-    return _KINDS.get(type(value), type(value).__name__)
+    return _TYPE_WORDS.get(type(value), type(value).__name__)

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from distill.core.model_spec import ModelSpec
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch, Needs, Signals
-from distill.core.targets import LINEAR, select
+from distill.core.targets import CONVOLUTIONS, LINEAR, select
 from distill.core.utils.errors import UserError
 from distill.losses.base import DistillationLoss, LossSum, at_least_float32
 
 __all__ = ["L1", "l1_norm"]
 
-KINDS = (*LINEAR, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_KINDS = (*LINEAR, *CONVOLUTIONS)
 
 
 def l1_norm(weights: Iterable[Tensor]) -> Tensor:
@@ -70,7 +70,7 @@ class L1(DistillationLoss):
     def _select(self) -> tuple[nn.Module, ...]:
         [student] = self._student
         try:
-            return tuple(select(student, KINDS, self.include, self.exclude, key="").values())
+            return tuple(select(student, _KINDS, self.include, self.exclude, key="").values())
         except UserError as error:
             raise UserError(error.problem, key=error.key.lstrip("."), value=error.value, hint=error.hint) from None
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from distill.compression.coverage import coverage_of
 from distill.compression.quantization import storage as quantized
 from distill.compression.structure import low_rank, removal, sharing
-from distill.core.record import KINDS, RECORD, VERSION, read_steps, steps_of, structural
+from distill.core.record import RECORD, STEP_KINDS, VERSION, read_steps, steps_of, structural
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import resolve
 from distill.core.utils.quiet import quiet_transformers
@@ -56,7 +56,7 @@ def save(
         folder: Where to.
         model: Of transformers (``AutoModel.from_pretrained`` opens the folder too), or any other module.
         tokenizer: Of transformers, saved beside it.
-        steps: What was done to the model, in order, each with its ``kind`` (:data:`KINDS`) and what is needed
+        steps: What was done to the model, in order, each with its ``kind`` (:data:`STEP_KINDS`) and what is needed
             to do it again; :func:`steps_of` the model if not given.
 
     Raises:
@@ -65,7 +65,7 @@ def save(
     """
     done = [dict(step) for step in (steps_of(model) if steps is None else steps)]
     for step in done:
-        if step.get("kind") not in KINDS:
+        if step.get("kind") not in STEP_KINDS:
             raise ValueError(f"unknown kind of step: {step.get('kind')!r}")
     record: dict[str, Any] = {"version": VERSION, "steps": done}
     if done:
@@ -126,9 +126,9 @@ def register(kind: str, rebuild: Rebuild) -> None:
     Raises:
         ValueError: if there is such a kind.
     """
-    if kind in KINDS:
+    if kind in STEP_KINDS:
         raise ValueError(f"there is a kind {kind!r} already")
-    KINDS[kind] = True
+    STEP_KINDS[kind] = True
     _REBUILD[kind] = rebuild
 
 

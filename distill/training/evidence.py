@@ -13,12 +13,12 @@ from torchmetrics import Metric
 
 from distill.core.signals import Batch
 from distill.core.tally import Counts, Tally, most_common
-from distill.core.targets import LINEAR
+from distill.core.targets import CONVOLUTIONS, LINEAR
 from distill.tasks import Task
 
 __all__ = ["Evidence", "Spreads", "counted", "empty_layers"]
 
-_LAYERS = (*LINEAR, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_LAYERS = (*LINEAR, *CONVOLUTIONS)
 _POSITIONS = 256
 _EQUAL = 1e-6
 _SHOWN = 3

@@ -101,7 +101,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
     """
     main = trainer.is_global_zero
     trainer.loggers = loggers = make_loggers(job.logging, job.run, job.config, at=at)
-    started_with: list[Callback] = [_Plan(job, at is not None), DrawTimeline(job.run.folder / "timeline.png")]
+    started_with: list[Callback] = [_WritePlan(job, at is not None), DrawTimeline(job.run.folder / "timeline.png")]
     if at is None:
         started_with.insert(1, TeacherCheck(spoken=True))
     trainer.callbacks[:0] = started_with  # type: ignore[attr-defined]
@@ -157,20 +157,20 @@ def last_of(trainer: Trainer) -> ResumeCheckpoint | None:
     return next((callback for callback in trainer.callbacks if isinstance(callback, ResumeCheckpoint)), None)  # type: ignore[attr-defined]
 
 
-class _Plan(Callback):
+class _WritePlan(Callback):
     """Writes down what the run is about to do."""
 
-    def __init__(self, job: Job, goes_on: bool) -> None:
-        self.job, self.goes_on = job, goes_on
+    def __init__(self, job: Job, resumed: bool) -> None:
+        self.job, self.resumed = job, resumed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Distillation)
         if not trainer.is_global_zero:
             return
         run, task = self.job.run, pl_module.task
-        if self.goes_on and self.job.beside is None and (named := read_json(run.plan_file)[0].get("beside")):
+        if self.resumed and self.job.beside is None and (named := read_json(run.plan_file)[0].get("beside")):
             self.job.beside = Path(str(named))
-        if self.goes_on:  # not before: until here it may be refused, and stays as it is
+        if self.resumed:  # not before: until here it may be refused, and stays as it is
             run.extend(self.job.config)
         else:
             print("\n".join([f"run {run.folder}", *getattr(self.job.data, "account", [])]), flush=True)

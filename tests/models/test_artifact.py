@@ -228,8 +228,8 @@ def test_a_step_that_does_not_say_what_was_done_is_one_message(step: dict[str, A
 def test_a_kind_of_step_of_ones_own_is_done_again_when_the_folder_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifact, "KINDS", kinds := dict(artifact.KINDS))
-    monkeypatch.setattr("distill.core.record.KINDS", kinds)
+    monkeypatch.setattr(artifact, "STEP_KINDS", kinds := dict(artifact.STEP_KINDS))
+    monkeypatch.setattr("distill.core.record.STEP_KINDS", kinds)
     monkeypatch.setattr(artifact, "_REBUILD", dict(artifact._REBUILD))
 
     def widen(model: nn.Module, step: Mapping[str, Any]) -> None:

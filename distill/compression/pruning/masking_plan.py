@@ -19,13 +19,13 @@ from distill.core.ranks import is_rank_zero
 from distill.core.targets import CHOOSE, check_overrides, check_pattern, override, select
 from distill.core.utils.errors import UserError
 
-__all__ = ["Masks", "Plan"]
+__all__ = ["MaskingPlan", "Masks"]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class MaskingPlan:
     """What is pruned and how; when is a matter of the schedule.
 
     Attributes:
@@ -177,7 +177,7 @@ class Masks:
         UserError: if the granularity, the criterion, a group or the cap fits a layer not.
     """
 
-    def __init__(self, plan: Plan, layers: Sequence[Layer], own: Mapping[str, float]) -> None:
+    def __init__(self, plan: MaskingPlan, layers: Sequence[Layer], own: Mapping[str, float]) -> None:
         self.plan, self.layers = plan, layers
         for layer in layers:
             plan.granularity.check(as_matrix(layer.view, layer.weight).shape, layer.name)

@@ -9,7 +9,7 @@ from typing import Literal
 from distill.core.schedules import check_moment, step_at
 from distill.core.utils.errors import UserError
 
-__all__ = ["CURVES", "Progress", "SparsitySchedule", "check_sparsity"]
+__all__ = ["CURVES", "GradualSchedule", "SparsitySchedule", "check_sparsity"]
 
 
 def _cubic(part: float) -> float:
@@ -39,7 +39,7 @@ def check_sparsity(key: str, value: float) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class GradualSchedule:
     """How much of the pruning is done, a pure function of the optimizer step t: 0 until ``begin``, 1 from ``end`` on.
 
     With p = (t - begin) / (end - begin): cubic is 1 - (1 - p)^3, linear is p, and one-shot is 1 from ``begin`` on.
@@ -133,7 +133,7 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparsitySchedule(Progress):
+class SparsitySchedule(GradualSchedule):
     """Sparsity: ``initial`` at ``begin`` and ``final`` from ``end`` on, 0 before ``begin``.
 
     With the :meth:`progress` c it is initial + (final - initial) c; for the cubic this is

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from distill.compression.pruning.granularity import TRANSPOSED
-from distill.core.targets import LINEAR, refuse_rewritten
+from distill.core.targets import CONVOLUTIONS, LINEAR, refuse_rewritten
 from distill.core.utils.errors import UserError
 
 __all__ = ["PRUNABLE", "SEVERAL", "Experts", "Sole", "check_written", "name_beside", "weights_of"]
@@ -31,7 +31,7 @@ class Experts(nn.Module, metaclass=_Stacked):
 SEVERAL = (nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention, Experts)
 """Modules whose weights are not one ``weight``."""
 
-PRUNABLE = (*LINEAR, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, *SEVERAL)
+PRUNABLE = (*LINEAR, *CONVOLUTIONS, *TRANSPOSED, *SEVERAL)
 """Modules whose weights are pruned where nothing else is said."""
 
 

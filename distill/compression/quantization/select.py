@@ -14,9 +14,9 @@ from distill.compression.quantization.scheme import ActivationScheme, Bits, Laye
 from distill.core.targets import check_overrides, override, refuse_broken, refuse_rewritten, select, sharing
 from distill.core.utils.errors import UserError
 
-__all__ = ["KINDS", "candidates", "check_widths", "choose", "first", "swap"]
+__all__ = ["QUANTIZABLE", "candidates", "check_widths", "choose", "first", "swap"]
 
-KINDS = tuple(kind for kind in QUANTIZED if kind is not nn.Embedding)
+QUANTIZABLE = tuple(kind for kind in QUANTIZED if kind is not nn.Embedding)
 """Modules that are quantized, besides embeddings."""
 
 
@@ -24,12 +24,12 @@ def first(model: nn.Module) -> set[str]:
     """The name of the first layer with weights, if it reads numbers (an image, a table) and not tokens."""
     kinds = (*QUANTIZED, nn.EmbeddingBag, nn.RNNBase)  # a recurrent layer reads before the maps behind it
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
-    return {name for name, module in layers[:1] if isinstance(module, KINDS)}
+    return {name for name, module in layers[:1] if isinstance(module, QUANTIZABLE)}
 
 
 def candidates(
     model: nn.Module,
-    kinds: tuple[type[nn.Module], ...] = (*KINDS, nn.Embedding),
+    kinds: tuple[type[nn.Module], ...] = (*QUANTIZABLE, nn.Embedding),
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     *,
@@ -54,7 +54,7 @@ def choose(
     overrides: Mapping[str, Bits | WeightScheme | None] | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
-    kinds: tuple[type[nn.Module], ...] = KINDS,
+    kinds: tuple[type[nn.Module], ...] = QUANTIZABLE,
     key: str,
 ) -> dict[str, LayerScheme]:
     """Name -> scheme of every layer to quantize, in the order of the model.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from distill.compression.structure.masking import features
-from distill.compression.structure.units import KINDS, Kind, Units, find_units, layer_modules
+from distill.compression.structure.units import UNIT_KINDS, UnitKind, Units, find_units, layer_modules
 from distill.core.layer_config import keep_in_config
 from distill.core.utils.errors import UserError
 
@@ -25,7 +25,7 @@ _HEADS_WIDTH = ("all_head_size", "split_size")
 """What attention modules call the number of their heads, and the width of all of them together."""
 
 
-def keep_units(model: nn.Module, kind: Kind, kept: Mapping[int, Sequence[int]], key: str) -> None:
+def keep_units(model: nn.Module, kind: UnitKind, kept: Mapping[int, Sequence[int]], key: str) -> None:
     """Take out, in place, all units but ``kept``.
 
     What a linear map carries besides its weight goes with it: masks of the weight's shape, scales of its outputs.
@@ -160,7 +160,7 @@ def rebuild(model: nn.Module, step: Mapping[str, Any]) -> None:
     Raises:
         UserError: if this is not the model that it was removed from.
     """
-    for kind in KINDS:
+    for kind in UNIT_KINDS:
         kept = {int(layer): list(map(int, stay)) for layer, stay in step.get(kind, {}).items()}
         if kept:
             keep_units(model, kind, kept, "compression.json")

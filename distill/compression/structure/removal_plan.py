@@ -20,13 +20,13 @@ from distill.compression.structure.low_rank import LowRankLinear
 from distill.compression.structure.masking import LayerSwitch, factors
 from distill.compression.structure.norms import mask_norm, unmask_norm
 from distill.compression.structure.removal import keep_units, remove_layers
-from distill.compression.structure.units import KINDS, Kind, Units, find_units, heads_in_group, layer_modules
+from distill.compression.structure.units import UNIT_KINDS, UnitKind, Units, find_units, heads_in_group, layer_modules
 from distill.core.ranks import is_rank_zero
 from distill.core.record import steps_of, structural
 from distill.core.targets import LINEAR, refuse_rewritten
 from distill.core.utils.errors import UserError
 
-__all__ = ["Criterion", "Parts", "Plan", "Scope"]
+__all__ = ["Criterion", "Parts", "RemovalPlan", "Scope"]
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ class Parts:
     def __init__(self, student: nn.Module, key: str, *, hidden: bool = False) -> None:
         self.student = student
         _, self.layers = layer_modules(student, key)
-        kinds = [kind for kind in KINDS if hidden or kind != "hidden"]
-        self.units: dict[Kind, list[Units]] = {kind: find_units(student, kind, key) for kind in kinds}
+        kinds = [kind for kind in UNIT_KINDS if hidden or kind != "hidden"]
+        self.units: dict[UnitKind, list[Units]] = {kind: find_units(student, kind, key) for kind in kinds}
         self.weights = dict(student.named_parameters())
 
     @property
@@ -65,11 +65,11 @@ class Parts:
 
     def mask(self, units: Units) -> Tensor:
         """Which of the units stay, boolean, ``[units]``: a buffer of their layer."""
-        return self.student.get_submodule(units.owner).get_buffer(f"{KINDS[units.kind]}_mask")
+        return self.student.get_submodule(units.owner).get_buffer(f"{UNIT_KINDS[units.kind]}_mask")
 
     def measured(self, units: Units) -> Tensor:
         """The moving average of their importance, ``[units]``: likewise."""
-        return self.student.get_submodule(units.owner).get_buffer(f"{KINDS[units.kind]}_importance")
+        return self.student.get_submodule(units.owner).get_buffer(f"{UNIT_KINDS[units.kind]}_importance")
 
     @property
     def by_layer(self) -> list[tuple[Units, ...]]:
@@ -78,7 +78,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RemovalPlan:
     """What is to be removed, and by which criterion. All that changes is in buffers of the student.
 
     Attributes:
@@ -100,9 +100,9 @@ class Plan:
     key: str
 
     @property
-    def fractions(self) -> dict[Kind, float]:
+    def fractions(self) -> dict[UnitKind, float]:
         """How much of which kind is removed, of those of which something is."""
-        asked: dict[Kind, float] = {"heads": self.heads, "neurons": self.neurons, "hidden": self.hidden}
+        asked: dict[UnitKind, float] = {"heads": self.heads, "neurons": self.neurons, "hidden": self.hidden}
         return {kind: fraction for kind, fraction in asked.items() if fraction}
 
     @property
@@ -114,7 +114,7 @@ class Plan:
         """What the plan is about, found in a student."""
         return Parts(student, self.key, hidden=bool(self.hidden))
 
-    def _removed(self, kind: Kind, parts: Parts) -> list[int]:
+    def _removed(self, kind: UnitKind, parts: Parts) -> list[int]:
         """How many units go in the end: of each layer, or of all together."""
         counts = [units.count for units in parts.units[kind]]
         if self.scope == "global":
@@ -144,7 +144,7 @@ class Plan:
                 told = "%s.heads = %g: a layer has %s, and these go together: %.3g %% of the heads go"
                 _log.warning(told, self.key, fraction, counts, 100 * part)
             for units in parts.units[kind]:
-                self._add_buffers(student.get_submodule(units.owner), KINDS[kind], units.count)
+                self._add_buffers(student.get_submodule(units.owner), UNIT_KINDS[kind], units.count)
         for norm in parts.norms:
             mask_norm(norm, f"{self.key}.hidden")
         self._tell_frozen(parts)
@@ -170,7 +170,7 @@ class Plan:
     def _tell_frozen(self, parts: Parts) -> None:
         frozen = [
             units.owner
-            for kind in (self.fractions or KINDS if self.criterion == "taylor" else ())
+            for kind in (self.fractions or UNIT_KINDS if self.criterion == "taylor" else ())
             for units in parts.units.get(kind, ())
             if not any(parts.weights[part.parameter].requires_grad for part in units.slices)
         ]
@@ -317,7 +317,7 @@ class Plan:
         for norm in parts.norms:
             unmask_norm(norm)
         for module in (student, parts.layers, *parts.layers):
-            for unit in ("layer", *KINDS.values()):
+            for unit in ("layer", *UNIT_KINDS.values()):
                 module._buffers.pop(f"{unit}_mask", None)
                 module._buffers.pop(f"{unit}_importance", None)
         for kind, stay in kept.items():

@@ -18,14 +18,14 @@ from distill.compression.structure.low_rank import LowRankLinear
 from distill.core.architectures import FAMILIES, Family, Role, Widths, layer_list
 from distill.core.utils.errors import UserError
 
-__all__ = ["KINDS", "Kind", "Slice", "Units", "find_units", "heads_in_group", "layer_modules"]
+__all__ = ["UNIT_KINDS", "Slice", "UnitKind", "Units", "find_units", "heads_in_group", "layer_modules"]
 
-Kind = Literal["heads", "neurons", "hidden"]
+UnitKind = Literal["heads", "neurons", "hidden"]
 
-KINDS: Mapping[Kind, str] = {"heads": "head", "neurons": "neuron", "hidden": "hidden"}
+UNIT_KINDS: Mapping[UnitKind, str] = {"heads": "head", "neurons": "neuron", "hidden": "hidden"}
 """What is removed -> its name in the singular, with which its buffers begin (``head_mask``)."""
 
-_ROLES: Mapping[Kind, tuple[Role, ...]] = {
+_ROLES: Mapping[UnitKind, tuple[Role, ...]] = {
     "heads": ("heads", "kv_heads", "fused"),
     "neurons": ("ffn",),
     "hidden": ("hidden",),
@@ -63,7 +63,7 @@ class Units:
         slices: Where the units' weights are.
     """
 
-    kind: Kind
+    kind: UnitKind
     layer: int
     owner: str
     slices: tuple[Slice, ...]
@@ -96,7 +96,7 @@ def layer_modules(model: nn.Module, key: str) -> tuple[str, nn.ModuleList]:
     return name, layers
 
 
-def find_units(model: nn.Module, kind: Kind, key: str) -> list[Units]:
+def find_units(model: nn.Module, kind: UnitKind, key: str) -> list[Units]:
     """The units of every layer; a layer that shares its parameters with an earlier one is passed over.
 
     Args:

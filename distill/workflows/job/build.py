@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from distill.callbacks import BestCheckpoint, Determinism, ResumeCheckpoint
-from distill.callbacks.progress import Progress
+from distill.callbacks.progress_lines import ProgressLines
 from distill.compression.base import refuse_twice
 from distill.config.class_paths import check, check_classes, guarded
 from distill.config.files import dump
@@ -201,7 +201,7 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
     if sharded:  # outside inference mode: what a pass gathers there could not be trained on
         given |= {"strategy": Sharded(), "inference_mode": False}
     callbacks = list(given.pop("callbacks", job.callbacks))
-    named = any(isinstance(callback, ProgressBar) and not isinstance(callback, Progress) for callback in callbacks)
+    named = any(isinstance(callback, ProgressBar) and not isinstance(callback, ProgressLines) for callback in callbacks)
     bar = given.pop("enable_progress_bar", None)
     bar = named or sys.stdout.isatty() if bar is None else bar
     refuse_twice(callbacks)
@@ -210,7 +210,7 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
     if not any(isinstance(callback, Determinism) for callback in callbacks):
         own.append(Determinism(job.config["seed"]))
     if not named:
-        own.append(Bar(leave=True) if bar else Progress())
+        own.append(Bar(leave=True) if bar else ProgressLines())
     if not checkpoints and any(isinstance(callback, ResumeCheckpoint) for callback in callbacks):
         problem = "contradicts the callback ResumeCheckpoint, which saves checkpoints"
         raise UserError(problem, key="trainer.enable_checkpointing", value=False, hint="leave one of them out")

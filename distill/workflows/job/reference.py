@@ -16,9 +16,9 @@ from rich.table import Table
 from distill.config.files import recipes
 from distill.core.utils.console import wide
 
-__all__ = ["KINDS", "Entry", "catalogue", "show"]
+__all__ = ["SECTIONS", "Entry", "catalogue", "show"]
 
-KINDS = ("losses", "schedules", "callbacks", "tasks", "recipes")
+SECTIONS = ("losses", "schedules", "callbacks", "tasks", "recipes")
 
 _HERE = Path(__file__).parents[2]
 _BASES = ("compression/base.py", "core/step_callback.py")  # of callbacks
@@ -32,8 +32,8 @@ class Entry(NamedTuple):
     defaults: str
 
 
-def catalogue(kinds: Iterable[str] = KINDS) -> dict[str, list[Entry]]:
-    """Everything of these kinds (:data:`KINDS`)."""
+def catalogue(kinds: Iterable[str] = SECTIONS) -> dict[str, list[Entry]]:
+    """Everything of these kinds (:data:`SECTIONS`)."""
     made: dict[str, Callable[[], list[Entry]]] = {
         "losses": lambda: _classes(_Room("losses"), "DistillationLoss"),
         "schedules": lambda: _classes(_Room("core/schedules.py"), "Schedule"),
@@ -188,7 +188,7 @@ def _comment(path: Path) -> str:
     return " ".join(text)
 
 
-def show(kinds: Iterable[str] = KINDS, console: Console | None = None) -> None:
+def show(kinds: Iterable[str] = SECTIONS, console: Console | None = None) -> None:
     """Print the catalogue."""
     console = console or wide()
     for kind, entries in catalogue(kinds).items():

@@ -11,7 +11,7 @@ from torch import nn
 
 from distill.compression.pruning.criteria import Magnitude
 from distill.compression.pruning.granularity import Granularity
-from distill.compression.pruning.masking_plan import Masks, Plan
+from distill.compression.pruning.masking_plan import MaskingPlan, Masks
 from distill.core.utils.errors import UserError
 
 
@@ -25,7 +25,7 @@ class Tied(nn.Module):
         self.two.weight = self.head.weight = self.one.weight
 
 
-def plan_of(overrides: Mapping[str, float], **more: Any) -> Plan:
+def plan_of(overrides: Mapping[str, float], **more: Any) -> MaskingPlan:
     """To one half, but for the overrides."""
     settings: dict[str, Any] = {
         "final": 0.5,
@@ -38,7 +38,7 @@ def plan_of(overrides: Mapping[str, float], **more: Any) -> Plan:
         "max_layer_sparsity": 1.0,
         "regrow": 0.0,
     }
-    return Plan(overrides=overrides, **(settings | more))
+    return MaskingPlan(overrides=overrides, **(settings | more))
 
 
 def pruned(overrides: Mapping[str, float]) -> tuple[nn.Module, Masks]:

@@ -1,7 +1,7 @@
 import pytest
 
 from distill.compression.pruning import SparsitySchedule
-from distill.compression.pruning.schedule import Progress
+from distill.compression.pruning.schedule import GradualSchedule
 from distill.core.utils.errors import UserError
 
 
@@ -105,7 +105,7 @@ def test_progress_is_the_part_of_the_way_by_each_curve():
     # p = 0, 1/4, 1/2, 1 at steps 20, 30, 40, 60
     parts = {"cubic": [0, 0, 37 / 64, 7 / 8, 1], "linear": [0, 0, 1 / 4, 1 / 2, 1], "one_shot": [0, 1, 1, 1, 1]}
     for curve, expected in parts.items():
-        progress = Progress(begin=0.2, end=0.6, every=1, curve=curve).progress
+        progress = GradualSchedule(begin=0.2, end=0.6, every=1, curve=curve).progress
         assert [progress(step, 100) for step in (19, 20, 30, 40, 60)] == pytest.approx(expected, abs=1e-12)
 
 
@@ -114,7 +114,7 @@ def test_progress_is_the_part_of_the_way_by_each_curve():
     [(10_000, 0.0, 0.5, 200), (500, 0.0, 0.5, 20), (30, 0.0, 0.5, 1), (100, 0.0, 0.5, 5), (10_000, 0.0, 0.1, 100)],
 )
 def test_by_itself_it_updates_at_least_ten_times(total: int, begin: float, end: float, every: int) -> None:
-    progress = Progress(begin=begin, end=end)
+    progress = GradualSchedule(begin=begin, end=end)
     steps = [step for step in range(total + 1) if progress.updates_at(step, total)]
     assert steps[1] - steps[0] == every
     assert len(steps) >= 10

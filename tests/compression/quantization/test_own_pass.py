@@ -18,7 +18,7 @@ from distill.callbacks import LowRank, ShareParameters, StructuredPruning
 from distill.compression.own_pass import in_own_pass
 from distill.compression.pruning.criteria import Magnitude
 from distill.compression.pruning.granularity import Granularity
-from distill.compression.pruning.masking_plan import Plan
+from distill.compression.pruning.masking_plan import MaskingPlan
 from distill.compression.pruning.weights import PRUNABLE
 from distill.compression.quantization.layers import QuantizedLayer, quantized_layers
 from distill.compression.quantization.lifecycle import conclude, follow, freeze
@@ -322,7 +322,7 @@ def test_layers_without_weights_are_left_alone() -> None:
         "kinds": (nn.Linear,),
     }
     more = {"include": None, "exclude": [], "overrides": {}, "max_layer_sparsity": None, "regrow": 0.0}
-    assert [layer.name for layer in Plan(**plan, **more).prepare(net, "p").layers] == ["0", "1"]
+    assert [layer.name for layer in MaskingPlan(**plan, **more).prepare(net, "p").layers] == ["0", "1"]
     LowRank(rank=2).prepare(net)
     assert net(x).shape == (5, 3)
 
@@ -356,7 +356,7 @@ PLAN: dict[str, Any] = {"final": 0.5, "granularity": Granularity(), "criterion":
 PLAN |= {"kinds": PRUNABLE, "exclude": [], "overrides": {}, "max_layer_sparsity": 1.0, "regrow": 0.0}
 COMPRESSIONS: dict[str, Callable[[nn.Module, Any], Any]] = {
     "quantize": lambda model, include: quantize(model, include=include),
-    "prune": lambda model, include: Plan(**PLAN, include=include).prepare(model, "prune"),
+    "prune": lambda model, include: MaskingPlan(**PLAN, include=include).prepare(model, "prune"),
     "low rank": lambda model, include: LowRank(rank=1, include=include).prepare(model),
     "scan": lambda model, _: scanned_layers(model),
 }

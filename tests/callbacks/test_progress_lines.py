@@ -11,7 +11,7 @@ from pytorch_lightning import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from distill.callbacks.progress import Progress
+from distill.callbacks.progress_lines import ProgressLines
 from distill.core.utils import progress as tracking
 from distill.training.module import Distillation
 
@@ -29,7 +29,7 @@ def lines(
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
-        callbacks=[Progress()],
+        callbacks=[ProgressLines()],
     )
     module = Distillation(nn.Linear(4, 4), "plain")
     trainer.fit(module, DataLoader(TensorDataset(x, x.argmax(1)), 4), ckpt_path=resume, weights_only=True)

@@ -14,10 +14,10 @@ from distill.core.utils.console import duration, number
 from distill.core.utils.progress import due
 from distill.training.module import Distillation
 
-__all__ = ["Progress"]
+__all__ = ["ProgressLines"]
 
 
-class Progress(Callback):
+class ProgressLines(Callback):
     """Prints step, loss, samples a second and the time left: every minute, and at every tenth of the run.
 
     Of a validation or test it prints the batches that are done, as often.
