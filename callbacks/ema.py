@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -35,6 +35,8 @@ class ExponentialMovingAverage(StepCallback):
     Reference:
         Polyak, Juditsky: Acceleration of Stochastic Approximation by Averaging, 1992.
     """
+
+    needs_unsharded_weights: ClassVar[bool] = True
 
     def __init__(self, decay: float = 0.999, begin: int | float = 0.0) -> None:
         if not 0 <= decay < 1:
@@ -97,12 +99,13 @@ class ExponentialMovingAverage(StepCallback):
         self._swapped = averaged
 
     @torch.no_grad()
-    def finish(self, student: nn.Module) -> None:
-        """Give the student the average for good; the first thing after training."""
+    def finish(self, student: nn.Module) -> list[dict[str, Any]]:
+        """Give the student the average for good."""
         for name, weight in student.named_parameters():
             if name in self._average:
                 weight.copy_(self._average[name])
         self._average = {}
+        return []
 
     # ------------------------------------------------------------------ checkpoints
 

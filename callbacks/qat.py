@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
 from distill.compression.base import Compression
@@ -211,6 +209,9 @@ class QuantizationAwareTraining(Compression):
         bits, begin = self.weights.bits, self._moments(total_steps)[1]
         return [(f"{bits} bits", begin, steps_to_quantize(bits))]
 
+    def learning_rate_factor(self, step: int, total_steps: int) -> float:
+        return self.lr_factor if step >= self._moments(total_steps)[1] else 1.0
+
     def timeline(self, steps: Iterable[int], total_steps: int) -> Mapping[str, list[float]]:
         begin, observed = self._moments(total_steps)[1], self._observed(total_steps)
         steps = list(steps)
@@ -229,11 +230,8 @@ class QuantizationAwareTraining(Compression):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        total = total_steps(pl_module)
         find_ranged(self._layers.values())
-        if self.lr_factor != 1:
-            self._scale_learning_rate(trainer, total)
-        self._act(self._step, total)
+        self._act(self._step, total_steps(pl_module))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         observed = [layer for layer in self._layers.values() if layer.observing]
@@ -259,23 +257,6 @@ class QuantizationAwareTraining(Compression):
             layer.mode = "fake" if step >= begin else "float"
         if step == begin:
             start_scales(self._layers.values())
-
-    def _scale_learning_rate(self, trainer: Trainer, total_steps: int) -> None:
-        """Have the schedulers multiply the learning rate, so that what is logged is what is applied."""
-        begin = self._moments(total_steps)[1]
-
-        def scaled(factor: Callable[[int], float], step: int) -> float:
-            return factor(step) * (self.lr_factor if step >= begin else 1)
-
-        schedulers = [c.scheduler for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, LambdaLR)]
-        if not schedulers:
-            problem, hint = "multiplies what a LambdaLR gives, and this run has none", "leave it out, or bring one"
-            raise UserError(problem, key=f"{_KEY}.lr_factor", value=self.lr_factor, hint=hint)
-        for scheduler in schedulers:
-            scheduler.lr_lambdas = [partial(scaled, factor) for factor in scheduler.lr_lambdas]
-            groups = scheduler.optimizer.param_groups
-            for group, peak, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
-                group["lr"] = peak * factor(scheduler.last_epoch)
 
     # ------------------------------------------------------------------ validation without rounding
 

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -56,6 +56,8 @@ class ResumeCheckpoint(Callback):
     Raises:
         UserError: if a value is out of range.
     """
+
+    writes_files: ClassVar[bool] = True
 
     def __init__(self, minutes: float = 10.0, every_n_steps: int | None = None, keep: int = 2) -> None:
         if not minutes > 0:

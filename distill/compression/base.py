@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -33,6 +33,8 @@ class Compression(StepCallback, ABC):
 
     order: ClassVar[int]
     """0 changes the structure (low rank, sharing), 1 masks, 2 quantizes."""
+
+    needs_unsharded_weights: ClassVar[bool] = True
 
     _prepared: nn.Module | None = None
 
@@ -123,10 +125,6 @@ class Compression(StepCallback, ABC):
         :mod:`distill.core.verdict` has the rules.
         """
         return []
-
-    def timeline(self, steps: Iterable[int], total_steps: int) -> Mapping[str, list[float]]:
-        """Name -> values at these steps, of what changes during the run; for ``--dry-run`` and the plot."""
-        return {}
 
 
 def refuse_twice(callbacks: Iterable[Callback]) -> None:

@@ -1,16 +1,29 @@
-"""What callbacks that act after optimizer steps have in common."""
+"""The contract of callbacks that act after optimizer steps."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import nn
 
-__all__ = ["StepCallback", "logged", "logs_now", "total_steps"]
+__all__ = ["StepCallback", "logged", "logs_now", "step_callbacks", "total_steps"]
 
 
 class StepCallback(Callback):
-    """A callback that acts when an optimizer step is done, and not while gradients are accumulated."""
+    """A callback that acts when an optimizer step is done, and not while gradients are accumulated.
+
+    What a run asks of it besides, whatever its class: by how much it multiplies the learning rate, what it shows in
+    the time line, what it leaves of the student at the end, and whether it works on a sharded student.
+    """
+
+    needs_unsharded_weights: ClassVar[bool] = False
+    """Whether it reads or writes weights as wholes: it is then refused under ``trainer.strategy: sharded``, where each
+    rank has a part of them. Any other Lightning callback may say so too."""
+
+    writes_files: ClassVar[bool] = False
+    """Whether it writes files, and is left out of ``--dry-run``. Any other Lightning callback may say so too."""
 
     _step: int = 0  # the last one that was acted upon
 
@@ -28,6 +41,33 @@ class StepCallback(Callback):
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called after every optimizer step, before validation and checkpoints."""
         return
+
+    def learning_rate_factor(self, step: int, total_steps: int) -> float:
+        """What the learning rate of optimizer step ``step`` (0 is the first) is multiplied by.
+
+        A pure function: the same factors are applied, logged, and drawn before the run. Those of several callbacks
+        multiply.
+        """
+        return 1.0
+
+    def timeline(self, steps: Iterable[int], total_steps: int) -> Mapping[str, list[float]]:
+        """Name -> values at these steps, of what changes during the run; for ``--dry-run`` and the plot."""
+        return {}
+
+    def finish(self, student: nn.Module) -> list[dict[str, Any]]:
+        """Leave the student as it is saved; called once, when the weights of the best step are back in it.
+
+        Its own state is then that of this step (:meth:`load_state_dict`). Compressions finish last, in their order.
+
+        Returns:
+            The steps of ``compression.json``, in the order in which they were done.
+        """
+        return []
+
+
+def step_callbacks(trainer: Trainer) -> list[StepCallback]:
+    """The callbacks of this contract, in their order."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, StepCallback)]  # type: ignore[attr-defined]
 
 
 def total_steps(pl_module: LightningModule) -> int:

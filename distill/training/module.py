@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from distill.compression.base import compressions
 from distill.core.ranks import is_rank_zero
@@ -33,7 +31,7 @@ from distill.tasks import Task, make_task
 from distill.training.averaging import GlobalMean
 from distill.training.evidence import Evidence
 from distill.training.nonfinite import FiniteWatch
-from distill.training.optimizer import OptimizerConfig, check_warmup, learning_rate_factor, make_optimizer
+from distill.training.optimizer import OptimizerConfig, make_optimizer, make_scheduler, scale_learning_rate
 from distill.training.pair import bind, make_losses, make_student, make_teacher, meet_data, own_tokenizer, try_reading
 from distill.training.resume_state import refuse_changed, remember, share, teacher_state
 from distill.training.sharding import shard_run
@@ -135,12 +133,11 @@ class Distillation(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = make_optimizer(self.optimizer_config, [self.student, self.losses])
         total = self._count_steps()
-        check_warmup(self.optimizer_config, total)
+        scheduler = make_scheduler(self.optimizer_config, optimizer, total)
         check_schedules(self._losses(), total)
-        factor = partial(learning_rate_factor, self.optimizer_config, total_steps=total)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "name": "learning_rate"},
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "learning_rate"},
         }
 
     @property
@@ -199,6 +196,7 @@ class Distillation(LightningModule):
             self._judged.to(self.device)
 
     def on_train_start(self) -> None:
+        scale_learning_rate(self.trainer, self.total_steps)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, GradientAccumulationScheduler):  # not told of an epoch resumed in its middle
                 callback.on_train_epoch_start(self.trainer)

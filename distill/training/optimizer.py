@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
+from pytorch_lightning import Trainer
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from distill.core.idle import Idle, refuse_idle
+from distill.core.step_callback import StepCallback, step_callbacks
 from distill.core.utils.errors import UserError
 
-__all__ = ["OptimizerConfig", "check_warmup", "learning_rate_factor", "make_optimizer"]
+__all__ = [
+    "OptimizerConfig",
+    "check_warmup",
+    "learning_rate_factor",
+    "make_optimizer",
+    "make_scheduler",
+    "scale_learning_rate",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +105,16 @@ def learning_rate_factor(config: OptimizerConfig, step: int, total_steps: int) -
     return config.end + (1 - config.end) * left
 
 
+def make_scheduler(config: OptimizerConfig, optimizer: Optimizer, total_steps: int) -> LambdaLR:
+    """What has ``optimizer`` follow the course of the learning rate.
+
+    Raises:
+        UserError: if the warm-up takes the whole run.
+    """
+    check_warmup(config, total_steps)
+    return LambdaLR(optimizer, partial(learning_rate_factor, config, total_steps=total_steps))
+
+
 def make_optimizer(config: OptimizerConfig, modules: Iterable[nn.Module]) -> Optimizer:
     """An optimizer over the trainable parameters of ``modules``: matrices decay, biases and norms do not."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
@@ -114,3 +135,29 @@ def make_optimizer(config: OptimizerConfig, modules: Iterable[nn.Module]) -> Opt
     # Unscaled by the scaler, as any other optimizer's are, they can be clipped.
     optimizer._step_supports_amp_scaling = False
     return optimizer
+
+
+def scale_learning_rate(trainer: Trainer, total_steps: int) -> None:
+    """Have the schedulers multiply the learning rate by the callbacks' factors, so that what is logged is applied.
+
+    Raises:
+        UserError: if a callback scales it and the run has no ``LambdaLR``.
+    """
+    plain = StepCallback.learning_rate_factor
+    scaling = [one for one in step_callbacks(trainer) if type(one).learning_rate_factor is not plain]
+    schedulers = [c.scheduler for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, LambdaLR)]
+    if not schedulers:
+        for one in scaling:
+            if any(one.learning_rate_factor(step, total_steps) != 1 for step in range(total_steps)):
+                problem, name = "multiplies what a LambdaLR gives, and this run has none", type(one).__name__
+                hint = "have it leave the learning rate, or bring one"
+                raise UserError(problem, key=f"callbacks.{name}.learning_rate_factor", hint=hint)
+    for scheduler in schedulers if scaling else ():
+        scheduler.lr_lambdas = [partial(_scaled, factor, scaling, total_steps) for factor in scheduler.lr_lambdas]
+        groups = scheduler.optimizer.param_groups
+        for group, peak, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+            group["lr"] = peak * factor(scheduler.last_epoch)
+
+
+def _scaled(factor: Callable[[int], float], scaling: Sequence[StepCallback], total_steps: int, step: int) -> float:
+    return factor(step) * math.prod(one.learning_rate_factor(step, total_steps) for one in scaling)

@@ -18,10 +18,10 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from rich.console import Console
 from rich.table import Table
 
-from distill.callbacks import ResumeCheckpoint, compressions
-from distill.compression.base import hurried
+from distill.compression.base import compressions, hurried
 from distill.compression.coverage import coverage
 from distill.core.model_spec import parameter_count
+from distill.core.step_callback import step_callbacks
 from distill.core.utils.console import duration, wide
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.verdict import Verdict
@@ -139,11 +139,7 @@ def dry_run(
     if beside is not None:
         job.beside = check_beside(beside, job.config)
     measured, check = Measured(arguments=job.arguments), TeacherCheck()
-    kept = [
-        callback
-        for callback in job.callbacks
-        if not isinstance(callback, (Checkpoint, EarlyStopping, ResumeCheckpoint))
-    ]
+    kept = [callback for callback in job.callbacks if not _is_left_out(callback)]
     with quiet_lightning():
         trainer = make_trainer(
             job,
@@ -162,6 +158,11 @@ def dry_run(
     if trainer.is_global_zero:
         _show(job, figures, console or wide())
     return figures
+
+
+def _is_left_out(callback: Callback) -> bool:
+    """Whether it writes, or waits for a validation that is not made."""
+    return isinstance(callback, (Checkpoint, EarlyStopping)) or getattr(callback, "writes_files", False)
 
 
 def _folder(run: Run, run_id: str | None) -> str:
@@ -191,7 +192,7 @@ def _figures(job: Job, trainer: Trainer, measured: Measured) -> dict[str, Any]:
         "device": str(trainer.strategy.root_device),
         "precision": str(trainer.precision),
         "baseline": _baseline(job),
-        "timeline": timeline(module, compressions(trainer), moments(module.total_steps)),
+        "timeline": timeline(module, step_callbacks(trainer), moments(module.total_steps)),
         "measured": {"hurried": hurried(compressions(trainer), module.total_steps), **_share(job)},
     }
 

@@ -16,12 +16,14 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError
+from torch import nn
 
-from distill.callbacks import ExponentialMovingAverage, ResumeCheckpoint, compressions
+from distill.callbacks import ResumeCheckpoint, compressions
 from distill.callbacks.resume_checkpoint import saved
 from distill.compression.base import hurried
 from distill.compression.coverage import coverage
 from distill.core import record
+from distill.core.step_callback import step_callbacks
 from distill.core.utils.errors import TrainingError, UserError
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.secrets import scrub
@@ -204,16 +206,9 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     """Save the student of the best checkpoint as it is shipped, and show the table."""
     steps = trainer.global_step
     step, total, states, scores, evidence, instead = restore_best(job, trainer)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, ExponentialMovingAverage):
-            if callback.state_key in states:
-                callback.load_state_dict(states[callback.state_key])
-            callback.finish(job.module.student)
     changed = compressions(trainer)
     unfinished = [type(c).__name__ for c in changed if not c.complete(step, total)]
-    record.recount(job.module.student)
-    for compression in changed:
-        record.note(job.module.student, *compression.finish(job.module.student))
+    _finish(trainer, job.module.student, states)
     if trainer.enable_validation and (changed or not scores):
         scores = _validated(job, trainer)  # what is shipped is what is judged
         evidence = job.module.evidence.found
@@ -249,6 +244,19 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
             total,
             " and ".join(unfinished),
         )
+
+
+def _finish(trainer: Trainer, student: nn.Module, states: Mapping[str, Any]) -> None:
+    """Have every callback leave the student as it is saved: averages first, as they are what is then compressed."""
+    changed = compressions(trainer)
+    for callback in step_callbacks(trainer):
+        if callback.state_key in states:
+            callback.load_state_dict(states[callback.state_key])
+    done = [step for one in step_callbacks(trainer) if one not in changed for step in one.finish(student)]
+    record.recount(student)
+    record.note(student, *done)
+    for compression in changed:
+        record.note(student, *compression.finish(student))
 
 
 def _beside(job: Job) -> dict[str, Any] | None:

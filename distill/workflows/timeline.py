@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from distill.callbacks import Compression, QuantizationAwareTraining, compressions
 from distill.core.ranks import is_rank_zero
-from distill.core.schedules import Constant, Schedule, step_at
+from distill.core.schedules import Constant, Schedule
+from distill.core.step_callback import StepCallback, step_callbacks
 from distill.core.utils.extras import installing, missing
 from distill.training.module import Distillation
 from distill.training.optimizer import learning_rate_factor
@@ -20,13 +20,13 @@ _POINTS = 400
 
 
 def timeline(
-    module: Distillation, callbacks: Sequence[Compression] = (), steps: Sequence[int] = ()
+    module: Distillation, callbacks: Sequence[StepCallback] = (), steps: Sequence[int] = ()
 ) -> dict[str, list[float]]:
-    """Learning rate, weights and temperatures of the losses, and what the compressions do.
+    """Learning rate, weights and temperatures of the losses, and what the callbacks do.
 
     Args:
         module: The module, whose trainer has laid out the run.
-        callbacks: The compressions.
+        callbacks: That act after steps, the compressions among them.
         steps: Numbers of steps done.
 
     Returns:
@@ -35,9 +35,8 @@ def timeline(
     total, config = module.total_steps, module.optimizer_config
     rates = [config.lr * learning_rate_factor(config, step, total) for step in steps]
     for callback in callbacks:
-        if isinstance(callback, QuantizationAwareTraining):
-            begin = step_at(callback.begin, total)
-            rates = [rate * (callback.lr_factor if at >= begin else 1) for at, rate in zip(steps, rates, strict=True)]
+        factors = [callback.learning_rate_factor(step, total) for step in steps]
+        rates = [rate * factor for rate, factor in zip(rates, factors, strict=True)]
     lines = {"learning rate": rates}
     for loss in module.losses:
         for name, value in vars(loss).items():
@@ -69,4 +68,4 @@ class DrawTimeline(Callback):
         assert isinstance(pl_module, Distillation)
         total = pl_module.total_steps
         steps = sorted({round(i * (total - 1) / _POINTS) for i in range(_POINTS + 1)})
-        draw_timeline(steps, timeline(pl_module, compressions(trainer), steps), self.path)
+        draw_timeline(steps, timeline(pl_module, step_callbacks(trainer), steps), self.path)

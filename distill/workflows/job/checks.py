@@ -9,8 +9,6 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
 from pytorch_lightning.callbacks.pruning import ModelPruning
 
-from distill.callbacks.ema import ExponentialMovingAverage
-from distill.compression.base import Compression
 from distill.core.utils.errors import UserError
 from distill.core.utils.secrets import HIDDEN
 from distill.training.sharding import NAME, UNSHARDED
@@ -18,8 +16,8 @@ from distill.training.sharding import NAME, UNSHARDED
 __all__ = ["check_sharding", "refuse_hidden"]
 
 _PRECISIONS = (None, "32", "32-true", "bf16-mixed")
-_WEIGHTS = (Compression, ExponentialMovingAverage, StochasticWeightAveraging, WeightAveraging, ModelPruning)
-"""Callbacks that work on whole weights."""
+_LIGHTNINGS = (StochasticWeightAveraging, WeightAveraging, ModelPruning)
+"""Lightning's own callbacks that work on whole weights; others say so themselves (:class:`StepCallback`)."""
 
 
 def refuse_hidden(value: Any, key: str = "") -> None:
@@ -68,6 +66,6 @@ def check_sharding(arguments: Mapping[str, Any], callbacks: Sequence[Callback]) 
         hint = "write bf16-mixed or 32-true"
         raise UserError("is not for a sharded student", key="trainer.precision", value=precision, hint=hint)
     for index, callback in enumerate(callbacks):
-        if isinstance(callback, _WEIGHTS):
+        if isinstance(callback, _LIGHTNINGS) or getattr(callback, "needs_unsharded_weights", False):
             problem = f"works on whole weights, of which under trainer.strategy: {NAME} each rank has a part"
             raise UserError(problem, key=f"callbacks.{index}", value=type(callback).__name__, hint=UNSHARDED)

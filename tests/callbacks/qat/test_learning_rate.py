@@ -56,5 +56,5 @@ def test_a_learning_rate_that_is_not_scheduled_is_not_silently_left_as_it_was(be
             return super().configure_optimizers()["optimizer"]  # type: ignore[call-overload, index]
 
     model = Unscheduled(bert(), TextClassification(["no", "yes"]), bert(7, layers=2), [HintonKL()])
-    with pytest.raises(UserError, match=r"lr_factor = 0\.5: multiplies what a LambdaLR gives"):
+    with pytest.raises(UserError, match=r"QuantizationAwareTraining\.learning_rate_factor: multiplies"):
         fit(model, QuantizationAwareTraining(lr_factor=0.5))
