@@ -56,12 +56,16 @@ class Scores(Callback):
 
 
 class LastValidation(Callback):
-    """Has a run that ``max_steps`` ends within an epoch validated at its end; Lightning would just stop."""
+    """Has a run that ``max_steps`` ends within an epoch validated at its end; Lightning would just stop.
+
+    It ends there although ``min_steps`` or ``min_epochs`` say more: of two limits the nearer one holds.
+    """
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if 0 < trainer.max_steps <= trainer.global_step:
+            trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = 0, None
             trainer.should_stop = True
 
 

@@ -24,6 +24,7 @@ from distill.run.folder import Run
 from distill.training.resume_state import refuse_changed
 from distill.workflows.fit import fit, last_of, train
 from distill.workflows.job.build import Job, build, make_trainer, resolve
+from distill.workflows.job.length import with_length
 from distill.workflows.result import show_outcome
 
 __all__ = ["fit_or_resume", "resume", "starting_from"]
@@ -79,7 +80,8 @@ def fit_or_resume(
     full = resolve(config, allow)
     run = Run.named(full["runs"], full["name"], run_id)
     if run.config_file.is_file():
-        return _go_on(Run.open(run.folder), full, allow)
+        known = Run.open(run.folder)
+        return _go_on(known, with_length(full, known.config), allow)
     if is_rank_zero() and run.folder.is_dir() and not run.folder.is_symlink():
         with suppress(OSError):  # what else is in it stays, and is told of below
             for path in run.folder.glob(".config.yaml*.new"):  # killed at its very beginning

@@ -93,7 +93,6 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "less than a batch": (["--trainer.limit_train_batches", "0.0001"], ["limit_train_batches = 0.0001"]),
     "no time for the run": (["--trainer.max_time", "00:00:00:00"], ["trainer.max_time", "greater than 0"]),
     "validation every 0 epochs": (["--trainer.check_val_every_n_epoch", "0"], ["check_val_every_n_epoch = 0"]),
-    "more steps at least than at most": (["--trainer.min_steps", "9"], ["trainer.min_steps = 9", "ends the run at 2"]),
     "a number that is none": (["--trainer.gradient_clip_val", ".nan"], ["gradient_clip_val = nan", "finite"]),
     "processes out of this one": (
         ["--trainer.strategy", "ddp_notebook"],

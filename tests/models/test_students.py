@@ -126,12 +126,15 @@ def test_a_student_of_a_half_precision_teacher_has_float32_weights() -> None:
         ("uniform", 1, 6, [6]),
         ("uniform", 4, 6, [2, 3, 5, 6]),
         ("uniform", 6, 6, [1, 2, 3, 4, 5, 6]),
+        ("uniform", 0.5, 6, [2, 4, 6]),
+        ("first", 0.5, 5, [1, 2, 3]),
+        (None, 0.1, 4, [4]),
         ("first", 2, 6, [1, 2]),
         ("last", 2, 6, [5, 6]),
         ([1, 6], None, 6, [1, 6]),
     ],
 )
-def test_words_choose_layers(layers: Any, count: int | None, depth: int, expected: list[int]) -> None:
+def test_words_choose_layers(layers: Any, count: float | None, depth: int, expected: list[int]) -> None:
     assert choose_layers(layers, count, depth) == expected
 
 

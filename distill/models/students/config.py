@@ -23,7 +23,8 @@ class StudentConfig:
         config: Fresh weights of this structure: ``model_type`` and what differs from its defaults.
         layers: Layers to copy, 1 is the first; or ``uniform`` (spread, the last included), ``first`` or
             ``last``, with ``num_layers``. The embeddings and the head come along.
-        num_layers: How many layers to copy; spread uniformly if ``layers`` does not say.
+        num_layers: How many layers to copy, or which share of them (float in (0, 1)); spread uniformly if ``layers``
+            does not say.
         hidden_size: Width of the residual stream, evenly chosen coordinates of the wider model.
         num_heads: Attention heads, evenly chosen; they keep their size.
         intermediate_size: Neurons of each feed-forward block, those with the largest weights.
@@ -35,7 +36,7 @@ class StudentConfig:
     path: str | None = None
     config: dict[str, Any] | None = None
     layers: list[int] | Literal["uniform", "first", "last"] | None = None
-    num_layers: int | None = None
+    num_layers: int | float | None = None
     hidden_size: int | None = None
     num_heads: int | None = None
     intermediate_size: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
@@ -18,14 +19,15 @@ from distill.core.utils.errors import UserError
 __all__ = ["choose_layers", "keep_layers", "rebuilt"]
 
 
-def choose_layers(layers: Sequence[int] | str | None, count: int | None, depth: int) -> list[int]:
+def choose_layers(layers: Sequence[int] | str | None, count: int | float | None, depth: int) -> list[int]:
     """The numbers of the layers to keep, in order; 1 is the first.
 
     ``uniform`` is :func:`~distill.core.model_spec.spread` over them, as it is for the layer maps of losses.
 
     Args:
         layers: Their numbers; or ``uniform`` (also ``None``), ``first`` or ``last``.
-        count: How many; needed for the words and only for them.
+        count: How many, or which share of them (a float, the nearest number and at least one layer); needed for the
+            words and only for them.
         depth: How many there are.
 
     Raises:
@@ -39,6 +41,8 @@ def choose_layers(layers: Sequence[int] | str | None, count: int | None, depth: 
             key="model.student.num_layers",
             hint=f"give num_layers, 1 to {depth}",
         )
+    if isinstance(count, float):
+        count = _share(count, depth)
     if not 1 <= count <= depth:
         raise UserError(
             f"the model to copy from has {depth} layers",
@@ -57,7 +61,15 @@ def choose_layers(layers: Sequence[int] | str | None, count: int | None, depth: 
     )
 
 
-def _check_numbers(layers: list[int], count: int | None, depth: int) -> list[int]:
+def _share(share: float, depth: int) -> int:
+    """How many of ``depth`` layers are the nearest to a share of them; a half is rounded up."""
+    if not 0 < share < 1:
+        hint = f"write 0.5 for half of them, or an integer from 1 to {depth}"
+        raise UserError("a share must lie in (0, 1)", key="model.student.num_layers", value=share, hint=hint)
+    return max(1, math.floor(share * depth + 0.5))
+
+
+def _check_numbers(layers: list[int], count: int | float | None, depth: int) -> list[int]:
     key = "model.student.layers"
     if count is not None:
         raise UserError(

@@ -41,6 +41,7 @@ from distill.training.processes import RUN_ID, check_count
 from distill.training.sharding import NAME, Sharded, check_modules
 from distill.workflows.job.checks import check_sharding, refuse_hidden
 from distill.workflows.job.defaults import classifier_of, complete, origin
+from distill.workflows.job.length import settle_length
 from distill.workflows.job.lightning_limits import (
     check_callbacks,
     check_monitors,
@@ -221,7 +222,7 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
             given["plugins"].append(SLURMEnvironment(auto_requeue=False))
         callbacks = _checkpoint(job, callbacks, given)
     try:
-        return Trainer(
+        trainer = Trainer(
             **given,
             callbacks=[*callbacks, *own],
             logger=False,
@@ -236,6 +237,11 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
         raise
     except Exception as error:
         raise refusal(error, callbacks, job.config["trainer"]) from error
+    settle_length(job.data, trainer, job.config["trainer"])
+    for callback in callbacks:
+        if isinstance(callback, ResumeCheckpoint):
+            callback.config = dump(scrub(job.config))
+    return trainer
 
 
 class Bar(RichProgressBar):
@@ -255,7 +261,7 @@ def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str,
     last = (
         next((callback for callback in callbacks if isinstance(callback, ResumeCheckpoint)), None) or ResumeCheckpoint()
     )
-    last.folder, last.config = job.run.checkpoints, dump(scrub(job.config))
+    last.folder = job.run.checkpoints
     # First, so that it saves before the others begin with a batch.
     others: list[Callback] = [last, *(callback for callback in callbacks if callback is not last)]
     if not _validates(arguments, job.data) or any(isinstance(callback, BestCheckpoint) for callback in mine):

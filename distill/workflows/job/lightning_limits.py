@@ -39,6 +39,7 @@ __all__ = [
     "check_plugins",
     "check_trainer",
     "explained",
+    "no_end",
     "refusal",
 ]
 
@@ -100,9 +101,8 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
         endless = value == -1 and name.startswith("max_")
         if isinstance(value, int) and value < 1 and not endless:
             raise UserError("must be at least 1", key=f"trainer.{name}", value=value, hint="give another number")
-    if not any((arguments.get(name) or -1) > 0 for name in ("max_epochs", "max_steps")):
-        value = arguments.get("max_epochs")
-        raise UserError("a run needs an end", key="trainer.max_epochs", value=value, hint="set it, or max_steps")
+    if not any((arguments.get(name) or -1) > 0 for name in ("max_epochs", "max_steps", "min_epochs", "min_steps")):
+        raise no_end(arguments.get("max_epochs"))
     for name, value in arguments.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError("must be a finite number", key=f"trainer.{name}", value=value, hint="give another number")
@@ -126,10 +126,11 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
         algorithm = arguments["gradient_clip_algorithm"]
         hint = "give trainer.gradient_clip_val too"
         raise UserError("nothing is clipped", key="trainer.gradient_clip_algorithm", value=algorithm, hint=hint)
-    for least, most in (("min_steps", "max_steps"), ("min_epochs", "max_epochs")):
-        low, high = arguments.get(least), arguments.get(most)
-        if isinstance(low, int) and isinstance(high, int) and 0 < high < low:
-            raise UserError(f"{most} ends the run at {high}", key=f"trainer.{least}", value=low, hint=f"raise {most}")
+
+
+def no_end(max_epochs: object) -> UserError:
+    """What is said of a run that would not end."""
+    return UserError("a run needs an end", key="trainer.max_epochs", value=max_epochs, hint="set it, or max_steps")
 
 
 def _refuse(arguments: Mapping[str, Any], name: str, wrong: Callable[[float], bool], problem: str, hint: str) -> None:

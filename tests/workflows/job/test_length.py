@@ -1,0 +1,61 @@
+"""What the length of a run is of which only the least is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from distill.run.folder import Run
+from distill.workflows.job.length import MOST_EPOCHS, epochs_for
+
+Distill = Callable[..., Any]
+
+
+@pytest.mark.parametrize(
+    ("steps_an_epoch", "min_epochs", "min_steps", "epochs"),
+    [
+        (10, 3, 500, 50),  # 300 rows
+        (94, 3, 500, 6),  # 3,000
+        (9375, 3, 500, 3),  # 300,000
+        (1, 3, 500, MOST_EPOCHS),  # a handful
+        (1, 60, 500, 60),  # what is asked for in epochs is done
+        (7, 0, 7, 1),
+        (7, 0, 8, 2),
+        (7, 2, 0, 2),
+    ],
+)
+def test_a_run_has_the_fewest_epochs_that_reach_both_minima(
+    steps_an_epoch: int, min_epochs: int, min_steps: int, epochs: int
+) -> None:
+    assert epochs_for(steps_an_epoch, min_epochs, min_steps) == epochs
+
+
+def shortest(base: dict[str, Any], **trainer: Any) -> None:
+    """Write ``base.yaml`` without an end: 150 rows, 8 a batch, so 19 batches an epoch."""
+    base["trainer"] = {**base["trainer"], **trainer}
+    Path("base.yaml").write_text(yaml.safe_dump(base, sort_keys=False))
+
+
+def test_a_run_without_an_end_gets_one_from_its_data_and_keeps_it(
+    base: dict[str, Any], distill: Distill, fitted: Callable[..., Path]
+) -> None:
+    del base["trainer"]["max_steps"]
+    shortest(base, min_epochs=1, min_steps=11, accumulate_grad_batches=2)
+    folder = fitted()  # 10 steps an epoch
+    assert Run.open(folder).config["trainer"]["max_epochs"] == 2
+    assert Run.open(folder).result["steps"] == 20
+    again = distill("fit", "-c", "base.yaml", "--id", "one", "--resume", "auto")
+    assert again.code == 0, again.err
+    assert "has finished" in again.out
+
+
+def test_a_run_that_ends_before_its_least_length_is_still_judged_at_its_end(
+    base: dict[str, Any], fitted: Callable[..., Path]
+) -> None:
+    shortest(base, max_steps=2, min_epochs=3, min_steps=500)
+    assert Run.open(fitted()).result["steps"] == 2
+    assert "val/accuracy" in Path("runs/base/one/metrics.csv").read_text()
