@@ -22,7 +22,7 @@ class ExponentialMovingAverage(StepCallback):
 
     After step t, average = d * average + (1 - d) * weights with d = min(decay, (1 + n) / (10 + n)), n being the
     steps since ``begin``; until ``begin`` the average is the weights. Pruned weights are exactly zero in it, and
-    one that comes back begins at zero. Buffers are the student's own. Training goes on from the weights, not from
+    one that comes back begins at zero. Buffers are the student's own. Training continues from the weights, not from
     the average. Stands after the callbacks that compress.
 
     Args:

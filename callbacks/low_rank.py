@@ -114,7 +114,7 @@ class LowRank(Compression):
 
 
 def _refuse_written_bias(name: str, module: nn.Module) -> None:
-    """A factor takes over the bias itself, which a hook or a parametrization would go on writing elsewhere."""
+    """A factor takes over the bias itself, which a hook or a parametrization would keep writing elsewhere."""
     if module.bias is not None and not isinstance(module._parameters.get("bias"), nn.Parameter):
         problem = "its bias is written anew before every pass, which a factor would not follow"
         raise UserError(

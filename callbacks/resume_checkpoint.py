@@ -1,4 +1,4 @@
-"""The checkpoints that a run goes on from."""
+"""The checkpoints that a run resumes from."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _NAME = re.compile(r"last-(\d+)\.ckpt")
 
 
 def saved(folder: str | Path) -> dict[int, Path]:
-    """The checkpoints in ``folder`` that a run can go on from, by the optimizer steps done, the newest first."""
+    """The checkpoints in ``folder`` that a run can resume from, by the optimizer steps done, the newest first."""
     found = {int(match[1]): path for path in Path(folder).glob("last-*.ckpt") if (match := _NAME.fullmatch(path.name))}
     return dict(sorted(found.items(), reverse=True))
 
 
 class ResumeCheckpoint(Callback):
-    """Saves all that the run needs to go on exactly: every so many minutes, after every epoch, at the end, and when
+    """Saves all that the run needs to resume exactly: every so many minutes, after every epoch, at the end, and when
     a signal asks the run to stop.
 
     It saves where a batch is about to begin, and at the end of training: all that belongs to the step before,
@@ -76,7 +76,7 @@ class ResumeCheckpoint(Callback):
         self.ended = False
         """Whether the training had come to its end, by its length or because a callback stopped it."""
         self.extends = False
-        """Whether training goes on all the same."""
+        """Whether training continues all the same."""
         self._interrupts = Interrupts()
         self._step = 0
         self._saving = False
@@ -90,7 +90,7 @@ class ResumeCheckpoint(Callback):
         trainer.should_stop = self.ended and not self.extends
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step = trainer.global_step  # what it goes on from is saved already
+        self._step = trainer.global_step  # what it resumes from is saved already
         # Once more: of a sharded run Lightning restores the callbacks after the hook above.
         self.ended = self.ended and not self.extends
         trainer.should_stop = trainer.should_stop or self.ended

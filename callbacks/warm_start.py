@@ -35,7 +35,7 @@ class WarmStart(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or trainer.ckpt_path is not None:
-            return  # a run that goes on has weights of its own
+            return  # a resumed run has weights of its own
         student = pl_module.student
         assert isinstance(student, nn.Module)
         weights = {name.removeprefix(_STUDENT): value for name, value in self._read().items()}

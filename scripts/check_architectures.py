@@ -5,7 +5,7 @@
 
 Each model is a teacher, padded, packed, a student copied from it, trained on hints, pruned, quantized and, with one of
 the heads of its type, exported, and is compared with itself. What was tried is kept in ``--work``, so that a killed run
-goes on, and a line that is taken out of it is tried again. Takes about an hour of one core.
+continues, and a line that is taken out of it is tried again. Takes about an hour of one core.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _rows(work: Path) -> Iterator[dict[str, Any]]:
 
 
 def _tried(cases: Cases) -> Iterator[dict[str, Any]]:
-    """The results of ``cases``; where a process ends in the middle, it is the present cell's, and the rest goes on."""
+    """The results of ``cases``; where a process ends in the middle, it is the present cell's, and the others follow."""
     left = {case: list(cells) for case, cells in cases.items()}
     while left:
         code = None

@@ -5,7 +5,7 @@
 
 A recipe made of several files joins them with ``+`` (``sst2/int4+sst2/labels-only``), and its runs bear both names.
 Everything after ``--`` goes to every ``distill fit``, with ``{seed}`` replaced. A run's id is its seed
-(``runs/sst2-alone/seed-0``); runs that have finished are read, not repeated, so an interrupted comparison goes on
+(``runs/sst2-alone/seed-0``); runs that have finished are read, not repeated, so an interrupted comparison resumes
 where it stopped.
 """
 

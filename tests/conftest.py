@@ -277,7 +277,7 @@ class Convolutions:
         return torch.randn(32, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 
     def fit(self, folder: Path, *callbacks: Any, resume: Path | None = None, **trainer: Any) -> Any:
-        """Train a new student in a folder, or go on from a checkpoint, and give the student."""
+        """Train a new student in a folder, or resume from a checkpoint, and give the student."""
         import torch
         from pytorch_lightning import Trainer
         from torch.utils.data import DataLoader

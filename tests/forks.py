@@ -98,7 +98,7 @@ class SecondRank(subprocess.Popen[bytes]):
             told.write(self._told)
 
 
-def be_spare_or_go_on() -> None:
+def be_spare_or_resume() -> None:
     """Fork a process that becomes the second rank when it is told to, and ends when this one does."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -149,7 +149,7 @@ def begin(job: dict[str, Any], output: str, errors: str) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     subprocess_script.subprocess = SimpleNamespace(Popen=SecondRank)  # type: ignore[assignment]
-    be_spare_or_go_on()
+    be_spare_or_resume()
     play(**job)
 
 

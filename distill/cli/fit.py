@@ -29,7 +29,7 @@ def _fit(options: Namespace, overrides: Overrides) -> None:
     from distill.run.folder import begun_from
 
     if options.resume and (options.id is None or options.dry_run):
-        raise UserError("needs a run to go on with", key="--resume", value=options.resume, hint="add --id ID")
+        raise UserError("needs a run to resume", key="--resume", value=options.resume, hint="add --id ID")
     if options.start:
         begun_from(options.start)
     files = [options.start, *options.config] if options.start else options.config
@@ -67,7 +67,7 @@ FIT = Command(
         argument(
             "--resume",
             choices=("auto",),
-            help="with --id: start the run, go on with it, or leave it if it has finished",
+            help="with --id: start the run, resume it, or leave it if it has finished",
         ),
     ),
     run=_fit,

@@ -54,7 +54,7 @@ _HELP = """\
 distill trains a small model from a large one.
 
   distill fit -c FILE [-c FILE ...] [--key value ...]   train, save and score a student
-  distill resume RUN [--max-epochs N] [--max-steps N]   go on with a run that was interrupted, or extend it
+  distill resume RUN [--max-epochs N] [--max-steps N]   resume a run that was interrupted, or extend it
   distill validate RUN [--key value ...]                score a run's student on its validation data
   distill test RUN [--key value ...]                    score a run's student on its test data
   distill quantize RUN [--calibrate N] [--bits B]       quantize a run's student without training
@@ -75,7 +75,7 @@ FILE is a YAML file, a run's folder (to repeat it), or the name of a recipe that
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    0: done. 1: training could not go on. 2: something the user can correct. 130: interrupted.
+    0: done. 1: training could not continue. 2: something the user can correct. 130: interrupted.
 
     Args:
         argv: What follows ``distill``; the process's own arguments if not given, and an exception that nothing else has

@@ -19,7 +19,7 @@ def _resume(options: Namespace, overrides: Overrides) -> None:
 
 
 RESUME = Command(
-    description="Go on with a run that was interrupted, as if it had not been, or extend one.",
+    description="Resume a run that was interrupted, as if it had not been, or extend one.",
     arguments=(
         RUN,
         argument("--max-epochs", metavar="N", help="extend the run to so many epochs"),

@@ -12,7 +12,7 @@ __all__ = ["SWEEP"]
 _EPILOG = """\
 FILE is a W&B sweep file (method grid or random; `wandb sweep FILE` and `wandb agent` take it too), or the name of a
 shipped one: sweeps/sst2-hinton. Without -c the recipe is the one that its `command` names. Trials that have finished
-are read, not repeated: the same command goes on where an interrupted one stopped.
+are read, not repeated: the same command resumes where an interrupted one stopped.
   distill sweep sweeps/sst2-hinton --model.teacher runs/sst2-teacher/ID
 """
 

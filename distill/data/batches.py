@@ -38,7 +38,7 @@ class TrainingBatches(Sampler[list[Key]]):
     cut into global batches of ``batch_size * world_size``, whose order is drawn again. Each is dealt to the
     ranks like cards: equal in number, near equal in length. Every sample comes once an epoch.
 
-    From the middle of an epoch iteration goes on into the next one. Lightning stops by its own count, and the
+    From the middle of an epoch iteration continues into the next one. Lightning stops by its own count, and the
     data stay in their order even where that count and the epochs part: under ``limit_train_batches``, or where
     a run with ``max_steps`` is resumed from the end of an epoch.
 

@@ -57,7 +57,7 @@ def read_delimited(path: str, key: str, config: ReaderConfig) -> tuple[Any, bool
             quoting, quoted = "none", plain
         elif plain.problem is None:
             raise UserError(
-                f"line {quoted.joined} begins a field in quotation marks that goes on in the next line, or else the "
+                f"line {quoted.joined} begins a field in quotation marks that continues on the next line, or else the "
                 "mark is text: both can be read",
                 key=key,
                 value=path,

@@ -220,7 +220,7 @@ def check_length(key: str, length: int, models: Iterable[tuple[str, nn.Module]])
 def positions_of(model: nn.Module) -> int | None:
     """How many tokens a model reads at most; ``None`` where that is not bounded, or not told.
 
-    Rotary positions go on beyond what was trained, and so do relative ones (XLNet's configuration tells -1).
+    Rotary positions continue beyond what was trained, and so do relative ones (XLNet's configuration tells -1).
     """
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config

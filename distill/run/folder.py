@@ -43,11 +43,11 @@ class Run:
     """``<runs>/<name>/<id>/``.
 
     * ``config.yaml``: the resolved configuration, without secrets; ``distill fit -c`` repeats the training;
-    * ``checkpoints/``: what training goes on from;
+    * ``checkpoints/``: what training resumes from;
     * ``student/``: what is shipped, written by :mod:`distill.models.artifact`;
     * ``plan.json``: how many steps it has, and by which metric its best student is chosen;
     * ``result.json``: the figures of the final table;
-    * ``failure.json``: why training could not go on, where it could not;
+    * ``failure.json``: why training failed, where it did;
     * ``metrics.csv`` and the folders of the other loggers.
 
     Nothing is on the disk before :meth:`create`.
@@ -60,7 +60,7 @@ class Run:
         self.folder = Path(folder)
         self.id, self.name = self.folder.name, self.folder.parent.name
         self.copy_of = ""
-        """The id of the run that the folder is a copy of, where it is one that has not gone on by itself."""
+        """The id of the run that the folder is a copy of, where it is one that was not resumed since."""
         self.checkpoints, self.student = self.folder / "checkpoints", self.folder / "student"
         self.config_file, self.result_file = self.folder / "config.yaml", self.folder / "result.json"
         self.failure_file, self.lock_file = self.folder / "failure.json", self.folder / ".lock"
@@ -157,12 +157,12 @@ class Run:
         """
         first = read(self.config_file).decode(errors="replace").partition("\n")[0]
         if first.startswith(_MADE_BY) and not self.result_file.is_file():
-            problem = "was being made by another command, which did not end, and is nothing to go on with"
+            problem = "was being made by another command, which did not end, and cannot be resumed"
             hint = f"remove it, and give that command again: {first.removeprefix(_MADE_BY)}"
             raise UserError(problem, key="RUN", value=str(self.folder), hint=hint)
 
     def extend(self, config: Mapping[str, Any]) -> None:
-        """Have the run go on by ``config``: it is neither finished nor failed any more."""
+        """Have the run resume with ``config``: it is neither finished nor failed any more."""
         self.result_file.unlink(missing_ok=True)  # first: what has finished is what the configuration says
         self.failure_file.unlink(missing_ok=True)
         self._write_config(config)

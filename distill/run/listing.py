@@ -37,7 +37,7 @@ class Summary:
         name: The run's name.
         id: The run's id.
         state: ``running``, ``finished``, ``failed`` or ``interrupted``.
-        step: Optimizer steps done, of an interrupted run those that it goes on from; ``None`` before the first.
+        step: Optimizer steps done, of an interrupted run those that it resumes from; ``None`` before the first.
         total_steps: What it was to do; ``None`` where that is not known.
         monitor: The metric by which the best student is chosen.
         value: That of the student that was saved; of an unfinished run, the best validation so far.
@@ -131,7 +131,7 @@ def summary(folder: Path) -> Summary:
 
 
 def _checkpoints(run: Run) -> list[int]:
-    """The steps that the run has checkpoints of to go on from."""
+    """The steps that the run has checkpoints of to resume from."""
     steps = (path.stem.removeprefix("last-") for path in run.checkpoints.glob("last-*.ckpt"))
     return [int(step) for step in steps if step.isdecimal()]
 

@@ -147,7 +147,7 @@ def local(tensor: Tensor) -> Tensor:
 class Sharded(ModelParallelStrategy):
     """Shards over all ranks what :meth:`Distillation.configure_model` shards, and saves by the rank.
 
-    Checkpoints are folders (``shards.py``). A run goes on from one of another strategy or number of ranks, too.
+    Checkpoints are folders (``shards.py``). A run resumes from one of another strategy or number of ranks, too.
 
     Refused (``check_sharding``, ``check_modules``) is what reads or changes whole weights: the callbacks that compress
     or average them, and losses like L1; further norms with running statistics, which each rank would keep of its own

@@ -99,7 +99,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
         job: Built; its run's folder is there, and is this process's alone.
         trainer: Its own.
         at: The optimizer steps that had been done before; nothing for a new run.
-        checkpoint: What it goes on from; the start if not given.
+        checkpoint: What it resumes from; the start if not given.
     """
     main = trainer.is_global_zero
     trainer.loggers = loggers = make_loggers(job.logging, job.run, job.config, at=at)
@@ -129,7 +129,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
         raise
     except (KeyboardInterrupt, SystemExit):
         if main:
-            print(f"to go on: distill resume {job.run.folder}", file=sys.stderr)
+            print(f"to resume: distill resume {job.run.folder}", file=sys.stderr)
         raise
     finally:
         if (last := last_of(trainer)) is not None:
@@ -150,12 +150,12 @@ def _unwritten(error: Exception, run: Run) -> TrainingError:
     """Of a disk that is full, or that may not be written to."""
     reason = getattr(error, "strerror", None) or str(error)
     kept = "its last good checkpoint is kept" if saved(run.checkpoints) else "it has no checkpoint yet"
-    hint = f"{kept}: make room, or have it writable, and go on with: distill resume {run.folder}"
+    hint = f"{kept}: make room, or have it writable, and resume with: distill resume {run.folder}"
     return TrainingError(f"{run.folder} cannot be written to ({reason}). {hint}")
 
 
 def last_of(trainer: Trainer) -> ResumeCheckpoint | None:
-    """The callback that saves what the run goes on from, if there is one."""
+    """The callback that saves what the run resumes from, if there is one."""
     return next((callback for callback in trainer.callbacks if isinstance(callback, ResumeCheckpoint)), None)  # type: ignore[attr-defined]
 
 

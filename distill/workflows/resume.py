@@ -1,4 +1,4 @@
-"""Going on with a run that was interrupted, to the bits that it would have ended with."""
+"""Resuming a run that was interrupted, to the bits that it would have ended with."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _LENGTH = ("trainer.max_epochs", "trainer.max_steps")
 """What extends a run."""
 
 _MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
-"""What a run is trained on: it may go on elsewhere, and then the bits are others."""
+"""What a run is trained on: it may be resumed elsewhere, and then the bits are others."""
 
 
 def resume(folder: str | Path, *, overrides: Sequence[tuple[str, str]] = (), allow: Sequence[str] = ()) -> Run:
-    """Go on with a run from its newest checkpoint that is whole; from the start where there is none.
+    """Resume a run from its newest checkpoint that is whole; from the start where there is none.
 
     Args:
         folder: The run's.
@@ -60,13 +60,13 @@ def resume(folder: str | Path, *, overrides: Sequence[tuple[str, str]] = (), all
     config = run.whole_config
     for key, text in overrides:
         apply_override(config, key, parse_value(text, f"--{key}"))
-    return _go_on(run, config, allow)
+    return _resume(run, config, allow)
 
 
 def fit_or_resume(
     config: Mapping[str, Any], run_id: str, *, allow: Sequence[str] = (), beside: str | Path | None = None
 ) -> Run:
-    """Whatever a job that may be started again and again has to do: begin the run, go on with it, or leave it.
+    """Whatever a job that may be started again and again has to do: begin the run, resume it, or leave it.
 
     Args:
         config: As :func:`distill.config.files.load` gives it; of a run that is there, its own.
@@ -81,7 +81,7 @@ def fit_or_resume(
     run = Run.named(full["runs"], full["name"], run_id)
     if run.config_file.is_file():
         known = Run.open(run.folder)
-        return _go_on(known, with_length(full, known.config), allow)
+        return _resume(known, with_length(full, known.config), allow)
     if is_rank_zero() and run.folder.is_dir() and not run.folder.is_symlink():
         with suppress(OSError):  # what else is in it stays, and is told of below
             for path in run.folder.glob(".config.yaml*.new"):  # killed at its very beginning
@@ -107,8 +107,8 @@ def _named(spec: Any) -> str:
     return str(spec.get("class_path")) if isinstance(spec, Mapping) else str(spec)
 
 
-def _go_on(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
-    """Go on with ``run`` by ``config``, which holds the secrets that the run's own file hides."""
+def _resume(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
+    """Resume ``run`` with ``config``, which holds the secrets that the run's own file hides."""
     _refuse_changed(config, run.config, run)
     with ExitStack() as stack:
         if is_rank_zero():
@@ -122,7 +122,7 @@ def _go_on(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
         path, checkpoint = _newest(run)
         if checkpoint is None and run.result_file.is_file():
             hint = f"begin another run: distill fit -c {run.folder}"
-            raise UserError("there is no checkpoint to go on from", key="RUN", value=str(run.folder), hint=hint)
+            raise UserError("there is no checkpoint to resume from", key="RUN", value=str(run.folder), hint=hint)
         if checkpoint is not None:
             began = parse_yaml(checkpoint["config"], "RUN")
             _refuse_changed(config, began, run)
@@ -147,8 +147,8 @@ def _go_on(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
         del checkpoint
         if trainer.is_global_zero:
             if run.copy_of:
-                print(f"{run.folder} is a copy of run {run.copy_of}, and goes on as {run.id}", flush=True)
-            print(f"going on with {run.folder} from step {at}", flush=True)
+                print(f"{run.folder} is a copy of run {run.copy_of}, and continues as {run.id}", flush=True)
+            print(f"resuming {run.folder} from step {at}", flush=True)
         train(job, trainer, at=at, checkpoint=path)
     return run
 
@@ -183,7 +183,7 @@ def _refuse_changed(now: Mapping[str, Any], began: Mapping[str, Any], run: Run) 
         for key, (old, new) in changed.items()
         if MISSING not in (old, new) and not isinstance(new, (dict, list))
     ]
-    problem = f"a run goes on with the configuration that it began with. Changed are:{lines}\n"
+    problem = f"a run resumes with the configuration that it began with. Changed are:{lines}\n"
     command = " ".join(["distill fit --from", str(run.folder), *arguments])
     hint = f"put it back, or begin another run from this one: {command}"
     raise UserError(problem, key="RUN", value=str(run.folder), hint=hint)
@@ -224,7 +224,7 @@ def _refuse_foreign(checkpoint: Any, path: Path, run: Run) -> None:
     except (AttributeError, KeyError, TypeError, ValueError):
         own = False
     if not own:
-        problem = "is no checkpoint that a run goes on from"
+        problem = "is no checkpoint that a run resumes from"
         hint = f"remove it, or begin another run with these weights: distill fit --from {run.folder}"
         raise UserError(problem, key="checkpoint", value=str(path), hint=hint)
 
@@ -267,7 +267,7 @@ def _newest(run: Run) -> tuple[Path | None, dict[str, Any] | None]:
     aside, and a line says so.
 
     Raises:
-        UserError: if one cannot be read, holds what no checkpoint does, or is none that a run goes on from.
+        UserError: if one cannot be read, holds what no checkpoint does, or is none that a run resumes from.
     """
     try:
         if is_rank_zero():

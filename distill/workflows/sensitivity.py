@@ -39,7 +39,7 @@ def sensitivity(
 ) -> Path:
     """Scan the layers of a run's student, and write ``points.csv``, ``sensitivity.png`` and ``overrides.yaml``.
 
-    What was tried is kept until then: after a kill, the same command goes on.
+    What was tried is kept until then: after a kill, the same command resumes.
 
     Args:
         folder: The run.
@@ -78,7 +78,7 @@ def sensitivity(
     make_folder(written, "--output")
     tried = Tried(written / ".tried", identity(student, batches, task.monitor))
     if tried.points:
-        print(f"going on with an earlier scan, which had tried {len(tried.points)}", flush=True)
+        print(f"resuming an earlier scan, which had tried {len(tried.points)}", flush=True)
     bar = partial(track, what="tried", console=console)
     metric, points = scanning.scan(student, task, batches, progress=bar, known=tried.find, keep=tried.add)
     scanning.write(points, written / "points.csv")

@@ -121,7 +121,7 @@ def any_time(draw: random.Random, seconds: float) -> Kill:
 
 
 def sweep_alone(draw: random.Random, seconds: float) -> Kill:
-    """Its trial goes on to its end without it."""
+    """Its trial continues to its end without it."""
     return Kill(after=draw.uniform(0, seconds), group=False)
 
 

@@ -49,7 +49,7 @@ class Victim:
         digest: What is compared of ``place``.
         root: Where it is given, and all runs lie.
         weight: How often its turn comes.
-        most: Kills until it is left to end; what goes on from where it was ends in any case.
+        most: Kills until it is left to end; what resumes where it was, ends in any case.
         whole: Whether ``place`` is there only when it is whole.
         resumed: Whether ``distill resume`` follows, as the messages say, where there is a run already.
     """
@@ -106,7 +106,7 @@ class Victim:
         return Outcome(moments, wrong)
 
     def _next(self) -> list[str]:
-        """What goes on with it, or begins it, as the message says that the command gives."""
+        """What resumes it, or begins it, as the message says that the command gives."""
         if self.resumed:
             if (self.place / "config.yaml").is_file():
                 return ["resume", str(self.place)]

@@ -98,7 +98,7 @@ def test_the_average_is_that_of_the_weights_after_each_optimizer_step(
             torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-7)
 
 
-def test_validation_sees_the_average_and_training_goes_on_from_the_weights() -> None:
+def test_validation_sees_the_average_and_training_continues_from_the_weights() -> None:
     record, alone = Record(), Record()
     fit(make(), ExponentialMovingAverage(0.9), record)
     fit(make(), alone)

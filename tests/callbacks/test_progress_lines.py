@@ -70,7 +70,7 @@ def test_a_run_of_seconds_has_none(tmp_path: Path, capsys: pytest.CaptureFixture
     assert lines(tmp_path, capsys) == []
 
 
-def test_a_run_that_goes_on_judges_by_its_own_steps(
+def test_a_run_that_resumes_judges_by_its_own_steps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines(tmp_path, capsys, steps=10)

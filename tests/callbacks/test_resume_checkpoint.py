@@ -1,4 +1,4 @@
-"""What a run goes on from, and what is kept of it."""
+"""What a run resumes from, and what is kept of it."""
 
 from __future__ import annotations
 
@@ -132,4 +132,4 @@ def test_the_newest_are_kept_the_history_comes_first_and_all_seconds_count(
     writer.flush()
     assert list(saved(tmp_path)) == [11, 10]
     assert events == ["history", "checkpoint"] * 3
-    assert last.seconds == 30.0  # of a clock that goes on by ten whenever it is read: three times from one to the next
+    assert last.seconds == 30.0  # of a clock that advances by ten whenever it is read: three times from one to the next

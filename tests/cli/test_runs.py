@@ -114,7 +114,7 @@ def test_an_unfinished_run_shows_how_far_it_is(distill: Distill) -> None:
     assert row(distill("runs").out, "runs/a/one")[:6] == ["interrupted", "40", "of", "100", "accuracy", "0.75"]
 
 
-def test_an_interrupted_run_shows_what_it_goes_on_from(distill: Distill) -> None:
+def test_an_interrupted_run_shows_what_it_resumes_from(distill: Distill) -> None:
     run = make("a", "one", metrics=METRICS)
     run.checkpoints.mkdir()
     for name in ("last-20.ckpt", "last-30.ckpt", "last-x.ckpt", "best-40.ckpt"):
@@ -122,7 +122,7 @@ def test_an_interrupted_run_shows_what_it_goes_on_from(distill: Distill) -> None
     assert listed(distill)[0]["step"] == 30
 
 
-def test_a_start_stays_when_the_run_goes_on(distill: Distill) -> None:
+def test_a_start_stays_when_the_run_resumes(distill: Distill) -> None:
     run = make("a", "one", 1)
     run.write_plan({"monitor": "accuracy"})
     plan = json.loads(run.plan_file.read_text())

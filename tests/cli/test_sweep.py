@@ -120,7 +120,7 @@ def test_progress_names_the_trial_and_its_parameters(distill: Distill, fits: Fit
     assert "trial 2 of 3: --model.losses.0.temperature=4.0 --model.optimizer.lr=0.0001\n" in out
 
 
-def test_an_interrupted_sweep_goes_on_where_it_stopped(distill: Distill, fits: Fits) -> None:
+def test_an_interrupted_sweep_resumes_where_it_stopped(distill: Distill, fits: Fits) -> None:
     fits.interrupted_at = "trial-0002"
     code, out, _ = distill("sweep", "sweep.yaml", "-c", "base.yaml")
     assert code == 130

@@ -124,7 +124,7 @@ def test_padding_on_sst2_is_below_a_twentieth(data_folder):
     assert data.describe()["padding"] < 0.05
 
 
-def test_workers_that_are_told_to_stop_as_they_start_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_are_told_to_stop_as_they_start_continue(monkeypatch: pytest.MonkeyPatch) -> None:
     def told(worker: int) -> None:  # before they could say whom they heed
         for number in (signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)

@@ -1,4 +1,4 @@
-"""What a scan has tried, kept on the disk as it goes: the same scan, begun again after a kill, goes on from there."""
+"""What a scan has tried, kept on the disk as it goes: the same scan, begun again after a kill, resumes there."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Tried:
         return next(found, None)
 
     def remove(self) -> None:
-        """Of a scan that has ended, there is nothing to go on with."""
+        """Of a scan that has ended, there is nothing to resume."""
         self.file.unlink(missing_ok=True)
 
 

@@ -62,7 +62,7 @@ def nearest(name: str, names: Iterable[str], *, count: int = 3) -> str:
 
 
 class TrainingError(Exception):
-    """Training cannot go on (a loss is no longer finite). One message without secrets, exit code 1."""
+    """Training cannot continue (a loss is no longer finite). One message without secrets, exit code 1."""
 
     def __init__(self, message: str) -> None:
         super().__init__(visible(scrub(message)))

@@ -33,7 +33,7 @@ def installing(extra: str) -> str:
 
 
 def require(extra: str, key: str) -> None:
-    """Refuse to go on without the packages of an extra.
+    """Refuse to continue without the packages of an extra.
 
     Args:
         extra: Its name.

@@ -162,7 +162,7 @@ class SafeCheckpointIO(CheckpointIO):
     """Writes checkpoints in the background, one at a time, as :func:`write` does.
 
     The step waits for a copy of the tensors only. A checkpoint that cannot be written is told of once, and is then
-    not there; training goes on, and what was to be removed in its favour stays.
+    not there; training continues, and what was to be removed in its favour stays.
     """
 
     def __init__(self) -> None:
@@ -233,5 +233,5 @@ class SafeCheckpointIO(CheckpointIO):
     def _tell(self, path: Path, error: OSError) -> None:
         folder = path.parent.parent if path.parent.suffix == ".new" else path.parent  # of a rank's file: beside its own
         kept = any(folder.glob("*.ckpt"))
-        problem = f"the run goes on, {'with the last good one kept' if kept else 'without any as yet'}"
+        problem = f"the run continues, {'with the last good one kept' if kept else 'without any as yet'}"
         _log.warning("checkpoint %s could not be written (%s): %s", path, error.strerror or error, problem)

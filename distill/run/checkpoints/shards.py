@@ -110,7 +110,7 @@ class ShardedCheckpointIO(SafeCheckpointIO):
         if newest is not None:
             if distributed.get_rank() == 0:
                 self._place(*newest, failed)
-            failed = _any(failed or self._failed)  # no rank goes on before it is there
+            failed = _any(failed or self._failed)  # no rank continues before it is there
         if not failed:
             for action in actions:
                 trouble = trouble or _caught(action)

@@ -1,4 +1,4 @@
-"""A copy of what is saved, so that training may go on while it is written."""
+"""A copy of what is saved, so that training may continue while it is written."""
 
 from __future__ import annotations
 

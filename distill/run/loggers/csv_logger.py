@@ -31,7 +31,7 @@ class CsvLogger(Guarded, Logger):
 
     Args:
         folder: The run's folder.
-        at: The optimizer step that a resumed run goes on from; ``None`` keeps whatever rows are there.
+        at: The optimizer step that a resumed run starts from; ``None`` keeps whatever rows are there.
     """
 
     label = "metrics.csv"
@@ -44,7 +44,7 @@ class CsvLogger(Guarded, Logger):
         self._size = 0  # of what was written whole
         self._durable = True
         self._told = False
-        self._try("read what it holds", lambda: self._go_on(at))
+        self._try("read what it holds", lambda: self._resume(at))
 
     @property
     def name(self) -> str:
@@ -104,7 +104,7 @@ class CsvLogger(Guarded, Logger):
             self._durable = False
         self._waiting = []
 
-    def _go_on(self, at: int | None) -> None:
+    def _resume(self, at: int | None) -> None:
         if not self.path.is_file():
             return
 

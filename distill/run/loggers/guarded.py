@@ -12,7 +12,7 @@ __all__ = ["Guarded"]
 
 
 class Guarded:
-    """A logger that ends alone: what goes wrong in it is told once, and the run goes on without it."""
+    """A logger that ends alone: what goes wrong in it is told once, and the run continues without it."""
 
     label: str
     _failed = False

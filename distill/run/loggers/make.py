@@ -38,7 +38,7 @@ def make_loggers(
         config: Which ones.
         run: The run.
         hyperparameters: Its configuration.
-        at: The optimizer step that a resumed run goes on from, 0 if from its beginning; ``None`` for a new run. What
+        at: The optimizer step that a resumed run starts from, 0 if from its beginning; ``None`` for a new run. What
             was logged beyond it is logged again, and is in the history once.
     """
     loggers: list[Logger] = []

@@ -22,7 +22,7 @@ class SafeTensorBoardLogger(Guarded, TensorBoardLogger):
 
     Args:
         folder: The run's folder.
-        at: The optimizer step that a resumed run goes on from.
+        at: The optimizer step that a resumed run starts from.
     """
 
     label = "TensorBoard"
@@ -31,7 +31,7 @@ class SafeTensorBoardLogger(Guarded, TensorBoardLogger):
         # The optimizer step number n is logged as n - 1: the first one to be logged again is `at`.
         super().__init__(folder, name="tensorboard", version="", default_hp_metric=False, purge_step=at)
         _hush()
-        if at is not None:  # what it goes on with may have changed, and is written anew
+        if at is not None:  # what it resumes with may have changed, and is written anew
             file = Path(self.log_dir, self.NAME_HPARAMS_FILE)
             self._try("remove the hyperparameters of before", lambda: file.unlink(missing_ok=True))
 

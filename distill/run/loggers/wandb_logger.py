@@ -58,7 +58,7 @@ class SafeWandbLogger(Guarded, WandbLogger):
     online, of the files of online runs only what the server says it has, as nobody syncs these. Without a
     ``metrics.csv``, what the service had not written is lost.
 
-    **Trouble.** Where W&B cannot start online, or its service process ends, the run goes on offline, as a resumed one
+    **Trouble.** Where W&B cannot start online, or its service process ends, the run continues offline, as a resumed one
     does; after that without W&B. A server that fails later costs one warning: the service keeps trying beside the
     training, all is in the local file, and the warning says what sends it.
 
@@ -66,7 +66,7 @@ class SafeWandbLogger(Guarded, WandbLogger):
         config: Where W&B puts the run.
         run: The run.
         mode: ``online`` or ``offline``, as :func:`distill.run.loggers.wandb_mode.decide` found.
-        at: The optimizer step that a resumed run goes on from.
+        at: The optimizer step that a resumed run starts from.
     """
 
     label = "W&B"
@@ -93,7 +93,7 @@ class SafeWandbLogger(Guarded, WandbLogger):
     # ------------------------------------------------------------------ start
 
     def _start(self, mode: str, at: int | None) -> None:
-        """Begin, or go on after the optimizer step ``at``."""
+        """Begin, or continue after the optimizer step ``at``."""
         folder = Path(self._run.folder, "wandb").absolute()
         files = sorted(folder.glob(f"*run-*/run-{self._run.id}.wandb"))  # of the processes before this one
         copied = len(files) < len(list(folder.glob("*run-*/*.wandb")))  # others are of the run that it is a copy of
@@ -138,7 +138,7 @@ class SafeWandbLogger(Guarded, WandbLogger):
         super()._try(what, again)
 
     def _fall_back(self, what: str, error: Exception) -> None:
-        """Go on offline: only a new service process can."""
+        """Continue offline: only a new service process can."""
         self._fallen = True
         end_service()
         self._start("offline", sys.maxsize)

@@ -107,6 +107,6 @@ def _ask(url: str, key: str, timeout: float) -> str | None:
         return f"cannot be reached ({error.reason})"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"gave no proper answer ({type(error).__name__})"
-    except Exception as error:  # whatever a proxy or a server comes up with, the run goes on
+    except Exception as error:  # whatever a proxy or a server comes up with, the run continues
         return f"cannot be asked ({type(error).__name__})"
     return None if viewer else "does not accept the API key"

@@ -94,7 +94,7 @@ def build(
         config: As :func:`distill.config.files.load` gives it.
         allow: Packages whose classes the configuration may name, besides our own.
         run_id: The run's id; a new one if not given.
-        run: The run, where it is there already and goes on.
+        run: The run, where it is there already and is resumed.
         stage: What the data is read for: ``fit``, ``validate`` or ``test``.
 
     Raises:
@@ -254,7 +254,7 @@ class Bar(RichProgressBar):
 
 
 def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str, Any]) -> list[Callback]:
-    """``callbacks``, with what saves the best, which is shipped, and the last, which the run goes on from."""
+    """``callbacks``, with what saves the best, which is shipped, and the last, which the run resumes from."""
     mine = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
     for callback in mine:
         callback.dirpath = callback.dirpath or str(job.run.checkpoints)

@@ -1,4 +1,4 @@
-"""Quantization-aware training goes on from a checkpoint, and is validated from one."""
+"""Quantization-aware training resumes from a checkpoint, and is validated from one."""
 
 from __future__ import annotations
 

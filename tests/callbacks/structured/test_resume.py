@@ -1,4 +1,4 @@
-"""Structured pruning goes on from a checkpoint, and is validated from one."""
+"""Structured pruning resumes from a checkpoint, and is validated from one."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_between_updates_it_keeps_its_value_and_the_end_is_one():
     assert schedule(9, 20) == 0.8
 
 
-def test_updates_go_on_until_masks_are_frozen():
+def test_updates_continue_until_masks_are_frozen():
     schedule = SparsitySchedule(final=0.8, begin=0, end=4, every=2, freeze=9)
     assert [step for step in range(20) if schedule.updates_at(step, 20)] == [0, 2, 4, 6, 8]
     assert {schedule(step, 20) for step in range(4, 20)} == {0.8}

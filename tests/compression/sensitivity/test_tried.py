@@ -1,4 +1,4 @@
-"""A scan that was killed goes on with what it had tried."""
+"""A scan that was killed resumes with what it had tried."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_scan_is_known_by_what_counts_in_its_data_and_by_names() -> None:
     assert identity(model, batches[:1], "f1") == identity(model, batches[:1], "f1")
 
 
-def test_a_killed_scan_goes_on_and_ends_as_one_that_was_not(
+def test_a_killed_scan_resumes_and_ends_as_one_that_was_not(
     base: dict[str, Any], fitted: Callable[..., Path], distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = {**(scanning.scan.__kwdefaults__ or {}), "sparsities": (0.5, 0.8), "bits": (8, 4)}

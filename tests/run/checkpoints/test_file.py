@@ -197,7 +197,7 @@ def test_a_write_that_failed_for_another_reason_is_not_passed_over(
 def test_the_step_does_not_wait_for_the_disk_and_never_two_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started, go_on, running, most = threading.Event(), threading.Event(), 0, 0
+    started, resume, running, most = threading.Event(), threading.Event(), 0, 0
     real = files.write
 
     def slow(checkpoint: Any, path: Path) -> None:
@@ -205,7 +205,7 @@ def test_the_step_does_not_wait_for_the_disk_and_never_two_are_written(
         running += 1
         most = max(most, running)
         started.set()
-        assert go_on.wait(10)
+        assert resume.wait(10)
         real(checkpoint, path)
         running -= 1
 
@@ -214,7 +214,7 @@ def test_the_step_does_not_wait_for_the_disk_and_never_two_are_written(
     writer.save_checkpoint(SMALL, tmp_path / "a.ckpt")
     assert started.wait(10)
     assert not (tmp_path / "a.ckpt").exists()  # save_checkpoint has returned, and the file is still to come
-    go_on.set()
+    resume.set()
     writer.save_checkpoint(SMALL, tmp_path / "b.ckpt")
     writer.teardown()
     assert most == 1
@@ -229,7 +229,7 @@ def test_a_checkpoint_that_failed_is_not_said_to_leave_another_where_there_is_no
     writer = SafeCheckpointIO()
     writer.save_checkpoint(SMALL, tmp_path / "checkpoints/a.ckpt")
     writer.flush()
-    assert "the run goes on, without any as yet" in caplog.text
+    assert "the run continues, without any as yet" in caplog.text
 
 
 def test_what_a_failed_checkpoint_was_to_replace_stays(
@@ -247,7 +247,7 @@ def test_what_a_failed_checkpoint_was_to_replace_stays(
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
     assert len(caplog.records) == 1
     assert "No space left" in caplog.text
-    assert "the run goes on, with the last good one kept" in caplog.text
+    assert "the run continues, with the last good one kept" in caplog.text
     full.room = 10**6
     writer.save_checkpoint(SMALL, tmp_path / "d.ckpt")
     writer.remove_checkpoint(tmp_path / "a.ckpt")

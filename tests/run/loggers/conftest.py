@@ -1,4 +1,4 @@
-"""A W&B server on the loopback, and processes that log, are killed, and go on."""
+"""A W&B server on the loopback, and processes that log, are killed, and resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logs the steps of a run as a training does; killed where it is told to be, and going on from a checkpoint."""
+"""Logs the steps of a run as a training does; killed where it is told to be, and resuming from a checkpoint."""
 
 from __future__ import annotations
 

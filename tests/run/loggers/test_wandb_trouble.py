@@ -1,4 +1,4 @@
-"""Whatever happens to the server or to W&B's own process, the run goes on and its history is on the disk."""
+"""Whatever happens to the server or to W&B's own process, the run continues and its history is on the disk."""
 
 from __future__ import annotations
 

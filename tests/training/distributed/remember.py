@@ -30,7 +30,7 @@ class Deal(DataLoader[Any]):
 
 
 class Recalled(Callback):
-    """Saves what this rank remembers when training goes on."""
+    """Saves what this rank remembers when training continues."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Run by test_runs.py, on two ranks: train two runs, of which one is stopped; or go on with those that were."""
+"""Run by test_runs.py, on two ranks: train two runs, of which one is stopped; or resume those that were."""
 
 from __future__ import annotations
 

@@ -53,13 +53,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory, recipe: dict[str, Any], scrip
     }
     recipe = {name: recipe[name] | changes.get(name, {}) for name in recipe} | {"runs": changes["runs"]}
     (folder / "base.yaml").write_text(yaml.safe_dump(recipe))
-    assert script(RANKS, folder, code=143).err.count("to go on: distill resume") == 1
+    assert script(RANKS, folder, code=143).err.count("to resume: distill resume") == 1
     return folder
 
 
 @pytest.fixture(scope="module")
 def resumed(runs: Path, tmp_path_factory: pytest.TempPathFactory, script: Callable[..., Any]) -> tuple[Path, str]:
-    """A copy of the folder with three runs that two ranks went on with, and what was said: the one that was stopped,
+    """A copy of the folder with three runs that two ranks resumed, and what was said: the one that was stopped,
     and two of whose newest checkpoint a rank's file was not there, or not all of it."""
     folder = Path(shutil.copytree(runs, tmp_path_factory.mktemp("resumed") / "copy"))
     for name in ("missing", "cut"):
@@ -122,7 +122,7 @@ def differences(a: Any, b: Any, place: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", ["stopped", "missing", "cut"])
-def test_a_run_that_goes_on_ends_with_the_same_bits(name: str, resumed: tuple[Path, str]) -> None:
+def test_a_run_that_resumes_ends_with_the_same_bits(name: str, resumed: tuple[Path, str]) -> None:
     folder, _ = resumed
     ours, theirs = (folder / "runs/base" / run for run in (name, "whole"))
     for rank in (0, 1):
@@ -144,7 +144,7 @@ def test_a_checkpoint_that_lacks_a_part_is_passed_over_with_a_line(resumed: tupl
         assert list((folder / f"runs/base/{name}/checkpoints").glob(".*")) == []
 
 
-def test_one_process_that_is_not_sharded_goes_on_with_what_two_ranks_have_saved(
+def test_one_process_that_is_not_sharded_resumes_with_what_two_ranks_have_saved(
     runs: Path, tmp_path: Path, distill: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = Path(shutil.copytree(runs, tmp_path / "copy"))

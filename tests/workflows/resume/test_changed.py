@@ -1,4 +1,4 @@
-"""A run goes on only as what it was: what has changed is named, and nothing is written."""
+"""A run resumes only as what it was: what has changed is named, and nothing is written."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_run_that_another_process_writes_is_refused(run: Path, refused: Callab
     assert "is writing this run" in said
 
 
-def test_other_versions_are_told_and_the_run_goes_on(
+def test_other_versions_are_told_and_the_run_continues(
     run: Path, distill: Distill, caplog: pytest.LogCaptureFixture
 ) -> None:
     for path in saved(run / "checkpoints").values():
@@ -138,7 +138,7 @@ def test_other_versions_are_told_and_the_run_goes_on(
     assert "transformers" not in caplog.text
 
 
-def test_the_first_checkpoints_of_all_named_neither_versions_nor_strategy_and_go_on(
+def test_the_first_checkpoints_of_all_named_neither_versions_nor_strategy_and_resume(
     run: Path, distill: Distill, same: Callable[[Path], None]
 ) -> None:
     for path in saved(run / "checkpoints").values():
@@ -149,7 +149,7 @@ def test_the_first_checkpoints_of_all_named_neither_versions_nor_strategy_and_go
     same(run)
 
 
-def test_other_conditions_are_told_and_the_run_goes_on(
+def test_other_conditions_are_told_and_the_run_continues(
     run: Path, distill: Distill, caplog: pytest.LogCaptureFixture
 ) -> None:
     for path in saved(run / "checkpoints").values():
@@ -176,7 +176,7 @@ def test_a_copied_run_gets_an_id_of_its_own_and_leaves_the_original_as_it_was(
             assert name in (None, opened.id)
         done = distill("resume", str(copy))
         assert done.code == 0
-        assert f"is a copy of run {plan['id']}, and goes on as " in done.out
+        assert f"is a copy of run {plan['id']}, and continues as " in done.out
         kept = json.loads((copy / "plan.json").read_text())
         assert kept["id"] == json.loads((copy / "result.json").read_text())["id"] == Run.open(copy).id
         assert Run.open(copy).copy_of == ""

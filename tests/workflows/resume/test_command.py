@@ -33,7 +33,7 @@ def send(number: int) -> Callable[[], None]:
 
 
 def steps(run: Path) -> list[int]:
-    """Those that the run can go on from, the newest first."""
+    """Those that the run can resume from, the newest first."""
     return list(saved(run / "checkpoints"))
 
 
@@ -57,7 +57,7 @@ def code_of(distill: Distill, *argv: str) -> int:
     ],
     ids=["SIGTERM", "SIGINT", "SIGTERM in a validation"],
 )
-def test_a_run_that_a_signal_stops_says_so_and_goes_on_as_if_nothing_had_been(
+def test_a_run_that_a_signal_stops_says_so_and_resumes_as_if_nothing_had_been(
     at_call: AtCall, number: signal.Signals, place: str, count: int, world: World, distill: Distill, same: Same
 ) -> None:
     run = world.folder / f"runs/base/{number.name}-{place}"
@@ -70,7 +70,7 @@ def test_a_run_that_a_signal_stops_says_so_and_goes_on_as_if_nothing_had_been(
     assert steps(run)[0] == (STOP if place == "training_step" else 5)
     code, out, _ = distill("resume", str(run))
     assert code == 0
-    assert "validation samples" not in out.partition("going on with")[2]  # what was said when the run began
+    assert "validation samples" not in out.partition("resuming")[2]  # what was said when the run began
     same(run)
 
 
@@ -161,7 +161,7 @@ def process(world: World, name: str, patch: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.parametrize("patch", [pytest.param(IN_A_STEP, marks=pytest.mark.slow), IN_A_WRITE], ids=["step", "write"])
-def test_a_run_that_was_killed_goes_on_as_if_nothing_had_been(
+def test_a_run_that_was_killed_resumes_as_if_nothing_had_been(
     patch: str, world: World, distill: Distill, same: Same
 ) -> None:
     run = world.folder / f"runs/base/killed-{'write' if patch == IN_A_WRITE else 'step'}"
@@ -230,7 +230,7 @@ def test_neither_the_working_folder_nor_the_clock_is_part_of_a_run(
     same(run)
 
 
-def test_a_run_begun_with_relative_paths_goes_on_in_another_folder(
+def test_a_run_begun_with_relative_paths_resumes_in_another_folder(
     at_call: AtCall, world: World, distill: Distill, same: Same, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(world.folder)

@@ -1,4 +1,4 @@
-"""A checkpoint that is not as it was written is not gone on from, and nothing in it is run."""
+"""A checkpoint that is not as it was written is not resumed from, and nothing in it is run."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ OTHERS = [{"config": "[1]"}, {"ranks": [0, 8]}, {"ranks": [1, "8"]}, {"ranks": [
 @pytest.mark.parametrize(
     "content", [best_of_a_run, a_list, of_one_key, without_a_counter, *(of_other_kinds(**entry) for entry in OTHERS)]
 )
-def test_a_whole_file_that_is_no_checkpoint_to_go_on_from_is_refused(
+def test_a_whole_file_that_is_no_checkpoint_to_resume_from_is_refused(
     content: Callable[[Path, Any], Any],
     run: Path,
     world: Any,
@@ -156,7 +156,7 @@ def test_a_whole_file_that_is_no_checkpoint_to_go_on_from_is_refused(
     code, out, err = distill("resume", str(run))
     assert code == 2
     assert "last-13.ckpt" in err
-    assert "is no checkpoint that a run goes on from" in err
+    assert "is no checkpoint that a run resumes from" in err
     assert "remove it, or begin another run" in err
     assert "Traceback" not in out + err
     assert hashes(run) == before

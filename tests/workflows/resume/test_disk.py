@@ -172,13 +172,13 @@ def test_a_quota_that_is_used_up_is_said_and_the_run_ends_as_an_undisturbed_one_
     elsewhere_the_same(run)
 
 
-def test_a_run_goes_on_without_room_for_checkpoints(
+def test_a_run_continues_without_room_for_checkpoints(
     fitted: Fitted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(checkpoint, "write", full)
     folder = fitted()
     [told] = [record.getMessage() for record in caplog.records if "No space left" in record.getMessage()]
-    assert "the run goes on, without any as yet" in told
+    assert "the run continues, without any as yet" in told
     assert "kept" not in told
     run = Run.open(folder)
     assert not list(run.checkpoints.glob("*"))

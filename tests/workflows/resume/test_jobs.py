@@ -26,7 +26,7 @@ def result(folder: str | Path) -> dict[str, Any]:
     return found
 
 
-def test_a_job_started_again_begins_goes_on_and_leaves_what_has_finished(base: Any, distill: Distill) -> None:
+def test_a_job_started_again_begins_resumes_and_leaves_what_has_finished(base: Any, distill: Distill) -> None:
     job = ("fit", "-c", "base.yaml", "--id", "job", "--resume", "auto")
     assert distill(*job).code == 0
     first = result("runs/base/job")
@@ -36,7 +36,7 @@ def test_a_job_started_again_begins_goes_on_and_leaves_what_has_finished(base: A
     Path("runs/base/job/result.json").unlink()  # killed just before the end
     code, out, _ = distill(*job)
     assert code == 0
-    assert "going on with" in out
+    assert "resuming" in out
     assert result("runs/base/job")["scores"] == first["scores"]
     code, out, err = distill(*job, "--trainer.max_steps", "4")
     assert code == 0, err
@@ -126,7 +126,7 @@ def test_a_finished_run_without_checkpoints_is_not_trained_anew(fitted: Fitted, 
     shutil.rmtree(run / "checkpoints")
     code, _, err = distill("resume", str(run), "--max-steps", "4")
     assert code == 2
-    assert "no checkpoint to go on from" in err
+    assert "no checkpoint to resume from" in err
     assert result(run)["steps"] == 2
 
 

@@ -65,14 +65,14 @@ def runs(
     dropout = {"model": {"teacher": recipe["model"]["teacher"]}, "callbacks": [*joint, often]}
     (folder / "dropout.yaml").write_text(yaml.safe_dump(changed(plain, dropout)))
     done = ranks("train", folder, code=143)
-    assert done.err.count("to go on: distill resume") == 1
+    assert done.err.count("to resume: distill resume") == 1
     assert next(iter(saved(folder / "runs/base/stopped/checkpoints"))) == STOP
     return folder
 
 
 @pytest.fixture(scope="module")
 def resumed(runs: Path, ranks: Ranks) -> Path:
-    """The same folder, with the stopped run resumed, and one that was killed twice and begun and gone on with by one
+    """The same folder, with the stopped run resumed, and one that was killed twice and begun and resumed by one
     and the same command."""
     shutil.copytree(runs / "runs/base/stopped", runs / "runs/base/resumed")
     for phase in ("kill", "kill-again"):
@@ -116,7 +116,7 @@ def history(run: Path) -> dict[tuple[str, str], float]:
     return {(row["step"], name): float(row[name]) for row in rows for name in row if row[name] and name != "step"}
 
 
-def test_one_rank_goes_on_with_the_batches_of_two_and_says_that_the_bits_are_others(
+def test_one_rank_resumes_with_the_batches_of_two_and_says_that_the_bits_are_others(
     runs: Path,
     distill: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,

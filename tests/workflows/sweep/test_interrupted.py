@@ -1,4 +1,4 @@
-"""A sweep that was stopped in the middle of a trial goes on in the middle of it."""
+"""A sweep that was stopped in the middle of a trial resumes in the middle of it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def stopping(command: Sequence[str]) -> int:
     return run_to_end([command[0], "-c", STOPPED, *command[3:]]) if "trial-0002" in command else main(command[3:])
 
 
-def test_a_trial_that_was_stopped_goes_on_at_its_step_and_ends_as_an_undisturbed_one(
+def test_a_trial_that_was_stopped_resumes_at_its_step_and_ends_as_an_undisturbed_one(
     base: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     base["trainer"] |= {"max_steps": STEPS, "val_check_interval": 2, "log_every_n_steps": 1}
@@ -61,7 +61,7 @@ def test_a_trial_that_was_stopped_goes_on_at_its_step_and_ends_as_an_undisturbed
     finished = done.result_file.stat().st_mtime_ns
     capfd.readouterr()
     assert main(sweep) == 0
-    assert f"going on with {stopped.folder.resolve()} from step {STOP}" in capfd.readouterr().out
+    assert f"resuming {stopped.folder.resolve()} from step {STOP}" in capfd.readouterr().out
     assert done.result_file.stat().st_mtime_ns == finished
     assert main(["fit", "-c", "base.yaml", "--name", "mine", "--id", "whole", "--model.losses.0.temperature=3.0"]) == 0
     whole = Run(Path("runs/mine/whole"))
