@@ -163,7 +163,7 @@ class GradualMagnitudePruning(Compression):
         self._handles: list[RemovableHandle] = []
         self._watching: list[RemovableHandle] = []
         self._gradients: dict[str, Tensor] = {}
-        self._figures: dict[str, float] = {}
+        self._metrics: dict[str, float] = {}
         self._pruned = False
 
     @property
@@ -187,7 +187,7 @@ class GradualMagnitudePruning(Compression):
 
     def prepare(self, student: nn.Module) -> None:
         self._masks = self.plan.prepare(student, self._key)
-        self._gradients, self._figures, self._pruned = {}, {}, False
+        self._gradients, self._metrics, self._pruned = {}, {}, False
 
     def finish(self, student: nn.Module) -> list[dict[str, Any]]:
         assert self._masks is not None
@@ -223,14 +223,14 @@ class GradualMagnitudePruning(Compression):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        figures = self._figures
+        before = self._metrics
         for optimizer in trainer.optimizers:
             if type(optimizer) not in _ELEMENTWISE:
                 self._handles.append(optimizer.register_step_post_hook(lambda *_: self._zero()))
         if self.schedule.updates_at(self._step, total_steps(pl_module)):
             self._update(trainer, total_steps(pl_module))
         self._pruned = bool(self.schedule(self._step, total_steps(pl_module)))
-        self._figures = figures or self._figures  # of a resumed run, whose masks did not change just now
+        self._metrics = before or self._metrics  # of a resumed run, whose masks did not change just now
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self._watching and self.schedule.updates_at(trainer.global_step + 1, total_steps(pl_module)):
@@ -260,14 +260,14 @@ class GradualMagnitudePruning(Compression):
         if self.schedule.updates_at(self._step, total):
             self._settle()
             self._update(trainer, total)
-        if self._figures and logs_now(trainer):
-            pl_module.log_dict(self._figures)
+        if self._metrics and logs_now(trainer):
+            pl_module.log_dict(self._metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"figures": self._figures}
+        return {"metrics": self._metrics}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self._figures = dict(state_dict["figures"])
+        self._metrics = dict(state_dict["metrics"])
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for handle in (*self._handles, *self._watching):
@@ -288,7 +288,7 @@ class GradualMagnitudePruning(Compression):
             return
         assert self._masks is not None
         left = (1 + math.cos(math.pi * min(1.0, self._step / max(1, self.schedule.last_step(total))))) / 2
-        self._figures = self._masks.update(target, self._gradients, self.plan.regrow * left)
+        self._metrics = self._masks.update(target, self._gradients, self.plan.regrow * left)
         self._gradients, self._pruned = {}, True
         for optimizer in trainer.optimizers:
             for layer in self._layers:

@@ -15,7 +15,7 @@ from torchmetrics import Metric
 from distill.compression.base import Compression
 from distill.compression.quantization.layers import QuantizedLayer, quantized_layers
 from distill.compression.quantization.lifecycle import as_float, attend, conclude, find_ranged, follow, start_scales
-from distill.compression.quantization.metrics import figures
+from distill.compression.quantization.metrics import quantization_metrics
 from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
 from distill.compression.quantization.select import QUANTIZABLE, check_widths, choose, swap
 from distill.compression.quantization.storage import Store, step_of
@@ -245,7 +245,7 @@ class QuantizationAwareTraining(Compression):
             follow(observed)
         self._act(self._step, total_steps(pl_module))
         if logs_now(trainer):
-            pl_module.log_dict(figures(self._layers, self.log_layers))
+            pl_module.log_dict(quantization_metrics(self._layers, self.log_layers))
 
     def _act(self, step: int, total_steps: int) -> None:
         """Switch to what holds after ``step`` steps."""

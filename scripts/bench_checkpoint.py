@@ -23,7 +23,7 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.table import Table
 
-from distill.run.checkpoints.file import SafeCheckpointIO, is_whole, snapshot
+from distill.run.checkpoints.file import SafeCheckpointIO, is_intact, snapshot
 
 _TENSORS = 40
 
@@ -65,7 +65,7 @@ def measure(folder: Path, size: int, repeats: int) -> dict[str, float]:
         timed("a copy of the tensors, the least that ours waits for", lambda: snapshot(state))
         timed("ours: the step waits", lambda: ours.save_checkpoint(state, folder / "ours.ckpt"))
         timed("ours: until it is on the disk, hashed", ours.flush)
-        timed("ours: verified when it is read", lambda: is_whole(folder / "ours.ckpt"))
+        timed("ours: verified when it is read", lambda: is_intact(folder / "ours.ckpt"))
         timed("20 steps of arithmetic", lambda: _steps(step))
         ours.save_checkpoint(state, folder / "ours.ckpt")
         timed("20 steps of arithmetic while ours is written", lambda: _steps(step))

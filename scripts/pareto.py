@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.core.utils.errors import UserError
-from distill.core.utils.plots import figure, save
+from distill.core.utils.plots import new_figure, save
 from distill.run.folder import Run
 
 
@@ -118,7 +118,7 @@ def main() -> None:
         table.add_row(one.name, f"{one.score:.4f}", f"{one.bytes / 1e6:.1f}", f"{one.speed:.2f}")
     Console().print(table)
 
-    drawn = figure(11, 4.8)
+    drawn = new_figure(11, 4.8)
     left, right = drawn.subplots(1, 2, sharey=True)
     for panel, label, costs in (
         (left, "MB on disk", [one.bytes / 1e6 for one in found]),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distill.compression.structure.low_rank import LowRankLinear
 from distill.compression.structure.sharing import shared_layers
 from distill.compression.structure.units import UNIT_KINDS, find_units
-from distill.core.targets import head
+from distill.core.targets import head_modules
 
 __all__ = ["Coverage", "coverage", "coverage_of", "reached_by", "role"]
 
@@ -164,7 +164,7 @@ def role(student: nn.Module, name: str) -> str:
     assert parameter is not None
     if parameter.dim() <= 1:
         return "norms and biases"
-    if owner in head(student) or any(owner.startswith(f"{one}.") for one in head(student)):
+    if owner in head_modules(student) or any(owner.startswith(f"{one}.") for one in head_modules(student)):
         return "head"
     if isinstance(module, nn.Embedding):
         return "embeddings"

@@ -80,7 +80,7 @@ def check_isolation(who: str, model: nn.Module) -> None:
         model: A module that is not of transformers is taken at its word.
 
     Raises:
-        UserError: naming the two settings that hint it.
+        UserError: naming the two settings that correct it.
     """
     if of_transformers(model) and _remember(model) == "none":
         raise _visible(who, type(model).__name__)

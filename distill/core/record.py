@@ -12,7 +12,17 @@ from torch import nn
 from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.json_file import Unreadable, read_mapping
 
-__all__ = ["RECORD", "STEP_KINDS", "VERSION", "note", "read_steps", "recount", "steps_of", "structural", "summary"]
+__all__ = [
+    "RECORD",
+    "STEP_KINDS",
+    "VERSION",
+    "note",
+    "read_steps",
+    "recount_zeros",
+    "steps_of",
+    "structural",
+    "summary",
+]
 
 RECORD = "compression.json"
 VERSION = 1
@@ -89,7 +99,7 @@ def note(model: nn.Module, *steps: Mapping[str, Any]) -> None:
     model._compression_steps = [*steps_of(model), *map(dict, steps)]  # type: ignore[assignment]
 
 
-def recount(model: nn.Module) -> None:
+def recount_zeros(model: nn.Module) -> None:
     """Bring the zeros that the steps tell of up to date: trained on without a mask, they are zeros no more.
 
     Layers that are there no longer are left out.

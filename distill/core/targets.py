@@ -24,7 +24,7 @@ __all__ = [
     "Conv1D",
     "check_overrides",
     "check_pattern",
-    "head",
+    "head_modules",
     "matching",
     "of_types",
     "override",
@@ -46,7 +46,7 @@ CHOOSE = "leave it out, or have them chosen by include (['.'] takes the head too
 T = TypeVar("T")
 
 
-def head(model: nn.Module) -> set[str]:
+def head_modules(model: nn.Module) -> set[str]:
     """Names of the modules that only turn features into predictions.
 
     Of a model of transformers: what lies outside the base model. Of a plain one: its last layer with weights.
@@ -129,7 +129,7 @@ def select(
         )
     dropped = set().union(*(matching(model, p, f"{key}.exclude.{i}") for i, p in enumerate(exclude)))
     if wanted is None and not with_head:
-        dropped |= head(model)
+        dropped |= head_modules(model)
     chosen = {
         name: module
         for name, module in model.named_modules()
@@ -187,7 +187,9 @@ def refuse_broken(name: str, module: nn.Module, key: str, lack: str) -> None:
     broken = weight.numel() - int(weight.isfinite().sum()) if not weight.is_meta else 0
     if broken:
         problem = f"{broken} of its {weight.numel()} weights are NaN or infinite, for which there is no {lack}"
-        raise UserError(problem, key=key, value=name, hint=f"hint the checkpoint, or leave it out: exclude: ['{name}']")
+        raise UserError(
+            problem, key=key, value=name, hint=f"correct the checkpoint, or leave it out: exclude: ['{name}']"
+        )
 
 
 def _writer(module: nn.Module) -> tuple[str, str]:

@@ -143,7 +143,7 @@ class TextTask(Task):
     def auto_model(self) -> Any:
         """The ``AutoModelFor...`` class of transformers."""
 
-    def head(self) -> dict[str, Any]:
+    def head_config(self) -> dict[str, Any]:
         """What the model's configuration must say of the head (``num_labels``, ``id2label``, ``problem_type``)."""
         return {}
 

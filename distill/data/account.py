@@ -19,7 +19,7 @@ from distill.data.rows import Rows
 if TYPE_CHECKING:
     from distill.data.text import TextData
 
-__all__ = ["figures", "said", "token_counts", "unread"]
+__all__ = ["said", "statistics", "token_counts", "unread"]
 
 _NAMED = 6  # classes that are listed
 _FEW = 10  # whole numbers that might be classes
@@ -110,8 +110,8 @@ def unread(use: str, rows: Rows, samples: Samples, tokenizer: Any, limit: int | 
     return [f"data: {line}" for line in lines]
 
 
-def figures(data: TextData) -> dict[str, Any]:
-    """Figures of the data as it is trained on: samples of each split, tokens, batches, padding, classes."""
+def statistics(data: TextData) -> dict[str, Any]:
+    """Statistics of the data as it is trained on: samples of each split, tokens, batches, padding, classes."""
     samples = {use: data.samples(use) for use in data.uses}
     batches = data.training_batches()
     lengths = samples["train"].lengths

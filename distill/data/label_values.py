@@ -14,12 +14,12 @@ __all__ = [
     "canonical",
     "elsewhere_a_number",
     "half_absent",
+    "integral_float",
     "is_hot",
     "may_be_missing",
     "natural",
     "nearly_hot",
     "shown",
-    "whole_float",
 ]
 
 Value = int | float | str
@@ -59,7 +59,7 @@ def _of_text(text: str) -> Value | None:
     return text
 
 
-def whole_float(raw: Any) -> bool:
+def integral_float(raw: Any) -> bool:
     """Whether ``raw`` is a number written with a fraction, be it zero."""
     return isinstance(raw, float) or (isinstance(raw, str) and isinstance(canonical(raw), (int, float)) and "." in raw)
 

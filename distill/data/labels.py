@@ -19,11 +19,11 @@ from distill.data.label_values import (
     canonical,
     elsewhere_a_number,
     half_absent,
+    integral_float,
     is_hot,
     may_be_missing,
     natural,
     nearly_hot,
-    whole_float,
 )
 
 __all__ = ["Labels", "Outputs", "read_labels"]
@@ -180,7 +180,7 @@ def _are_numbers(first: LabelColumn, absent: Collection[int], outputs: Callable[
     if first.names is not None or any(isinstance(value, str) for value in values.values()):
         return False
     fractions = any(isinstance(value, float) for value in values.values())
-    if not fractions and not any(map(whole_float, values)):
+    if not fractions and not any(map(integral_float, values)):
         beside = outputs() if all(isinstance(value, int) for value in values.values()) else None
         return beside is not None and beside[1] == 1
     where, count = outputs() or ("", 1)

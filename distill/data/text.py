@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 
 from distill.core.utils.errors import UserError
-from distill.data.account import figures, said, token_counts, unread
+from distill.data.account import said, statistics, token_counts, unread
 from distill.data.batches import Collate, EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
 from distill.data.bounds import check_numbers, refuse_idle_settings
 from distill.data.features import Samples
@@ -345,5 +345,5 @@ class TextData(LightningDataModule):
     # ------------------------------------------------------------------ account
 
     def describe(self) -> dict[str, Any]:
-        """Figures of the data as it is trained on: samples of each split, tokens, batches, padding, classes."""
-        return figures(self)
+        """Statistics of the data as it is trained on: samples of each split, tokens, batches, padding, classes."""
+        return statistics(self)

@@ -201,7 +201,7 @@ class Run:
         own = plan.get("id", self.id)
         if not isinstance(own, str) or not _NAME.fullmatch(own):
             raise UserError(
-                "is no run's id", key=f"{self.plan_file.name}: id", value=own, hint=f"hint {self.plan_file}"
+                "is no run's id", key=f"{self.plan_file.name}: id", value=own, hint=f"correct {self.plan_file}"
             )
         if _is_original(Path(str(plan.get("folder") or self.folder.parent / own)), own, self.folder):
             self.copy_of = own
@@ -228,7 +228,7 @@ class Run:
         return read_file(self.config_file)
 
     @property
-    def whole_config(self) -> dict[str, Any]:
+    def checked_config(self) -> dict[str, Any]:
         """The resolved configuration, with the sections that a model is built by.
 
         Raises:
@@ -238,7 +238,7 @@ class Run:
         for key in ("model", "trainer"):
             value = found.get(key)
             if not isinstance(value, dict) or (key == "model" and not value.get("student")):
-                problem, hint = "is not what a run writes there", f"hint {self.config_file}, or begin another run"
+                problem, hint = "is not what a run writes there", f"correct {self.config_file}, or begin another run"
                 raise UserError(problem, key=f"{self.config_file.name}: {key}", value=value, hint=hint)
         return found
 

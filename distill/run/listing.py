@@ -106,7 +106,7 @@ def summary(folder: Path) -> Summary:
     plan, broken_plan = read_json(run.folder / "plan.json")
     monitor, mode = (str({**plan, **result}.get(key) or "") for key in ("monitor", "mode"))
     if result:
-        step, broken_metrics = _whole(number_at(result, "steps")), ""
+        step, broken_metrics = _as_int(number_at(result, "steps")), ""
         value = number_at(result, "scores", "student", monitor)
     else:
         step, value, broken_metrics = _history(run.folder / "metrics.csv", f"val/{monitor}", mode)
@@ -121,7 +121,7 @@ def summary(folder: Path) -> Summary:
         id=run.id,
         state=state,
         step=step,
-        total_steps=_whole(number_at(plan, "total_steps")),
+        total_steps=_as_int(number_at(plan, "total_steps")),
         monitor=monitor or None,
         value=value,
         train_seconds=number_at(result, "train_seconds"),
@@ -136,7 +136,7 @@ def _checkpoints(run: Run) -> list[int]:
     return [int(step) for step in steps if step.isdecimal()]
 
 
-def _whole(value: float | None) -> int | None:
+def _as_int(value: float | None) -> int | None:
     return None if value is None else int(value)
 
 

@@ -50,7 +50,7 @@ class MultiLabelClassification(TextClassification):
     def regression(self) -> bool:
         return False
 
-    def head(self) -> dict[str, Any]:
+    def head_config(self) -> dict[str, Any]:
         return class_head(self.labels or ()) | {"problem_type": "multi_label_classification"}
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:

@@ -66,7 +66,7 @@ class TextClassification(TextTask):
 
         return AutoModelForSequenceClassification
 
-    def head(self) -> dict[str, Any]:
+    def head_config(self) -> dict[str, Any]:
         if self.regression:
             return {"num_labels": 1, "problem_type": "regression"}
         return class_head(self.labels or ()) | {"problem_type": "single_label_classification"}

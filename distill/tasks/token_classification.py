@@ -55,7 +55,7 @@ class TokenClassification(TextTask):
 
         return AutoModelForTokenClassification
 
-    def head(self) -> dict[str, Any]:
+    def head_config(self) -> dict[str, Any]:
         return class_head(self.labels or ())
 
     def encode(self, tokenizer: Any, max_length: int | None) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:

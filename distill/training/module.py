@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from distill.compression.base import compressions
 from distill.core.ranks import is_rank_zero
-from distill.core.record import recount, steps_of
+from distill.core.record import recount_zeros, steps_of
 from distill.core.schedules import check_schedules
 from distill.core.signals import Batch, Request, Signals
 from distill.core.step_callback import logged
@@ -28,11 +28,19 @@ from distill.models.students.build import refuse_quantized
 from distill.models.teachers import TeacherConfig, TeacherSource
 from distill.models.teachers.scores import TeacherScores
 from distill.tasks import Task, make_task
+from distill.training.assemble import (
+    bind,
+    make_losses,
+    make_student,
+    make_teacher,
+    meet_data,
+    own_tokenizer,
+    try_reading,
+)
 from distill.training.averaging import GlobalMean
 from distill.training.evidence import Evidence
 from distill.training.nonfinite import FiniteWatch
 from distill.training.optimizer import OptimizerConfig, make_optimizer, make_scheduler, scale_learning_rate
-from distill.training.pair import bind, make_losses, make_student, make_teacher, meet_data, own_tokenizer, try_reading
 from distill.training.resume_state import refuse_changed, remember, share, teacher_state
 from distill.training.sharding import shard_run
 
@@ -121,7 +129,7 @@ class Distillation(LightningModule):
         if self.device_mesh is not None and self._gather is None:
             self._gather = shard_run(self.student, self._losses(), self.device_mesh)
 
-    def whole_student(self) -> nn.Module | None:
+    def unsharded_student(self) -> nn.Module | None:
         """The student with all of its weights, as a plain module.
 
         Of a sharded run it is gathered, in which all ranks take part: a copy on rank 0, and nothing on the others.
@@ -187,7 +195,7 @@ class Distillation(LightningModule):
 
     def on_train_end(self) -> None:
         self._finite.check()
-        recount(self.student)
+        recount_zeros(self.student)
 
     def _place(self) -> None:
         for metric in self.metrics.values():

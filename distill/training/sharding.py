@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from distill.core.utils.errors import UserError
 from distill.losses import DistillationLoss
-from distill.run.checkpoints.shards import ShardedCheckpointIO, dealt
+from distill.run.checkpoints.shards import ShardedCheckpointIO, shard_like
 
 __all__ = [
     "NAME",
@@ -31,10 +31,10 @@ __all__ = [
     "Sharded",
     "check_modules",
     "gathered",
-    "hollow",
     "local",
     "shard",
     "shard_run",
+    "without_weights",
 ]
 
 NAME = "sharded"
@@ -72,7 +72,7 @@ def _blocks(model: nn.Module) -> Iterator[nn.Module]:
             yield block
 
 
-def hollow(model: nn.Module) -> nn.Module:
+def without_weights(model: nn.Module) -> nn.Module:
     """A copy of ``model`` without its weights: what is tied is tied, and buffers are there."""
     empty = {p: nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
     return _with(model, empty)
@@ -84,20 +84,20 @@ def gathered(model: nn.Module, like: nn.Module) -> nn.Module | None:
 
     Args:
         model: After :func:`shard`.
-        like: What :func:`hollow` made of it before.
+        like: What :func:`without_weights` made of it before.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
     main = torch.distributed.get_rank() == 0
-    whole = {}
+    full = {}
     for own, empty in zip(model.parameters(), like.parameters(), strict=True):
         value = own.full_tensor() if isinstance(own, DTensor) else own
         if main:
-            whole[empty] = nn.Parameter(value.detach().cpu(), own.requires_grad)
+            full[empty] = nn.Parameter(value.detach().cpu(), own.requires_grad)
     if not main:
         return None
-    made = _with(like, whole)
+    made = _with(like, full)
     for buffer, now in zip(made.buffers(), model.buffers(), strict=True):
         buffer.copy_(now)
     return made
@@ -128,7 +128,7 @@ def shard_run(
         hint = f"write trainer.strategy: {NAME}"
         raise UserError("weights are sharded, and computed with as a whole", key="trainer.strategy", hint=hint)
     check_modules(student, losses)
-    plain = hollow(student)
+    plain = without_weights(student)
     shard(student, mesh["data_parallel"])
     for loss in losses:
         if any(True for _ in loss.parameters()):
@@ -186,7 +186,7 @@ class Sharded(ModelParallelStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         assert self.lightning_module is not None
         own, saved = self.lightning_module.state_dict(), checkpoint["state_dict"]
-        state = {name: dealt(value, own[name]) if name in own else value for name, value in saved.items()}
+        state = {name: shard_like(value, own[name]) if name in own else value for name, value in saved.items()}
         self.lightning_module.load_state_dict(state, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
@@ -214,7 +214,7 @@ class Sharded(ModelParallelStrategy):
 def _moment(value: Any, parameter: Tensor) -> Any:
     """A value of an optimizer's state: sharded as its parameter is, where it has the parameter's shape."""
     part = isinstance(value, dict)
-    return dealt(value, parameter) if part or getattr(value, "shape", None) == parameter.shape else value
+    return shard_like(value, parameter) if part or getattr(value, "shape", None) == parameter.shape else value
 
 
 # ---------------------------------------------------------------------- what is refused

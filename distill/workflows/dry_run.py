@@ -130,7 +130,7 @@ def dry_run(
     """Build what ``config`` describes, take two steps, and print what a run would do. Writes nothing.
 
     Returns:
-        The figures printed.
+        What is printed.
 
     Raises:
         UserError: as :func:`distill.workflows.fit.fit`.
@@ -153,11 +153,11 @@ def dry_run(
         told = explained(trainer, job.callbacks, job.config["trainer"])
         with shared_id(job.run.id), none_left(trainer), told, meeting(trainer):
             trainer.fit(job.module, datamodule=job.data)
-    figures = _figures(job, trainer, measured) | {"run_folder": _folder(job.run, run_id)}
-    figures |= {"teacher_score": check.figure, "teacher_lines": check.lines}
+    report = _report(job, trainer, measured) | {"run_folder": _folder(job.run, run_id)}
+    report |= {"teacher_score": check.score, "teacher_lines": check.lines}
     if trainer.is_global_zero:
-        _show(job, figures, console or wide())
-    return figures
+        _show(job, report, console or wide())
+    return report
 
 
 def _is_left_out(callback: Callback) -> bool:
@@ -170,7 +170,7 @@ def _folder(run: Run, run_id: str | None) -> str:
     return str(run.folder if run_id else run.folder.parent / "<id given with --id, or made at the start>")
 
 
-def _figures(job: Job, trainer: Trainer, measured: Measured) -> dict[str, Any]:
+def _report(job: Job, trainer: Trainer, measured: Measured) -> dict[str, Any]:
     module = job.module
     batches = trainer.num_training_batches
     accumulated = trainer.accumulate_grad_batches
@@ -220,28 +220,28 @@ def moments(total: int) -> list[int]:
     return sorted({round(moment * (total - 1)) for moment in MOMENTS})
 
 
-def _show(job: Job, figures: Mapping[str, Any], console: Console) -> None:
+def _show(job: Job, report: Mapping[str, Any], console: Console) -> None:
     for line in getattr(job.data, "account", []):
         print(line, flush=True)
     table = Table(title="dry run: nothing was written", title_justify="left", show_header=False)
-    memory = f"{figures['memory_of_a_step'] / 2**20:,.0f} MiB"
-    real, padded = figures["tokens_a_step"], figures["padded_tokens_a_step"]
-    epoch = figures["steps_an_epoch"]
-    each = f" on the first of {figures['ranks']} ranks" if figures["ranks"] > 1 else ""
+    memory = f"{report['memory_of_a_step'] / 2**20:,.0f} MiB"
+    real, padded = report["tokens_a_step"], report["padded_tokens_a_step"]
+    epoch = report["steps_an_epoch"]
+    each = f" on the first of {report['ranks']} ranks" if report["ranks"] > 1 else ""
     rows = {
-        "teacher": f"{figures['teacher_parameters']:,} parameters" if job.module.teacher else "none",
-        "its score": figures["teacher_score"],
-        "student": f"{figures['student_parameters']:,} parameters",
-        "trained": f"{figures['trained_parameters']:,} parameters",
-        "compressed": figures["coverage"].removeprefix("compressed: "),
+        "teacher": f"{report['teacher_parameters']:,} parameters" if job.module.teacher else "none",
+        "its score": report["teacher_score"],
+        "student": f"{report['student_parameters']:,} parameters",
+        "trained": f"{report['trained_parameters']:,} parameters",
+        "compressed": report["coverage"].removeprefix("compressed: "),
         "tokens a step": f"{real:,} ({padded:,} with padding){each}" if padded else "",
-        "steps": f"{figures['steps']:,}" + (f" ({epoch:,} an epoch)" if epoch else ""),
-        "device": f"{figures['device']}, precision {figures['precision']}",
+        "steps": f"{report['steps']:,}" + (f" ({epoch:,} an epoch)" if epoch else ""),
+        "device": f"{report['device']}, precision {report['precision']}",
         "memory of a step": f"{memory}, besides models and data",
-        "time of a step": f"{figures['seconds_a_step'] * 1000:,.0f} ms, measured at the second one",
-        "time of the run": f"about {duration(figures['seconds'])} for training alone, without validation",
-        "baseline": figures["baseline"],
-        "run folder": figures["run_folder"],
+        "time of a step": f"{report['seconds_a_step'] * 1000:,.0f} ms, measured at the second one",
+        "time of the run": f"about {duration(report['seconds'])} for training alone, without validation",
+        "baseline": report["baseline"],
+        "run folder": report["run_folder"],
     }
     for name, text in rows.items():
         if text:
@@ -249,10 +249,10 @@ def _show(job: Job, figures: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     lines = Table(title="time line", title_justify="left")
     lines.add_column("steps done")
-    for step in moments(figures["steps"]):
+    for step in moments(report["steps"]):
         lines.add_column(f"{step:,}", justify="right")
-    for name, values in figures["timeline"].items():
+    for name, values in report["timeline"].items():
         lines.add_row(name, *(f"{value:.3g}" for value in values))
     console.print(lines)
-    for line in [*figures["teacher_lines"], *Verdict.of(figures).lines]:
+    for line in [*report["teacher_lines"], *Verdict.of(report).lines]:
         console.print(f"mind: {line}", soft_wrap=True)

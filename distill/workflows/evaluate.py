@@ -78,7 +78,7 @@ def reopen(
     if not run.student.is_dir():
         problem = "this run has saved no student yet"
         raise UserError(problem, key="RUN", value=str(folder), hint=f"let it finish: distill resume {folder}")
-    config = run.whole_config
+    config = run.checked_config
     described = _take_student(config, run)
     config["trainer"] |= _ALONE | {"profiler": None}  # which writes where the run was trained
     config["callbacks"] = []  # what they did is in the student

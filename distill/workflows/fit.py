@@ -212,7 +212,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     if trainer.enable_validation and (changed or not scores):
         scores = _validated(job, trainer)  # what is shipped is what is judged
         evidence = job.module.evidence.found
-    student = job.module.whole_student()
+    student = job.module.unsharded_student()
     if student is None or not trainer.is_global_zero:
         return
     steps_done = record.steps_of(job.module.student)
@@ -253,7 +253,7 @@ def _finish(trainer: Trainer, student: nn.Module, states: Mapping[str, Any]) -> 
         if callback.state_key in states:
             callback.load_state_dict(states[callback.state_key])
     done = [step for one in step_callbacks(trainer) if one not in changed for step in one.finish(student)]
-    record.recount(student)
+    record.recount_zeros(student)
     record.note(student, *done)
     for compression in changed:
         record.note(student, *compression.finish(student))

@@ -19,7 +19,7 @@ from distill.core.ranks import is_rank_zero
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.secrets import scrub
-from distill.run.checkpoints.file import Damaged, head, remove
+from distill.run.checkpoints.file import Damaged, read_header, remove
 from distill.run.folder import Run
 from distill.training.resume_state import refuse_changed
 from distill.workflows.fit import fit, last_of, train
@@ -57,7 +57,7 @@ def resume(folder: str | Path, *, overrides: Sequence[tuple[str, str]] = (), all
         TrainingError: if the loss stops being finite, or the run cannot be written.
     """
     run = Run.open(folder)
-    config = run.whole_config
+    config = run.checked_config
     for key, text in overrides:
         apply_override(config, key, parse_value(text, f"--{key}"))
     return _resume(run, config, allow)
@@ -140,7 +140,7 @@ def _resume(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
         if checkpoint is not None:
             at = int(checkpoint["global_step"])
             ranks, batch_size = checkpoint["ranks"]
-            _deal_anew(job, trainer, ranks, batch_size, checkpoint.get("strategy"))
+            _reshard_batches(job, trainer, ranks, batch_size, checkpoint.get("strategy"))
         last = last_of(trainer)
         if last is not None:
             last.extends = extends
@@ -229,7 +229,7 @@ def _refuse_foreign(checkpoint: Any, path: Path, run: Run) -> None:
         raise UserError(problem, key="checkpoint", value=str(path), hint=hint)
 
 
-def _deal_anew(job: Job, trainer: Trainer, ranks: int, batch_size: int | None, strategy: str | None) -> None:
+def _reshard_batches(job: Job, trainer: Trainer, ranks: int, batch_size: int | None, strategy: str | None) -> None:
     """Have whatever number of ranks train on the same global batches; a line says where the bits will differ.
 
     Args:
@@ -275,7 +275,7 @@ def _newest(run: Run) -> tuple[Path | None, dict[str, Any] | None]:
                 remove(path)
         for path in saved(run.checkpoints).values():
             try:
-                checkpoint = head(path)
+                checkpoint = read_header(path)
                 _refuse_foreign(checkpoint, path, run)
                 return path, checkpoint
             except Damaged as error:

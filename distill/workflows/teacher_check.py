@@ -62,7 +62,7 @@ class TeacherCheck(Callback):
             print(line, flush=True)
 
     @property
-    def figure(self) -> str:
+    def score(self) -> str:
         """The teacher's score beside the guess, and what it is of; nothing where it was not scored."""
         if "scores" not in self.found:
             return ""
@@ -74,7 +74,7 @@ class TeacherCheck(Callback):
     @property
     def said(self) -> list[str]:
         """All of it, as it is printed."""
-        return [*([f"teacher: {self.figure}"] if self.figure else []), *(f"mind: {line}" for line in self.lines)]
+        return [*([f"teacher: {self.score}"] if self.score else []), *(f"mind: {line}" for line in self.lines)]
 
     @property
     def lines(self) -> list[str]:

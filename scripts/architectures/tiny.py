@@ -141,7 +141,7 @@ def tiny_model(kind: str, task: str, layers: int = DEPTH) -> PreTrainedModel:
 def _model(kind: str, task: str, more: Mapping[str, int], layers: int) -> PreTrainedModel:
     head = task_of(task)
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    config = tiny_config(kind, more, layers, **special, **head.head())
+    config = tiny_config(kind, more, layers, **special, **head.head_config())
     text = config.get_text_config()
     for name, value in special.items():
         setattr(text, name, value)

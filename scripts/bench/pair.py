@@ -147,7 +147,7 @@ def sst2(settings: Settings) -> Pair:
     )
     data.setup("fit")
     seed_everything(0, verbose=False)
-    teacher = load_model(settings.model, data.task.auto_model, "--model", head=data.task.head())
+    teacher = load_model(settings.model, data.task.auto_model, "--model", head=data.task.head_config())
     half = StudentConfig(layers="uniform", num_layers=max(1, ModelSpec(teacher, "--model").num_layers // 2))
     teacher.requires_grad_(False).eval()
     return Pair("SST-2", data, data.task, teacher, partial(build_student, half, data.task, teacher, data.labels))

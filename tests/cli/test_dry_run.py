@@ -41,14 +41,14 @@ def test_a_dry_run_counts_what_a_run_would_do(base: dict[str, Any]) -> None:
     from distill.workflows.dry_run import dry_run
 
     config = load(["base.yaml"], [("trainer", "{max_steps: -1, max_epochs: 3, accumulate_grad_batches: 2}")])
-    figures = dry_run(config)
-    assert figures["steps_an_epoch"] == 10  # 150 samples, 8 a batch, 2 batches a step
-    assert figures["steps"] == 30
-    assert 0 < figures["tokens_a_step"] <= figures["padded_tokens_a_step"]
-    assert figures["seconds"] == pytest.approx(30 * figures["seconds_a_step"])
-    assert figures["trained_parameters"] == figures["student_parameters"] < figures["teacher_parameters"]
+    report = dry_run(config)
+    assert report["steps_an_epoch"] == 10  # 150 samples, 8 a batch, 2 batches a step
+    assert report["steps"] == 30
+    assert 0 < report["tokens_a_step"] <= report["padded_tokens_a_step"]
+    assert report["seconds"] == pytest.approx(30 * report["seconds_a_step"])
+    assert report["trained_parameters"] == report["student_parameters"] < report["teacher_parameters"]
     # One step before the end, linear from the 2 steps of the warm-up down to 0.
-    assert figures["timeline"]["learning rate"][-1] == pytest.approx(1e-3 * 1 / 28)
+    assert report["timeline"]["learning rate"][-1] == pytest.approx(1e-3 * 1 / 28)
 
 
 def test_a_dry_run_tells_what_must_be_said_of_the_outcome_already(base: dict[str, Any], distill: Distill) -> None:

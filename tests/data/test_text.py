@@ -53,7 +53,7 @@ def test_other_settings_have_another_fingerprint(text_folder, tiny_tokenizer_dir
 def test_classes_are_known_before_anything_is_tokenized(text_folder, tiny_tokenizer_dir):
     data = make(text_folder, tiny_tokenizer_dir)
     assert data.labels == ["negative", "positive"]
-    assert data.task.head()["id2label"] == {0: "negative", 1: "positive"}
+    assert data.task.head_config()["id2label"] == {0: "negative", 1: "positive"}
 
 
 def test_batches_hold_the_rows_that_their_ids_name(text_folder, tiny_tokenizer_dir):
@@ -103,9 +103,9 @@ def test_lightnings_own_sampler_is_refused_on_several_ranks(text_folder, tiny_to
 
 def test_the_standard_library_is_packed_for_language_models():
     data = TextData("distill:stdlib", task="causal-lm", tokenizer="distill:quickstart/tokenizer", train_samples=20)
-    figures = data.describe()
-    assert figures["validation_samples"] > 100
-    assert figures["labels"] is None
+    statistics = data.describe()
+    assert statistics["validation_samples"] > 100
+    assert statistics["labels"] is None
     samples = data.samples("validation")
     assert set(samples.lengths[:-1]) == {256}
     assert 0 < samples.lengths[-1] <= 256
@@ -232,11 +232,13 @@ def test_what_may_have_been_taken_for_something_else_is_said(labels, said, tmp_p
 def test_figures_of_the_data_are_those_of_its_batches(text_folder, tiny_tokenizer_dir):
     data = make(text_folder, tiny_tokenizer_dir)
     batches = list(data.train_dataloader())
-    figures = data.describe()
-    assert figures["batches_per_epoch"] == len(batches)
-    assert figures["train_tokens"] == sum(int(b.tokens.sum()) for b in batches)
-    assert figures["padding"] == pytest.approx(1 - figures["train_tokens"] / sum(b.tokens.numel() for b in batches))
-    assert (figures["train_samples"], figures["validation_samples"]) == (150, 41)
+    statistics = data.describe()
+    assert statistics["batches_per_epoch"] == len(batches)
+    assert statistics["train_tokens"] == sum(int(b.tokens.sum()) for b in batches)
+    assert statistics["padding"] == pytest.approx(
+        1 - statistics["train_tokens"] / sum(b.tokens.numel() for b in batches)
+    )
+    assert (statistics["train_samples"], statistics["validation_samples"]) == (150, 41)
 
 
 def test_sst2_is_read_from_its_folder(data_folder):

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 import distill
-from distill.core.record import RECORD, note, recount, steps_of, summary
+from distill.core.record import RECORD, note, recount_zeros, steps_of, summary
 from distill.core.utils.errors import UserError
 from distill.models import artifact
 from distill.models.artifact import load, save
@@ -134,7 +134,7 @@ def test_zeros_are_counted_anew(tmp_path: Path) -> None:
     note(model, {"kind": "sparsity", "target": 0.8, "actual": 0.9, "layers": counts}, {"kind": "layers"})
     with torch.no_grad():
         model.get_parameter(f"{name}.weight").fill_(1)[0].zero_()  # 1 of 8 rows
-    recount(model)
+    recount_zeros(model)
     first, second = steps_of(model)
     assert first == {
         "kind": "sparsity",

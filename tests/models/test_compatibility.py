@@ -26,7 +26,7 @@ from distill.models.compatibility import (
 from distill.models.students import StudentConfig
 from distill.models.teachers import LiveTeacher
 from distill.tasks import CausalLM, TextClassification
-from distill.training.pair import own_tokenizer
+from distill.training.assemble import own_tokenizer
 
 WORDS = ["[UNK]", "a", "b", "c", "d"]
 

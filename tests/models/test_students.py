@@ -47,7 +47,7 @@ def teacher_of(kind: str, task: str = "text-classification", **changes: Any) -> 
     depth = {"num_hidden_layers": LAYERS} if kind not in ("distilbert", "gpt2") else {"n_layer": LAYERS}
     depth = {"n_layers": LAYERS} if kind == "distilbert" else depth
     special = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "vocab_size": VOCAB}
-    config = AutoConfig.for_model(kind, **(SIZES[kind] | depth | special | TASKS[task].head() | changes))
+    config = AutoConfig.for_model(kind, **(SIZES[kind] | depth | special | TASKS[task].head_config() | changes))
     model = TASKS[task].auto_model.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -20,7 +20,7 @@ from distill.models import artifact
 from distill.models.teachers import LiveTeacher
 from distill.models.tokens import check_same, check_tokenizer, set_padding
 from distill.tasks import TextClassification
-from distill.training.pair import meet_data
+from distill.training.assemble import meet_data
 
 WORDS = ["[UNK]", "<pad>", "<s>", "</s>", "the", "quick", "brown", "fox", "a"]
 TASK = TextClassification(["no", "yes", "perhaps"])

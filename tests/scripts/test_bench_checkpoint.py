@@ -28,7 +28,7 @@ def test_it_measures_every_contender_and_leaves_nothing(
     bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # On a clock that advances by so many seconds for each; for steps by more while a checkpoint is being written.
-    seconds = {"_plain": 1, "snapshot": 3, "is_whole": 6, "_steps": 7}
+    seconds = {"_plain": 1, "snapshot": 3, "is_intact": 6, "_steps": 7}
     methods = {(bench.TorchCheckpointIO, "save_checkpoint"): 2}
     methods |= {(bench.SafeCheckpointIO, "save_checkpoint"): 4, (bench.SafeCheckpointIO, "flush"): 5}
     now, done = 0.0, ""

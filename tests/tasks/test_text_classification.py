@@ -51,7 +51,7 @@ def test_scores_of_numbers_are_scipys():
     expected = {"pearson": pearsonr(labels, logits[:, 0])[0], "spearman": spearmanr(labels, logits[:, 0])[0]}
     assert scores(task, logits, labels) == pytest.approx(expected, abs=1e-5)
     assert task.predict(logits) is None
-    assert task.head() == {"num_labels": 1, "problem_type": "regression"}
+    assert task.head_config() == {"num_labels": 1, "problem_type": "regression"}
 
 
 def test_rows_without_a_label_are_not_judged():

@@ -33,7 +33,7 @@ def made(kind: str, **changes: Any) -> Any:
     torch.manual_seed(0)
     sizes = {name: size for name, size in SIZES.items() if kind != "xlnet" or name != "max_position_embeddings"}
     sizes |= {"d_head": 8} if kind == "xlnet" else {}
-    config = AutoConfig.for_model(kind, **(sizes | TASK.head() | changes))
+    config = AutoConfig.for_model(kind, **(sizes | TASK.head_config() | changes))
     return AutoModelForSequenceClassification.from_config(config).eval()
 
 

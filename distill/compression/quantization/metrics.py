@@ -9,11 +9,11 @@ from torch import Tensor
 
 from distill.compression.quantization.layers import QuantizedLayer
 
-__all__ = ["figures"]
+__all__ = ["quantization_metrics"]
 
 
 @torch.no_grad()
-def figures(layers: Mapping[str, QuantizedLayer], each: bool) -> dict[str, float | Tensor]:
+def quantization_metrics(layers: Mapping[str, QuantizedLayer], each: bool) -> dict[str, float | Tensor]:
     """Whether rounding and observing are on, mean and widest input range, and mean scales.
 
     Args:

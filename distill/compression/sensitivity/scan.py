@@ -218,13 +218,13 @@ def draw(points: Sequence[Point], path: str | Path, *, metric: float, task: Task
         metric: Of the model as it is.
         task: Whose metric it is.
     """
-    from distill.core.utils.plots import figure, save
+    from distill.core.utils.plots import new_figure, save
 
     kinds: tuple[Kind, ...] = ("sparsity", "bits")
     curves = {kind: _curves(points, kind) for kind in kinds}
     most = [name for lines in curves.values() for name in sorted(lines, key=lambda name: -_most(lines[name]))[:3]]
     colours = {name: f"C{number}" for number, name in enumerate(dict.fromkeys(most))}
-    drawn = figure(11, 8)
+    drawn = new_figure(11, 8)
     panels = drawn.subplots(2, 2, sharex="col", sharey="row")
     for (above, below), (kind, lines) in zip(panels.T, curves.items(), strict=True):
         for name, line in lines.items():

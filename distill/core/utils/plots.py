@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from distill.core.utils.files import replace
 
-__all__ = ["draw_timeline", "figure", "save"]
+__all__ = ["draw_timeline", "new_figure", "save"]
 
 
-def figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches, that no global state knows of."""
     drawn = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(drawn)
@@ -36,7 +36,7 @@ def draw_timeline(steps: Sequence[int], lines: Mapping[str, Sequence[float]], pa
         lines: Name -> values, as many as ``steps``.
         path: Of the picture.
     """
-    drawn = figure(8, 0.6 + 1.1 * len(lines))
+    drawn = new_figure(8, 0.6 + 1.1 * len(lines))
     panels = drawn.subplots(len(lines), 1, sharex=True, squeeze=False)[:, 0]
     for panel, (name, values) in zip(panels, lines.items(), strict=True):
         panel.plot(steps, values, linewidth=1.6)

@@ -66,7 +66,7 @@ def build_student(
 
 
 def _head(task: TextTask, labels: Sequence[str] | None) -> dict[str, Any]:
-    head = task.head()
+    head = task.head_config()
     if labels is not None and "id2label" not in head:
         head = head | {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     return head
@@ -227,7 +227,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
             found = [p for name, p in parameters.items() if re.search(pattern, name)]
         except re.error as error:
             raise UserError(
-                f"not a regular expression ({error})", key=key, value=pattern, hint="hint the pattern"
+                f"not a regular expression ({error})", key=key, value=pattern, hint="correct the pattern"
             ) from error
         if not found:
             raise UserError("found in no parameter's name", key=key, value=pattern, hint=nearest(pattern, parameters))

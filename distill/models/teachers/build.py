@@ -95,6 +95,6 @@ def _build_one(config: str | TeacherConfig, task: TextTask, labels: Sequence[str
 
 def _tell_outputs(model: nn.Module, task: TextTask, key: str) -> None:
     """Warn of a head that was trained for outputs of another kind: a softmax of several yes and no says little."""
-    trained, wanted = getattr(model.config, "problem_type", None), task.head().get("problem_type")
+    trained, wanted = getattr(model.config, "problem_type", None), task.head_config().get("problem_type")
     if trained and wanted and trained != wanted:
         _log.warning("%s was trained for %s, and is used for %s", key, trained, wanted)

@@ -18,7 +18,7 @@ from pytorch_lightning.plugins import CheckpointIO
 from distill.core.utils.errors import UserError
 from distill.core.utils.files import make
 from distill.run.checkpoints.bounds import is_dense, is_stored
-from distill.run.checkpoints.sealed import is_whole, put, remove, write
+from distill.run.checkpoints.sealed import is_intact, move_into_place, remove, write
 from distill.run.checkpoints.snapshot import snapshot
 
 __all__ = [
@@ -26,12 +26,12 @@ __all__ = [
     "SHARD",
     "Damaged",
     "SafeCheckpointIO",
-    "head",
-    "is_whole",
-    "label",
-    "put",
+    "is_intact",
+    "move_into_place",
     "read",
+    "read_header",
     "remove",
+    "shard_label",
     "shard_path",
     "write",
 ]
@@ -59,13 +59,13 @@ def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     first, *others = _shards(path)
     del first[SHARD]
     try:
-        whole = {name: _joined([first[name], *(part[name] for part in others)]) for name in PARTS if name in first}
+        joined = {name: _joined([first[name], *(part[name] for part in others)]) for name in PARTS if name in first}
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise Damaged(f"{path} holds parts that do not fit together") from error
-    return first | whole
+    return first | joined
 
 
-def head(path: str | Path) -> dict[str, Any]:
+def read_header(path: str | Path) -> dict[str, Any]:
     """As :func:`read`, but of a folder of shards, all of which are looked at, only what rank 0 wrote.
 
     Raises:
@@ -76,10 +76,10 @@ def head(path: str | Path) -> dict[str, Any]:
 
 def _read(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
     try:
-        whole = is_whole(path)
+        intact = is_intact(path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise Damaged(f"{path} is not there") from None
-    if not whole:
+    if not intact:
         raise Damaged(f"{path} is cut off or was altered")
     if not is_stored(path):
         raise _foreign(path, "unpacks to more than it is")
@@ -119,16 +119,16 @@ def shard_path(folder: str | Path, rank: int) -> Path:
 def _shards(folder: str | Path) -> list[dict[str, Any]]:
     """The parts of all ranks. Their tensors are read when they are used."""
     first = _read(shard_path(folder, 0), mmap=True)
-    ranks, saving = label(first, folder)
+    ranks, saving = shard_label(first, folder)
     parts = [first]
     for rank in range(1, ranks):
         parts.append(_read(shard_path(folder, rank), mmap=True))
-        if label(parts[-1], folder) != (ranks, saving):
+        if shard_label(parts[-1], folder) != (ranks, saving):
             raise Damaged(f"{folder} holds parts of two checkpoints")
     return parts
 
 
-def label(part: Any, folder: str | Path) -> tuple[int, str]:
+def shard_label(part: Any, folder: str | Path) -> tuple[int, str]:
     """Of how many ranks ``part`` is one's, and the name of the saving.
 
     Raises:

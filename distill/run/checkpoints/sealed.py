@@ -18,7 +18,7 @@ import torch
 
 from distill.core.utils.files import opened, sync
 
-__all__ = ["is_whole", "put", "remove", "write"]
+__all__ = ["is_intact", "move_into_place", "remove", "write"]
 
 _END = struct.Struct("<4s4H2LH")  # zip's end of central directory; its last field is the length of the comment
 _MAGIC = b"PK\x05\x06"
@@ -45,12 +45,12 @@ def write(checkpoint: Any, path: str | Path) -> None:
             sealed.close()
             file.flush()
             os.fsync(file.fileno())
-        put(fresh, path)
+        move_into_place(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
 
 
-def put(fresh: Path, path: Path) -> None:
+def move_into_place(fresh: Path, path: Path) -> None:
     """Have ``fresh`` take the place of what lies at ``path`` beside it, whichever of them is a folder.
 
     Raises:
@@ -108,7 +108,7 @@ class _Sealed:
         self.file.write(self._hash.hexdigest().encode())
 
 
-def is_whole(path: str | Path) -> bool:
+def is_intact(path: str | Path) -> bool:
     """Whether the file at ``path`` is a checkpoint that is as it was written.
 
     Raises:

@@ -18,25 +18,35 @@ from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from distill.core.utils.errors import TrainingError
-from distill.run.checkpoints.file import PARTS, SHARD, Damaged, SafeCheckpointIO, label, put, read, remove, shard_path
+from distill.run.checkpoints.file import (
+    PARTS,
+    SHARD,
+    Damaged,
+    SafeCheckpointIO,
+    move_into_place,
+    read,
+    remove,
+    shard_label,
+    shard_path,
+)
 
-__all__ = ["ShardedCheckpointIO", "dealt", "localized"]
+__all__ = ["ShardedCheckpointIO", "local_shards", "shard_like"]
 
 
-def localized(value: Any) -> Any:
+def local_shards(value: Any) -> Any:
     """``value`` with this rank's part, marked as such, in place of every sharded tensor in it."""
     if isinstance(value, DTensor):
         return {SHARD: value.to_local().detach()}
     if isinstance(value, dict):
         made = type(value)() if type(value) is not dict else {}
-        made.update((name, localized(item)) for name, item in value.items())
+        made.update((name, local_shards(item)) for name, item in value.items())
         return made
     if type(value) in (list, tuple):
-        return type(value)(localized(item) for item in value)
+        return type(value)(local_shards(item) for item in value)
     return value
 
 
-def dealt(value: Any, like: Tensor) -> Any:
+def shard_like(value: Any, like: Tensor) -> Any:
     """``value`` of a checkpoint, this rank's part or the whole tensor, sharded as ``like`` is."""
     if not isinstance(like, DTensor):
         return value
@@ -70,7 +80,7 @@ class ShardedCheckpointIO(SafeCheckpointIO):
         self._newest = path.with_name(f".{path.name}.{saving[0][:8]}.new"), path
         mine = checkpoint if rank == 0 else {name: checkpoint[name] for name in PARTS if name in checkpoint}
         said = {"rank": rank, "ranks": distributed.get_world_size(), "saving": saving[0]}
-        part = {**localized(mine), SHARD: said}
+        part = {**local_shards(mine), SHARD: said}
         trouble = _caught(partial(super().save_checkpoint, part, shard_path(self._newest[0], rank)))
         if trouble is not None:
             self._failed = True
@@ -120,7 +130,7 @@ class ShardedCheckpointIO(SafeCheckpointIO):
     def _place(self, fresh: Path, path: Path, failed: bool) -> None:
         if not failed:
             try:
-                put(fresh, path)
+                move_into_place(fresh, path)
                 return
             except OSError as error:
                 self._failed = True
@@ -159,9 +169,9 @@ def _mine(path: Path) -> dict[str, Any]:
         return read(path)
     rank, world = distributed.get_rank(), distributed.get_world_size()
     first = read(shard_path(path, 0))
-    if label(first, path)[0] != world:
+    if shard_label(first, path)[0] != world:
         return read(path)
     own = read(shard_path(path, rank)) if rank else first
-    if label(own, path) != label(first, path):
+    if shard_label(own, path) != shard_label(first, path):
         raise Damaged(f"{path} holds parts of two checkpoints")
     return first | {name: own[name] for name in PARTS if name in own}

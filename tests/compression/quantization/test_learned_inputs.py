@@ -15,7 +15,7 @@ from distill.compression.quantization.fake import fake_quantize_learned_affine
 from distill.compression.quantization.layers import QuantizedLayer, quantize_layer
 from distill.compression.quantization.learned_inputs import fake_quantize_input_learned, learned_qparams, no_change
 from distill.compression.quantization.lifecycle import follow, freeze, restore
-from distill.compression.quantization.metrics import figures
+from distill.compression.quantization.metrics import quantization_metrics
 from distill.compression.quantization.ptq import quantize
 from distill.compression.quantization.scheme import BITS, ActivationScheme, LayerScheme, WeightScheme
 from distill.core.utils.errors import UserError
@@ -307,7 +307,7 @@ def test_the_range_that_is_logged_is_that_of_the_trained_grid() -> None:
     layer.mode = "fake"
     layer.input_change.data.fill_(0.01)
     scale = float(layer.input_range.abs().max()) / 127 + 0.01
-    said = figures({"a": layer}, each=True)
+    said = quantization_metrics({"a": layer}, each=True)
     assert said["qat/input_high/a"] == pytest.approx(127 * scale)
     assert said["qat/input_low/a"] == pytest.approx(-127 * scale)
     assert said["qat/input_range_max"] == pytest.approx(254 * scale)

@@ -21,7 +21,7 @@ import torch
 from distill.core.utils.errors import TrainingError, UserError
 from distill.run.checkpoints import file as files
 from distill.run.checkpoints.bounds import is_dense
-from distill.run.checkpoints.file import Damaged, SafeCheckpointIO, is_whole, read, write
+from distill.run.checkpoints.file import Damaged, SafeCheckpointIO, is_intact, read, write
 from distill.run.checkpoints.sealed import _Sealed
 from distill.run.checkpoints.snapshot import snapshot
 
@@ -61,7 +61,7 @@ def test_one_altered_bit_is_seen(place: str, tmp_path: Path) -> None:
     )
     content[at] ^= 1
     path.write_bytes(content)
-    assert not is_whole(path)
+    assert not is_intact(path)
     with pytest.raises(Damaged, match="cut off or was altered"):
         read(path)
 
@@ -72,7 +72,7 @@ def test_a_part_of_a_file_is_never_whole(tmp_path: Path) -> None:
     content = path.read_bytes()
     for size in (0, 1, 63, 64, 65, 1000, len(content) - 64, len(content) - 1):
         path.write_bytes(content[:size])
-        assert not is_whole(path), size
+        assert not is_intact(path), size
     for path in (tmp_path / "missing.ckpt", tmp_path):
         with pytest.raises(Damaged, match="is not there"):
             read(path)
@@ -81,7 +81,7 @@ def test_a_part_of_a_file_is_never_whole(tmp_path: Path) -> None:
 def test_a_pickle_is_not_executed_even_with_a_seal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write({"state_dict": Exploit()}, "a.ckpt")
-    assert is_whole("a.ckpt")
+    assert is_intact("a.ckpt")
     with pytest.raises(UserError, match="more than tensors"):
         read("a.ckpt")
     assert not Path("called").exists()
@@ -218,8 +218,8 @@ def test_the_step_does_not_wait_for_the_disk_and_never_two_are_written(
     writer.save_checkpoint(SMALL, tmp_path / "b.ckpt")
     writer.teardown()
     assert most == 1
-    assert is_whole(tmp_path / "a.ckpt")
-    assert is_whole(tmp_path / "b.ckpt")
+    assert is_intact(tmp_path / "a.ckpt")
+    assert is_intact(tmp_path / "b.ckpt")
 
 
 def test_a_checkpoint_that_failed_is_not_said_to_leave_another_where_there_is_none(
@@ -284,7 +284,7 @@ def test_a_checkpoint_that_unpacks_to_more_than_it_is_is_not_opened(how: str, tm
         repacked(
             path, zipfile.ZIP_DEFLATED if how == "compressed" else zipfile.ZIP_STORED, copies=1 + 5 * (how[0] == "o")
         )
-    assert is_whole(path)
+    assert is_intact(path)
     with pytest.raises(UserError, match="than it is, and is not opened"):
         read(path)
 
@@ -310,7 +310,7 @@ def of_no_text(path: Path) -> None:
 def test_an_archive_that_is_sealed_and_no_checkpoint_is_refused(made: Callable[[Path], None], tmp_path: Path) -> None:
     made(tmp_path / "x.ckpt")
     sealed(tmp_path / "x.ckpt")
-    assert is_whole(tmp_path / "x.ckpt")
+    assert is_intact(tmp_path / "x.ckpt")
     with pytest.raises(UserError, match="and is not opened"):
         read(tmp_path / "x.ckpt")
 

@@ -20,7 +20,7 @@ from distill.models.artifact import load
 from distill.run.checkpoints.file import read, shard_path
 from distill.run.folder import Run
 from distill.workflows.evaluate import reopen
-from distill.workflows.resume import _deal_anew
+from distill.workflows.resume import _reshard_batches
 
 RANKS = Path(__file__).with_name("ranks.py")
 STEPS, STOP = 8, 5  # of two epochs of 110 samples in batches of 2 x 8, two to a step; done when it is stopped
@@ -184,7 +184,7 @@ def test_a_line_says_that_bits_differ_where_only_the_strategy_has_changed(caplog
         caplog.clear()
         trainer = SimpleNamespace(world_size=2, is_global_zero=True, strategy=Sharded())
         job = SimpleNamespace(data=SimpleNamespace(batch_size=8))
-        _deal_anew(job, trainer, 2, 8, before)  # type: ignore[arg-type]
+        _reshard_batches(job, trainer, 2, 8, before)  # type: ignore[arg-type]
         assert job.data.batch_size == 8
         return caplog.text
 

@@ -21,7 +21,7 @@ from distill.core.model_spec import ModelSpec
 from distill.core.utils.errors import UserError
 from distill.losses import L1, CrossEntropy, DistillationLoss, FitNetHint
 from distill.run.checkpoints.file import read
-from distill.training.sharding import check_modules, gathered, hollow, shard, shard_run
+from distill.training.sharding import check_modules, gathered, shard, shard_run, without_weights
 from distill.workflows.job.checks import check_sharding
 
 TRAINED = runpy.run_path(str(Path(__file__).with_name("together.py")))["trained"]
@@ -95,7 +95,7 @@ def test_what_is_gathered_is_the_plain_model_with_its_ties_and_buffers(mesh: Dev
     model = Stack()
     model.embedding.weight.requires_grad_(False)
     expected = {name: value.clone() for name, value in model.state_dict().items()}
-    empty = hollow(model)
+    empty = without_weights(model)
     shard(model, mesh["data_parallel"])
     model.seen.mul_(3)
     whole = gathered(model, empty)

@@ -17,7 +17,7 @@ from distill.core.utils.errors import TrainingError
 from distill.run.checkpoints import file as checkpoint
 from distill.run.checkpoints import sealed, shards
 from distill.run.checkpoints.file import SHARD, Damaged, SafeCheckpointIO, head, read, shard_path, write
-from distill.run.checkpoints.shards import ShardedCheckpointIO, dealt, localized
+from distill.run.checkpoints.shards import ShardedCheckpointIO, local_shards, shard_like
 
 WEIGHT = torch.arange(10.0).reshape(5, 2)  # three rows and two
 
@@ -95,12 +95,12 @@ def test_sealed_parts_that_do_not_fit_together_are_damaged(state: Any, tmp_path:
 
 def test_a_part_and_the_whole_are_dealt_as_the_weight_is(mesh: DeviceMesh) -> None:
     like = distribute_tensor(torch.zeros(5, 2), mesh["data_parallel"], [Shard(0)])
-    for value in (localized(distribute_tensor(WEIGHT, mesh["data_parallel"], [Shard(0)])), WEIGHT):
-        made = dealt(value, like)
+    for value in (local_shards(distribute_tensor(WEIGHT, mesh["data_parallel"], [Shard(0)])), WEIGHT):
+        made = shard_like(value, like)
         assert isinstance(made, DTensor)
         assert made.placements == like.placements
         assert torch.equal(made.full_tensor(), WEIGHT)
-    assert dealt(WEIGHT, torch.zeros(5, 2)) is WEIGHT
+    assert shard_like(WEIGHT, torch.zeros(5, 2)) is WEIGHT
 
 
 def test_another_number_of_ranks_and_another_strategy_are_read_as_the_whole(mesh: DeviceMesh, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def trained(ranks: int, precision: str) -> dict[str, Any]:
             enable_model_summary=False,
         )
         trainer.fit(module, Deal(range(4 * STEPS // ranks), batch_size=None))  # type: ignore[arg-type]
-    whole = module.whole_student()
+    whole = module.unsharded_student()
     if whole is None:
         return {}
     state = {name: value for name, value in module.state_dict().items() if name.startswith("losses.")}

@@ -97,7 +97,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(
     def trouble(path: Path) -> bool:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(checkpoint, "is_whole", trouble)
+    monkeypatch.setattr(checkpoint, "is_intact", trouble)
     before = saved(run / "checkpoints")
     code, _, err = distill("resume", str(run))
     assert code == 2

@@ -17,7 +17,7 @@ import pytest
 from distill.callbacks.resume_checkpoint import saved
 from distill.models import artifact
 from distill.run.checkpoints import file as checkpoint
-from distill.run.checkpoints.file import is_whole, read
+from distill.run.checkpoints.file import is_intact, read
 from distill.run.folder import Run
 from distill.training.module import Distillation
 
@@ -102,7 +102,7 @@ def test_a_run_that_cannot_write_says_so_and_ends_as_an_undisturbed_one_once_it_
     assert "Traceback" not in out + err
     assert list(saved(left / "checkpoints")) == steps
     assert ("last good checkpoint is kept" in err) == bool(steps)
-    assert all(is_whole(path) for path in saved(left / "checkpoints").values())
+    assert all(is_intact(path) for path in saved(left / "checkpoints").values())
     assert not (left / "result.json").exists()
     assert not (left / "student").exists()
     run = Path(shutil.copytree(left, tmp_path / "base/run"))  # where there is room, and nothing is read only
