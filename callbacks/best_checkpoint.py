@@ -57,8 +57,8 @@ def _inside(path: str, folder: str) -> bool:
 class BestCheckpoint(ModelCheckpoint):
     """A ``ModelCheckpoint`` for which only a student that is as small as asked for can be the best.
 
-    A student half way through gradual pruning is often better than the one that is shipped; kept as the best, it
-    would be shipped in its place.
+    A student half way through gradual pruning is often better than the one saved at the end; kept as the best, it
+    would be saved in its place.
 
     Its state names files and no folders, so that a run's folder may be moved.
     """

@@ -18,7 +18,7 @@ __all__ = ["ExponentialMovingAverage"]
 
 
 class ExponentialMovingAverage(StepCallback):
-    """Average the student's trained weights over optimizer steps; validate and ship the average.
+    """Average the student's trained weights over optimizer steps; validate and save the average.
 
     After step t, average = d * average + (1 - d) * weights with d = min(decay, (1 + n) / (10 + n)), n being the
     steps since ``begin``; until ``begin`` the average is the weights. Pruned weights are exactly zero in it, and

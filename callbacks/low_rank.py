@@ -23,7 +23,7 @@ class LowRank(Compression):
     """Replace linear maps W by the best product B A of a low rank, and train the two factors.
 
     A is ``[rank, in]`` and B ``[out, rank]``, from the singular value decomposition W = U S V^T: the first ``rank``
-    columns of U sqrt(S) and of V sqrt(S). A map is left whole where its factors would not have fewer weights,
+    columns of U sqrt(S) and of V sqrt(S). A map is left as it is where its factors would not have fewer weights,
     or where all of it is 0.
 
     Args:

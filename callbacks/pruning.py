@@ -36,7 +36,7 @@ _ELEMENTWISE = (SGD, Adam, AdamW)
 def _idle(schedule: Any, scope: Any, granularity: Granularity, regrow: float) -> list[Idle]:
     """Which settings these leave without effect."""
     table, at_once = not isinstance(schedule, str), schedule == "one_shot" and not regrow
-    own, once = "a schedule of moments", "schedule: one_shot"
+    own, once = "a table of steps", "schedule: one_shot"
     groups = granularity.keep > 0
     return [
         *(Idle(key, table, own, "say it there") for key in ("final_sparsity", "initial_sparsity", "begin", "end")),

@@ -1,4 +1,4 @@
-"""Quantization-aware training: the student learns with the rounding that it will be shipped with."""
+"""Quantization-aware training: the student learns with the rounding that it is saved with."""
 
 from __future__ import annotations
 

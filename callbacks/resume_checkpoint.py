@@ -157,7 +157,7 @@ class ResumeCheckpoint(Callback):
         self.seconds, self.ended = state_dict["seconds"], state_dict["ended"]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        # Not before: a run of several processes has its threads dealt out as they start.
+        # Not before: a run of several processes has its threads shared out as they start.
         others = [other_versions(checkpoint), other_conditions(checkpoint, trainer.strategy.root_device)]
         if any(others) and trainer.is_global_zero:
             _log.warning("%s: the bits may not be those of an undisturbed run", ", ".join(filter(None, others)))

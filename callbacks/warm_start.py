@@ -27,7 +27,7 @@ class WarmStart(Callback):
         run: The folder of the other run.
 
     Raises:
-        UserError: when training is set up, if it has no checkpoint that is whole, or of another student.
+        UserError: when training is set up, if it has no intact checkpoint, or one of another student.
     """
 
     def __init__(self, run: str) -> None:
@@ -53,4 +53,4 @@ class WarmStart(Callback):
             except Damaged:
                 continue
             return {name: value for name, value in found.items() if name.startswith(_STUDENT)}
-        raise UserError("that run has no checkpoint that is whole", key=_KEY, value=self.run, hint="name another run")
+        raise UserError("that run has no intact checkpoint", key=_KEY, value=self.run, hint="name another run")

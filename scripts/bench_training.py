@@ -48,7 +48,7 @@ def parser(description: str | None, steps: int = 60) -> argparse.ArgumentParser:
     made.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="of everybody alike")
     made.add_argument("--phrases", type=int, default=20_000, help="size of the training subset")
     made.add_argument("--batch-size", type=int, default=32, help="phrases of a batch")
-    made.add_argument("--out", type=Path, help="write the figures as JSON")
+    made.add_argument("--out", type=Path, help="write the numbers as JSON")
     return made
 
 

@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("recipes", nargs="+", help="recipes or YAML files")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
     own, overrides = sys.argv[1:], []
     if "--" in own:
         own, overrides = own[: own.index("--")], own[own.index("--") + 1 :]
@@ -100,7 +100,7 @@ def main() -> None:
     Console(width=180).print(table)
     for recipe, row in rows.items():
         for line in row["verdict"]:
-            print(f"mind: {recipe}: {line}")
+            print(f"warning: {recipe}: {line}")
     if arguments.out:
         arguments.out.write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -5,7 +5,7 @@
 
 Where they had a teacher it is there too. Each run must have been exported (``distill export RUN --to onnx`` or
 ``onnx-int8``); of two exports the one in integers counts. Latency is a ratio to that of the float teacher (the float
-student's, of a run without one), measured in turn with it, so figures of different moments compare.
+student's, of a run without one), measured in turn with it, so numbers taken at different times compare.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ distill trains a small model from a large one.
   distill export RUN --to hf|onnx|onnx-int8             write a run's student for others to run, verified
   distill sensitivity RUN [--sparsity S] [--bits B]     which layers can be pruned, which rounded, and how far
   distill runs [FOLDER] [--json]                        what became of the runs below a folder
-  distill runs --compare RUN RUN [RUN ...]              how runs differ, in configuration and figures
+  distill runs --compare RUN RUN [RUN ...]              how runs differ, in configuration and metrics
   distill sweep FILE [-c FILE ...] [--key value ...]    a grid or random search over keys, one run a trial
   distill list [KIND ...]                               losses, schedules, callbacks, tasks, recipes
 

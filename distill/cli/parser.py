@@ -137,7 +137,7 @@ def judged(key: str, value: Any, settings: Mapping[str, Any]) -> Any:
         # Python takes digits of every script, and underscores between them.
         return kind(value if re.fullmatch(r"[\w.+-]+", value, re.ASCII) and "_" not in value else None)
     except (TypeError, ValueError):
-        problem = "must be a whole number" if kind is int else "must be a number"
+        problem = "must be an integer" if kind is int else "must be a number"
         example = settings.get("default")
         raise UserError(
             problem, key=key, value=value, hint=f"give one, such as {8 if example is None else example}"

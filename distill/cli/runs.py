@@ -29,7 +29,7 @@ RUNS = Command(
     arguments=(
         argument("folder", metavar="FOLDER", nargs="?", help="of runs, or one run's own (runs)"),
         argument("--json", action="store_true", help="print a JSON list, for scripts"),
-        argument("--compare", nargs="+", metavar="RUN", help="show where these differ, and their figures"),
+        argument("--compare", nargs="+", metavar="RUN", help="show where these differ, and their metrics"),
     ),
     run=_runs,
     overrides=False,

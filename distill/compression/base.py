@@ -23,7 +23,7 @@ class Compression(StepCallback, ABC):
     Its life: :meth:`prepare` gives the student its final structure in ``setup``, before weights are restored and
     the optimizer is made, so that the optimizer, the state dict, a resumed run and the validation of a checkpoint
     see one structure from step 0;
-    what happens when is a pure function of the optimizer step; :meth:`finish` leaves the student as it is shipped
+    what happens when is a pure function of the optimizer step; :meth:`finish` leaves the student as it is saved
     and says what was done. State that belongs to a weight (masks, observers, scales) is in persistent buffers of
     the weight's module. The teacher is never touched.
 
@@ -94,7 +94,7 @@ class Compression(StepCallback, ABC):
 
     @abstractmethod
     def finish(self, student: nn.Module) -> list[dict[str, Any]]:
-        """Leave the student as it is shipped.
+        """Leave the student as it is saved.
 
         Returns:
             The steps of ``compression.json``, each with its ``kind`` and what is needed to rebuild the structure.

@@ -78,14 +78,14 @@ def total_steps(pl_module: LightningModule) -> int:
 
 
 def logs_now(trainer: Trainer) -> bool:
-    """Whether figures of the step just done are logged."""
+    """Whether metrics of the step just done are logged."""
     return logged(trainer, trainer.global_step)
 
 
 def logged(trainer: Trainer, step: int) -> bool:
-    """Whether figures of an optimizer step (the first is 1) are logged: of every so many, and of ``max_steps``.
+    """Whether metrics of an optimizer step (the first is 1) are logged: of every so many, and of ``max_steps``.
 
-    At that one Lightning logs whatever it has, which would be figures of an earlier step.
+    At that one Lightning logs whatever it has, which would be those of an earlier step.
     """
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return bool(every) and (step % every == 0 or step == trainer.max_steps)

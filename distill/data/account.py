@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["said", "statistics", "token_counts", "unread"]
 
 _NAMED = 6  # classes that are listed
-_FEW = 10  # whole numbers that might be classes
+_FEW = 10  # integers that might be classes
 _SOME = 20  # rows of which more classes than half are suspicious
 _UNKNOWN = 0.01  # share of tokens that is worth telling
 _COUNTED = 1 << 24  # tokens at the most

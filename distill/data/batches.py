@@ -35,7 +35,7 @@ class TrainingBatches(Sampler[list[Key]]):
     """One rank's batches: those of a whole epoch, counted from where training stands.
 
     An epoch's permutation is drawn by (seed, epoch). Stretches of 64 global batches are sorted by length and
-    cut into global batches of ``batch_size * world_size``, whose order is drawn again. Each is dealt to the
+    cut into global batches of ``batch_size * world_size``, whose order is drawn again. Each is sharded over the
     ranks like cards: equal in number, near equal in length. Every sample comes once an epoch.
 
     From the middle of an epoch iteration continues into the next one. Lightning stops by its own count, and the

@@ -28,7 +28,7 @@ def stdlib(root: str | Path | None = None) -> Any:
     when others come and go. Left out are tests, installed packages, generated tables (``encodings``,
     ``pydoc_data``), what belongs to this machine (``_sysconfigdata*``, ``config-*``) and what is not UTF-8.
 
-    The rows depend on the version of Python, so figures are compared only within one.
+    The rows depend on the version of Python, so results are compared only within one.
 
     Args:
         root: Another folder of modules; the running Python's standard library where ``None``.

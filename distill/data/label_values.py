@@ -36,7 +36,7 @@ _ELSEWHERE = re.compile(r"[+-]?(?:\d+,\d+|\d{1,3}(?:[.,']\d{3})+(?:[.,]\d+)?|\d+
 
 
 def canonical(raw: Any) -> Value | None:
-    """What ``raw`` stands for: an integer for whole numbers, a float for others, a name, or ``None`` for no label.
+    """What ``raw`` stands for: an integer if it is integral, else a float, a name, or ``None`` for no label.
 
     Numbers are read off texts too; "007" is a name.
     """

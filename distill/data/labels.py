@@ -103,7 +103,7 @@ def read_labels(
 
     Classes are ``given``; else the names of a ``ClassLabel`` column; else the integers 0 to C - 1; else the names
     in a column of text or booleans, in natural order ("2" before "10", "class 2" before "class 10"). Numbers of
-    which one is not whole are for regression where the task takes it, and so are whole ones written as floats, but
+    which one is no integer are for regression where the task takes it, and so are integers written as floats, but
     beside a classifier; beside a model of one output all numbers are. Null, NaN, an empty text, -1 and -100 are no
     label (-1 and -100 are numbers where labels are, unless a split has nothing else).
 

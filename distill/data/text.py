@@ -63,7 +63,7 @@ class TextData(LightningDataModule):
 
     Attributes:
         epoch: The epoch of the training batches where no trainer is attached.
-        outputs: Finds the classifier that the labels are for; beside one, whole numbers written as floats are classes.
+        outputs: Finds the classifier that the labels are for; beside one, integers written as floats are classes.
     """
 
     def __init__(
@@ -327,7 +327,7 @@ class TextData(LightningDataModule):
             return 0, 1
         if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
             raise UserError(
-                "these batches are dealt to the ranks already",
+                "these batches are sharded over the ranks already",
                 key="trainer.use_distributed_sampler",
                 value=True,
                 hint="set it to false",

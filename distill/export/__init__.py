@@ -1,1 +1,1 @@
-"""What a user ships: a folder for transformers, ONNX in float and in integers."""
+"""What a user deploys: a folder for transformers, ONNX in float and in integers."""

@@ -43,7 +43,7 @@ def show(report: Mapping[str, Any], console: Console | None = None) -> None:
     console = console or wide()
     console.print(table)
     for line in report.get("verdict", ()):
-        console.print(escape(f"mind: {line}"), soft_wrap=True)
+        console.print(escape(f"warning: {line}"), soft_wrap=True)
 
 
 def _rows(report: Mapping[str, Any]) -> dict[str, str]:
@@ -61,7 +61,9 @@ def _rows(report: Mapping[str, Any]) -> dict[str, str]:
         )
         rows["weights"] = f"{report['weights']} for {report['isa']}, the largest is {report['largest_weight']}"
     elif report["quantized_layers"]:
-        rows["quantized layers"] = f"{report['quantized_layers']}, weights as floats on their grid, inputs not rounded"
+        rows["quantized layers"] = (
+            f"{report['quantized_layers']}, weights rounded, stored as floats, inputs not rounded"
+        )
     if found["agreement"] is not None:
         alike = ", but all of them are one class: a constant model's would be equal too" if found["one_class"] else ""
         rows["equal decisions"] = f"{found['agreement']:.2%} of {found['predictions']:,}{alike}"

@@ -143,7 +143,7 @@ def check_float(found: Comparison) -> None:
     """Refuse logits that differ by more than 1e-4 of the largest.
 
     Raises:
-        UserError: with the figures.
+        UserError: with the numbers.
     """
     if not found.relative_error <= RELATIVE_ERROR:
         raise UserError(
@@ -160,7 +160,7 @@ def check_integer(found: Comparison) -> None:
     Decisions alone would pass any model that is wrong in the same direction everywhere, or on easy data.
 
     Raises:
-        UserError: with the figures.
+        UserError: with the numbers.
     """
     faults = []
     if found.agreement is not None and not found.agreement >= AGREEMENT:

@@ -90,7 +90,7 @@ def _write(folder: Path, model: nn.Module, tokenizer: Any, record: Mapping[str, 
             tokenizer.save_pretrained(folder)
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for weights in folder.glob("*.safetensors"):
-        # safetensors makes files that only their owner may read; those that are shipped are as readable as the rest.
+        # safetensors makes files that only their owner may read; those of a student are as readable as the rest.
         weights.chmod((folder / RECORD).stat().st_mode)
 
 

@@ -217,7 +217,7 @@ def check_memory(parameters: int, refuse: Any) -> None:
     """Refuse a model whose weights alone, in float32, do not fit into this machine's memory.
 
     Raises:
-        UserError: with both figures.
+        UserError: with both numbers.
     """
     needed, there = 4 * parameters, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:

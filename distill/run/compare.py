@@ -22,7 +22,7 @@ __all__ = ["compare"]
 
 
 def compare(folders: Sequence[str | Path], console: Console | None = None) -> None:
-    """Print the keys in which the runs' configurations differ, and their figures.
+    """Print the keys in which the runs' configurations differ, and their metrics.
 
     Raises:
         UserError: if there are fewer than two, or one is no run or cannot be read.
@@ -74,7 +74,7 @@ def _show_figures(
 ) -> None:
     students, teachers = ([_scores(result, who) for result in results] for who in ("student", "teacher"))
     names = list(dict.fromkeys(name for scores in students for name in scores))
-    table = plain_table("figures")
+    table = plain_table("metrics")
     table.add_column("", overflow="fold")
     for name in [*names, "kept", "parameters", "compressed", "train time", "step saved"]:
         table.add_column(name, justify="right")

@@ -44,9 +44,9 @@ class Run:
 
     * ``config.yaml``: the resolved configuration, without secrets; ``distill fit -c`` repeats the training;
     * ``checkpoints/``: what training resumes from;
-    * ``student/``: what is shipped, written by :mod:`distill.models.artifact`;
+    * ``student/``: the saved student, written by :mod:`distill.models.artifact`;
     * ``plan.json``: how many steps it has, and by which metric its best student is chosen;
-    * ``result.json``: the figures of the final table;
+    * ``result.json``: the metrics of the final table;
     * ``failure.json``: why training failed, where it did;
     * ``metrics.csv`` and the folders of the other loggers.
 

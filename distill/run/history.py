@@ -33,7 +33,7 @@ def iterate_rows(path: Path, size: int | None = None) -> Iterator[dict[str, str]
 
     Raises:
         OSError: if it cannot be read, or is larger than any history.
-        ValueError: at the first row that is not whole. A machine that stops may leave nonsense after what was durable.
+        ValueError: at the first incomplete row. A machine that stops may leave nonsense after what was durable.
         KeyError: if the file has no column ``step``.
     """
     if not path.is_file():
@@ -48,7 +48,7 @@ def iterate_rows(path: Path, size: int | None = None) -> Iterator[dict[str, str]
         for values in filter(None, map(_fields, lines)):
             row = dict(zip(columns, values, strict=False))
             if len(values) != len(columns) or not _is_step(row["step"]):
-                raise ValueError(f"{path} holds a row that is not whole")
+                raise ValueError(f"{path} holds an incomplete row")
             yield row
 
 
@@ -84,6 +84,6 @@ def _is_step(text: str) -> bool:
 
 
 def read_rows(path: Path, size: int | None = None) -> Iterator[dict[str, str]]:
-    """The rows of :func:`iterate_rows` up to the first that is not whole."""
+    """The rows of :func:`iterate_rows` up to the first incomplete one."""
     with suppress(ValueError):
         yield from iterate_rows(path, size)

@@ -43,7 +43,7 @@ class Interrupts:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received:
-            os._exit(128 + number)  # files are whole at every moment, so nothing needs an end
+            os._exit(128 + number)  # files are complete at any time, so nothing needs an end
         self.received = number
         if os.environ.get("LOCAL_RANK", "0") != "0":
             return  # of a run's processes one says so

@@ -64,7 +64,7 @@ class Plain(Task):
         if batch.labels is not None:
             if batch.labels.is_floating_point():
                 problem = "accuracy is of classes, and the labels are numbers"
-                hint = "give classes as whole numbers, or your own metrics and update in a subclass of Plain"
+                hint = "give classes as integers, or your own metrics and update in a subclass of Plain"
                 raise UserError(problem, key="model.task", value=self.name, hint=hint)
             valid = batch.labels != IGNORE
             metrics["accuracy"].update((logits.argmax(-1) == batch.labels) & valid, valid)
@@ -80,7 +80,7 @@ class Plain(Task):
 def pairs(raw: Any) -> Batch:
     """``(x, y)`` or ``(x, y, ids)`` of a loader as ``Batch(inputs={"input": x}, labels=y, ids=ids)``.
 
-    Labels equal to :data:`~distill.core.signals.IGNORE` or -1 are masked out; ids are whole numbers.
+    Labels equal to :data:`~distill.core.signals.IGNORE` or -1 are masked out; ids are integers.
 
     Raises:
         UserError: if the loader yields anything else.
@@ -109,7 +109,7 @@ def _ids(given: Any, count: int) -> list[int]:
         ids = torch.empty(0)
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.numel() != count:
         raise UserError(
-            "the third that a plain task's loader yields is a whole number for each sample, by which a teacher "
+            "the third that a plain task's loader yields is an integer for each sample, by which a teacher "
             f"remembers it, and this one yields {_kind(given)} for {count} samples",
             key="model.task",
             value=Plain.name,

@@ -102,7 +102,7 @@ class Distillation(LightningModule):
 
     @property
     def teacher_scores(self) -> dict[str, float]:
-        """The teacher's figures on the data of the last evaluation; empty where there is none."""
+        """The teacher's metrics on the data of the last evaluation; empty where there is none."""
         return {} if self._judged is None else self._judged.scores
 
     def _losses(self) -> list[DistillationLoss]:

@@ -35,11 +35,11 @@ def other_versions(checkpoint: Mapping[str, Any]) -> str:
 
 
 def teacher_state(teacher: TeacherSource, scores: Mapping[str, float], rank: int, world: int) -> dict[str, Any]:
-    """What a checkpoint holds of ``teacher``; all ranks take part, and rank 0 has the whole.
+    """What a checkpoint holds of ``teacher``; all ranks take part, and rank 0 has all of it.
 
     Args:
         teacher: That of this rank.
-        scores: Its figures on the validation data.
+        scores: Its metrics on the validation data.
         rank: This one.
         world: How many ranks there are.
     """

@@ -80,7 +80,7 @@ def without_weights(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def gathered(model: nn.Module, like: nn.Module) -> nn.Module | None:
-    """The whole of a sharded ``model``, on the CPU of rank 0; nothing on the others, all of which take part.
+    """The unsharded copy of a sharded ``model``, on the CPU of rank 0; nothing on the others, all of which take part.
 
     Args:
         model: After :func:`shard`.
@@ -119,7 +119,7 @@ def shard_run(
         mesh: Of a :class:`Sharded`.
 
     Returns:
-        What gathers the whole student again (:func:`gathered`).
+        What gathers the unsharded student again (:func:`gathered`).
 
     Raises:
         UserError: as :func:`check_modules`, or if the mesh is of another strategy.
@@ -149,7 +149,7 @@ class Sharded(ModelParallelStrategy):
 
     Checkpoints are folders (``shards.py``). A run resumes from one of another strategy or number of ranks, too.
 
-    Refused (``check_sharding``, ``check_modules``) is what reads or changes whole weights: the callbacks that compress
+    Refused (``check_sharding``, ``check_modules``) is what needs unsharded weights: the callbacks that compress
     or average them, and losses like L1; further norms with running statistics, which each rank would keep of its own
     batches, parameters of no dimension, and float16.
     """
@@ -221,7 +221,7 @@ def _moment(value: Any, parameter: Tensor) -> Any:
 
 
 def check_modules(student: nn.Module, losses: Sequence[DistillationLoss]) -> None:
-    """Refuse modules that a sharded run would train otherwise than a whole one, or not at all.
+    """Refuse modules that a sharded run would train otherwise than an unsharded one, or not at all.
 
     Args:
         student: The run's.
@@ -240,5 +240,5 @@ def check_modules(student: nn.Module, losses: Sequence[DistillationLoss]) -> Non
                 problem = f"is a single number, which trainer.strategy: {NAME} cannot cut up"
                 raise UserError(problem, key=place, value=name, hint=UNSHARDED)
         if isinstance(module, DistillationLoss) and module.reads_weights:
-            problem = f"reads whole weights, of which under trainer.strategy: {NAME} each rank has a part"
+            problem = f"reads unsharded weights, of which under trainer.strategy: {NAME} each rank has a part"
             raise UserError(problem, key=place, value=type(module).__name__, hint=UNSHARDED)

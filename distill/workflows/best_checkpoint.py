@@ -1,4 +1,4 @@
-"""The student that a run ends with: that of its best checkpoint, or of the next best that is whole."""
+"""The student that a run ends with: that of its best checkpoint, or of the next best intact one."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def restore_best(job: Job, trainer: Trainer) -> Restored:
 def _next_best(
     trainer: Trainer, best: BestCheckpoint, kept: Mapping[int, Mapping[str, float]]
 ) -> dict[str, Any] | None:
-    """The best of the whole checkpoints beside one that cannot be read; nothing where the last step does as well.
+    """The best of the intact checkpoints beside one that cannot be read; nothing where the last step does as well.
 
-    None is taken whose figure is not known, or whose student is larger than was asked for.
+    None is taken whose score is not known, or whose student is larger than was asked for.
     """
     found, highest = None, _rank(best, kept, trainer.global_step)
     for path in sorted(Path(best.dirpath or "").rglob("*.ckpt")):
@@ -90,7 +90,7 @@ def _next_best(
         try:
             one = trainer.strategy.load_checkpoint(path, weights_only=True)
             step, total, _ = one["global_step"], one["total_steps"], one["callbacks"]
-        except (Damaged, UserError, KeyError, TypeError):  # cut off, altered, or no whole state of a run
+        except (Damaged, UserError, KeyError, TypeError):  # cut off, altered, or no complete state of a run
             continue
         rank = _rank(best, kept, step)
         if _small(trainer, step, total) and math.isfinite(rank[0]) and rank > highest:
@@ -100,8 +100,8 @@ def _next_best(
 
 def _rank(best: BestCheckpoint, kept: Mapping[int, Mapping[str, float]], step: int) -> tuple[float, int]:
     """Larger for the better step; of equal ones the first is the best, as for :class:`BestCheckpoint`."""
-    figure = kept.get(step, {}).get(str(best.monitor).removeprefix("val/"), math.nan)
-    return -math.inf if math.isnan(figure) else figure if best.mode == "max" else -figure, -step
+    score = kept.get(step, {}).get(str(best.monitor).removeprefix("val/"), math.nan)
+    return -math.inf if math.isnan(score) else score if best.mode == "max" else -score, -step
 
 
 def _small(trainer: Trainer, step: int, total: int) -> bool:

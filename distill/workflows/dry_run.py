@@ -255,4 +255,4 @@ def _show(job: Job, report: Mapping[str, Any], console: Console) -> None:
         lines.add_row(name, *(f"{value:.3g}" for value in values))
     console.print(lines)
     for line in [*report["teacher_lines"], *Verdict.of(report).lines]:
-        console.print(f"mind: {line}", soft_wrap=True)
+        console.print(f"warning: {line}", soft_wrap=True)

@@ -65,7 +65,7 @@ def reopen(
         folder: The run.
         stage: ``validate`` or ``test``.
         overrides: Keys and YAML texts that replace parts of the run's configuration. Whatever the run was trained
-            on, the student is taken whole, on one device, unless they say otherwise.
+            on, the student is taken unsharded, on one device, unless they say otherwise.
         allow: Packages whose classes it may name, besides our own.
         with_teacher: Whether the teacher is loaded too.
         alone: Refuse what would have several processes do it, each from the beginning.
@@ -106,7 +106,7 @@ def evaluate(
     allow: Sequence[str] = (),
     beside: str | Path | None = None,
 ) -> dict[str, float]:
-    """The figures of a run's saved student, and its teacher's, on validation or test data.
+    """The metrics of a run's saved student, and its teacher's, on validation or test data.
 
     Args:
         folder: The run.
@@ -178,7 +178,7 @@ def _hurried(found: Any) -> list[dict[str, Any]]:
 
 
 def score(job: Job, split: str) -> tuple[bool, dict[str, float]]:
-    """Whether this is the process that speaks, and the figures by name."""
+    """Whether this is the process that speaks, and the metrics by name."""
     with quiet_lightning():
         trainer = make_trainer(job, enable_checkpointing=False, callbacks=[])
     with quiet_lightning(), interruptible(trainer), none_left(trainer), meeting(trainer):

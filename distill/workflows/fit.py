@@ -67,7 +67,7 @@ def fit(
         beside: A run of the same student without a teacher, to show its scores too; looked for if not given.
 
     Returns:
-        The run, whose :attr:`~distill.run.folder.Run.result` holds the figures.
+        The run, whose :attr:`~distill.run.folder.Run.result` holds the metrics.
 
     Raises:
         UserError: for whatever is wrong with the configuration. Nothing was written.
@@ -203,14 +203,14 @@ def interruptible(trainer: Trainer) -> Iterator[None]:
 
 
 def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
-    """Save the student of the best checkpoint as it is shipped, and show the table."""
+    """Save the finished student of the best checkpoint, and show the table."""
     steps = trainer.global_step
     step, total, states, scores, evidence, instead = restore_best(job, trainer)
     changed = compressions(trainer)
     unfinished = [type(c).__name__ for c in changed if not c.complete(step, total)]
     _finish(trainer, job.module.student, states)
     if trainer.enable_validation and (changed or not scores):
-        scores = _validated(job, trainer)  # what is shipped is what is judged
+        scores = _validated(job, trainer)  # what is saved is what is judged
         evidence = job.module.evidence.found
     student = job.module.unsharded_student()
     if student is None or not trainer.is_global_zero:
@@ -269,7 +269,7 @@ def _beside(job: Job) -> dict[str, Any] | None:
 
 
 def _validated(job: Job, trainer: Trainer) -> dict[str, float]:
-    """The validation figures of the student as it now is."""
+    """The validation metrics of the student as it now is."""
     trainer.loggers = []  # the history ends with the training
     with quiet_lightning():
         [scores] = trainer.validate(job.module, datamodule=job.data, verbose=False)

@@ -1,4 +1,4 @@
-"""What a run came to: the figures of teacher and student, and how they are shown."""
+"""What a run came to: the metrics of teacher and student, and how they are shown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PREFIX = "val/"
 
 
 class Scores(Callback):
-    """Keeps every validation's figures and evidence, so that those of the best checkpoint are known at the end.
+    """Keeps every validation's metrics and evidence, so that those of the best checkpoint are known at the end.
 
     Args:
         spoken: Print a line for each, where no progress bar shows them.
@@ -45,8 +45,8 @@ class Scores(Callback):
         if isinstance(pl_module, Distillation):
             self.evidence[trainer.global_step] = pl_module.evidence.found
         if self.spoken and is_rank_zero():
-            figures = "  ".join(f"{name} {number(value)}" for name, value in scores.items())
-            print(f"step {trainer.global_step}: {figures}", flush=True)
+            scores_line = "  ".join(f"{name} {number(value)}" for name, value in scores.items())
+            print(f"step {trainer.global_step}: {scores_line}", flush=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"by_step": self.by_step, "evidence": self.evidence}
@@ -72,7 +72,7 @@ class LastValidation(Callback):
 def outcome(
     module: Distillation, scores: Mapping[str, float], evidence: Mapping[str, Any], **more: Any
 ) -> dict[str, Any]:
-    """The figures of a finished run, as ``result.json`` holds them.
+    """The metrics of a finished run, as ``result.json`` holds them.
 
     Args:
         module: With the student as it is saved.
@@ -87,7 +87,7 @@ def outcome(
     result: dict[str, Any] = {
         "monitor": monitor,
         "mode": mode,
-        "scores": {who: figures for who, figures in found.items() if figures or who != "guess"},
+        "scores": {who: scores for who, scores in found.items() if scores or who != "guess"},
         "parameters": {"student": parameter_count(module.student)},
         "compressed": summary(steps_of(module.student)),
         "measured": measured,
@@ -155,5 +155,5 @@ def show_verdict(result: Mapping[str, Any], console: Console | None = None) -> N
         lines.append(f"constant guess: {guessed}")
     if "beside" in result:
         lines.append(f"without a teacher: {result['beside'] or 'no such run was found; name one by --beside RUN'}")
-    for line in [*lines, *(f"mind: {line}" for line in Verdict.of_file(result).lines)]:
+    for line in [*lines, *(f"warning: {line}" for line in Verdict.of_file(result).lines)]:
         console.print(escape(line), soft_wrap=True)

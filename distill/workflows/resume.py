@@ -39,7 +39,7 @@ _MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trai
 
 
 def resume(folder: str | Path, *, overrides: Sequence[tuple[str, str]] = (), allow: Sequence[str] = ()) -> Run:
-    """Resume a run from its newest checkpoint that is whole; from the start where there is none.
+    """Resume a run from its newest intact checkpoint; from the start where there is none.
 
     Args:
         folder: The run's.
@@ -164,7 +164,7 @@ def _show(run: Run) -> None:
         show_outcome(result)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         hint = f"remove {run.result_file}, and have it written anew: distill resume {run.folder}"
-        raise UserError("lacks the figures of a finished run", key=run.result_file.name, hint=hint) from error
+        raise UserError("lacks the metrics of a finished run", key=run.result_file.name, hint=hint) from error
 
 
 def _refuse_changed(now: Mapping[str, Any], began: Mapping[str, Any], run: Run) -> None:
@@ -214,7 +214,7 @@ def _done(checkpoint: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _refuse_foreign(checkpoint: Any, path: Path, run: Run) -> None:
-    """Refuse what is whole, but not a run's own: the best one under another name, or a file of another program."""
+    """Refuse what is intact, but not a run's own: the best one under another name, or a file of another program."""
     try:
         ranks, batch_size = checkpoint["ranks"]
         counts = [*_done(checkpoint).values(), ranks, 1 if batch_size is None else batch_size]
@@ -249,7 +249,7 @@ def _reshard_batches(job: Job, trainer: Trainer, ranks: int, batch_size: int | N
     if now == ranks and batch_size is None:
         return
     if batch_size is None or batch_size * ranks % now:
-        problem = f"{ranks} ranks with batches of {batch_size} cannot be dealt to {now}"
+        problem = f"{ranks} ranks with batches of {batch_size} cannot be sharded over {now}"
         raise UserError(problem, key="trainer.devices", value=now, hint="use another number")
     job.data.batch_size = batch_size * ranks // now  # type: ignore[attr-defined]
     if now != ranks and trainer.is_global_zero:
@@ -263,7 +263,7 @@ def _reshard_batches(job: Job, trainer: Trainer, ranks: int, batch_size: int | N
 
 
 def _newest(run: Run) -> tuple[Path | None, dict[str, Any] | None]:
-    """The newest checkpoint that is whole, without its weights where these are sharded; those newer than that are put
+    """The newest intact checkpoint, without its weights where these are sharded; those newer than that are put
     aside, and a line says so.
 
     Raises:

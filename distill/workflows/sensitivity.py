@@ -99,7 +99,7 @@ def sensitivity(
 
 
 def _overrides(run: Run, student: nn.Module, points: Sequence[scanning.Point], sparsity: float, bits: float) -> str:
-    """The YAML that gives each layer what it minds least."""
+    """The YAML that gives each layer what harms it least."""
     shared, rounded = scanning.layers(student), candidates(student, key="sensitivity")
 
     def exactly(kind: scanning.Kind, target: float, taken: Container[str]) -> dict[str, float]:
@@ -113,7 +113,7 @@ def _overrides(run: Run, student: nn.Module, points: Sequence[scanning.Point], s
         {"class_path": "QuantizationAwareTraining", "init_args": {"overrides": narrow}},
     ]
     head = (
-        f"# Of each layer of {run.name} as much as it minds least: mean sparsity {sparsity:g}, mean bits {bits:g}.\n"
+        f"# Of each layer of {run.name} as much as harms it least: mean sparsity {sparsity:g}, mean bits {bits:g}.\n"
         "#   distill fit -c RECIPE -c overrides.yaml\n# Drop the callback that is not wanted.\n"
         "# It replaces RECIPE's callbacks: to keep those, copy `overrides` into them, less the layers they exclude.\n"
     )

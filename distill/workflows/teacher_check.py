@@ -74,7 +74,7 @@ class TeacherCheck(Callback):
     @property
     def said(self) -> list[str]:
         """All of it, as it is printed."""
-        return [*([f"teacher: {self.score}"] if self.score else []), *(f"mind: {line}" for line in self.lines)]
+        return [*([f"teacher: {self.score}"] if self.score else []), *(f"warning: {line}" for line in self.lines)]
 
     @property
     def lines(self) -> list[str]:
@@ -169,7 +169,7 @@ def _scored(
     return {
         "monitor": task.monitor,
         "mode": task.mode,
-        "scores": {who: figures for who, figures in found.items() if figures},
+        "scores": {who: scores for who, scores in found.items() if scores},
         "measured": measured,
         "samples": [seen, samples],
     }

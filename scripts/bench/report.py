@@ -21,7 +21,7 @@ PACKAGES = ("torch", "pytorch-lightning", "transformers", "accelerate", "textbre
 
 @dataclass(frozen=True)
 class Row:
-    """One figure.
+    """One measurement.
 
     Attributes:
         name: What was measured.
@@ -64,7 +64,7 @@ def row(name: str, values: Sequence[float], unit: str, **more: Any) -> Row:
 
 
 def machine(threads: int, precision: str) -> dict[str, Any]:
-    """What the figures depend on."""
+    """What the numbers depend on."""
     flags, model = _processor()
     return {
         "processor": model,

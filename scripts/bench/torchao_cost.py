@@ -82,7 +82,7 @@ def torchao(model: nn.Module, step: str, names: set[str] | None = None) -> nn.Mo
 
 
 def shipped_by_us() -> nn.Module:
-    """Ours as torch runs it: weights on their grid, inputs rounded. Integers are for what it is exported to."""
+    """Ours as torch runs it: quantized weights, inputs rounded. Integers are for what it is exported to."""
     model = student()
     layers = swap(model, _schemes(model))
     freeze(layers.values())

@@ -50,7 +50,7 @@ class Victim:
         root: Where it is given, and all runs lie.
         weight: How often its turn comes.
         most: Kills until it is left to end; what resumes where it was, ends in any case.
-        whole: Whether ``place`` is there only when it is whole.
+        whole: Whether ``place`` is there only when it is complete.
         resumed: Whether ``distill resume`` follows, as the messages say, where there is a run already.
     """
 

@@ -343,7 +343,7 @@ def test_regrowth_takes_the_largest_gradients() -> None:
     assert seen["gradient"][back].min() >= seen["gradient"][still].max()
 
 
-def test_one_run_with_distillation_pruning_l1_and_average_ships_real_zeros(tmp_path: Path) -> None:
+def test_one_run_with_distillation_pruning_l1_and_average_saves_real_zeros(tmp_path: Path) -> None:
     student = Net()
     plain = set(student.state_dict())
     losses = [CrossEntropy(weight=0.5), HintonKL(temperature=2.0), L1(weight=1e-4)]

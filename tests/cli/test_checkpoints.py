@@ -38,7 +38,7 @@ class Task(TextClassification):
 """
 
 
-def test_the_best_of_figures_that_are_all_below_0_is_kept(
+def test_the_best_of_scores_that_are_all_below_0_is_kept(
     base: dict[str, Any], fitted: Fitted, own_module: Callable[[str, str], None]
 ) -> None:
     own_module("scripted", SCRIPTED)

@@ -24,7 +24,7 @@ def test_a_dry_run_tells_what_would_happen_and_writes_nothing(base: dict[str, An
         assert said in out
     assert "40 (19 an epoch)" in out
     assert "accuracy 0.5122 (constant guess 0.5122), on 41 of 41 validation samples" in out
-    assert "mind: the teacher's accuracy is 0.5122, no better than a constant guess" in out
+    assert "warning: the teacher's accuracy is 0.5122, no better than a constant guess" in out
     assert "runs/base/one" in out
     assert "0.75" in out  # the weight after a quarter
     [heads] = [line for line in out.splitlines() if "steps done" in line]
@@ -56,8 +56,8 @@ def test_a_dry_run_tells_what_must_be_said_of_the_outcome_already(base: dict[str
     argv = ["--trainer.max_steps", "40", "--callbacks", prune, "--data.eval_batch_size", "8"]
     code, out, err = distill("fit", "-c", "base.yaml", "--dry-run", *argv)
     assert code == 0, err
-    assert "mind: 80% sparsity in 36 steps: fewer than 200 are seldom enough" in out
-    assert "mind: scored on 1 of 6 batches of the data" in out
+    assert "warning: 80% sparsity in 36 steps: fewer than 200 are seldom enough" in out
+    assert "warning: scored on 1 of 6 batches of the data" in out
     assert "no run of this student without a teacher has finished" in out
 
 

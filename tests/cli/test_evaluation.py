@@ -11,7 +11,7 @@ Distill = Callable[..., Any]
 Fitted = Callable[..., Path]
 
 
-def test_a_saved_run_is_validated_with_the_figures_of_its_training(fitted: Fitted, distill: Distill) -> None:
+def test_a_saved_run_is_validated_with_the_metrics_of_its_training(fitted: Fitted, distill: Distill) -> None:
     run = fitted("--trainer.limit_val_batches", "1.0")
     code, out, _ = distill("validate", str(run))
     assert code == 0
@@ -20,7 +20,7 @@ def test_a_saved_run_is_validated_with_the_figures_of_its_training(fitted: Fitte
         assert name in out
         assert f"{value:.4g}" in out
     assert "constant guess: always" in out
-    assert [line for line in result["verdict"] if f"mind: {line}" not in out] == []
+    assert [line for line in result["verdict"] if f"warning: {line}" not in out] == []
 
 
 def test_test_reads_the_test_split(fitted: Fitted, distill: Distill, text_folder: str) -> None:

@@ -49,7 +49,7 @@ def test_a_run_folder_holds_everything_and_nothing_lies_beside_it(
     assert result["parameters"]["teacher"] > result["parameters"]["student"]
     for word in ("teacher", "student", "accuracy", "kept", "parameters", "train time"):
         assert word in out
-    said = "mind: the teacher's accuracy is 0.5122, no better than a constant guess (0.5122 ± 0.07806)"
+    said = "warning: the teacher's accuracy is 0.5122, no better than a constant guess (0.5122 ± 0.07806)"
     assert out.index("teacher: accuracy 0.5122") < out.index(said) < out.index("step 2: accuracy")  # and at the end
 
 

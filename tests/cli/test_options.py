@@ -14,11 +14,11 @@ Distill = Callable[..., Any]
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ("quantize nowhere --bits 5.5", "--bits = '5.5': must be a whole number. give one, such as 8"),
+        ("quantize nowhere --bits 5.5", "--bits = '5.5': must be an integer. give one, such as 8"),
         ("quantize nowhere --bits 5", "--bits = 5: must be one of 2, 3, 4, 6, 8"),
-        ("quantize nowhere --calibrate 1e3", "--calibrate = '1e3': must be a whole number"),
-        ("quantize nowhere --calibrate ٣", "--calibrate = '٣': must be a whole number"),
-        ("quantize nowhere --calibrate 1_0", "--calibrate = '1_0': must be a whole number"),
+        ("quantize nowhere --calibrate 1e3", "--calibrate = '1e3': must be an integer"),
+        ("quantize nowhere --calibrate ٣", "--calibrate = '٣': must be an integer"),
+        ("quantize nowhere --calibrate 1_0", "--calibrate = '1_0': must be an integer"),
         ("quantize nowhere --activations statik", "must be static, dynamic or none. did you mean 'static'?"),
         ("quantize nowhere --no-embeddings=yes", "--no-embeddings: takes no value. write --no-embeddings alone"),
         ("quantize nowhere --calibrate 9 --activations none", "--calibrate = 9: has no effect with --activations none"),

@@ -187,14 +187,14 @@ def test_a_broken_file_hides_no_run(distill: Distill, files: dict[str, Any], tol
     [{"scores": None}, {"scores": {"student": []}, "monitor": "x"}, {"steps": "many"}, {**RESULT, "monitor": []}],
     ids=str,
 )
-def test_a_result_without_figures_hides_no_run(distill: Distill, result: dict[str, Any]) -> None:
+def test_a_result_without_metrics_hides_no_run(distill: Distill, result: dict[str, Any]) -> None:
     make("a", "odd", 1, result=result, metrics=METRICS)
     make("a", "whole", 2, result=RESULT)
     assert [run["value"] for run in listed(distill)] == [None, 0.81]
     assert "runs/a/odd" in distill("runs").out
 
 
-def test_a_figure_that_is_no_number_is_left_out(distill: Distill) -> None:
+def test_a_metric_that_is_no_number_is_left_out(distill: Distill) -> None:
     nan = float("nan")
     make("a", "one", result={**RESULT, "scores": {"student": {"accuracy": nan}}, "train_seconds": nan, "steps": nan})
     assert [listed(distill)[0][key] for key in ("value", "train_seconds", "step")] == [None] * 3

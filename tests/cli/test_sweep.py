@@ -257,7 +257,7 @@ def test_an_unknown_metric_is_told_before_the_first_trial(distill: Distill, fits
         (["sweep", "missing.yaml", "-c", "base.yaml"], "FILE = 'missing.yaml'"),
         (["sweep", "sweep.yaml"], "-c: says no `command`"),
         (["sweep", "sweep.yaml", "-c", "missing"], "--config = 'missing'"),
-        (["sweep", "sweep.yaml", "-c", "base.yaml", "--seed", "x"], "--seed = 'x': must be a whole number"),
+        (["sweep", "sweep.yaml", "-c", "base.yaml", "--seed", "x"], "--seed = 'x': must be an integer"),
     ],
 )
 def test_mistakes_leave_nothing_behind(distill: Distill, fits: Fits, argv: list[str], message: str) -> None:

@@ -96,7 +96,7 @@ class Diary(Callback):
 
 
 class Reader(Callback):
-    """Any callback may say that it reads whole weights."""
+    """Any callback may say that it reads unsharded weights."""
 
     needs_unsharded_weights = True
 '''
@@ -156,11 +156,11 @@ def test_a_dry_run_shows_its_time_line_and_leaves_out_what_writes(mine: None, di
 
 
 @pytest.mark.parametrize("callback", [COLUMN, "mine.Mean", "mine.Reader"])
-def test_what_says_that_it_needs_whole_weights_is_refused_where_they_are_sharded(
+def test_what_says_that_it_needs_unsharded_weights_is_refused_where_they_are_sharded(
     callback: Any, mine: None, distill: Callable[..., Any]
 ) -> None:
     done = distill("fit", "-c", "base.yaml", *listed("mine.Diary", callback), "--trainer.strategy", "sharded")
     assert done.code == 2
     assert "callbacks.1 = " in done.err
-    assert "works on whole weights" in done.err
+    assert "works on unsharded weights" in done.err
     assert not Path("runs").exists()

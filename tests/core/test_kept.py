@@ -1,4 +1,4 @@
-"""What "kept" promises: nothing for a guess, everything for the teacher, and no figure where none means anything."""
+"""What "kept" promises: nothing for a guess, everything for the teacher, and no number where none means anything."""
 
 from __future__ import annotations
 

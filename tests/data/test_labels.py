@@ -83,7 +83,7 @@ def test_numbers_to_regress_on_keep_their_values(labels: Any, numbers: Any) -> N
 
 
 @pytest.mark.parametrize("labels", [[0.0, 1.0, math.nan], ["0.0", "1.0", ""], [0, 1, None]])
-def test_whole_numbers_are_classes_beside_a_classifier_and_numbers_beside_a_model_of_one_output(labels: Any) -> None:
+def test_integers_are_classes_beside_a_classifier_and_numbers_beside_a_model_of_one_output(labels: Any) -> None:
     assert understood(labels, outputs=lambda: ("model.teacher", 2)) == (["0", "1"], [0, 1, IGNORE])
     assert understood(labels, outputs=lambda: ("model.teacher", 1))[1] == pytest.approx([0, 1, math.nan], nan_ok=True)
 

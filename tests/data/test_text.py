@@ -193,7 +193,7 @@ def account_of(folder, tokenizer, rows, **options):
     return [line.removeprefix("data: ") for line in data.account if "of train" in line or "train " not in line]
 
 
-def test_what_a_model_will_not_see_is_said_with_its_figures(tmp_path, tiny_tokenizer_dir):
+def test_what_a_model_will_not_see_is_said_with_its_numbers(tmp_path, tiny_tokenizer_dir):
     # Read are [CLS] good ж film [SEP]: the letter is of another script, nothing is made of the empty word.
     rows = [
         {"tokens": ["good", "", "ж", "film", "good"], "tags": ["a", "O", "O", "a", "O"]},
@@ -229,7 +229,7 @@ def test_what_may_have_been_taken_for_something_else_is_said(labels, said, tmp_p
         assert said not in account_of(tmp_path, tiny_tokenizer_dir, rows, labels=[int(name) for name in names])
 
 
-def test_figures_of_the_data_are_those_of_its_batches(text_folder, tiny_tokenizer_dir):
+def test_statistics_of_the_data_are_those_of_its_batches(text_folder, tiny_tokenizer_dir):
     data = make(text_folder, tiny_tokenizer_dir)
     batches = list(data.train_dataloader())
     statistics = data.describe()

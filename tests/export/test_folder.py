@@ -1,4 +1,4 @@
-"""An export is there whole or not at all."""
+"""An export is there complete or not at all."""
 
 from __future__ import annotations
 

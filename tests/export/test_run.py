@@ -94,7 +94,7 @@ def test_what_is_verified_is_what_the_validation_reads(run: Run) -> None:
     share = [("data.eval_batch_size", "10"), ("trainer.limit_val_batches", "2")]
     verified = export(run.folder, "hf", overrides=share)["verified"]
     assert 0 < verified["predictions"] < 41
-    # The float weights on their grid; the teacher is whole, and only the share tells which samples were read.
+    # The quantized weights in float; the teacher is whole, and only the share tells which samples were read.
     batches = list(running._batches(running.reopen(run.folder, "validate", overrides=share)[1]))
     assert verified["predictions"] == sum(batch.size for batch in batches)
     assert len(batches) == 2

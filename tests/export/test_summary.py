@@ -54,7 +54,7 @@ def test_a_file_of_zeros_is_as_large_as_any_and_small_only_when_compressed(tmp_p
     assert found["sparse"]["gzipped_bytes"] < 0.4 * found["dense"]["gzipped_bytes"]
 
 
-def test_the_table_names_every_figure() -> None:
+def test_the_table_names_every_number() -> None:
     console = Console(width=160, record=True, file=StringIO())
     show(REPORT, console)
     text = console.export_text()
@@ -72,7 +72,7 @@ def test_the_table_names_every_figure() -> None:
 def test_plain_formats_say_what_became_of_the_quantization() -> None:
     console = Console(width=160, record=True, file=StringIO())
     show({**{name: value for name, value in REPORT.items() if name != "isa"}, "to": "onnx"}, console)
-    assert "16, weights as floats on their grid, inputs not rounded" in console.export_text()
+    assert "16, weights rounded, stored as floats, inputs not rounded" in console.export_text()
 
 
 def test_decisions_that_are_all_one_class_are_no_proof() -> None:
@@ -81,7 +81,7 @@ def test_decisions_that_are_all_one_class_are_no_proof() -> None:
     show({**REPORT, "verified": verified, "verdict": ["the student predicts class 1 for every input"]}, console)
     text = console.export_text()
     assert "100.00% of 872, but all of them are one class" in text
-    assert "mind: the student predicts class 1 for every input" in text
+    assert "warning: the student predicts class 1 for every input" in text
 
 
 def test_integers_that_are_slower_than_the_same_floats_are_told_of() -> None:

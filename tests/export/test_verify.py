@@ -35,7 +35,7 @@ def turns(*logits: list[list[float]]):  # type: ignore[no-untyped-def]
     return lambda inputs: torch.tensor(next(answers))
 
 
-def test_the_figures_are_over_all_batches(task: TextClassification) -> None:
+def test_the_metrics_are_over_all_batches(task: TextClassification) -> None:
     found = compare(
         task,
         [batch(2, [0, 1]), batch(2, [1, 1])],

@@ -165,7 +165,7 @@ def test_a_threshold_outside_of_0_and_1_is_refused() -> None:
     assert make_task("multi-label-classification", NAMES).labels == NAMES  # type: ignore[attr-defined]
 
 
-def test_a_run_ships_a_student_that_transformers_trains_on_the_same_loss(
+def test_a_run_saves_a_student_that_transformers_trains_on_the_same_loss(
     data: Any, tmp_path: Path, tiny_tokenizer_dir: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     from distill.cli.main import main

@@ -55,7 +55,7 @@ LOGITS = torch.tensor([[2.0, 1, 0], [0, 1, 2], [1, 2, 0], [0, 0, 3]])
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.int64])
-def test_classes_are_whole_numbers_of_any_width(dtype):
+def test_classes_are_integers_of_any_width(dtype):
     labels = torch.tensor([0, 2, 1, 1], dtype=dtype)
     assert read(LOGITS, labels) == 0.75
     assert Plain().batch((LOGITS, labels)).labels.dtype == torch.int64
@@ -96,6 +96,6 @@ def test_outputs_that_are_probabilities_are_warned_of_once_a_model(caplog):
 
 @pytest.mark.parametrize("ids", [("a.png", "b.png", "c.png", "d.png"), torch.rand(4), torch.arange(8).view(4, 2)])
 def test_what_is_no_number_of_a_sample_is_no_id(ids):
-    with pytest.raises(UserError, match="is a whole number for each sample"):
+    with pytest.raises(UserError, match="is an integer for each sample"):
         Plain().batch((LOGITS, torch.zeros(4, dtype=torch.long), ids))
     assert Plain().batch((LOGITS, torch.zeros(4, dtype=torch.long), torch.arange(4)[:, None])).ids == [0, 1, 2, 3]

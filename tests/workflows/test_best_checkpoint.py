@@ -1,4 +1,4 @@
-"""The student of the best checkpoint is what a run ends with, or of the next best that is whole, and it says which."""
+"""The student of the best checkpoint is what a run ends with, or of the next best intact one, and it says which."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class Stream(IterableDataset[Any]):
 def test_why_it_is_not_scored_is_said(tmp_path: Path, validation: Any, why: str) -> None:
     check, _ = run(tmp_path, Knows(), validation)
     (line,) = check.said
-    assert line.startswith("mind: the teacher is not scored before training: ")
+    assert line.startswith("warning: the teacher is not scored before training: ")
     assert why in line
 
 

@@ -1,4 +1,4 @@
-"""What of a student is pruned, and how: prepared, masked by one update after another, shipped."""
+"""What of a student is pruned, and how: prepared, masked update by update, finished."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def affine_qparams(low: Tensor, high: Tensor, bounds: tuple[int, int]) -> tuple[
     exactly on the grid.
 
     Returns:
-        Scale and zero point, the latter a whole number of the scale's dtype.
+        Scale and zero point, the latter integral, in the scale's dtype.
     """
     smallest, largest = bounds
     low, high = low.clamp_max(0), high.clamp_min(0)
@@ -112,7 +112,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bounds: tuple[in
     Args:
         x: Any shape; half precision is widened.
         scale: Broadcasts against ``x``.
-        zero_point: Of the scale's shape, whole numbers within ``bounds``.
+        zero_point: Of the scale's shape, integral, within ``bounds``.
         bounds: The smallest and the largest integer.
 
     Returns:

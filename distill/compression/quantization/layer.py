@@ -111,7 +111,7 @@ class QuantizedLayer(nn.Module):
         return self.from_rows(integers_of(self.rows, self.grid(), self.scheme.weights)).to(torch.int8).contiguous()
 
     def on_grid(self, at: Grid) -> Tensor:
-        """The weight laid on the grid ``at``."""
+        """The weight quantized to the grid ``at``."""
         scheme = self.scheme.weights
         return self.from_rows(values_of(integers_of(self.rows, at, scheme), at, scheme))
 

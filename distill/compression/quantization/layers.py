@@ -3,7 +3,7 @@
 Parameters, ties, hooks and names stay as they are.
 
 A layer is in one of three modes. ``float``: exactly the plain layer. ``fake``: weights and inputs are fake-quantized in
-every pass, weights on the grid that they have at that moment. ``frozen``: the weights lie on their grid for good, and
+every pass, weights quantized anew each time. ``frozen``: the weights are quantized for good, and
 only the input is still rounded. Attributes of a frozen layer, from which an integer layer is made:
 
 ======================  ============================================================================================

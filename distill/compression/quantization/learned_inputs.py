@@ -52,7 +52,7 @@ def learned_qparams(seen: Tensor, change: Tensor, scheme: ActivationScheme) -> t
 def fake_quantize_input_learned(
     x: Tensor, seen: Tensor, change: Tensor, scheme: ActivationScheme, features: int
 ) -> Tensor:
-    """The input on its grid, with gradients for input and change.
+    """The quantized input, with gradients for input and change.
 
     The gradient of the change is scaled by 1 / sqrt(N * Q), Q being the largest integer and N the number of features.
 

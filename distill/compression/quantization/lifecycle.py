@@ -97,10 +97,10 @@ def restore(layer: QuantizedLayer) -> None:
 
 @torch.no_grad()
 def freeze(layers: Iterable[QuantizedLayer]) -> None:
-    """Lay the weights on their grids for good, drop the observers, and keep what an integer layer needs.
+    """Quantize the weights for good, drop the observers, and keep what an integer layer needs.
 
     Args:
-        layers: All layers that share weights together: once the first has moved them, the others' grids would differ.
+        layers: All layers that share weights together: once the first has rounded them, the others' grids differ.
     """
     found = [(layer, layer.grid()) for layer in layers if layer.mode != "frozen"]
     for layer, at in found:

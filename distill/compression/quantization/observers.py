@@ -120,7 +120,7 @@ def reduce_over_ranks(ranges: Sequence[Tensor]) -> list[Tensor]:
 
 
 def range_qparams(low: Tensor, high: Tensor, bounds: tuple[int, int], symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of a range, both of the shape of its ends, the zero point a whole number."""
+    """Scale and zero point of a range, both of the shape of its ends, the zero point integral."""
     if symmetric:
         scale = symmetric_scale(torch.maximum(-low, high), bounds[1])
         return scale, torch.zeros_like(scale)

@@ -82,7 +82,7 @@ def grid(rows: Tensor, scheme: WeightScheme) -> Grid:
 
 
 def fake_quantize_rows(rows: Tensor, at: Grid, scheme: WeightScheme) -> Tensor:
-    """The weights on their grid; exact zeros stay exact zeros. The gradient passes straight through.
+    """The quantized weights; exact zeros stay exact zeros. The gradient passes straight through.
 
     Args:
         rows: Weights none of which lies outside the grid by more than rounding.
@@ -121,7 +121,7 @@ def initial_scale(rows: Tensor, scheme: WeightScheme) -> Tensor:
 
 
 def integers_of(rows: Tensor, at: Grid, scheme: WeightScheme) -> Tensor:
-    """The integers q of weights ``[out, in]``, clipped to the grid's range; whole numbers of the scale's dtype."""
+    """The integers q of weights ``[out, in]``, clipped to the grid's range; integral values in the scale's dtype."""
     blocks = at_least_float32(_blocks(rows.detach(), scheme))
     integers = (blocks * _spread(at.scale.reciprocal(), scheme)).round_()
     if at.zero_point is not None:

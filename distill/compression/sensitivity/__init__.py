@@ -1,1 +1,1 @@
-"""What each layer minds: scanned, shown, and turned into what each should give."""
+"""How sensitive each layer is: scanned, shown, and turned into what each should give."""

@@ -1,4 +1,4 @@
-"""How much each layer minds being pruned or rounded, and what each should give so that the model reaches a target."""
+"""How sensitive each layer is to pruning and rounding, and what each should give so that the model reaches a target."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def write(points: Sequence[Point], path: str | Path) -> None:
 def draw(points: Sequence[Point], path: str | Path, *, metric: float, task: Task) -> None:
     """Draw divergence (above) and metric (below) against sparsity and against bits, a line a layer.
 
-    The layers that mind either most are named, and have the same colours in all four panels.
+    The layers most sensitive to either are named, and have the same colours in all four panels.
 
     Args:
         points: Of :func:`scan`.

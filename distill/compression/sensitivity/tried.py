@@ -82,5 +82,5 @@ def _known(file: Path, of: str) -> list[Point]:
 
 def _point(values: Any) -> Point:
     layer, weights, kind, level, metric, divergence = values
-    level = level if isinstance(level, int) else float(level)  # bits are whole in the table, too
+    level = level if isinstance(level, int) else float(level)  # bits are integers in the table, too
     return Point(str(layer), int(weights), kind, level, float(metric), float(divergence))

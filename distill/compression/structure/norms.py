@@ -34,7 +34,7 @@ class _MaskedNorm(nn.Module):
 
 
 def mask_norm(module: nn.Module, key: str) -> None:
-    """Make a layer norm, or a root-mean-square norm, one that minds its mask; in place, the mask all true.
+    """Make a layer norm, or a root-mean-square norm, one that respects its mask; in place, the mask all true.
 
     Raises:
         UserError: if it is neither.

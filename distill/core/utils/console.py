@@ -1,4 +1,4 @@
-"""How figures are shown. Light: of other packages it imports nothing but rich."""
+"""How numbers are shown. Light: of other packages it imports nothing but rich."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _FROZEN_STATE = ("weight_scale", "weight_zero_point", "input_scale", "input_zero
 
 
 def frozen_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
-    """The quantized layers of a model whose weights lie on their grids, by name."""
+    """The quantized layers of a model whose weights are frozen, by name."""
     return {name: layer for name, layer in quantized_layers(model).items() if layer.mode == "frozen"}
 
 
@@ -56,7 +56,7 @@ def largest_integer(layers: dict[str, QuantizedLayer]) -> int:
 
 
 def without_quantization(model: nn.Module) -> nn.Module:
-    """A copy whose frozen layers are plain: weights stay on their grid, inputs are no longer rounded."""
+    """A copy whose frozen layers are plain: weights stay quantized, inputs are no longer rounded."""
     model = copy.deepcopy(model)
     for layer in frozen_layers(model).values():
         for name in _FROZEN_STATE:

@@ -199,7 +199,7 @@ def _vocabulary(config: StudentConfig, teacher: nn.Module | None, tokenizer: Any
 
 
 def refuse_quantized(student: nn.Module, path: str | None) -> None:
-    """Refuse to train, or to take apart, what is quantized: its weights lie on grids, which they would leave.
+    """Refuse to train, or to take apart, what is quantized: training would undo the rounding of its weights.
 
     Args:
         student: The student, or what it is to be made of.

@@ -19,7 +19,7 @@ class TeacherScores:
     """Runs a teacher over a validation's data once, and remembers its classes from then on.
 
     Attributes:
-        scores: Its figures by metric; empty before the first validation has ended.
+        scores: Its scores by metric; empty before the first validation has ended.
     """
 
     def __init__(self, teacher: TeacherSource, task: Task) -> None:

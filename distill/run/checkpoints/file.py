@@ -50,7 +50,7 @@ def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """The checkpoint at ``path``, a file or a folder of shards, which are put together; nothing in it is executed.
 
     Raises:
-        Damaged: if it is not whole.
+        Damaged: if it is not intact.
         UserError: if it is, but holds what a checkpoint never does, such as a pickled object.
         OSError: if it cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and that know when they were altered.
+"""Files that are complete or not there, and that know when they were altered.
 
 A checkpoint is a file of ``torch.save``, which is a zip archive. Its archive comment is the SHA-256 of all that comes
 before it: one file carries its own seal, and torch and every zip tool still open it.

@@ -1,7 +1,7 @@
 """Checkpoints of a run whose student is sharded: a folder with a sealed file of every rank, each written by its own.
 
 A rank's file holds its part of the weights and of the optimizer's moments; rank 0's holds all else too. The folder
-counts only where the files of all ranks are there, whole, and of the same saving. It is written under another name
+counts only where the files of all ranks are there, intact, and of the same saving. It is written under another name
 beside its place, and takes that when all ranks have written.
 """
 
@@ -47,14 +47,14 @@ def local_shards(value: Any) -> Any:
 
 
 def shard_like(value: Any, like: Tensor) -> Any:
-    """``value`` of a checkpoint, this rank's part or the whole tensor, sharded as ``like`` is."""
+    """``value`` of a checkpoint, this rank's part or the full tensor, sharded as ``like`` is."""
     if not isinstance(like, DTensor):
         return value
     if isinstance(value, dict):
         mesh, placements = like.device_mesh, like.placements
         local = value[SHARD].to(like.device)
         return DTensor.from_local(local, mesh, placements, run_check=False, shape=like.shape, stride=like.stride())
-    # Every rank has read the whole: nothing has to be sent.
+    # Every rank has read all of it: nothing has to be sent.
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
@@ -87,7 +87,7 @@ class ShardedCheckpointIO(SafeCheckpointIO):
         _stop_all(trouble, TrainingError(f"{path} could not be saved, as another rank finds: its message says why"))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        """This rank's part of what a folder holds; the whole where it is a file, or there were more or fewer ranks.
+        """This rank's part of what a folder holds; all of it where that is a file, or there were more or fewer ranks.
 
         Raises:
             Damaged: on all ranks, if any of them finds it so, or cannot read its part.
@@ -99,7 +99,7 @@ class ShardedCheckpointIO(SafeCheckpointIO):
             found = _mine(Path(path))
         except Exception as error:  # whatever it is: the others are told before they wait for this one
             trouble = error
-        _stop_all(trouble, Damaged(f"{path} is not whole, as another rank finds"))
+        _stop_all(trouble, Damaged(f"{path} is damaged, as another rank finds"))
         return found
 
     def then(self, action: Callable[[], object]) -> None:

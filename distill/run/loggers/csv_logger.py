@@ -41,7 +41,7 @@ class CsvLogger(Guarded, Logger):
         self.path = Path(folder) / "metrics.csv"
         self._waiting: list[dict[str, Any]] = []
         self._columns: list[str] = []
-        self._size = 0  # of what was written whole
+        self._size = 0  # of what was written completely
         self._durable = True
         self._told = False
         self._try("read what it holds", lambda: self._resume(at))

@@ -233,7 +233,7 @@ class _Export(Guarded):
         )
         _log_folder(experiment, f"{self._run.name}-{folder.name}", folder)
         finish(experiment, troubles)
-        end_service()  # which writes the file of an offline run behind: now it is whole
+        end_service()  # which writes the file of an offline run behind: now it is complete
         troubles.tell(Path(experiment.dir).parent)
 
 

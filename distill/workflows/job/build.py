@@ -254,7 +254,7 @@ class Bar(RichProgressBar):
 
 
 def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str, Any]) -> list[Callback]:
-    """``callbacks``, with what saves the best, which is shipped, and the last, which the run resumes from."""
+    """``callbacks``, with the one that saves the best checkpoint and the one that a run resumes from."""
     mine = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
     for callback in mine:
         callback.dirpath = callback.dirpath or str(job.run.checkpoints)

@@ -17,7 +17,7 @@ __all__ = ["check_sharding", "refuse_hidden"]
 
 _PRECISIONS = (None, "32", "32-true", "bf16-mixed")
 _LIGHTNINGS = (StochasticWeightAveraging, WeightAveraging, ModelPruning)
-"""Lightning's own callbacks that work on whole weights; others say so themselves (:class:`StepCallback`)."""
+"""Lightning's own callbacks that work on unsharded weights; others say so themselves (:class:`StepCallback`)."""
 
 
 def refuse_hidden(value: Any, key: str = "") -> None:
@@ -67,5 +67,5 @@ def check_sharding(arguments: Mapping[str, Any], callbacks: Sequence[Callback]) 
         raise UserError("is not for a sharded student", key="trainer.precision", value=precision, hint=hint)
     for index, callback in enumerate(callbacks):
         if isinstance(callback, _LIGHTNINGS) or getattr(callback, "needs_unsharded_weights", False):
-            problem = f"works on whole weights, of which under trainer.strategy: {NAME} each rank has a part"
+            problem = f"works on unsharded weights, of which under trainer.strategy: {NAME} each rank has a part"
             raise UserError(problem, key=f"callbacks.{index}", value=type(callback).__name__, hint=UNSHARDED)

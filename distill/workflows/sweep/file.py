@@ -101,7 +101,7 @@ def read_sweep(path: Path) -> SweepFile:
     metric, mode = _metric(content.get("metric"))
     cap = content.get("run_cap")
     if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
-        raise UserError("must be a whole number above 0", key="run_cap", value=cap, hint="say how many trials at most")
+        raise UserError("must be an integer above 0", key="run_cap", value=cap, hint="say how many trials at most")
     return SweepFile(
         name=str(content.get("name", path.stem)),
         method=_method(content.get("method")),

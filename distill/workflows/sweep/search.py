@@ -21,7 +21,7 @@ _EXPONENT = 700
 """What exponents lie within, either way, so that e to their power is a number."""
 
 _LARGEST = 1 << 60
-"""What whole numbers are less than, either way, so that there are not more of them than can be numbered."""
+"""What integers are less than, either way, so that there are not more of them than can be numbered."""
 
 # Name -> its arguments with their defaults; None where they must be given. The names and what they mean are W&B's.
 _BETWEEN: dict[str, Any] = {"min": None, "max": None}
@@ -147,8 +147,8 @@ def _check(key: str, kind: str, arguments: Mapping[str, Any]) -> None:
     kinds = int if kind == "int_uniform" else (int, float)
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) <= sys.float_info.max:
-            what = "whole number" if kind == "int_uniform" else "number"
-            raise UserError(f"must be a {what}", key=f"{key}.{name}", value=value, hint=f"{kind} needs one")
+            what = "an integer" if kind == "int_uniform" else "a number"
+            raise UserError(f"must be {what}", key=f"{key}.{name}", value=value, hint=f"{kind} needs one")
         if kind == "int_uniform" and abs(value) >= _LARGEST:
             raise UserError("must be less than 2 ** 60", key=f"{key}.{name}", value=value, hint="choose another")
         exponent = "log_" in kind and not kind.endswith("_values") and name != "q"

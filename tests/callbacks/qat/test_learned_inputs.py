@@ -46,7 +46,7 @@ class KeepAt(Callback):
 
 
 @EACH
-def test_what_was_trained_is_what_is_shipped(
+def test_what_was_trained_is_what_is_saved(
     tmp_path: Path, inputs: ActivationScheme, module: Make, fit: Make, layer: Make, predicted: Make
 ) -> None:
     model, qat = module(**SMALL), QuantizationAwareTraining(activations=inputs)
@@ -156,7 +156,7 @@ def test_an_average_of_weights_keeps_a_grid_that_fits(module: Make, fit: Make, l
     assert float(layer(model.student).input_scale) == pytest.approx(observed, rel=0.2)
 
 
-def test_a_run_that_ended_early_ships_the_observed_grid(module: Make, fit: Make, layer: Make) -> None:
+def test_a_run_that_ended_early_saves_the_observed_grid(module: Make, fit: Make, layer: Make) -> None:
     class Stop(Callback):
         def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
             trainer.should_stop = trainer.global_step == 3
@@ -188,7 +188,7 @@ def test_neither_decay_nor_overrides_touch_the_grid(module: Make, fit: Make) -> 
 
 
 @EACH
-def test_a_student_in_bfloat16_ships_its_grid_in_float32(
+def test_a_student_in_bfloat16_saves_its_grid_in_float32(
     inputs: ActivationScheme, module: Make, fit: Make, layer: Make, predicted: Make
 ) -> None:
     model, qat = module(**SMALL), QuantizationAwareTraining(activations=inputs, begin=4)

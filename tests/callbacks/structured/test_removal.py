@@ -1,4 +1,4 @@
-"""What was masked is removed, and what is shipped says what was trained."""
+"""What was masked is removed, and the saved student says what was trained."""
 
 from __future__ import annotations
 

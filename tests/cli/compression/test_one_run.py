@@ -26,7 +26,7 @@ Train = Callable[..., Any]
 Zeros = Callable[..., tuple[int, int]]
 
 
-def test_the_shipped_weights_have_exactly_the_zeros_that_were_asked_for(
+def test_the_saved_weights_have_exactly_the_zeros_that_were_asked_for(
     joint: Any, encoder: list[str], zeros: Zeros
 ) -> None:
     state = load_file(joint.run.student / "model.safetensors")
@@ -45,7 +45,7 @@ def test_the_record_lists_the_steps_in_the_order_in_which_they_were_done(joint: 
     assert set(quantize["modules"]) == {name.removesuffix(".weight") for name in encoder} | embeddings
 
 
-def test_the_score_of_the_run_is_that_of_the_shipped_student(joint: Any) -> None:
+def test_the_score_of_the_run_is_that_of_the_saved_student(joint: Any) -> None:
     scores = joint.run.result["scores"]["student"]
     found = evaluate(joint.run.folder)
     assert {name: found[f"val/{name}"] for name in scores} == scores
@@ -66,7 +66,7 @@ def test_the_table_says_how_much_smaller_the_student_was_made(joint: Any, plain:
     assert "compressed" not in table(plain.run)
 
 
-def test_nothing_of_training_is_left_in_the_shipped_weights(joint: Any, encoder: list[str]) -> None:
+def test_nothing_of_training_is_left_in_the_saved_weights(joint: Any, encoder: list[str]) -> None:
     names = set(load_file(joint.run.student / "model.safetensors"))
     assert not [name for name in names if "mask" in name or "observer" in name]
     assert set(encoder) < names

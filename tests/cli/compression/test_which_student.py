@@ -1,4 +1,4 @@
-"""Which student of a compressing run is shipped, and with which figures."""
+"""Which student of a compressing run is saved, and with which metrics."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def falling(
     distill: Distill,
     own_module: Callable[[str, str], None],
 ) -> Callable[[dict[str, Any]], str]:
-    """Trains the run ``one`` without a teacher, in sections changed, and gives what is printed; the figure that is
+    """Trains the run ``one`` without a teacher, in sections changed, and gives what is printed; the score that is
     watched begins with 0.9 and falls by a tenth each time."""
 
     def fit(changes: dict[str, Any]) -> str:
@@ -76,7 +76,7 @@ def test_no_checkpoint_from_before_the_end_of_the_compression_is_the_best(
     assert count == round(0.8 * total)
 
 
-def test_a_checkpoint_of_the_users_own_ships_no_student_that_is_half_pruned(
+def test_a_checkpoint_of_the_users_own_saves_no_student_that_is_half_pruned(
     tmp_path: Path, train: Train, pruning: dict[str, Any], encoder: list[str], zeros: Zeros
 ) -> None:
     # The lowest step scores best: the earlier, the better.
@@ -105,7 +105,7 @@ def test_a_run_that_ends_before_its_compression_says_so(
     assert "step 5 of 20, before GradualMagnitudePruning" in line
 
 
-def test_the_figures_are_those_of_the_step_that_is_shipped(falling: Callable[..., str]) -> None:
+def test_the_metrics_are_those_of_the_step_that_is_saved(falling: Callable[..., str]) -> None:
     # Validated in the second of three epochs only, and no checkpoint is kept to go back to.
     epochs = {"max_steps": -1, "max_epochs": 3, "check_val_every_n_epoch": 2}
     epochs |= {"num_sanity_val_steps": 0, "enable_checkpointing": False}
@@ -115,7 +115,7 @@ def test_the_figures_are_those_of_the_step_that_is_shipped(falling: Callable[...
     assert result["scores"]["student"]["falling"] == pytest.approx(0.8)  # that of step 6 is 0.9
 
 
-def test_shipped_weights_are_the_average_and_zero_where_they_are_pruned(
+def test_saved_weights_are_the_average_and_zero_where_they_are_pruned(
     tmp_path: Path, train: Train, pruning: dict[str, Any], encoder: list[str], zeros: Zeros
 ) -> None:
     average = {"class_path": "ExponentialMovingAverage", "init_args": {"decay": 0.9}}

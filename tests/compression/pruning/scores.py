@@ -1,4 +1,4 @@
-"""Run by test_scores.py: movement pruning on the same sequences, dealt to as many ranks as told."""
+"""Run by test_scores.py: movement pruning on the same sequences, sharded over as many ranks as given."""
 
 from __future__ import annotations
 

@@ -80,4 +80,4 @@ def test_a_layer_that_cannot_be_cut_is_named(text, shape):
 def test_equal_scores_leave_every_input_to_some_output():
     kept = Granularity.parse("1:4").kept(torch.ones(64, 4), torch.ones(64, dtype=torch.bool))
     assert (kept.sum(1) == 1).all()
-    assert kept.sum(0).min() > 4  # of 16 that each place has when they are dealt evenly
+    assert kept.sum(0).min() > 4  # of 16 that each place has when they are spread evenly

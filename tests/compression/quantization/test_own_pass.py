@@ -275,7 +275,7 @@ class ReadOnly(nn.Module):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_weight_that_is_only_read_is_shipped_as_it_was_judged(scheme: str, padded: Tensor) -> None:
+def test_a_weight_that_is_only_read_is_saved_as_it_was_judged(scheme: str, padded: Tensor) -> None:
     model = rounding(made(ReadOnly), padded, SCHEMES[scheme]).eval()
     judged = model(padded).detach()
     conclude(quantized_layers(model))
@@ -287,7 +287,7 @@ def test_a_weight_that_is_only_read_is_shipped_as_it_was_judged(scheme: str, pad
     assert torch.allclose(steps, steps.round(), atol=1e-3)
 
 
-def test_torchs_attention_with_factors_is_shipped_as_it_was_judged(padded: Tensor) -> None:
+def test_torchs_attention_with_factors_is_saved_as_it_was_judged(padded: Tensor) -> None:
     """It reads the product of the factors, and calls neither."""
     model = made(MODELS["encoder layer"])
     LowRank(rank=4).prepare(model)

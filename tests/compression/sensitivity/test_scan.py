@@ -142,7 +142,7 @@ def test_a_pruned_weight_has_lost_its_smallest_entries() -> None:
 
 
 def points() -> list[Point]:
-    """Layer a minds, b does not."""
+    """Layer a is sensitive, b is not."""
     made = []
     for layer, cost in (("a", 1.0), ("b", 0.001)):
         made += [Point(layer, 100, "sparsity", level, 0.9, cost * level**2) for level in (0.5, 0.9)]

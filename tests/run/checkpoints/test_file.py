@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or not there, sealed, and written behind the training's back."""
+"""Checkpoint files: complete or not there, sealed, and written behind the training's back."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_one_altered_bit_is_seen(place: str, tmp_path: Path) -> None:
         read(path)
 
 
-def test_a_part_of_a_file_is_never_whole(tmp_path: Path) -> None:
+def test_a_part_of_a_file_is_never_intact(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     write(SMALL, path)
     content = path.read_bytes()

@@ -17,7 +17,7 @@ STEPS = 10
 
 
 def rows(after: int = 0, steps: int = STEPS) -> Iterator[tuple[int, dict[str, Any]]]:
-    """What is logged after so many steps: training terms, and every third step validation's figures after them."""
+    """What is logged after so many steps: training terms, and every third step validation's metrics after them."""
     for step in range(after, steps):
         yield step, {"train/loss": 1.0 / (step + 1), "epoch": step // 5}
         if step % 3 == 2:

@@ -57,7 +57,7 @@ def test_few_bytes_at_the_end_of_a_block_are_padding(left: int, tmp_path: Path) 
     assert [row["loss"] for row in history(tmp_path / "a.wandb")] == [0, 1]
 
 
-def test_a_file_that_was_cut_off_gives_what_is_whole(tmp_path: Path) -> None:
+def test_a_file_that_was_cut_off_gives_what_is_complete(tmp_path: Path) -> None:
     parts = [record(n, size) for n, size in enumerate((5, 60, 32768 - 500, 200, 700))]
     data, file = written(parts), tmp_path / "a.wandb"
     ends = [len(written(parts[:n])) for n in range(1, len(parts) + 1)]

@@ -1,4 +1,4 @@
-"""What a run whose student is sharded over two ranks promises of its checkpoints and of what it ships."""
+"""What a run whose student is sharded over two ranks promises of its checkpoints and of what it saves."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_newest_two_and_the_best_are_kept(runs: Path) -> None:
     assert names == [f"best-{Run(runs / 'runs/base/whole').result['saved_step']}.ckpt", "last-4.ckpt", "last-8.ckpt"]
 
 
-def test_the_shipped_student_has_the_weights_of_the_best_checkpoint(runs: Path) -> None:
+def test_the_saved_student_has_the_weights_of_the_best_checkpoint(runs: Path) -> None:
     run = Run(runs / "runs/base/whole")
     best = read(run.checkpoints / f"best-{run.result['saved_step']}.ckpt")["state_dict"]
     shipped = load_file(run.student / "model.safetensors")
@@ -156,7 +156,7 @@ def test_one_process_that_is_not_sharded_resumes_with_what_two_ranks_have_saved(
         torch.testing.assert_close(ours["state_dict"][name], value, rtol=1e-4, atol=1e-4, msg=name)
 
 
-def test_one_process_scores_quantizes_and_scans_the_whole_student_of_a_sharded_run(
+def test_one_process_scores_quantizes_and_scans_the_unsharded_student_of_a_sharded_run(
     runs: Path, tmp_path: Path, distill: Callable[..., Any]
 ) -> None:
     folder = Path(shutil.copytree(runs / "runs/base/whole", tmp_path / "runs/base/whole"))

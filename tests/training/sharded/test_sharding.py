@@ -146,7 +146,7 @@ def test_other_spellings_are_told_the_one_that_works(strategy: Any) -> None:
 
 
 @pytest.mark.parametrize("callback", [GradualMagnitudePruning(0.5), ExponentialMovingAverage()])
-def test_callbacks_that_need_whole_weights_are_refused(callback: Any) -> None:
+def test_callbacks_that_need_unsharded_weights_are_refused(callback: Any) -> None:
     with pytest.raises(UserError, match=r"set trainer\.strategy: ddp") as caught:
         check_sharding({"strategy": "sharded"}, [ResumeCheckpoint(), callback])
     assert caught.value.key == "callbacks.1"

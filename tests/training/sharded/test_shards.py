@@ -46,7 +46,7 @@ def test_the_parts_are_put_together_to_what_one_process_would_have_saved(tmp_pat
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("trouble", ["missing", "cut", "of another saving"])
-def test_a_folder_that_is_not_whole_is_damaged(trouble: str, rank: int, tmp_path: Path) -> None:
+def test_a_folder_that_is_incomplete_is_damaged(trouble: str, rank: int, tmp_path: Path) -> None:
     folder = save(tmp_path / "last-4.ckpt")
     path = shard_path(folder, rank)
     if trouble == "missing":
@@ -93,7 +93,7 @@ def test_sealed_parts_that_do_not_fit_together_are_damaged(state: Any, tmp_path:
         read(folder)
 
 
-def test_a_part_and_the_whole_are_dealt_as_the_weight_is(mesh: DeviceMesh) -> None:
+def test_a_part_and_the_whole_are_sharded_as_the_weight_is(mesh: DeviceMesh) -> None:
     like = distribute_tensor(torch.zeros(5, 2), mesh["data_parallel"], [Shard(0)])
     for value in (local_shards(distribute_tensor(WEIGHT, mesh["data_parallel"], [Shard(0)])), WEIGHT):
         made = shard_like(value, like)

@@ -143,7 +143,7 @@ OTHERS = [{"config": "[1]"}, {"ranks": [0, 8]}, {"ranks": [1, "8"]}, {"ranks": [
 @pytest.mark.parametrize(
     "content", [best_of_a_run, a_list, of_one_key, without_a_counter, *(of_other_kinds(**entry) for entry in OTHERS)]
 )
-def test_a_whole_file_that_is_no_checkpoint_to_resume_from_is_refused(
+def test_an_intact_file_that_is_no_checkpoint_to_resume_from_is_refused(
     content: Callable[[Path, Any], Any],
     run: Path,
     world: Any,
@@ -166,7 +166,7 @@ def test_a_whole_file_that_is_no_checkpoint_to_resume_from_is_refused(
 
 
 def planted(run: Path, **state: Any) -> None:
-    """Checkpoints, whole and sealed, in which the state of the best one is another."""
+    """Checkpoints, intact and sealed, in which the state of the best one is another."""
     for path in saved(run / "checkpoints").values():
         content = read(path)
         [name] = [name for name in content["callbacks"] if name.startswith("BestCheckpoint")]
@@ -177,7 +177,7 @@ def planted(run: Path, **state: Any) -> None:
 @pytest.mark.parametrize(
     ("score", "climbing"),
     [(-1.0, False), (2.0, True)],
-    ids=["a better one comes, and it would be removed", "none is better, and it would be shipped"],
+    ids=["a better one comes, and it would be removed", "none is better, and it would be saved"],
 )
 def test_a_file_outside_of_the_run_is_neither_read_nor_removed(
     score: float,

@@ -111,7 +111,7 @@ def test_a_finished_run_on_two_ranks_is_extended(runs: Path, ranks: Ranks) -> No
 
 
 def history(run: Path) -> dict[tuple[str, str], float]:
-    """The figures of ``metrics.csv``, by step and column."""
+    """The numbers of ``metrics.csv``, by step and column."""
     rows = list(read_rows(run / "metrics.csv"))
     return {(row["step"], name): float(row[name]) for row in rows for name in row if row[name] and name != "step"}
 

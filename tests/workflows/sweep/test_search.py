@@ -26,7 +26,7 @@ def test_a_grid_holds_every_combination_once() -> None:
     assert sorted(map(str, found)) == sorted(map(str, expected))  # the keys in the order of the file
 
 
-def test_a_grid_takes_whole_numbers_between_two() -> None:
+def test_a_grid_takes_integers_between_two() -> None:
     assert trials(sweep("grid", n={"min": 2, "max": 4})) == [{"n": 2}, {"n": 3}, {"n": 4}]
     assert trials(sweep("grid", n={"distribution": "int_uniform", "min": 0, "max": 1})) == [{"n": 0}, {"n": 1}]
 
@@ -105,7 +105,7 @@ def test_rounded_draws_are_multiples(q: float | None, kind: type) -> None:
         ({"distribution": "constant"}, r"parameters\.lr\.value: must be given"),
         ({"distribution": "uniform", "min": 0, "max": "a"}, r"parameters\.lr\.max = 'a': must be a number"),
         ({"distribution": "uniform", "min": 1, "max": 1}, r"parameters\.lr\.min = 1: must be less"),
-        ({"distribution": "int_uniform", "min": 0.5, "max": 1}, r"parameters\.lr\.min = 0\.5: must be a whole"),
+        ({"distribution": "int_uniform", "min": 0.5, "max": 1}, r"parameters\.lr\.min = 0\.5: must be an integer"),
         ({"distribution": "log_uniform_values", "min": 0, "max": 1}, r"parameters\.lr\.min = 0: must be greater"),
         ({"distribution": "q_log_uniform_values", "min": 0, "max": 1}, r"parameters\.lr\.min = 0: must be greater"),
         ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}, r"parameters\.lr\.q = 0: must be greater"),

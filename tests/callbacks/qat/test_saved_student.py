@@ -1,4 +1,4 @@
-"""What was trained with rounding is what is shipped."""
+"""What was trained with rounding is what is saved."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DENSE = "bert.encoder.layer.0.intermediate.dense"
 LEARNED = WeightScheme(bits=4, learned=True)
 
 
-def test_what_was_trained_is_what_is_shipped(tmp_path: Path, module: Make, fit: Make, predicted: Make) -> None:
+def test_what_was_trained_is_what_is_saved(tmp_path: Path, module: Make, fit: Make, predicted: Make) -> None:
     # Trap 28, to the bit: last validation, finished student, and the folder opened again.
     model, qat = module(), QuantizationAwareTraining()
     before = model.state_dict().keys()
@@ -55,7 +55,7 @@ def test_it_changes_what_the_student_computes(module: Make, fit: Make, predicted
     assert not torch.allclose(predicted(model.student), rounded)
 
 
-def test_it_learns_with_the_rounding_that_it_is_shipped_with(batches: Make, module: Make, fit: Make) -> None:
+def test_it_learns_with_the_rounding_that_it_is_saved_with(batches: Make, module: Make, fit: Make) -> None:
     losses, two, rows = {}, WeightScheme(bits=2), batches(5)
     for begin in (1, 99):  # with rounding, and rounded at the end
         model = module(losses=[CrossEntropy()])
@@ -124,7 +124,7 @@ def test_validating_a_finished_student_leaves_it_finished(
     assert torch.equal(predicted(model.student), shipped)
 
 
-def test_a_run_that_ended_before_anything_was_observed_ships_nothing(module: Make) -> None:
+def test_a_run_that_ended_before_anything_was_observed_saves_nothing(module: Make) -> None:
     model, qat = module(), QuantizationAwareTraining(observe=5, begin=6, freeze_observers=10)
     qat.prepare(model.student)
     with pytest.raises(TrainingError, match="before any input's range was observed"):
