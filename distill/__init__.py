@@ -15,6 +15,7 @@ _HOME = {
     "Compression": "distill.compression.base",
     "Distillation": "distill.training.module",
     "DistillationLoss": "distill.losses.base",
+    "ExportTarget": "distill.export.base",
     "IGNORE": "distill.core.signals",
     "LossSum": "distill.losses.base",
     "Needs": "distill.core.signals",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from distill.core.teacher import TeacherSource as TeacherSource
     from distill.core.utils.errors import UserError as UserError
     from distill.data.text import TextData as TextData
+    from distill.export.base import ExportTarget as ExportTarget
     from distill.losses.base import DistillationLoss as DistillationLoss
     from distill.losses.base import LossSum as LossSum
     from distill.models.artifact import load as load

@@ -12,8 +12,19 @@ import pytest
 import distill
 
 PUBLIC = {
-    *("Batch", "Compression", "Distillation", "DistillationLoss", "IGNORE", "LossSum", "Needs", "OptimizerConfig"),
-    *("Request", "Signals", "Task", "TeacherSource", "TextData", "TextTask", "UserError", "__version__", "load"),
+    *("Batch", "Compression", "Distillation", "DistillationLoss", "ExportTarget", "IGNORE", "LossSum", "Needs"),
+    *(
+        "OptimizerConfig",
+        "Request",
+        "Signals",
+        "Task",
+        "TeacherSource",
+        "TextData",
+        "TextTask",
+        "UserError",
+        "__version__",
+        "load",
+    ),
     *("callbacks", "data", "losses", "tasks"),
 }
 

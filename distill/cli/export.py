@@ -5,15 +5,19 @@ from __future__ import annotations
 from argparse import Namespace
 
 from distill.cli.command import argument, of_run
-from distill.cli.parser import Overrides
+from distill.cli.parser import Overrides, judged
 from distill.core.utils.errors import UserError
 
 __all__ = ["EXPORT"]
+
+_TARGETS = ("hf", "onnx", "onnx-int8")  # of distill.export.targets, which needs torch
 
 
 def _export(options: Namespace, overrides: Overrides) -> None:
     if options.to is None:
         raise UserError("must be given", key="--to", hint="hf, onnx or onnx-int8")
+    if "." not in options.to:  # else a class of one's own
+        judged("--to", options.to, {"choices": _TARGETS})
     from distill.workflows.export import export
 
     export(options.run, options.to, options.output, options.isa, overrides=overrides, allow=options.allow)
@@ -23,7 +27,7 @@ EXPORT = of_run(
     "Write a run's student in a format that others run, verify on its validation data that it does the same,\n"
     "and measure it. Needs the export extra for ONNX.",
     _export,
-    argument("--to", choices=("hf", "onnx", "onnx-int8"), help="the format"),
+    argument("--to", metavar="FORMAT", help="hf, onnx, onnx-int8, or the path of a class of your own (--allow)"),
     argument("--output", metavar="DIR", help="folder to write; exports/FORMAT in the run's own if not given"),
     argument("--isa", choices=("avx2", "vnni", "arm"), help="what integers are for; this machine if not given"),
 )

@@ -1,19 +1,23 @@
-"""A model as a folder that ``AutoModel.from_pretrained`` opens."""
+"""The target ``hf``: a folder that ``AutoModel.from_pretrained`` opens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedModel
 
+from distill.core.record import steps_of
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_transformers
+from distill.export.base import ExportTarget, Predict
+from distill.export.verify import torch_logits
 
-__all__ = ["check_structure", "to_huggingface"]
+__all__ = ["HuggingFace", "check_structure", "to_huggingface"]
 
 _STRUCTURE = {
     "remove": "some of its heads, neurons or layers were taken out",
@@ -21,6 +25,37 @@ _STRUCTURE = {
     "share": "some of its layers share their weights",
 }
 """Kinds of steps whose outcome no configuration of transformers describes -> what they do."""
+
+
+class HuggingFace(ExportTarget):
+    """A folder for ``from_pretrained``, with plain weights."""
+
+    name = "hf"
+
+    def check(self, student: nn.Module) -> None:
+        check_structure(student, steps_of(student))
+
+    def write(self, student: nn.Module, folder: Path, example: dict[str, Tensor]) -> dict[str, Any]:
+        assert isinstance(student, PreTrainedModel)
+        to_huggingface(student, folder)
+        return {}
+
+    def open(self, folder: Path) -> Predict:
+        with quiet_transformers():
+            [name] = AutoConfig.from_pretrained(folder).architectures
+            opened: nn.Module = _model_class(name).from_pretrained(folder)
+        return torch_logits(opened.eval())
+
+
+def _model_class(name: str) -> Any:
+    """The class of that name, of transformers or of the user's own code, which defined it when it was trained."""
+    return getattr(transformers, name, None) or next(k for k in _subclasses(PreTrainedModel) if k.__name__ == name)
+
+
+def _subclasses(kind: Any) -> Iterator[Any]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _subclasses(below)
 
 
 def check_structure(model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> None:

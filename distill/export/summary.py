@@ -53,7 +53,7 @@ def _rows(report: Mapping[str, Any]) -> dict[str, str]:
         ratio = reference["bytes"] / report["bytes"]
         size += f", {ratio:.2f} times smaller than {reference['name']} ({megabytes(reference['bytes'])})"
     rows = {"size": size}
-    if "isa" in report:
+    if "integer_matmuls" in report:
         matmuls = report["integer_matmuls"]
         names = ", ".join(f"{count} {name}" for name, count in matmuls.items())
         rows["integer matmuls"] = f"{sum(matmuls.values())} of {report['integer_products']}" + (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,14 +11,12 @@ from torch import Tensor, nn
 from distill.core.forward import forward
 from distill.core.signals import Batch, Request, Signals
 from distill.core.utils.errors import UserError
+from distill.export.base import Predict
 from distill.export.onnx.graph import feed
 from distill.export.packed import apart
 from distill.tasks import Task
 
-__all__ = ["Comparison", "Predict", "check_float", "check_integer", "compare", "nothing_to_compare", "torch_logits"]
-
-Predict = Callable[[dict[str, Tensor]], Tensor]
-"""Named inputs to logits."""
+__all__ = ["Comparison", "check_float", "check_integer", "compare", "nothing_to_compare", "torch_logits"]
 
 RELATIVE_ERROR = 1e-4
 AGREEMENT = 0.995

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from distill.config.class_paths import guarded
 from distill.core.signals import Batch
 from distill.core.utils.console import wide
 from distill.core.utils.errors import UserError
@@ -22,21 +23,24 @@ from distill.core.utils.progress import spoken
 from distill.core.utils.quiet import quiet_transformers
 from distill.core.utils.replacing import check_output
 from distill.core.verdict import Verdict
+from distill.export.base import ExportTarget
 from distill.export.folder import REPORT, replacing_export
 from distill.export.onnx.convert import without_quantization
 from distill.export.onnx.graph import Logits, feed, to_onnx
 from distill.export.onnx.isa import check_isa, host_isa
 from distill.export.onnx.padding import said
 from distill.export.onnx.runtime import latency, session
+from distill.export.onnx.write import MODEL
 from distill.export.summary import STUDENT, TEACHER, show, sizes, slower
-from distill.export.targets import FORMATS, MODEL, check_name, check_student, write
+from distill.export.targets import find_target, write
 from distill.models.compatibility import positions_of
 from distill.run.listing import read_json
 from distill.run.loggers.make import check_installed, keep_export
 from distill.workflows.evaluate import reopen
 from distill.workflows.job.build import Job
+from distill.workflows.job.explain import named_class
 
-__all__ = ["FORMATS", "LENGTH", "export"]
+__all__ = ["LENGTH", "export"]
 
 LENGTH = 128
 """Tokens of the text whose latency is measured, or as many as the models read."""
@@ -58,7 +62,8 @@ def export(
     Args:
         folder: The run.
         to: ``hf``, a folder for ``AutoModel.from_pretrained``; ``onnx``, in float32; ``onnx-int8``, a quantized
-            student with its integers.
+            student with its integers; or the dotted path of a target of one's own
+            (:class:`~distill.export.base.ExportTarget`).
         output: The folder to write; ``<run>/exports/<to>`` if not given. An earlier export there is replaced.
         isa: What integers are stored for: ``avx2``, ``vnni`` or ``arm``; this machine if not given.
         overrides: Keys and YAML texts that replace parts of the run's configuration.
@@ -71,11 +76,7 @@ def export(
         UserError: if the student cannot be written so, or what was written does not do what the student does; then
             there is no folder.
     """
-    check_name(to)
-    if isa is not None and check_isa(isa) and to != "onnx-int8":
-        problem, hint = f"{to} stores no integers", "leave it out, or export --to onnx-int8"
-        raise UserError(problem, key="--isa", value=isa, hint=hint)
-    isa = isa or host_isa()
+    target = _target(to, isa, allow)
     given = check_output(output)
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True, heeds=("logging",))
     if given is None:
@@ -83,28 +84,43 @@ def export(
     if given is None and job.logging.wandb is not None and "exports" in job.logging.wandb.artifacts:
         check_installed(job.logging)
     student = job.module.student.eval()
-    check_student(to, student)
-    target = given or run.folder / "exports" / to
+    target.check(student)
+    place = given or run.folder / "exports" / target.name
     console = wide()
     if not console.is_terminal:
-        print(f"writing {to}", flush=True)
-    with replacing_export(target) as fresh, console.status(f"writing {to}"):
-        report: dict[str, Any] = {"to": to, "run": f"{run.name} {run.id}"}
-        report |= write(to, student, fresh, task=job.module.task, batches=lambda: _batches(job), isa=isa)
+        print(f"writing {target.name}", flush=True)
+    with replacing_export(place) as fresh, console.status(f"writing {target.name}"):
+        report: dict[str, Any] = {"to": target.name, "run": f"{run.name} {run.id}"}
+        report |= write(target, student, fresh, task=job.module.task, batches=lambda: _batches(job))
         report |= {**sizes(fresh), "verdict": Verdict.of_file(read_json(run.result_file)[0]).bad}
         inputs = feed(next(iter(_batches(job))))
         if "attention_mask" in inputs:
-            report["padding"] = Logits(without_quantization(student), inputs, counts=to != "hf").sides(inputs)
+            pads = Logits(without_quantization(student), inputs, counts=target.onnx is not None)
+            report["padding"] = pads.sides(inputs)
             report["verdict"] += said(report["padding"])
-        if to != "hf":
-            report |= _measure(job, student, fresh / MODEL, integers=to == "onnx-int8")
+        if target.onnx is not None:
+            report |= _measure(job, student, fresh / target.onnx, integers=target.integers)
             report["verdict"] += slower(report["latency_ms"])
-        _complete(fresh, job, student, report)
+        _complete(fresh, job, student, report, pads=target.onnx is not None)
     if given is None:  # what lies elsewhere is the user's
-        keep_export(job.logging, run, target)
-    report["folder"] = str(target)
+        keep_export(job.logging, run, place)
+    report["folder"] = str(place)
     show(report)
     return report
+
+
+def _target(to: str, isa: str | None, allow: Sequence[str]) -> ExportTarget:
+    """The target called ``to``, or the class that it is the path of, for an instruction set."""
+    kind: type[ExportTarget]
+    if "." in to:
+        with guarded(allow):
+            kind = named_class(ExportTarget, to, "--to", allow)
+    else:
+        kind = find_target(to)
+    if isa is not None and check_isa(isa) and not kind.integers:
+        problem, hint = f"{to} stores no integers", "leave it out, or export --to onnx-int8"
+        raise UserError(problem, key="--isa", value=isa, hint=hint)
+    return kind(isa or host_isa())
 
 
 def _batches(job: Job) -> Iterator[Batch]:
@@ -120,12 +136,20 @@ def _batches(job: Job) -> Iterator[Batch]:
         yield job.module.task.batch(raw)
 
 
-def _complete(folder: Path, job: Job, student: nn.Module, report: dict[str, Any]) -> None:
-    """Put the tokenizer, the configuration and the report beside the model."""
+def _complete(folder: Path, job: Job, student: nn.Module, report: dict[str, Any], *, pads: bool) -> None:
+    """Put the tokenizer, the configuration and the report beside the model.
+
+    Args:
+        folder: Of the export.
+        job: The run's.
+        student: The student.
+        report: Of the export.
+        pads: Whether the tokenizer's side of padding must be one that is right; transformers counts positions itself.
+    """
     tokenizer = getattr(job.data, "tokenizer", None)
     with quiet_transformers():
         if tokenizer is not None:
-            sides = report.get("padding") if report["to"] != "hf" else None  # transformers counts positions itself
+            sides = report.get("padding") if pads else None
             if sides and tokenizer.padding_side not in sides:
                 tokenizer.padding_side = sides[0]
             tokenizer.save_pretrained(folder)

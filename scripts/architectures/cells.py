@@ -24,7 +24,7 @@ from distill.export.onnx.graph import Logits, feed
 from distill.export.onnx.padding import padded
 from distill.export.onnx.runtime import logits as run_logits
 from distill.export.onnx.runtime import session
-from distill.export.targets import write
+from distill.export.targets import TARGETS, write
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
 from distill.models import artifact
 from distill.models.pretrained import load_model
@@ -202,7 +202,7 @@ def exported(model: PreTrainedModel, task: TextTask) -> None:
     """In ONNX, float: onnxruntime's logits, of rows of another length and number than the example's."""
     batch, model = batch_of(task), _shallow(model, task)
     with tempfile.TemporaryDirectory() as folder:
-        write("onnx", model.eval(), Path(folder), task=task, batches=lambda: iter([batch]), isa="avx2")
+        write(TARGETS["onnx"]("avx2"), model.eval(), Path(folder), task=task, batches=lambda: iter([batch]))
         run = session(Path(folder) / "model.onnx")
         longest = _row(feed(batch), 0, _LENGTHS[0])
         found = run_logits(run, longest)

@@ -12,7 +12,7 @@ import pytest
 from distill.core.utils import extras
 from distill.core.utils.errors import UserError
 from distill.core.utils.extras import EXTRAS, missing, require
-from distill.export.targets import check_name
+from distill.export.targets import find_target
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_run_that_asks_for_wandb_is_refused_before_anything_is_written(
 @pytest.mark.parametrize("name", EXTRAS["export"])
 def test_an_export_to_onnx_is_refused(name: str, without: Callable[..., None]) -> None:
     without(name)
-    check_name("hf")
+    find_target("hf")
     with pytest.raises(UserError, match=rf"^--to: needs {name}, which is not installed") as raised:
-        check_name("onnx")
+        find_target("onnx")
     assert raised.value.hint == 'pip install "lightning-distill[export]"'

@@ -15,8 +15,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.core.utils.errors import UserError
-from distill.export import targets as formats
+from distill.export import targets
 from distill.export.onnx.runtime import latency, logits, session
+from distill.export.onnx.write import OnnxInt8
 from distill.export.verify import Comparison
 from distill.models import artifact
 from distill.run.folder import Run
@@ -115,12 +116,13 @@ def test_what_is_not_verified_leaves_no_folder(run: Run, monkeypatch: pytest.Mon
         41, relative_error=0.1, mean_error=0.1, agreement=0.97, metric="accuracy", trained=0.9, exported=0.9
     )
 
-    def fake(model: nn.Module, folder: Path, batches: Any, trained: Any) -> tuple[None, dict[str, Any]]:
+    def fake(target: OnnxInt8, model: nn.Module, folder: Path, example: Any) -> dict[str, Any]:
         (folder / "model.onnx").write_bytes(b"wrong")
-        return None, {}
+        return {}
 
-    monkeypatch.setattr(formats, "_write_onnx", fake)
-    monkeypatch.setattr(formats, "compare", lambda *_: found)
+    monkeypatch.setattr(OnnxInt8, "write", fake)
+    monkeypatch.setattr(OnnxInt8, "open", lambda *_: None)
+    monkeypatch.setattr(targets, "compare", lambda *_: found)
     with pytest.raises(UserError, match=r"97\.00% of its decisions"):
         export(run.folder, "onnx-int8")
     assert sorted(run.folder.rglob("*")) == before

@@ -21,9 +21,11 @@ from distill.compression.quantization.scheme import ActivationScheme, WeightSche
 from distill.core.record import note
 from distill.core.signals import Batch
 from distill.core.utils.errors import UserError
-from distill.export import targets as formats
+from distill.export import hf
 from distill.export.onnx.runtime import logits, session
-from distill.export.targets import MODEL, check_name, check_student, write
+from distill.export.onnx.write import MODEL, Onnx
+from distill.export.targets import TARGETS, find_target, write
+from distill.export.verify import torch_logits
 from distill.tasks import CausalLM, Plain, TextClassification
 
 Quantize = Callable[[nn.Module, WeightScheme, ActivationScheme | None], nn.Module]
@@ -34,7 +36,7 @@ def integers(
     quantized: nn.Module, task: TextClassification, batches: list[Batch], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("int8")
-    return folder, write("onnx-int8", quantized, folder, task=task, batches=lambda: batches, isa="vnni")
+    return folder, write(TARGETS["onnx-int8"]("vnni"), quantized, folder, task=task, batches=lambda: batches)
 
 
 def test_every_quantized_linear_is_one_product_of_integers(
@@ -87,7 +89,7 @@ def test_a_tied_table_is_stored_once_and_as_integers(quantize: Quantize, tmp_pat
     ids = torch.randint(0, 61, (4, 12))
     data = Batch(inputs={"input_ids": ids}, labels=ids.roll(-1, 1), extras={"bytes": torch.ones_like(ids)})
     layers = quantize(student, WeightScheme(), ActivationScheme())
-    report = write("onnx-int8", layers, tmp_path, task=CausalLM(), batches=lambda: [data], isa="avx2")
+    report = write(TARGETS["onnx-int8"]("avx2"), layers, tmp_path, task=CausalLM(), batches=lambda: [data])
     assert report["verified"]["metric"] == "bits_per_byte"
     assert report["weights"] == "uint8"
     assert sum(report["integer_matmuls"].values()) == report["integer_products"] == 4
@@ -101,7 +103,7 @@ def test_a_tied_table_is_stored_once_and_as_integers(quantize: Quantize, tmp_pat
 def test_any_transformers_opens_the_plain_folder(
     quantized: nn.Module, task: TextClassification, batches: list[Batch], tmp_path: Path
 ) -> None:
-    report = write("hf", quantized, tmp_path, task=task, batches=lambda: batches, isa="vnni")
+    report = write(TARGETS["hf"]("vnni"), quantized, tmp_path, task=task, batches=lambda: batches)
     assert report["verified"]["relative_error"] < 1e-6
     opened, loading = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not loading["missing_keys"]
@@ -119,13 +121,13 @@ def test_structures_that_transformers_cannot_express_are_refused(
     student = copy.deepcopy(bert)
     note(student, {"kind": "layers"}, {"kind": kind})
     with pytest.raises(UserError, match=r"--to = 'hf': transformers cannot open this student.*--to onnx"):
-        check_student("hf", student)
-    check_student("onnx", student)
+        TARGETS["hf"]().check(student)
+    TARGETS["onnx"]().check(student)
 
 
 def test_a_plain_module_is_no_model_of_transformers() -> None:
     with pytest.raises(UserError, match="Linear is none of its models"):
-        check_student("hf", nn.Linear(2, 2))
+        TARGETS["hf"]().check(nn.Linear(2, 2))
 
 
 # ---------------------------------------------------------------------- refusals
@@ -133,19 +135,19 @@ def test_a_plain_module_is_no_model_of_transformers() -> None:
 
 def test_a_student_without_integers_has_none_to_export(bert: BertForSequenceClassification) -> None:
     with pytest.raises(UserError, match=r"--to = 'onnx-int8': this student was not quantized.*distill quantize RUN"):
-        check_student("onnx-int8", bert)
+        TARGETS["onnx-int8"]().check(bert)
 
 
 def test_an_unknown_format_is_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"--to = 'onnx-int4': no such format.*'onnx-int8'"):
-        check_name("onnx-int4")
+        find_target("onnx-int4")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    check_name("hf")
+    find_target("hf")
     with pytest.raises(UserError, match=r"needs onnxruntime.*lightning-distill\[export\]"):
-        check_name("onnx")
+        find_target("onnx")
 
 
 @pytest.mark.parametrize(("to", "rule"), [("hf", "differ"), ("onnx-int8", "decisions")])
@@ -162,10 +164,10 @@ def test_what_does_something_else_is_refused(
     wrong = copy.deepcopy(quantized)
     with torch.no_grad():
         wrong.classifier.weight.neg_()  # type: ignore[union-attr]
-    monkeypatch.setattr(formats, "to_huggingface", lambda model, folder: wrong.save_pretrained(folder))  # type: ignore[operator]
-    monkeypatch.setattr(formats, "_write_onnx", lambda *_: (formats.torch_logits(wrong), {}))
+    monkeypatch.setattr(hf, "to_huggingface", lambda model, folder: wrong.save_pretrained(folder))  # type: ignore[operator]
+    monkeypatch.setattr(Onnx, "open", lambda *_: torch_logits(wrong))
     with pytest.raises(UserError, match=f"{rule}.*nothing was written"):
-        write(to, quantized, tmp_path, task=task, batches=lambda: batches, isa="vnni")
+        write(TARGETS[to]("vnni"), quantized, tmp_path, task=task, batches=lambda: batches)
 
 
 class Columns(nn.Module):
@@ -214,9 +216,9 @@ def test_sizes_are_free_where_the_file_then_does_what_the_model_does(
     model: nn.Module, example: torch.Tensor, others: list[torch.Tensor], tmp_path: Path
 ) -> None:
     batch = Batch({"input": example}, labels=torch.zeros(len(example), dtype=torch.long))
-    report = write("onnx", model.eval(), tmp_path, task=Plain(), batches=lambda: [batch], isa="vnni")
+    report = write(TARGETS["onnx"]("vnni"), model.eval(), tmp_path, task=Plain(), batches=lambda: [batch])
     sizes = report["inputs"]["input"]
-    run = session(tmp_path / formats.MODEL)
+    run = session(tmp_path / MODEL)
     for x in (example, example[:1], *others):
         with torch.no_grad():
             torch.testing.assert_close(logits(run, {"input": x}), model(x), rtol=1e-4, atol=1e-5)
@@ -247,7 +249,7 @@ def test_a_table_that_another_module_reads_is_exported_as_integers(tmp_path: Pat
     model, ids = Words().eval(), torch.arange(18).view(3, 6) % 9
     quantize(model, [], activations=None, embeddings=WeightScheme(bits=4, symmetric=False))
     batch = Batch({"input": ids}, labels=torch.arange(3))
-    report = write("onnx-int8", model, tmp_path, task=Plain(), batches=lambda: [batch], isa="vnni")
+    report = write(TARGETS["onnx-int8"]("vnni"), model, tmp_path, task=Plain(), batches=lambda: [batch])
     assert report["verified"]["mean_error"] < 1e-5
 
 
@@ -272,7 +274,7 @@ def test_a_map_that_another_module_reads_is_exported_as_integers(tmp_path: Path,
     model, x = Beside(called=called).eval(), torch.randn(6, 8)
     quantize(model, [x], weights=WeightScheme(bits=4), activations=ActivationScheme(kind=kind))
     batch = Batch({"input": x}, labels=torch.arange(6) % 3)
-    report = write("onnx-int8", model, tmp_path, task=Plain(), batches=lambda: [batch], isa="vnni")
+    report = write(TARGETS["onnx-int8"]("vnni"), model, tmp_path, task=Plain(), batches=lambda: [batch])
     assert report["verified"]["mean_error"] < 1e-5
 
 
@@ -280,7 +282,7 @@ def test_a_map_that_another_module_reads_is_exported_as_integers(tmp_path: Path,
 def test_a_model_and_data_in_double_precision_become_float32(layer: nn.Module, tmp_path: Path) -> None:
     x = torch.randn(4, 8, *[1] * isinstance(layer, nn.Sequential), dtype=torch.float64)
     batch = Batch({"input": x}, labels=torch.arange(4) % 3)
-    report = write("onnx", layer.double().eval(), tmp_path, task=Plain(), batches=lambda: [batch], isa="vnni")
+    report = write(TARGETS["onnx"]("vnni"), layer.double().eval(), tmp_path, task=Plain(), batches=lambda: [batch])
     assert report["verified"]["relative_error"] < 1e-5
 
 
@@ -303,7 +305,7 @@ def test_after_an_export_that_failed_weights_are_parameters_again(tmp_path: Path
     quantize(model, [x], activations=None)
     batch = Batch({"input": x}, labels=torch.arange(4) % 3)
     with pytest.raises(UserError, match="cannot follow"):
-        write("onnx", model, tmp_path, task=Plain(), batches=lambda: [batch], isa="vnni")
+        write(TARGETS["onnx"]("vnni"), model, tmp_path, task=Plain(), batches=lambda: [batch])
     assert not in_own_pass()
 
 
@@ -313,7 +315,7 @@ def test_data_of_sizes_that_the_file_does_not_take_are_refused(tmp_path: Path) -
     with pytest.raises(
         UserError, match=r"reads input of \[batch, 3, 6, 6\] only.*hold \[2, 3, 9, 9\] too.*distill\.load"
     ):
-        write("onnx", Windows().eval(), tmp_path, task=Plain(), batches=lambda: data, isa="vnni")
+        write(TARGETS["onnx"]("vnni"), Windows().eval(), tmp_path, task=Plain(), batches=lambda: data)
 
 
 def test_a_layer_under_two_names_is_exported_under_both(tmp_path: Path) -> None:
@@ -321,6 +323,6 @@ def test_a_layer_under_two_names_is_exported_under_both(tmp_path: Path) -> None:
     model, example = Frames().eval(), torch.randn(3, 7, 6)
     quantize(model, [example], activations=ActivationScheme(kind="dynamic"))
     batch = Batch({"input": example}, labels=torch.zeros(3, dtype=torch.long))
-    report = write("onnx-int8", model, tmp_path, task=Plain(), batches=lambda: [batch], isa="vnni")
+    report = write(TARGETS["onnx-int8"]("vnni"), model, tmp_path, task=Plain(), batches=lambda: [batch])
     assert report["verified"]["mean_error"] < 1e-5
     assert sum(report["integer_matmuls"].values()) == 2  # it is called twice, and stored once

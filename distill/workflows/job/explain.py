@@ -23,7 +23,16 @@ from distill.config.class_paths import check_path
 from distill.config.known_keys import instead, precision
 from distill.core.utils.errors import UserError, nearest
 
-__all__ = ["class_arguments", "describe", "explain_arguments", "explain_value", "fits", "refuse_null", "subclass_names"]
+__all__ = [
+    "class_arguments",
+    "describe",
+    "explain_arguments",
+    "explain_value",
+    "fits",
+    "named_class",
+    "refuse_null",
+    "subclass_names",
+]
 
 
 def class_arguments(cls: type) -> dict[str, tuple[Any, bool]]:
@@ -189,19 +198,32 @@ def _names_class(value: str, options: Sequence[Any]) -> bool:
     return not scalars or "." in value or value[:1].isupper()
 
 
+def named_class(base: type, path: str, key: str, allowed: Sequence[str]) -> type[Any]:
+    """The subclass of ``base`` that ``path`` names; inside :func:`~distill.config.class_paths.guarded`.
+
+    Raises:
+        UserError: if there is none that may be named here, or it is abstract.
+    """
+    return _class_at([base], path, key, key, allowed)
+
+
 def _explain_class(classes: list[type], path: Any, given: Any, key: str, allowed: Sequence[str]) -> None:
     """Say what is wrong with the class called ``path``, one of ``classes`` expected, or with its arguments.
 
     Raises:
         UserError: if anything is.
     """
-    check_path(path, allowed, f"{key}.class_path")
+    explain_arguments(_class_at(classes, path, key, f"{key}.class_path", allowed), given, key, allowed)
+
+
+def _class_at(classes: list[type], path: Any, key: str, place: str, allowed: Sequence[str]) -> type[Any]:
+    check_path(path, allowed, place)
     names = " or ".join(cls.__name__ for cls in classes)
     known = sorted({name for cls in classes for name in subclass_names(cls)})
     try:
         resolved = _resolved(classes, path)
     except ValueError as error:  # several classes of one name
-        raise UserError(str(error), key=f"{key}.class_path", value=path, hint="give the dotted path") from None
+        raise UserError(str(error), key=place, value=path, hint="give the dotted path") from None
     if "." not in resolved:
         raise UserError(f"there is no {names} of that name", key=key, value=path, hint=nearest(path, known))
     try:
@@ -217,7 +239,7 @@ def _explain_class(classes: list[type], path: Any, given: Any, key: str, allowed
         raise UserError(f"is no {names}", key=key, value=path, hint=f"{_known(classes[0])}")
     if inspect.isabstract(cls):
         raise UserError("is abstract, only its subclasses can be used", key=key, value=path, hint=_known(cls))
-    explain_arguments(cls, given, key, allowed)
+    return cls
 
 
 def _resolved(classes: list[type], path: str) -> str:

@@ -21,7 +21,7 @@ from distill.compression.quantization.layers import quantized_layers
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.core import record
 from distill.core.signals import Batch
-from distill.export.targets import write
+from distill.export.targets import TARGETS, write
 from distill.models import artifact
 from distill.tasks import Plain, TextClassification
 from distill.training.module import Distillation
@@ -67,7 +67,7 @@ def test_the_exported_integers_decide_as_the_trained_student(
     for step in qat.finish(model.student):
         record.note(model.student, step)
     task = TextClassification(["no", "yes"])
-    found = write("onnx-int8", model.student.eval(), tmp_path, task=task, batches=lambda: batches(4), isa="vnni")
+    found = write(TARGETS["onnx-int8"]("vnni"), model.student.eval(), tmp_path, task=task, batches=lambda: batches(4))
     assert found["verified"]["agreement"] == 1.0
     assert found["integer_products"] == 7
 

@@ -19,7 +19,8 @@ from distill.core.signals import Batch
 from distill.export.onnx.convert import with_integers
 from distill.export.onnx.graph import to_onnx
 from distill.export.onnx.runtime import integer_matmuls, logits, session
-from distill.export.targets import MODEL, write
+from distill.export.onnx.write import MODEL
+from distill.export.targets import TARGETS, write
 from distill.tasks import Plain
 
 CHANNELS, OUT, SIDE = 4, 6, 7
@@ -222,7 +223,7 @@ def images() -> list[Batch]:
 def test_convolutions_that_follow_each_other_are_multiplied_as_integers(
     pipeline: Pipeline, tmp_path: Path, isa: str
 ) -> None:
-    report = write("onnx-int8", pipeline, tmp_path, task=Plain(), batches=images, isa=isa)
+    report = write(TARGETS["onnx-int8"](isa), pipeline, tmp_path, task=Plain(), batches=images)
     # The last one's output is averaged, and rounded to no grid.
     assert report["integer_products"] == 4
     assert report["integer_matmuls"] == integer_matmuls(tmp_path / MODEL) == {"QLinearConv": 3}

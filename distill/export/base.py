@@ -1,0 +1,72 @@
+"""The contract of an export target."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+__all__ = ["ExportTarget", "Predict"]
+
+Predict = Callable[[dict[str, Tensor]], Tensor]
+"""Named inputs to logits."""
+
+
+class ExportTarget(ABC):
+    """A format in which a student is shipped.
+
+    ``distill export RUN --to NAME`` checks and writes the student, opens what was written, and compares it with the
+    student on the run's validation data. Where it does something else there is no export. A target of one's own is
+    named by its class: ``--to my_package.MyTarget --allow my_package``.
+
+    Args:
+        isa: The instruction set that integers are stored for, one of :data:`~distill.export.onnx.isa.ISAS`.
+
+    Attributes:
+        name: As it stands behind ``--to``, and in the folder's name.
+        extra: The extra of this distribution that it needs (:data:`~distill.core.utils.extras.EXTRAS`).
+        integers: Whether it computes with the integers of a quantized student. It is then given the student as it was
+            trained, and may differ by what rounding does (:func:`~distill.export.verify.check_integer`). Any other is
+            given plain layers, whose weights lie on their grids, and must compute what these do
+            (:func:`~distill.export.verify.check_float`).
+        onnx: The ONNX file in its folder, if it writes one: it is timed in onnxruntime beside the teacher's.
+    """
+
+    name: ClassVar[str]
+    extra: ClassVar[str | None] = None
+    integers: ClassVar[bool] = False
+    onnx: ClassVar[str | None] = None
+
+    def __init__(self, isa: str = "avx2") -> None:
+        self.isa = isa
+
+    def check(self, student: nn.Module) -> None:  # noqa: B027  (many formats hold any student)
+        """Refuse a student that the format cannot hold, before anything is written.
+
+        Raises:
+            UserError: saying why.
+        """
+
+    @abstractmethod
+    def write(self, student: nn.Module, folder: Path, example: dict[str, Tensor]) -> dict[str, Any]:
+        """Write the student into an empty folder. Its tokenizer and configuration are added later.
+
+        Args:
+            student: In eval mode; not to be changed.
+            folder: Where to.
+            example: The inputs of a batch of the validation data, by name. Of text they are ``input_ids``,
+                ``attention_mask`` and, where the data has them, ``token_type_ids``.
+
+        Returns:
+            What ``export.json`` is to say of it besides.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
+
+    @abstractmethod
+    def open(self, folder: Path) -> Predict:
+        """What :meth:`write` wrote, in the runtime that it is for, as a function of such inputs."""
