@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from distill.compression.base import Compression
 from distill.compression.structure.low_rank import LowRankLinear, factorize, rank_of_energy, replace, saves, shape
+from distill.core.orientation import output_axis
 from distill.core.record import steps_of
 from distill.core.targets import LINEAR, refuse_broken, refuse_rewritten, select, sharing
 from distill.core.utils.errors import UserError
@@ -126,4 +126,4 @@ def _matrix(linear: nn.Module) -> Tensor:
     """The weight as ``[out, in]``."""
     weight = linear.weight
     assert isinstance(weight, Tensor)
-    return weight.detach().T if isinstance(linear, Conv1D) else weight.detach()
+    return weight.detach().movedim(output_axis(linear), 0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distill.compression.structure.low_rank import LowRankLinear
 from distill.compression.structure.sharing import shared_layers
 from distill.compression.structure.units import UNIT_KINDS, find_units
-from distill.core.targets import head_modules
+from distill.core.targets import LINEAR, head_modules
 
 __all__ = ["Coverage", "coverage", "coverage_of", "reached_by", "role"]
 
@@ -170,6 +170,6 @@ def role(student: nn.Module, name: str) -> str:
         return "embeddings"
     if any("expert" in part.lower() for part in (*owner.split("."), type(module).__name__)):
         return "experts"
-    if isinstance(module, (nn.Linear, LowRankLinear)) or type(module).__name__ == "Conv1D":
+    if isinstance(module, (*LINEAR, LowRankLinear)):
         return "other linear maps"
     return type(module).__name__

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from distill.core.draws import order
-from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.errors import UserError, first_line, nearest
 from distill.core.utils.paths import PACKAGE_PREFIX, at_home, check_path, resolve
 from distill.data.corpus import STDLIB, stdlib
 from distill.data.files import OWN, read_files
@@ -163,7 +163,7 @@ def _parquet(key: str, names: Sequence[str]) -> Any:
     try:
         return concatenate_datasets(parts)
     except (ValueError, TypeError) as error:
-        problem = f"must hold the same kind of values in a column ({_first_line(error)})"
+        problem = f"must hold the same kind of values in a column ({first_line(error)})"
         raise UserError(problem, key=key, value=list(names), hint="convert them") from error
 
 
@@ -174,16 +174,12 @@ def _read(key: str, value: Any, reader: str, name: str | None, **options: Any) -
         found = load_dataset(reader, name, **options)
         return found if "split" in options else dict(found)
     except Exception as error:  # readers of foreign files raise whatever they like
-        reason = _first_line(error.__cause__ or error)
+        reason = first_line(error.__cause__ or error)
         if "scripts are no longer supported" in reason:
             hint = "move the Python file away, or name the data's files in data.files"
             raise UserError(f"holds a Python file ({reason})", key=key, value=value, hint=hint) from error
         problem = f"cannot be read as a data set ({type(error).__name__}: {reason})"
         raise UserError(problem, key=key, value=value, hint="check path, name and files") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
 
 
 def find_splits(

@@ -13,7 +13,6 @@ from typing import Any
 
 from distill.core.task import Task, TextTask
 from distill.core.utils.errors import UserError
-from distill.core.utils.paths import resolve
 from distill.data.features import Samples, read_column
 from distill.data.labels import Labels
 
@@ -26,38 +25,15 @@ def load_tokenizer(path: str, task: TextTask) -> Any:
     Raises:
         UserError: if there is none, or it cannot do what the task asks of it.
     """
-    from transformers import AutoTokenizer
+    from distill.models import pretrained  # which takes transformers' time to import
 
-    from distill.models.folder import check_config
-    from distill.models.pretrained import not_given  # which takes transformers' time to import
-
-    place = resolve(path, "data.tokenizer")
-    check_config(Path(place), path, "data.tokenizer")
-    try:
-        # Byte-level tokenizers refuse words that are split already unless they may put a space before each.
-        options = {"add_prefix_space": True} if task.words else {}
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
-    except Exception as error:  # the files of a stranger can make it stumble anywhere
-        if missing := not_given(error, "data.tokenizer", path):
-            raise missing from error
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise UserError(
-            f"no tokenizer can be read there ({reason})",
-            key="data.tokenizer",
-            value=path,
-            hint="name a folder that holds tokenizer.json, or a hub id",
-        ) from error
+    key = "data.tokenizer"
+    tokenizer = pretrained.load_tokenizer(path, key, words=task.words, pads_with_eos=task.pads_with_eos)
     if not tokenizer.is_fast:
-        raise UserError("must be a fast tokenizer", key="data.tokenizer", value=path, hint="convert it")
+        raise UserError("must be a fast tokenizer", key=key, value=path, hint="convert it")
     if tokenizer.pad_token_id is None:
-        if not task.pads_with_eos or tokenizer.eos_token_id is None:
-            raise UserError(
-                f"{task.name} needs a tokenizer with a padding token",
-                key="data.tokenizer",
-                value=path,
-                hint="set its pad_token and save it again",
-            )
-        tokenizer.pad_token = tokenizer.eos_token
+        problem, hint = f"{task.name} needs a tokenizer with a padding token", "set its pad_token and save it again"
+        raise UserError(problem, key=key, value=path, hint=hint)
     return tokenizer
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from distill.core.model_spec import ModelSpec
+from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch, Needs, Request, Signals
 from distill.core.utils.errors import UserError
-from distill.losses.base import DistillationLoss, LossSum, at_least_float32
+from distill.losses.base import DistillationLoss, LossSum
 from distill.losses.features import real_tokens
 from distill.losses.layer_map import LayerMap, check_layers, layer_pairs
 

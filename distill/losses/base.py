@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from distill.core.model_spec import ModelSpec
@@ -19,13 +18,11 @@ __all__ = [
     "DistillationLoss",
     "LossSum",
     "aligned_logits",
-    "at_least_float32",
     "check_choice",
     "check_not_negative",
     "check_positive",
     "check_some",
     "counted",
-    "full_precision",
 ]
 
 
@@ -104,23 +101,6 @@ class DistillationLoss(nn.Module, ABC):
     def extra_repr(self) -> str:
         weight = self.weight.value if isinstance(self.weight, Constant) else type(self.weight).__name__
         return f"name={self.name!r}, weight={weight}"
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """``tensor`` in float32, or as it is in float64.
-
-    Softmax, logarithms and sums of half precision lose several percent of the gradient, most of all
-    where the student is close to the teacher.
-    """
-    return tensor if tensor.dtype is torch.float64 else tensor.float()
-
-
-def full_precision(tensor: Tensor) -> torch.autocast:
-    """A block in which matrix products keep the dtype of their operands, whatever autocast is on.
-
-    Autocast would compute a float32 product in half precision without asking.
-    """
-    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def aligned_logits(student: Signals, teacher: Signals, mask: Tensor | None) -> tuple[Tensor, Tensor]:

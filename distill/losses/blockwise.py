@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from distill.losses.base import at_least_float32
+from distill.core.numerics import at_least_float32
 
 __all__ = ["sum_over_rows"]
 

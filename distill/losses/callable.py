@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import loss as torch_losses
 
+from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch
 from distill.core.utils.errors import UserError
-from distill.losses.base import DistillationLoss, at_least_float32, snake_case
+from distill.losses.base import DistillationLoss, snake_case
 from distill.losses.logit_loss import LogitLoss
 
 __all__ = ["CallableLoss", "as_loss"]

@@ -6,10 +6,11 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from distill.core.model_spec import ModelSpec
+from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch, Needs, Request, Signals
 from distill.core.utils.errors import UserError
-from distill.losses.base import DistillationLoss, LossSum, at_least_float32
+from distill.losses.base import DistillationLoss, LossSum
 
 __all__ = ["CosineHidden", "cosine_distance"]
 

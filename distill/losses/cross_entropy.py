@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
 from distill.core.signals import IGNORE, Batch, Needs, OutputKind, Request, Signals
 from distill.core.utils.errors import UserError
-from distill.losses.base import DistillationLoss, LossSum, at_least_float32, counted
+from distill.losses.base import DistillationLoss, LossSum, counted
 from distill.losses.blockwise import sum_over_rows
 
 __all__ = ["CrossEntropy", "cross_entropy", "regression_mse"]

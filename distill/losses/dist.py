@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, softmax
 
+from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
-from distill.losses.base import at_least_float32, check_not_negative, check_some
+from distill.losses.base import check_not_negative, check_some
 from distill.losses.logit_loss import SoftenedLoss
 
 __all__ = ["DIST", "dist_kd"]

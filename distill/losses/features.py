@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from distill.core.model_spec import Features
+from distill.core.numerics import at_least_float32
 from distill.core.signals import Batch
 from distill.core.utils.errors import UserError
-from distill.losses.base import at_least_float32
 
 __all__ = [
     "as_positions",

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize as unit_length
 
 from distill.core.model_spec import Features, ModelSpec
+from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch, Needs, Request, Signals
 from distill.core.utils.errors import UserError
-from distill.losses.base import DistillationLoss, LossSum, at_least_float32, check_choice
+from distill.losses.base import DistillationLoss, LossSum, check_choice
 from distill.losses.cosine import cosine_distance
 from distill.losses.features import as_positions, check_same_positions, features_last, position_weights
 from distill.losses.layer_map import LayerMap, check_layers, layer_pairs

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from distill.core.model_spec import ModelSpec
+from distill.core.numerics import at_least_float32, full_precision
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch, Needs, Request, Signals
 from distill.core.utils.errors import UserError
-from distill.losses.base import DistillationLoss, LossSum, at_least_float32, full_precision
+from distill.losses.base import DistillationLoss, LossSum
 from distill.losses.features import visible_tokens
 
 __all__ = ["RelationTransfer", "relation_kl", "resplit_heads"]

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
+from distill.core.numerics import at_least_float32, full_precision
 from distill.core.schedules import Schedule
-from distill.losses.base import at_least_float32, check_not_negative, check_some, full_precision
+from distill.losses.base import check_not_negative, check_some
 from distill.losses.embedding_loss import EmbeddingLoss
 
 __all__ = ["RelationalKD", "relational_angle", "relational_distance"]

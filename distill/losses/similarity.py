@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from distill.losses.base import at_least_float32, full_precision
+from distill.core.numerics import at_least_float32, full_precision
 from distill.losses.embedding_loss import EmbeddingLoss
 
 __all__ = ["SimilarityPreserving", "similarity_preserving"]

@@ -19,7 +19,7 @@ from distill.compression.coverage import coverage_of
 from distill.compression.quantization import storage as quantized
 from distill.compression.structure import low_rank, removal, sharing
 from distill.core.record import RECORD, STEP_KINDS, VERSION, read_steps, steps_of, structural
-from distill.core.utils.errors import UserError
+from distill.core.utils.errors import UserError, first_line
 from distill.core.utils.paths import resolve
 from distill.core.utils.quiet import quiet_transformers
 from distill.core.utils.replacing import replacing
@@ -145,7 +145,7 @@ def restructure(model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> nn.Modu
         try:
             rebuild(model, step)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            problem = f"the step {step['kind']!r} cannot be done to this {type(model).__name__} ({_first_line(error)})"
+            problem = f"the step {step['kind']!r} cannot be done to this {type(model).__name__} ({first_line(error)})"
             raise UserError(problem, key=RECORD, hint="give the model that was compressed, or save it anew") from error
     return model
 
@@ -191,7 +191,7 @@ def _open(path: Path) -> nn.Module:
             )
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise UserError(
-            f"the model cannot be read ({_first_line(error)})", key="folder", value=value, hint="save it again"
+            f"the model cannot be read ({first_line(error)})", key="folder", value=value, hint="save it again"
         ) from error
     if report["missing_keys"]:
         raise UserError(
@@ -209,13 +209,9 @@ def _fill(path: Path, model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> n
             safetensors.torch.load_model(model, path / WEIGHTS)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"the weights are not those of this {type(model).__name__} ({_first_line(error)})",
+            f"the weights are not those of this {type(model).__name__} ({first_line(error)})",
             key="folder",
             value=str(path),
             hint="give a module of the structure that was saved",
         ) from error
     return model
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:200]

@@ -207,13 +207,14 @@ def not_given(error: Exception, key: str, value: object) -> UserError | None:
     )
 
 
-def load_tokenizer(path: str, key: str, *, words: bool = False) -> Any:
-    """The tokenizer of the model at ``path``; where it has no padding token, that is the end of text.
+def load_tokenizer(path: str, key: str, *, words: bool = False, pads_with_eos: bool = True) -> Any:
+    """The tokenizer at ``path``.
 
     Args:
         path: Hub id, folder or run.
         key: Where it stands in the configuration.
         words: Whether it will read words that are split already: byte-level ones then put a space before each.
+        pads_with_eos: Whether the end of text becomes the padding token of one that has none.
 
     Raises:
         UserError: if there is none.
@@ -235,10 +236,8 @@ def load_tokenizer(path: str, key: str, *, words: bool = False) -> Any:
         ) from error
     # Where a folder holds nothing but config.json, transformers makes one that knows its special tokens only.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise UserError(
-            "no tokenizer is saved with this model", key=key, value=path, hint="name the folder or hub id of its own"
-        )
-    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        raise UserError("no tokenizer is saved there", key=key, value=path, hint="name the folder or hub id of its own")
+    if pads_with_eos and tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

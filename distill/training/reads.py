@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from distill.core.signals import Batch, Request
 from distill.core.task import TextTask
-from distill.core.utils.errors import UserError
+from distill.core.utils.errors import UserError, first_line
 
 __all__ = ["check_reads", "read"]
 
@@ -76,7 +76,8 @@ def read(who: str, model: nn.Module, task: TextTask, batch: Batch, request: Requ
     except UserError:
         raise
     except Exception as error:  # modelling files raise whatever they stumble over
-        problem = f"this {type(model).__name__} cannot read a batch of {task.name} ({_first_line(error)})"
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        problem = f"this {type(model).__name__} cannot read a batch of {task.name} ({reason})"
         hint = "name a model that was made for the task, or correct its config.json"
         raise UserError(problem, key=who, hint=hint) from error
     rows, length = batch.inputs["input_ids"].shape
@@ -85,11 +86,6 @@ def read(who: str, model: nn.Module, task: TextTask, batch: Batch, request: Requ
         problem = f"the logits of this {type(model).__name__} are {shape} for {rows} rows of {length} tokens"
         raise UserError(problem, key=who, hint="name a model that was made for the task")
     return found
-
-
-def _first_line(error: Exception) -> str:
-    line = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__
 
 
 @contextmanager

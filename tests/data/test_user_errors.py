@@ -132,7 +132,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path, tiny_tokenizer_dir):
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path, tiny_tokenizer_dir):
-    assert "no tokenizer can be read there" in failing(path=folder(tmp_path), tokenizer=str(tmp_path))
+    assert "no tokenizer could be loaded" in failing(path=folder(tmp_path), tokenizer=str(tmp_path))
 
 
 def test_an_encoder_task_needs_a_padding_token_and_a_language_model_pads_with_its_end(tmp_path, tiny_tokenizer_dir):

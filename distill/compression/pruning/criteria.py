@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from distill.compression.pruning.granularity import TRANSPOSED
+from distill.core.orientation import TRANSPOSED, input_axis
 from distill.core.signals import Batch, tokens_within
-from distill.core.targets import Conv1D
 from distill.core.utils.errors import UserError
 
 __all__ = ["CRITERIA", "Criterion", "FunctionCriterion", "Magnitude", "Movement", "Wanda"]
@@ -147,7 +146,7 @@ class Wanda(Criterion):
             problem, hint = f"an embedding has no activations to be aware of ({name})", "use magnitude or movement"
             raise UserError(problem, key="criterion", value="wanda", hint=hint)
         groups = 1 if isinstance(module, TRANSPOSED) else getattr(module, "groups", 1)
-        features = weight_of(module).shape[0 if isinstance(module, (Conv1D, *TRANSPOSED)) else 1] * groups
+        features = weight_of(module).shape[input_axis(module)] * groups
         module.register_buffer("input_square", weight_of(module).new_zeros(features))
 
     def watch(self, module: nn.Module) -> RemovableHandle | None:
@@ -177,7 +176,7 @@ class Wanda(Criterion):
         weight, square = weight_of(module), module.input_square
         assert isinstance(square, Tensor)
         norm = square.sqrt()
-        if isinstance(module, (Conv1D, *TRANSPOSED)):
+        if input_axis(module) == 0:
             return weight.abs() * norm.view(-1, *[1] * (weight.dim() - 1))
         groups = getattr(module, "groups", 1)
         outputs, inputs = weight.shape[:2]

@@ -8,14 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from distill.core.targets import Conv1D
+from distill.core.orientation import TRANSPOSED, output_axis
 from distill.core.utils.errors import UserError
 
 __all__ = ["Granularity", "as_matrix", "from_matrix"]
-
-
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-"""Convolutions whose weight is stored ``[in, out / groups, k, ...]``."""
 
 
 def as_matrix(module: nn.Module, tensor: Tensor) -> Tensor:
@@ -25,10 +21,8 @@ def as_matrix(module: nn.Module, tensor: Tensor) -> Tensor:
     so that neighbours in a row are inputs of one place in the kernel. Of experts' ``[experts, out, in]`` the outputs
     are those of all.
     """
-    if isinstance(module, Conv1D):
-        return tensor.t()
     if tensor.dim() == 2:
-        return tensor
+        return tensor.movedim(output_axis(module), 0)
     if isinstance(module, TRANSPOSED):
         groups = module.groups
         inputs, outputs, *kernel = tensor.shape
@@ -41,12 +35,10 @@ def as_matrix(module: nn.Module, tensor: Tensor) -> Tensor:
 
 def from_matrix(module: nn.Module, matrix: Tensor) -> Tensor:
     """The inverse of :func:`as_matrix`: ``[outputs, inputs]`` in the shape of the module's weight."""
-    if isinstance(module, Conv1D):
-        return matrix.t()
     weight = module.weight
     assert isinstance(weight, Tensor)
     if weight.dim() == 2:
-        return matrix
+        return matrix.movedim(0, output_axis(module))
     if isinstance(module, TRANSPOSED):
         groups = module.groups
         inputs, outputs, *kernel = weight.shape

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from distill.compression.pruning.granularity import TRANSPOSED
+from distill.core.orientation import TRANSPOSED
 from distill.core.targets import CONVOLUTIONS, LINEAR, refuse_rewritten
 from distill.core.utils.errors import UserError
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from distill.core.numerics import at_least_float32
+
 __all__ = [
     "affine_qparams",
-    "at_least_float32",
     "beside",
     "fake_quantize",
     "fake_quantize_learned",
@@ -30,11 +31,6 @@ __all__ = [
 
 _SMALLEST = 2.0**-100
 """No scale is smaller: where all values are 0, its reciprocal is still a number."""
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """``x``, in float32 if it is of half precision."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def symmetric_scale(largest: Tensor, bound: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.compression.own_pass import in_backward, in_own_pass
-from distill.compression.quantization.fake import at_least_float32, beside, fake_quantize, positive
+from distill.compression.quantization.fake import beside, fake_quantize, positive
 from distill.compression.quantization.learned_inputs import fake_quantize_input_learned, learned_qparams
 from distill.compression.quantization.observers import batch_range, dynamic_qparams, input_qparams, widest
 from distill.compression.quantization.scheme import ActivationScheme, LayerScheme
@@ -25,6 +25,7 @@ from distill.compression.quantization.weights import (
     scale_shape,
     values_of,
 )
+from distill.core.numerics import at_least_float32
 
 __all__ = ["Mode", "QuantizedLayer"]
 

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distill.compression.quantization.fake import affine_qparams, at_least_float32, fake_quantize, symmetric_scale
+from distill.compression.quantization.fake import affine_qparams, fake_quantize, symmetric_scale
 from distill.compression.quantization.scheme import ActivationScheme
+from distill.core.numerics import at_least_float32
 from distill.core.signals import tokens_within
 
 __all__ = [

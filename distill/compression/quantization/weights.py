@@ -14,7 +14,6 @@ from torch import Tensor
 
 from distill.compression.quantization.fake import (
     affine_qparams,
-    at_least_float32,
     fake_quantize,
     fake_quantize_learned,
     lsq_gradient_factor,
@@ -23,6 +22,7 @@ from distill.compression.quantization.fake import (
     symmetric_scale,
 )
 from distill.compression.quantization.scheme import WeightScheme
+from distill.core.numerics import at_least_float32
 
 __all__ = [
     "Grid",

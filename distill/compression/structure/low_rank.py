@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from distill.compression.own_pass import guard
+from distill.core.orientation import input_axis, output_axis
+from distill.core.targets import LINEAR
 from distill.core.utils.errors import UserError
 
 __all__ = ["LowRankLinear", "factorize", "rank_of_energy", "rebuild", "replace", "saves", "shape"]
@@ -59,8 +60,7 @@ def shape(linear: nn.Module) -> tuple[int, int]:
     """Features out and in of a linear map."""
     weight = linear.weight
     assert isinstance(weight, Tensor)
-    out, into = weight.shape
-    return (into, out) if isinstance(linear, Conv1D) else (out, into)
+    return weight.shape[output_axis(linear)], weight.shape[input_axis(linear)]
 
 
 def saves(out: int, into: int, rank: int) -> bool:
@@ -146,7 +146,7 @@ def rebuild(model: nn.Module, step: Mapping[str, Any]) -> None:
     """
     found = dict(model.named_modules(remove_duplicate=False))
     for name in step["modules"]:
-        if not isinstance(found.get(name), (nn.Linear, Conv1D)):
+        if not isinstance(found.get(name), LINEAR):
             raise UserError(
                 f"the model has no linear map {name!r}, and one was factorized",
                 key="compression.json",

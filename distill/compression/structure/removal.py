@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from distill.compression.structure.masking import features
 from distill.compression.structure.units import UNIT_KINDS, UnitKind, Units, find_units, layer_modules
 from distill.core.layer_config import keep_in_config
+from distill.core.orientation import output_axis
 from distill.core.utils.errors import UserError
 
 __all__ = ["keep_units", "rebuild", "remove_layers"]
@@ -81,7 +82,7 @@ def _holders(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
 
 def _shrink_beside(module: nn.Module, weight: Tensor, axis: int, index: Tensor) -> None:
     """Masks of the weight, and scales and the like that hold one value, or row of values, an output."""
-    out = 1 if isinstance(module, Conv1D) else 0
+    out = output_axis(module)
     outputs = weight.shape[out]
     beside = {name: parameter for name, parameter in module._parameters.items() if name not in ("weight", "bias")}
     for name, tensor in (*module._buffers.items(), *beside.items()):

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers.pytorch_utils import Conv1D
 
 from distill.compression.pruning.masks import count_at
 from distill.compression.quantization.layers import QuantizedLayer
@@ -21,6 +20,7 @@ from distill.compression.structure.masking import LayerSwitch, factors
 from distill.compression.structure.norms import mask_norm, unmask_norm
 from distill.compression.structure.removal import keep_units, remove_layers
 from distill.compression.structure.units import UNIT_KINDS, UnitKind, Units, find_units, heads_in_group, layer_modules
+from distill.core.orientation import input_axis
 from distill.core.ranks import is_rank_zero
 from distill.core.record import steps_of, structural
 from distill.core.targets import LINEAR, refuse_rewritten
@@ -234,7 +234,7 @@ class RemovalPlan:
                 for part in units.slices:
                     name, _, kind_of_parameter = part.parameter.rpartition(".")
                     module = parts.student.get_submodule(name)
-                    inputs = kind_of_parameter == "weight" and part.axis == (0 if isinstance(module, Conv1D) else 1)
+                    inputs = kind_of_parameter == "weight" and part.axis == input_axis(module)
                     if inputs and isinstance(module, QuantizedLayer) and module.scheme.weights.group_size is not None:
                         size = module.scheme.weights.group_size
                         problem = f"{name} has a scale for every {size} inputs, of which {kind} go"

@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from distill.compression.structure.low_rank import LowRankLinear
 from distill.core.architectures import FAMILIES, Family, Role, Widths, layer_list
+from distill.core.orientation import input_axis
 from distill.core.utils.errors import UserError
 
 __all__ = ["UNIT_KINDS", "Slice", "UnitKind", "Units", "find_units", "heads_in_group", "layer_modules"]
@@ -167,8 +167,7 @@ def _axes(model: nn.Module, family: Family, name: str, key: str) -> tuple[Role, 
 
 def _reads(model: nn.Module, name: str, axis: int) -> bool:
     module = model.get_submodule(name.rpartition(".")[0])
-    into = 0 if isinstance(module, Conv1D) else 1
-    return name.endswith(".weight") and axis == into and not isinstance(module, nn.Embedding)
+    return name.endswith(".weight") and axis == input_axis(module) and not isinstance(module, nn.Embedding)
 
 
 def _by_unit(size: int, per_unit: int, *, fused: bool) -> Tensor:

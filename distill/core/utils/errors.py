@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from distill.core.utils.secrets import HIDDEN, scrub, scrub_override
 from distill.core.utils.visible import visible
 
-__all__ = ["TrainingError", "UserError", "nearest"]
+__all__ = ["TrainingError", "UserError", "first_line", "nearest"]
 
 
 class UserError(Exception):
@@ -59,6 +59,12 @@ def nearest(name: str, names: Iterable[str], *, count: int = 3) -> str:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     shown = ", ".join(repr(n) for n in names[:12])
     return f"known are {shown}" + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, of at most 200 characters; the name of its class where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
 
 
 class TrainingError(Exception):

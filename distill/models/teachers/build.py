@@ -13,7 +13,7 @@ from distill.core.idle import idle
 from distill.core.task import Task, TextTask
 from distill.core.teacher import TeacherSource
 from distill.core.utils.errors import UserError
-from distill.models.compatibility import check_labels, check_teachers
+from distill.models.compatibility import check_labels, check_teachers, predicts_tokens
 from distill.models.pretrained import load_model, load_tokenizer
 from distill.models.teachers.ensemble import Ensemble
 from distill.models.teachers.live import LiveTeacher
@@ -86,7 +86,7 @@ def _build_one(config: str | TeacherConfig, task: TextTask, labels: Sequence[str
         dtype=config.dtype,
         trained=True,
     )
-    if not task.auto_model.__name__.endswith("LM"):
+    if not predicts_tokens(task):
         check_labels(None, model, labels, told=False)  # it is, beside the student
         _tell_outputs(model, task, key)
     tokenizer = load_tokenizer(config.path, f"{key}.path", words=task.words)

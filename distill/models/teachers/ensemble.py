@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from distill.core.model_spec import ModelSpec
+from distill.core.numerics import at_least_float32
 from distill.core.signals import Batch, Request, Signals
 from distill.core.teacher import Gather, TeacherSource
 from distill.core.utils.errors import UserError
-from distill.losses.base import at_least_float32
 
 __all__ = ["Ensemble", "weighted_mean"]
 

@@ -20,7 +20,7 @@ import distill.core.schedules  # noqa: F401
 from distill.config.class_paths import classes_in
 from distill.config.files import SECTIONS, class_spec
 from distill.config.known_keys import instead
-from distill.core.utils.errors import TrainingError, UserError, nearest
+from distill.core.utils.errors import TrainingError, UserError, first_line, nearest
 from distill.losses import DistillationLoss
 from distill.run.loggers.config import LoggingConfig
 from distill.training.module import Distillation
@@ -85,7 +85,7 @@ class Typed:
             raise
         except Exception as error:
             self._explain(name, value)
-            raise UserError(_first_line(error), key=name, hint="check this section") from error
+            raise UserError(first_line(error), key=name, hint="check this section") from error
 
     def _explain(self, name: str, value: Any) -> None:
         kind = _SECTIONS[name]
@@ -321,8 +321,3 @@ def _places(written: Any, parts: list[str], key: str) -> list[tuple[str, Any]]:
         for index, item in enumerate(written):
             found += _places(item, parts, f"{key}.{index}")
     return found
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
