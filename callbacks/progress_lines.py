@@ -10,15 +10,19 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from distill.core.ranks import is_rank_zero
-from distill.core.utils.console import duration, number
+from distill.core.utils.console import clock, duration, number
 from distill.core.utils.progress import due
 from distill.training.module import Distillation
 
 __all__ = ["ProgressLines"]
 
+_FIRST_SECONDS = 10.0
+"""From the beginning to the first line."""
+
 
 class ProgressLines(Callback):
-    """Prints step, loss, samples a second and the time left: every minute, and at every tenth of the run.
+    """Prints step, loss, samples a second, the time left and when that will be: every minute, at every tenth of the
+    run, and as soon as ten seconds of it tell.
 
     Of a validation or test it prints the batches that are done, as often.
 
@@ -38,7 +42,8 @@ class ProgressLines(Callback):
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
         now, step, total = time.monotonic(), trainer.global_step, pl_module.total_steps
-        if not due(step, total, now - self._said):
+        first = self._said == self._started and now - self._started >= _FIRST_SECONDS
+        if not (first or due(step, total, now - self._said)):
             return
         self._said = now
         if is_rank_zero():
@@ -74,6 +79,6 @@ class ProgressLines(Callback):
         parts = [
             *([] if loss is None else [f"loss {number(float(loss))}"]),
             f"{number(self._samples / seconds)} samples/s",
-            f"{duration(left)} left",
+            f"{duration(left)} left" + (f", until {clock(left)}" if step < total else ""),
         ]
         return f"step {step:,} of {total:,} ({100 * step // total} %): {', '.join(parts)}"

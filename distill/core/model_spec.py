@@ -13,7 +13,7 @@ from distill.core.calls import of_transformers
 from distill.core.record import steps_of
 from distill.core.utils.errors import UserError, nearest
 
-__all__ = ["Features", "ModelSpec", "parameter_count", "spread"]
+__all__ = ["Features", "ModelSpec", "megabytes", "parameter_count", "spread"]
 
 # The names under which the architectures keep the self-attention's linear maps.
 _PROJECTIONS = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"))
@@ -271,3 +271,8 @@ def spread(count: int, depth: int) -> list[int]:
 def parameter_count(model: nn.Module, *, trained_only: bool = False) -> int:
     """The number of parameters, tied ones once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained_only)
+
+
+def megabytes(model: nn.Module) -> float:
+    """The size of its parameters as they are in memory, tied ones once, in 10^6 bytes."""
+    return sum(p.numel() * p.element_size() for p in model.parameters()) / 1e6

@@ -11,38 +11,64 @@ import torch
 
 from distill.core.signals import IGNORE
 from distill.data import arrow
+from distill.data.balance import balance
 from distill.data.features import Ragged, Samples
 from distill.data.label_values import canonical
 from distill.data.labels import Labels
+from distill.data.packing import PackedSamples
 from distill.data.rows import Rows
 
 if TYPE_CHECKING:
     from distill.data.text import TextData
 
-__all__ = ["said", "statistics", "token_counts", "unread"]
+__all__ = ["said", "sizes", "statistics", "token_counts", "unread"]
 
-_NAMED = 6  # classes that are listed
 _FEW = 10  # integers that might be classes
 _SOME = 20  # rows of which more classes than half are suspicious
 _UNKNOWN = 0.01  # share of tokens that is worth telling
 _COUNTED = 1 << 24  # tokens at the most
 
 
-def said(rows: Rows, left_out: Mapping[str, int], given: Mapping[str, str], notes: Sequence[str]) -> list[str]:
-    """Lines on columns that were recognized by their names, on rows without a label and on empty texts.
+def sizes(rows: Rows, samples: Mapping[str, Samples], splits: Mapping[str, str]) -> list[str]:
+    """A line on what the rows are for, if any are read: ``data: 300 rows for training, 100 for validation``.
+
+    Args:
+        rows: The data.
+        samples: Use -> its samples, tokenized; packed ones are counted too.
+        splits: Use -> the split's own name.
+    """
+    parts: list[str] = []
+    for use, one in samples.items():
+        count = len(rows.splits[use])
+        text = f"{count:,}{'' if parts else ' rows'} for {'training' if use == 'train' else use}"
+        text += f" (split {splits[use]!r})" if splits.get(use, use) != use else ""
+        parts.append(text + (f" in {len(one):,} blocks" if isinstance(one, PackedSamples) else ""))
+    return [f"data: {', '.join(parts)}"] if parts else []
+
+
+def said(
+    rows: Rows,
+    left_out: Mapping[str, int],
+    given: Mapping[str, str],
+    notes: Sequence[str],
+    train: Samples | None = None,
+) -> list[str]:
+    """Lines on columns that were recognized by their names, on the classes, on rows without a label and on empty texts.
 
     Args:
         rows: The data.
         left_out: Use -> rows of which the tokenizer made nothing; uses that are not read are not there.
         given: Role -> column, as the user has it: needs no telling.
         notes: What was decided when the data was read.
+        train: The training samples, of which classes are counted.
     """
     roles: dict[str, str] = {}
     for columns in rows.columns.values():
         roles |= columns
     taken = [f"{role} is the column {column!r}" for role, column in roles.items() if role not in given]
-    if "label" in roles and rows.labels is not None and taken:
-        taken[-1] += f" ({_classes(rows.labels.names)})" if "label" not in given else ""
+    if "label" in roles and rows.labels is not None:
+        classes = balance(rows.labels, train)
+        taken[-1:] = [f"{taken[-1]} ({classes})"] if taken and "label" not in given else [*taken[-1:], classes]
     lines = [*notes, ", ".join(taken)] if taken else [*notes]
     if rows.labels is not None and "label" in roles:
         lines.extend(_doubts(rows, rows.labels, roles["label"]))
@@ -143,13 +169,6 @@ def token_counts(samples: Samples, predicted: str, tokenizer: Any) -> torch.Tens
     if predicted == "input_ids":  # special ones are never hidden
         counts[tokenizer.all_special_ids] = 0
     return torch.from_numpy(counts)
-
-
-def _classes(names: list[str] | None) -> str:
-    if names is None:
-        return "numbers"
-    listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-    return f"{len(names)} classes: {listed}"
 
 
 def _empty(dataset: Any, column: str) -> int:

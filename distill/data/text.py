@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 
 from distill.core.utils.errors import UserError
-from distill.data.account import said, statistics, token_counts, unread
+from distill.data.account import said, sizes, statistics, token_counts, unread
 from distill.data.batches import Collate, EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
 from distill.data.bounds import check_numbers, refuse_idle_settings
 from distill.data.features import Samples
@@ -19,7 +19,7 @@ from distill.data.labels import Outputs
 from distill.data.packing import PackedSamples
 from distill.data.reader import reader_config
 from distill.data.rows import Rows, read_rows
-from distill.data.sources import Source, load, set_aside
+from distill.data.sources import Source, find_splits, load, set_aside
 from distill.data.tokenize import load_tokenizer, tokenize, tokenizer_fingerprint
 from distill.tasks import Task, TextTask, make_task
 
@@ -156,7 +156,9 @@ class TextData(LightningDataModule):
     def account(self) -> list[str]:
         """What was taken for what, and what was left out: lines for the beginning of a run. Reads the data."""
         notes = [*self._source.notes, *set_aside(self._source, self.validation_fraction)]
-        lines = said(self._rows, self._left_out, self.columns or {}, notes)
+        splits = find_splits(self._source.splits, self.splits, self.validation_fraction)
+        lines = sizes(self._rows, self._samples, splits)
+        lines += said(self._rows, self._left_out, self.columns or {}, notes, self._samples.get("train"))
         limit = None if self._block_length else self.max_length
         for use, samples in self._samples.items():
             lines += unread(use, self._rows, samples, self.tokenizer, limit)

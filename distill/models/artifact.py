@@ -94,6 +94,11 @@ def _write(folder: Path, model: nn.Module, tokenizer: Any, record: Mapping[str, 
         weights.chmod((folder / RECORD).stat().st_mode)
 
 
+def saved_megabytes(folder: str | Path) -> float:
+    """The size of the files of weights that :func:`save` wrote, in 10^6 bytes."""
+    return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors")) / 1e6
+
+
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     """Open what :func:`save` wrote, in eval mode.
 

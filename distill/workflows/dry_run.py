@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import time
 from collections.abc import Mapping, Sequence, Sized
@@ -19,8 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.compression.base import compressions, hurried
-from distill.compression.coverage import coverage
-from distill.core.model_spec import parameter_count
 from distill.core.step_callback import step_callbacks
 from distill.core.utils.console import duration, wide
 from distill.core.utils.quiet import quiet_lightning
@@ -31,6 +28,7 @@ from distill.training.module import Distillation
 from distill.training.processes import meeting, none_left, shared_id
 from distill.workflows.job.build import Job, build, make_trainer
 from distill.workflows.job.lightning_limits import check_interval, explained
+from distill.workflows.opening import opening, steps_an_epoch
 from distill.workflows.teacher_check import TeacherCheck
 from distill.workflows.timeline import timeline
 
@@ -154,9 +152,9 @@ def dry_run(
         with shared_id(job.run.id), none_left(trainer), told, meeting(trainer):
             trainer.fit(job.module, datamodule=job.data)
     report = _report(job, trainer, measured) | {"run_folder": _folder(job.run, run_id)}
-    report |= {"teacher_score": check.score, "teacher_lines": check.lines}
+    report |= {"opening": opening(job, trainer, check)}
     if trainer.is_global_zero:
-        _show(job, report, console or wide())
+        _show(report, console or wide())
     return report
 
 
@@ -172,25 +170,15 @@ def _folder(run: Run, run_id: str | None) -> str:
 
 def _report(job: Job, trainer: Trainer, measured: Measured) -> dict[str, Any]:
     module = job.module
-    batches = trainer.num_training_batches
-    accumulated = trainer.accumulate_grad_batches
-    ours = {type(one).__name__: one.reached(module.student) for one in compressions(trainer)}
-    trained = [p for part in (module.student, module.losses) for p in part.parameters() if p.requires_grad]
     return {
-        "teacher_parameters": sum(parameter_count(m) for m in module.teacher.models) if module.teacher else 0,
-        "student_parameters": parameter_count(module.student),
-        "trained_parameters": sum(p.numel() for p in dict.fromkeys(trained)),
-        "coverage": str(coverage(module.student, ours)) if ours else "",
         "ranks": trainer.world_size,
         "tokens_a_step": measured.tokens[0],
         "padded_tokens_a_step": measured.tokens[1],
-        "steps_an_epoch": math.ceil(batches / accumulated) if math.isfinite(batches) else None,
+        "steps_an_epoch": steps_an_epoch(trainer),
         "steps": module.total_steps,
         "memory_of_a_step": measured.memory,
         "seconds_a_step": measured.seconds,
         "seconds": measured.seconds * module.total_steps,
-        "device": str(trainer.strategy.root_device),
-        "precision": str(trainer.precision),
         "baseline": _baseline(job),
         "timeline": timeline(module, step_callbacks(trainer), moments(module.total_steps)),
         "measured": {"hurried": hurried(compressions(trainer), module.total_steps), **_share(job)},
@@ -220,23 +208,14 @@ def moments(total: int) -> list[int]:
     return sorted({round(moment * (total - 1)) for moment in MOMENTS})
 
 
-def _show(job: Job, report: Mapping[str, Any], console: Console) -> None:
-    for line in getattr(job.data, "account", []):
-        print(line, flush=True)
+def _show(report: Mapping[str, Any], console: Console) -> None:
+    print("\n".join(report["opening"]), flush=True)
     table = Table(title="dry run: nothing was written", title_justify="left", show_header=False)
     memory = f"{report['memory_of_a_step'] / 2**20:,.0f} MiB"
     real, padded = report["tokens_a_step"], report["padded_tokens_a_step"]
-    epoch = report["steps_an_epoch"]
     each = f" on the first of {report['ranks']} ranks" if report["ranks"] > 1 else ""
     rows = {
-        "teacher": f"{report['teacher_parameters']:,} parameters" if job.module.teacher else "none",
-        "its score": report["teacher_score"],
-        "student": f"{report['student_parameters']:,} parameters",
-        "trained": f"{report['trained_parameters']:,} parameters",
-        "compressed": report["coverage"].removeprefix("compressed: "),
         "tokens a step": f"{real:,} ({padded:,} with padding){each}" if padded else "",
-        "steps": f"{report['steps']:,}" + (f" ({epoch:,} an epoch)" if epoch else ""),
-        "device": f"{report['device']}, precision {report['precision']}",
         "memory of a step": f"{memory}, besides models and data",
         "time of a step": f"{report['seconds_a_step'] * 1000:,.0f} ms, measured at the second one",
         "time of the run": f"about {duration(report['seconds'])} for training alone, without validation",
@@ -254,5 +233,5 @@ def _show(job: Job, report: Mapping[str, Any], console: Console) -> None:
     for name, values in report["timeline"].items():
         lines.add_row(name, *(f"{value:.3g}" for value in values))
     console.print(lines)
-    for line in [*report["teacher_lines"], *Verdict.of(report).lines]:
+    for line in Verdict.of(report).lines:
         console.print(f"warning: {line}", soft_wrap=True)

@@ -126,7 +126,8 @@ def evaluate(
         other = {"run": str(beside), "scores": of_student(score(alone, split)[1])}
     main, scores = score(job, split)
     if main:
-        show_outcome(scored(job, scores, name=run.name, id=f"{run.id}: {split}", beside=other, run=run))
+        name = {"name": run.name, "id": f"{run.id}: {split}"}
+        show_outcome(scored(job, scores, run, run.student, beside=other, **name))
     return scores
 
 
@@ -136,19 +137,20 @@ def of_student(scores: Mapping[str, float]) -> dict[str, float]:
     return {name: value for (split, _, name), value in parts if split in ("val", "test")}
 
 
-def scored(job: Job, scores: Mapping[str, float], run: Run, **more: Any) -> dict[str, Any]:
+def scored(job: Job, scores: Mapping[str, float], run: Run, saved: Path, **more: Any) -> dict[str, Any]:
     """What scoring a run's student came to, as :func:`~distill.workflows.result.outcome` gives it.
 
     Args:
         job: That was scored.
         scores: By name, with their split.
         run: The run, which knows how the student was trained.
+        saved: The student's folder.
         more: Likewise.
     """
     trained = read_json(run.result_file)[0].get("measured")
     hurry = _hurried(trained.get("hurried")) if isinstance(trained, dict) else []
     known = {"empty_layers": empty_layers(job.module.student), "hurried": hurry}
-    return outcome(job.module, of_student(scores), job.module.evidence.found, measured=known, **more)
+    return outcome(job.module, of_student(scores), job.module.evidence.found, saved, measured=known, **more)
 
 
 def _refuse_idle(key: str, text: str, heeds: Sequence[str], described: bool) -> None:

@@ -21,7 +21,6 @@ from torch import nn
 from distill.callbacks import ResumeCheckpoint, compressions
 from distill.callbacks.resume_checkpoint import saved
 from distill.compression.base import hurried
-from distill.compression.coverage import coverage
 from distill.core import record
 from distill.core.step_callback import step_callbacks
 from distill.core.utils.errors import TrainingError, UserError
@@ -38,6 +37,7 @@ from distill.training.processes import meeting, none_left, shared_id
 from distill.workflows.best_checkpoint import restore_best
 from distill.workflows.job.build import Job, build, make_trainer
 from distill.workflows.job.lightning_limits import explained
+from distill.workflows.opening import opening
 from distill.workflows.result import outcome, show_outcome
 from distill.workflows.teacher_check import TeacherCheck
 from distill.workflows.timeline import DrawTimeline
@@ -103,10 +103,9 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
     """
     main = trainer.is_global_zero
     trainer.loggers = loggers = make_loggers(job.logging, job.run, job.config, at=at)
-    started_with: list[Callback] = [_WritePlan(job, at is not None), DrawTimeline(job.run.folder / "timeline.png")]
-    if at is None:
-        started_with.insert(1, TeacherCheck(spoken=True))
-    trainer.callbacks[:0] = started_with  # type: ignore[attr-defined]
+    check = None if at is not None else TeacherCheck()
+    first = [*([] if check is None else [check]), _WritePlan(job, check)]
+    trainer.callbacks[:0] = [*first, DrawTimeline(job.run.folder / "timeline.png")]  # type: ignore[attr-defined]
     told = explained(trainer, job.callbacks, job.config["trainer"])
     started = time.perf_counter()
     try:
@@ -160,25 +159,27 @@ def last_of(trainer: Trainer) -> ResumeCheckpoint | None:
 
 
 class _WritePlan(Callback):
-    """Writes down what the run is about to do."""
+    """Writes down what the run is about to do, and says what a new one has understood.
 
-    def __init__(self, job: Job, resumed: bool) -> None:
-        self.job, self.resumed = job, resumed
+    Args:
+        job: The run.
+        check: What its teacher scores; of a resumed one nothing is said.
+    """
+
+    def __init__(self, job: Job, check: TeacherCheck | None) -> None:
+        self.job, self.check = job, check
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Distillation)
         if not trainer.is_global_zero:
             return
         run, task = self.job.run, pl_module.task
-        if self.resumed and self.job.beside is None and (named := read_json(run.plan_file)[0].get("beside")):
+        if self.check is None and self.job.beside is None and (named := read_json(run.plan_file)[0].get("beside")):
             self.job.beside = Path(str(named))
-        if self.resumed:  # not before: until here it may be refused, and stays as it is
+        if self.check is None:  # not before: until here it may be refused, and stays as it is
             run.extend(self.job.config)
         else:
-            print("\n".join([f"run {run.folder}", *getattr(self.job.data, "account", [])]), flush=True)
-            if ours := compressions(trainer):
-                reached = {type(one).__name__: one.reached(pl_module.student) for one in ours}
-                print(coverage(pl_module.student, reached), flush=True)
+            print("\n".join([f"run {run.folder}", *opening(self.job, trainer, self.check)]), flush=True)
         plan = {"id": run.id, "monitor": task.monitor, "mode": task.mode, "total_steps": pl_module.total_steps}
         if self.job.beside is not None:
             plan["beside"] = str(self.job.beside.absolute())
@@ -221,6 +222,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         job.module,
         scores,
         evidence,
+        job.run.student,
         measured={"empty_layers": empty_layers(student), "hurried": hurried(changed, total, step)},
         beside=_beside(job),
         name=job.run.name,

@@ -88,9 +88,9 @@ def quantize(
     if overrides:
         how["overrides"] = {key: scrub_override(key, text) for key, text in overrides}
     made = {"made_from": str(run.folder), "quantize": how, "train_seconds": 0.0}
-    result = scored(job, scores, run, name=new.name, id=new.id, **made)
     with new.made(run.config, made_by=f"distill quantize {run.folder}") as fresh:
         artifact.save(fresh.student, student, getattr(job.data, "tokenizer", None))
+        result = scored(job, scores, run, fresh.student, name=new.name, id=new.id, **made)
         fresh.write_result(result)
     show_outcome(result)
     print(f"{task.monitor} before: {number(before[f'val/{task.monitor}'])}")

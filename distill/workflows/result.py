@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -10,12 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from distill.compression.coverage import Coverage, coverage_of
-from distill.core.kept import kept_of, percent, ratio
-from distill.core.model_spec import parameter_count
+from distill.core.kept import kept_of, number_at, percent, ratio
+from distill.core.model_spec import megabytes, parameter_count
 from distill.core.ranks import is_rank_zero
 from distill.core.record import steps_of, summary
 from distill.core.utils.console import duration, number, plain_table, wide
 from distill.core.verdict import Verdict
+from distill.models.artifact import saved_megabytes
 from distill.training.module import Distillation
 
 __all__ = ["LastValidation", "Scores", "outcome", "show_outcome", "show_verdict"]
@@ -70,7 +72,7 @@ class LastValidation(Callback):
 
 
 def outcome(
-    module: Distillation, scores: Mapping[str, float], evidence: Mapping[str, Any], **more: Any
+    module: Distillation, scores: Mapping[str, float], evidence: Mapping[str, Any], saved: Path, **more: Any
 ) -> dict[str, Any]:
     """The metrics of a finished run, as ``result.json`` holds them.
 
@@ -78,6 +80,7 @@ def outcome(
         module: With the student as it is saved.
         scores: The student's, by metric; ``agreement`` among them.
         evidence: What else its validation measured, as :attr:`Evidence.found`.
+        saved: The student's folder, whose files of weights are its size.
         more: Whatever else is to be recorded; ``measured`` adds to the evidence, ``beside`` is another run's scores.
     """
     monitor, mode = module.task.monitor, module.task.mode
@@ -89,6 +92,7 @@ def outcome(
         "mode": mode,
         "scores": {who: scores for who, scores in found.items() if scores or who != "guess"},
         "parameters": {"student": parameter_count(module.student)},
+        "megabytes": {"student": saved_megabytes(saved)},
         "compressed": summary(steps_of(module.student)),
         "measured": measured,
     }
@@ -96,6 +100,7 @@ def outcome(
         result["coverage"] = coverage_of(module.student, steps).record()
     if module.teacher is not None:
         result["parameters"]["teacher"] = sum(parameter_count(model) for model in module.teacher.models)
+        result["megabytes"]["teacher"] = sum(megabytes(model) for model in module.teacher.models)
     if beside := more.pop("beside", None):
         result["beside"] = beside["run"]
         result["scores"] |= {"alone": beside["scores"]} if beside["scores"] else {}
@@ -114,7 +119,8 @@ def show_outcome(result: Mapping[str, Any], console: Console | None = None) -> N
     names = list(result["scores"]["student"])
     table = plain_table(f"{result['name']} {result['id']}")
     table.add_column("")
-    columns = {"kept": "teacher" in scored, "parameters": True, "compressed": result.get("compressed")}
+    columns = {"kept": "teacher" in scored, "parameters": True, "MB": "megabytes" in result}
+    columns["compressed"] = bool(result.get("compressed"))
     columns["train time"] = "train_seconds" in result
     columns = {column: there for column, there in columns.items() if there}
     for name in [*names, *columns]:
@@ -131,6 +137,8 @@ def _cells(result: Mapping[str, Any], who: str) -> dict[str, str]:
     """What the table says of one row besides its scores."""
     parameters = result["parameters"].get(who)
     cells = {} if parameters is None else {"parameters": f"{parameters:,}"}
+    if (size := number_at(result.get("megabytes") or {}, who)) is not None:
+        cells["MB"] = number(size)
     if who == "student":
         cells |= {"kept": percent(kept_of(result)), "compressed": str(result.get("compressed", ""))}
         cells["train time"] = duration(result.get("train_seconds", 0.0))

@@ -35,16 +35,12 @@ class TeacherCheck(Callback):
     Nothing of the run depends on it: it draws no random number that another would have drawn, and the teacher
     remembers nothing of it. It takes samples at even distances, as data may be sorted.
 
-    Args:
-        spoken: Whether to print what it finds.
-
     Attributes:
         found: As far as it was scored: ``monitor``, ``mode``, ``scores`` and ``measured``, as in a ``result.json``,
             with the ``samples`` scored and all there are; else why it was not, ``skipped``. Empty without a teacher.
     """
 
-    def __init__(self, spoken: bool = False) -> None:
-        self.spoken = spoken
+    def __init__(self) -> None:
         self.found: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,8 +54,6 @@ class TeacherCheck(Callback):
                 self.found = {"skipped": str(reason)}
             except UserError as error:  # there is no such split, say
                 self.found = {"skipped": error.problem}
-        for line in self.said if self.spoken else ():
-            print(line, flush=True)
 
     @property
     def score(self) -> str:
@@ -70,11 +64,6 @@ class TeacherCheck(Callback):
         seen, every = self.found["samples"]
         guess = f" (constant guess {number(scores['guess'][metric])})" if metric in scores.get("guess", {}) else ""
         return f"{metric} {number(scores['teacher'][metric])}{guess}, on {seen:,} of {every:,} validation samples"
-
-    @property
-    def said(self) -> list[str]:
-        """All of it, as it is printed."""
-        return [*([f"teacher: {self.score}"] if self.score else []), *(f"warning: {line}" for line in self.lines)]
 
     @property
     def lines(self) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from pytorch_lightning import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from distill.callbacks import progress_lines
 from distill.callbacks.progress_lines import ProgressLines
 from distill.core.utils import progress as tracking
 from distill.training.module import Distillation
@@ -44,7 +47,7 @@ def test_a_line_tells_step_loss_speed_and_time_left(
     monkeypatch.setattr(tracking, "TENTH_SECONDS", 0.0)
     found = lines(tmp_path, capsys)
     assert len(found) == 20
-    said = r"step 3 of 20 \(15 %\): loss \d\.\d+, [\d.,]+ samples/s, \d.* left"
+    said = r"step 3 of 20 \(15 %\): loss \d\.\d+, [\d.,]+ samples/s, \d.* left, until .*\d\d:\d\d"
     assert re.fullmatch(said, found[2])
     assert found[-1].endswith("0.0 s left")
 
@@ -64,6 +67,15 @@ def test_every_tenth_of_the_run_has_a_line(
     monkeypatch.setattr(tracking, "TENTH_SECONDS", 0.0)
     found = lines(tmp_path, capsys, steps=25)
     assert [int(line.split()[1]) for line in found] == [3, 5, 8, 10, 13, 15, 18, 20, 23, 25]
+
+
+def test_the_end_is_told_as_soon_as_a_few_seconds_tell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count(step=6.0)  # each look at the clock is 6 seconds after the last
+    monkeypatch.setattr(progress_lines, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    found = lines(tmp_path, capsys, steps=30)
+    assert [int(line.split()[1]) for line in found[:3]] == [2, 6, 9]  # then every tenth
 
 
 def test_a_run_of_seconds_has_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,10 +48,29 @@ def test_a_run_folder_holds_everything_and_nothing_lies_beside_it(
     assert result["steps"] == result["saved_step"] == 2
     assert set(result["scores"]) == {"teacher", "student", "guess"}
     assert result["parameters"]["teacher"] > result["parameters"]["student"]
-    for word in ("teacher", "student", "accuracy", "kept", "parameters", "train time"):
+    weights = (folder / "student/model.safetensors").stat().st_size
+    assert result["megabytes"]["student"] == pytest.approx(weights / 1e6)
+    for word in ("teacher", "student", "accuracy", "kept", "parameters", "MB", "train time"):
         assert word in out
     said = "warning: the teacher's accuracy is 0.5122, no better than a constant guess (0.5122 ± 0.07806)"
-    assert out.index("teacher: accuracy 0.5122") < out.index(said) < out.index("step 2: accuracy")  # and at the end
+    assert out.index("accuracy 0.5122 (constant") < out.index(said) < out.index("step 2: accuracy")  # and at the end
+
+
+def test_a_run_begins_by_saying_what_it_has_understood_once_and_as_a_dry_run_does(
+    base: dict[str, Any], distill: Distill
+) -> None:
+    more = ["--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", "4"]
+    argv = ["fit", "-c", "base.yaml", "--id", "one", *more]
+    dry, wet = distill(*argv, "--dry-run").out.splitlines(), distill(*argv).out.splitlines()
+    block = wet[1 : wet.index(next(line for line in wet if line.startswith("steps: "))) + 1]
+    assert wet[0] == "run runs/base/one"
+    assert dry[: len(block)] == block
+    assert [line.partition(":")[0] for line in block] == ["data", "data", "teacher", "student", "device", "steps"]
+    assert block[0] == "data: 150 rows for training, 41 for validation"
+    assert block[1].endswith("(2 classes: negative 47 %, positive 53 %)")
+    assert re.fullmatch(r"student: BertForSequenceClassification, 2 layers, [\d,]+ parameters, 0\.\d+ MB", block[3])
+    assert re.fullmatch(r"device: cpu, \d+ threads, precision 32-true", block[4])
+    assert block[5] == "steps: 4 (0.4 epochs of 10), 16 samples each"
 
 
 def test_without_a_teacher_nothing_is_said_of_what_was_kept(

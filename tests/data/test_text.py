@@ -158,7 +158,8 @@ def test_a_run_begins_by_saying_what_was_taken_for_what(tmp_path, tiny_tokenizer
     data = make(str(tmp_path), tiny_tokenizer_dir)
     data.setup("fit")
     assert data.account == [
-        "data: text is the column 'Text', label is the column 'LABEL' (2 classes: neg, pos)",
+        "data: 5 rows for training, 2 for validation",
+        "data: text is the column 'Text', label is the column 'LABEL' (2 classes: neg 33 %, pos 67 %)",
         "data: 2 of 5 rows of train have no label: a teacher alone says what to learn there",
         "data: 1 of 2 rows of validation have no label: they are not judged",
         "data: 1 of 5 texts of train are empty or blank: read as they are",

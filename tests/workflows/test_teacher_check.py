@@ -72,7 +72,8 @@ def run(
 def test_a_teacher_is_told_of_where_it_is_no_better_than_a_constant_guess(tmp_path: Path) -> None:
     validation = DataLoader(rows(3000), 500)
     good, _ = run(tmp_path, Knows(), validation)
-    assert good.said == ["teacher: accuracy 1 (constant guess 0.6875), on 256 of 3,000 validation samples"]
+    assert good.score == "accuracy 1 (constant guess 0.6875), on 256 of 3,000 validation samples"
+    assert good.lines == []
     other, _ = run(tmp_path, Knows((1, 0)), validation)
     (line,) = other.lines
     found = re.fullmatch(r"the teacher's accuracy is 0 on 256 of 3,000 validation samples, no better than (.*)", line)
@@ -125,8 +126,9 @@ class Stream(IterableDataset[Any]):
 )
 def test_why_it_is_not_scored_is_said(tmp_path: Path, validation: Any, why: str) -> None:
     check, _ = run(tmp_path, Knows(), validation)
-    (line,) = check.said
-    assert line.startswith("warning: the teacher is not scored before training: ")
+    (line,) = check.lines
+    assert check.score == ""
+    assert line.startswith("the teacher is not scored before training: ")
     assert why in line
 
 

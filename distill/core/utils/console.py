@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from distill.core.utils.visible import visible
 
-__all__ = ["duration", "number", "plain_table", "wide"]
+__all__ = ["clock", "duration", "number", "plain_table", "wide"]
 
 
 def wide() -> Console:
@@ -41,6 +42,13 @@ def plain_table(title: str | None = None, **settings: Any) -> Table:
 def number(value: float) -> str:
     """Four significant digits, or all of those before the point."""
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def clock(seconds: float) -> str:
+    """The time of day ``seconds`` from now, with the date where that is another day: ``14:05``, ``3 Dec 02:10``."""
+    now = datetime.now()
+    then = now + timedelta(seconds=seconds)
+    return f"{then:%H:%M}" if then.date() == now.date() else f"{then.day} {then:%b %H:%M}"
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,77 @@
+"""What a run has understood, in a few lines before its first step: data, models, device and length."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+
+import torch
+from pytorch_lightning import Trainer
+from torch import nn
+
+from distill.compression.base import compressions
+from distill.compression.coverage import coverage
+from distill.core.model_spec import ModelSpec, megabytes, parameter_count
+from distill.core.utils.console import number
+from distill.core.utils.errors import UserError
+from distill.training.module import Distillation
+from distill.workflows.job.build import Job
+from distill.workflows.teacher_check import TeacherCheck
+
+__all__ = ["described", "opening", "steps_an_epoch"]
+
+
+def opening(job: Job, trainer: Trainer, check: TeacherCheck) -> list[str]:
+    """The lines, each beginning with what it is about.
+
+    Args:
+        job: The run.
+        trainer: Its own, about to train.
+        check: What the teacher scores.
+    """
+    module = job.module
+    lines = [*getattr(job.data, "account", [])]
+    for place, model in enumerate(module.teacher.models if module.teacher else ()):
+        score = f"; {check.score}" if check.score and place == 0 else ""
+        lines.append(f"teacher: {described(model)}{score}")
+    lines.append(f"student: {described(module.student)}")
+    if ours := compressions(trainer):
+        lines.append(str(coverage(module.student, {type(one).__name__: one.reached(module.student) for one in ours})))
+    return [*lines, _device(trainer), _length(job, trainer), *(f"warning: {line}" for line in check.lines)]
+
+
+def described(model: nn.Module) -> str:
+    """``BertForSequenceClassification, 3 layers, 17.4 M parameters (5.7 M trained), 69.4 MB``."""
+    count, trained = parameter_count(model), parameter_count(model, trained_only=True)
+    parts = [type(model).__name__]
+    with suppress(UserError):  # of a module that does not tell
+        parts.append(f"{ModelSpec(model, 'model').num_layers} layers")
+    some = f" ({_count(trained)} trained)" if 0 < trained < count else ""
+    return ", ".join([*parts, f"{_count(count)} parameters{some}", f"{number(megabytes(model))} MB"])
+
+
+def steps_an_epoch(trainer: Trainer) -> int | None:
+    """Optimizer steps of an epoch; ``None`` where the data does not tell its end."""
+    batches = trainer.num_training_batches
+    return math.ceil(batches / trainer.accumulate_grad_batches) if math.isfinite(batches) else None
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e6:,.1f} M" if parameters >= 1e6 else f"{parameters:,}"
+
+
+def _device(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    ranks = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
+    return f"device: {ranks}{name}{threads}, precision {trainer.precision}"
+
+
+def _length(job: Job, trainer: Trainer) -> str:
+    assert isinstance(trainer.lightning_module, Distillation)
+    total, epoch = trainer.lightning_module.total_steps, steps_an_epoch(trainer)
+    text = f"steps: {total:,}" + (f" ({number(total / epoch)} epochs of {epoch:,})" if epoch else "")
+    batch = getattr(job.data, "batch_size", None)
+    each = batch * trainer.accumulate_grad_batches * trainer.world_size if isinstance(batch, int) else None
+    return f"{text}, {each:,} samples each" if each else text
