@@ -85,7 +85,7 @@ def write(rows: Sequence[Row], path: Path) -> None:
     text += ["", "## Reasons", ""]
     text += [f"{number}. {reason}" for reason, number in reasons.items()]
     text += ["", "## Not tried", "", "Of these no small model that runs on text alone was made.", ""]
-    text += [f"- {kind}: {why}" for kind, why in sorted(left_out.items())]
+    text += [f"- {kind}: {why}".replace("[", r"\[") for kind, why in sorted(left_out.items())]
     path.write_text("\n".join(text) + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,149 @@
+"""A small world in which README and docs run."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shlex
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from distill.cli.main import main
+
+INSTEAD = {"ENCODER": "encoder", "SST2": "sst2", "bf16-mixed": "32-true"}
+"""Words of a command -> what stands for them here."""
+
+SMALL = {
+    "data.train_samples": "16",
+    "data.batch_size": "8",
+    "data.max_length": "32",
+    "trainer.max_epochs": "1",
+    "trainer.limit_val_batches": "1",
+    "trainer.accelerator": "cpu",
+    "trainer.enable_progress_bar": "false",
+}
+"""What makes a training that a page shows a matter of two steps."""
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class World:
+    """A folder with data, models and runs as the pages speak of them, all tiny."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def distill(self, *argv: str) -> Result:
+        """Play the command in this process, in the folder."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.chdir(self.folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = main(list(argv))
+            except SystemExit as ended:  # --help
+                code = int(ended.code or 0)
+            except Exception:
+                code = 1
+                traceback.print_exc()
+        return Result(code, out.getvalue(), err.getvalue())
+
+    def play(self, words: list[str]) -> Result:
+        """A ``distill`` command of a page, made small; what it says itself holds."""
+        argv = [INSTEAD.get(word, word) for word in words[1:]]
+        if argv[0] == "fit":
+            own = {word.removeprefix("--") for word in argv}
+            kept = {key: value for key, value in SMALL.items() if key not in own}
+            if (
+                any(word.endswith("/teacher") and word.count("/") == 1 for word in argv)
+                and "--model.student.path" not in argv
+            ):
+                kept["model.student.path"] = "encoder"
+            argv += [word for key, value in kept.items() for word in (f"--{key}", value)]
+        return self.distill(*argv)
+
+    def well(self, *words: str) -> Result:
+        """The same, which must end well."""
+        done = self.play(list(words))
+        assert done.code == 0, f"{shlex.join(words)}\n{done.err[-3000:]}"
+        return done
+
+
+def write_reviews(folder: Path) -> None:
+    """The reader's own data: two csv files, and the YAML that names them."""
+    words = ["plot", "cast", "story", "scenes", "music", "end", "film", "hero"]
+    for split, rows in (("train", range(48)), ("dev", range(48, 80))):
+        lines = ["text,label"]
+        for row in rows:
+            rest = " ".join(words[(row * 3 + i) % len(words)] for i in range(1 + row % 5))
+            lines.append(f"{'good bright' if row % 2 else 'bad dull'} {rest},{'good' if row % 2 else 'bad'}")
+        (folder / f"reviews-{split}.csv").write_text("\n".join(lines) + "\n")
+    config = {
+        "name": "reviews",
+        "data": {
+            "path": None,
+            "files": {"train": "reviews-train.csv", "validation": "reviews-dev.csv"},
+            "train_samples": None,
+            "max_length": 128,
+        },
+    }
+    (folder / "reviews.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def write_topics(folder: Path, tokenizer_folder: str) -> None:
+    """Texts of any number of topics, and a teacher of these."""
+    names = ["politics", "sport"]
+    rows = [{"text": f"story {row}", "label": [n for i, n in enumerate(names) if row >> i & 1]} for row in range(16)]
+    (folder / "topics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kinds = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    write_encoder(folder / "topics", tokenizer_folder, problem_type="multi_label_classification", **kinds)
+
+
+def write_encoder(folder: Path, tokenizer_folder: str, **settings: Any) -> None:
+    """A BERT of four layers, as a hub would hand it out."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    config = AutoConfig.for_model(
+        "bert",
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        **settings,
+    )
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: str, text_folder: str) -> Iterator[World]:
+    """The reader's data, a hub's encoder, and the runs ``runs/reviews/teacher``, ``alone``, ``small`` and ``int8``."""
+    made = World(tmp_path_factory.mktemp("world"))
+    write_reviews(made.folder)
+    write_encoder(made.folder / "encoder", tiny_tokenizer_dir)
+    (made.folder / "sst2").symlink_to(text_folder)
+    write_topics(made.folder, tiny_tokenizer_dir)
+    before = dict(os.environ)
+    shared = ("-c", "reviews.yaml", "--model.teacher", "runs/reviews/teacher")
+    made.well("distill", "fit", "-c", "sst2/teacher", "-c", "reviews.yaml", "--id", "teacher")
+    made.well("distill", "fit", "-c", "sst2/alone", *shared, "--id", "alone")
+    made.well("distill", "fit", "-c", "sst2/hinton", *shared, "--id", "small")
+    (made.folder / "int8.yaml").write_text("callbacks: [{class_path: QuantizationAwareTraining}]\n")
+    made.well("distill", "fit", "-c", "sst2/hinton", "-c", "int8.yaml", *shared, "--id", "int8")
+    yield made
+    os.environ.clear()
+    os.environ.update(before)

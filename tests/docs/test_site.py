@@ -1,0 +1,77 @@
+"""The site is built without a warning and without the network, and every name and link in it leads somewhere."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    folder = tmp_path_factory.mktemp("site")
+    config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder))
+    assert config.strict
+    build(config)  # a page that is not in the navigation, a link or an anchor that leads nowhere ends it
+    return folder
+
+
+def test_the_site_has_a_page_for_each_file_and_fetches_nothing(site: Path) -> None:
+    pages = {path.stem for path in DOCS.glob("*.md")}
+    assert {path.parent.name for path in site.glob("*/index.html")} >= pages - {"index"}
+    loaded = [
+        found
+        for page in site.rglob("*.html")
+        for found in re.findall(
+            r'<(?:script|img|link rel="stylesheet")[^>]+(?:src|href)="(?:https?:)?//[^"]+', page.read_text()
+        )
+    ]
+    assert loaded == []
+
+
+def test_the_python_api_shows_arguments_and_no_markup_of_docstrings(site: Path) -> None:
+    page = (site / "api/index.html").read_text()
+    for name in ("HintonKL", "GradualMagnitudePruning", "WeightScheme", "Distillation", "UserError"):
+        assert f'.{name}"' in page
+    assert "final_sparsity" in page
+    assert re.findall(r":(?:class|func|meth|attr|data):", page) == []
+
+
+def names() -> list[str]:
+    return [name for page in sorted(DOCS.glob("*.md")) for name in re.findall(r"^::: ([\w.]+)", page.read_text(), re.M)]
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_name_of_the_python_api_is_there(name: str) -> None:
+    module, _, last = name.rpartition(".")
+    try:
+        import_module(name)
+    except ModuleNotFoundError:
+        assert hasattr(import_module(module), last)
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub and the site make them of headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*sorted(ROOT.glob("*.md"))], ids=lambda page: page.name)
+def test_links_of_the_pages_outside_of_the_site_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        file, _, anchor = target.partition("#")
+        if file.startswith(("http:", "https:", "mailto:")):
+            continue
+        there = (page.parent / file) if file else page
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors(there), target
