@@ -10,7 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from distill.compression.base import compressions
-from distill.core.schedules import check_moment, step_at
+from distill.core.schedules import check_when, step_at
 from distill.core.step_callback import StepCallback, total_steps
 from distill.core.utils.errors import UserError
 
@@ -27,7 +27,7 @@ class ExponentialMovingAverage(StepCallback):
 
     Args:
         decay: In [0, 1).
-        begin: Moment at which averaging begins: a step (integer), or a fraction of the run (float in [0, 1]).
+        begin: When averaging begins: a step (integer), or a fraction of the run (float in [0, 1]).
 
     Raises:
         UserError: if a value is out of range.
@@ -42,7 +42,7 @@ class ExponentialMovingAverage(StepCallback):
         if not 0 <= decay < 1:
             key = "callbacks.ExponentialMovingAverage.decay"
             raise UserError("must lie in [0, 1)", key=key, value=decay, hint="write 0.999")
-        check_moment("callbacks.ExponentialMovingAverage.begin", begin)
+        check_when("callbacks.ExponentialMovingAverage.begin", begin)
         self.decay, self.begin = decay, begin
         self._average: dict[str, Tensor] = {}
         self._swapped = False

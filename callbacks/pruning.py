@@ -66,11 +66,11 @@ class GradualMagnitudePruning(Compression):
     Args:
         final_sparsity: In [0, 1); 0.8 if not given, and 1 - n/m where ``granularity`` is n:m.
         initial_sparsity: At ``begin``.
-        begin: Moment of the first update: a step (integer), or a fraction of the run (float in [0, 1]).
-        end: Moment at which ``final_sparsity`` is reached, likewise.
+        begin: When the first update comes: a step (integer), or a fraction of the run (float in [0, 1]).
+        end: When ``final_sparsity`` is reached, likewise.
         every_n_steps: Steps from one update to the next; a fiftieth of the run, and at least 20, but at most a tenth of
             the way from ``begin`` to ``end``, if not given.
-        schedule: ``cubic`` (Zhu & Gupta 2017), ``linear``, ``one_shot`` (at ``begin``), or a table of moments and
+        schedule: ``cubic`` (Zhu & Gupta 2017), ``linear``, ``one_shot`` (at ``begin``), or a table of steps and
             the sparsity from then on, which takes the place of sparsities, ``begin`` and ``end``.
         scope: One ranking over all weights (``global``), one a layer (``layer``), or regular expressions searched
             in the layers' names: one ranking for each, and one for the layers in which none is found.
@@ -94,7 +94,7 @@ class GradualMagnitudePruning(Compression):
             block), and a quarter of the part that all keep together: at 0.8 it is pruned to 0.95 at most.
         regrow: In [0, 1): the part of the kept weights that an update may give for pruned ones with the largest
             gradient (Evci 2020); it falls to 0 at ``freeze`` as half a cosine.
-        freeze: Moment after which masks do not change; ``end`` if not given. Later than ``end`` is of use with
+        freeze: When masks stop changing; ``end`` if not given. Later than ``end`` is of use with
             ``regrow`` only.
 
     Raises:

@@ -21,7 +21,7 @@ from distill.compression.quantization.select import QUANTIZABLE, check_widths, c
 from distill.compression.quantization.storage import Store, step_of
 from distill.compression.quantization.temperatures import too_hot
 from distill.core.idle import Idle, refuse_idle
-from distill.core.schedules import check_moment, step_at
+from distill.core.schedules import check_when, step_at
 from distill.core.signals import Request
 from distill.core.step_callback import logs_now, total_steps
 from distill.core.targets import of_types
@@ -75,7 +75,7 @@ class QuantizationAwareTraining(Compression):
         store: How the artifact keeps the weights: ``float``, which transformers opens too, or as ``integers``.
 
     Raises:
-        UserError: if the moments contradict each other, a pattern has no effect, or the schemes do not fit the student.
+        UserError: if milestones contradict each other, a pattern has no effect, or the schemes do not fit the student.
 
     Reference:
         Jacob et al.: Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
@@ -120,13 +120,13 @@ class QuantizationAwareTraining(Compression):
         self._float_metrics: dict[str, Metric] = {}
 
     def _check(self) -> None:
-        moments = {name: getattr(self, name) for name in ("observe", "begin", "freeze_observers")}
-        for name, moment in moments.items():
-            check_moment(f"{_KEY}.{name}", moment)
+        milestones = {name: getattr(self, name) for name in ("observe", "begin", "freeze_observers")}
+        for name, when in milestones.items():
+            check_when(f"{_KEY}.{name}", when)
         rules = [Idle(key, not self._static, "inputs that are not static", "take kind: static") for key in _OBSERVED]
-        refuse_idle(QuantizationAwareTraining, moments, rules, f"{_KEY}.")
-        if len({type(moment) for moment in moments.values()}) == 1:
-            self._check_moments(*moments.values())
+        refuse_idle(QuantizationAwareTraining, milestones, rules, f"{_KEY}.")
+        if len({type(when) for when in milestones.values()}) == 1:
+            self._check_milestones(*milestones.values())
         check_widths(self.overrides, f"{_KEY}.overrides")
         if not self.lr_factor > 0:
             raise UserError("must be greater than 0", key=f"{_KEY}.lr_factor", value=self.lr_factor, hint="0.1 is low")
@@ -139,18 +139,18 @@ class QuantizationAwareTraining(Compression):
     def _static(self) -> bool:
         return self.activations is not None and self.activations.kind == "static"
 
-    def _moments(self, total_steps: int) -> tuple[int, int, int]:
+    def _milestones(self, total_steps: int) -> tuple[int, int, int]:
         """Steps after which observers begin, rounding begins, and observers stop."""
-        moments = (self.observe, self.begin, self.freeze_observers)
-        observe, begin, freeze = (step_at(moment, total_steps) for moment in moments)
+        milestones = (self.observe, self.begin, self.freeze_observers)
+        observe, begin, freeze = (step_at(when, total_steps) for when in milestones)
         return observe, begin, freeze
 
     def _observed(self, total_steps: int) -> range:
         """Steps after which ranges are followed: until they stand still, or are trained."""
-        observe, begin, freeze = self._moments(total_steps)
+        observe, begin, freeze = self._milestones(total_steps)
         return range(observe, max(begin, observe + 1) if self.activations and self.activations.learned else freeze)
 
-    def _check_moments(self, observe: float, begin: float, freeze: float) -> None:
+    def _check_milestones(self, observe: float, begin: float, freeze: float) -> None:
         rules = (
             ("begin", begin <= freeze, f"must not lie after freeze_observers ({self.freeze_observers})"),
             ("observe", observe <= begin, f"must not lie after begin ({self.begin})"),
@@ -162,9 +162,9 @@ class QuantizationAwareTraining(Compression):
                 raise UserError(problem, key=f"{_KEY}.{name}", value=value, hint="order them: observe, begin, freeze")
 
     def _check_run(self, total_steps: int) -> None:
-        """Refuse moments that are in no order, or too late, in a run of so many steps."""
-        observe, begin, freeze = self._moments(total_steps)
-        self._check_moments(observe, begin, freeze)
+        """Refuse milestones that are in no order, or too late, in a run of so many steps."""
+        observe, begin, freeze = self._milestones(total_steps)
+        self._check_milestones(observe, begin, freeze)
         late = {"begin": begin > total_steps, "observe": self._static and observe >= total_steps}
         for name in (name for name, is_late in late.items() if is_late):
             problem, hint = f"the run ends after {total_steps} steps, before this", "let it be earlier, or train longer"
@@ -202,18 +202,18 @@ class QuantizationAwareTraining(Compression):
         return [step_of(conclude(layers), self.store)]
 
     def complete(self, step: int, total_steps: int) -> bool:
-        observe, begin, _ = self._moments(total_steps)
+        observe, begin, _ = self._milestones(total_steps)
         return step >= max(begin, observe + 1 if self._static else 0)
 
     def demands(self, total_steps: int) -> list[tuple[str, int, int]]:
-        bits, begin = self.weights.bits, self._moments(total_steps)[1]
+        bits, begin = self.weights.bits, self._milestones(total_steps)[1]
         return [(f"{bits} bits", begin, steps_to_quantize(bits))]
 
     def learning_rate_factor(self, step: int, total_steps: int) -> float:
-        return self.lr_factor if step >= self._moments(total_steps)[1] else 1.0
+        return self.lr_factor if step >= self._milestones(total_steps)[1] else 1.0
 
     def timeline(self, steps: Iterable[int], total_steps: int) -> Mapping[str, list[float]]:
-        begin, observed = self._moments(total_steps)[1], self._observed(total_steps)
+        begin, observed = self._milestones(total_steps)[1], self._observed(total_steps)
         steps = list(steps)
         lines = {"fake_quant": [float(step >= begin) for step in steps]}
         return lines | ({"observing": [float(step in observed) for step in steps]} if self._static else {})
@@ -224,7 +224,7 @@ class QuantizationAwareTraining(Compression):
         total, losses = total_steps(pl_module), pl_module.losses
         self._check_run(total)
         bits = min(layer.scheme.weights.bits for layer in self._layers.values())
-        for key, highest in too_hot(losses, bits, self._moments(total)[1], total).items():  # type: ignore[arg-type]
+        for key, highest in too_hot(losses, bits, self._milestones(total)[1], total).items():  # type: ignore[arg-type]
             if trainer.is_global_zero:
                 _log.warning("%s = %g: can ruin the training of weights of %d bits; set it to 1", key, highest, bits)
 
@@ -249,7 +249,7 @@ class QuantizationAwareTraining(Compression):
 
     def _act(self, step: int, total_steps: int) -> None:
         """Switch to what holds after ``step`` steps."""
-        begin, observed = self._moments(total_steps)[1], self._observed(total_steps)
+        begin, observed = self._milestones(total_steps)[1], self._observed(total_steps)
         for layer in self._layers.values():
             # A scale that is trained has to begin somewhere: an expert's first rows may come late.
             late = layer.learns_input and step >= observed.stop and not layer.ranged

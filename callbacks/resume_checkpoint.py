@@ -41,8 +41,8 @@ class ResumeCheckpoint(Callback):
     a signal asks the run to stop.
 
     It saves where a batch is about to begin, and at the end of training: all that belongs to the step before,
-    validation, schedulers, loggers and the hooks of the epoch's end included, is then done. Lightning's own moments lie
-    between these, and what comes after them is lost to a resumed run. Gradients are never half accumulated there. When
+    validation, schedulers, loggers and the hooks of the epoch's end included, is then done. Lightning saves
+    between these steps, and what comes after is lost to a resumed run. Gradients are never half accumulated there. When
     it saves changes nothing in what is trained.
 
     On SIGTERM or SIGINT the step (or the validation) that is under way is finished and saved, and the run ends; if it

@@ -48,8 +48,8 @@ class StructuredPruning(Compression):
             w * dL/dw| over its weights, a moving average over the steps. ``activation``: the norm of what it adds to
             the layer's output, likewise; of a layer, how much it changes its input.
         scope: Whether every ``layer`` loses the same part, or units are compared over the whole model (``global``).
-        begin: Moment the first units may go: a step (integer), or a fraction of the run (float in [0, 1]).
-        end: Moment the last ones are gone, likewise.
+        begin: When the first units may go: a step (integer), or a fraction of the run (float in [0, 1]).
+        end: When the last ones are gone, likewise.
         every_n_steps: How often units go in between; as for ``GradualMagnitudePruning`` if not given.
         schedule: ``cubic`` (many at first, then fewer: 1 - (1 - p)^3), ``linear``, or ``one_shot`` (all at ``begin``).
 

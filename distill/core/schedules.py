@@ -18,8 +18,8 @@ __all__ = [
     "Schedule",
     "WarmUp",
     "as_schedule",
-    "check_moment",
     "check_schedules",
+    "check_when",
     "never",
     "step_at",
 ]
@@ -43,8 +43,8 @@ class Constant(Schedule):
         return self.value
 
 
-def check_moment(key: str, value: int | float) -> None:
-    """Refuse what is no moment.
+def check_when(key: str, value: int | float) -> None:
+    """Refuse what is neither a step nor a fraction of the run.
 
     Raises:
         UserError: if it is no step and no fraction of the run.
@@ -54,24 +54,24 @@ def check_moment(key: str, value: int | float) -> None:
         raise UserError(problem, key=key, value=value, hint="write 100 or 0.1")
 
 
-def step_at(moment: int | float, total_steps: int) -> int:
-    """The optimizer step of a moment: an integer is the step, a float a fraction of the run, halves rounded up."""
-    return moment if isinstance(moment, int) else math.floor(moment * total_steps + 0.5)
+def step_at(when: int | float, total_steps: int) -> int:
+    """The optimizer step that ``when`` means: an integer is the step, a float a fraction of the run (halves up)."""
+    return when if isinstance(when, int) else math.floor(when * total_steps + 0.5)
 
 
 class Ramp(Schedule):
-    """From ``start`` to ``end`` between two moments; constant before and after.
+    """From ``start`` to ``end`` between two steps; constant before and after.
 
     Args:
         start: Value until ``begin``.
         end: Value from ``until`` on.
-        begin: Moment the change begins: a step (integer), or a fraction of the run (float in [0, 1]).
-        until: Moment it is complete, likewise.
+        begin: When the change begins: a step (integer), or a fraction of the run (float in [0, 1]).
+        until: When it is complete, likewise.
     """
 
     def __init__(self, start: float, end: float, begin: int | float = 0.0, until: int | float = 1.0) -> None:
-        check_moment("begin", begin)
-        check_moment("until", until)
+        check_when("begin", begin)
+        check_when("until", until)
         if type(begin) is type(until) and begin > until:
             raise UserError("must not lie after 'until'", key="begin", value=begin, hint=f"until is {until}")
         self.start, self.end, self.begin, self.until = start, end, begin, until
@@ -106,7 +106,7 @@ class WarmUp(Linear):
     """From 0 to ``value`` over the first ``steps`` (a number of steps, or a fraction of the run)."""
 
     def __init__(self, value: float, steps: int | float = 0.1) -> None:
-        check_moment("steps", steps)
+        check_when("steps", steps)
         super().__init__(0.0, value, begin=0 if isinstance(steps, int) else 0.0, until=steps)
 
 
@@ -118,7 +118,7 @@ def check_schedules(losses: Iterable[object], total_steps: int) -> None:
         total_steps: Of the run.
 
     Raises:
-        UserError: naming the moment.
+        UserError: naming the key.
     """
     for place, loss in enumerate(losses):
         for name in ("weight", "temperature"):

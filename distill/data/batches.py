@@ -46,7 +46,7 @@ class TrainingBatches(Sampler[list[Key]]):
         lengths: Tokens of every sample.
         batch_size: Samples of a batch on one rank.
         seed: The run's seed.
-        position: Tells the batches trained so far, over all epochs, at the moment when iteration starts.
+        position: Tells the batches trained so far, over all epochs, when iteration starts.
         rank: This process.
         world_size: All processes.
         bucketing: Sort by length; without it batches are cut from the permutation.

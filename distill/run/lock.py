@@ -80,7 +80,7 @@ def _take(file: Path) -> int:
 
 
 def _taken(descriptor: int) -> bool:
-    """Take the lock; for :data:`_PATIENCE` seconds, as :func:`held` takes it for a moment to see whether it is free."""
+    """Take the lock; for :data:`_PATIENCE` seconds, as :func:`held` takes it briefly to see whether it is free."""
     end = time.monotonic() + _PATIENCE
     while True:
         try:

@@ -34,7 +34,7 @@ from distill.workflows.timeline import timeline
 
 __all__ = ["dry_run"]
 
-MOMENTS = (0.0, 0.05, 0.25, 0.5, 0.75, 1.0)
+SHOWN_AT = (0.0, 0.05, 0.25, 0.5, 0.75, 1.0)
 """Parts of the run at which schedules are shown."""
 
 _STEPS = 2  # the first one makes buffers and caches; the second one is measured
@@ -180,7 +180,7 @@ def _report(job: Job, trainer: Trainer, measured: Measured) -> dict[str, Any]:
         "seconds_a_step": measured.seconds,
         "seconds": measured.seconds * module.total_steps,
         "baseline": _baseline(job),
-        "timeline": timeline(module, step_callbacks(trainer), moments(module.total_steps)),
+        "timeline": timeline(module, step_callbacks(trainer), shown_steps(module.total_steps)),
         "measured": {"hurried": hurried(compressions(trainer), module.total_steps), **_share(job)},
     }
 
@@ -203,9 +203,9 @@ def _share(job: Job) -> dict[str, Any]:
     return {"batches": [min(limit, every) if isinstance(limit, int) else int(limit * every), every]}
 
 
-def moments(total: int) -> list[int]:
-    """How many steps are done at :data:`MOMENTS` of a run of ``total`` steps, each once; then comes the last one."""
-    return sorted({round(moment * (total - 1)) for moment in MOMENTS})
+def shown_steps(total: int) -> list[int]:
+    """How many steps are done at :data:`SHOWN_AT` of a run of ``total`` steps, each once; then comes the last one."""
+    return sorted({round(fraction * (total - 1)) for fraction in SHOWN_AT})
 
 
 def _show(report: Mapping[str, Any], console: Console) -> None:
@@ -228,7 +228,7 @@ def _show(report: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     lines = Table(title="time line", title_justify="left")
     lines.add_column("steps done")
-    for step in moments(report["steps"]):
+    for step in shown_steps(report["steps"]):
         lines.add_column(f"{step:,}", justify="right")
     for name, values in report["timeline"].items():
         lines.add_row(name, *(f"{value:.3g}" for value in values))

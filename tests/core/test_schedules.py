@@ -5,7 +5,7 @@ from distill.core.utils.errors import UserError
 
 
 @pytest.mark.parametrize(("step", "value"), [(0, 4.0), (25, 4.0), (50, 3.0), (75, 2.0), (100, 2.0)])
-def test_linear_changes_between_its_two_moments_and_is_constant_outside(step, value):
+def test_linear_changes_between_its_two_steps_and_is_constant_outside(step, value):
     assert Linear(4.0, 2.0, begin=0.25, until=75)(step, 100) == value
 
 
@@ -38,7 +38,7 @@ def test_a_number_is_a_constant_schedule_and_a_schedule_itself():
     assert Constant(2.0)(5, 10) == 2.0
 
 
-def test_a_moment_is_a_step_or_a_fraction_of_the_run_halves_rounded_up():
+def test_when_is_a_step_or_a_fraction_of_the_run_halves_rounded_up():
     assert [step_at(m, 5) for m in (0, 3, 1, 0.0, 0.5, 0.1, 1.0)] == [0, 3, 1, 0, 3, 1, 5]
 
 
@@ -53,7 +53,7 @@ def test_a_moment_is_a_step_or_a_fraction_of_the_run_halves_rounded_up():
         (lambda: WarmUp(1.0, 1.5), "steps"),
     ],
 )
-def test_moments_out_of_range_are_refused(make, key):
+def test_steps_out_of_range_are_refused(make, key):
     with pytest.raises(UserError) as error:
         make()
     assert error.value.key == key

@@ -59,7 +59,7 @@ def test_feature_maps_go_through_a_1x1_convolution_and_average_over_positions():
     torch.testing.assert_close(total, expected)
 
 
-def test_regressors_are_parameters_from_the_moment_of_bind_and_in_the_state():
+def test_regressors_are_parameters_from_bind_on_and_in_the_state():
     loss = FitNetHint(taps={"body.0": "body.0"})
     loss.bind(*specs())
     assert [tuple(p.shape) for p in loss.parameters()] == [(5, 3), (5,)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from distill.core.schedules import check_moment, step_at
+from distill.core.schedules import check_when, step_at
 from distill.core.utils.errors import UserError
 
 __all__ = ["CURVES", "GradualSchedule", "SparsitySchedule", "check_sparsity"]
@@ -46,15 +46,15 @@ class GradualSchedule:
     Between two updates it keeps the value of the first.
 
     Attributes:
-        begin: Moment of the first update: a step (integer), or a fraction of the run (float in [0, 1]).
-        end: Moment at which all is done, likewise; ``begin`` where it is one-shot.
+        begin: When the first update comes: a step (integer), or a fraction of the run (float in [0, 1]).
+        end: When all is done, likewise; ``begin`` where it is one-shot.
         every: Steps from one update to the next. If not given, a fiftieth of the run, and at least 20, but no more
             than a tenth of the way from ``begin`` to ``end``.
-        freeze: Moment of the last update, likewise; ``end`` if not given.
+        freeze: When the last update comes, likewise; ``end`` if not given.
         curve: ``cubic``, ``linear`` or ``one_shot``.
 
     Raises:
-        UserError: if a value is out of its range, or the moments are in no order.
+        UserError: if a value is out of its range, or begin, end and freeze are in no order.
     """
 
     begin: int | float = 0.0
@@ -67,9 +67,9 @@ class GradualSchedule:
         if self.curve == "one_shot":
             self._set(end=self.begin)
         for key in ("begin", "end"):
-            check_moment(key, getattr(self, key))
+            check_when(key, getattr(self, key))
         if self.freeze is not None:
-            check_moment("freeze", self.freeze)
+            check_when("freeze", self.freeze)
         if self.every is not None and self.every < 1:
             raise UserError("must be at least 1", key="every_n_steps", value=self.every, hint="give a number of steps")
         for earlier, later in (("begin", "end"), ("end", "freeze")):
@@ -89,10 +89,10 @@ class GradualSchedule:
             raise UserError(problem, key=earlier, value=first, hint=f"{later} is {then}")
 
     def check(self, total_steps: int) -> None:
-        """Refuse moments that are in no order, or too late, in a run of ``total_steps``.
+        """Refuse a begin, end or freeze that is in no order, or too late, in a run of ``total_steps``.
 
         Raises:
-            UserError: naming the moment.
+            UserError: naming the key.
         """
         for earlier, later in (("begin", "end"), ("end", "freeze")):
             self._check_order(earlier, later, total_steps)
@@ -142,10 +142,10 @@ class SparsitySchedule(GradualSchedule):
     Attributes:
         final: In [0, 1), of the original number of weights.
         initial: Likewise, not above ``final``.
-        table: Moment -> sparsity from then on, instead of a curve; the other values follow from it.
+        table: When -> sparsity from then on, instead of a curve; the other values follow from it.
 
     Raises:
-        UserError: if a value is out of its range, or the moments are in no order.
+        UserError: if a value is out of its range, or begin, end and freeze are in no order.
 
     Reference:
         Zhu, Gupta: To prune, or not to prune, 2017.
@@ -167,25 +167,25 @@ class SparsitySchedule(GradualSchedule):
 
     def _read_table(self, table: Mapping[int | float, float]) -> None:
         if not table:
-            problem, hint = "is empty", "write moments and sparsities, or cubic"
+            problem, hint = "is empty", "write steps and sparsities, or cubic"
             raise UserError(problem, key="schedule", value=dict(table), hint=hint)
-        for moment, sparsity in table.items():
-            check_moment("schedule", moment)
-            check_sparsity(f"schedule.{moment}", sparsity)
-        if len({type(moment) for moment in table}) > 1:
-            problem = "moments must all be steps (integers), or all fractions of the run (floats)"
+        for when, sparsity in table.items():
+            check_when("schedule", when)
+            check_sparsity(f"schedule.{when}", sparsity)
+        if len({type(when) for when in table}) > 1:
+            problem = "its keys must all be steps (integers), or all fractions of the run (floats)"
             raise UserError(problem, key="schedule", value=dict(table), hint="write 0.0 and 1.0 for the run's ends")
-        moments = sorted(table)
-        values = [table[moment] for moment in moments]
+        milestones = sorted(table)
+        values = [table[when] for when in milestones]
         if values != sorted(values):
             hint = "let it rise"
             raise UserError("sparsity must not fall again", key="schedule", value=dict(table), hint=hint)
-        self._set(begin=moments[0], end=moments[-1], initial=values[0], final=values[-1])
+        self._set(begin=milestones[0], end=milestones[-1], initial=values[0], final=values[-1])
 
     def last_update(self, step: int, total_steps: int) -> int | None:
         if self.table is None:
             return super().last_update(step, total_steps)
-        past = [at for moment in self.table if (at := step_at(moment, total_steps)) <= step]
+        past = [at for when in self.table if (at := step_at(when, total_steps)) <= step]
         return max(past, default=None)
 
     def __call__(self, step: int, total_steps: int) -> float:
@@ -194,7 +194,7 @@ class SparsitySchedule(GradualSchedule):
         if update is None:
             return 0.0
         if self.table is not None:
-            # Of moments that fall on one step the last one counts.
-            return max(value for moment, value in self.table.items() if step_at(moment, total_steps) <= update)
+            # Of milestones that fall on one step the last one counts.
+            return max(value for when, value in self.table.items() if step_at(when, total_steps) <= update)
         progress = self.progress(step, total_steps)
         return self.final if progress == 1 else self.initial + (self.final - self.initial) * progress

@@ -32,7 +32,7 @@ def test_modes_follow_the_step(module: Make, fit: Make, layer: Make, watching: M
     assert [qat.complete(step, 10) for step in (3, 4, 10)] == [False, True, True]
 
 
-def test_moments_may_be_fractions(module: Make, fit: Make, layer: Make, watching: Make) -> None:
+def test_milestones_may_be_fractions(module: Make, fit: Make, layer: Make, watching: Make) -> None:
     watch = watching(lambda s: (layer(s).mode, layer(s).observing))
     fit(module(), QuantizationAwareTraining(observe=0.2, begin=0.4, freeze_observers=0.7), watch)
     assert watch.seen == [("fake" if step >= 4 else "float", 2 <= step < 7) for step in range(10)]
@@ -129,13 +129,13 @@ def test_trained_scales_start_from_the_weights_at_the_beginning_of_rounding(
     assert not torch.allclose(*watch.seen[5]), "from then on they are trained"
 
 
-def test_moments_of_two_kinds_are_compared_once_the_length_of_the_run_is_known(module: Make, fit: Make) -> None:
+def test_milestones_of_two_kinds_are_compared_once_the_length_of_the_run_is_known(module: Make, fit: Make) -> None:
     with pytest.raises(UserError, match=r"begin = 20: must not lie after freeze_observers \(0\.9\)"):
         fit(module(), QuantizationAwareTraining(begin=20))
 
 
 @pytest.mark.parametrize(
-    ("moments", "key"),
+    ("milestones", "key"),
     [
         ({"begin": 11, "freeze_observers": 20}, "begin"),
         ({"begin": 11, "activations": None}, "begin"),
@@ -143,11 +143,11 @@ def test_moments_of_two_kinds_are_compared_once_the_length_of_the_run_is_known(m
         ({"observe": 1.0, "begin": 10, "freeze_observers": 20}, "observe"),
     ],
 )
-def test_moments_after_the_end_of_the_run_are_refused_before_the_first_step(
-    moments: dict[str, Any], key: str, module: Make, fit: Make, watching: Make
+def test_milestones_after_the_end_of_the_run_are_refused_before_the_first_step(
+    milestones: dict[str, Any], key: str, module: Make, fit: Make, watching: Make
 ) -> None:
     watch = watching(lambda student: None)
     with pytest.raises(UserError, match="the run ends after 10 steps") as error:
-        fit(module(), QuantizationAwareTraining(**moments), watch)
+        fit(module(), QuantizationAwareTraining(**milestones), watch)
     assert error.value.key == f"callbacks.QuantizationAwareTraining.{key}"
     assert not watch.seen

@@ -37,7 +37,7 @@ def test_settings_that_contradict_themselves_are_refused(settings: dict[str, Any
         QuantizationAwareTraining(**settings)
 
 
-def test_without_static_inputs_observers_have_no_moments() -> None:
+def test_without_static_inputs_observers_have_no_milestones() -> None:
     QuantizationAwareTraining(activations=None, begin=0.95)
     QuantizationAwareTraining(activations=ActivationScheme(kind="dynamic"), begin=0.95)
 

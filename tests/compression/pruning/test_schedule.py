@@ -25,7 +25,7 @@ def test_linear_and_one_shot_pass_the_points_computed_by_hand():
     assert [once(step, 100) for step in (0, 89, 90, 100)] == [0, 0, 0.6, 0.6]
 
 
-def test_a_table_holds_from_each_moment_to_the_next():
+def test_a_table_holds_from_each_milestone_to_the_next():
     table = SparsitySchedule(final=0.8, table={0.5: 0.4, 0.25: 0.1, 1.0: 0.7})
     assert [table(step, 8) for step in range(9)] == [0, 0, 0.1, 0.1, 0.4, 0.4, 0.4, 0.4, 0.7]
     assert [step for step in range(9) if table.updates_at(step, 8)] == [2, 4, 8]
@@ -93,7 +93,7 @@ def test_what_is_out_of_range_or_order_is_refused(wrong, key):
 @pytest.mark.parametrize(
     ("begin", "end", "fits", "key"), [(60, 0.5, 1000, "begin"), (0, 200, 1000, "end"), (0.9, 50, 50, "begin")]
 )
-def test_moments_that_only_the_length_of_the_run_makes_wrong_are_refused_with_it(begin, end, fits, key):
+def test_milestones_that_only_the_length_of_the_run_makes_wrong_are_refused_with_it(begin, end, fits, key):
     schedule = SparsitySchedule(final=0.8, begin=begin, end=end)
     with pytest.raises(UserError) as error:
         schedule.check(100)
