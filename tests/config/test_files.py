@@ -6,13 +6,14 @@ import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, get_args
 
 import pytest
 import yaml
 from pytorch_lightning import Trainer
 
 from distill.cli.parser import Parser
+from distill.config.class_paths import guarded
 from distill.config.files import (
     apply_override,
     dump,
@@ -28,6 +29,8 @@ from distill.core.utils.errors import UserError
 from distill.core.utils.secrets import HIDDEN, is_secret, scrub
 from distill.workflows.job.build import resolve
 from distill.workflows.job.checks import refuse_hidden
+from distill.workflows.job.defaults import complete
+from distill.workflows.job.sections import Typed
 
 
 def write(path: Path, text: str) -> str:
@@ -338,11 +341,14 @@ def test_a_secret_that_was_taken_out_is_asked_for() -> None:
 
 
 def test_a_limit_of_one_batch_stays_one_batch_whatever_was_imported_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What typing's cache gives Lightning for Optional[Union[int, float]] where another module wrote this one first.
-    cached = Optional[Union[float, int]]  # noqa: UP007, UP045
+    # What typing's cache gives Lightning for Optional[Union[int, float]] where another module wrote it so first.
+    cached = float | int | None  # which is never cached itself
     for name in ("limit_val_batches", "limit_train_batches"):
         monkeypatch.setitem(Trainer.__init__.__annotations__, name, cached)
-    assert "[float, int" in str(inspect.signature(Trainer).parameters["limit_val_batches"].annotation)
+    assert get_args(inspect.signature(Trainer).parameters["limit_val_batches"].annotation)[:2] == (float, int)
     limits = [("trainer.limit_val_batches", "1"), ("trainer.limit_train_batches", "1.0")]
-    trainer = resolve(load(["quickstart/alone"], limits))["trainer"]
-    assert [repr(trainer[f"limit_{split}_batches"]) for split in ("val", "train")] == ["1", "1.0"]
+    config = load(["quickstart/alone"], limits)
+    with guarded([]):
+        made = Typed(complete(config)).make("trainer")
+    for trainer in (resolve(config)["trainer"], made):
+        assert [repr(trainer[f"limit_{split}_batches"]) for split in ("val", "train")] == ["1", "1.0"]

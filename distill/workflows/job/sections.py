@@ -147,7 +147,10 @@ class Typed:
     def make(self, name: str) -> Any:
         """The object or objects of the section ``name`` (data, callbacks, logging; trainer: its arguments)."""
         made = self._build(self._parsers[name], self._values[name], name, self.config[name])
-        return made[name].as_dict() if name == "trainer" else made[name]
+        if name != "trainer":
+            return made[name]
+        _keep_integers(self.config[name], made[name])  # once more: making it reads the values again
+        return made[name].as_dict()
 
     def _build(self, parser: ArgumentParser, values: Namespace, key: str, written: Any) -> Any:
         errors: list[tuple[Exception, str]] = []
