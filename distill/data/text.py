@@ -164,6 +164,14 @@ class TextData(LightningDataModule):
             lines += unread(use, self._rows, samples, self.tokenizer, limit)
         return lines
 
+    @property
+    def learned_from(self) -> dict[str, int] | None:
+        """Training ``rows``, and those that are ``labelled``; ``None`` where the data has no labels. Reads the data."""
+        if self._rows.labels is None:
+            return None
+        rows = len(self._rows.splits["train"])
+        return {"rows": rows, "labelled": rows - self._rows.without_label["train"]}
+
     def require_labels(self, use: str) -> None:
         """Refuse rows of which none has a label, where nothing can be learnt from them or said of them without.
 

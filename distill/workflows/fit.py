@@ -29,6 +29,7 @@ from distill.core.utils.secrets import scrub
 from distill.models import artifact
 from distill.run.beside import check_beside, find_beside, learns_alone, scores_of
 from distill.run.folder import Run
+from distill.run.lineage import lineage
 from distill.run.listing import read_json
 from distill.run.loggers.make import keep_student, make_loggers
 from distill.training.evidence import empty_layers
@@ -225,6 +226,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         job.run.student,
         measured={"empty_layers": empty_layers(student), "hurried": hurried(changed, total, step)},
         beside=_beside(job),
+        **lineage(job.config, job.data),
         name=job.run.name,
         id=job.run.id,
         steps=steps,

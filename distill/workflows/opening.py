@@ -11,9 +11,12 @@ from torch import nn
 
 from distill.compression.base import compressions
 from distill.compression.coverage import coverage
+from distill.core.expectation import expectation
 from distill.core.model_spec import ModelSpec, megabytes, parameter_count
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
+from distill.run.beside import find_beside, scores_of
+from distill.run.lineage import lineage
 from distill.training.module import Distillation
 from distill.workflows.job.build import Job
 from distill.workflows.teacher_check import TeacherCheck
@@ -37,7 +40,18 @@ def opening(job: Job, trainer: Trainer, check: TeacherCheck) -> list[str]:
     lines.append(f"student: {described(module.student)}")
     if ours := compressions(trainer):
         lines.append(str(coverage(module.student, {type(one).__name__: one.reached(module.student) for one in ours})))
-    return [*lines, _device(trainer), _length(job, trainer), *(f"warning: {line}" for line in check.lines)]
+    lines += [_device(trainer), _length(job, trainer)]
+    if expected := _expected(job, check):
+        lines.append(f"to expect: {expected}")
+    return [*lines, *(f"warning: {line}" for line in check.lines)]
+
+
+def _expected(job: Job, check: TeacherCheck) -> str:
+    """What is to be expected of the teacher, as far as it is known before the run."""
+    found = {"monitor": job.module.task.monitor, **check.found, **lineage(job.config, job.data)}
+    if (beside := job.beside or find_beside(job.config)) is not None:
+        found["scores"] = {**found.get("scores", {}), "alone": scores_of(beside)}
+    return expectation(found)
 
 
 def described(model: nn.Module) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from distill.compression.coverage import Coverage, coverage_of
+from distill.core.expectation import expectation
 from distill.core.kept import kept_of, number_at, percent, ratio
 from distill.core.model_spec import megabytes, parameter_count
 from distill.core.ranks import is_rank_zero
@@ -163,5 +164,7 @@ def show_verdict(result: Mapping[str, Any], console: Console | None = None) -> N
         lines.append(f"constant guess: {guessed}")
     if "beside" in result:
         lines.append(f"without a teacher: {result['beside'] or 'no such run was found; name one by --beside RUN'}")
+    if expected := expectation(result):
+        lines.append(f"to expect: {expected}")
     for line in [*lines, *(f"warning: {line}" for line in Verdict.of_file(result).lines)]:
         console.print(escape(line), soft_wrap=True)
