@@ -7,8 +7,8 @@
 
 (``lz4cat`` where apt keeps its lists in that form.) ``debian`` is the one line that describes a package, to be put into
 one of the archive's sections that are named after a subject; one package of each source, as those of one source read
-alike. ``wordnet`` is the gloss of a noun without its examples, to be put into one of WordNet's lexicographer files
-(person, plant, artifact, ...), the nine large ones. A folder gets ``train.jsonl`` and ``validation.jsonl``, in an order that depends on the texts alone.
+alike. ``wordnet`` is the gloss of a noun without its examples, to be put into one of WordNet's nine large lexicographer
+files of nouns. A folder gets ``train.jsonl`` and ``validation.jsonl``, in an order that depends on the texts alone.
 """
 
 from __future__ import annotations
@@ -32,14 +32,18 @@ LONGEST = 60
 SUBJECTS = ("admin", "games", "graphics", "mail", "math", "net", "science", "sound", "text", "web")
 """Sections of Debian; those of a language (perl) or a kind of file (doc, libs) can be told from a word."""
 
-NOUNS = (
-    "Tops act animal artifact attribute body cognition communication event feeling food group location motive object "
-    "person phenomenon plant possession process quantity relation shape state substance time"
-).split()
-"""WordNet's lexicographer files of nouns, from number 3 on (lexnames(5WN))."""
-
-LARGE = ("act", "animal", "artifact", "communication", "location", "person", "plant", "state", "attribute")
-"""Those with 3,000 glosses or more."""
+KINDS = {
+    4: "act",
+    5: "animal",
+    6: "artifact",
+    7: "attribute",
+    10: "communication",
+    15: "location",
+    18: "person",
+    20: "plant",
+    26: "state",
+}
+"""WordNet's lexicographer files of nouns that have 3,000 glosses or more, by number (lexnames(5WN))."""
 
 
 def debian(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -59,9 +63,8 @@ def wordnet(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
     for line in lines:
         if not line.startswith("  "):  # the licence
             head, gloss = line.split(" | ", 1)
-            kind = NOUNS[int(head.split()[1]) - 3]
-            if kind in LARGE:
-                yield gloss.split('; "')[0].strip(" ;\n"), kind
+            if (number := int(head.split()[1])) in KINDS:
+                yield gloss.split('; "')[0].strip(" ;\n"), KINDS[number]
 
 
 def split(rows: Iterable[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:

@@ -5,8 +5,8 @@
     python scripts/when_it_helps.py --draw docs/when-it-helps.jsonl
 
 ENCODER is a folder of transformers with an encoder of six layers (all-MiniLM-L6-v2); the sets are made by
-``label_sets.py``. A student is trained on the same 1,000 rows always, of which a share has labels; which ones they are goes by the
-seed. Every run takes the same number of steps: without a teacher the labelled rows are repeated, with one the
+``label_sets.py``. A student is always trained on the same 1,000 rows, of which a share has labels; which ones goes by
+the seed. Every run takes the same number of steps: without a teacher the labelled rows are repeated, with one the
 others are there without their labels. Each run is one line of ``--out``; what is there is not trained again.
 """
 
@@ -17,7 +17,6 @@ import itertools
 import json
 import logging
 import random
-import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -61,13 +60,11 @@ class Case:
 
 def cases(sets: Sequence[str]) -> Iterator[Case]:
     """All runs, those that the page cannot do without first."""
-    for data in sets:
-        for seed in SEEDS:
-            yield from _of(data, "more", METHODS, SHARES, seed)
-            yield from _of(data, "same", METHODS, SHARES[-1:], seed)
-        for seed in SEEDS:
-            yield from _of(data, "none", ["labels"], SHARES, seed)
-    for data, seed in itertools.product(sets, SEEDS):
+    for seed, data in itertools.product(SEEDS, sets):
+        yield from _of(data, "more", METHODS, SHARES, seed)
+        yield from _of(data, "same", METHODS, SHARES[-1:], seed)
+        yield from _of(data, "none", ["labels"], SHARES, seed)
+    for seed, data in itertools.product(SEEDS, sets):
         yield from _of(data, "same", METHODS, SHARES[:-1], seed)
 
 
@@ -94,41 +91,47 @@ class Bench:
         from distill.losses import CrossEntropy, HintonKL, RelationTransfer
         from distill.models.students import StudentConfig
 
-        parts: dict[str, Any] = {"freeze": ["word_embeddings"], "layers": [2, 4, 6]}
         losses: list[Any] = [CrossEntropy(weight=0.3), HintonKL(weight=0.7, temperature=2.0)]
         if case.method == "relations":
             losses.append(RelationTransfer(version=2, weight=1.0))
-        student = StudentConfig(path=str(self.encoder) if case.teacher == "none" else None, **parts)
-        teacher = None if case.teacher == "none" else self._teacher(case)
-        alone = case.method == "labels"
+        origin = self.encoder if case.teacher == "none" else self._taught(case)
+        student = StudentConfig(path=str(origin), layers=[2, 4, 6], freeze=["word_embeddings"])
         started = time.process_time()
-        module = self._trained(case, student, teacher, None if alone else losses, fill="repeat" if alone else "unlabelled")
+        if case.method == "labels":
+            module = self._trained(case, student, None, None, fill="repeat")
+        else:
+            module = self._trained(case, student, self._source(case), losses, fill="unlabelled")
         scores = {name.removeprefix("val/"): float(value) for name, value in module.trainer.callback_metrics.items()}
         kept = ("accuracy", "f1", "agreement", "teacher/accuracy")
         found = {name: round(scores[name], 4) for name in kept if name in scores}
         return {**asdict(case), **found, "cpu_seconds": round(time.process_time() - started, 1)}
 
-    def _teacher(self, case: Case) -> Any:
-        """The teacher of a case, trained if it is not there; it remembers what it said to other students."""
+    def _taught(self, case: Case) -> Path:
+        """The folder of a case's teacher, which is trained if it is not there."""
         from transformers import AutoTokenizer
 
         from distill.models.students import StudentConfig
-        from distill.models.teachers import build_teacher
-        from distill.tasks import make_task
 
-        name = case.taught_by
-        folder = self.work / name
-        if not (folder / "model.safetensors").exists():
+        folder = self.work / case.taught_by
+        if not (folder / "tokenizer.json").exists():
             started = time.process_time()
             student = StudentConfig(path=str(self.encoder), freeze=["word_embeddings"])
             module = self._trained(case, student, None, None, fill="more" if case.teacher == "more" else "repeat")
             module.student.save_pretrained(folder)
             AutoTokenizer.from_pretrained(self.encoder).save_pretrained(folder)
             accuracy = float(module.trainer.callback_metrics["val/accuracy"])
-            print(f"teacher {name}: {accuracy:.4f}, {time.process_time() - started:.0f} s", flush=True)
+            print(f"teacher {folder.name}: {accuracy:.4f}, {time.process_time() - started:.0f} s", flush=True)
+        return folder
+
+    def _source(self, case: Case) -> Any:
+        """The teacher of a case; it remembers what it said to students before."""
+        from distill.models.teachers import build_teacher
+        from distill.tasks import make_task
+
+        name, labels = case.taught_by, self.labels(case.data)
         if name not in self._sources:
-            names = self.labels(case.data)
-            self._sources[name] = build_teacher(str(folder), make_task("text-classification", names), names)
+            task = make_task("text-classification", labels)
+            self._sources[name] = build_teacher(str(self.work / name), task, labels)
         return self._sources[name]
 
     def _trained(self, case: Case, student: Any, teacher: Any, losses: Any, fill: str) -> Any:
