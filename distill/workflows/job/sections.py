@@ -106,6 +106,7 @@ class Typed:
         for name, parser in self._parsers.items():
             section = yaml.safe_load(parser.dump(_plain(self._values[name]), skip_unset=False))[name]
             if name == "trainer":
+                _keep_integers(self.config[name], section)  # once more: writing it out reads the values again
                 # Dozens of arguments are null unless given; null is said only where it is not the default.
                 section = {k: v for k, v in section.items() if v is not None or self.config[name].get(k, "") is None}
             out[name] = section
@@ -149,7 +150,7 @@ class Typed:
         made = self._build(self._parsers[name], self._values[name], name, self.config[name])
         if name != "trainer":
             return made[name]
-        _keep_integers(self.config[name], made[name])  # once more: making it reads the values again
+        _keep_integers(self.config[name], made[name])  # and again, as making it does
         return made[name].as_dict()
 
     def _build(self, parser: ArgumentParser, values: Namespace, key: str, written: Any) -> Any:
@@ -273,7 +274,7 @@ def located(error: UserError, key: str, written: Any, name: str = "") -> UserErr
     return UserError(error.problem, key=full, value=error.value, hint=error.hint)
 
 
-def _keep_integers(written: Mapping[str, Any], parsed: Namespace) -> None:
+def _keep_integers(written: Mapping[str, Any], parsed: Namespace | dict[str, Any]) -> None:
     """Give the Trainer the integers that were written, of which 1 means one batch where 1.0 means all of them.
 
     ``Union[int, float]`` may come back from typing's cache as the ``Union[float, int]`` that another module wrote
