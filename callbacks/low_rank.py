@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -52,6 +53,7 @@ class LowRank(Compression):
         if energy is not None and not 0 < energy < 1:
             raise UserError("must lie in (0, 1)", key=f"{KEY}.energy", value=energy, hint="give 0.9")
         self.rank, self.energy, self.include, self.exclude = rank, energy, include, exclude or []
+        self._replaced: dict[str, Tensor] = {}
 
     def prepare(self, student: nn.Module) -> None:
         chosen = select(student, LINEAR, self.include, self.exclude, key=KEY)
@@ -77,6 +79,7 @@ class LowRank(Compression):
             key, value = ("rank", self.rank) if self.rank else ("energy", self.energy)
             problem = "no map becomes smaller: rank * (in + out) is at least in * out of all of them"
             raise UserError(problem, key=f"{KEY}.{key}", value=value, hint="give a smaller one")
+        self._replaced = {name: whole[name].get_parameter("weight").detach() for name in ranks}
         replace(student, ranks)
         with torch.no_grad():
             for name, (down, up) in values.items():
@@ -98,6 +101,10 @@ class LowRank(Compression):
         if self.rank is not None and modules and self.rank > full:
             problem = f"the chosen maps have ranks up to {full}"
             raise UserError(problem, key=f"{KEY}.rank", value=self.rank, hint="give a smaller one")
+
+    def replaced(self) -> Mapping[str, Tensor]:
+        found, self._replaced = self._replaced, {}
+        return found
 
     def reached(self, student: nn.Module) -> list[str]:
         maps = [name for name, module in student.named_modules() if isinstance(module, LowRankLinear)]

@@ -233,6 +233,7 @@ class GradualMagnitudePruning(Compression):
         self._metrics = before or self._metrics  # of a resumed run, whose masks did not change just now
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if not self._watching and self.schedule.updates_at(trainer.global_step + 1, total_steps(pl_module)):
             handles = [self.plan.criterion.watch(layer.view) for layer in self._layers]
             self._watching = [handle for handle in handles if handle is not None]

@@ -188,6 +188,9 @@ class QuantizationAwareTraining(Compression):
         )
         self._layers = swap(student, chosen)
 
+    def rounded(self, student: nn.Module) -> Mapping[str, nn.Module]:
+        return self._layers
+
     def reached(self, student: nn.Module) -> list[str]:
         return [f"{name}.weight" for name in self._layers]
 
@@ -234,6 +237,7 @@ class QuantizationAwareTraining(Compression):
         self._act(self._step, total_steps(pl_module))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         observed = [layer for layer in self._layers.values() if layer.observing]
         if observed:
             task: Any = pl_module.task

@@ -11,6 +11,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelPruning, StochasticWeightAveraging, WeightAveraging
 from torch import Tensor, nn
 
+from distill.compression.bypass import Held, refuse_bypass
+from distill.core.signals import Needs, Request
 from distill.core.step_callback import StepCallback
 from distill.core.utils.errors import UserError
 
@@ -37,6 +39,7 @@ class Compression(StepCallback, ABC):
     needs_unsharded_weights: ClassVar[bool] = True
 
     _prepared: nn.Module | None = None
+    _tried: nn.Module | None = None
 
     @property
     def state_key(self) -> str:
@@ -84,6 +87,28 @@ class Compression(StepCallback, ABC):
                     hint="leave one of them out, or have one leave what the other masks (include, exclude)",
                 )
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._try(trainer, pl_module, batch)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if trainer.sanity_checking:
+            self._try(trainer, pl_module, batch)
+
+    def _try(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """Refuse a student whose code passes by what is done to it, on the first batch that it is to read."""
+        ours, student = compressions(trainer), pl_module.student
+        task: Any = getattr(pl_module, "task", None)
+        assert isinstance(student, nn.Module)
+        # Of a sharded student no rank has the weights.
+        if self is not ours[0] or self._tried is student or task is None or pl_module.device_mesh is not None:
+            return
+        self._tried = student
+        request = getattr(pl_module, "needs", Needs()).student | Request(logits=True)
+        with trainer.precision_plugin.forward_context():
+            refuse_bypass(student, task.batch(batch), lambda b: task.forward(student, b, request), _held(ours, student))
+
     @abstractmethod
     def prepare(self, student: nn.Module) -> None:
         """Give the student its structure for the run, exactly computing what it computed before where that is possible.
@@ -103,6 +128,14 @@ class Compression(StepCallback, ABC):
     def masked(self, student: nn.Module) -> list[str]:
         """Names of the student's parameters of which it sets values to zero; asked after :meth:`prepare`."""
         return []
+
+    def rounded(self, student: nn.Module) -> Mapping[str, nn.Module]:
+        """Layers, by name, whose ``weight`` is rounded as they answer, and so must be read by nobody past them."""
+        return {}
+
+    def replaced(self) -> Mapping[str, Tensor]:
+        """Weights, by the name of their layer, in whose place it has others trained; handed over once."""
+        return {}
 
     def reached(self, student: nn.Module) -> list[str]:
         """Names of the student's parameters that it makes smaller; asked after :meth:`prepare`."""
@@ -125,6 +158,18 @@ class Compression(StepCallback, ABC):
         :mod:`distill.core.verdict` has the rules.
         """
         return []
+
+
+def _held(ours: Sequence[Compression], student: nn.Module) -> Held:
+    """What these keep the student's code from."""
+    named = {type(one).__name__: (one.rounded(student), one.replaced(), one.masked(student)) for one in ours}
+    return Held(
+        rounded={name: layer for rounded, _, _ in named.values() for name, layer in rounded.items()},
+        replaced={name: weight for _, replaced, _ in named.values() for name, weight in replaced.items()},
+        masked=[name for _, _, masked in named.values() for name in masked],
+        by={name: by for by, parts in named.items() for part in parts for name in part},
+        changed=[type(one).__name__ for one in ours if not one.order],
+    )
 
 
 def refuse_twice(callbacks: Iterable[Callback]) -> None:

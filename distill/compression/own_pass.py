@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["contained", "guard", "in_backward", "in_own_pass"]
+__all__ = ["contained", "guard", "guards", "in_backward", "in_own_pass"]
 
 _FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
@@ -35,6 +35,12 @@ def guard(model: nn.Module) -> None:
         if (module is model or isinstance(module, _FUSED)) and _enter not in module._forward_pre_hooks.values():
             module.register_forward_pre_hook(_enter)
             module.register_forward_hook(_leave, always_call=True)
+
+
+def guards(module: nn.Module) -> bool:
+    """Whether the only hooks of its forward pass are those of :func:`guard`."""
+    hooks = {*module._forward_pre_hooks.values(), *module._forward_hooks.values()}
+    return hooks <= {_enter, _leave}
 
 
 @contextmanager

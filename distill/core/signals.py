@@ -194,6 +194,10 @@ class Batch:
         """The same batch at a step of the run."""
         return replace(self, step=step, total_steps=total_steps)
 
+    def first(self, count: int) -> Batch:
+        """The first ``count`` of its samples."""
+        return replace(self._map(lambda tensor: tensor[:count]), ids=None, on_host=None)
+
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The same batch on a device (called by Lightning)."""
         moved = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.compression.bypass import LET_BE, WRITES, watched_writes
 from distill.compression.quantization.lifecycle import attend, conclude, follow
 from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
 from distill.compression.quantization.select import choose, swap
@@ -79,9 +80,12 @@ def quantize(
     empty = True
     if static:
         for batch in batches:
-            empty = False
             attend(static, _tokens(batch))
-            model(batch) if forward is None else forward(model, batch)
+            with watched_writes(layers if empty else {}) as written:
+                model(batch) if forward is None else forward(model, batch)
+            if written:
+                raise UserError(WRITES.format("rounding"), key=key, value=written[0], hint=LET_BE)
+            empty = False
             follow(static)
     model.eval()
     if static and empty:

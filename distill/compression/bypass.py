@@ -1,0 +1,271 @@
+"""Whether a model's own code reads or writes a compressed weight past the module that holds it.
+
+``dict(model.named_parameters())["inner.weight"]`` or an alias of ``inner.weight.data`` gives the weight as it is before
+rounding, in training alone: the saved student has the rounded values in their place. And what a forward pass writes
+into a weight undoes masks and rounding. Neither can be seen in the code; both show in a pass.
+
+**Reads.** The layers answer with a copy of their weights, and the weights themselves become NaN. Whatever reaches an
+output past a layer is NaN then, be its part ever so small.
+
+**Writes.** Every operator of a pass is asked whether it writes into a weight that is rounded; a weight that is masked
+gets zeros, which must be zeros afterwards, so that whoever only scales it may go on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from distill.compression.own_pass import guards
+from distill.core.signals import Batch, Signals
+from distill.core.untouched import untouched
+from distill.core.utils.errors import UserError
+
+__all__ = ["LET_BE", "WRITES", "Held", "find_read", "find_written", "refuse_bypass", "watched_writes"]
+
+WRITES = "the forward pass writes this weight, which would undo {}"
+LET_BE = "write it outside of the pass, or leave the layer out"
+
+Run = Callable[[], Sequence[Tensor]]
+"""One forward pass, the same every time: what it gave."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What of a student is no longer a parameter that its code may read and write as it likes.
+
+    Attributes:
+        rounded: Layers, by name, whose ``weight`` is rounded as they answer.
+        replaced: Weights, by the name of their layer, in whose place others are trained.
+        masked: Names of parameters in which zeros must stay zeros.
+        by: Name of each of these -> the callback that asks for it.
+        changed: Callbacks that changed the structure.
+    """
+
+    rounded: Mapping[str, nn.Module] = field(default_factory=dict)
+    replaced: Mapping[str, Tensor] = field(default_factory=dict)
+    masked: Sequence[str] = ()
+    by: Mapping[str, str] = field(default_factory=dict)
+    changed: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.rounded or self.replaced or self.masked or self.changed)
+
+
+def refuse_bypass(student: nn.Module, batch: Batch, read: Callable[[Batch], Signals], held: Held) -> None:
+    """Refuse a student that reads a weight past its layer, or writes one, as it trains or as it is judged.
+
+    Args:
+        student: As it is trained; not changed.
+        batch: Of which two samples are read, or all where it cannot be cut.
+        read: A pass of the student.
+        held: What its code may not touch.
+
+    Raises:
+        UserError: naming the first such layer.
+    """
+    hooked = [module for module in student.modules() if not guards(module)]
+    if not held:
+        return
+    with untouched(student):
+        for trains in (True, False):
+            student.train(trains)
+            for module in (*held.rounded.values(), *hooked):
+                module.training = False  # whatever observes, observes in training
+            run = _smallest(student, batch, read, held.changed)
+            if run is None:
+                continue
+            if (name := find_written(student, held.rounded, held.masked, run)) is not None:
+                undone = "rounding" if name in held.rounded else "masks"
+                raise UserError(
+                    WRITES.format(undone),
+                    key=f"callbacks.{held.by[name]}",
+                    value=name,
+                    hint=LET_BE,
+                )
+            if (name := find_read(student, held.rounded, held.replaced, run)) is not None:
+                kept = "rounded" if name in held.rounded else "a product of factors"
+                raise UserError(
+                    "the student's code reads its weight past the layer (named_parameters(), get_parameter(), an alias "
+                    f"of it), and would be trained with another one than is saved, which is {kept}",
+                    key=f"callbacks.{held.by[name]}",
+                    value=name,
+                    hint=f"read it as the layer's attribute, layer.weight, or leave it out: exclude: ['{name}']",
+                )
+
+
+def _smallest(student: nn.Module, batch: Batch, read: Callable[[Batch], Signals], changed: Sequence[str]) -> Run | None:
+    """A pass of two samples, or of the whole batch; ``None`` where the model runs neither.
+
+    Raises:
+        UserError: if it looks for what a change of its structure took away.
+    """
+    for part in (batch.first(2), batch):
+        try:
+            with untouched(student), torch.no_grad():
+                read(part)
+        except Exception as error:
+            failure = error
+        else:
+            return partial(_tensors_of, read, part)
+    if changed and isinstance(failure, (KeyError, AttributeError)):
+        problem = f"its code does not find what it looks for in the changed student ({type(failure).__name__}"
+        hint = "have it call the layers, or read layer.weight, and no parameter by its name"
+        raise UserError(f"{problem}: {failure})", key=f"callbacks.{changed[0]}", hint=hint) from failure
+    return None
+
+
+def _tensors_of(read: Callable[[Batch], Signals], batch: Batch) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(dict(vars(read(batch)))) if isinstance(leaf, Tensor)]
+
+
+def find_read(
+    model: nn.Module, rounded: Mapping[str, nn.Module], replaced: Mapping[str, Tensor], run: Run
+) -> str | None:
+    """The first layer whose weight the model reads past it.
+
+    Args:
+        model: Run in the modes that its modules are in, without gradients; not changed.
+        rounded: Layers by name, each with a parameter ``weight``.
+        replaced: Weights that nothing should read.
+        run: A pass.
+
+    Returns:
+        Its name.
+    """
+    weights = {name: _weight(layer) for name, layer in rounded.items()} | dict(replaced)
+    with untouched(model), torch.no_grad():
+        reference = _pass(run)
+        _answer(rounded.values())
+        if not _differs(run, reference, weights.values()):
+            return None
+        return next((n for n, weight in weights.items() if _differs(run, reference, [weight])), next(iter(weights)))
+
+
+def find_written(model: nn.Module, rounded: Mapping[str, nn.Module], masked: Sequence[str], run: Run) -> str | None:
+    """The first weight that a pass writes to.
+
+    Args:
+        model: See :func:`find_read`.
+        rounded: Layers whose ``weight`` nobody may write.
+        masked: Names of parameters in which zeros must stay zeros.
+        run: A pass.
+
+    Returns:
+        The layer's or the parameter's name.
+    """
+    parameters = {name: model.get_parameter(name) for name in masked}
+    with untouched(model), torch.no_grad(), _kept([*map(_weight, rounded.values()), *parameters.values()]):
+        for parameter in parameters.values():
+            parameter[..., ::2] = 0
+        _answer(rounded.values())
+        with watched_writes(rounded) as found, suppress(Exception):
+            _pass(run)
+        own = dict(model.named_parameters(remove_duplicate=False))
+        moved = [n for n, p in parameters.items() if own.get(n) is not p or bool(p[..., ::2].any())]
+    return next(iter([*found, *moved]), None)
+
+
+@contextmanager
+def watched_writes(layers: Mapping[str, nn.Module]) -> Iterator[list[str]]:
+    """Find whose weights are written inside the block: in place, or by another tensor that is put in their place.
+
+    Yields:
+        The names of such layers, complete after the block.
+    """
+    held = [(name, layer, tensor, tensor.data_ptr()) for name, layer in layers.items() for tensor in _tensors(layer)]
+    writes = _Writes({tensor.untyped_storage().data_ptr(): name for name, _, tensor, _ in held})
+    with writes if held else nullcontext():
+        yield writes.found
+    for name, layer, tensor, place in held:
+        if tensor.data_ptr() != place or not any(tensor is now for now in _tensors(layer)):
+            writes.found.append(name)
+
+
+class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes which storages operators write to."""
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names, self.found = names, list[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        for place, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                value = args[place] if place < len(args) else given.get(argument.name)
+                tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+                names = (self.names.get(tensor.untyped_storage().data_ptr()) for tensor in tensors)
+                self.found.extend(name for name in names if name is not None)
+        return func(*args, **given)
+
+
+def _differs(run: Run, reference: Sequence[Tensor], weights: Iterable[Tensor]) -> bool:
+    """Whether the outputs are others while these weights are NaN."""
+    try:
+        with _kept(weights) as held:
+            for weight in held:
+                weight.fill_(torch.nan)
+            found = _pass(run)
+    except Exception:  # of what stumbles over NaN, or wants a parameter where it is given a rounded one
+        return True
+    if any(bool(a.isnan().any() & ~b.isnan().any()) for a, b in zip(found, reference, strict=True)):
+        return True
+    # A comparison with NaN is an ordinary False; but kernels may differ from one pass to the next.
+    return not _equal(found, reference) and _equal(_pass(run), reference)
+
+
+def _equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(one, other, strict=True))
+
+
+def _pass(run: Run) -> Sequence[Tensor]:
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)
+    return run()
+
+
+@contextmanager
+def _kept(weights: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Give these weights, each once, their values back."""
+    before = [(weight, weight.data, weight.detach().clone()) for weight in {id(w): w for w in weights}.values()]
+    try:
+        yield [weight for weight, _, _ in before]
+    finally:
+        for weight, data, value in before:
+            weight.data = data
+            weight.copy_(value)
+
+
+def _answer(layers: Iterable[nn.Module]) -> None:
+    """Have layers, and all who ask them, read a copy of the weight, until the block ends that restores their class."""
+    copies: dict[int, Tensor] = {}
+    for layer in layers:
+        weight, kind = _weight(layer), type(layer)
+        layer.__dict__["_answer"] = copies.setdefault(id(weight), weight.detach().clone())
+        # Before what a module looks up among its parameters.
+        answer = property(lambda self: self.__dict__["_answer"])
+        layer.__class__ = type(kind.__name__, (kind,), {"weight": answer, "parameter": answer})
+
+
+def _weight(layer: nn.Module) -> nn.Parameter:
+    weight = layer._parameters["weight"]
+    assert weight is not None
+    return weight
+
+
+def _tensors(layer: nn.Module) -> list[Tensor]:
+    """The weight, and what is answered in its place."""
+    answer = layer.__dict__.get("_answer")
+    return [_weight(layer), *([] if answer is None else [answer])]
