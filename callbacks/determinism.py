@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from hashlib import blake2b
 from typing import Any
 
-import numpy
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+
+from distill.core.generators import reseed
 
 __all__ = ["Determinism", "seed_at"]
 
@@ -31,14 +30,7 @@ class Determinism(Callback):
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
-        self._accelerated = torch.accelerator.is_available()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         done = trainer.fit_loop.epoch_loop.total_batch_idx
-        seed = seed_at(self.seed, done, trainer.global_rank)
-        random.seed(seed)
-        numpy.random.seed(seed % 2**32)
-        if self._accelerated:
-            torch.manual_seed(seed)
-        else:  # the same, without the stack trace that manual_seed formats for each kind of device that is not there
-            torch.default_generator.manual_seed(seed)
+        reseed(seed_at(self.seed, done, trainer.global_rank))

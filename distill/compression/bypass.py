@@ -13,20 +13,19 @@ gets zeros, which must be zeros afterwards, so that whoever only scales it may g
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from distill.compression.own_pass import guards
+from distill.core.generators import reseed
 from distill.core.signals import Batch, Signals
 from distill.core.untouched import untouched
 from distill.core.utils.errors import UserError
@@ -78,6 +77,8 @@ def refuse_bypass(student: nn.Module, batch: Batch, read: Callable[[Batch], Sign
     if not held:
         return
     with untouched(student):
+        for layer in held.rounded.values():
+            layer.__dict__["mode"] = "float"  # steps of rounding would be no proof
         for trains in (True, False):
             student.train(trains)
             for module in (*held.rounded.values(), *hooked):
@@ -112,7 +113,7 @@ def _smallest(student: nn.Module, batch: Batch, read: Callable[[Batch], Signals]
     """
     for part in (batch.first(2), batch):
         try:
-            with untouched(student), torch.no_grad():
+            with untouched(student, parameters=False), torch.no_grad():
                 read(part)
         except Exception as error:
             failure = error
@@ -144,7 +145,9 @@ def find_read(
         Its name.
     """
     weights = {name: _weight(layer) for name, layer in rounded.items()} | dict(replaced)
-    with untouched(model), torch.no_grad():
+    if not weights:
+        return None
+    with untouched(model, parameters=False), torch.no_grad():
         reference = _pass(run)
         _answer(rounded.values())
         if not _differs(run, reference, weights.values()):
@@ -165,7 +168,11 @@ def find_written(model: nn.Module, rounded: Mapping[str, nn.Module], masked: Seq
         The layer's or the parameter's name.
     """
     parameters = {name: model.get_parameter(name) for name in masked}
-    with untouched(model), torch.no_grad(), _kept([*map(_weight, rounded.values()), *parameters.values()]):
+    with (
+        untouched(model, parameters=False),
+        torch.no_grad(),
+        _kept([*map(_weight, rounded.values()), *parameters.values()]),
+    ):
         for parameter in parameters.values():
             parameter[..., ::2] = 0
         _answer(rounded.values())
@@ -230,9 +237,7 @@ def _equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
 
 
 def _pass(run: Run) -> Sequence[Tensor]:
-    random.seed(0)
-    numpy.random.seed(0)
-    torch.manual_seed(0)
+    reseed(0)
     return run()
 
 
