@@ -30,10 +30,7 @@ from distill.core.signals import Batch, Signals
 from distill.core.untouched import untouched
 from distill.core.utils.errors import UserError
 
-__all__ = ["LET_BE", "WRITES", "Held", "find_read", "find_written", "refuse_bypass", "watched_writes"]
-
-WRITES = "the forward pass writes this weight, which would undo {}"
-LET_BE = "write it outside of the pass, or leave the layer out"
+__all__ = ["Held", "find_read", "find_written", "refuse_bypass", "watched_writes", "written_by_pass"]
 
 Run = Callable[[], Sequence[Tensor]]
 """One forward pass, the same every time: what it gave."""
@@ -86,14 +83,9 @@ def refuse_bypass(student: nn.Module, batch: Batch, read: Callable[[Batch], Sign
             run = _smallest(student, batch, read, held.changed)
             if run is None:
                 continue
-            if (name := find_written(student, held.rounded, held.masked, run)) is not None:
-                undone = "rounding" if name in held.rounded else "masks"
-                raise UserError(
-                    WRITES.format(undone),
-                    key=f"callbacks.{held.by[name]}",
-                    value=name,
-                    hint=LET_BE,
-                )
+            if written := find_written(student, held.rounded, held.masked, run):
+                undone = "rounding" if written[0] in held.rounded else "masks"
+                raise written_by_pass(written, undone, f"callbacks.{held.by[written[0]]}")
             if (name := find_read(student, held.rounded, held.replaced, run)) is not None:
                 kept = "rounded" if name in held.rounded else "a product of factors"
                 raise UserError(
@@ -103,6 +95,16 @@ def refuse_bypass(student: nn.Module, batch: Batch, read: Callable[[Batch], Sign
                     value=name,
                     hint=f"read it as the layer's attribute, layer.weight, or leave it out: exclude: ['{name}']",
                 )
+
+
+def written_by_pass(names: Sequence[str], undone: str, key: str) -> UserError:
+    """What is said of weights that a forward pass writes."""
+    others = len(set(names)) - 1
+    more = f", and {others} others" if others else ""
+    hint = f"write it outside of the pass, or leave it out: exclude: ['{names[0].removesuffix('.weight')}']"
+    return UserError(
+        f"the forward pass writes this weight{more}, which would undo {undone}", key=key, value=names[0], hint=hint
+    )
 
 
 def _smallest(student: nn.Module, batch: Batch, read: Callable[[Batch], Signals], changed: Sequence[str]) -> Run | None:
@@ -155,8 +157,8 @@ def find_read(
         return next((n for n, weight in weights.items() if _differs(run, reference, [weight])), next(iter(weights)))
 
 
-def find_written(model: nn.Module, rounded: Mapping[str, nn.Module], masked: Sequence[str], run: Run) -> str | None:
-    """The first weight that a pass writes to.
+def find_written(model: nn.Module, rounded: Mapping[str, nn.Module], masked: Sequence[str], run: Run) -> list[str]:
+    """The weights that a pass writes to.
 
     Args:
         model: See :func:`find_read`.
@@ -165,7 +167,7 @@ def find_written(model: nn.Module, rounded: Mapping[str, nn.Module], masked: Seq
         run: A pass.
 
     Returns:
-        The layer's or the parameter's name.
+        Names of layers and of parameters.
     """
     parameters = {name: model.get_parameter(name) for name in masked}
     with (
@@ -180,7 +182,7 @@ def find_written(model: nn.Module, rounded: Mapping[str, nn.Module], masked: Seq
             _pass(run)
         own = dict(model.named_parameters(remove_duplicate=False))
         moved = [n for n, p in parameters.items() if own.get(n) is not p or bool(p[..., ::2].any())]
-    return next(iter([*found, *moved]), None)
+    return [*dict.fromkeys([*found, *moved])]
 
 
 @contextmanager

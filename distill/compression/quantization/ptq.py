@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.compression.bypass import LET_BE, WRITES, watched_writes
+from distill.compression.bypass import watched_writes, written_by_pass
 from distill.compression.quantization.lifecycle import attend, conclude, follow
 from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
 from distill.compression.quantization.select import choose, swap
@@ -84,7 +84,7 @@ def quantize(
             with watched_writes(layers if empty else {}) as written:
                 model(batch) if forward is None else forward(model, batch)
             if written:
-                raise UserError(WRITES.format("rounding"), key=key, value=written[0], hint=LET_BE)
+                raise written_by_pass(written, "rounding", key)
             empty = False
             follow(static)
     model.eval()
