@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -95,30 +96,38 @@ def label_names(model: nn.Module) -> list[str] | None:
 
 def _plain(names: Sequence[str]) -> list[str]:
     """Names to compare: ``LABEL_7``, as transformers calls a class without a name, is ``7``."""
-    folded = [name.casefold() for name in names]
+    folded = [re.sub(r"[\s_-]+", "_", name.strip().casefold()) for name in names]
     numbers = [name.removeprefix("label_") for name in folded]
     return [str(int(n)) if n.isdecimal() else name for name, n in zip(folded, numbers, strict=True)]
 
 
 def check_labels(
-    student: nn.Module | None, teacher: nn.Module | None, data: Sequence[str] | None, *, told: bool = True
+    student: nn.Module | None,
+    teacher: nn.Module | None,
+    data: Sequence[str] | None,
+    *,
+    told: bool = True,
+    who: tuple[str, str] = ("model.student", "model.teacher"),
 ) -> None:
-    """Refuse classes of another number, or the same classes in another order.
+    """Refuse classes of another number, the same classes in another order, and a teacher of wholly other ones.
+
+    A student is trained to give the data's, whatever it calls its own.
 
     Args:
         student: A model whose configuration names its classes; ``None`` to leave it out.
         teacher: Likewise.
         data: The names in the data, in the order of their ids.
         told: Whether a line says what cannot be known of the order: one, of whatever many pairs it is true.
+        who: The two models' keys.
 
     Raises:
         UserError: if two of the three do not fit together.
     """
     counted: list[tuple[str, int, list[str] | None]] = []
-    for who, model in (("student", student), ("teacher", teacher)):
+    for key, model in zip(who, (student, teacher), strict=True):
         count = getattr(getattr(model, "config", None), "num_labels", None)
         if model is not None and isinstance(count, int):
-            counted.append((f"model.{who}", count, label_names(model)))
+            counted.append((key, count, label_names(model)))
     if data is not None:
         counted.append(("the data", len(data), list(data)))
     for number, one in enumerate(counted):
@@ -158,7 +167,13 @@ def _compare_labels(
         named, known, numbered = (who, names, other) if other_plain == numbers else (other, other_names, who)
         order = "see that the order is the same, which data.labels can give"
         return f"{named} calls its classes {known}, {numbered} only numbers them; {order}"
-    return f"{who} calls its classes {names}, and {other} {other_names}; taken for the same, in this order"
+    problem = f"{who} calls its classes {names}, and {other} {other_names}"
+    if "model.student" in (who, other):
+        return f"{problem}; taken for the same, in this order"
+    one, theirs = (f"[{', '.join(some)}]" for some in (other_names, names))
+    hint = f"if they are the same in this order, say so by {who}.labels: {one} (of a module, by its config.id2label)"
+    more = f"; where the data numbers its classes, data.labels: {theirs} names them"
+    raise UserError(problem, key=who, hint=hint + more if data else hint)
 
 
 def check_pair(task: Task, tokenizer: Any, student: nn.Module, teacher: TeacherSource | None) -> bool:
@@ -248,14 +263,24 @@ def check_teachers(task: TextTask, teacher: TeacherSource) -> bool:
     """
     first, first_tokenizer = teacher.models[0], teacher.tokenizers[0]
     others = zip(teacher.models[1:], teacher.tokenizers[1:], strict=True)
-    compared = [_check_models(task, first, first_tokenizer, model, tokenizer) for model, tokenizer in others]
+    compared = [
+        _check_models(task, first, first_tokenizer, model, tokenizer, ("model.teacher.0", f"model.teacher.{number}"))
+        for number, (model, tokenizer) in enumerate(others, 1)
+    ]
     return predicts_tokens(task) and all(compared)
 
 
-def _check_models(task: TextTask, student: nn.Module, ours: Any, teacher: nn.Module, theirs: Any) -> bool:
+def _check_models(
+    task: TextTask,
+    student: nn.Module,
+    ours: Any,
+    teacher: nn.Module,
+    theirs: Any,
+    who: tuple[str, str] = ("model.student", "model.teacher"),
+) -> bool:
     """Whether there were tokenizers to compare."""
     if not predicts_tokens(task):
-        check_labels(student, teacher, task.labels)
+        check_labels(student, teacher, task.labels, who=who)
     sizes = embedding_rows(student), embedding_rows(teacher)
     if ours is None or theirs is None or sizes[0] is None or sizes[1] is None:
         return False

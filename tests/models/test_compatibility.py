@@ -78,6 +78,7 @@ def model(*names: str, count: int | None = None) -> Any:
         (model("neg", "pos"), model(count=2), None),
         (nn.Linear(1, 1), nn.Linear(1, 1), ["neg", "pos"]),
         (None, model("neg", "pos"), ["neg", "pos"]),
+        (None, model("entailment", "not_entailment"), ["Entailment", "not entailment"]),
     ],
 )
 def test_the_same_classes_in_the_same_order_pass(student: Any, teacher: Any, data: Any) -> None:
@@ -102,9 +103,22 @@ def test_other_classes_are_refused(student: Any, teacher: Any, data: Any, messag
         check_labels(student, teacher, data)
 
 
-def test_classes_of_other_names_are_taken_for_the_same_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
+def test_a_teacher_of_wholly_other_classes_is_refused_with_both_ways_to_say_that_they_are_the_same() -> None:
+    with pytest.raises(
+        UserError, match=r"^model\.teacher: model\.teacher calls its classes \['bad', 'good'\]"
+    ) as error:
         check_labels(None, model("bad", "good"), ["neg", "pos"])
+    assert "model.teacher.labels: [neg, pos]" in error.value.hint
+    assert "data.labels: [bad, good]" in error.value.hint
+    with pytest.raises(UserError, match=r"^model\.teacher\.0: .* say so by model\.teacher\.0\.labels: \[a, b\] \(of"):
+        check_labels(model("bad", "good"), model("a", "b"), None, who=("model.teacher.0", "model.teacher.1"))
+
+
+def test_a_student_of_other_names_is_told_of_as_it_is_trained_to_give_the_datas(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_labels(model("bad", "good"), None, ["neg", "pos"])
     assert "bad" in caplog.text
     assert "neg" in caplog.text
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -13,14 +12,12 @@ from distill.core.idle import idle
 from distill.core.task import Task, TextTask
 from distill.core.teacher import TeacherSource
 from distill.core.utils.errors import UserError
-from distill.models.compatibility import check_labels, check_teachers, predicts_tokens
+from distill.models.compatibility import check_labels, check_teachers, label_names, predicts_tokens
 from distill.models.pretrained import load_model, load_tokenizer
 from distill.models.teachers.ensemble import Ensemble
 from distill.models.teachers.live import LiveTeacher
 
 __all__ = ["TeacherConfig", "build_teacher"]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +29,7 @@ class TeacherConfig:
         weight: How much it counts among several, greater than 0.
         dtype: Of its weights; ``auto`` is as they are stored. Half precision saves memory and time on a GPU.
         attn_implementation: ``eager`` (needed for losses on attention maps), ``sdpa``, ...
+        labels: What the data calls its classes, in the order of its outputs, where it has other names for them.
         remember: Whether its logits are remembered by sample, so that it runs once for each; see
             :class:`~distill.models.teachers.LiveTeacher`.
     """
@@ -40,6 +38,7 @@ class TeacherConfig:
     weight: float = 1.0
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     attn_implementation: str | None = None
+    labels: list[str] | None = None
     remember: bool = True
 
 
@@ -87,14 +86,39 @@ def _build_one(config: str | TeacherConfig, task: TextTask, labels: Sequence[str
         trained=True,
     )
     if not predicts_tokens(task):
-        check_labels(None, model, labels, told=False)  # it is, beside the student
-        _tell_outputs(model, task, key)
+        if config.labels is not None:
+            _name_outputs(model, config.labels, f"{key}.labels")
+        check_labels(None, model, labels, told=False, who=("", key))  # it is, beside the student
+        _check_outputs(model, task, key)
+    elif config.labels is not None:
+        raise idle(f"{key}.labels", config.labels, f"{task.name}, whose outputs are tokens", "train a classifier")
     tokenizer = load_tokenizer(config.path, f"{key}.path", words=task.words)
     return LiveTeacher(model, task, tokenizer, remember=config.remember, key=key)
 
 
-def _tell_outputs(model: nn.Module, task: TextTask, key: str) -> None:
-    """Warn of a head that was trained for outputs of another kind: a softmax of several yes and no says little."""
+def _name_outputs(model: nn.Module, names: list[str], key: str) -> None:
+    """Have the outputs of a teacher be called by ``names``.
+
+    Raises:
+        UserError: if they are not one for each.
+    """
+    config: Any = model.config
+    if len(names) != config.num_labels or len(set(names)) < len(names):
+        problem = f"must name each of the teacher's {config.num_labels} classes once"
+        hint = f"it calls them {', '.join(label_names(model) or ())}: give the data's names in this order"
+        raise UserError(problem, key=key, value=names, hint=hint)
+    config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+
+
+def _check_outputs(model: nn.Module, task: TextTask, key: str) -> None:
+    """Refuse a head that was trained for outputs of another kind: a softmax of several yes and no says little.
+
+    Raises:
+        UserError: naming both.
+    """
     trained, wanted = getattr(model.config, "problem_type", None), task.head_config().get("problem_type")
     if trained and wanted and trained != wanted:
-        _log.warning("%s was trained for %s, and is used for %s", key, trained, wanted)
+        hint = (
+            "name a teacher of this task, or take its own; if its config.json is wrong, correct problem_type in a copy"
+        )
+        raise UserError(f"was trained for {trained}, and would be used for {wanted}", key=key, hint=hint)

@@ -80,15 +80,28 @@ def test_a_teacher_of_other_classes_than_the_data_is_refused(folder: Path) -> No
         build_teacher(str(folder), TASK, NAMES[::-1])
 
 
-def test_a_head_that_was_trained_for_another_kind_of_outputs_is_told(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for kind in ("single_label_classification", "multi_label_classification"):
-        config = AutoConfig.from_pretrained(folder, problem_type=kind)
-        config.save_pretrained(folder)
-        build_teacher(str(folder), TASK)
-    told = "model.teacher was trained for multi_label_classification, and is used for single_label_classification"
-    assert caplog.messages == [told]
+def test_a_head_that_was_trained_for_another_kind_of_outputs_is_refused(folder: Path) -> None:
+    AutoConfig.from_pretrained(folder, problem_type="single_label_classification").save_pretrained(folder)
+    build_teacher(str(folder), TASK)
+    for kind in ("multi_label_classification", "regression"):
+        AutoConfig.from_pretrained(folder, problem_type=kind).save_pretrained(folder)
+        with pytest.raises(UserError, match=f"^model.teacher: was trained for {kind}, and would be used for single"):
+            build_teacher(str(folder), TASK)
+
+
+def test_the_datas_names_can_be_given_to_a_teachers_classes(folder: Path) -> None:
+    data = ["nein", "vielleicht", "ja"]
+    with pytest.raises(UserError, match=r"model\.teacher\.labels: \[nein, vielleicht, ja\]"):
+        build_teacher(str(folder), TASK, data)
+    teacher = build_teacher(TeacherConfig(path=str(folder), labels=data), TASK, data)
+    assert teacher.models[0].config.id2label == dict(enumerate(data))  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="the same in another order"):
+        build_teacher(TeacherConfig(path=str(folder), labels=data[::-1]), TASK, data)
+    for wrong in (data[:2], ["ja", "ja", "nein"]):
+        with pytest.raises(
+            UserError, match=r"model\.teacher\.labels = .*name each of the teacher's 3 classes once.*maybe"
+        ):
+            build_teacher(TeacherConfig(path=str(folder), labels=wrong), TASK, data)
 
 
 def test_a_teacher_without_a_trained_head_is_refused(folder: Path, tmp_path: Path) -> None:
