@@ -56,7 +56,7 @@ def test_hints_read_the_swapped_layers(bert: Make, batches: Make, module: Make, 
     # The hint of the first step, from what the layer read then, rounded by hand: 2 bits, a scale for each token.
     student = bert(dropout=0.0)
     dense, read = student.get_submodule(DENSE), []
-    dense.register_forward_pre_hook(lambda _, given: read.append(given[0].detach().double()))
+    dense.register_forward_pre_hook(lambda m, given: read.append(given[0].detach().double()) if m.training else None)
     weight, bias = dense.weight.detach().double(), dense.bias.detach().double()
     model = module(student, losses=[FitNetHint(taps={DENSE: DENSE}, name="tap")])
     said = []
