@@ -65,7 +65,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def _should_skip_saving_checkpoint(self, trainer: Trainer) -> bool:
         total = int(trainer.lightning_module.total_steps)  # type: ignore[arg-type]
-        done = all(compression.complete(trainer.global_step, total) for compression in compressions(trainer))
+        done = all(compression.target_reached(trainer.global_step, total) for compression in compressions(trainer))
         return not done or super()._should_skip_saving_checkpoint(trainer)
 
     def state_dict(self) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class GradualMagnitudePruning(Compression):
     def factors(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
         return [(layer.weight, layer.factor) for layer in self._layers]
 
-    def complete(self, step: int, total_steps: int) -> bool:
+    def target_reached(self, step: int, total_steps: int) -> bool:
         return step >= self.schedule.last_step(total_steps)
 
     def demands(self, total_steps: int) -> list[tuple[str, int, int]]:

@@ -72,7 +72,7 @@ class QuantizationAwareTraining(Compression):
         lr_factor: The learning rate is multiplied by it from ``begin`` on.
         float_validation: Whether the last validation of the run is done once more without rounding.
         log_layers: Whether the range and the scale of every layer are logged.
-        store: How the artifact keeps the weights: ``float``, which transformers opens too, or as ``integers``.
+        store: How the saved student keeps its weights: ``float``, which transformers opens too, or as ``integers``.
 
     Raises:
         UserError: if milestones contradict each other, a pattern has no effect, or the schemes do not fit the student.
@@ -204,7 +204,7 @@ class QuantizationAwareTraining(Compression):
         self._layers = {}
         return [step_of(conclude(layers), self.store)]
 
-    def complete(self, step: int, total_steps: int) -> bool:
+    def target_reached(self, step: int, total_steps: int) -> bool:
         observe, begin, _ = self._milestones(total_steps)
         return step >= max(begin, observe + 1 if self._static else 0)
 

@@ -22,7 +22,7 @@ _WEIGHTED = (*LINEAR, nn.modules.conv._ConvNd, nn.Embedding)
 class ShareParameters(Compression):
     """Let layers use the same parameters: the student takes as long to run, and is stored in less space.
 
-    The optimizer sees shared parameters once, with the sum of their gradients; the artifact holds them once.
+    The optimizer sees shared parameters once, with the sum of their gradients; the saved student holds them once.
 
     Args:
         groups: Lists of layers that share (1 is the first), or a number n: every n neighbours do.

@@ -127,7 +127,7 @@ class StructuredPruning(Compression):
         """How much of what is to be removed is gone after ``step`` optimizer steps, in [0, 1]."""
         return self.schedule.progress(step, total_steps)
 
-    def complete(self, step: int, total_steps: int) -> bool:
+    def target_reached(self, step: int, total_steps: int) -> bool:
         return step >= self.schedule.end_step(total_steps)
 
     def demands(self, total_steps: int) -> list[tuple[str, int, int]]:
@@ -159,7 +159,7 @@ class StructuredPruning(Compression):
         self._parts, self._factors = self.plan.parts(student), []
         self.plan.check_quantized(self._parts)
         self._hooks = [trainer.optimizers[0].register_step_post_hook(self._apply)]
-        if self.plan.criterion == "activation" and not self.complete(self._step, total):
+        if self.plan.criterion == "activation" and not self.target_reached(self._step, total):
             self.plan.watch(self._parts, self._activations)
         self._advance(total)
 
@@ -169,7 +169,7 @@ class StructuredPruning(Compression):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         # Of all micro-batches and ranks, unscaled, and not clipped yet.
-        if self.plan.criterion == "taylor" and not self.complete(self._step, total_steps(pl_module)):
+        if self.plan.criterion == "taylor" and not self.target_reached(self._step, total_steps(pl_module)):
             module: Any = pl_module
             module.average_gradients(optimizer)
             self.plan.measure(self._parts, {})
@@ -191,7 +191,7 @@ class StructuredPruning(Compression):
         if self.schedule.updates_at(self._step, total) or not self._factors:
             self._factors = self.plan.factors(self._parts)
         self._apply()
-        if self.complete(self._step, total):
+        if self.target_reached(self._step, total):
             self._activations.stop()
 
     @torch.no_grad()

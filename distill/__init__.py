@@ -27,7 +27,7 @@ _HOME = {
     "TextData": "distill.data.text",
     "TextTask": "distill.core.task",
     "UserError": "distill.core.utils.errors",
-    "load": "distill.models.artifact",
+    "load": "distill.models.saved_student",
 }
 _ROOMS = ("callbacks", "data", "losses", "tasks")
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from distill.export.base import ExportTarget as ExportTarget
     from distill.losses.base import DistillationLoss as DistillationLoss
     from distill.losses.base import LossSum as LossSum
-    from distill.models.artifact import load as load
+    from distill.models.saved_student import load as load
     from distill.training.module import Distillation as Distillation
     from distill.training.optimizer import OptimizerConfig as OptimizerConfig
 else:

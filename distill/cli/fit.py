@@ -19,9 +19,9 @@ keys (dotted, as in the YAML; init_args may be left out):
 
 
 def _epilog() -> str:
-    from distill.workflows.job.keys import keys
+    from distill.workflows.job.key_reference import key_reference
 
-    return _EPILOG + keys()
+    return _EPILOG + key_reference()
 
 
 def _fit(options: Namespace, overrides: Overrides) -> None:

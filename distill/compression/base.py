@@ -145,7 +145,7 @@ class Compression(StepCallback, ABC):
         """Parameters that it masks now, and what each is multiplied by: 0 where it is masked, else 1."""
         return []
 
-    def complete(self, step: int, total_steps: int) -> bool:
+    def target_reached(self, step: int, total_steps: int) -> bool:
         """Whether after ``step`` optimizer steps the compression has reached what was asked for.
 
         Checkpoints before that are no candidates for the best.

@@ -1,8 +1,8 @@
 """Which classes a configuration may name: a list of packages, checked before anything of them is imported.
 
 A configuration is often somebody else's. Importing a module runs it, so a ``class_path`` is looked at twice:
-:func:`check` walks the configuration and gives the message, and :func:`guarded` has jsonargparse itself refuse
-whatever else would be imported while values are parsed and objects are made, wherever it was hidden.
+:func:`check` walks the configuration and gives the message, and :func:`only_allowed_imports` has jsonargparse itself
+refuse whatever else would be imported while values are parsed and objects are made, wherever it was hidden.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from distill.config.files import SPEC
 from distill.core.utils.errors import UserError
 
-__all__ = ["PACKAGES", "check", "check_classes", "check_path", "classes_in", "guarded"]
+__all__ = ["PACKAGES", "check", "check_classes", "check_path", "classes_in", "only_allowed_imports"]
 
 PACKAGES = ("distill", "pytorch_lightning", "lightning", "lightning_fabric", "torch", "torchmetrics")
 """Packages whose classes may always be named."""
@@ -72,7 +72,7 @@ def _beside(value: Any, key: str = "") -> Iterator[tuple[str, Any, str]]:
 def check_classes(value: Any) -> None:
     """Refuse a configuration that names what is no class (a function that returns one), or arguments beside one.
 
-    Imports what is named, so :func:`check` comes first, and this inside :func:`guarded`.
+    Imports what is named, so :func:`check` comes first, and this inside :func:`only_allowed_imports`.
 
     Raises:
         UserError: naming the key.
@@ -138,7 +138,7 @@ def check_path(path: Any, allowed: Sequence[str], key: str) -> None:
 
 
 @contextmanager
-def guarded(allowed: Iterable[str]) -> Iterator[None]:
+def only_allowed_imports(allowed: Iterable[str]) -> Iterator[None]:
     """Within the block jsonargparse imports nothing outside the allowed packages.
 
     Packages in ``allowed`` are found in the current folder too, for as long as the process lives: their

@@ -9,13 +9,13 @@ from typing import Any
 
 from distill.core.utils.paths import find_local
 
-__all__ = ["absolute", "is_place"]
+__all__ = ["absolute_paths", "is_place"]
 
 _PLACES = re.compile(r"model\.(teacher|student)(\.path|\.tokenizer)?|data\.init_args\.(path|tokenizer|files\..+)")
 """Dotted keys, without positions in lists, whose texts may name a local file or folder."""
 
 
-def absolute(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def absolute_paths(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """``config`` with the absolute path in place of each that leads from ``folder`` to something that is there.
 
     Hub ids and ``distill:`` names stay, and so does what is not there. What could be either a hub id or a local

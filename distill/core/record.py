@@ -38,7 +38,7 @@ STEP_KINDS: dict[str, bool] = {
 }
 """What a step may be -> whether the structure after it is told by the step alone, and not by the model's configuration.
 
-Another one is made known by :func:`distill.models.artifact.register`.
+Another one is made known by :func:`distill.models.saved_student.register`.
 """
 
 
@@ -73,7 +73,7 @@ def read_steps(folder: str | Path, key: str) -> list[dict[str, Any]]:
 
 
 def steps_of(model: nn.Module) -> list[dict[str, Any]]:
-    """What was done to ``model`` so far, the oldest first; for :func:`distill.models.artifact.save`."""
+    """What was done to ``model`` so far, the oldest first; for :func:`distill.models.saved_student.save`."""
     return list(getattr(model, "_compression_steps", []))
 
 

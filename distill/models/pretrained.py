@@ -16,8 +16,8 @@ from distill.core.record import note, read_steps, structural
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import resolve
 from distill.core.utils.quiet import quiet_transformers
-from distill.models.artifact import load
 from distill.models.folder import check_config, check_folder
+from distill.models.saved_student import load
 
 __all__ = ["FAILURES", "explain", "load_model", "load_tokenizer", "mark_padding", "not_given"]
 

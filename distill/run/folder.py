@@ -44,7 +44,7 @@ class Run:
 
     * ``config.yaml``: the resolved configuration, without secrets; ``distill fit -c`` repeats the training;
     * ``checkpoints/``: what training resumes from;
-    * ``student/``: the saved student, written by :mod:`distill.models.artifact`;
+    * ``student/``: the saved student, written by :mod:`distill.models.saved_student`;
     * ``plan.json``: how many steps it has, and by which metric its best student is chosen;
     * ``result.json``: the metrics of the final table;
     * ``failure.json``: why training failed, where it did;

@@ -106,4 +106,4 @@ def _rank(best: BestCheckpoint, kept: Mapping[int, Mapping[str, float]], step: i
 
 def _small(trainer: Trainer, step: int, total: int) -> bool:
     """Whether the student was as small as asked for at ``step``."""
-    return all(compression.complete(step, total) for compression in compressions(trainer))
+    return all(compression.target_reached(step, total) for compression in compressions(trainer))

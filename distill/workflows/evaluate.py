@@ -18,7 +18,7 @@ from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.secrets import scrub_override
 from distill.core.utils.visible import visible
-from distill.models import artifact
+from distill.models import saved_student
 from distill.run.beside import check_beside
 from distill.run.folder import Run
 from distill.run.listing import read_json
@@ -27,7 +27,7 @@ from distill.training.evidence import empty_layers
 from distill.training.processes import meeting, none_left
 from distill.workflows.fit import interruptible
 from distill.workflows.job.build import Job, build, make_trainer
-from distill.workflows.result import outcome, show_outcome
+from distill.workflows.result import make_result, show_result
 
 __all__ = ["evaluate", "first_batches", "refuse_quantized_run", "reopen", "score", "scored"]
 
@@ -94,7 +94,7 @@ def reopen(
             if value not in (one, str(one)) and not (isinstance(value, list) and len(value) == 1):
                 raise UserError("this is done by one process", key=f"trainer.{name}", value=value, hint="leave it out")
     if not described:
-        artifact.load(run.student, job.module.student)
+        saved_student.load(run.student, job.module.student)
     return run, job
 
 
@@ -127,7 +127,7 @@ def evaluate(
     main, scores = score(job, split)
     if main:
         name = {"name": run.name, "id": f"{run.id}: {split}"}
-        show_outcome(scored(job, scores, run, run.student, beside=other, **name))
+        show_result(scored(job, scores, run, run.student, beside=other, **name))
     return scores
 
 
@@ -138,7 +138,7 @@ def of_student(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def scored(job: Job, scores: Mapping[str, float], run: Run, saved: Path, **more: Any) -> dict[str, Any]:
-    """What scoring a run's student came to, as :func:`~distill.workflows.result.outcome` gives it.
+    """What scoring a run's student came to, as :func:`~distill.workflows.result.make_result` gives it.
 
     Args:
         job: That was scored.
@@ -150,7 +150,7 @@ def scored(job: Job, scores: Mapping[str, float], run: Run, saved: Path, **more:
     trained = read_json(run.result_file)[0].get("measured")
     hurry = _hurried(trained.get("hurried")) if isinstance(trained, dict) else []
     known = {"empty_layers": empty_layers(job.module.student), "hurried": hurry}
-    return outcome(job.module, of_student(scores), job.module.evidence.found, saved, measured=known, **more)
+    return make_result(job.module, of_student(scores), job.module.evidence.found, saved, measured=known, **more)
 
 
 def _refuse_idle(key: str, text: str, heeds: Sequence[str], described: bool) -> None:

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from distill.config.class_paths import guarded
+from distill.config.class_paths import only_allowed_imports
 from distill.core.signals import Batch
 from distill.core.utils.console import wide
 from distill.core.utils.errors import UserError
@@ -101,7 +101,7 @@ def export(
         if target.onnx is not None:
             report |= _measure(job, student, fresh / target.onnx, integers=target.integers)
             report["verdict"] += slower(report["latency_ms"])
-        _complete(fresh, job, student, report, pads=target.onnx is not None)
+        _write_beside(fresh, job, student, report, pads=target.onnx is not None)
     if given is None:  # what lies elsewhere is the user's
         keep_export(job.logging, run, place)
     report["folder"] = str(place)
@@ -113,7 +113,7 @@ def _target(to: str, isa: str | None, allow: Sequence[str]) -> ExportTarget:
     """The target called ``to``, or the class that it is the path of, for an instruction set."""
     kind: type[ExportTarget]
     if "." in to:
-        with guarded(allow):
+        with only_allowed_imports(allow):
             kind = named_class(ExportTarget, to, "--to", allow)
     else:
         kind = find_target(to)
@@ -136,7 +136,7 @@ def _batches(job: Job) -> Iterator[Batch]:
         yield job.module.task.batch(raw)
 
 
-def _complete(folder: Path, job: Job, student: nn.Module, report: dict[str, Any], *, pads: bool) -> None:
+def _write_beside(folder: Path, job: Job, student: nn.Module, report: dict[str, Any], *, pads: bool) -> None:
     """Put the tokenizer, the configuration and the report beside the model.
 
     Args:

@@ -26,7 +26,7 @@ from distill.core.step_callback import step_callbacks
 from distill.core.utils.errors import TrainingError, UserError
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.secrets import scrub
-from distill.models import artifact
+from distill.models import saved_student
 from distill.run.beside import check_beside, find_beside, learns_alone, scores_of
 from distill.run.folder import Run
 from distill.run.lineage import lineage
@@ -39,7 +39,7 @@ from distill.workflows.best_checkpoint import restore_best
 from distill.workflows.job.build import Job, build, make_trainer
 from distill.workflows.job.lightning_limits import explained
 from distill.workflows.opening import opening
-from distill.workflows.result import outcome, show_outcome
+from distill.workflows.result import make_result, show_result
 from distill.workflows.teacher_check import TeacherCheck
 from distill.workflows.timeline import DrawTimeline
 
@@ -209,7 +209,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     steps = trainer.global_step
     step, total, states, scores, evidence, instead = restore_best(job, trainer)
     changed = compressions(trainer)
-    unfinished = [type(c).__name__ for c in changed if not c.complete(step, total)]
+    unfinished = [type(c).__name__ for c in changed if not c.target_reached(step, total)]
     _finish(trainer, job.module.student, states)
     if trainer.enable_validation and (changed or not scores):
         scores = _validated(job, trainer)  # what is saved is what is judged
@@ -218,8 +218,8 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     if student is None or not trainer.is_global_zero:
         return
     steps_done = record.steps_of(job.module.student)
-    artifact.save(job.run.student, student, getattr(job.data, "tokenizer", None), steps_done)
-    result = outcome(
+    saved_student.save(job.run.student, student, getattr(job.data, "tokenizer", None), steps_done)
+    result = make_result(
         job.module,
         scores,
         evidence,
@@ -235,7 +235,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         train_seconds=round(seconds, 3),
     )
     job.run.write_result(result)
-    show_outcome(result)
+    show_result(result)
     chosen = f"the {'next ' if instead else ''}best by {job.module.task.monitor}"
     which = f"{step} of {steps} ({chosen})" if step != steps else f"{step} (the last)"
     print(f"student of step {which}: {job.run.student}", flush=True)

@@ -16,10 +16,10 @@ from distill.core.signals import Request
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
 from distill.core.utils.secrets import scrub_override
-from distill.models import artifact
+from distill.models import saved_student
 from distill.run.folder import Run
 from distill.workflows.evaluate import first_batches, refuse_quantized_run, reopen, score, scored
-from distill.workflows.result import show_outcome
+from distill.workflows.result import show_result
 
 __all__ = ["quantize"]
 
@@ -89,10 +89,10 @@ def quantize(
         how["overrides"] = {key: scrub_override(key, text) for key, text in overrides}
     made = {"made_from": str(run.folder), "quantize": how, "train_seconds": 0.0}
     with new.made(run.config, made_by=f"distill quantize {run.folder}") as fresh:
-        artifact.save(fresh.student, student, getattr(job.data, "tokenizer", None))
+        saved_student.save(fresh.student, student, getattr(job.data, "tokenizer", None))
         result = scored(job, scores, run, fresh.student, name=new.name, id=new.id, **made)
         fresh.write_result(result)
-    show_outcome(result)
+    show_result(result)
     print(f"{task.monitor} before: {number(before[f'val/{task.monitor}'])}")
     print(f"quantized student: {new.student}")
     return new

@@ -18,10 +18,10 @@ from distill.core.ranks import is_rank_zero
 from distill.core.record import steps_of, summary
 from distill.core.utils.console import duration, number, plain_table, wide
 from distill.core.verdict import Verdict
-from distill.models.artifact import saved_megabytes
+from distill.models.saved_student import saved_megabytes
 from distill.training.module import Distillation
 
-__all__ = ["LastValidation", "Scores", "outcome", "show_outcome", "show_verdict"]
+__all__ = ["LastValidation", "Scores", "make_result", "show_result", "show_verdict"]
 
 _PREFIX = "val/"
 
@@ -72,7 +72,7 @@ class LastValidation(Callback):
             trainer.should_stop = True
 
 
-def outcome(
+def make_result(
     module: Distillation, scores: Mapping[str, float], evidence: Mapping[str, Any], saved: Path, **more: Any
 ) -> dict[str, Any]:
     """The metrics of a finished run, as ``result.json`` holds them.
@@ -112,7 +112,7 @@ def outcome(
     return result | more | {"verdict": Verdict.of(result).lines}
 
 
-def show_outcome(result: Mapping[str, Any], console: Console | None = None) -> None:
+def show_result(result: Mapping[str, Any], console: Console | None = None) -> None:
     """Print the final table, with a row for what looks at no input, and what must be said of it."""
     console = console or wide()
     rows = {"guess": "constant guess", "teacher": "teacher", "alone": "without a teacher", "student": "student"}

@@ -25,7 +25,7 @@ from distill.training.resume_state import refuse_changed
 from distill.workflows.fit import fit, last_of, train
 from distill.workflows.job.build import Job, build, make_trainer, resolve
 from distill.workflows.job.length import with_length
-from distill.workflows.result import show_outcome
+from distill.workflows.result import show_result
 
 __all__ = ["fit_or_resume", "resume", "starting_from"]
 
@@ -161,7 +161,7 @@ def _show(run: Run) -> None:
     """
     result = run.result
     try:
-        show_outcome(result)
+        show_result(result)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         hint = f"remove {run.result_file}, and have it written anew: distill resume {run.folder}"
         raise UserError("lacks the metrics of a finished run", key=run.result_file.name, hint=hint) from error

@@ -26,7 +26,7 @@ from distill.export.onnx.runtime import logits as run_logits
 from distill.export.onnx.runtime import session
 from distill.export.targets import TARGETS, write
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
-from distill.models import artifact
+from distill.models import saved_student
 from distill.models.pretrained import load_model
 from distill.models.students import StudentConfig, build_student
 from distill.models.teachers import LiveTeacher
@@ -89,7 +89,7 @@ def teacher(model: PreTrainedModel, task: TextTask) -> None:
     with torch.no_grad():
         expected = read("model.teacher", model, task, batch, Request(logits=True))
     with tempfile.TemporaryDirectory() as folder:
-        artifact.save(folder, model)
+        saved_student.save(folder, model)
         again = load_model(folder, task.auto_model, "model.teacher.path", head={}, trained=True)
     equal(logits(again, task, batch), expected, "loaded from its folder", TOLERANCE)
 
@@ -166,8 +166,8 @@ def quantized(model: PreTrainedModel, task: TextTask) -> None:
     )
     expected = logits(student, task, batch)
     with tempfile.TemporaryDirectory() as folder:
-        artifact.save(folder, student, steps=steps)
-        equal(logits(artifact.load(folder), task, batch), expected, "loaded from its folder")
+        saved_student.save(folder, student, steps=steps)
+        equal(logits(saved_student.load(folder), task, batch), expected, "loaded from its folder")
 
 
 def left(model: PreTrainedModel, task: TextTask) -> None:

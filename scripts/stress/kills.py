@@ -26,7 +26,7 @@ import distill.workflows.sweep.run
 from distill.cli.main import main as command
 from distill.compression.sensitivity import scan
 from distill.compression.sensitivity.tried import Tried
-from distill.models import artifact
+from distill.models import saved_student
 from distill.run.folder import Run
 from distill.training.module import Distillation
 
@@ -139,7 +139,7 @@ def validation(draw: random.Random, seconds: float) -> Kill:
 
 def end(draw: random.Random, seconds: float) -> Kill:
     """Before or after the student is written, takes its place, or the result is written."""
-    return around(draw, [(artifact, "_write"), (artifact, "save"), (Run, "write_result")])
+    return around(draw, [(saved_student, "_write"), (saved_student, "save"), (Run, "write_result")])
 
 
 def written(draw: random.Random, seconds: float) -> Kill:

@@ -18,7 +18,7 @@ from distill.compression.structure.low_rank import LowRankLinear
 from distill.core.record import note
 from distill.core.utils.errors import UserError
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
-from distill.models.artifact import save
+from distill.models.saved_student import save
 
 Make = Callable[..., Any]
 

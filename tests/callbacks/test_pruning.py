@@ -18,17 +18,17 @@ from transformers import BertConfig, BertForSequenceClassification
 from distill.callbacks import Determinism, ExponentialMovingAverage, GradualMagnitudePruning
 from distill.compression.pruning import Criterion, FunctionCriterion
 from distill.compression.pruning.masking_plan import Masks
-from distill.config.class_paths import guarded
+from distill.config.class_paths import only_allowed_imports
 from distill.config.files import parse_yaml
 from distill.core import record
 from distill.core.utils.errors import UserError
 from distill.losses import L1, CrossEntropy, HintonKL
-from distill.models import artifact
+from distill.models import saved_student
 from distill.tasks import Plain
 from distill.training.module import Distillation
 from distill.training.optimizer import OptimizerConfig
-from distill.workflows.job.defaults import complete
-from distill.workflows.job.sections import Typed
+from distill.workflows.job.defaults import with_defaults
+from distill.workflows.job.sections import Sections
 
 ADAMW = OptimizerConfig(lr=0.05, weight_decay=0.1, warmup=0)
 SGD = OptimizerConfig(name="sgd", lr=0.05, weight_decay=0.1, momentum=0.9, warmup=0)
@@ -368,8 +368,8 @@ def test_one_run_with_distillation_pruning_l1_and_average_saves_real_zeros(tmp_p
     assert {name: counts["zeros"] for name, counts in step["layers"].items()} == zeros(student)
     json.dumps(steps)
     record.note(student, *steps)
-    artifact.save(tmp_path / "student", student)
-    loaded = artifact.load(tmp_path / "student", Net())
+    saved_student.save(tmp_path / "student", student)
+    loaded = saved_student.load(tmp_path / "student", Net())
     assert torch.equal(loaded(x), student.eval()(x))
     assert record.steps_of(loaded) == steps
     now = module.teacher.models[0].state_dict()
@@ -379,7 +379,7 @@ def test_one_run_with_distillation_pruning_l1_and_average_saves_real_zeros(tmp_p
 
 def test_it_is_complete_when_the_schedule_has_ended_and_tells_its_course() -> None:
     pruning = GradualMagnitudePruning(0.8, begin=0.25, end=0.5, every_n_steps=1)
-    assert [pruning.complete(step, 8) for step in range(9)] == [False] * 4 + [True] * 5
+    assert [pruning.target_reached(step, 8) for step in range(9)] == [False] * 4 + [True] * 5
     assert pruning.timeline([0, 2, 3, 4, 8], 8)["sparsity"] == pytest.approx([0, 0, 0.7, 0.8, 0.8])
 
 
@@ -616,10 +616,10 @@ def test_a_configuration_names_it_and_gives_every_setting(written: str, name: st
         f" callbacks: [{{class_path: GradualMagnitudePruning, init_args: {written}}}]}}",
         "test",
     )
-    with guarded([]):
-        typed = Typed(complete(config))
-        [pruning] = typed.make("callbacks")
-        [again] = Typed(complete(typed.resolved())).make("callbacks")
+    with only_allowed_imports([]):
+        sections = Sections(with_defaults(config))
+        [pruning] = sections.make("callbacks")
+        [again] = Sections(with_defaults(sections.resolved())).make("callbacks")
     assert isinstance(pruning, GradualMagnitudePruning)
     assert getattr(pruning.schedule, name) == getattr(again.schedule, name) == expected
     assert pruning.plan.granularity == again.plan.granularity

@@ -14,7 +14,7 @@ from torch import nn
 import distill
 from distill.callbacks import ShareParameters
 from distill.core.utils.errors import UserError
-from distill.models.artifact import save
+from distill.models.saved_student import save
 from distill.training.optimizer import OptimizerConfig
 
 Make = Callable[..., Any]

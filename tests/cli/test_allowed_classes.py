@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from distill.config.class_paths import check_path, guarded
+from distill.config.class_paths import check_path, only_allowed_imports
 from distill.core.utils.errors import UserError
 
 EVIL = """
@@ -180,6 +180,6 @@ def test_the_settings_of_jsonargparse_are_as_before_afterwards() -> None:
     from jsonargparse import _common
 
     before = dict(_common.parsing_settings)
-    with guarded(["yaml"]):
+    with only_allowed_imports(["yaml"]):
         assert _common.parsing_settings != before
     assert _common.parsing_settings == before

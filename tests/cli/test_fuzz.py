@@ -84,7 +84,7 @@ def known_keys() -> list[str]:
     import distill.callbacks
     import distill.losses
     from distill.workflows.job.explain import class_arguments
-    from distill.workflows.job.keys import _SECTIONS
+    from distill.workflows.job.key_reference import _SECTIONS
 
     keys = ["name", "runs", "seed", "model", "data", "trainer", "callbacks", "logging", "model.losses", "callbacks.0"]
     keys += [f"{section}.{name}" for section, cls, _ in _SECTIONS for name in class_arguments(cls)]

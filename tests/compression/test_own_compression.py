@@ -48,7 +48,7 @@ class FirstColumn(Compression):
     def factors(self):
         return [(self.weight, self.weight_mask)]
 
-    def complete(self, step, total_steps):
+    def target_reached(self, step, total_steps):
         return step >= self.begin
 
     def learning_rate_factor(self, step, total_steps):

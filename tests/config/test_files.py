@@ -13,7 +13,7 @@ import yaml
 from pytorch_lightning import Trainer
 
 from distill.cli.parser import Parser
-from distill.config.class_paths import guarded
+from distill.config.class_paths import only_allowed_imports
 from distill.config.files import (
     apply_override,
     dump,
@@ -29,8 +29,8 @@ from distill.core.utils.errors import UserError
 from distill.core.utils.secrets import HIDDEN, is_secret, scrub
 from distill.workflows.job.build import resolve
 from distill.workflows.job.checks import refuse_hidden
-from distill.workflows.job.defaults import complete
-from distill.workflows.job.sections import Typed
+from distill.workflows.job.defaults import with_defaults
+from distill.workflows.job.sections import Sections
 
 
 def write(path: Path, text: str) -> str:
@@ -348,7 +348,7 @@ def test_a_limit_of_one_batch_stays_one_batch_whatever_was_imported_before(monke
     assert get_args(inspect.signature(Trainer).parameters["limit_val_batches"].annotation)[:2] == (float, int)
     limits = [("trainer.limit_val_batches", "1"), ("trainer.limit_train_batches", "1.0")]
     config = load(["quickstart/alone"], limits)
-    with guarded([]):
-        made = Typed(complete(config)).make("trainer")
+    with only_allowed_imports([]):
+        made = Sections(with_defaults(config)).make("trainer")
     for trainer in (resolve(config)["trainer"], made):
         assert [repr(trainer[f"limit_{split}_batches"]) for split in ("val", "train")] == ["1", "1.0"]

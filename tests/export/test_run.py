@@ -19,7 +19,7 @@ from distill.export import targets
 from distill.export.onnx.runtime import latency, logits, session
 from distill.export.onnx.write import OnnxInt8
 from distill.export.verify import Comparison
-from distill.models import artifact
+from distill.models import saved_student
 from distill.run.folder import Run
 from distill.workflows import export as running
 from distill.workflows.export import export
@@ -49,7 +49,7 @@ def run(tmp_path: Path, tiny_tokenizer_dir: str, text_folder: str, quantize: Qua
     """A run whose student was quantized, and whose teacher is no larger than it must be."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
     teacher = tmp_path / "teacher"
-    artifact.save(teacher, classifier(len(tokenizer), 32), tokenizer)
+    saved_student.save(teacher, classifier(len(tokenizer), 32), tokenizer)
     config = {
         "model": {"task": "text-classification", "teacher": {"path": str(teacher)}, "student": {"path": str(teacher)}},
         "data": {"path": text_folder, "tokenizer": str(teacher), "max_length": 32},
@@ -57,7 +57,7 @@ def run(tmp_path: Path, tiny_tokenizer_dir: str, text_folder: str, quantize: Qua
     }
     made = Run.create(tmp_path / "runs", "small", config, "one")
     student = quantize(classifier(len(tokenizer), 16), WeightScheme(reduced_range=True), ActivationScheme())
-    artifact.save(made.student, student, tokenizer)
+    saved_student.save(made.student, student, tokenizer)
     return made
 
 
@@ -87,7 +87,7 @@ def test_a_run_becomes_a_folder_with_everything_in_it(
     assert "the float teacher" in shown
     inputs = AutoTokenizer.from_pretrained(folder)("a good film", return_tensors="pt")
     with torch.no_grad():
-        expected = artifact.load(run.student)(**inputs).logits
+        expected = saved_student.load(run.student)(**inputs).logits
     torch.testing.assert_close(logits(session(folder / "model.onnx"), inputs), expected, rtol=0, atol=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_plain_weights_open_in_transformers(run: Run, tmp_path: Path) -> None:
     assert "latency_ms" not in report
     opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "mine")
     assert opened.config.id2label == dict(enumerate(NAMES))
-    stored = artifact.load(run.student).classifier.weight
+    stored = saved_student.load(run.student).classifier.weight
     torch.testing.assert_close(opened.classifier.weight, stored, rtol=0, atol=0)
 
 

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from distill.core.forward import forward
 from distill.core.signals import Batch, Request
 from distill.core.utils.errors import UserError
-from distill.models import artifact
+from distill.models import saved_student
 from distill.models.teachers import LiveTeacher
 from distill.models.tokens import check_same, check_tokenizer, set_padding
 from distill.tasks import TextClassification
@@ -85,8 +85,8 @@ def test_decoders_classify_at_the_last_token_of_the_text_whatever_padding_their_
     meet_data(data, TASK, student, None, LiveTeacher(model, TASK, PADDED))
     for one in (model, student):
         torch.testing.assert_close(logits(one), expected)
-    artifact.save(tmp_path / "student", student, PADDED)
-    torch.testing.assert_close(logits(artifact.load(tmp_path / "student")), expected)
+    saved_student.save(tmp_path / "student", student, PADDED)
+    torch.testing.assert_close(logits(saved_student.load(tmp_path / "student")), expected)
     assert AutoConfig.from_pretrained(tmp_path / "student").pad_token_id == PADDED.pad_token_id
 
 
@@ -127,8 +127,8 @@ def test_models_that_count_positions_from_their_padding_stay_as_they_were_traine
     before = logits(model)
     set_padding(model, PADDED)
     torch.testing.assert_close(logits(model), before)
-    artifact.save(tmp_path, model, PADDED)
-    torch.testing.assert_close(logits(artifact.load(tmp_path)), before)
+    saved_student.save(tmp_path, model, PADDED)
+    torch.testing.assert_close(logits(saved_student.load(tmp_path)), before)
 
 
 OTHERS = {

@@ -51,7 +51,7 @@ def quantize(
         overrides: See :func:`~.select.choose`; and likewise ``include`` and ``exclude``.
         include: See above.
         exclude: See above.
-        store: How the artifact keeps the weights: ``float``, which transformers opens too, or as ``integers``.
+        store: How the saved student keeps its weights: ``float``, which transformers opens too, or as ``integers``.
         key: Where the settings stand, for error messages.
 
     Returns:

@@ -148,7 +148,7 @@ class ActivationScheme:
             raise UserError("only static inputs have a scale to learn", key="learned", value=True, hint="kind: static")
 
     def refuse_idle(self, place: str) -> None:
-        """Refuse settings without effect; not of what an artifact says of itself, which is read all the same.
+        """Refuse settings without effect; not of what a saved student says of itself, which is read all the same.
 
         Args:
             place: Where the scheme stands.

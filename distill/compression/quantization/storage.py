@@ -1,4 +1,4 @@
-"""Quantized layers in the student artifact: rebuilding them, and their weights as integers."""
+"""Quantized layers in a saved student: rebuilding them, and their weights as integers."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ from pytorch_lightning.loggers import Logger
 
 from distill.core.utils.files import replace, sync
 from distill.run.history import iterate_rows, read_rows
-from distill.run.loggers.guarded import Guarded
+from distill.run.loggers.fail_safe import FailSafe
 
 __all__ = ["CsvLogger"]
 
 
-class CsvLogger(Guarded, Logger):
+class CsvLogger(FailSafe, Logger):
     """Appends to ``metrics.csv``; Lightning's own empties the file of an existing folder.
 
     Its column ``step`` counts the optimizer steps done, as the console and the checkpoints' names do. Lightning

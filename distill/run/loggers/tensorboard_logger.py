@@ -10,12 +10,12 @@ from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from distill.run.loggers.guarded import Guarded
+from distill.run.loggers.fail_safe import FailSafe
 
 __all__ = ["SafeTensorBoardLogger"]
 
 
-class SafeTensorBoardLogger(Guarded, TensorBoardLogger):
+class SafeTensorBoardLogger(FailSafe, TensorBoardLogger):
     """Lightning's logger, which never stops the run.
 
     A resumed run adds a file that tells TensorBoard to forget what the earlier ones hold beyond the checkpoint.

@@ -15,7 +15,7 @@ from distill.core.ranks import is_rank_zero
 from distill.core.utils.secrets import scrub
 from distill.run.folder import Run
 from distill.run.history import read_rows
-from distill.run.loggers.guarded import Guarded
+from distill.run.loggers.fail_safe import FailSafe
 from distill.run.loggers.wandb_file import history
 from distill.run.loggers.wandb_service import Troubles, begin, end_service, finish, sync_command
 
@@ -48,7 +48,7 @@ class _Absent:
         return iter(())
 
 
-class SafeWandbLogger(Guarded, WandbLogger):
+class SafeWandbLogger(FailSafe, WandbLogger):
     """W&B under the run's own id, inside its folder, plotted over ``trainer/global_step``; it never stops the run.
 
     **History.** W&B only appends, and its service process, which writes the file, dies with the run, up to a second
@@ -208,7 +208,7 @@ def log_export(config: WandbConfig, run: Run, folder: Path, mode: Mode) -> None:
         _Export(config, run, mode).log(folder)
 
 
-class _Export(Guarded):
+class _Export(FailSafe):
     label = "W&B"
 
     def __init__(self, config: WandbConfig, run: Run, mode: Mode) -> None:

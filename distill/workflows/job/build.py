@@ -19,9 +19,9 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from distill.callbacks import BestCheckpoint, Determinism, ResumeCheckpoint
 from distill.callbacks.progress_lines import ProgressLines
 from distill.compression.base import refuse_twice
-from distill.config.class_paths import check, check_classes, guarded
+from distill.config.class_paths import check, check_classes, only_allowed_imports
 from distill.config.files import dump
-from distill.config.local_paths import absolute
+from distill.config.local_paths import absolute_paths
 from distill.config.yaml import refuse_boundless
 from distill.core.ranks import is_rank_zero
 from distill.core.utils.errors import UserError
@@ -40,7 +40,7 @@ from distill.training.module import Distillation
 from distill.training.processes import RUN_ID, check_count
 from distill.training.sharding import NAME, Sharded, check_modules
 from distill.workflows.job.checks import check_sharding, refuse_hidden
-from distill.workflows.job.defaults import classifier_of, complete, origin
+from distill.workflows.job.defaults import classifier_of, origin, with_defaults
 from distill.workflows.job.length import settle_length
 from distill.workflows.job.lightning_limits import (
     check_callbacks,
@@ -49,7 +49,7 @@ from distill.workflows.job.lightning_limits import (
     check_trainer,
     refusal,
 )
-from distill.workflows.job.sections import Typed, located
+from distill.workflows.job.sections import Sections, located
 from distill.workflows.result import LastValidation, Scores
 
 __all__ = ["Job", "build", "make_trainer", "resolve"]
@@ -100,27 +100,27 @@ def build(
     Raises:
         UserError: for whatever is wrong with it. Nothing was written.
     """
-    with guarded(allow), quiet_lightning():
-        typed = _typed(config, allow)
-        check_trainer(typed.config["trainer"])
-        check_count(typed.config["trainer"].get("devices"), "trainer.devices")
-        check_count((typed.config["data"].get("init_args") or {}).get("num_workers"), "data.num_workers")
-        seed = typed.config["seed"]
+    with only_allowed_imports(allow), quiet_lightning():
+        sections = _parsed(config, allow)
+        check_trainer(sections.config["trainer"])
+        check_count(sections.config["trainer"].get("devices"), "trainer.devices")
+        check_count((sections.config["data"].get("init_args") or {}).get("num_workers"), "data.num_workers")
+        seed = sections.config["seed"]
         if run is None:
-            run = _plan(typed.config, run_id) if stage == "fit" else Run(Path())
-        refuse_paths(typed.config, run.folder, allow)
+            run = _plan(sections.config, run_id) if stage == "fit" else Run(Path())
+        refuse_paths(sections.config, run.folder, allow)
         # What costs nothing to build comes first, so that its mistakes do not wait for data and models.
-        made = {"logging": typed.make("logging"), "callbacks": typed.make("callbacks")}
+        made = {"logging": sections.make("logging"), "callbacks": sections.make("callbacks")}
         check_callbacks(made["callbacks"])
         if stage == "fit":
             check_installed(made["logging"])
-        check_sharding(typed.config["trainer"], made["callbacks"])
-        losses = typed.losses()
-        arguments = {k: v for k, v in typed.make("trainer").items() if k in typed.config["trainer"]}
+        check_sharding(sections.config["trainer"], made["callbacks"])
+        losses = sections.losses()
+        arguments = {k: v for k, v in sections.make("trainer").items() if k in sections.config["trainer"]}
         check_plugins(arguments)
-        data = typed.make("data")
+        data = sections.make("data")
         if isinstance(data, TextData):
-            data.outputs = partial(classifier_of, typed.config["model"])
+            data.outputs = partial(classifier_of, sections.config["model"])
         try:
             data.prepare_data()
             data.setup(stage)
@@ -128,21 +128,21 @@ def build(
             if isinstance(data, TextData) and not (stage == "fit" and any(map(_teaches_alone, losses or []))):
                 data.require_labels({"fit": "train", "validate": "validation"}.get(stage, stage))
         except UserError as error:
-            raise origin(located(error, "data", typed.config["data"]), config, typed.config) from error
+            raise origin(located(error, "data", sections.config["data"]), config, sections.config) from error
         # The student's fresh weights are a function of the seed, whatever reading the data drew.
         seed_everything(seed, workers=True, verbose=False)
-        module = typed.model(losses, labels)
-        if typed.config["trainer"].get("strategy") == NAME:
+        module = sections.model(losses, labels)
+        if sections.config["trainer"].get("strategy") == NAME:
             check_modules(module.student, losses or [])
         if stage == "fit":
-            student = typed.config["model"]["student"]
+            student = sections.config["model"]["student"]
             refuse_quantized(module.student, student.get("path") if isinstance(student, Mapping) else student)
             check_monitors(made["callbacks"], module.logged(_validates(arguments, data)))
         try:
             module.meet(data)
         except UserError as error:
-            raise origin(error, config, typed.config) from error
-        return Job(absolute(typed.resolved(), Path.cwd()), run, data, module, arguments=arguments, **made)
+            raise origin(error, config, sections.config) from error
+        return Job(absolute_paths(sections.resolved(), Path.cwd()), run, data, module, arguments=arguments, **made)
 
 
 def _teaches_alone(loss: DistillationLoss) -> bool:
@@ -156,17 +156,17 @@ def resolve(config: Mapping[str, Any], allow: Sequence[str] = ()) -> dict[str, A
     Raises:
         UserError: as :func:`build`, for what needs neither data nor models.
     """
-    with guarded(allow), quiet_lightning():
-        return absolute(_typed(config, allow).resolved(), Path.cwd())
+    with only_allowed_imports(allow), quiet_lightning():
+        return absolute_paths(_parsed(config, allow).resolved(), Path.cwd())
 
 
-def _typed(config: Mapping[str, Any], allow: Sequence[str]) -> Typed:
+def _parsed(config: Mapping[str, Any], allow: Sequence[str]) -> Sections:
     refuse_hidden(config)
     mask(config)
     refuse_boundless(config)
     check(config, allow)
     check_classes(config)
-    return Typed(complete(config), allow)
+    return Sections(with_defaults(config), allow)
 
 
 def _plan(config: Mapping[str, Any], run_id: str | None) -> Run:

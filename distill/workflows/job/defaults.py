@@ -19,13 +19,13 @@ from distill.core.utils.paths import resolve
 from distill.data import TextData
 from distill.workflows.job.explain import class_arguments
 
-__all__ = ["classifier_of", "complete", "default_precision", "origin"]
+__all__ = ["classifier_of", "default_precision", "origin", "with_defaults"]
 
 
-def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     """``config`` with everything at the top, and with the data's task, tokenizer and seed.
 
-    Must be called inside :func:`distill.config.class_paths.guarded`, as it looks at the data's class.
+    Must be called inside :func:`distill.config.class_paths.only_allowed_imports`, as it looks at the data's class.
     """
     full: dict[str, Any] = {
         "name": "run",

@@ -199,7 +199,7 @@ def _names_class(value: str, options: Sequence[Any]) -> bool:
 
 
 def named_class(base: type, path: str, key: str, allowed: Sequence[str]) -> type[Any]:
-    """The subclass of ``base`` that ``path`` names; inside :func:`~distill.config.class_paths.guarded`.
+    """The subclass of ``base`` that ``path`` names; inside :func:`~distill.config.class_paths.only_allowed_imports`.
 
     Raises:
         UserError: if there is none that may be named here, or it is abstract.

@@ -27,7 +27,7 @@ from distill.training.module import Distillation
 from distill.workflows.job.explain import class_arguments, explain_arguments, explain_value, refuse_null
 from distill.workflows.job.lightning_limits import refusal
 
-__all__ = ["TRAINER_SKIPPED", "Typed"]
+__all__ = ["TRAINER_SKIPPED", "Sections"]
 
 TRAINER_SKIPPED = {
     "callbacks": "write callbacks at the top level",
@@ -52,10 +52,10 @@ _SECTIONS: dict[str, Any] = {
 }
 
 
-class Typed:
+class Sections:
     """A configuration whose every value has the type that its place asks for; nothing is built yet.
 
-    Must be made and used inside :func:`distill.config.class_paths.guarded`.
+    Must be made and used inside :func:`distill.config.class_paths.only_allowed_imports`.
 
     Args:
         config: Merged and complete.

@@ -22,7 +22,7 @@ from distill.compression.quantization.scheme import ActivationScheme, WeightSche
 from distill.core import record
 from distill.core.signals import Batch
 from distill.export.targets import TARGETS, write
-from distill.models import artifact
+from distill.models import saved_student
 from distill.tasks import Plain, TextClassification
 from distill.training.module import Distillation
 from distill.training.optimizer import OptimizerConfig
@@ -53,7 +53,7 @@ def test_what_was_trained_is_what_is_saved(
     fit(model, qat)
     assert layer(model.student).input_change.ne(0).all()
     trained = predicted(model.student)
-    artifact.save(tmp_path / "student", model.student, steps=qat.finish(model.student))
+    saved_student.save(tmp_path / "student", model.student, steps=qat.finish(model.student))
     assert torch.equal(predicted(model.student), trained)
     assert torch.equal(predicted(distill.load(tmp_path / "student")), trained)
 
@@ -94,7 +94,7 @@ def test_where_rounding_begins_at_once_one_batch_is_observed(
     fit(module(**SMALL), qat, watch, max_steps=3)
     assert [(observing, ranged) for observing, ranged, _ in watch.seen] == [(True, False), (False, True), (False, True)]
     assert [bool(change) for *_, change in watch.seen] == [False, False, True]
-    assert [qat.complete(step, 3) for step in (0, 1)] == [False, True]
+    assert [qat.target_reached(step, 3) for step in (0, 1)] == [False, True]
 
 
 def test_until_it_begins_the_student_is_trained_as_without_it(module: Make, fit: Make) -> None:

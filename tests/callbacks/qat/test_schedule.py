@@ -29,7 +29,7 @@ def test_modes_follow_the_step(module: Make, fit: Make, layer: Make, watching: M
     lines = qat.timeline(range(10), 10)
     assert lines["fake_quant"] == [float(mode == "fake") for mode, _ in expected]
     assert lines["observing"] == [float(observing) for _, observing in expected]
-    assert [qat.complete(step, 10) for step in (3, 4, 10)] == [False, True, True]
+    assert [qat.target_reached(step, 10) for step in (3, 4, 10)] == [False, True, True]
 
 
 def test_milestones_may_be_fractions(module: Make, fit: Make, layer: Make, watching: Make) -> None:

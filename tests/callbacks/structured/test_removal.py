@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import distill
 from distill.callbacks import StructuredPruning
 from distill.core.record import note
-from distill.models.artifact import save
+from distill.models.saved_student import save
 
 Make = Callable[..., Any]
 

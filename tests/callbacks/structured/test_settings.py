@@ -25,7 +25,7 @@ def test_schedule_is_told_in_advance() -> None:
         "heads removed": [0.0, 0.4375, 0.4375, 0.5, 0.5],
         "layers removed": [0.0, 1.75, 1.75, 2.0, 2.0],
     }
-    assert [pruning.complete(step, 100) for step in (0, 49, 50, 100)] == [False, False, True, True]
+    assert [pruning.target_reached(step, 100) for step in (0, 49, 50, 100)] == [False, False, True, True]
 
 
 def test_a_configuration_can_name_it() -> None:

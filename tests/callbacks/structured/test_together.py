@@ -20,7 +20,7 @@ from distill.callbacks import (
 from distill.compression.quantization.scheme import WeightScheme
 from distill.core.record import note
 from distill.core.utils.errors import UserError
-from distill.models.artifact import save
+from distill.models.saved_student import save
 
 Make = Callable[..., Any]
 

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 
 from distill.config.files import load
-from distill.models import artifact
+from distill.models import saved_student
 from distill.workflows import fit as launch
 from distill.workflows.job.build import build
 
@@ -27,7 +27,7 @@ class Keep(Callback):
 
 def main(config: str, folder: Path) -> None:
     jobs, saved = [], []
-    save = artifact.save
+    save = saved_student.save
 
     def building(*given: Any, **named: Any) -> Any:
         jobs.append(build(*given, **named))
@@ -38,7 +38,7 @@ def main(config: str, folder: Path) -> None:
         saved.append(str(given[0]))
         save(*given)
 
-    launch.build, artifact.save = building, saving  # type: ignore[assignment]
+    launch.build, saved_student.save = building, saving  # type: ignore[assignment]
     launch.fit(load([config]), run_id="one")
     rank = jobs[0].module.global_rank
     torch.save({"student": jobs[0].module.student.state_dict(), "saved": saved}, folder / f"finished.{rank}")

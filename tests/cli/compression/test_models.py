@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import distill as package
 from distill.callbacks import GradualMagnitudePruning, QuantizationAwareTraining
 from distill.core.record import note
-from distill.models.artifact import save
+from distill.models.saved_student import save
 
 Train = Callable[..., Any]
 Zeros = Callable[..., tuple[int, int]]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import distill as package
 from distill.core.record import steps_of
 from distill.workflows.evaluate import evaluate
-from distill.workflows.result import show_outcome
+from distill.workflows.result import show_result
 
 Distill = Callable[..., Any]
 Script = Callable[..., Any]
@@ -59,7 +59,7 @@ def test_the_student_loads_with_the_logits_of_the_finished_one_to_the_bit(joint:
 def test_the_table_says_how_much_smaller_the_student_was_made(joint: Any, plain: Any) -> None:
     def table(run: Any) -> str:
         console = Console(width=200, record=True, file=StringIO())
-        show_outcome(run.result, console)
+        show_result(run.result, console)
         return console.export_text()
 
     assert "80 % zero, int8" in table(joint.run)

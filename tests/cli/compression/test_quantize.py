@@ -86,7 +86,7 @@ def test_the_quantized_run_lies_beside_its_source_and_says_how_it_was_made(
     def fail(*_: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("distill.models.artifact.save", fail)
+    monkeypatch.setattr("distill.models.saved_student.save", fail)
     with pytest.raises(OSError, match="no space left"):
         quantize(source, calibrate=8, run_id="failed")
     assert [path.name for path in made.folder.parent.iterdir()] == ["new"]
@@ -164,7 +164,7 @@ def test_a_kill_leaves_no_run_and_what_is_half_is_not_resumed(
 
     for name in (
         "distill.run.folder._write_text",
-        "distill.models.artifact.save",
+        "distill.models.saved_student.save",
         "distill.core.utils.replacing._swap",
     ):
         with pytest.MonkeyPatch.context() as patch:

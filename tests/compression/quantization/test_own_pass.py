@@ -28,7 +28,7 @@ from distill.compression.quantization.select import choose, swap
 from distill.compression.sensitivity.scan import layers as scanned_layers
 from distill.core import record
 from distill.core.utils.errors import UserError
-from distill.models import artifact
+from distill.models import saved_student
 
 
 class Encoder(nn.Module):
@@ -331,8 +331,8 @@ def test_a_saved_encoder_rounds_its_inputs_when_it_is_loaded(tmp_path: Any, padd
     model = made(MODELS["padded encoder"])
     scheme = ActivationScheme(bits=4)
     record.note(model, *quantize(model, [padded], weights=INT2, activations=scheme, embeddings=INT2))
-    artifact.save(tmp_path / "student", model)
-    loaded = artifact.load(tmp_path / "student", made(MODELS["padded encoder"]))
+    saved_student.save(tmp_path / "student", model)
+    loaded = saved_student.load(tmp_path / "student", made(MODELS["padded encoder"]))
     for result in passes(loaded, padded):
         assert torch.equal(result, model(padded))
     with torch.no_grad():  # of the encoder alone, too

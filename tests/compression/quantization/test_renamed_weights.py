@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from distill.compression.quantization.ptq import quantize
 from distill.compression.quantization.storage import Store
-from distill.models import artifact
+from distill.models import saved_student
 
 SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 40}
 SIZES |= {"intermediate_size": 24, "bos_token_id": 1, "eos_token_id": 2}
@@ -37,8 +37,8 @@ def test_a_quantized_student_of_renamed_weights_is_what_was_saved(kind: str, sto
     steps = quantize(model, store=store)
     with torch.no_grad():
         expected = model(input_ids=ids, use_cache=False).logits
-    artifact.save(tmp_path / "student", model, steps=steps)
-    opened = [artifact.load(tmp_path / "student")]
+    saved_student.save(tmp_path / "student", model, steps=steps)
+    opened = [saved_student.load(tmp_path / "student")]
     if store == "float":
         opened.append(AutoModelForCausalLM.from_pretrained(tmp_path / "student"))
     for other in opened:

@@ -16,7 +16,7 @@ from distill.compression.quantization.layers import quantize_layer
 from distill.compression.quantization.scheme import LayerScheme, WeightScheme
 from distill.compression.structure.removal import keep_units, rebuild, remove_layers
 from distill.core.utils.errors import UserError
-from distill.models.artifact import save
+from distill.models.saved_student import save
 
 HEADS = {1: [0, 2], 3: [1]}
 NEURONS = {1: [0, 3, 19], 2: list(range(0, 20, 2))}

@@ -22,7 +22,7 @@ from distill.compression.structure.sharing import (
     shared_layers,
 )
 from distill.core.utils.errors import UserError
-from distill.models.artifact import save
+from distill.models.saved_student import save
 
 
 def test_blocks_are_of_neighbours() -> None:

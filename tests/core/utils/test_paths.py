@@ -9,7 +9,7 @@ import pytest
 from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.paths import at_home, check_folder, resolve
 from distill.run.folder import Run
-from distill.workflows.job.defaults import complete
+from distill.workflows.job.defaults import with_defaults
 
 
 def test_a_package_path_is_the_shipped_folder() -> None:
@@ -82,4 +82,4 @@ def test_a_home_stands_for_itself_and_that_of_nobody_for_nothing(
     check_folder("~/runs", "runs")
     with pytest.raises(UserError, match="runs = '~nobody-of-this-name/runs': there is no such user"):
         check_folder("~nobody-of-this-name/runs", "runs")
-    assert complete({"runs": "~/runs"})["runs"] == f"{tmp_path}/runs"
+    assert with_defaults({"runs": "~/runs"})["runs"] == f"{tmp_path}/runs"

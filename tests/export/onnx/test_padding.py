@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 from distill.export.onnx.graph import Logits, to_onnx
 from distill.export.onnx.padding import said
 from distill.export.onnx.runtime import logits, session
-from distill.workflows.export import _complete
+from distill.workflows.export import _write_beside
 
 SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32},
@@ -77,5 +77,5 @@ def test_the_tokenizer_beside_a_file_pads_where_the_file_may_be_padded(
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir, padding_side="left")
     job: Any = SimpleNamespace(data=SimpleNamespace(tokenizer=tokenizer))
-    _complete(tmp_path, job, nn.Linear(1, 1), {"to": to, "padding": sides})
+    _write_beside(tmp_path, job, nn.Linear(1, 1), {"to": to, "padding": sides})
     assert AutoTokenizer.from_pretrained(tmp_path).padding_side == expected

@@ -78,7 +78,7 @@ def test_a_logger_that_breaks_ends_alone(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_what_a_callback_does_with_an_absent_run_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distill.run.loggers.guarded.is_rank_zero", lambda: False)  # where W&B is never started
+    monkeypatch.setattr("distill.run.loggers.fail_safe.is_rank_zero", lambda: False)  # where W&B is never started
     run = SafeWandbLogger(WandbConfig(), Run.create(tmp_path, "mine", {}), "offline").experiment
     run.log({"a": 1.0})
     run.config["a"] = 1

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from distill.callbacks.resume_checkpoint import saved
-from distill.models.artifact import load
+from distill.models.saved_student import load
 from distill.run.checkpoints.file import read, shard_path
 from distill.run.folder import Run
 from distill.workflows.evaluate import reopen

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from distill.callbacks.resume_checkpoint import saved
-from distill.models import artifact
+from distill.models import saved_student
 from distill.run.checkpoints import file as checkpoint
 from distill.run.checkpoints.file import is_intact, read
 from distill.run.folder import Run
@@ -190,7 +190,7 @@ def test_a_run_without_room_for_its_student_says_so_and_can_be_resumed(
     base: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(artifact, "save", full)
+        patch.setattr(saved_student, "save", full)
         code, out, err = distill("fit", "-c", "base.yaml", "--id", "one")
     assert code == 1
     assert "No space left on device" in err

@@ -1,4 +1,4 @@
-"""The student artifact: a folder with the plain model, its tokenizer and the record of what was done to it."""
+"""The saved student: a folder with the plain model, its tokenizer and the record of what was done to it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _REBUILD: dict[str, Rebuild] = {
 def save(
     folder: str | Path, model: nn.Module, tokenizer: Any = None, steps: Sequence[Mapping[str, Any]] | None = None
 ) -> None:
-    """Write ``model`` as a folder that :func:`load` opens; an older artifact there is replaced.
+    """Write ``model`` as a folder that :func:`load` opens; an older one there is replaced.
 
     A kill at any time leaves either the old folder, the new one, or none; never a mixture of both.
 
@@ -103,11 +103,11 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     """Open what :func:`save` wrote, in eval mode.
 
     Args:
-        folder: An artifact, or the folder of a run, which stands for its student.
+        folder: Of a saved student, or of a run, which stands for its student.
         model: For plain modules: one of the same structure, to be filled.
 
     Raises:
-        UserError: if the folder holds no artifact, or not one of this model.
+        UserError: if the folder holds no saved student, or not one of this model.
     """
     path = Path(resolve(str(folder), "folder"))
     if not path.is_dir():

@@ -20,8 +20,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 import distill
 from distill.core.record import RECORD, note, recount_zeros, steps_of, summary
 from distill.core.utils.errors import UserError
-from distill.models import artifact
-from distill.models.artifact import load, save
+from distill.models import saved_student
+from distill.models.saved_student import load, save
 
 STEPS = [{"kind": "layers", "kept": [2, 4, 6], "of": 6}, {"kind": "sparsity", "target": 0.5}]
 
@@ -103,7 +103,7 @@ def test_a_newer_artifact_replaces_the_older_and_leaves_nothing_behind(tmp_path:
     assert not (tmp_path / "student" / "stray").exists()
 
 
-def test_a_write_that_fails_leaves_the_older_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "student", classifier(0))
 
     def fail(*_: Any) -> None:
@@ -219,18 +219,18 @@ def test_importing_the_package_imports_no_torch() -> None:
 )
 def test_a_step_that_does_not_say_what_was_done_is_one_message(step: dict[str, Any], tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 4))
-    artifact.save(tmp_path / "saved", model)
+    saved_student.save(tmp_path / "saved", model)
     (tmp_path / "saved" / RECORD).write_text(json.dumps({"version": 1, "steps": [step]}))
     with pytest.raises(UserError, match=r"compression\.json"):
-        artifact.load(tmp_path / "saved", nn.Sequential(nn.Linear(4, 4)))
+        saved_student.load(tmp_path / "saved", nn.Sequential(nn.Linear(4, 4)))
 
 
 def test_a_kind_of_step_of_ones_own_is_done_again_when_the_folder_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifact, "STEP_KINDS", kinds := dict(artifact.STEP_KINDS))
+    monkeypatch.setattr(saved_student, "STEP_KINDS", kinds := dict(saved_student.STEP_KINDS))
     monkeypatch.setattr("distill.core.record.STEP_KINDS", kinds)
-    monkeypatch.setattr(artifact, "_REBUILD", dict(artifact._REBUILD))
+    monkeypatch.setattr(saved_student, "_REBUILD", dict(saved_student._REBUILD))
 
     def widen(model: nn.Module, step: Mapping[str, Any]) -> None:
         model.append(nn.Linear(2, step["width"]))  # type: ignore[operator]
@@ -238,9 +238,9 @@ def test_a_kind_of_step_of_ones_own_is_done_again_when_the_folder_is_loaded(
     wide = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 5))
     with pytest.raises(ValueError, match="unknown kind"):
         save(tmp_path / "wide", wide, steps=[{"kind": "widen", "width": 5}])
-    artifact.register("widen", widen)
+    saved_student.register("widen", widen)
     save(tmp_path / "wide", wide, steps=[{"kind": "widen", "width": 5}])
     again = load(tmp_path / "wide", nn.Sequential(nn.Linear(3, 2)))
     assert torch.equal(again(torch.ones(1, 3)), wide(torch.ones(1, 3)))
     with pytest.raises(ValueError, match="already"):
-        artifact.register("share", widen)
+        saved_student.register("share", widen)

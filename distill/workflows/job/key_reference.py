@@ -19,7 +19,7 @@ from distill.training.optimizer import OptimizerConfig
 from distill.workflows.job.explain import class_arguments, describe
 from distill.workflows.job.sections import TRAINER_SKIPPED
 
-__all__ = ["keys"]
+__all__ = ["key_reference"]
 
 _INDENT = " " * 6
 _TOP = {
@@ -39,7 +39,7 @@ _SECTIONS = (
 )
 
 
-def keys() -> str:
+def key_reference() -> str:
     """Every key: what type it has and its default, and below that what it is, as its class documents it."""
     lines = [f"  {name:<36} {text}" for name, text in _TOP.items()]
     for section, cls, hidden in _SECTIONS:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from distill.core.ranks import is_rank_zero
 from distill.core.utils.secrets import scrub
 
-__all__ = ["Guarded"]
+__all__ = ["FailSafe"]
 
 
-class Guarded:
+class FailSafe:
     """A logger that ends alone: what goes wrong in it is told once, and the run continues without it."""
 
     label: str
