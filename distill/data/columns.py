@@ -10,7 +10,7 @@ from distill.core.utils.errors import UserError, nearest
 from distill.data import arrow
 from distill.data.label_values import canonical
 
-__all__ = ["check_rows", "check_tags", "find_columns"]
+__all__ = ["check_rows", "check_tags", "check_text", "find_columns"]
 
 
 def find_columns(
@@ -82,11 +82,23 @@ def check_rows(task: TextTask, split: str, dataset: Any, columns: Mapping[str, s
                 hint=nearest(column, dataset.column_names),
             )
         if role in present and role != "label":
-            _check_text(task, split, dataset, role, column)
+            check_text(task, f"the split {split}", dataset, role, column)
     return present
 
 
-def _check_text(task: TextTask, split: str, dataset: Any, role: str, column: str) -> None:
+def check_text(task: TextTask, where: str, dataset: Any, role: str, column: str) -> None:
+    """Refuse a column that does not hold a text, or for tasks on words a list of them, in every row.
+
+    Args:
+        task: Says which.
+        where: The rows are, in words.
+        dataset: They.
+        role: What the column is.
+        column: Its name.
+
+    Raises:
+        UserError: saying what it holds.
+    """
     values = arrow.column(dataset, column)
     if arrow.kind(values) != "null" and (arrow.kind(values) != "text" or arrow.is_list(values) != task.words):
         holds = "lists of words" if task.words else "text"
@@ -98,7 +110,7 @@ def _check_text(task: TextTask, split: str, dataset: Any, role: str, column: str
         )
     if missing := arrow.count_missing(values):
         raise UserError(
-            f"{missing} rows of the split {split} have no text",
+            f"{missing} rows of {where} have no text",
             key=f"data.columns.{role}",
             value=column,
             hint="fill them in or leave them out",

@@ -16,7 +16,7 @@ from distill.data.corpus import STDLIB, stdlib
 from distill.data.files import OWN, read_files
 from distill.data.reader import ReaderConfig
 
-__all__ = ["Source", "find_splits", "hold_out", "load", "sample", "set_aside"]
+__all__ = ["Source", "find_splits", "hold_out", "load", "read_file", "sample", "set_aside"]
 
 _OTHERS = (".parquet",)
 
@@ -90,6 +90,24 @@ def load(
         return read_files(own, lambda split: "data.path", reader, document, plain)
     _refuse_options("this data set", reader, document)
     return Source(_read("data.path", path, found, name))
+
+
+def read_file(path: str, key: str, reader: ReaderConfig | None = None, document: str = "line") -> tuple[Any, Source]:
+    """The rows of one file, a ``datasets.Dataset``, and what was found on the way.
+
+    Args:
+        path: A csv, tsv, json, jsonl, parquet or txt file.
+        key: Where the user named it.
+        reader: How files of text are read.
+        document: What a row of a .txt file is.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    if _checked_file(key, path) in _OTHERS:
+        return _parquet(key, [path]), Source({})
+    source = read_files({"rows": [path]}, lambda split: key, reader, None, document)
+    return source.splits["rows"], source
 
 
 def _refuse_options(what: str, reader: ReaderConfig | None, document: str | None) -> None:

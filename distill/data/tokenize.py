@@ -16,7 +16,7 @@ from distill.core.utils.errors import UserError
 from distill.data.features import Samples, read_column
 from distill.data.labels import Labels
 
-__all__ = ["load_tokenizer", "tokenize", "tokenizer_fingerprint"]
+__all__ = ["check_room", "load_tokenizer", "tokenize", "tokenizer_fingerprint"]
 
 
 def load_tokenizer(path: str, task: TextTask) -> Any:
@@ -76,10 +76,7 @@ def tokenize(
     """
     from datasets import config
 
-    special = tokenizer.num_special_tokens_to_add(pair="text_pair" in columns)
-    if max_length is not None and not task.packs and max_length <= special:
-        problem = f"leaves no room for a text: the tokenizer adds {special} tokens of its own"
-        raise UserError(problem, key="data.max_length", value=max_length, hint="raise it")
+    check_room(task, tokenizer, max_length, pair="text_pair" in columns)
     # A copy: encoding sets a tokenizer's truncation, which would be saved with the student.
     encode = _Encode(task.encode(copy.deepcopy(tokenizer), max_length), dict(columns), labels)
     key = _hash(
@@ -109,6 +106,18 @@ def tokenize(
     if len(encoded) == 0:
         raise UserError("every text of the split is empty", key=f"data.splits.{split}", hint="check the text column")
     return Samples({name: read_column(encoded, name) for name in encoded.column_names}, seed)
+
+
+def check_room(task: TextTask, tokenizer: Any, max_length: int | None, *, pair: bool) -> None:
+    """Refuse a length that the tokenizer's own tokens fill.
+
+    Raises:
+        UserError: saying how many they are.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair=pair)
+    if max_length is not None and not task.packs and max_length <= special:
+        problem = f"leaves no room for a text: the tokenizer adds {special} tokens of its own"
+        raise UserError(problem, key="data.max_length", value=max_length, hint="raise it")
 
 
 def _hash(value: Any) -> str:

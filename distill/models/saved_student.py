@@ -46,7 +46,11 @@ _REBUILD: dict[str, Rebuild] = {
 
 
 def save(
-    folder: str | Path, model: nn.Module, tokenizer: Any = None, steps: Sequence[Mapping[str, Any]] | None = None
+    folder: str | Path,
+    model: nn.Module,
+    tokenizer: Any = None,
+    steps: Sequence[Mapping[str, Any]] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``model`` as a folder that :func:`load` opens; an older one there is replaced.
 
@@ -58,6 +62,7 @@ def save(
         tokenizer: Of transformers, saved beside it.
         steps: What was done to the model, in order, each with its ``kind`` (:data:`STEP_KINDS`) and what is needed
             to do it again; :func:`steps_of` the model if not given.
+        files: Name -> text of further files, which are there when the folder is.
 
     Raises:
         ValueError: if a step is of an unknown kind, which :func:`load` would refuse.
@@ -72,6 +77,8 @@ def save(
         record["coverage"] = coverage_of(model, done).record()
     with replacing(folder, "folder") as fresh:
         _write(fresh, model, tokenizer, record)
+        for name, text in (files or {}).items():
+            (fresh / name).write_text(text, encoding="utf-8")
 
 
 def _write(folder: Path, model: nn.Module, tokenizer: Any, record: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from distill.core.step_callback import step_callbacks
 from distill.core.utils.errors import TrainingError, UserError
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.secrets import scrub
+from distill.data.reading import reading_file
 from distill.models import saved_student
 from distill.run.beside import check_beside, find_beside, learns_alone, scores_of
 from distill.run.folder import Run
@@ -218,7 +219,8 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     if student is None or not trainer.is_global_zero:
         return
     steps_done = record.steps_of(job.module.student)
-    saved_student.save(job.run.student, student, getattr(job.data, "tokenizer", None), steps_done)
+    tokenizer = getattr(job.data, "tokenizer", None)
+    saved_student.save(job.run.student, student, tokenizer, steps_done, reading_file(job.data))
     result = make_result(
         job.module,
         scores,

@@ -16,6 +16,7 @@ from distill.core.signals import Request
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
 from distill.core.utils.secrets import scrub_override
+from distill.data.reading import reading_file
 from distill.models import saved_student
 from distill.run.folder import Run
 from distill.workflows.evaluate import first_batches, refuse_quantized_run, reopen, score, scored
@@ -89,7 +90,8 @@ def quantize(
         how["overrides"] = {key: scrub_override(key, text) for key, text in overrides}
     made = {"made_from": str(run.folder), "quantize": how, "train_seconds": 0.0}
     with new.made(run.config, made_by=f"distill quantize {run.folder}") as fresh:
-        saved_student.save(fresh.student, student, getattr(job.data, "tokenizer", None))
+        tokenizer = getattr(job.data, "tokenizer", None)
+        saved_student.save(fresh.student, student, tokenizer, files=reading_file(job.data))
         result = scored(job, scores, run, fresh.student, name=new.name, id=new.id, **made)
         fresh.write_result(result)
     show_result(result)

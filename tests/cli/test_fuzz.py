@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import shutil
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +29,8 @@ VALID = (
     "resume runs/base/one",
     "validate runs/base/one --data.eval_batch_size 8",
     "test runs/base/one --data.splits.test validation",
+    "predict runs/base/one data/validation.jsonl --top 2 --batch-size 8",
+    "predict runs/base/one/student - --jsonl --data.max_length 16",
     "quantize runs/base/one --calibrate 8 --bits 4 --id q",
     "export runs/base/one --to hf",
     "export runs/base/one --to hf --output out",
@@ -59,6 +63,7 @@ FILES = (
     *("base.yaml", "sweep.yml", "data/train.jsonl", "data/validation.jsonl", "teacher/config.json"),
     *("runs/base/one/config.yaml", "runs/base/one/result.json", "runs/base/one/plan.json"),
     *("runs/base/one/student/config.json", "runs/base/one/student/compression.json"),
+    *("runs/base/one/student/task.json", "runs/base/one/student/tokenizer.json"),
 )
 # Of these any larger number starts as many processes, or waits for as many machines.
 PROCESSES = ("trainer.devices", "trainer.num_nodes", "data.num_workers")
@@ -195,7 +200,8 @@ def found_in(folder: Path) -> dict[str, tuple[int, int]]:
 
 def fault(command: Command, capsys: pytest.CaptureFixture[str], before: dict[str, tuple[int, int]]) -> tuple[str, str]:
     """How a command ended: its exit code, and what is wrong with that, if anything is."""
-    place = Path.cwd()
+    place, before_stdin = Path.cwd(), sys.stdin
+    sys.stdin = io.TextIOWrapper(io.BytesIO(b"a good film\n\ndull\n"))
     handler = signal.signal(signal.SIGALRM, _late)
     signal.setitimer(signal.ITIMER_REAL, LIMIT)
     try:
@@ -207,6 +213,7 @@ def fault(command: Command, capsys: pytest.CaptureFixture[str], before: dict[str
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
+        sys.stdin = before_stdin
         os.chdir(place)
     err = capsys.readouterr().err
     if code not in (0, 1, 2):

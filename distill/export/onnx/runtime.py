@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill.core.utils.errors import UserError
 
-__all__ = ["INTEGER_MATMULS", "input_sizes", "integer_matmuls", "latency", "logits", "session"]
+__all__ = ["INTEGER_MATMULS", "UNWRITTEN", "input_sizes", "integer_matmuls", "latency", "logits", "session"]
 
 INTEGER_MATMULS = frozenset(
     {
@@ -29,6 +29,10 @@ INTEGER_MATMULS = frozenset(
     }
 )
 """Operators of onnxruntime that multiply integers."""
+
+
+UNWRITTEN = "; nothing was written"
+"""How the message ends where a graph that was just made cannot be run."""
 
 
 def session(path: Path, *, threads: int = 1, optimized: Path | None = None) -> Any:
@@ -56,7 +60,7 @@ def session(path: Path, *, threads: int = 1, optimized: Path | None = None) -> A
 
 
 def _cannot_run(error: Exception) -> UserError:
-    problem = f"onnxruntime cannot run the graph ({str(error).splitlines()[0][-200:]}); nothing was written"
+    problem = f"onnxruntime cannot run the graph ({str(error).splitlines()[0][-200:]}){UNWRITTEN}"
     return UserError(problem, key="--to", hint="open the run's student in torch, with distill.load")
 
 

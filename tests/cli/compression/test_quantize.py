@@ -83,7 +83,7 @@ def test_the_quantized_run_lies_beside_its_source_and_says_how_it_was_made(
     first = made.config_file.read_text().splitlines()[0]
     assert first == f"# Made by: distill quantize {source}"
 
-    def fail(*_: Any) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr("distill.models.saved_student.save", fail)

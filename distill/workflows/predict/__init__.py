@@ -1,0 +1,1 @@
+"""``distill predict``: what a saved model says of texts."""

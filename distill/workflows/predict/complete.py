@@ -1,0 +1,67 @@
+"""What a language model goes on with: always the most probable token, so the same text every time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.core.signals import Batch
+from distill.core.utils.quiet import quiet_transformers
+from distill.workflows.predict.opened import Opened
+
+__all__ = ["complete"]
+
+
+@torch.inference_mode()
+def complete(opened: Opened, prompts: Sequence[Sequence[int]], count: int) -> list[str]:
+    """The texts that follow ``prompts``.
+
+    Args:
+        opened: A language model.
+        prompts: Tokens, as many in each, so that there is no padding.
+        count: Most tokens to add; the end of the text ends it before.
+    """
+    ids = torch.tensor(prompts, dtype=torch.long)
+    made = _in_onnxruntime(opened, ids, count) if opened.model is None else _in_torch(opened, ids, count)
+    return [_decoded(opened.tokenizer, row.tolist(), ids.shape[1]) for row in made]
+
+
+def _in_torch(opened: Opened, ids_BT: Tensor, count: int) -> Tensor:
+    model: Any = opened.model
+    with quiet_transformers():
+        made: Tensor = model.generate(
+            ids_BT.to(model.device),
+            attention_mask=torch.ones_like(ids_BT, device=model.device),
+            max_new_tokens=count,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=opened.tokenizer.eos_token_id,
+            eos_token_id=opened.tokenizer.eos_token_id,
+        )
+    return made
+
+
+def _in_onnxruntime(opened: Opened, ids_BT: Tensor, count: int) -> Tensor:
+    """Every step reads the text so far anew: the file has no memory of keys and values."""
+    end = opened.tokenizer.eos_token_id
+    ended = torch.zeros(len(ids_BT), dtype=torch.bool)
+    for _ in range(count):
+        following = opened.logits(Batch(inputs={"input_ids": ids_BT}))[:, -1].argmax(-1)
+        following = following.masked_fill(ended, end)
+        ids_BT = torch.cat([ids_BT, following[:, None]], 1)
+        ended |= following == end
+        if ended.all():
+            break
+    return ids_BT
+
+
+def _decoded(tokenizer: Any, ids: list[int], prompt: int) -> str:
+    """The text behind the prompt: a token may begin with a blank that it loses where it comes first."""
+    if tokenizer.eos_token_id in ids[prompt:]:
+        ids = ids[: ids.index(tokenizer.eos_token_id, prompt)]
+    before, whole = (str(tokenizer.decode(part, skip_special_tokens=True)) for part in (ids[:prompt], ids))
+    added = whole.removeprefix(before) if whole.startswith(before) else tokenizer.decode(ids[prompt:])
+    return str(added)

@@ -1,0 +1,172 @@
+"""A folder with a model, opened to predict: in torch, or in onnxruntime where it is an export for that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedModel
+
+from distill.core.signals import Batch, Request
+from distill.core.task import TextTask
+from distill.core.utils.errors import UserError
+from distill.core.utils.extras import require
+from distill.core.utils.paths import PACKAGE_PREFIX, check_path, find_local, resolve
+from distill.core.utils.quiet import quiet_transformers
+from distill.data.reading import Reading, read_reading
+from distill.data.tokenize import check_room, load_tokenizer
+from distill.export.onnx import runtime
+from distill.export.onnx.graph import feed
+from distill.export.onnx.write import MODEL
+from distill.models.compatibility import positions_of
+from distill.models.folder import check_config
+from distill.models.pretrained import load_model
+from distill.models.tokens import set_padding
+from distill.tasks import TASKS
+
+__all__ = ["Opened", "open_folder"]
+
+KEY = "RUN"
+_LONGEST = 512  # tokens, where nothing says more or less
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that can be asked.
+
+    Attributes:
+        task: What it was trained to do, with its classes.
+        tokenizer: Its own.
+        columns: Role -> column of the data that it was trained on; ``None`` where that is not known.
+        max_length: Most tokens of a sample.
+        logits: Of a batch, ``[B, C]`` or ``[B, T, C]``, on the host.
+        model: In torch; ``None`` where it runs in onnxruntime.
+    """
+
+    task: TextTask
+    tokenizer: Any
+    columns: Mapping[str, str] | None
+    max_length: int
+    logits: Callable[[Batch], Tensor]
+    model: PreTrainedModel | None
+
+
+def open_folder(path: str, max_length: int | None = None) -> Opened:
+    """Open the student of a run, a folder that holds one, an export, or any model of transformers for a text task.
+
+    Args:
+        path: The folder.
+        max_length: Texts are cut to so many tokens; to as many as in training if not given, or to as many as the model
+            reads (512 at most) where the folder does not tell.
+
+    Raises:
+        UserError: if there is none, it reads no text, or a part of it is missing.
+    """
+    folder = _folder(path)
+    exported = not any(folder.glob("*.safetensors*")) and (folder / MODEL).is_file()
+    if not (folder / "config.json").is_file():
+        problem = "there is no config.json: a module of one's own (the task plain) reads tensors, not texts"
+        hint = "open it in Python: distill.load(folder, model=module)"
+        raise UserError(problem, key=KEY, value=path, hint=hint)
+    check_config(folder, path, KEY)
+    reading = read_reading(folder, KEY)
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    task = _task(folder, path, config, reading)
+    tokenizer = _tokenizer(folder, path, task)
+    if exported:
+        model, logits = None, _in_onnxruntime(folder / MODEL, path)
+        with quiet_transformers(), torch.device("meta"):
+            shape = task.auto_model.from_config(config)
+    else:
+        model = shape = load_model(str(folder), task.auto_model, KEY, head={}, trained=True)
+        set_padding(model, tokenizer)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        logits = partial(_in_torch, task, model.to(device).eval(), device)  # type: ignore[arg-type]
+    length = _length(tokenizer, positions_of(shape), reading, max_length)
+    check_room(task, tokenizer, length, pair="text_pair" in (reading.columns if reading else {}))
+    return Opened(task, tokenizer, reading.columns if reading else None, length, logits, model)
+
+
+def _folder(path: str) -> Path:
+    check_path(path, KEY)
+    if not path.startswith(PACKAGE_PREFIX):
+        local = find_local(path)
+        if local is None:
+            hint = "give a run's folder, its student/, an export, or any folder that save_pretrained wrote"
+            raise UserError("no such folder", key=KEY, value=path, hint=hint)
+        if not local.is_dir():
+            raise UserError("is a file", key=KEY, value=path, hint="give the folder of a run or model first, then FILE")
+    return Path(resolve(path, KEY))
+
+
+def _task(folder: Path, path: str, config: Any, reading: Reading | None) -> TextTask:
+    labels = _labels(config)
+    if reading is not None:
+        return reading.make_task(labels)
+    names = config.architectures or [""]
+    kinds = [kind for kind in TASKS.values() if issubclass(kind, TextTask)]
+    for kind in kinds:
+        task: TextTask = kind(labels)
+        made = task.auto_model._model_mapping.get(type(config), None)
+        classes = made if isinstance(made, tuple) else (made,)
+        if names[0] not in [getattr(one, "__name__", "") for one in classes]:
+            continue
+        several = getattr(config, "problem_type", None) == "multi_label_classification"
+        return TASKS["multi-label-classification"](labels) if several and kind is TASKS["text-classification"] else task  # type: ignore[call-arg,return-value]
+    can = ", ".join(kind.name for kind in kinds)
+    problem = f"its architecture, {names[0] or 'which config.json does not name'}, is for none of the tasks ({can})"
+    raise UserError(problem, key=KEY, value=path, hint="name a model that was trained on one of them")
+
+
+def _labels(config: Any) -> list[str] | None:
+    """Names of the classes; ``None`` where the head has one output, a number."""
+    names: Mapping[int, str] = getattr(config, "id2label", None) or {}
+    one = len(names) < 2 or getattr(config, "problem_type", None) == "regression"
+    return None if one else [str(names[number]) for number in sorted(names)]
+
+
+def _tokenizer(folder: Path, path: str, task: TextTask) -> Any:
+    try:
+        return load_tokenizer(str(folder), task)
+    except UserError as error:
+        raise UserError(error.problem, key=KEY, value=path, hint=error.hint) from error
+
+
+def _length(tokenizer: Any, positions: int | None, reading: Reading | None, given: int | None) -> int:
+    most = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+    if given is not None and given > most:
+        problem = f"the model reads at most {most} tokens"
+        raise UserError(problem, key="data.max_length", value=given, hint=f"give {most} or less")
+    return int(given or min(most, reading.max_length if reading else _LONGEST))
+
+
+@torch.inference_mode()
+def _in_torch(task: TextTask, model: PreTrainedModel, device: torch.device, batch: Batch) -> Tensor:
+    found = task.forward(model, batch.to(device), Request(logits=True)).logits
+    assert found is not None
+    return found.float().cpu()
+
+
+def _in_onnxruntime(file: Path, path: str) -> Callable[[Batch], Tensor]:
+    try:
+        require("export", KEY)
+        opened = runtime.session(file, threads=torch.get_num_threads())
+        names = set(runtime.input_sizes(opened))
+    except UserError as error:
+        problem = error.problem.removesuffix(runtime.UNWRITTEN)
+        raise UserError(problem, key=KEY, value=path, hint=error.hint) from error
+
+    def logits(batch: Batch) -> Tensor:
+        inputs = {name: tensor for name, tensor in feed(batch).items() if name in names}
+        try:
+            return runtime.logits(opened, inputs)
+        except UserError as error:
+            problem = error.problem.removesuffix(runtime.UNWRITTEN)
+            raise UserError(problem, key=KEY, value=path, hint="export it anew") from error
+
+    return logits

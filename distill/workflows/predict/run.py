@@ -1,0 +1,214 @@
+"""Rows in, answers out, in their order, as soon as they are there."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, islice
+from typing import Any
+
+from distill.config.files import apply_override
+from distill.config.yaml import parse_value
+from distill.core.idle import idle
+from distill.core.signals import Batch
+from distill.core.utils.console import duration
+from distill.core.utils.errors import UserError
+from distill.core.utils.progress import due
+from distill.tasks import CausalLM, MaskedLM
+from distill.tasks.text_classification import model_inputs
+from distill.workflows.predict.answers import Answer, Answers, answers_of, as_json, as_text, nothing
+from distill.workflows.predict.complete import complete
+from distill.workflows.predict.opened import Opened, open_folder
+from distill.workflows.predict.rows import Row, file_rows, line_rows, roles_of, standard_input
+
+__all__ = ["predict"]
+
+_NEW_TOKENS = 40
+_TOGETHER = 64  # batches whose rows are sorted by length together
+_READ = ("columns", "reader", "max_length")
+
+
+def predict(
+    folder: str,
+    file: str | None = None,
+    *,
+    jsonl: bool = False,
+    top: int | None = None,
+    batch_size: int = 32,
+    new_tokens: int | None = None,
+    overrides: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Print what a model says of each row: its class and probability, its words with their tags, its continuation.
+
+    Args:
+        folder: A run, a saved student, an export, or a folder of transformers.
+        file: csv, tsv, json, jsonl, parquet or txt; lines of the standard input if not given, or ``-``.
+        jsonl: Print an object a row instead of fields with tabs between them.
+        top: How many alternatives to name.
+        batch_size: The most rows that are read at once.
+        new_tokens: The most tokens that a language model adds to a text.
+        overrides: Keys and YAML texts: ``data.columns.ROLE``, ``data.reader.OPTION``, ``data.max_length``.
+
+    Raises:
+        UserError: if the folder holds no model for texts, or the rows cannot be read.
+    """
+    data = _overridden(overrides)
+    for key, value in (("--batch-size", batch_size), ("--top", top), ("--max-new-tokens", new_tokens)):
+        if value is not None and value < 1:
+            raise UserError("must be at least 1", key=key, value=value, hint="give a larger number")
+    length = data.get("max_length")
+    if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
+        raise UserError("must be an integer above 0", key="data.max_length", value=length, hint="give tokens")
+    opened = open_folder(folder, length)
+    _refuse_idle(opened, top, new_tokens)
+    rows, total = _rows(opened, file, data)
+    predicting = _Predicting(opened, answers_of(opened.task, opened.tokenizer, top), batch_size, new_tokens)
+    show = as_json if jsonl else as_text
+    with_terminal = file in (None, "-") and sys.stdin.isatty()
+    started = said = time.monotonic()
+    done = 0
+    for some in _chunks(rows, 1 if with_terminal else batch_size, 1 if with_terminal else _TOGETHER):
+        answers = predicting(some)
+        print("\n".join(map(show, some, answers)), flush=True)
+        done, now = done + len(some), time.monotonic()
+        if not sys.stdout.isatty() and due(done, total or done, now - said):
+            said = now
+            left = f" of {total:,}, {duration((now - started) / done * (total - done))} left" if total else ""
+            print(f"{done:,} rows{left}", file=sys.stderr, flush=True)
+    if predicting.full:
+        cut = f"{predicting.full} of {predicting.seen} rows fill {opened.max_length} tokens: longer ones were cut"
+        print(f"{cut} (--data.max_length)", file=sys.stderr)
+
+
+def _overridden(overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """What the user says of the data.
+
+    Raises:
+        UserError: for a key that says how a model is trained, not how a file is read.
+    """
+    config: dict[str, Any] = {"data": {"init_args": {}}}
+    for key, text in overrides:
+        parts = key.split(".")
+        if parts[0] != "data" or len(parts) < 2 or parts[1] not in _READ:
+            raise idle(f"--{key}", text, "a model that has been trained", f"give data.{', data.'.join(_READ)} alone")
+        apply_override(config, key, parse_value(text, f"--{key}"))
+    data: dict[str, Any] = config["data"]["init_args"]
+    for key in ("columns", "reader"):
+        if not isinstance(data.get(key) or {}, dict):
+            hint = f"--data.{key}.NAME VALUE"
+            raise UserError("must be a mapping", key=f"data.{key}", value=data[key], hint=hint)
+    return data
+
+
+def _refuse_idle(opened: Opened, top: int | None, new_tokens: int | None) -> None:
+    """Refuse options that would change nothing of what the model says."""
+    name, labels = opened.task.name, opened.task.labels
+    if new_tokens is not None and not isinstance(opened.task, CausalLM):
+        raise idle("--max-new-tokens", new_tokens, f"the task {name}", "name a language model")
+    if top is not None and (opened.task.words or isinstance(opened.task, CausalLM)):
+        raise idle("--top", top, f"the task {name}", "name a classifier")
+    if top is not None and labels is None and not isinstance(opened.task, MaskedLM):
+        raise idle("--top", top, "a model that gives a number", "name a classifier")
+
+
+def _rows(opened: Opened, file: str | None, data: dict[str, Any]) -> tuple[Iterable[Row], int | None]:
+    """The rows, and how many there are, where that is known."""
+    if file not in (None, "-"):
+        assert file is not None
+        rows, notes = file_rows(file, opened.task, opened.columns, data.get("columns") or {}, data.get("reader"))
+        for note in notes:
+            print(f"data: {note}", file=sys.stderr)
+        return rows, len(rows)
+    for key in ("columns", "reader"):
+        if data.get(key):
+            raise idle(f"--data.{key}", data[key], "lines of the standard input", "give a FILE")
+    if sys.stdin.isatty():
+        print("a text a line; Ctrl-D ends it", file=sys.stderr)
+    return line_rows(standard_input(), opened.task, roles_of(opened.task, opened.columns or {}), "-"), None
+
+
+def _chunks(rows: Iterable[Row], batch_size: int, most: int) -> Iterator[list[Row]]:
+    """Rows that are sorted by length together: few at first, so that there soon is an answer, then more."""
+    remaining, batches = iter(rows), 1
+    while some := list(islice(remaining, batch_size * batches)):
+        yield some
+        batches = min(2 * batches, most)
+
+
+class _Predicting:
+    """Answers of rows, in batches of rows of one length: what a model says of a text then depends on nothing beside it.
+
+    Attributes:
+        seen: Rows so far.
+        full: Those of them that are as long as they may be.
+    """
+
+    def __init__(self, opened: Opened, answers: Answers, batch_size: int, new_tokens: int | None) -> None:
+        self.opened, self.answers, self.batch_size = opened, answers, batch_size
+        self.new_tokens = _NEW_TOKENS if new_tokens is None else new_tokens
+        self.seen = self.full = 0
+        limit = opened.max_length
+        if isinstance(opened.task, CausalLM) and self.new_tokens >= limit:
+            problem = f"leaves no room for a text: the model reads {limit} tokens"
+            raise UserError(problem, key="--max-new-tokens", value=self.new_tokens, hint="give fewer")
+        self.encode = opened.task.encode(opened.tokenizer, limit)
+        self.whole = opened.task.encode(opened.tokenizer, None) if isinstance(opened.task, CausalLM) else None
+
+    def __call__(self, rows: Sequence[Row]) -> list[Answer]:
+        found = {number: nothing(self.opened.task, row) for number, row in enumerate(rows)}
+        samples = self._samples(rows)
+        self._refuse_unmasked(samples)
+
+        def length(number: int) -> int:
+            return len(samples[number]["input_ids"])
+
+        for _, group in groupby(sorted(samples, key=length), key=length):
+            alike = list(group)
+            for start in range(0, len(alike), self.batch_size):
+                numbers = alike[start : start + self.batch_size]
+                some = [rows[number] for number in numbers]
+                batch = self._batch([samples[number] for number in numbers])
+                answers = self.answers(self.opened.logits(batch), batch, some)
+                if self.whole is not None:
+                    texts = complete(self.opened, [samples[number]["prompt"] for number in numbers], self.new_tokens)
+                    answers = [{"completion": text} | answer for text, answer in zip(texts, answers, strict=True)]
+                found |= dict(zip(numbers, answers, strict=True))
+        self.full += sum(length(number) >= self.opened.max_length for number in samples)
+        self.seen += len(rows)
+        return list(found.values())
+
+    def _refuse_unmasked(self, samples: Mapping[int, Mapping[str, Any]]) -> None:
+        tokenizer = self.opened.tokenizer
+        for number, sample in samples.items() if isinstance(self.opened.task, MaskedLM) else ():
+            if tokenizer.mask_token_id not in sample["input_ids"]:
+                problem = f"row {self.seen + number + 1} hides nothing that the model could fill in"
+                hint = f"write {tokenizer.mask_token} in the place of a word, within {self.opened.max_length} tokens"
+                raise UserError(problem, key="FILE", hint=hint)
+
+    def _samples(self, rows: Sequence[Row]) -> dict[int, dict[str, Any]]:
+        """Row -> its features; without rows of which the tokenizer makes nothing."""
+        task = self.opened.task
+        predicts_tokens = task.predicted is not None  # such tasks leave empty texts out, and others read them
+        numbers = [number for number, row in enumerate(rows) if row["text"] or not predicts_tokens]
+        if not numbers:
+            return {}
+        columns = {role: [rows[number][role] for number in numbers] for role in rows[0]}
+        if task.words:  # the number of the word at each word's first token
+            columns["label"] = [list(range(len(words))) for words in columns["text"]]
+        made = self.encode(columns)
+        if self.whole is not None:
+            prompt = self.opened.max_length - self.new_tokens
+            made = {**made, "prompt": [ids[-prompt:].tolist() for ids in self.whole(columns)["input_ids"]]}
+        samples = {
+            number: {name: values[i] for name, values in made.items()} | {"id": number, "epoch": 0, "seed": 0}
+            for i, number in enumerate(numbers)
+        }
+        return {number: sample for number, sample in samples.items() if len(sample["input_ids"])}
+
+    def _batch(self, samples: list[dict[str, Any]]) -> Batch:
+        task, tokenizer = self.opened.task, self.opened.tokenizer
+        if not isinstance(task, MaskedLM):
+            return task.collate(samples, tokenizer)
+        inputs, tokens = model_inputs(samples, tokenizer)  # what is hidden is what the text says
+        return Batch(inputs=inputs, tokens=tokens)
