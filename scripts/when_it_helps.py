@@ -28,8 +28,11 @@ ROWS, MORE = 1000, 3000
 
 SHARES, SEEDS, EPOCHS = (0.01, 0.05, 0.2, 1.0), (0, 1, 2), 2
 
-TEACHERS = {"more": "a teacher of all rows", "same": "a teacher of the same labels"}
-METHODS = {"labels": "labels alone", "kl": "KL", "relations": "KL and relations"}
+LAYERS = [2, 4, 6]
+"""Of the teacher, those of the student."""
+
+METHODS = ("labels", "kl", "relations")
+"""Labels alone; 0.3 of cross entropy and 0.7 of KL at temperature 2; that and the relations of MiniLMv2."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,9 @@ class Case:
 
     Attributes:
         data: Name of the set.
-        teacher: A key of :data:`TEACHERS`, or ``none``: the student is then cut from the encoder.
-        method: A key of :data:`METHODS`.
+        teacher: ``more``: it was trained on 3,000 labels; ``same``: on those of the student; ``none``: there is none,
+            and the student is cut from the encoder.
+        method: One of :data:`METHODS`.
         share: Of the rows, those that have labels.
         seed: Of the labelled rows, of the order of the batches and of dropout.
     """
@@ -60,11 +64,15 @@ class Case:
 
 def cases(sets: Sequence[str]) -> Iterator[Case]:
     """All runs, those that the page cannot do without first."""
-    for seed, data in itertools.product(SEEDS, sets):
+    first, later = [(data, SEEDS[0]) for data in sets], list(itertools.product(sets, SEEDS[1:]))
+    for data, seed in [*first, *later]:
         yield from _of(data, "more", METHODS, SHARES, seed)
         yield from _of(data, "same", METHODS, SHARES[-1:], seed)
+        if seed == SEEDS[0]:
+            yield from _of(data, "none", ["labels"], SHARES, seed)
+    for data, seed in later:
         yield from _of(data, "none", ["labels"], SHARES, seed)
-    for seed, data in itertools.product(SEEDS, sets):
+    for data, seed in [*first, *later]:
         yield from _of(data, "same", METHODS, SHARES[:-1], seed)
 
 
@@ -95,7 +103,7 @@ class Bench:
         if case.method == "relations":
             losses.append(RelationTransfer(version=2, weight=1.0))
         origin = self.encoder if case.teacher == "none" else self._taught(case)
-        student = StudentConfig(path=str(origin), layers=[2, 4, 6], freeze=["word_embeddings"])
+        student = StudentConfig(path=str(origin), layers=LAYERS, freeze=["word_embeddings"])
         started = time.process_time()
         if case.method == "labels":
             module = self._trained(case, student, None, None, fill="repeat")
@@ -167,7 +175,7 @@ class Bench:
         """The classes of a set."""
         return sorted({row["label"] for row in self._read(data, "validation")})
 
-    def _read(self, data: str, use: str) -> list[dict[str, str]]:
+    def _read(self, data: str, use: str) -> list[dict[str, Any]]:
         lines = (self.sets[data] / f"{use}.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
@@ -178,7 +186,7 @@ class Bench:
             case: Says which have labels.
             fill: ``repeat`` the labelled ones as often as fits, have the others ``unlabelled``, or take ``more``.
         """
-        rows: list[dict[str, str | None]] = [*self._read(case.data, "train")][: MORE if fill == "more" else ROWS]
+        rows = self._read(case.data, "train")[: MORE if fill == "more" else ROWS]
         if fill != "more":
             order = random.Random(case.seed).sample(range(ROWS), ROWS)
             known = set(order[: round(case.share * ROWS)])
