@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import signal
 import time
 from collections.abc import Mapping
@@ -19,21 +18,14 @@ from distill.callbacks.best_checkpoint import within
 from distill.core.utils.errors import UserError
 from distill.run.boundary import without_paths
 from distill.run.checkpoints.file import SafeCheckpointIO, remove
+from distill.run.checkpoints.names import resume_checkpoint, resume_checkpoints
 from distill.run.conditions import conditions, other_conditions
 from distill.run.interrupts import Interrupts
 from distill.training.resume_state import other_versions, versions
 
-__all__ = ["ResumeCheckpoint", "saved"]
+__all__ = ["ResumeCheckpoint"]
 
 _log = logging.getLogger(__name__)
-
-_NAME = re.compile(r"last-(\d+)\.ckpt")
-
-
-def saved(folder: str | Path) -> dict[int, Path]:
-    """The checkpoints in ``folder`` that a run can resume from, by the optimizer steps done, the newest first."""
-    found = {int(match[1]): path for path in Path(folder).glob("last-*.ckpt") if (match := _NAME.fullmatch(path.name))}
-    return dict(sorted(found.items(), reverse=True))
 
 
 class ResumeCheckpoint(Callback):
@@ -138,7 +130,7 @@ class ResumeCheckpoint(Callback):
         assert self.folder is not None
         self._saving = True
         try:
-            trainer.save_checkpoint(self.folder / f"last-{self._step}.ckpt")
+            trainer.save_checkpoint(resume_checkpoint(self.folder, self._step))
         finally:
             self._saving = False
         writer = trainer.strategy.checkpoint_io
@@ -147,7 +139,7 @@ class ResumeCheckpoint(Callback):
 
     def _remove_old(self) -> None:
         assert self.folder is not None
-        for path in list(saved(self.folder).values())[self.keep :]:
+        for path in list(resume_checkpoints(self.folder).values())[self.keep :]:
             remove(path)
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from distill.callbacks.resume_checkpoint import saved
 from distill.core.utils.errors import UserError
 from distill.run.checkpoints.file import Damaged, read
+from distill.run.checkpoints.names import resume_checkpoints
 
 __all__ = ["WarmStart"]
 
@@ -47,7 +47,7 @@ class WarmStart(Callback):
         student.load_state_dict({name: weights[name] for name in student.state_dict()})
 
     def _read(self) -> dict[str, Tensor]:
-        for path in saved(Path(self.run) / "checkpoints").values():
+        for path in resume_checkpoints(Path(self.run) / "checkpoints").values():
             try:
                 found: dict[str, Tensor] = read(path)["state_dict"]
             except Damaged:

@@ -20,6 +20,7 @@ from distill.core.utils.json_file import Unreadable, read_mapping
 from distill.core.utils.paths import at_home
 from distill.core.utils.visible import visible
 from distill.core.verdict import Verdict
+from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
 from distill.run.history import iterate_rows
 
@@ -112,7 +113,7 @@ def summary(folder: Path) -> Summary:
         step, value, broken_metrics = _history(run.folder / "metrics.csv", f"val/{monitor}", mode)
     state = run.state
     if state == "interrupted":
-        step = max(_checkpoints(run), default=step)
+        step = max(resume_checkpoints(run.checkpoints), default=step)
     message = str(failure.get("message", "")) if state == "failed" else ""
     notes = [message, *Verdict.of_file(result).bad, broken_result, broken_failure, broken_plan]
     return Summary(
@@ -128,12 +129,6 @@ def summary(folder: Path) -> Summary:
         started=_started(run, number_at(plan, "started")),
         note="; ".join(note for note in [*notes, broken_metrics] if note),
     )
-
-
-def _checkpoints(run: Run) -> list[int]:
-    """The steps that the run has checkpoints of to resume from."""
-    steps = (path.stem.removeprefix("last-") for path in run.checkpoints.glob("last-*.ckpt"))
-    return [int(step) for step in steps if step.isdecimal()]
 
 
 def _as_int(value: float | None) -> int | None:

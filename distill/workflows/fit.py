@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from torch import nn
 
 from distill.callbacks import ResumeCheckpoint, compressions
-from distill.callbacks.resume_checkpoint import saved
 from distill.compression.base import hurried
 from distill.core import record
 from distill.core.step_callback import step_callbacks
@@ -29,6 +28,7 @@ from distill.core.utils.secrets import scrub
 from distill.data.reading import reading_file
 from distill.models import saved_student
 from distill.run.beside import check_beside, find_beside, learns_alone, scores_of
+from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
 from distill.run.lineage import lineage
 from distill.run.listing import read_json
@@ -150,7 +150,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
 def _unwritten(error: Exception, run: Run) -> TrainingError:
     """Of a disk that is full, or that may not be written to."""
     reason = getattr(error, "strerror", None) or str(error)
-    kept = "its last good checkpoint is kept" if saved(run.checkpoints) else "it has no checkpoint yet"
+    kept = "its last good checkpoint is kept" if resume_checkpoints(run.checkpoints) else "it has no checkpoint yet"
     hint = f"{kept}: make room, or have it writable, and resume with: distill resume {run.folder}"
     return TrainingError(f"{run.folder} cannot be written to ({reason}). {hint}")
 

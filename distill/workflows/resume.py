@@ -11,7 +11,6 @@ from typing import Any
 
 from pytorch_lightning import Trainer
 
-from distill.callbacks.resume_checkpoint import saved
 from distill.config.diff import MISSING, config_diff
 from distill.config.files import apply_override, long_form, parse_value, parse_yaml
 from distill.config.local_paths import is_place
@@ -20,6 +19,7 @@ from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.secrets import scrub
 from distill.run.checkpoints.file import Damaged, read_header, remove
+from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
 from distill.training.resume_state import refuse_changed
 from distill.workflows.fit import fit, last_of, train
@@ -273,7 +273,7 @@ def _newest(run: Run) -> tuple[Path | None, dict[str, Any] | None]:
         if is_rank_zero():
             for path in list(run.checkpoints.rglob(".*.new")):  # a killed process was writing it
                 remove(path)
-        for path in saved(run.checkpoints).values():
+        for path in resume_checkpoints(run.checkpoints).values():
             try:
                 checkpoint = read_header(path)
                 _refuse_foreign(checkpoint, path, run)

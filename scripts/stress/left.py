@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import distill.run.checkpoints.file
-from distill.callbacks.resume_checkpoint import saved
+from distill.run.checkpoints.names import resume_checkpoints
 
 __all__ = ["Digest", "different", "of_folder", "of_sweep", "of_training"]
 
@@ -24,7 +24,7 @@ Digest = Callable[[Path], dict[str, str]]
 
 def of_training(run: Path) -> dict[str, str]:
     """Of all that a run leaves: what its last checkpoint holds, the history, the student, and the scores."""
-    newest = next(iter(saved(run / "checkpoints").values()))
+    newest = next(iter(resume_checkpoints(run / "checkpoints").values()))
     found = dict(_hashes(distill.run.checkpoints.file.read(newest), newest.name))
     found["metrics.csv"] = _hash(run / "metrics.csv")
     found |= {f"student/{name}": value for name, value in of_folder(run / "student").items()}

@@ -14,9 +14,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from distill.callbacks import BestCheckpoint, ResumeCheckpoint
 from distill.callbacks.best_checkpoint import within
-from distill.callbacks.resume_checkpoint import saved
 from distill.core.utils.errors import UserError
 from distill.run.checkpoints.file import SafeCheckpointIO
+from distill.run.checkpoints.names import resume_checkpoints
 
 
 @pytest.mark.parametrize(("key", "value"), [("minutes", 0), ("minutes", -1.0), ("every_n_steps", 0), ("keep", 1)])
@@ -29,9 +29,9 @@ def test_checkpoints_are_found_by_their_step_and_the_newest_comes_first(tmp_path
     others = ("best-50.ckpt", ".last-60.ckpt.ab.new", "last-7.damaged")
     for name in ("last-5.ckpt", "last-40.ckpt", "last-9.ckpt", *others):
         (tmp_path / name).touch()
-    assert list(saved(tmp_path)) == [40, 9, 5]
-    assert saved(tmp_path)[9] == tmp_path / "last-9.ckpt"
-    assert saved(tmp_path / "missing") == {}
+    assert list(resume_checkpoints(tmp_path)) == [40, 9, 5]
+    assert resume_checkpoints(tmp_path)[9] == tmp_path / "last-9.ckpt"
+    assert resume_checkpoints(tmp_path / "missing") == {}
 
 
 def state(folder: Path) -> BestCheckpoint:
@@ -130,6 +130,6 @@ def test_the_newest_are_kept_the_history_comes_first_and_all_seconds_count(
     for trainer.global_step in (9, 10, 11):
         last.save(trainer)
     writer.flush()
-    assert list(saved(tmp_path)) == [11, 10]
+    assert list(resume_checkpoints(tmp_path)) == [11, 10]
     assert events == ["history", "checkpoint"] * 3
     assert last.seconds == 30.0  # of a clock that advances by ten whenever it is read: three times from one to the next

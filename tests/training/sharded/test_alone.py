@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from distill.callbacks import ResumeCheckpoint
-from distill.callbacks.resume_checkpoint import saved
 from distill.core.utils.quiet import quiet_lightning
 from distill.run.checkpoints.file import read
+from distill.run.checkpoints.names import resume_checkpoints
 from distill.tasks import Plain
 from distill.training.module import Distillation
 from distill.training.optimizer import OptimizerConfig
@@ -71,7 +71,7 @@ def names(folder: Path) -> list[str]:
 def test_a_run_that_had_come_to_its_end_does_not_train_on(tmp_path: Path) -> None:
     assert fit(tmp_path, ResumeCheckpoint(), At(STOP, stop)).global_step == STOP
     assert names(tmp_path) == [f"last-{STOP}.ckpt"]  # nothing waits for anybody when the trainer is done
-    [path] = saved(tmp_path / "checkpoints").values()
+    [path] = resume_checkpoints(tmp_path / "checkpoints").values()
     before = read(path)
     assert fit(tmp_path, ResumeCheckpoint(), checkpoint=path).global_step == STOP
     assert read(path)["loops"] == before["loops"]
@@ -104,4 +104,4 @@ def test_a_rank_that_fails_waits_for_no_other(tmp_path: Path, monkeypatch: pytes
 
     with pytest.raises(ZeroDivisionError):
         fit(tmp_path, ResumeCheckpoint(every_n_steps=2), At(3, fail))
-    assert saved(tmp_path / "checkpoints") == {}
+    assert resume_checkpoints(tmp_path / "checkpoints") == {}

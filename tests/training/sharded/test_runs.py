@@ -15,9 +15,9 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distill.callbacks.resume_checkpoint import saved
 from distill.models.saved_student import load
 from distill.run.checkpoints.file import read, shard_path
+from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
 from distill.workflows.evaluate import reopen
 from distill.workflows.resume import _reshard_batches
@@ -73,7 +73,7 @@ def resumed(runs: Path, tmp_path_factory: pytest.TempPathFactory, script: Callab
 
 
 def newest(folder: Path, name: str) -> Path:
-    return next(iter(saved(folder / "runs/base" / name / "checkpoints").values()))
+    return next(iter(resume_checkpoints(folder / "runs/base" / name / "checkpoints").values()))
 
 
 def test_every_rank_writes_its_part_of_weights_and_moments_and_rank_0_all_else(runs: Path) -> None:

@@ -17,11 +17,11 @@ import yaml
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
-from distill.callbacks.resume_checkpoint import saved
 from distill.cli.main import main
 from distill.config.files import long_form
 from distill.core.utils.quiet import quiet_lightning
 from distill.run.checkpoints.file import read
+from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
 from distill.training.module import Distillation
 from distill.workflows.job.build import build, make_trainer
@@ -80,7 +80,7 @@ def train(config: dict[str, Any], folder: Path, checkpoint: Path | None = None) 
         trainer = make_trainer(job)
         trainer.loggers = [rows]
         trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
-    return Trained(saved(folder / "checkpoints"), rows.rows)
+    return Trained(resume_checkpoints(folder / "checkpoints"), rows.rows)
 
 
 def differences(a: Any, b: Any, place: str = "") -> Iterator[str]:

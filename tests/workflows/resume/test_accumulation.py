@@ -15,8 +15,8 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from distill.callbacks import Determinism, ResumeCheckpoint
-from distill.callbacks.resume_checkpoint import saved
 from distill.run.checkpoints.file import SafeCheckpointIO, read
+from distill.run.checkpoints.names import resume_checkpoints
 
 
 class AtBatch(Callback):
@@ -43,7 +43,7 @@ def test_a_checkpoint_never_stands_inside_an_accumulation(
         trainer = {"max_epochs": 3, "accumulate_grad_batches": of, "plugins": [SafeCheckpointIO()]}
         with suppress(SIGTERMException):
             convolutions.fit(tmp_path / name, *callbacks, resume=resume, **trainer)
-        return saved(tmp_path / name / "checkpoints")
+        return resume_checkpoints(tmp_path / name / "checkpoints")
 
     whole = fit("whole", ResumeCheckpoint(keep=10, every_n_steps=1), Determinism())
     last = ResumeCheckpoint(keep=10)

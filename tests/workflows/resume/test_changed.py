@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distill.callbacks.resume_checkpoint import saved
 from distill.run.checkpoints.file import read, write
+from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
 
 Distill = Callable[..., Any]
@@ -129,7 +129,7 @@ def test_a_run_that_another_process_writes_is_refused(run: Path, refused: Callab
 def test_other_versions_are_told_and_the_run_continues(
     run: Path, distill: Distill, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for path in saved(run / "checkpoints").values():
+    for path in resume_checkpoints(run / "checkpoints").values():
         checkpoint = read(path)
         checkpoint["versions"]["torch"] = "1.0.0"
         write(checkpoint, path)
@@ -141,7 +141,7 @@ def test_other_versions_are_told_and_the_run_continues(
 def test_the_first_checkpoints_of_all_named_neither_versions_nor_strategy_and_resume(
     run: Path, distill: Distill, same: Callable[[Path], None]
 ) -> None:
-    for path in saved(run / "checkpoints").values():
+    for path in resume_checkpoints(run / "checkpoints").values():
         checkpoint = read(path)
         del checkpoint["versions"], checkpoint["strategy"]
         write(checkpoint, path)
@@ -152,7 +152,7 @@ def test_the_first_checkpoints_of_all_named_neither_versions_nor_strategy_and_re
 def test_other_conditions_are_told_and_the_run_continues(
     run: Path, distill: Distill, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for path in saved(run / "checkpoints").values():
+    for path in resume_checkpoints(run / "checkpoints").values():
         checkpoint = read(path)
         checkpoint["conditions"] |= {"threads": "77", "instructions": "\x1b[2J"}
         write(checkpoint, path)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distill.callbacks.resume_checkpoint import saved
+from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
 
 AtCall = Callable[..., None]
@@ -34,7 +34,7 @@ def send(number: int) -> Callable[[], None]:
 
 def steps(run: Path) -> list[int]:
     """Those that the run can resume from, the newest first."""
-    return list(saved(run / "checkpoints"))
+    return list(resume_checkpoints(run / "checkpoints"))
 
 
 def code_of(distill: Distill, *argv: str) -> int:

@@ -13,9 +13,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from distill.callbacks.resume_checkpoint import saved
 from distill.run.checkpoints import file as checkpoint
 from distill.run.checkpoints.file import read, write
+from distill.run.checkpoints.names import resume_checkpoints
 
 Distill = Callable[..., Any]
 Same = Callable[[Path], None]
@@ -67,7 +67,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (last, path), (before, _) = saved(run / "checkpoints").items()
+    (last, path), (before, _) = resume_checkpoints(run / "checkpoints").items()
     damage(path)
     code, out, _ = distill("resume", str(run))
     assert code == 0
@@ -81,7 +81,7 @@ def test_a_checkpoint_with_a_pickle_in_it_is_neither_executed_nor_put_aside(
     run: Path, distill: Distill, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = next(iter(saved(run / "checkpoints").values()))
+    path = next(iter(resume_checkpoints(run / "checkpoints").values()))
     plant(path)
     code, _, err = distill("resume", str(run))
     assert code == 2
@@ -98,15 +98,15 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(checkpoint, "is_intact", trouble)
-    before = saved(run / "checkpoints")
+    before = resume_checkpoints(run / "checkpoints")
     code, _, err = distill("resume", str(run))
     assert code == 2
     assert "Input/output error" in err
-    assert saved(run / "checkpoints") == before
+    assert resume_checkpoints(run / "checkpoints") == before
 
 
 def test_where_all_checkpoints_are_damaged_the_run_begins_again(run: Path, distill: Distill, same: Same) -> None:
-    for path in saved(run / "checkpoints").values():
+    for path in resume_checkpoints(run / "checkpoints").values():
         cut(path)
     code, out, _ = distill("resume", str(run))
     assert code == 0
@@ -128,13 +128,13 @@ def of_one_key(run: Path, world: Any) -> Any:
 
 
 def without_a_counter(run: Path, world: Any) -> Any:
-    whole = read(next(iter(saved(run / "checkpoints").values())))
+    whole = read(next(iter(resume_checkpoints(run / "checkpoints").values())))
     return whole | {"loops": {}}
 
 
 def of_other_kinds(**entries: Any) -> Callable[[Path, Any], Any]:
     """A checkpoint in which these entries are others than a run ever writes."""
-    return lambda run, world: read(next(iter(saved(run / "checkpoints").values()))) | entries
+    return lambda run, world: read(next(iter(resume_checkpoints(run / "checkpoints").values()))) | entries
 
 
 OTHERS = [{"config": "[1]"}, {"ranks": [0, 8]}, {"ranks": [1, "8"]}, {"ranks": [1, 0]}, {"global_step": "4"}]
@@ -167,7 +167,7 @@ def test_an_intact_file_that_is_no_checkpoint_to_resume_from_is_refused(
 
 def planted(run: Path, **state: Any) -> None:
     """Checkpoints, intact and sealed, in which the state of the best one is another."""
-    for path in saved(run / "checkpoints").values():
+    for path in resume_checkpoints(run / "checkpoints").values():
         content = read(path)
         [name] = [name for name in content["callbacks"] if name.startswith("BestCheckpoint")]
         content["callbacks"][name] |= state
@@ -231,7 +231,7 @@ def test_a_class_that_may_not_be_named_is_refused_wherever_the_run_names_it(
         return yaml.safe_dump(config | {"callbacks": [*config["callbacks"], CLASS]})
 
     if place != "config.yaml":
-        for path in saved(run / "checkpoints").values():
+        for path in resume_checkpoints(run / "checkpoints").values():
             content = read(path)
             write(content | {"config": with_class(content["config"])}, path)
     if place != "the checkpoints":

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from distill.callbacks.resume_checkpoint import saved
 from distill.models import saved_student
 from distill.run.checkpoints import file as checkpoint
 from distill.run.checkpoints.file import is_intact, read
+from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
 from distill.training.module import Distillation
 
@@ -100,9 +100,9 @@ def test_a_run_that_cannot_write_says_so_and_ends_as_an_undisturbed_one_once_it_
     assert f"cannot be written to ({reason})" in err
     assert "distill resume" in err
     assert "Traceback" not in out + err
-    assert list(saved(left / "checkpoints")) == steps
+    assert list(resume_checkpoints(left / "checkpoints")) == steps
     assert ("last good checkpoint is kept" in err) == bool(steps)
-    assert all(is_intact(path) for path in saved(left / "checkpoints").values())
+    assert all(is_intact(path) for path in resume_checkpoints(left / "checkpoints").values())
     assert not (left / "result.json").exists()
     assert not (left / "student").exists()
     run = Path(shutil.copytree(left, tmp_path / "base/run"))  # where there is room, and nothing is read only
@@ -167,7 +167,7 @@ def test_a_quota_that_is_used_up_is_said_and_the_run_ends_as_an_undisturbed_one_
     assert f"distill resume {run}" in err
     assert "Traceback" not in out + err
     assert [path.name for path in run.glob("**/.*.new")] == []
-    assert list(saved(run / "checkpoints")) == [8, 7]  # of which 7 is the end of an epoch
+    assert list(resume_checkpoints(run / "checkpoints")) == [8, 7]  # of which 7 is the end of an epoch
     assert distill("resume", str(run)).code == 0
     elsewhere_the_same(run)
 

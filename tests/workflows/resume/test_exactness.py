@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from distill.callbacks import Determinism, GradualMagnitudePruning, QuantizationAwareTraining, ResumeCheckpoint
-from distill.callbacks.resume_checkpoint import saved
 from distill.run.checkpoints.file import SafeCheckpointIO, read
+from distill.run.checkpoints.names import resume_checkpoints
 
 Train = Callable[..., Any]
 Changed = Callable[..., dict[str, Any]]
@@ -186,7 +186,7 @@ def test_a_plain_pair_of_convolutions_resumed_at_the_epochs_end_ends_with_the_sa
         quantization = QuantizationAwareTraining(begin=4, observe=2, freeze_observers=10)
         callbacks = [ResumeCheckpoint(keep=1000), pruning, quantization, Determinism()]
         convolutions.fit(folder, *callbacks, resume=checkpoint, max_epochs=3, plugins=[SafeCheckpointIO()])
-        return saved(folder / "checkpoints")
+        return resume_checkpoints(folder / "checkpoints")
 
     whole = fit(tmp_path / "whole")
     assert list(whole) == [12, 8, 4]

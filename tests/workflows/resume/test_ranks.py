@@ -14,8 +14,8 @@ import pytest
 import torch
 import yaml
 
-from distill.callbacks.resume_checkpoint import saved
 from distill.run.checkpoints.file import read
+from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
 from distill.run.history import read_rows
 from distill.training.module import Distillation
@@ -66,7 +66,7 @@ def runs(
     (folder / "dropout.yaml").write_text(yaml.safe_dump(changed(plain, dropout)))
     done = ranks("train", folder, code=143)
     assert done.err.count("to resume: distill resume") == 1
-    assert next(iter(saved(folder / "runs/base/stopped/checkpoints"))) == STOP
+    assert next(iter(resume_checkpoints(folder / "runs/base/stopped/checkpoints"))) == STOP
     return folder
 
 
@@ -78,7 +78,8 @@ def resumed(runs: Path, ranks: Ranks) -> Path:
     for phase in ("kill", "kill-again"):
         ranks(phase, runs, code=-signal.SIGKILL)
         assert Run(runs / "runs/dropout/killed").state == "interrupted"
-        assert any(step % (STEPS // 2) for step in saved(runs / "runs/dropout/killed/checkpoints"))  # within the epoch
+        steps = resume_checkpoints(runs / "runs/dropout/killed/checkpoints")
+        assert any(step % (STEPS // 2) for step in steps)  # within the epoch
     ranks("resume", runs)
     return runs
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from distill.callbacks.resume_checkpoint import saved
 from distill.cli.main import main
+from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
 from distill.workflows.sweep.process import run_to_end
 
@@ -57,7 +57,7 @@ def test_a_trial_that_was_stopped_resumes_at_its_step_and_ends_as_an_undisturbed
             main(sweep)
     done, stopped = Run(Path("runs/mine/trial-0001")), Run(Path("runs/mine/trial-0002"))
     assert (done.state, stopped.state) == ("finished", "interrupted")
-    assert next(iter(saved(stopped.checkpoints))) == STOP
+    assert next(iter(resume_checkpoints(stopped.checkpoints))) == STOP
     finished = done.result_file.stat().st_mtime_ns
     capfd.readouterr()
     assert main(sweep) == 0
