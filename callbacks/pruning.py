@@ -197,7 +197,7 @@ class GradualMagnitudePruning(Compression):
     def masked(self, student: nn.Module) -> list[str]:
         return [layer.path for layer in self._layers]
 
-    def factors(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
+    def factors(self) -> Sequence[tuple[Tensor, Tensor]]:
         return [(layer.weight, layer.factor) for layer in self._layers]
 
     def target_reached(self, step: int, total_steps: int) -> bool:

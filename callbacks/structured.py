@@ -118,7 +118,7 @@ class StructuredPruning(Compression):
     def masked(self, student: nn.Module) -> list[str]:
         return self.plan.masked(student)
 
-    def factors(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
+    def factors(self) -> Sequence[tuple[Tensor, Tensor]]:
         return self._factors
 
     # ------------------------------------------------------------------ schedule

@@ -141,7 +141,7 @@ class Compression(StepCallback, ABC):
         """Names of the student's parameters that it makes smaller; asked after :meth:`prepare`."""
         return self.masked(student)
 
-    def factors(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
+    def factors(self) -> Sequence[tuple[Tensor, Tensor]]:
         """Parameters that it masks now, and what each is multiplied by: 0 where it is masked, else 1."""
         return []
 

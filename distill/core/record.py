@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ __all__ = [
     "note",
     "read_steps",
     "recount_zeros",
+    "sparsity_step",
     "steps_of",
     "structural",
     "summary",
@@ -104,20 +105,30 @@ def recount_zeros(model: nn.Module) -> None:
 
     Layers that are there no longer are left out.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
     steps = steps_of(model)
     for step in steps:
         if step["kind"] == "sparsity" and "layers" in step:
-            weights = {name: parameters.get(f"{name}.weight", parameters.get(name)) for name in step["layers"]}
-            layers = {
-                name: {"weights": weight.numel(), "zeros": int((weight == 0).sum())}
-                for name, weight in weights.items()
-                if weight is not None
-            }
-            total = sum(counts["weights"] for counts in layers.values())
-            zeros = sum(counts["zeros"] for counts in layers.values())
-            step |= {"actual": zeros / max(1, total), "layers": layers}
+            step |= sparsity_step(model, step["layers"])
     model._compression_steps = steps  # type: ignore[assignment]
+
+
+def sparsity_step(model: nn.Module, layers: Iterable[str]) -> dict[str, Any]:
+    """The step of a compression that zeroes weights: how many there are of each layer, and how many are zero.
+
+    Args:
+        model: As it now is.
+        layers: Names of modules whose ``weight`` is meant, or of parameters; those that are not there are left out.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    weights = {name: parameters.get(f"{name}.weight", parameters.get(name)) for name in layers}
+    counts = {
+        name: {"weights": weight.numel(), "zeros": int((weight == 0).sum())}
+        for name, weight in weights.items()
+        if weight is not None
+    }
+    total = sum(count["weights"] for count in counts.values())
+    zeros = sum(count["zeros"] for count in counts.values())
+    return {"kind": "sparsity", "actual": zeros / max(1, total), "layers": counts}
 
 
 def structural(steps: Sequence[Mapping[str, Any]]) -> bool:

@@ -1,0 +1,1 @@
+"""One file for each way to extend distill; ``docs/extending.md`` walks through them."""

@@ -1,0 +1,18 @@
+"""A loss of one's own."""
+
+from distill import Batch, DistillationLoss, LossSum, Needs, Request, Signals
+
+
+class TeacherBrier(DistillationLoss):
+    """sum_c (p_c - q_c)^2, p and q the student's and the teacher's probabilities: at most 2 a prediction."""
+
+    outputs = "classes"  # one softmax; a task whose outputs are yes or no each is refused
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(student=Request(logits=True), teacher=Request(logits=True))
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:
+        ours, theirs = student.at(batch.mask), teacher.at(batch.mask)  # [N, C], the positions that count
+        difference = ours.float().softmax(-1) - theirs.float().softmax(-1)
+        return LossSum(difference.square().sum(), batch.count)
