@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+NAMES = ("negative", "positive")
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "__init__.py")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    return re.findall(rf"```{language}(?: title=[^\n]*)?\n(.*?)```", PAGE, re.DOTALL)
 
 
 def test_the_page_shows_the_files_as_they_are() -> None:
@@ -44,7 +45,7 @@ def here(base: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(ROOT))
     for split, rows in (("train", range(60)), ("validation", range(60, 80))):
         lines = [
-            {"headline": f"a {'good' if r % 3 else 'bad'} film", "sentence": f"story {r}", "label": "yn"[r % 3 == 0]}
+            {"headline": f"a {'good' if r % 3 else 'bad'} film", "sentence": f"story {r}", "label": NAMES[r % 3 > 0]}
             for r in rows
         ]
         Path(f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -52,7 +53,7 @@ def here(base: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
         "data": {"path": None, "files": {split: f"{split}.jsonl" for split in ("train", "validation")}},
         "trainer": {"max_steps": 6, "limit_val_batches": 1.0},
     }
-    Path("recipe.yaml").write_text(json.dumps(base | {key: base[key] | value for key, value in changes.items()}))
+    Path("reviews.yaml").write_text(json.dumps(base | {key: base[key] | value for key, value in changes.items()}))
     for name, text in zip(("loss", "task", "compression"), blocks("yaml"), strict=True):
         Path(f"{name}.yaml").write_text(text)
     return Path.cwd()
@@ -62,7 +63,7 @@ def test_the_pages_settings_make_one_run_and_its_export(here: Path, distill: Cal
     commands = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()]
     fits = [command for command in commands if command[:2] == ["distill", "fit"]]
     files = [argument for command in fits for argument in command if argument.endswith(".yaml")]
-    assert {*files} == {"recipe.yaml", "loss.yaml", "task.yaml", "compression.yaml"}
+    assert {*files} == {"reviews.yaml", "loss.yaml", "task.yaml", "compression.yaml"}
     given = [argument for file in dict.fromkeys(files) for argument in ("-c", file)]
     done = distill("fit", *given, "--allow", "examples", "--id", "one")
     assert done.code == 0, done.err
