@@ -34,7 +34,7 @@ class RandomPruning(Compression):
     def timeline(self, steps: Iterable[int], total_steps: int) -> dict[str, list[float]]:
         return {"random sparsity": [self.sparsity * min(1.0, step / (self.end * total_steps)) for step in steps]}
 
-    def complete(self, step: int, total_steps: int) -> bool:  # no checkpoint before that is the best
+    def target_reached(self, step: int, total_steps: int) -> bool:  # no checkpoint before that is the best
         return step >= self.end * total_steps
 
     def masked(self, student: nn.Module) -> list[str]:
