@@ -26,7 +26,7 @@ def within(state: Mapping[str, Any], folder: str | Path | None) -> dict[str, Any
     """The state of a ``ModelCheckpoint`` with every file that it names in ``folder``.
 
     These files are removed when better ones come, so a checkpoint may not say that they lie elsewhere; and a run's
-    folder may have been moved. A line tells of those that are looked for in ``folder`` instead.
+    folder may have been moved. A warning names those that are looked for in ``folder`` instead.
     """
     place = str(folder or "")
     elsewhere: dict[str, None] = {}  # a set that keeps its order
@@ -43,8 +43,8 @@ def within(state: Mapping[str, Any], folder: str | Path | None) -> dict[str, Any
     paths = {name: own(state[name]) for name in _PATHS}
     scores = {own(path): score for path, score in state["best_k_models"].items() if own(path)}
     if elsewhere and is_rank_zero():
-        told = "the checkpoint names files outside of %s, and these are not followed: %s"
-        _log.warning(told, place, visible(", ".join(elsewhere)))
+        message = "the checkpoint names files outside of %s, and these are not followed: %s"
+        _log.warning(message, place, visible(", ".join(elsewhere)))
     return {**state, **paths, "best_k_models": scores, "dirpath": folder}
 
 

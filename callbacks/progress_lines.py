@@ -22,7 +22,7 @@ _FIRST_SECONDS = 10.0
 
 class ProgressLines(Callback):
     """Prints step, loss, samples a second, the time left and when that will be: every minute, at every tenth of the
-    run, and as soon as ten seconds of it tell.
+    run, and as soon as ten seconds of it are done.
 
     Of a validation or test it prints the batches that are done, as often.
 

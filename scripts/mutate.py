@@ -213,7 +213,7 @@ class Tried:
 
 
 def try_all(mutations: Sequence[Mutation], work: Path, jobs: int, limit: float) -> Iterator[Tried]:
-    """Each fault, ``jobs`` at a time, as they end; each job has a copy of its own, mended after each fault."""
+    """Each fault, ``jobs`` at a time, as they end; each job has a copy of its own, restored after each fault."""
     waiting, sound = deque(mutations), dict[str, Verdict]()
     working = []
     for job in range(jobs):

@@ -33,9 +33,9 @@ RUN = argument("run", metavar="RUN", nargs="?", help="the run's folder, as `dist
 RUN_EXAMPLE = "runs/NAME/ID"
 
 
-def config_files(told: str) -> Argument:
-    """The files of a configuration, in their order; ``told`` is the help."""
-    return argument("-c", "--config", action="append", default=[], metavar="FILE", help=told)
+def config_files(help_text: str) -> Argument:
+    """The files of a configuration, in their order; ``help_text`` is its help."""
+    return argument("-c", "--config", action="append", default=[], metavar="FILE", help=help_text)
 
 
 class Command(NamedTuple):

@@ -215,7 +215,7 @@ def refuse_rivals(callbacks: Sequence[Callback]) -> None:
 
 
 def hurried(callbacks: Iterable[Compression], total_steps: int, taken: int | None = None) -> list[dict[str, Any]]:
-    """The demands of which a student falls short, as ``result.json`` tells of them.
+    """The demands of which a student falls short, as ``result.json`` reports them.
 
     Args:
         callbacks: The compressions.

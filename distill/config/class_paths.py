@@ -82,7 +82,7 @@ def check_classes(value: Any) -> None:
     for key, path in _named(value):
         try:
             found = import_object(path) if "." in path else object
-        except Exception:  # importing runs the user's module; what it raises is told where the class is needed
+        except Exception:  # importing runs the user's module; what it raises is reported where the class is needed
             continue
         if not inspect.isclass(found):
             raise UserError("is no class", key=key, value=path, hint="name a class")

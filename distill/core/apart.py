@@ -1,4 +1,4 @@
-"""Documents of packed blocks, run apart from each other: for models that can be told in no way where one begins."""
+"""Documents of packed blocks, run apart from each other: for models in which nothing marks where one begins."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ class Widths:
 
     @classmethod
     def of(cls, config: Any, family: Family) -> Widths:
-        """The sizes that a configuration tells."""
+        """The sizes that a configuration states."""
         hidden, heads = config.hidden_size, config.num_attention_heads
         return cls(
             hidden=hidden,
@@ -149,7 +149,7 @@ def layer_list(model: nn.Module) -> str:
     """The name of the module list that holds the layers.
 
     Raises:
-        UserError: if it cannot be told.
+        UserError: if it is not known.
     """
     spec = ModelSpec(model, "the model to copy from")
     if spec.has_two_stacks:

@@ -84,7 +84,7 @@ def logits_of(model: nn.Module, output: Any) -> Tensor:
     Of a nameless tuple or list, the one tensor that is no scalar: ``(logits,)``, ``(loss, logits)``.
 
     Raises:
-        UserError: if that tells none, or more than one.
+        UserError: if that gives none, or more than one.
     """
     found: Any = None
     if isinstance(output, Tensor):

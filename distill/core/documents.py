@@ -1,4 +1,4 @@
-"""Packed documents that must not see each other: how a model is told, found by trying it."""
+"""Packed documents that must not see each other: how a model keeps them apart, found by trying it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Inputs = Mapping[str, Any]
 def hide_documents(model: nn.Module, inputs: Inputs) -> Inputs:
     """``inputs`` as ``model`` must have them for the documents of a block not to see each other.
 
-    Positions that begin again at 0 tell where a document begins. Most decoders of transformers make their mask from
+    Positions that begin again at 0 mark where a document begins. Most decoders of transformers make their mask from
     them; others are given the mask. Which way works is found when the model is first met (:func:`check_isolation`);
     where none does, the documents must be run apart (:func:`must_run_apart`).
 
@@ -63,13 +63,13 @@ def _way(model: nn.Module, inputs: Inputs) -> str | None:
         way = _remember(model)
         if way == "none":  # a run was refused when it was built; this is a loop of one's own
             name = type(model).__name__
-            why = "can be told in no way where a document begins, so those that share a block are run one by one"
+            why = "has no way to mark where a document begins, so those that share a block are run one by one"
             _log.warning("%s %s: right, and slow; data.pack_length: 0 gives each a row of its own", name, why)
     return way
 
 
 def check_isolation(who: str, model: nn.Module) -> None:
-    """Refuse a model in which packed documents see each other, whatever it is told.
+    """Refuse a model in which packed documents see each other, whatever it is given.
 
     Two short documents are run in a block, beside it with the first one changed, and the second by itself: its logits
     must be the same bits in the first two cases, and nearly those of the third. Where they differ no more than kernels
@@ -87,7 +87,7 @@ def check_isolation(who: str, model: nn.Module) -> None:
 
 
 def check_causal(who: str, model: nn.Module) -> None:
-    """Refuse a language model that sees the tokens it is to predict (BERT, unless it is told to be a decoder).
+    """Refuse a language model that sees the tokens it is to predict (BERT, unless it is configured as a decoder).
 
     Raises:
         UserError: naming the model.

@@ -20,7 +20,7 @@ _PROJECTIONS = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q_l
 # GPT-2, ModernBERT: one map whose output is queries, keys and values side by side.
 _FUSED_PROJECTIONS = (("c_attn",), ("Wqkv",))
 
-# Under which names layers tell the width of their output: convolutions, batch and group norms, whose channels follow
+# Under which names layers give the width of their output: convolutions, batch and group norms, whose channels follow
 # the batch; linear maps and embeddings, whose features come last.
 _CHANNELS_FIRST = ("out_channels", "num_features", "num_channels")
 _FEATURES_LAST = ("out_features", "embedding_dim", "nf")
@@ -61,7 +61,7 @@ class ModelSpec:
             if isinstance(value, int):
                 return value
         raise UserError(
-            f"{type(self.model).__name__} does not tell its {names[0]}",
+            f"{type(self.model).__name__} does not give its {names[0]}",
             key=self.key,
             hint="use a loss on taps (module names) for models that are not of transformers",
         )
@@ -78,7 +78,7 @@ class ModelSpec:
         return bool(getattr(self.config, "is_encoder_decoder", False))
 
     def _removed(self, kind: str) -> list[Mapping[str, Any]]:
-        """For each removal of ``kind`` from the model, layer -> the units that stayed; its configuration tells none."""
+        """For each removal of ``kind`` from the model, layer -> the units that stayed; its configuration gives none."""
         return [step[kind] for step in steps_of(self.model) if step["kind"] == "remove" and kind in step]
 
     @property
@@ -132,7 +132,7 @@ class ModelSpec:
         return resolved
 
     def _two_stacks(self, what: str, key: str) -> UserError:
-        """Encoder and decoder number their layers alike; which one is meant cannot be told."""
+        """Encoder and decoder number their layers alike; which one is meant is not known."""
         return UserError(
             f"{what} are kept of models with one stack of layers, not of encoder-decoders",
             key=self.key,
@@ -188,7 +188,7 @@ class ModelSpec:
         """The number of features or channels that the submodule ``name`` puts out, read off its last layer.
 
         Raises:
-            UserError: if no layer inside tells.
+            UserError: if no layer inside gives it.
         """
         return self.features(name, key).width
 
@@ -196,7 +196,7 @@ class ModelSpec:
         """Where the submodule ``name`` has the features of its output, read off its last layer.
 
         Raises:
-            UserError: if no layer inside tells.
+            UserError: if no layer inside gives it.
         """
         outer = self.module(name, key)
         for module in reversed(list(outer.modules())):

@@ -37,7 +37,7 @@ STEP_KINDS: dict[str, bool] = {
     "share": True,
     "quantize": True,
 }
-"""What a step may be -> whether the structure after it is told by the step alone, and not by the model's configuration.
+"""What a step may be -> whether the step alone gives the structure after it, and not the model's configuration.
 
 Another one is made known by :func:`distill.models.saved_student.register`.
 """
@@ -101,7 +101,7 @@ def note(model: nn.Module, *steps: Mapping[str, Any]) -> None:
 
 
 def recount_zeros(model: nn.Module) -> None:
-    """Bring the zeros that the steps tell of up to date: trained on without a mask, they are zeros no more.
+    """Bring the zeros that the steps record up to date: trained on without a mask, they are zeros no more.
 
     Layers that are there no longer are left out.
     """
@@ -132,7 +132,7 @@ def sparsity_step(model: nn.Module, layers: Iterable[str]) -> dict[str, Any]:
 
 
 def structural(steps: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the model's own configuration alone does not tell its structure after ``steps``."""
+    """Whether the model's own configuration alone does not give its structure after ``steps``."""
     return any(STEP_KINDS[step["kind"]] for step in steps)
 
 

@@ -50,7 +50,7 @@ class TeacherSource(ABC):
         """What the teacher says of a *training* batch, as ordinary tensors without a graph.
 
         A source may remember it by the samples' ids where the same id has the same inputs
-        (``Batch.input_digests`` tells). Data that is masked or augmented anew in each epoch had better come without.
+        (``Batch.input_digests`` shows it). Data that is masked or augmented anew in each epoch had better come without.
 
         Raises:
             UserError: if the source cannot give what is requested.

@@ -116,7 +116,7 @@ def _remarks(result: Mapping[str, Any]) -> Iterator[Remark]:
     else:
         constant = _constant(measured)
         yield from [Remark(constant, bad=True)] if constant else []
-        yield from _scores(result, measured, told=constant is not None)
+        yield from _scores(result, measured, said=constant is not None)
     yield from _layers(measured)
     for hurry in measured.get("hurried", ()):
         yield Remark(f"{hurry['what']} in {hurry['steps']:,} steps: fewer than {hurry['needed']:,} are seldom enough")
@@ -157,13 +157,13 @@ def _both(numbers: Mapping[str, Any]) -> tuple[Any, Any]:
     return numbers["predicted"], numbers["labels"]
 
 
-def _scores(result: Mapping[str, Any], measured: Mapping[str, Any], told: bool) -> Iterator[Remark]:
+def _scores(result: Mapping[str, Any], measured: Mapping[str, Any], said: bool) -> Iterator[Remark]:
     """What the scores show.
 
     Args:
         result: The run's.
         measured: Of it.
-        told: Whether it has been said that the student does not read its inputs.
+        said: Whether it has been said that the student does not read its inputs.
     """
     metric, scores = result.get("monitor"), result.get("scores")
     if not isinstance(metric, str) or not isinstance(scores, dict):
@@ -172,11 +172,11 @@ def _scores(result: Mapping[str, Any], measured: Mapping[str, Any], told: bool) 
     whose = ("student", "teacher", "guess", "alone")
     student, teacher, guess, alone = (number_at(scores, who, metric) for who in whose)
     error = number_at(measured, "standard_error") or 0.0
-    failed = told
+    failed = said
     for who, value in (("student", student), ("teacher", teacher)):
         remark = _no_better(who, value, guess, sign, error, metric) if scores.get(who) else None
         failed = failed or remark is not None
-        if remark is not None and not (who == "student" and told):
+        if remark is not None and not (who == "student" and said):
             yield remark
     if alone is not None and teacher is not None and sign * (alone - teacher) > 0:
         below = f"({number(teacher)}) is below that of the student without it ({number(alone)})"

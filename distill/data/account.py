@@ -25,7 +25,7 @@ __all__ = ["said", "sizes", "statistics", "token_counts", "unread"]
 
 _FEW = 10  # integers that might be classes
 _SOME = 20  # rows of which more classes than half are suspicious
-_UNKNOWN = 0.01  # share of tokens that is worth telling
+_UNKNOWN = 0.01  # share of tokens that is worth a line
 _COUNTED = 1 << 24  # tokens at the most
 
 
@@ -58,7 +58,7 @@ def said(
     Args:
         rows: The data.
         left_out: Use -> rows of which the tokenizer made nothing; uses that are not read are not there.
-        given: Role -> column, as the user has it: needs no telling.
+        given: Role -> column, as the user has it: not reported.
         notes: What was decided when the data was read.
         train: The training samples, of which classes are counted.
     """

@@ -64,7 +64,7 @@ class Samples(torch.utils.data.Dataset[dict[str, Any]]):
     function may draw random numbers from.
 
     Args:
-        features: Features by name, each with one entry a row; ``input_ids`` tells the lengths.
+        features: Features by name, each with one entry a row; ``input_ids`` gives the lengths.
         seed: The run's seed.
     """
 

@@ -30,7 +30,7 @@ class CallableLoss(LogitLoss):
     """``function(student_logits, teacher_logits)`` as a term: sum over the N predictions that count.
 
     The function gets logits ``[N, C]`` of the valid positions alone (padding and what is masked left out), in float32
-    or better, and returns one value a prediction ``[N]``, or their mean or sum, a scalar: which of the two is told by
+    or better, and returns one value a prediction ``[N]``, or their mean or sum, a scalar: which of the two is found by
     what it gives for the same predictions twice. A module's own parameters are trained with the student.
 
     Args:

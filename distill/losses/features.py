@@ -32,11 +32,11 @@ def features_last(feature: Tensor, layout: Features | None, name: str) -> Tensor
 
     Args:
         feature: A module's output.
-        layout: What the module tells, if anything.
+        layout: What the module says, if anything.
         name: The module's.
 
     Raises:
-        UserError: if it cannot be told: a map as wide as it has features, of a module that may have moved them.
+        UserError: if it is ambiguous: a map as wide as it has features, of a module that may have moved them.
     """
     last = feature.dim() - 1
     if last < 2:
@@ -50,7 +50,7 @@ def features_last(feature: Tensor, layout: Features | None, name: str) -> Tensor
             axis = 1 if layout.first else last
             if last > 2 and not layout.first and not layout.settled:
                 raise UserError(
-                    f"which dimension of {list(feature.shape)} holds the {layout.width} features cannot be told",
+                    f"which dimension of {list(feature.shape)} holds the {layout.width} features is ambiguous",
                     key="taps",
                     value=name,
                     hint="name the norm, convolution or linear map inside that puts them out",

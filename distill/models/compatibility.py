@@ -106,7 +106,7 @@ def check_labels(
     teacher: nn.Module | None,
     data: Sequence[str] | None,
     *,
-    told: bool = True,
+    warn: bool = True,
     who: tuple[str, str] = ("model.student", "model.teacher"),
 ) -> None:
     """Refuse classes of another number, the same classes in another order, and a teacher of wholly other ones.
@@ -117,7 +117,7 @@ def check_labels(
         student: A model whose configuration names its classes; ``None`` to leave it out.
         teacher: Likewise.
         data: The names in the data, in the order of their ids.
-        told: Whether a line says what cannot be known of the order: one, of whatever many pairs it is true.
+        warn: Whether a line says what cannot be known of the order: one, of whatever many pairs it is true.
         who: The two models' keys.
 
     Raises:
@@ -133,9 +133,9 @@ def check_labels(
     for number, one in enumerate(counted):
         for other in counted[number + 1 :]:
             doubt = _compare_labels(*one, *other)
-            if doubt and told:
+            if doubt and warn:
                 _log.warning("%s", doubt)
-                told = False
+                warn = False
 
 
 def _compare_labels(
@@ -233,9 +233,9 @@ def check_length(key: str, length: int, models: Iterable[tuple[str, nn.Module]])
 
 
 def positions_of(model: nn.Module) -> int | None:
-    """How many tokens a model reads at most; ``None`` where that is not bounded, or not told.
+    """How many tokens a model reads at most; ``None`` where that is not bounded, or not known.
 
-    Rotary positions continue beyond what was trained, and so do relative ones (XLNet's configuration tells -1).
+    Rotary positions continue beyond what was trained, and so do relative ones (XLNet's configuration says -1).
     """
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config

@@ -94,7 +94,7 @@ def load_model(
 def _compressed(
     location: str, path: str, auto_model: Any, key: str, attn_implementation: str | None
 ) -> PreTrainedModel:
-    """A model whose structure transformers cannot tell: its head is the one it was saved with."""
+    """A model whose structure transformers does not know: its head is the one it was saved with."""
     try:
         model = load(location)
     except UserError as error:
@@ -117,7 +117,7 @@ def _compressed(
 
 
 def mark_padding(model: PreTrainedModel, auto_model: Any) -> None:
-    """Let the end of text be the padding of a classifier that has none, until its data tells another.
+    """Let the end of text be the padding of a classifier that has none, until its data gives another.
 
     Decoders classify at the last token that is no padding, and refuse batches if they do not know it. The tokenizer
     that makes the batches has the last word (:func:`distill.models.tokens.set_padding`).

@@ -180,7 +180,7 @@ def _architecture(path: Path) -> Any:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
-            "there is no config.json that tells the model's structure",
+            "there is no config.json that gives the model's structure",
             key="folder",
             value=str(path),
             hint="for a plain module give one of the same structure: load(folder, model=module)",

@@ -19,7 +19,7 @@ _PROBES = (
     "Déjà vu, naïve Straße; 漢字とかな 🙂 Ωμέγα",
     'def f(x):\n    return x["key"]  # CamelCase, snake_case\n',
 )
-"""What a few texts become tells rules (case, accents, spaces, digits, special tokens) that no vocabulary does."""
+"""What a few texts become shows rules (case, accents, spaces, digits, special tokens) that no vocabulary does."""
 
 
 def by_id(tokenizer: Any) -> dict[int, str]:
@@ -89,7 +89,7 @@ def _difference(data: Any, own: Any) -> str | None:
 
 
 def embedding_rows(model: nn.Module) -> int | None:
-    """How many tokens a model has embeddings of; ``None`` where it does not tell."""
+    """How many tokens a model has embeddings of; ``None`` where that is not known."""
     config = getattr(model, "config", None)
     text: Any = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     size = getattr(text, "vocab_size", None)

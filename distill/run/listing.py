@@ -100,7 +100,7 @@ def read_json(file: Path) -> tuple[dict[str, Any], str]:
 
 
 def summary(folder: Path) -> Summary:
-    """What became of the run in ``folder``. Files that cannot be read are told of, and hide nothing else."""
+    """What became of the run in ``folder``. Files that cannot be read are reported, and hide nothing else."""
     run = Run(folder.absolute())
     result, broken_result = read_json(run.result_file)
     failure, broken_failure = read_json(run.failure_file)

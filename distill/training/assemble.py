@@ -68,7 +68,7 @@ def _refuse_shared(student: nn.Module, teacher: TeacherSource | None) -> None:
 
 
 def own_tokenizer(student: StudentConfig | str | nn.Module, task: Task, teacher: TeacherSource | None) -> Any:
-    """The tokenizer that the student was trained with: beside it, or its teacher's; ``None`` where nothing tells.
+    """The tokenizer that the student was trained with: beside it, or its teacher's; ``None`` where nothing names it.
 
     Raises:
         UserError: if it cannot be loaded, and something is to be compared with it.
@@ -92,7 +92,7 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
     """Have the models read what the data makes: with its tokenizer, its padding, its lengths.
 
     Args:
-        data: A data module; one that has no tokenizer tells nothing.
+        data: A data module; one that has no tokenizer says nothing.
         task: The task.
         student: The student.
         tokenizer: The student's own, or ``None``.

@@ -83,7 +83,7 @@ def empty_layers(model: nn.Module) -> list[str]:
 
 
 def counted(task: Task, counts: Counts, metric: Metric, tokens: Tensor | None) -> dict[str, Any]:
-    """What the counts of an evaluation tell besides its scores, for :mod:`distill.core.verdict`.
+    """What the counts of an evaluation show besides its scores, for :mod:`distill.core.verdict`.
 
     Args:
         task: Whose predictions they are.
@@ -129,7 +129,7 @@ class Evidence:
     """What a module's validations measure besides its metrics.
 
     Attributes:
-        found: Of the last validation, for ``result.json``: ``constant_layers``, what :func:`counted` tells, and
+        found: Of the last validation, for ``result.json``: ``constant_layers``, what :func:`counted` gives, and
             ``batches`` (those scored, and all there are) where they are known.
     """
 
@@ -156,7 +156,7 @@ class Evidence:
         self.found = found
 
     def token_counts(self, trainer: Trainer) -> Tensor | None:
-        """How often each token is to be predicted in the training data, where it tells; asked once."""
+        """How often each token is to be predicted in the training data, where that is known; asked once."""
         if self._tokens is None:
             counts = getattr(getattr(trainer, "datamodule", None), "token_counts", None)
             self._tokens = (None if counts is None else counts(),)

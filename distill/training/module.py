@@ -353,5 +353,5 @@ class Distillation(LightningModule):
             self._judged.scores = dict(saved["scores"])
 
     def _data_fingerprint(self) -> str | None:
-        """What the samples' ids stand for, where a data module tells."""
+        """What the samples' ids stand for, where a data module says."""
         return getattr(getattr(self.trainer, "datamodule", None), "fingerprint", None)

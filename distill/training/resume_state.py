@@ -77,7 +77,7 @@ def refuse_changed(checkpoint: Mapping[str, Any], teacher: TeacherSource | None,
     Args:
         checkpoint: A run's.
         teacher: The one that is there now.
-        data: The fingerprint of the data that is there now, where a data module tells.
+        data: The fingerprint of the data that is there now, where a data module says.
 
     Raises:
         UserError: saying which of them has changed.

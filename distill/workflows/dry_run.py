@@ -148,8 +148,8 @@ def dry_run(
             num_sanity_val_steps=0,
         )
         trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]  # others write into the run
-        told = explained(trainer, job.callbacks, job.config["trainer"])
-        with shared_id(job.run.id), none_left(trainer), told, meeting(trainer):
+        explaining = explained(trainer, job.callbacks, job.config["trainer"])
+        with shared_id(job.run.id), none_left(trainer), explaining, meeting(trainer):
             trainer.fit(job.module, datamodule=job.data)
     report = _report(job, trainer, measured) | {"run_folder": _folder(job.run, run_id)}
     report |= {"opening": opening(job, trainer, check)}

@@ -108,7 +108,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
     check = None if at is not None else TeacherCheck()
     first = [*([] if check is None else [check]), _WritePlan(job, check)]
     trainer.callbacks[:0] = [*first, DrawTimeline(job.run.folder / "timeline.png")]  # type: ignore[attr-defined]
-    told = explained(trainer, job.callbacks, job.config["trainer"])
+    explaining = explained(trainer, job.callbacks, job.config["trainer"])
     started = time.perf_counter()
     try:
         with (
@@ -116,7 +116,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
             quiet_lightning(),
             interruptible(trainer),
             none_left(trainer),
-            told,
+            explaining,
             meeting(trainer),
         ):
             trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)

@@ -58,14 +58,14 @@ def described(model: nn.Module) -> str:
     """``BertForSequenceClassification, 3 layers, 17.4 M parameters (5.7 M trained), 69.4 MB``."""
     count, trained = parameter_count(model), parameter_count(model, trained_only=True)
     parts = [type(model).__name__]
-    with suppress(UserError):  # of a module that does not tell
+    with suppress(UserError):  # of a module that does not say
         parts.append(f"{ModelSpec(model, 'model').num_layers} layers")
     some = f" ({_count(trained)} trained)" if 0 < trained < count else ""
     return ", ".join([*parts, f"{_count(count)} parameters{some}", f"{number(megabytes(model))} MB"])
 
 
 def steps_an_epoch(trainer: Trainer) -> int | None:
-    """Optimizer steps of an epoch; ``None`` where the data does not tell its end."""
+    """Optimizer steps of an epoch; ``None`` where the data does not say its end."""
     batches = trainer.num_training_batches
     return math.ceil(batches / trainer.accumulate_grad_batches) if math.isfinite(batches) else None
 

@@ -83,7 +83,7 @@ def fit_or_resume(
         known = Run.open(run.folder)
         return _resume(known, with_length(full, known.config), allow)
     if is_rank_zero() and run.folder.is_dir() and not run.folder.is_symlink():
-        with suppress(OSError):  # what else is in it stays, and is told of below
+        with suppress(OSError):  # what else is in it stays, and is reported below
             for path in run.folder.glob(".config.yaml*.new"):  # killed at its very beginning
                 path.unlink()
             run.folder.rmdir()
@@ -157,7 +157,7 @@ def _show(run: Run) -> None:
     """Show what a finished run came to.
 
     Raises:
-        UserError: if its file does not tell.
+        UserError: if its file does not say.
     """
     result = run.result
     try:

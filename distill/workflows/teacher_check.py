@@ -30,7 +30,7 @@ _AT_ONCE = 16
 
 
 class TeacherCheck(Callback):
-    """Scores the teacher when a run begins, on its first rank, so that one with nothing to teach is told at once.
+    """Scores the teacher when a run begins, on its first rank, so that one with nothing to teach is reported at once.
 
     Nothing of the run depends on it: it draws no random number that another would have drawn, and the teacher
     remembers nothing of it. It takes samples at even distances, as data may be sorted.

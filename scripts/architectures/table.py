@@ -32,8 +32,8 @@ torch {torch}, and what came of it. Made by
 | column | what is done, and compared with the model itself |
 |---|---|
 | teacher | saved, loaded by path, run on padded rows |
-| padding | a row alone and in a batch as a run pads it: the same logits to 1e-5; told: padding counts, a run says so |
-| left | a row alone and padded on the left, as an export computes it; told: its tokenizer pads on the right |
+| padding | a row alone and in a batch as a run pads it: the same logits to 1e-5; warned: padding counts |
+| left | a row alone and padded on the left, as an export computes it; warned: its tokenizer pads on the right |
 | packing | two documents in a packed block, and each alone: the same logits to 1e-5 |
 | copied | a student of all layers: the same bits; of half of them (`layers: uniform`): exactly their weights |
 | hints | `HintonKL`, `FitNetHint`, `CrossEntropy` and their gradient, for the copied student or a whole one |
@@ -77,7 +77,7 @@ def write(rows: Sequence[Row], path: Path) -> None:
     text = [_HEAD.format(transformers=transformers.__version__, torch=torch.__version__.partition("+")[0])]
     outcomes = counts(rows)
     text += [f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
-    for state in ("works", "told", "refused", "slow", "wrong", "fails"):
+    for state in ("works", "warned", "refused", "slow", "wrong", "fails"):
         text.append(f"| {state} | " + " | ".join(str(outcomes[column].get(state, 0)) for column in columns) + " |")
     text += ["", f"| type | task | {' | '.join(columns)} |", f"|---|---|{'---|' * len(columns)}"]
     for (kind, task), cells in lines.items():

@@ -22,7 +22,7 @@ __all__ = ["main"]
 
 MEMORY = 6 << 30  # bytes
 SECONDS = {"exported": 150}  # a cell, if not 60
-_TOLD = ("padding", "left")  # what a run, and an export, say themselves
+_WARNED = ("padding", "left")  # what a run, and an export, say themselves
 
 
 def main(cases: list[str]) -> None:
@@ -75,7 +75,7 @@ def _tried(kind: str, task: str, cells: list[str]) -> Any:
         except TimeoutError as error:
             yield cell, "slow", str(error)
         except Wrong as error:
-            yield cell, "told" if cell in _TOLD else "wrong", str(error)
+            yield cell, "warned" if cell in _WARNED else "wrong", str(error)
         except BaseException as error:
             yield cell, "fails", _line(error) + " @ " + _where(error)
         finally:

@@ -69,7 +69,7 @@ def test_every_tenth_of_the_run_has_a_line(
     assert [int(line.split()[1]) for line in found] == [3, 5, 8, 10, 13, 15, 18, 20, 23, 25]
 
 
-def test_the_end_is_told_as_soon_as_a_few_seconds_tell(
+def test_the_end_is_reported_as_soon_as_a_few_seconds_are_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = itertools.count(step=6.0)  # each look at the clock is 6 seconds after the last

@@ -74,7 +74,7 @@ def test_a_checkpoint_cannot_name_files_outside_of_the_run(
     assert all(name in told for name in ("/etc/a.ckpt", "/b.ckpt", "../c.ckpt"))
 
 
-def test_files_inside_of_the_run_are_told_of_to_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_inside_of_the_run_are_reported_to_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for kind in (BestCheckpoint, ModelCheckpoint):
         own = kind(dirpath=tmp_path, filename="best-{step}", monitor="val/accuracy", mode="max")
         own.best_model_path = str(tmp_path / "val/accuracy=0.50.ckpt")

@@ -267,7 +267,7 @@ def _restore(place: Path, kept: Path) -> None:
     shutil.copytree(kept, place, symlinks=True, dirs_exist_ok=True)
 
 
-def test_mistakes_made_by_chance_are_told(
+def test_mistakes_made_by_chance_are_reported(
     drive: Callable[..., tuple[Counter[str], list[str]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     ends, faults = drive(capsys, 0, 150)
@@ -276,7 +276,7 @@ def test_mistakes_made_by_chance_are_told(
 
 
 @pytest.mark.slow
-def test_a_thousand_mistakes_made_by_chance_are_told(
+def test_a_thousand_mistakes_made_by_chance_are_reported(
     drive: Callable[..., tuple[Counter[str], list[str]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     ends, faults = drive(capsys, 1000, 1000)

@@ -82,7 +82,7 @@ def test_a_hint_leads_on(argv: list[str], said: list[str], refused: Callable[...
         assert words in message
 
 
-def test_a_key_of_another_tool_in_a_file_is_told_too(refused: Callable[..., str], base: dict[str, Any]) -> None:
+def test_a_key_of_another_tool_in_a_file_is_reported_too(refused: Callable[..., str], base: dict[str, Any]) -> None:
     Path("base.yaml").write_text(yaml.safe_dump({**base, "learning_rate": 0.5}))
     assert "write --model.optimizer.lr 0.5" in refused()
 

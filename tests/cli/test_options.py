@@ -38,7 +38,7 @@ Distill = Callable[..., Any]
         ("sweep sweep.yml -c base.yaml --seed 3", "--seed = 3: has no effect with method: grid"),
     ],
 )
-def test_it_is_told_with_key_value_and_hint(argv: str, said: str, base: dict[str, Any], distill: Distill) -> None:
+def test_it_is_reported_with_key_value_and_hint(argv: str, said: str, base: dict[str, Any], distill: Distill) -> None:
     Path("sweep.yml").write_text("{method: grid, parameters: {seed: {values: [1, 2]}}}")
     _refused(distill, argv.split(), said)
 
@@ -80,7 +80,7 @@ def _refused(distill: Distill, argv: Sequence[str], said: str) -> None:
         ("{seed: {values: [1]}}", "model: 3", "model = 3: must be a mapping"),
     ],
 )
-def test_what_no_trial_could_have_is_told_before_the_first(
+def test_what_no_trial_could_have_is_reported_before_the_first(
     parameters: str, more: str, said: str, base: dict[str, Any], distill: Distill
 ) -> None:
     Path("sweep.yml").write_text(f"{{method: grid, parameters: {parameters}}}")

@@ -138,7 +138,7 @@ def test_an_interrupted_sweep_resumes_where_it_stopped(distill: Distill, fits: F
     assert fits.ids == []
 
 
-def test_a_trial_that_fails_is_told_of_and_the_others_run(distill: Distill, fits: Fits) -> None:
+def test_a_trial_that_fails_is_reported_and_the_others_run(distill: Distill, fits: Fits) -> None:
     fits.codes["trial-0002"] = 2
     code, out, err = distill("sweep", "sweep.yaml", "-c", "base.yaml")
     assert code == 1
@@ -240,7 +240,7 @@ def test_what_is_recorded_holds_no_secret(distill: Distill, fits: Fits) -> None:
     assert "s3cret" not in (FOLDER / "sweep.json").read_text()
 
 
-def test_an_unknown_metric_is_told_before_the_first_trial(distill: Distill, fits: Fits) -> None:
+def test_an_unknown_metric_is_reported_before_the_first_trial(distill: Distill, fits: Fits) -> None:
     write(metric={"name": "val/acuracy", "goal": "maximize"})
     code, _, err = distill("sweep", "sweep.yaml", "-c", "base.yaml")
     assert code == 2

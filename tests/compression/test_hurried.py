@@ -1,4 +1,4 @@
-"""What is told of compressions that had too few steps."""
+"""What is reported of compressions that had too few steps."""
 
 from __future__ import annotations
 

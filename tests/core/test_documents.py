@@ -121,7 +121,7 @@ def test_trying_a_model_takes_a_short_pass_for_each_question() -> None:
 
 
 @pytest.mark.parametrize("kind", VISIBLE)
-def test_in_a_loop_of_ones_own_documents_are_run_apart_and_that_is_told(
+def test_in_a_loop_of_ones_own_documents_are_run_apart_and_that_is_reported(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = language_model(kind, **VISIBLE[kind]).eval()

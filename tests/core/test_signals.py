@@ -49,7 +49,7 @@ def test_logits_of_masked_positions_are_dropped() -> None:
     torch.testing.assert_close(kept, torch.tensor([[0.0, 1, 2], [9, 10, 11]]))
 
 
-def test_reading_logits_that_were_not_requested_is_a_bug_told_at_once() -> None:
+def test_reading_logits_that_were_not_requested_is_a_bug_reported_at_once() -> None:
     with pytest.raises(RuntimeError, match="not requested"):
         Signals().at(None)
 

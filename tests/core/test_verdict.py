@@ -59,7 +59,7 @@ def test_of_a_good_outcome_nothing_is_said() -> None:
         (result(student=float("nan")), "student's accuracy is not defined", True),
     ],
 )
-def test_a_doubtful_outcome_is_told_in_one_line(found: dict[str, Any], said: str, bad: bool) -> None:
+def test_a_doubtful_outcome_is_reported_in_one_line(found: dict[str, Any], said: str, bad: bool) -> None:
     verdict = Verdict.of(found)
     assert said in lines(found)
     assert len(verdict.lines) == 1
@@ -76,7 +76,7 @@ def test_a_layer_without_weights_is_not_told_of_twice() -> None:
     assert len(Verdict.of(found).lines) == 1
 
 
-def test_a_constant_student_is_told_of_once() -> None:
+def test_a_constant_student_is_reported_once() -> None:
     found = result(student=0.51, most_predicted={"class": "class 1", "share": 1.0})
     assert lines(found) == "the student predicts class 1 for every input"
 

@@ -1,4 +1,4 @@
-"""How the labels of a split are told."""
+"""How the labels of a split are reported."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_each_class_has_its_share_of_what_has_a_label(labels: Labels, given: Sam
     assert balance(labels, given) == f"3 classes: {said}"
 
 
-def test_of_many_classes_the_most_frequent_are_told_and_the_rarest() -> None:
+def test_of_many_classes_the_most_frequent_are_reported_and_the_rarest() -> None:
     counts = [30, 5, 200, 1, 50, 2, 3, 4, 100, 0]
     given = samples(label=np.repeat(np.arange(10), counts))
     said = "10 classes: c2 51 %, c8 25 %, c4 13 %, c0 8 %, ... c3 0.25 %; 1 of them in no row"

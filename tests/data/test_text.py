@@ -166,7 +166,7 @@ def test_a_run_begins_by_saying_what_was_taken_for_what(tmp_path, tiny_tokenizer
     ]
 
 
-def test_a_split_for_validation_that_is_not_read_is_told(text_folder, tiny_tokenizer_dir):
+def test_a_split_for_validation_that_is_not_read_is_reported(text_folder, tiny_tokenizer_dir):
     told = "data: the split validation is not read: data.validation_fraction takes rows from training"
     assert told in make(text_folder, tiny_tokenizer_dir, validation_fraction=0.2).account
     assert told not in make(text_folder, tiny_tokenizer_dir).account

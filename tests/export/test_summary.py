@@ -84,7 +84,7 @@ def test_decisions_that_are_all_one_class_are_no_proof() -> None:
     assert "warning: the student predicts class 1 for every input" in text
 
 
-def test_integers_that_are_slower_than_the_same_floats_are_told_of() -> None:
+def test_integers_that_are_slower_than_the_same_floats_are_reported() -> None:
     (line,) = slower({"export": 3.0, "the float teacher": 9.0, "the float student": 2.0})
     assert "3.00 ms against 2.00 ms" in line
     assert slower({"export": 2.0, "the float student": 2.0}) == slower({"export": 3.0, "the float teacher": 1.0}) == []

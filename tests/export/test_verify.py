@@ -54,7 +54,7 @@ def test_the_metrics_are_over_all_batches(task: TextClassification) -> None:
     )
 
 
-def test_it_is_told_where_all_decisions_are_one_class(task: TextClassification) -> None:
+def test_it_is_reported_where_all_decisions_are_one_class(task: TextClassification) -> None:
     same = [[4.0, 0.0], [3.0, 2.0]]
     assert compare(task, [batch(2, [0, 1])], turns(same), turns(same)).one_class
     two = [same, [[4.0, 0.0], [0.0, 1.0]]]
@@ -127,7 +127,7 @@ def test_the_bounds() -> None:
         check_integer(replace(SAME, exported=float("nan")))
 
 
-def test_differences_are_told_beside_the_largest_logit_of_the_trained_model(task: TextClassification) -> None:
+def test_differences_are_reported_beside_the_largest_logit_of_the_trained_model(task: TextClassification) -> None:
     found = compare(task, [batch(2, [0, 1])], turns([[1.0, 0.5], [0.0, 2.0]]), turns([[1.0, 0.5], [0.0, 8.0]]))
     assert found.relative_error == pytest.approx(3.0)
 

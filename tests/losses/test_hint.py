@@ -180,7 +180,7 @@ def test_a_map_whose_channels_cannot_be_told_from_its_width_is_refused():
     loss = FitNetHint(taps={"body": "body"}, normalize=True)
     loss.bind(ModelSpec(net, "model.student"), ModelSpec(net, "model.teacher"))
     maps = Signals(taps={"body": torch.randn(2, 6, 6, 6)})
-    with pytest.raises(UserError, match="cannot be told"):
+    with pytest.raises(UserError, match="is ambiguous"):
         loss(maps, maps, Batch(inputs={"input": torch.zeros(2, 1)}))
 
 

@@ -114,7 +114,7 @@ def test_a_teacher_of_wholly_other_classes_is_refused_with_both_ways_to_say_that
         check_labels(model("bad", "good"), model("a", "b"), None, who=("model.teacher.0", "model.teacher.1"))
 
 
-def test_a_student_of_other_names_is_told_of_as_it_is_trained_to_give_the_datas(
+def test_a_student_of_other_names_is_reported_as_it_is_trained_to_give_the_datas(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING):

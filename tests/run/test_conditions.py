@@ -1,4 +1,4 @@
-"""What the bits depend on besides configuration, data and models is recorded, compared, and told."""
+"""What the bits depend on besides configuration, data and models is recorded, compared, and reported."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from distill.run.conditions import _processor, conditions, other_conditions
 CPU = torch.device("cpu")
 
 
-def test_where_nothing_has_changed_nothing_is_told() -> None:
+def test_where_nothing_has_changed_nothing_is_reported() -> None:
     assert other_conditions({"conditions": conditions(CPU)}, CPU) == ""
     assert other_conditions({}, CPU) == ""  # of a version that did not say
     assert other_conditions({"conditions": "\x1b"}, CPU) == ""
 
 
-def test_what_makes_other_bits_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_makes_other_bits_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     began, threads = {"conditions": conditions(CPU)}, torch.get_num_threads()
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
@@ -38,7 +38,7 @@ def test_what_makes_other_bits_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "processor" not in told
 
 
-def test_of_a_processor_its_maker_and_what_libraries_choose_by_are_told(tmp_path: Path) -> None:
+def test_of_a_processor_its_maker_and_what_libraries_choose_by_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "cpuinfo"
     file.write_text("vendor_id\t: GenuineIntel\nflags\t\t: fpu sse2 avx2 fma avx512f avx512_vnni amx_tile hypervisor\n")
     assert _processor(file) == "GenuineIntel amx_tile avx2 avx512_vnni avx512f fma"

@@ -96,7 +96,7 @@ def test_a_fork_does_not_end_its_parents_lock(tmp_path: Path) -> None:
     assert done.stdout.split() == [b"True", b"False"]
 
 
-def test_what_cannot_be_locked_is_told_with_a_hint(tmp_path: Path) -> None:
+def test_what_cannot_be_locked_is_reported_with_a_hint(tmp_path: Path) -> None:
     file = tmp_path / ".lock"
     file.mkdir()
     with pytest.raises(UserError, match=r": \.lock cannot be locked \(Is a directory\)\. check that"), locked(file):
@@ -104,7 +104,7 @@ def test_what_cannot_be_locked_is_told_with_a_hint(tmp_path: Path) -> None:
     assert not held(file)
 
 
-def test_a_file_system_without_locks_is_told_with_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_reported_with_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 

@@ -10,7 +10,7 @@ import torch
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
-# Type, task -> what is refused or told, with words of the reason; all else works, padding included.
+# Type, task -> what is refused or warned of, with words of the reason; all else works, padding included.
 SAMPLE: dict[tuple[str, str], dict[str, str]] = {
     ("bert", "text-classification"): {"left": "behind 4 of padding"},  # it classifies at the first position
     ("qwen2", "causal-lm"): {},

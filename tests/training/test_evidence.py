@@ -131,7 +131,7 @@ TOKENS = torch.randint(7, (20, 11), generator=DRAW) ** 2 // 7
         (Plain(), torch.rand(60, 3), torch.full((60,), IGNORE), "has no labels"),
     ],
 )
-def test_a_student_that_does_not_read_its_input_is_told_of(
+def test_a_student_that_does_not_read_its_input_is_reported(
     task: Task, logits: torch.Tensor, labels: torch.Tensor, said: str
 ) -> None:
     (line,) = Verdict.of(found(task, logits, labels)).bad

@@ -432,7 +432,7 @@ def test_a_student_that_is_quantized_is_not_trained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_zeros_that_nothing_holds_are_told_of_and_not_recorded(
+def test_zeros_that_nothing_holds_are_reported_and_not_recorded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, held: bool
 ) -> None:
     student = Net()

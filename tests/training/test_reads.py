@@ -94,7 +94,7 @@ def test_token_types_reach_a_model_that_has_them() -> None:
 
 
 def test_relative_positions_have_no_end_and_robertas_begin_behind_the_padding() -> None:
-    assert positions_of(made("xlnet")) is None  # whose configuration tells -1
+    assert positions_of(made("xlnet")) is None  # whose configuration says -1
     assert positions_of(made("roberta", pad_token_id=1)) == 38
     check_length("data.max_length", 1000, [("model.student", made("xlnet"))])
     with pytest.raises(UserError, match=r"model\.student has 38 positions"):

@@ -1,4 +1,4 @@
-"""What is told of a teacher when a run begins: one that has nothing to teach, and nothing that changes the run."""
+"""What is reported of a teacher when a run begins: one that has nothing to teach, and nothing that changes the run."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run(
     return check, module
 
 
-def test_a_teacher_is_told_of_where_it_is_no_better_than_a_constant_guess(tmp_path: Path) -> None:
+def test_a_teacher_is_reported_where_it_is_no_better_than_a_constant_guess(tmp_path: Path) -> None:
     validation = DataLoader(rows(3000), 500)
     good, _ = run(tmp_path, Knows(), validation)
     assert good.score == "accuracy 1 (constant guess 0.6875), on 256 of 3,000 validation samples"

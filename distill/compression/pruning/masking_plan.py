@@ -269,8 +269,8 @@ class Masks:
             notes["held"] = held
         blind = {layer.name: count for layer in self.layers if (count := layer.unscored(plan.criterion))}
         if blind:
-            told = "%s scored some weights not, which are ranked by magnitude among themselves: %s"
-            _say(told, type(plan.criterion).__name__, _few(list(blind)))
+            message = "%s scored some weights not, which are ranked by magnitude among themselves: %s"
+            _say(message, type(plan.criterion).__name__, _few(list(blind)))
             notes["unscored"] = blind
         return notes
 

@@ -130,7 +130,7 @@ def _tell_heads(layer: nn.Module, before: int, after: int) -> None:
 
 
 def remove_layers(model: nn.Module, kept: Sequence[int], key: str) -> None:
-    """Take out, in place, all layers but ``kept`` (1 is the first); the configuration tells the new depth.
+    """Take out, in place, all layers but ``kept`` (1 is the first); the configuration gives the new depth.
 
     Raises:
         UserError: if the architecture is not known, or its layers know how deep they are.

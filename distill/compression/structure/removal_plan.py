@@ -141,8 +141,8 @@ class RemovalPlan:
                 raise UserError(problem, key=f"{self.key}.{kind}", value=fraction, hint=hint)
             if group > 1 and is_rank_zero():
                 part = removed / sum(units.count for units in parts.units[kind])
-                told = "%s.heads = %g: a layer has %s, and these go together: %.3g %% of the heads go"
-                _log.warning(told, self.key, fraction, counts, 100 * part)
+                message = "%s.heads = %g: a layer has %s, and these go together: %.3g %% of the heads go"
+                _log.warning(message, self.key, fraction, counts, 100 * part)
             for units in parts.units[kind]:
                 self._add_buffers(student.get_submodule(units.owner), UNIT_KINDS[kind], units.count)
         for norm in parts.norms:

@@ -35,7 +35,7 @@ def due(done: int, total: int, seconds: float) -> bool:
 
 
 def track(items: Sequence[Item], what: str, console: Console) -> Iterator[Item]:
-    """``items``, one after the other, while ``console`` tells how many are done and how long the others will take.
+    """``items``, one after the other, while ``console`` shows how many are done and how long the others will take.
 
     Args:
         items: To be worked on.
@@ -49,7 +49,7 @@ def track(items: Sequence[Item], what: str, console: Console) -> Iterator[Item]:
 
 
 def spoken(items: Iterable[Item], what: str, total: int, console: Console) -> Iterator[Item]:
-    """``items``, one after the other, with lines that tell how far that is, unless ``console`` is a terminal.
+    """``items``, one after the other, with lines that show how far that is, unless ``console`` is a terminal.
 
     Args:
         items: To be worked on.

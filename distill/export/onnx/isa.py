@@ -33,7 +33,7 @@ def check_isa(isa: str) -> str:
 
 
 def host_isa(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The target that this machine is; ``avx2``, the careful choice, where it does not tell."""
+    """The target that this machine is; ``avx2``, the careful choice, where that is not known."""
     if platform.machine().lower() in ("aarch64", "arm64"):
         return "arm"
     flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""

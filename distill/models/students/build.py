@@ -44,7 +44,7 @@ def build_student(
         task: Which head the model needs.
         teacher: The model to copy from where the configuration says so.
         labels: Names of the classes in the order of their ids; the task's if not given.
-        tokenizer: The teacher's, which tells the padding of a student of fresh weights.
+        tokenizer: The teacher's, which gives the padding of a student of fresh weights.
 
     Raises:
         UserError: if the configuration does not describe a model that can be made.
@@ -191,7 +191,7 @@ def _vocabulary(config: StudentConfig, teacher: nn.Module | None, tokenizer: Any
         return {}
     found |= {name: getattr(source, name, None) for name in _SPECIAL}
     if config.tokenizer is None and tokenizer is not None:
-        found["pad_token_id"] = tokenizer.pad_token_id  # its configuration may tell another, which nothing there reads
+        found["pad_token_id"] = tokenizer.pad_token_id  # its configuration may name another, which nothing there reads
     if found["pad_token_id"] in (found["bos_token_id"], found["eos_token_id"]):
         # Embeddings do not train the row of the padding, and this one is no mere padding.
         del found["pad_token_id"]

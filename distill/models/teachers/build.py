@@ -88,7 +88,7 @@ def _build_one(config: str | TeacherConfig, task: TextTask, labels: Sequence[str
     if not predicts_tokens(task):
         if config.labels is not None:
             _name_outputs(model, config.labels, f"{key}.labels")
-        check_labels(None, model, labels, told=False, who=("", key))  # it is, beside the student
+        check_labels(None, model, labels, warn=False, who=("", key))  # it is, beside the student
         _check_outputs(model, task, key)
     elif config.labels is not None:
         raise idle(f"{key}.labels", config.labels, f"{task.name}, whose outputs are tokens", "train a classifier")

@@ -161,7 +161,7 @@ def _joined(parts: Sequence[Any]) -> Any:
 class SafeCheckpointIO(CheckpointIO):
     """Writes checkpoints in the background, one at a time, as :func:`write` does.
 
-    The step waits for a copy of the tensors only. A checkpoint that cannot be written is told of once, and is then
+    The step waits for a copy of the tensors only. A checkpoint that cannot be written is reported once, and is then
     not there; training continues, and what was to be removed in its favour stays.
     """
 
@@ -190,7 +190,7 @@ class SafeCheckpointIO(CheckpointIO):
         """Wait until all is written.
 
         Raises:
-            Exception: whatever a write ended with, other than the trouble with the disk that was told of.
+            Exception: whatever a write ended with, other than the trouble with the disk that was reported.
         """
         pending, self._pending = self._pending, []
         for future in pending:
@@ -221,16 +221,16 @@ class SafeCheckpointIO(CheckpointIO):
             action()
 
     def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
-        told, self._failed = self._failed, True
+        reported, self._failed = self._failed, True
         try:
             make(path.parent)
             write(checkpoint, path)
             self._failed = False
         except OSError as error:
-            if not told:
-                self._tell(path, error)
+            if not reported:
+                self._report(path, error)
 
-    def _tell(self, path: Path, error: OSError) -> None:
+    def _report(self, path: Path, error: OSError) -> None:
         folder = path.parent.parent if path.parent.suffix == ".new" else path.parent  # of a rank's file: beside its own
         kept = any(folder.glob("*.ckpt"))
         problem = f"the run continues, {'with the last good one kept' if kept else 'without any as yet'}"

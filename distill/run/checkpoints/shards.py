@@ -134,7 +134,7 @@ class ShardedCheckpointIO(SafeCheckpointIO):
                 return
             except OSError as error:
                 self._failed = True
-                self._tell(path, error)
+                self._report(path, error)
         remove(fresh)
 
     def teardown(self) -> None:

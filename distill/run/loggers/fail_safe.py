@@ -12,7 +12,7 @@ __all__ = ["FailSafe"]
 
 
 class FailSafe:
-    """A logger that ends alone: what goes wrong in it is told once, and the run continues without it."""
+    """A logger that ends alone: what goes wrong in it is reported once, and the run continues without it."""
 
     label: str
     _failed = False

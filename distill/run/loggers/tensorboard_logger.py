@@ -56,7 +56,7 @@ class SafeTensorBoardLogger(FailSafe, TensorBoardLogger):
 
 @cache  # once is enough
 def _hush() -> None:
-    """Have tensorboard's thread that cannot write end without a traceback: the next row finds out why, and tells it."""
+    """Have tensorboard's thread that cannot write end without a traceback: the next row reports why."""
     before = threading.excepthook
 
     def hook(ended: threading.ExceptHookArgs) -> None:

@@ -158,7 +158,7 @@ class SafeWandbLogger(FailSafe, WandbLogger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self._try("log", lambda: self._log(metrics, step))
-        self._troubles.tell(self._to_send)
+        self._troubles.report(self._to_send)
 
     def _log(self, metrics: Mapping[str, float], step: int | None) -> None:
         key = None if step is None else _key(step, metrics)
@@ -189,7 +189,7 @@ class SafeWandbLogger(FailSafe, WandbLogger):
         if self._experiment is not None:
             if not self._failed:
                 finish(self._experiment, self._troubles, 0 if status == "success" else 1)
-                self._troubles.tell(self._to_send)
+                self._troubles.report(self._to_send)
             if self._offline:
                 print(f"W&B was offline; to send it: {sync_command(self._to_send)}", flush=True)
             self._experiment, self._failed = None, True
@@ -234,7 +234,7 @@ class _Export(FailSafe):
         _log_folder(experiment, f"{self._run.name}-{folder.name}", folder)
         finish(experiment, troubles)
         end_service()  # which writes the file of an offline run behind: now it is complete
-        troubles.tell(Path(experiment.dir).parent)
+        troubles.report(Path(experiment.dir).parent)
 
 
 def _log_folder(experiment: Any, name: str, folder: str | Path) -> None:

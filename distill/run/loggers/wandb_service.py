@@ -27,7 +27,7 @@ FINISH_SECONDS = 60.0
 
 
 class Troubles:
-    """Takes what W&B would print of a run that has begun, to tell it once, and with what mends it."""
+    """Takes what W&B would print of a run that has begun, to report it once, with what to do about it."""
 
     def __init__(self) -> None:
         self._reasons: list[str] = []
@@ -45,7 +45,7 @@ class Troubles:
 
     error = warning
 
-    def tell(self, folder: Path) -> None:
+    def report(self, folder: Path) -> None:
         """Warn of what there is, unless that was done; ``folder`` holds the files of the W&B run."""
         if self._reasons and not self._told:
             self._told = True

@@ -63,7 +63,7 @@ _FROZEN = "freeze parameters with model.student.freeze"
 _CANNOT: dict[type[Callback], tuple[str, str]] = {
     BatchSizeFinder: (
         "tries batches of other sizes than those that the run is a function of",
-        "set data.batch_size; `--dry-run` tells the memory of a step",
+        "set data.batch_size; `--dry-run` shows the memory of a step",
     ),
     LearningRateFinder: (
         "sets a learning rate that the run's configuration would not say",
@@ -76,7 +76,7 @@ _CANNOT: dict[type[Callback], tuple[str, str]] = {
     BackboneFinetuning: ("needs a module with a `backbone`, and here there is a student and its teacher", _FROZEN),
     ThroughputMonitor: (
         "takes a function, which a configuration cannot name",
-        "leave it out: `--dry-run` and `scripts/bench_training.py` tell the speed",
+        "leave it out: `--dry-run` and `scripts/bench_training.py` show the speed",
     ),
     BaseFinetuning: ("does nothing by itself, only its subclasses do", _FROZEN),
     BasePredictionWriter: ("does nothing by itself, only its subclasses do", "leave it out"),
@@ -256,11 +256,11 @@ def explained(trainer: Trainer, callbacks: Sequence[Callback], given: Mapping[st
     except Exception as error:
         if not of_lightning(error):
             raise
-        told = refusal(error, callbacks, given)
+        refused = refusal(error, callbacks, given)
         if not watch.begun:
-            raise told from error
-        if isinstance(error, MisconfigurationException) or told.key.startswith("callbacks."):
-            raise TrainingError(str(told)) from error
+            raise refused from error
+        if isinstance(error, MisconfigurationException) or refused.key.startswith("callbacks."):
+            raise TrainingError(str(refused)) from error
         raise  # a fault, of which the place is needed
 
 

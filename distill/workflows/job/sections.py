@@ -184,9 +184,9 @@ def _first(errors: list[tuple[Exception, str]], key: str, written: Any) -> Excep
         return located(shown, key, written, name)
     if isinstance(shown, (ValueError, TypeError, ImportError, MisconfigurationException)):
         place = next((place for place, named in classes_in(written, key) if named == name), key)
-        told = refusal(shown)
-        problem = f"cannot be built: {told.problem}"
-        return UserError(problem, key=place, value=name if place != key else None, hint=told.hint)
+        refused = refusal(shown)
+        problem = f"cannot be built: {refused.problem}"
+        return UserError(problem, key=place, value=name if place != key else None, hint=refused.hint)
     return shown
 
 

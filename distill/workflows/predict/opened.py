@@ -62,7 +62,7 @@ def open_folder(path: str, max_length: int | None = None) -> Opened:
     Args:
         path: The folder.
         max_length: Texts are cut to so many tokens; to as many as in training if not given, or to as many as the model
-            reads (512 at most) where the folder does not tell.
+            reads (512 at most) where the folder does not say.
 
     Raises:
         UserError: if there is none, it reads no text, or a part of it is missing.

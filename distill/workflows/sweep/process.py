@@ -1,4 +1,4 @@
-"""A command that is run to its end, and that is told of the signals which ask this process to stop."""
+"""A command that is run to its end, and that receives the signals which ask this process to stop."""
 
 from __future__ import annotations
 

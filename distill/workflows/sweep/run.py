@@ -1,4 +1,4 @@
-"""Running the trials of a sweep one after the other, and telling which was best."""
+"""Running the trials of a sweep one after the other, and showing which was best."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def sweep(
     Raises:
         UserError: if the file cannot be understood, or nothing has the metric that it names.
         TrainingError: if trials failed. The others have run.
-        KeyboardInterrupt: if one came; the trial was told.
+        KeyboardInterrupt: if one came; the trial was stopped too.
     """
     file, console = read_sweep(find_sweep(name)), console or wide()
     recipe = _recipe(file, given)

@@ -18,7 +18,7 @@ from distill.core.utils.errors import UserError
 Make = Callable[..., Any]
 
 
-def test_schedule_is_told_in_advance() -> None:
+def test_schedule_is_reported_in_advance() -> None:
     pruning = StructuredPruning(heads=0.5, layers=2, begin=0.1, end=0.5, every_n_steps=10)
     # (1 - (1 - 20/40)^3) = 0.875 at step 30 of 10 ... 50.
     assert pruning.timeline([0, 30, 39, 50, 100], 100) == {
@@ -91,7 +91,7 @@ def _llama() -> Any:
     )
 
 
-def test_heads_that_go_in_groups_are_told_with_their_true_part(caplog: pytest.LogCaptureFixture) -> None:
+def test_heads_that_go_in_groups_are_reported_with_their_true_part(caplog: pytest.LogCaptureFixture) -> None:
     student, pruning = _llama(), StructuredPruning(heads=0.5)
     with caplog.at_level(logging.WARNING, logger="distill"):
         pruning.prepare(student)

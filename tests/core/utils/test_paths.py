@@ -29,7 +29,7 @@ def test_a_run_stands_for_the_student_it_saved(tmp_path: Path) -> None:
     assert resolve(str(tmp_path), "model.teacher") == str(tmp_path / "student")
 
 
-def test_a_folder_is_itself_and_a_missing_one_is_told(tmp_path: Path) -> None:
+def test_a_folder_is_itself_and_a_missing_one_is_reported(tmp_path: Path) -> None:
     assert resolve(str(tmp_path), "data.path") == str(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         resolve(str(tmp_path / "missing"), "data.path")

@@ -1,4 +1,4 @@
-"""The promises of what tells how far long work is."""
+"""The promises of what shows how far long work is."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def refused(distill: Distill, hashes: Hashes) -> Callable[..., str]:
 
 
 @pytest.fixture
-def mended(world: World) -> Iterator[Callable[[str], Path]]:
+def restored(world: World) -> Iterator[Callable[[str], Path]]:
     """A file of the world, to be altered; it is put back in the end."""
     before: dict[Path, bytes] = {}
 
@@ -54,8 +54,8 @@ def mended(world: World) -> Iterator[Callable[[str], Path]]:
         path.write_bytes(content)
 
 
-def test_another_teacher_is_refused(run: Path, refused: Callable[..., str], mended: Callable[[str], Path]) -> None:
-    path = mended("teacher/model.safetensors")
+def test_another_teacher_is_refused(run: Path, refused: Callable[..., str], restored: Callable[[str], Path]) -> None:
+    path = restored("teacher/model.safetensors")
     weights = load_file(path)
     weights["classifier.bias"] += 1e-6
     save_file(weights, path, {"format": "pt"})
@@ -64,8 +64,8 @@ def test_another_teacher_is_refused(run: Path, refused: Callable[..., str], mend
     assert "give it back as it was" in said
 
 
-def test_another_tokenizer_is_refused(run: Path, refused: Callable[..., str], mended: Callable[[str], Path]) -> None:
-    path = mended("teacher/tokenizer.json")
+def test_another_tokenizer_is_refused(run: Path, refused: Callable[..., str], restored: Callable[[str], Path]) -> None:
+    path = restored("teacher/tokenizer.json")
     content = json.loads(path.read_text())
     vocabulary = content["model"]["vocab"]
     vocabulary["good"], vocabulary["bad"] = vocabulary["bad"], vocabulary["good"]
@@ -75,8 +75,10 @@ def test_another_tokenizer_is_refused(run: Path, refused: Callable[..., str], me
     assert "give it back as it was" in said
 
 
-def test_other_training_data_are_refused(run: Path, refused: Callable[..., str], mended: Callable[[str], Path]) -> None:
-    path = mended("data/train.jsonl")
+def test_other_training_data_are_refused(
+    run: Path, refused: Callable[..., str], restored: Callable[[str], Path]
+) -> None:
+    path = restored("data/train.jsonl")
     path.write_text(path.read_text().replace("story", "film"))
     said = refused(run)
     assert "as it is tokenized, is not that of the run" in said
@@ -84,9 +86,9 @@ def test_other_training_data_are_refused(run: Path, refused: Callable[..., str],
 
 
 def test_other_validation_data_are_refused(
-    run: Path, refused: Callable[..., str], mended: Callable[[str], Path]
+    run: Path, refused: Callable[..., str], restored: Callable[[str], Path]
 ) -> None:
-    path = mended("data/validation.jsonl")
+    path = restored("data/validation.jsonl")
     path.write_text(path.read_text().replace("story", "film"))
     assert "give it back as it was" in refused(run)
 
@@ -126,7 +128,7 @@ def test_a_run_that_another_process_writes_is_refused(run: Path, refused: Callab
     assert "is writing this run" in said
 
 
-def test_other_versions_are_told_and_the_run_continues(
+def test_other_versions_are_reported_and_the_run_continues(
     run: Path, distill: Distill, caplog: pytest.LogCaptureFixture
 ) -> None:
     for path in resume_checkpoints(run / "checkpoints").values():
@@ -149,7 +151,7 @@ def test_the_first_checkpoints_of_all_named_neither_versions_nor_strategy_and_re
     same(run)
 
 
-def test_other_conditions_are_told_and_the_run_continues(
+def test_other_conditions_are_reported_and_the_run_continues(
     run: Path, distill: Distill, caplog: pytest.LogCaptureFixture
 ) -> None:
     for path in resume_checkpoints(run / "checkpoints").values():

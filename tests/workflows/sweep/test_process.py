@@ -1,4 +1,4 @@
-"""A command that is told of the signals that ask us to stop."""
+"""A command that receives the signals that ask us to stop."""
 
 from __future__ import annotations
 
