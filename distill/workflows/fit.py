@@ -107,7 +107,8 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
     trainer.loggers = loggers = make_loggers(job.logging, job.run, job.config, at=at)
     check = None if at is not None else TeacherCheck()
     first = [*([] if check is None else [check]), _WritePlan(job, check)]
-    trainer.callbacks[:0] = [*first, DrawTimeline(job.run.folder / "timeline.png")]  # type: ignore[attr-defined]
+    picture = DrawTimeline(job.run.folder / "timeline.png")
+    trainer.callbacks[:0] = [*first, picture]  # type: ignore[attr-defined]
     explaining = explained(trainer, job.callbacks, job.config["trainer"])
     started = time.perf_counter()
     try:
@@ -144,6 +145,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
             raise _unwritten(trouble, job.run) from error
         raise
     if main:
+        picture.draw(trainer)
         keep_student(loggers, job.run)
 
 

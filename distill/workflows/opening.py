@@ -74,10 +74,15 @@ def _count(parameters: int) -> str:
     return f"{parameters / 1e6:,.1f} M" if parameters >= 1e6 else f"{parameters:,}"
 
 
+def _share(epochs: float) -> str:
+    return f"{epochs:,.0f}" if epochs >= 10 else f"{epochs:.2g}"
+
+
 def _device(trainer: Trainer) -> str:
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'s' if count > 1 else ''}" if device.type == "cpu" else ""
     ranks = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     return f"device: {ranks}{name}{threads}, precision {trainer.precision}"
 
@@ -85,7 +90,7 @@ def _device(trainer: Trainer) -> str:
 def _length(job: Job, trainer: Trainer) -> str:
     assert isinstance(trainer.lightning_module, Distillation)
     total, epoch = trainer.lightning_module.total_steps, steps_an_epoch(trainer)
-    text = f"steps: {total:,}" + (f" ({number(total / epoch)} epochs of {epoch:,})" if epoch else "")
+    text = f"steps: {total:,}" + (f" ({_share(total / epoch)} epochs of {epoch:,})" if epoch else "")
     batch = getattr(job.data, "batch_size", None)
     each = batch * trainer.accumulate_grad_batches * trainer.world_size if isinstance(batch, int) else None
     return f"{text}, {each:,} samples each" if each else text
