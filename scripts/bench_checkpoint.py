@@ -23,7 +23,8 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.table import Table
 
-from distill.run.checkpoints.file import SafeCheckpointIO, is_intact, snapshot
+from distill.run.checkpoints.file import SafeCheckpointIO, is_intact
+from distill.run.checkpoints.snapshot import snapshot
 
 _TENSORS = 40
 

@@ -36,9 +36,9 @@ SILENCE = 300
 def main(argv: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     if options.worker:
-        from architectures.worker import main as work
+        from architectures.worker import main as worker
 
-        return work(options.worker)
+        return worker(options.worker)
     from architectures.table import write
 
     work = Path(options.work)

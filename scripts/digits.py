@@ -25,11 +25,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from distill import Distillation
-from distill.core.signals import IGNORE, Batch
+from distill import IGNORE, Batch, Distillation, OptimizerConfig
 from distill.losses import CrossEntropy, DistillationLoss, FitNetHint, HintonKL
 from distill.tasks import Plain
-from distill.training.optimizer import OptimizerConfig
 
 TEACHER, STUDENT = 32, 8  # channels of the first convolution
 

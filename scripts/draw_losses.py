@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distill.core.utils.plots import figure, save
+from distill.core.utils.plots import new_figure, save
 from distill.losses.hinton import hinton_kl
 from distill.losses.reverse import reverse_kl
 
@@ -57,7 +57,7 @@ def gradient(temperature: float, times: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/losses.png"))
-    drawn = figure(12, 3.2)
+    drawn = new_figure(12, 3.2)
     soft, modes, size = drawn.subplots(1, 3)
     for place, temperature in enumerate((1.0, 2.0, 4.0)):
         shares = (TEACHER / temperature).softmax(-1)[0]

@@ -25,7 +25,7 @@ def main() -> None:
     model = distill.load(run.student)
     assert isinstance(model, PreTrainedModel)
     shutil.rmtree(arguments.out, ignore_errors=True)
-    model.half().save_pretrained(arguments.out)
+    model.half().save_pretrained(arguments.out)  # type: ignore[no-untyped-call]
     AutoTokenizer.from_pretrained(run.student).save_pretrained(arguments.out)
     size = sum(file.stat().st_size for file in arguments.out.iterdir())
     print(f"{arguments.out}: {size / 1e6:.1f} MB")

@@ -165,7 +165,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if structure.room(each.source) == options.imports != structure.room(each.target):
                 print(f"{each.source}:{each.line} -> {each.target}")
         return
-    files, lines = defaultdict(int), defaultdict(int)
+    files: dict[str, int] = defaultdict(int)
+    lines: dict[str, int] = defaultdict(int)
     for module, count in structure.lines.items():
         files[structure.room(module)] += 1
         lines[structure.room(module)] += count

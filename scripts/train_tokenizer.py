@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--out", default="configs/quickstart/tokenizer", help="folder to write")
     args = parser.parse_args()
     corpus = stdlib()
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=train(corpus["train"]["text"], args.size),
         bos_token=END,
         eos_token=END,

@@ -172,7 +172,7 @@ def quantized(model: PreTrainedModel, task: TextTask) -> None:
 
 def left(model: PreTrainedModel, task: TextTask) -> None:
     """A row alone and padded on the left, as an exported graph computes it."""
-    graph = Logits(model.eval(), feed(batch_of(task)))
+    graph = Logits(model.eval(), feed(batch_of(task)))  # type: ignore[no-untyped-call]
     with torch.no_grad():
         _padded_left(lambda inputs: graph(*inputs.values()), task)
 
@@ -193,7 +193,7 @@ def packing(model: PreTrainedModel, task: TextTask) -> None:
     ids = torch.randint(5, VOCABULARY - 5, (1, sum(_DOCUMENTS)), generator=generator)
     positions = torch.cat([torch.arange(length) for length in _DOCUMENTS])[None]
     block = logits(model, task, Batch(inputs={"input_ids": ids, "position_ids": positions}))
-    for number, (document, found) in enumerate(zip(ids.split(_DOCUMENTS, 1), block.split(_DOCUMENTS, 1), strict=True)):
+    for number, (document, found) in enumerate(zip(ids.split(_DOCUMENTS, 1), block.split(_DOCUMENTS, 1), strict=True)):  # type: ignore[no-untyped-call]
         alone = logits(model, task, Batch(inputs={"input_ids": document}))
         equal(found, alone, f"document {number + 1} of 2 in a block", TOLERANCE)
 
@@ -202,7 +202,7 @@ def exported(model: PreTrainedModel, task: TextTask) -> None:
     """In ONNX, float: onnxruntime's logits, of rows of another length and number than the example's."""
     batch, model = batch_of(task), _shallow(model, task)
     with tempfile.TemporaryDirectory() as folder:
-        write(TARGETS["onnx"]("avx2"), model.eval(), Path(folder), task=task, batches=lambda: iter([batch]))
+        write(TARGETS["onnx"]("avx2"), model.eval(), Path(folder), task=task, batches=lambda: iter([batch]))  # type: ignore[no-untyped-call]
         run = session(Path(folder) / "model.onnx")
         longest = _row(feed(batch), 0, _LENGTHS[0])
         found = run_logits(run, longest)
@@ -259,7 +259,7 @@ def _train(model: PreTrainedModel, task: TextTask, change: Callable[[nn.Module],
         with torch.no_grad():
             read("model.student", student, task, batch_of(task), module.needs.student)
         objective, terms = module.terms(batch_of(task).at(0, 1))
-        objective.backward()
+        objective.backward()  # type: ignore[no-untyped-call]
     for name, value in terms.items():
         if not value.isfinite():
             raise Wrong(f"{name} is {float(value)}")
@@ -269,7 +269,9 @@ def _train(model: PreTrainedModel, task: TextTask, change: Callable[[nn.Module],
 
 
 def _copy(model: PreTrainedModel) -> PreTrainedModel:
-    return copy.deepcopy(model).eval()
+    copied = copy.deepcopy(model)
+    copied.eval()  # type: ignore[no-untyped-call]
+    return copied
 
 
 @contextmanager

@@ -161,4 +161,5 @@ def _model(kind: str, task: str, more: Mapping[str, int], layers: int) -> PreTra
         for module in model.modules():
             if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
                 module.weight[module.padding_idx] = 0  # as it is in every trained model
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model

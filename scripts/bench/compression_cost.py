@@ -78,7 +78,7 @@ def mask_bytes(pair: Pair) -> float:
     student = pair.student()
     GradualMagnitudePruning().prepare(student)
     masks = {name: buffer for name, buffer in student.named_buffers() if name.endswith("weight_mask")}
-    weights = sum(student.get_submodule(name.rpartition(".")[0]).weight.numel() for name in masks)  # type: ignore[operator,union-attr]
+    weights = sum(student.get_parameter(name.removesuffix("_mask")).numel() for name in masks)
     return sum(mask.numel() * mask.element_size() for mask in masks.values()) / weights
 
 

@@ -66,7 +66,9 @@ class KdTrainer(HubTrainer):
         super().__init__(*args, **kwargs)
         self.teacher, self.settings = teacher, settings
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         labels = inputs.pop("labels")
         with torch.no_grad(), self.settings.autocast():
             teacher = self.teacher(**inputs).logits
@@ -95,7 +97,7 @@ def hub_trainer(pair: Pair, settings: Settings, draw: Draw, order: list[int], op
             report_to="none",
             disable_tqdm=True,
             remove_unused_columns=False,
-            **({"optim": optim} if optim else {}),
+            optim=optim or default_optimizer(),
         )
         trainer = KdTrainer(
             pair.student(),
@@ -194,7 +196,7 @@ def floor(pair: Pair, settings: Settings, draw: Draw, *, optimizes: bool) -> flo
         optimizes: Clip and step as well, with fused AdamW.
     """
     loader = pair.data.train_dataloader()
-    make: Callable[[list[Any]], Batch] = loader.collate_fn  # type: ignore[assignment]
+    make: Callable[[list[Any]], Batch] = loader.collate_fn
     batches = [make([loader.dataset[key] for key in keys]) for keys in draw.bucketed]
     student = pair.student().train()
     optimizer = make_optimizer(OptimizerConfig(lr=RATE), [student])
@@ -203,8 +205,9 @@ def floor(pair: Pair, settings: Settings, draw: Draw, *, optimizes: bool) -> flo
         if number == WARM_UP:
             started = perf_counter()
         with settings.autocast():
+            assert batch.labels is not None
             loss = nn.functional.cross_entropy(student(**batch.inputs).logits.float(), batch.labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if optimizes:
             torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP)
             optimizer.step()

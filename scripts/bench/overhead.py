@@ -100,7 +100,7 @@ class BareLoop:
             hard = cross_entropy(student, labels)
             soft = hinton_kl(student, teacher, TEMPERATURE)
             loss = (WEIGHT * hard + (1 - WEIGHT) * soft) / len(labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
         self.optimizer.step()
         self.scheduler.step()

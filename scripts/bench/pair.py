@@ -149,7 +149,7 @@ def sst2(settings: Settings) -> Pair:
     seed_everything(0, verbose=False)
     teacher = load_model(settings.model, data.task.auto_model, "--model", head=data.task.head_config())
     half = StudentConfig(layers="uniform", num_layers=max(1, ModelSpec(teacher, "--model").num_layers // 2))
-    teacher.requires_grad_(False).eval()
+    teacher.requires_grad_(False).eval()  # type: ignore[no-untyped-call]
     return Pair("SST-2", data, data.task, teacher, partial(build_student, half, data.task, teacher, data.labels))
 
 
@@ -187,5 +187,5 @@ def _llama(vocabulary: int, *, width: int, layers: int, heads: int) -> nn.Module
         eos_token_id=0,
     )
     with quiet_lightning():
-        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     return model.train()

@@ -96,7 +96,7 @@ def _grouped(pair: Pair, draw: Draw) -> list[int]:
         generator = torch.Generator().manual_seed(0)
         # It sorts up to 50 batches together; told how many, as it would take fewer of so small an epoch.
         sizes = [int(lengths[row]) for row in rows]
-        order = get_length_grouped_indices(sizes, draw.size, min(50, draw.steps), generator)
+        order = get_length_grouped_indices(sizes, draw.size, min(50, draw.steps), generator)  # type: ignore[no-untyped-call]
         return [rows[i] for i in order]
 
     return draw.shuffled(arrange)

@@ -73,7 +73,7 @@ class Steps:
     def _step(self, batch: Batch) -> None:
         with self.autocast():
             objective, _ = self.module.terms(batch)
-        (objective / batch.count).backward()
+        (objective / batch.count).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.module.student.parameters(), CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -142,11 +142,11 @@ def _flops(way: Callable[[Batch], None], batch: Batch) -> int:
     return int(counter.get_total_flops())
 
 
-class _Calls(TorchDispatchMode):
+class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what is dispatched to torch's operators."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -157,7 +157,7 @@ class _Calls(TorchDispatchMode):
 def _calls(way: Callable[[Batch], None], batch: Batch) -> int:
     with _Calls() as calls:
         way(batch)
-    return calls.count
+    return int(calls.count)
 
 
 def _saved(way: Callable[[Batch], None], batch: Batch) -> int:

@@ -23,7 +23,12 @@ from distill.compression.quantization.scheme import ActivationScheme, LayerSchem
 from distill.compression.quantization.select import choose, swap
 
 TOKENS, GROUP = 24, 32
-SHAPE = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 3, "num_attention_heads": 12}
+SHAPE: dict[str, Any] = {
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 12,
+}
 
 Inputs = Mapping[str, Tensor]
 
@@ -76,7 +81,7 @@ def torchao(model: nn.Module, step: str, names: set[str] | None = None) -> nn.Mo
     from torchao.quantization.qat import QATConfig
 
     names = set(_schemes(model)) if names is None else names
-    base = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(GROUP))
+    base = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(GROUP))  # type: ignore[attr-defined]
     quantize_(model, QATConfig(base, step=step), filter_fn=lambda _, name: name in names)
     return model
 

@@ -231,7 +231,7 @@ def _work(argv: Sequence[str], folder: Path, prepare: Callable[[], None] = nothi
         os.chdir(folder)
         torch.set_num_threads(1)  # a fork has none of its parent's
         datasets.config.HF_DATASETS_CACHE = folder / "cache"
-        distill.workflows.sweep.run.run_to_end = lambda words: _trial(words, folder)
+        vars(distill.workflows.sweep.run)["run_to_end"] = lambda words: _trial(words, folder)
         prepare()
         print(f"$ distill {' '.join(argv)}", flush=True)
         code = command(argv)
