@@ -39,7 +39,7 @@ def logits(model: nn.Module, **inputs: Tensor) -> Any:
 @pytest.mark.parametrize("config", [None, {"width": 4}, SimpleNamespace(use_cache=True, hidden_size=4), BertConfig()])
 def test_a_config_does_not_make_a_model_of_transformers(config: Any) -> None:
     assert logits(Gives(LOGITS, config)) is LOGITS
-    with pytest.raises(UserError, match="does not tell its hidden_size"):
+    with pytest.raises(UserError, match="does not give its hidden_size"):
         _ = ModelSpec(Gives(LOGITS, config), "model.student").hidden_size
 
 
