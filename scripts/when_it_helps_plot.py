@@ -98,6 +98,7 @@ def draw(results: Sequence[Mapping[str, Any]], path: Path) -> None:
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("accuracy, %")
+    panels[0].set_ylim(top=5 + max(100 * one.get("teacher/accuracy", one["accuracy"]) for one in results))
     panels[-1].legend(loc="lower right", frameon=False)
     save(drawn, path)
 

@@ -14,6 +14,9 @@ __all__ = ["expectation"]
 
 _PAGE = "docs/when-it-helps.md"
 
+_FEW = 0.1
+"""Share of labelled rows up to which a teacher that saw more gained eleven points and more."""
+
 _MORE = 1.5
 """Times the student's labels from which on a teacher's count as more."""
 
@@ -31,11 +34,12 @@ def expectation(result: Mapping[str, Any]) -> str:
     theirs = result.get("teacher_learned_from")
     if not rows or labelled is None or not isinstance(theirs, dict):
         return ""
-    every = labelled >= rows
-    mine = f"all {rows:,} training rows are labelled" if every else _some(rows, labelled)
+    mine = f"all {rows:,} training rows are labelled" if labelled >= rows else _some(rows, labelled)
     if _beats_guess(result) is False:
         return f"{mine}, and the teacher is no better than a constant guess: expect nothing of it ({_PAGE})"
-    teacher, gain = _of_teacher(labelled, every, number_at(theirs, "labelled"), theirs.get("same_rows") is True)
+    teacher, gain = _of_teacher(
+        labelled / rows, labelled, number_at(theirs, "labelled"), theirs.get("same_rows") is True
+    )
     line = f"{mine}, and {teacher}: {gain} ({_PAGE})"
     compared = number_at(result, "scores", "alone", result.get("monitor")) is not None
     return line if compared or not labelled else f"{line}; train the baseline too"
@@ -56,12 +60,19 @@ def _beats_guess(result: Mapping[str, Any]) -> bool | None:
     return kept(teacher, teacher, guess, metric=metric, mode="max" if mode == "max" else "min", error=error) is not None
 
 
-def _of_teacher(labelled: float, every: bool, learned: float | None, same: bool) -> tuple[str, str]:
-    """What the teacher was trained on, and what comes of that."""
+def _of_teacher(share: float, labelled: float, learned: float | None, same: bool) -> tuple[str, str]:
+    """What the teacher was trained on, and what comes of that.
+
+    Args:
+        share: Of the training rows, those that are labelled.
+        labelled: How many that are.
+        learned: How many the teacher had, if that is known.
+        same: Whether its rows are these.
+    """
     if learned is not None and learned >= _MORE * max(labelled, 1):
-        more = "expect a gain" if every else "expect most of distillation here"
-        return f"the teacher was trained on {learned:,} labelled ones", more
-    little = "expect little beyond the labels alone" if every else "expect a little from the rows without a label"
+        amount = "much" if share <= _FEW else "some" if share < 1 else "little of its answers, and much of its layers"
+        return f"the teacher was trained on {learned:,} labelled ones", f"expect {amount}"
+    little = "expect little beyond the labels alone"
     if same:
         return "the teacher was trained on the same rows", little
     if learned is not None:

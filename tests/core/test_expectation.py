@@ -33,16 +33,20 @@ def known(
             "the labels alone (docs/when-it-helps.md); train the baseline too",
         ),
         (known(same=True), "the teacher was trained on the same rows: expect little"),
-        (known(teacher=20000), "the teacher was trained on 20,000 labelled ones: expect a gain"),
+        (
+            known(teacher=20000),
+            "was trained on 20,000 labelled ones: expect little of its answers, and much of",
+        ),
         (known(teacher=4000), "the teacher was trained on no more of them (4,000): expect little"),
         (known(), "what the teacher was trained on is not known: expect little beyond the labels alone, unless it saw"),
         (
             known(30, teacher=3000, same=True),
             "30 of 3,000 training rows (1%) are labelled, and the teacher was trained",
         ),
-        (known(30, teacher=3000, same=True), "on 3,000 labelled ones: expect most"),
+        (known(30, teacher=3000, same=True), "on 3,000 labelled ones: expect much ("),
         (known(2, same=True), "2 of 3,000 training rows (0.07%) are labelled, and the teacher was trained on the same"),
-        (known(30, teacher=30, same=True), "expect a little from the rows without a label"),
+        (known(600, teacher=3000), "on 3,000 labelled ones: expect some ("),
+        (known(30, teacher=30, same=True), "the teacher was trained on the same rows: expect little"),
         (known(score=0.51, teacher=20000), "and the teacher is no better than a constant guess: expect nothing of it"),
     ],
 )
@@ -64,7 +68,7 @@ def test_where_too_little_is_known_nothing_is_said(missing: str) -> None:
 def test_a_teacher_that_was_not_scored_is_not_said_to_be_bad() -> None:
     found = known(teacher=20000)
     del found["scores"]
-    assert "expect a gain" in expectation(found)
+    assert "expect little of its answers" in expectation(found)
     perplexity = known(teacher=20000) | {"monitor": "loss", "mode": "min"}
     perplexity["scores"] = {"teacher": {"loss": 1.0}, "guess": {"loss": 2.0}}
-    assert "expect a gain" in expectation(perplexity)
+    assert "expect little of its answers" in expectation(perplexity)
