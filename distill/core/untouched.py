@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
@@ -17,7 +16,7 @@ __all__ = ["untouched"]
 def untouched(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
     """Restore what passes change: modes, buffers, attributes, and generators, the global ones among them.
 
-    What a pass changes within a container of its own (a list that it appends to) stays so.
+    So are the entries of dicts and lists that modules hold; what a pass changes deeper stays so.
 
     Args:
         model: A module, with what is below it.
@@ -25,7 +24,9 @@ def untouched(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
     """
     plain = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
     parts = [(module, module.__class__, dict(module.__dict__)) for module in plain]
-    held = [(module, dict(module._parameters), dict(module._buffers)) for module in plain]
+    # Hooks, buffers and submodules are in dicts of their own, which transformers too adds to on a first pass.
+    held = [(value, dict(value)) for _, _, own in parts for value in own.values() if isinstance(value, dict)]
+    lists = [(value, [*value]) for _, _, own in parts for value in own.values() if isinstance(value, list)]
     tensors = [*model.buffers(), *(model.parameters() if parameters else ())]
     values = [(tensor, tensor.data, tensor.detach().clone()) for tensor in tensors]
     generators = [(g, g.get_state()) for _, _, own in parts for g in own.values() if isinstance(g, torch.Generator)]
@@ -38,9 +39,11 @@ def untouched(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
                 module.__class__ = kind
             module.__dict__.clear()
             module.__dict__.update(own)
-        for module, weights, buffers in held:
-            _refill(module._parameters, weights)
-            _refill(module._buffers, buffers)
+        for mapping, before in held:
+            mapping.clear()
+            mapping.update(before)
+        for items, entries in lists:
+            items[:] = entries
         with torch.no_grad():
             for tensor, data, value in values:
                 if tensor.data_ptr() != data.data_ptr():
@@ -49,8 +52,3 @@ def untouched(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
                     tensor.copy_(value)
         for generator, state in generators:
             generator.set_state(state)
-
-
-def _refill(kept: dict[str, Any], before: dict[str, Any]) -> None:
-    kept.clear()
-    kept.update(before)

@@ -237,6 +237,17 @@ def test_a_table_that_a_hook_reads_is_refused(bert: Callable[..., Any]) -> None:
         tried(model, held, Batch({"input_ids": torch.arange(6).view(2, 3)}))
 
 
+def test_a_model_of_transformers_gives_as_many_hidden_states_as_before(bert: Callable[..., Any]) -> None:
+    # On a first pass that asks for them it hooks its layers, and remembers that it has.
+    batch, request = Batch({"input_ids": torch.arange(6).view(2, 3)}), Request(hidden_states=frozenset((0, 1)))
+    expected = forward(bert(), batch.inputs, request).hidden_states
+    model = bert()
+    refuse_bypass(model, batch, lambda b: forward(model, b.inputs, request), rounding(model))
+    found = forward(model.eval(), batch.inputs, request).hidden_states
+    assert all(torch.equal(found[layer], expected[layer]) for layer in (0, 1))
+    assert len(model(**batch.inputs, output_hidden_states=True).hidden_states) == 2
+
+
 def test_a_batch_that_cannot_be_cut_is_read_whole() -> None:
     class Flat(Named):
         def forward(self, input: Tensor) -> Tensor:

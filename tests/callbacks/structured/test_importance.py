@@ -55,7 +55,9 @@ def test_importance_by_activation_is_that_of_the_tokens_of_the_step(
     columns = []
     for layer in layers:
         reader = layer.attention.output.dense
-        reader.register_forward_pre_hook(lambda _module, args: grabbed.append(args[0].detach().double()))
+        reader.register_forward_pre_hook(
+            lambda m, args: grabbed.append(args[0].detach().double()) if m.training else None
+        )
         columns.append(reader.weight.detach().double().square().sum(0))
     fit(module, StructuredPruning(heads=0.5, criterion="activation", begin=1, end=1), Freeze(), max_steps=1)
     tokens = batches(1)[0].tokens[..., None]  # type: ignore[index]
