@@ -25,6 +25,7 @@ INTERRUPTED = 130
 # Name -> the module of distill.cli that holds the command, under its name in capitals; no other is imported.
 COMMANDS = {
     "fit": "fit",
+    "init": "init",
     "resume": "resume",
     "validate": "evaluate",
     "test": "evaluate",
@@ -55,6 +56,7 @@ _HELP = """\
 distill trains a small model from a large one.
 
   distill fit -c FILE [-c FILE ...] [--key value ...]   train, save and score a student
+  distill init DATA [--task TASK]                       look at a folder or files of data, write a YAML for fit
   distill resume RUN [--max-epochs N] [--max-steps N]   resume a run that was interrupted, or extend it
   distill validate RUN [--key value ...]                score a run's student on its validation data
   distill test RUN [--key value ...]                    score a run's student on its test data

@@ -21,7 +21,7 @@ from distill.data.rows import Rows
 if TYPE_CHECKING:
     from distill.data.text import TextData
 
-__all__ = ["said", "sizes", "statistics", "token_counts", "unread"]
+__all__ = ["doubts", "said", "sizes", "statistics", "token_counts", "unread"]
 
 _FEW = 10  # integers that might be classes
 _SOME = 20  # rows of which more classes than half are suspicious
@@ -71,7 +71,7 @@ def said(
         taken[-1:] = [f"{taken[-1]} ({classes})"] if taken and "label" not in given else [*taken[-1:], classes]
     lines = [*notes, ", ".join(taken)] if taken else [*notes]
     if rows.labels is not None and "label" in roles:
-        lines.extend(_doubts(rows, rows.labels, roles["label"]))
+        lines.extend(doubts(rows, rows.labels, roles["label"]))
     for use, count in rows.without_label.items():
         if count and use in left_out:
             of = len(rows.splits[use])
@@ -85,7 +85,7 @@ def said(
     return [f"data: {line}" for line in lines]
 
 
-def _doubts(rows: Rows, labels: Labels, column: str) -> list[str]:
+def doubts(rows: Rows, labels: Labels, column: str) -> list[str]:
     """What may have been taken for something else than it is."""
     train = rows.splits["train"]
     if column not in train.column_names:

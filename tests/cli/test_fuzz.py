@@ -29,6 +29,8 @@ VALID = (
     "resume runs/base/one",
     "validate runs/base/one --data.eval_batch_size 8",
     "test runs/base/one --data.splits.test validation",
+    "init data --output mine.yaml",
+    "init data/train.jsonl --task text-classification --data.columns.text sentence --force --output base.yaml",
     "predict runs/base/one data/validation.jsonl --top 2 --batch-size 8",
     "predict runs/base/one/student - --jsonl --data.max_length 16",
     "quantize runs/base/one --calibrate 8 --bits 4 --id q",

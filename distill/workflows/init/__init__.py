@@ -1,0 +1,1 @@
+"""``distill init``: data looked at, and a configuration to begin with."""

@@ -1,0 +1,251 @@
+"""Data looked at, and a YAML file written that says what was found and why."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.config.files import apply_override, recipes
+from distill.config.yaml import dump, parse_value
+from distill.core.idle import idle
+from distill.core.signals import IGNORE
+from distill.core.task import TextTask
+from distill.core.utils.errors import UserError
+from distill.core.utils.files import write
+from distill.core.utils.paths import at_home, check_folder
+from distill.core.utils.visible import visible
+from distill.data import arrow
+from distill.data.account import doubts
+from distill.data.balance import balance
+from distill.data.features import Ragged, Samples
+from distill.data.reader import reader_config
+from distill.data.rows import Rows, read_rows
+from distill.data.sources import Source, load
+from distill.tasks import TASKS, make_task
+from distill.workflows.init.files import Found, find_files
+from distill.workflows.init.guess import Guess, guess
+from distill.workflows.init.lengths import chosen_length
+
+__all__ = ["OUTPUT", "init"]
+
+OUTPUT = "my.yaml"
+_Why = dict[str, list[str]]
+"""Key of the configuration -> what was found and why it is so, in words."""
+
+_HELD_OUT, _MOST_HELD_OUT = 0.1, 2000
+_SEPARATORS = (",", "\t", ";", "|")
+_TEXT_TASKS = [name for name, kind in TASKS.items() if issubclass(kind, TextTask)]
+_MAY_SAY = ("columns", "labels", "reader", "document", "max_length", "validation_fraction", "splits")
+
+
+def init(
+    paths: Sequence[str],
+    *,
+    task: str | None = None,
+    output: str = OUTPUT,
+    force: bool = False,
+    tokenizer: str | None = None,
+    overrides: Sequence[tuple[str, str]] = (),
+) -> Path:
+    """Look at data, write a configuration that trains on it, and say what was chosen and why.
+
+    Args:
+        paths: Files, or folders of them.
+        task: The name of a text task; found by the columns if not given.
+        output: The YAML file to write.
+        force: Replace a file that is there.
+        tokenizer: Of the model that will be trained, to count tokens with.
+        overrides: Keys of ``data`` and YAML texts, which are written as they are given.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: if the data cannot be used as it is, or the file is there. Nothing was written.
+    """
+    file = _output(output, force)
+    if not paths:
+        raise UserError("must be given", key="DATA", hint="distill init FOLDER, or its files")
+    if task is not None and task not in _TEXT_TASKS:
+        raise UserError("is no task on text", key="--task", value=task, hint=f"take {', '.join(_TEXT_TASKS)}")
+    given = _given(overrides)
+    found = find_files(paths)
+    data: dict[str, Any] = {"files": {role: _short(files) for role, files in found.splits.items()}, **given}
+    if "reader" not in data and (separator := _separator(found)):
+        data["reader"] = {"sep": separator}
+    source = _source(found, data, task)
+    rows = source.splits["train"]
+    guessed = guess(rows, source.mixed, task, data.get("columns") or {})
+    if "validation" not in found.splits and "validation_fraction" not in data and "splits" not in data:
+        data["validation_fraction"] = float(f"{min(_HELD_OUT, _MOST_HELD_OUT / len(rows)):.2g}")
+    data["columns"] = guessed.columns
+    kind = make_task(guessed.task, given.get("labels"))
+    assert isinstance(kind, TextTask)
+    read = read_rows(
+        make_task(guessed.task),  # type: ignore[arg-type]
+        source.splits,
+        mixed=source.mixed,
+        splits=data.get("splits"),
+        columns=guessed.columns,
+        validation_fraction=data.get("validation_fraction"),
+        labels=given.get("labels"),
+    )
+    why = _why(read, [*found.notes, *source.notes], guessed, data)
+    if not kind.packs and "max_length" not in data:
+        data["max_length"], told = chosen_length(kind, read.splits["train"], guessed.columns, tokenizer)
+        why["max_length"] = [told]
+    elif tokenizer is not None:
+        raise idle("--tokenizer", tokenizer, "a length that is given or not needed", "leave out data.max_length")
+    write(file, _yaml(guessed.task, data, why, paths, output).encode())
+    print(_shown(output, guessed.task, why, read))
+    return file
+
+
+def _output(output: str, force: bool) -> Path:
+    if Path(output).suffix not in (".yaml", ".yml"):
+        raise UserError("must end in .yaml", key="--output", value=output, hint=f"--output {output}.yaml")
+    file = at_home(output)
+    check_folder(file.parent, "--output")
+    if os.path.lexists(file) and not force:
+        raise UserError("is there already", key="--output", value=output, hint="name another, or add --force")
+    if not file.parent.is_dir():
+        raise UserError("lies in no folder that is there", key="--output", value=output, hint="make the folder first")
+    return file
+
+
+def _given(overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """What the user says of the data, by its keys."""
+    config: dict[str, Any] = {"data": {"init_args": {}}}
+    for key, text in overrides:
+        parts = key.split(".")
+        if parts[0] != "data" or len(parts) < 2 or parts[1] not in _MAY_SAY:
+            raise idle(f"--{key}", text, "distill init", f"give data.{', data.'.join(_MAY_SAY)}, and others to fit")
+        apply_override(config, key, parse_value(text, f"--{key}"))
+    data: dict[str, Any] = config["data"]["init_args"]
+    for key in ("columns", "reader", "splits"):
+        if key in data and not isinstance(data[key], dict):
+            raise UserError("must be a mapping", key=f"data.{key}", value=data[key], hint=f"--data.{key}.NAME VALUE")
+    return data
+
+
+def _short(files: list[str]) -> str | list[str]:
+    return files[0] if len(files) == 1 else files
+
+
+def _separator(found: Found) -> str | None:
+    """What separates the fields of delimited files, if it is not what their ending says."""
+    name = found.splits["train"][0]
+    suffix = Path(name).suffix.lower()
+    if suffix not in (".csv", ".tsv"):
+        return None
+    with at_home(name).open("rb") as file:
+        header = file.readline(1 << 16).decode("utf-8-sig", "replace")
+    usual = "\t" if suffix == ".tsv" else ","
+    return None if usual in header else next((one for one in _SEPARATORS if one in header), None)
+
+
+def _source(found: Found, data: Mapping[str, Any], task: str | None) -> Source:
+    reader = data.get("reader")
+    plain = "line" if task not in (None, "causal-lm") else "paragraph"
+    config = None if reader is None else reader_config(reader)
+    return load(None, None, found.splits, config, data.get("document"), plain)
+
+
+def _why(read: Rows, notes: list[str], guessed: Guess, data: Mapping[str, Any]) -> _Why:
+    """What was found."""
+    sizes = ", ".join(f"{use} {len(rows):,} rows" for use, rows in read.splits.items())
+    why: _Why = {"task": [guessed.doubt] if guessed.doubt else [], "files": [sizes, *notes, *_shared(read)]}
+    if "validation_fraction" in data:
+        share = float(data["validation_fraction"])
+        why["validation_fraction"] = [
+            f"no file is for validation: {100 * share:.2g} % of the training rows are held out, always the same ones"
+        ]
+    if "reader" in data:
+        sep = data["reader"].get("sep")
+        why["reader"] = [f"fields are separated by {sep!r}"] if sep else []
+    why["columns"] = [*guessed.notes, *(_classes(read) if read.labels is not None else [])]
+    return why
+
+
+def _classes(read: Rows) -> list[str]:
+    """On classes and their balance, on rows without a label, and on what may have been meant otherwise."""
+    assert read.labels is not None
+    rows = read.splits["train"]
+    lines = []
+    if read.labels.column in rows.column_names:
+        lines.append(balance(read.labels, _labels(read, rows)))
+    for use, count in read.without_label.items():
+        if count:
+            what = "a teacher alone says what to learn there" if use == "train" else "they are not judged"
+            lines.append(f"{count:,} of {len(read.splits[use]):,} rows of {use} have no label: {what}")
+    return [*lines, *doubts(read, read.labels, read.labels.column)]
+
+
+def _labels(read: Rows, rows: Any) -> Samples:
+    """The labels of a split as they would be tokenized with their texts."""
+    assert read.labels is not None
+    ids = read.labels.ids(arrow.column(rows, read.labels.column).to_pylist())
+    if read.labels.form in ("class", "number"):
+        return Samples({"label": np.array(ids, np.int32 if read.labels.form == "class" else np.float32)}, 0)
+    lists = [
+        np.array([IGNORE] if one is None else one, np.float32 if read.labels.form == "set" else int) for one in ids
+    ]
+    offsets = np.concatenate([[0], np.cumsum([len(one) for one in lists])])
+    name = "label" if read.labels.form == "set" else "labels"
+    return Samples({name: Ragged(np.concatenate(lists), offsets)}, 0)
+
+
+def _shared(read: Rows) -> list[str]:
+    """A line on validation and test texts that are trained on too."""
+    texts = {use: _texts(rows, read.columns[use]) for use, rows in read.splits.items()}
+    train = set(texts.pop("train"))
+    shared = {use: sum(text in train for text in some) for use, some in texts.items()}
+    return [f"{count} of {len(texts[use])} texts of {use} are in train too" for use, count in shared.items() if count]
+
+
+def _texts(rows: Any, columns: Mapping[str, str]) -> list[Any]:
+    found = [arrow.column(rows, columns[role]).to_pylist() for role in ("text", "text_pair") if role in columns]
+    return [str(one) for one in zip(*found, strict=True)]
+
+
+# ---------------------------------------------------------------------- written and shown
+
+
+def _yaml(
+    task: str, data: Mapping[str, Any], why: Mapping[str, Sequence[str]], paths: Sequence[str], output: str
+) -> str:
+    head = [
+        visible(f"Made by: distill init {' '.join(paths)}").replace("\n", " "),
+        "Correct what is wrong, and train with it (paths are taken from the folder that you are in):",
+        f"  {_next(task, output)}",
+    ]
+    lines = [*_comment(head, ""), "model:", *_comment(why["task"], "  "), f"  task: {task}", "data:"]
+    for key, value in data.items():
+        lines += _comment(why.get(key, []), "  ")
+        lines += [f"  {line}" for line in dump({key: value}).splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+def _comment(texts: Sequence[str], indent: str) -> list[str]:
+    width = 110 - len(indent)
+    folded = [textwrap.wrap(visible(text), width, break_long_words=False) if indent else [text] for text in texts]
+    return [f"{indent}# {line}" for lines in folded for line in lines]
+
+
+def _next(task: str, output: str) -> str:
+    """The command that trains on the data."""
+    recipe = f"{task}/teacher"
+    chosen = f"-c {recipe} " if recipe in recipes() else ""
+    model = "" if chosen else " --model.student FOLDER"
+    return f"distill fit {chosen}-c {output}{model} --name my-teacher"
+
+
+def _shown(output: str, task: str, why: _Why, read: Rows) -> str:
+    roles = ", ".join(f"{role} is {column!r}" for role, column in read.columns["train"].items())
+    lines = [f"{output}: {task}; {roles}", *(f"  {text}" for texts in why.values() for text in texts)]
+    return visible("\n".join([*lines, f"next: {_next(task, output)}"]))
