@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
 
 from distill.compression.base import compressions
+from distill.core.internals.lightning import CheckpointOnCondition
 from distill.core.ranks import is_rank_zero
 from distill.core.utils.visible import visible
 
@@ -54,7 +54,7 @@ def _inside(path: str, folder: str) -> bool:
     return os.path.commonpath([above, root]) == root
 
 
-class BestCheckpoint(ModelCheckpoint):
+class BestCheckpoint(CheckpointOnCondition):
     """A ``ModelCheckpoint`` for which only a student that is as small as asked for can be the best.
 
     A student half way through gradual pruning is often better than the one saved at the end; kept as the best, it
@@ -63,7 +63,7 @@ class BestCheckpoint(ModelCheckpoint):
     Its state names files and no folders, so that a run's folder may be moved.
     """
 
-    def _should_skip_saving_checkpoint(self, trainer: Trainer) -> bool:
+    def ready(self, trainer: Trainer) -> bool:
         total = int(trainer.lightning_module.total_steps)  # type: ignore[arg-type]
         done = all(compression.target_reached(trainer.global_step, total) for compression in compressions(trainer))
         return not done or super()._should_skip_saving_checkpoint(trainer)

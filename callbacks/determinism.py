@@ -8,6 +8,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from distill.core.generators import reseed
+from distill.core.internals.lightning import batches_begun
 
 __all__ = ["Determinism", "seed_at"]
 
@@ -32,5 +33,5 @@ class Determinism(Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        done = trainer.fit_loop.epoch_loop.total_batch_idx
+        done = batches_begun(trainer)
         reseed(seed_at(self.seed, done, trainer.global_rank))

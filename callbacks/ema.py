@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from distill.compression.base import compressions
+from distill.core.internals.torch import interpolate
 from distill.core.schedules import check_when, step_at
 from distill.core.step_callback import StepCallback, total_steps
 from distill.core.utils.errors import UserError
@@ -64,7 +65,7 @@ class ExponentialMovingAverage(StepCallback):
         done = self._step - step_at(self.begin, total_steps(pl_module))
         decay = min(self.decay, (1 + done) / (10 + done)) if done > 0 else 0.0
         weights = _trained(pl_module)
-        torch._foreach_lerp_(list(self._average.values()), list(weights.values()), 1 - decay)
+        interpolate(self._average.values(), weights.values(), 1 - decay)
         self._mask(trainer, pl_module)
 
     def _mask(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distill.compression.base import Compression
 from distill.compression.structure.low_rank import LowRankLinear, factorize, rank_of_energy, replace, saves, shape
+from distill.core.internals.torch import own_parameters
 from distill.core.orientation import output_axis
 from distill.core.record import steps_of
 from distill.core.targets import LINEAR, refuse_broken, refuse_rewritten, select, sharing
@@ -122,7 +123,7 @@ class LowRank(Compression):
 
 def _refuse_written_bias(name: str, module: nn.Module) -> None:
     """A factor takes over the bias itself, which a hook or a parametrization would keep writing elsewhere."""
-    if module.bias is not None and not isinstance(module._parameters.get("bias"), nn.Parameter):
+    if module.bias is not None and not isinstance(own_parameters(module).get("bias"), nn.Parameter):
         problem = "its bias is written anew before every pass, which a factor would not follow"
         raise UserError(
             problem, key=KEY, value=name, hint=f"let it be a parameter, or leave it out: exclude: ['{name}']"

@@ -9,6 +9,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from distill.core.internals.lightning import accumulates
 from distill.core.ranks import is_rank_zero
 from distill.core.utils.console import clock, duration, number
 from distill.core.utils.progress import due
@@ -39,7 +40,7 @@ class ProgressLines(Callback):
     ) -> None:
         assert isinstance(pl_module, Distillation)
         self._samples += pl_module.task.batch(batch).size * trainer.world_size
-        if trainer.fit_loop.epoch_loop._should_accumulate():
+        if accumulates(trainer):
             return
         now, step, total = time.monotonic(), trainer.global_step, pl_module.total_steps
         first = self._said == self._started and now - self._started >= _FIRST_SECONDS

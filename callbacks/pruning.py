@@ -19,6 +19,7 @@ from distill.compression.pruning.rankings import Layer
 from distill.compression.pruning.schedule import CURVES, SparsitySchedule
 from distill.compression.pruning.weights import PRUNABLE
 from distill.core.idle import Idle, refuse_idle
+from distill.core.internals.torch import not_sent_by_ddp
 from distill.core.schedules import step_at
 from distill.core.step_callback import logs_now, total_steps
 from distill.core.targets import of_types
@@ -182,8 +183,7 @@ class GradualMagnitudePruning(Compression):
         if stage == "fit":
             # Equal on all ranks by construction; they would be sent with every forward pass.
             ours = [f"student.{name}" for name in self._masks.buffers] if self._masks else []
-            ignored = getattr(pl_module, "_ddp_params_and_buffers_to_ignore", [])
-            pl_module._ddp_params_and_buffers_to_ignore = [*ignored, *ours]  # type: ignore[assignment]
+            not_sent_by_ddp(pl_module, ours)
 
     def prepare(self, student: nn.Module) -> None:
         self._masks = self.plan.prepare(student, self._key)

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from distill.callbacks.best_checkpoint import within
+from distill.core.internals.lightning import settle_loops
 from distill.core.utils.errors import UserError
 from distill.run.boundary import without_paths
 from distill.run.checkpoints.file import SafeCheckpointIO, remove
@@ -167,42 +168,7 @@ class ResumeCheckpoint(Callback):
             checkpoint["versions"] = versions()
             checkpoint["conditions"] = conditions(trainer.strategy.root_device)
             checkpoint["ranks"] = [trainer.world_size, getattr(trainer.datamodule, "batch_size", None)]  # type: ignore[attr-defined]
-            _settle(trainer, checkpoint["loops"]["fit_loop"])
-
-
-def _settle(trainer: Trainer, loops: dict[str, Any]) -> None:
-    """Have Lightning's counters say that everything begun is done, and that a batch of the same epoch comes next.
-
-    Args:
-        trainer: Between two batches, or at the end of training.
-        loops: The state of its fit loop; altered in place.
-    """
-    batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
-    at_end = batches["current"]["ready"] == batches["current"]["completed"]
-    for counts in (batches["total"], batches["current"]):
-        counts["ready"] = counts["started"] = counts["processed"] = counts["completed"]
-    batches["is_last_batch"] = False
-    if at_end:  # as if one more batch was to come: of the next epoch where this one is complete
-        whole = batches["current"]["completed"] >= trainer.num_training_batches
-        if whole:
-            batches["current"] = dict.fromkeys(batches["current"], 0)
-        for counts in (epochs["total"], epochs["current"]):
-            counts["processed"] = counts["completed"] = counts["completed"] - (not whole)
-            counts["ready"] = counts["started"] = counts["completed"] + 1
-    if _validation_follows(trainer, epochs["current"]["completed"], batches):
-        # Where a validation falls on this place, Lightning steps over it on its way back, and counts one step for it.
-        loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
-
-
-def _validation_follows(trainer: Trainer, epochs: int, batches: Mapping[str, Any]) -> bool:
-    """Whether Lightning, with so many epochs and batches done, would validate now."""
-    if getattr(trainer, "_val_check_time_interval", None) is not None:  # counted anew from the start of the process
-        return False
-    every = trainer.check_val_every_n_epoch
-    if not trainer.enable_validation or (every is not None and (epochs + 1) % every):
-        return False
-    done = batches["total" if every is None else "current"]["ready"]
-    return trainer.val_check_batch != float("inf") and done % trainer.val_check_batch == 0
+            settle_loops(trainer, checkpoint)
 
 
 def _agreed(trainer: Trainer, asked: int, late: bool, writing: bool) -> tuple[int, bool, bool]:

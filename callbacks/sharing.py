@@ -9,6 +9,7 @@ from torch import nn
 from distill.compression.base import Compression
 from distill.compression.coverage import reached_by
 from distill.compression.structure.sharing import average, blocks, check_alike, check_groups, share, shared_layers
+from distill.core.internals.torch import ConvNd
 from distill.core.targets import LINEAR, refuse_rewritten
 from distill.core.utils.errors import UserError
 
@@ -16,7 +17,7 @@ __all__ = ["ShareParameters"]
 
 KEY = "callbacks.ShareParameters"
 
-_WEIGHTED = (*LINEAR, nn.modules.conv._ConvNd, nn.Embedding)
+_WEIGHTED = (*LINEAR, ConvNd, nn.Embedding)
 
 
 class ShareParameters(Compression):

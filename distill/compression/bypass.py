@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from distill.compression.own_pass import guards
 from distill.core.generators import reseed
+from distill.core.internals.torch import own_parameters
 from distill.core.signals import Batch, Signals
 from distill.core.untouched import untouched
 from distill.core.utils.errors import UserError
@@ -267,7 +268,7 @@ def _answer(layers: Iterable[nn.Module]) -> None:
 
 
 def _weight(layer: nn.Module) -> nn.Parameter:
-    weight = layer._parameters["weight"]
+    weight = own_parameters(layer)["weight"]
     assert weight is not None
     return weight
 

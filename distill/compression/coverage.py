@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distill.compression.structure.low_rank import LowRankLinear
 from distill.compression.structure.sharing import shared_layers
 from distill.compression.structure.units import UNIT_KINDS, find_units
+from distill.core.internals.torch import own_parameters
 from distill.core.targets import LINEAR, head_modules
 
 __all__ = ["Coverage", "coverage", "coverage_of", "reached_by", "role"]
@@ -160,7 +161,7 @@ def role(student: nn.Module, name: str) -> str:
     """
     owner, _, own = name.rpartition(".")
     module = student.get_submodule(owner)
-    parameter = module._parameters[own]
+    parameter = own_parameters(module)[own]
     assert parameter is not None
     if parameter.dim() <= 1:
         return "norms and biases"

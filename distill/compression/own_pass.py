@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from distill.core.internals.torch import in_backward, pre_hooks
+
 __all__ = ["contained", "guard", "guards", "in_backward", "in_own_pass"]
 
 _FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
@@ -32,14 +34,14 @@ def guard(model: nn.Module) -> None:
     The hooks are functions of this module: they survive ``deepcopy``, and are in no state dict.
     """
     for module in model.modules():
-        if (module is model or isinstance(module, _FUSED)) and _enter not in module._forward_pre_hooks.values():
+        if (module is model or isinstance(module, _FUSED)) and _enter not in pre_hooks(module):
             module.register_forward_pre_hook(_enter)
             module.register_forward_hook(_leave, always_call=True)
 
 
 def guards(module: nn.Module) -> bool:
     """Whether the only hooks of its forward pass are those of :func:`guard`."""
-    hooks = {*module._forward_pre_hooks.values(), *module._forward_hooks.values()}
+    hooks = {*pre_hooks(module), *module._forward_hooks.values()}
     return hooks <= {_enter, _leave}
 
 
@@ -61,12 +63,7 @@ def contained() -> Iterator[None]:
 
 def in_own_pass() -> bool:
     """Whether a guarded model computes now, or a backward pass does, which may compute parts of it again."""
-    return _depth > 0 or in_backward()
-
-
-def in_backward() -> bool:
-    """Whether a backward pass computes now: gradient checkpointing calls layers once more in it."""
-    return torch._C._current_graph_task_id() != -1
+    return _depth > 0 or in_backward()  # in which gradient checkpointing calls layers once more
 
 
 def _enter(module: nn.Module, args: Any) -> None:

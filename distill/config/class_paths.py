@@ -77,7 +77,7 @@ def check_classes(value: Any) -> None:
     Raises:
         UserError: naming the key.
     """
-    from jsonargparse._util import import_object
+    from distill.core.internals.jsonargparse import import_object
 
     for key, path in _named(value):
         try:
@@ -147,7 +147,7 @@ def only_allowed_imports(allowed: Iterable[str]) -> Iterator[None]:
     Raises:
         UserError: if ``allowed`` holds what is no name of a package.
     """
-    from jsonargparse import _common, set_parsing_settings
+    from distill.core.internals.jsonargparse import may_import
 
     allowed = list(allowed)
     for package in allowed:
@@ -159,15 +159,5 @@ def only_allowed_imports(allowed: Iterable[str]) -> Iterator[None]:
         if package.split(".")[0] not in sys.modules and find_spec(package.split(".")[0]) is None:
             problem, hint = "there is no such package, here or installed", "leave it out, or go to the folder it is in"
             raise UserError(problem, key="--allow", value=package, hint=hint)
-    before = dict(_common.parsing_settings)
-    try:
-        set_parsing_settings(
-            import_path_denylist=["*", *REFUSED],
-            import_path_allowlist=[*PACKAGES, *allowed],
-            instantiate_subclass_spec_in_any=False,
-        )
+    with may_import([*PACKAGES, *allowed], REFUSED):
         yield
-    finally:
-        # The settings are global; a program that uses this package may have its own.
-        _common.parsing_settings.clear()
-        _common.parsing_settings.update(before)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.core.internals.torch import own_buffers, unsaved_buffers
 from distill.core.utils.errors import UserError
 
 __all__ = ["keep_in_config", "refuse_changed_layers"]
@@ -146,8 +147,8 @@ def _settings(layer: nn.Module) -> dict[str, Any]:
             scalar = isinstance(value, bool | int | float | str | tuple | torch.Size | None)
             if scalar and not name.startswith("_") and name not in ("training", *_PLACE):
                 found[at + name] = value
-        for name in module._non_persistent_buffers_set:
-            found[at + name] = module._buffers[name]
+        for name in unsaved_buffers(module):
+            found[at + name] = own_buffers(module)[name]
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from distill.core.calls import of_transformers
+from distill.core.internals.transformers import attention_in_use
 from distill.core.record import steps_of
 from distill.core.utils.errors import UserError, nearest
 
@@ -162,7 +163,7 @@ class ModelSpec:
         Raises:
             UserError: if its attention implementation does not materialize them.
         """
-        implementation = getattr(self.config, "_attn_implementation", None)
+        implementation = attention_in_use(self.config)
         if implementation != "eager":
             raise UserError(
                 "attention maps exist only under the eager attention implementation",

@@ -19,6 +19,7 @@ __all__ = [
     "note",
     "read_steps",
     "recount_zeros",
+    "set_steps",
     "sparsity_step",
     "steps_of",
     "structural",
@@ -95,9 +96,14 @@ def summary(steps: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(words)
 
 
+def set_steps(model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> None:
+    """Say what was done to ``model``, in place of what was said before."""
+    model._compression_steps = [*map(dict, steps)]  # type: ignore[assignment]
+
+
 def note(model: nn.Module, *steps: Mapping[str, Any]) -> None:
     """Add to what was done to ``model``."""
-    model._compression_steps = [*steps_of(model), *map(dict, steps)]  # type: ignore[assignment]
+    set_steps(model, [*steps_of(model), *steps])
 
 
 def recount_zeros(model: nn.Module) -> None:

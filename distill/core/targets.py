@@ -15,6 +15,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from distill.core.internals.torch import ConvNd, own_parameters, pre_hooks
 from distill.core.utils.errors import UserError, nearest
 
 __all__ = [
@@ -56,7 +57,7 @@ def head_modules(model: nn.Module) -> set[str]:
         if not hasattr(model, base):
             return set()
         return {name for name, _ in model.named_modules() if name and name.split(".")[0] != base}
-    layers = [name for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))]
+    layers = [name for name, m in model.named_modules() if isinstance(m, (nn.Linear, ConvNd))]
     return set(layers[-1:])
 
 
@@ -159,7 +160,7 @@ def refuse_rewritten(modules: Mapping[str, nn.Module], key: str, *, excludes: bo
         UserError: naming the first, and who writes it.
     """
     for name, module in modules.items():
-        weight = module._parameters.get("weight")
+        weight = own_parameters(module).get("weight")
         if weight is None:
             writer, remedy = _writer(module)
             problem = f"its weight is written anew before every pass, by {writer}, which would undo a compression"
@@ -199,7 +200,7 @@ def _writer(module: nn.Module) -> tuple[str, str]:
         kinds = " and ".join(type(part).__name__.lstrip("_") for part in parts["weight"])
         return f"the parametrization {kinds}", "torch.nn.utils.parametrize.remove_parametrizations ends it"
     removals = {"WeightNorm": "remove_weight_norm", "SpectralNorm": "remove_spectral_norm"}
-    for hook in module._forward_pre_hooks.values():
+    for hook in pre_hooks(module):
         if isinstance(hook, BasePruningMethod):
             return "torch.nn.utils.prune", "torch.nn.utils.prune.remove(layer, 'weight') ends it and keeps its zeros"
         if type(hook).__name__ in removals:
@@ -211,7 +212,7 @@ def sharing(model: nn.Module) -> list[list[tuple[str, str]]]:
     """Of each parameter that several modules hold: the names of these modules, and the one under which each has it."""
     owners: dict[int, list[tuple[str, str]]] = {}
     for name, module in model.named_modules():
-        for own, parameter in module._parameters.items():
+        for own, parameter in own_parameters(module).items():
             if parameter is not None:
                 owners.setdefault(id(parameter), []).append((name, own))
     return [places for places in owners.values() if len(places) > 1]
@@ -278,7 +279,7 @@ def check_overrides(model: nn.Module, overrides: Mapping[str, Any] | None, chose
 
 def _holds(module: nn.Module) -> bool:
     """Whether there is anything in the module's weight; ``nn.Linear(16, 0)`` has none."""
-    weight = module._parameters.get("weight")
+    weight = own_parameters(module).get("weight")
     return weight is None or isinstance(weight, UninitializedParameter) or weight.numel() > 0
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
 
+from distill.core.internals.lightning import batches_done, distributes_samples
 from distill.core.utils.errors import UserError
 from distill.data.account import said, sizes, statistics, token_counts, unread
 from distill.data.batches import Collate, EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
@@ -280,6 +281,11 @@ class TextData(LightningDataModule):
     def test_dataloader(self) -> Loader:
         return self._evaluation_loader("test")
 
+    @property
+    def tokenized(self) -> Mapping[str, Samples]:
+        """The samples of what has been read so far, by their use."""
+        return self._samples
+
     def samples(self, use: str) -> Samples:
         """The tokenized samples of ``train``, ``validation`` or ``test``, asked for by ``(epoch, row)``.
 
@@ -335,7 +341,7 @@ class TextData(LightningDataModule):
         trainer = self.trainer
         if trainer is None:
             return 0, 1
-        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+        if trainer.world_size > 1 and distributes_samples(trainer):
             raise UserError(
                 "these batches are sharded over the ranks already",
                 key="trainer.use_distributed_sampler",
@@ -349,8 +355,7 @@ class TextData(LightningDataModule):
         trainer = self.trainer
         if trainer is None or not trainer.training:
             return self.epoch * len(self.training_batches())
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        return progress.current.completed if getattr(trainer, "overfit_batches", 0) else progress.total.completed
+        return batches_done(trainer)
 
     # ------------------------------------------------------------------ account
 

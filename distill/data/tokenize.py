@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.core.internals.datasets import fingerprint
 from distill.core.task import Task, TextTask
 from distill.core.utils.errors import UserError
 from distill.data.features import Samples, read_column
@@ -81,7 +82,7 @@ def tokenize(
     encode = _Encode(task.encode(copy.deepcopy(tokenizer), max_length), dict(columns), labels)
     key = _hash(
         [
-            dataset._fingerprint,
+            fingerprint(dataset),
             sorted(columns.items()),
             [labels.form, labels.names, labels.hot, [[repr(v), i] for v, i in labels.known.items()]]
             if labels

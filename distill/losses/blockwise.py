@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from distill.core.internals.torch import graph_is_kept
 from distill.core.numerics import at_least_float32
 
 __all__ = ["sum_over_rows"]
@@ -81,6 +82,6 @@ class _RowSum(Function):
     @once_differentiable
     def backward(ctx: Any, output: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        kept = torch._C._autograd._get_current_graph_task_keep_graph()  # retain_graph: another pass may come
+        kept = graph_is_kept()  # retain_graph: another pass may come
         gradient = gradient * output if kept else gradient.mul_(output)
         return None, None, gradient.to(ctx.dtype), *([None] * ctx.others)

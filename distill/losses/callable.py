@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import loss as torch_losses
 
+from distill.core.internals.torch import TorchLoss, version
 from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch
@@ -55,7 +56,7 @@ class CallableLoss(LogitLoss):
         if not callable(function) or isinstance(function, type):
             problem = "a loss is a DistillationLoss or a function of the student's and the teacher's logits"
             raise UserError(problem, key="function", value=function, hint="pass one of these")
-        if isinstance(function, torch_losses._Loss) and not isinstance(function, _OF_LOGITS):
+        if isinstance(function, TorchLoss) and not isinstance(function, _OF_LOGITS):
             problem = f"torch's {kind} does not compare logits with logits: one side must be probabilities or labels"
             hint = f"use {_INSTEAD[kind]}" if kind in _INSTEAD else "convert them in a function of your own"
             raise UserError(problem, key="function", value=kind, hint=hint)
@@ -69,9 +70,9 @@ class CallableLoss(LogitLoss):
         student_NC, teacher_NC = at_least_float32(student_NC), at_least_float32(teacher_NC)
         if self._is_sum is None:
             self._try(student_NC.detach(), teacher_NC)
-        before = teacher_NC._version
+        before = version(teacher_NC)
         value: Any = self.function(student_NC, teacher_NC)
-        if teacher_NC._version != before:
+        if version(teacher_NC) != before:
             problem = "it changes the teacher's logits, which other losses read too"
             raise UserError(problem, key=self.name, hint="work on a copy: teacher.clone()")
         if isinstance(value, Tensor) and value.shape in ((count,), ()):

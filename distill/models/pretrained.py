@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel
 
+from distill.core.internals.transformers import class_made_by
 from distill.core.record import note, read_steps, structural
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import resolve
@@ -99,7 +100,7 @@ def _compressed(
         model = load(location)
     except UserError as error:
         raise UserError(error.problem, key=key, value=path, hint=error.hint) from error
-    wanted = auto_model._model_mapping.get(type(getattr(model, "config", None)), None)
+    wanted = class_made_by(auto_model, getattr(model, "config", None))
     if not isinstance(model, PreTrainedModel) or not isinstance(model, wanted or ()):
         raise UserError(
             f"this is a compressed {type(model).__name__}, which cannot do this task ({auto_model.__name__})",

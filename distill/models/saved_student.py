@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from distill.compression.coverage import coverage_of
 from distill.compression.quantization import storage as quantized
 from distill.compression.structure import low_rank, removal, sharing
-from distill.core.record import RECORD, STEP_KINDS, VERSION, read_steps, steps_of, structural
+from distill.core.record import RECORD, STEP_KINDS, VERSION, read_steps, set_steps, steps_of, structural
 from distill.core.utils.errors import UserError, first_line
 from distill.core.utils.paths import resolve
 from distill.core.utils.quiet import quiet_transformers
@@ -124,7 +124,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         loaded = _fill(path, restructure(model, steps), steps)
     else:
         loaded = _rebuilt(path, steps) if structural(steps) else _open(path)
-    loaded._compression_steps = steps  # type: ignore[assignment]
+    set_steps(loaded, steps)
     return loaded.eval()
 
 

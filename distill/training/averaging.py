@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from distill.core.internals.torch import scale
 from distill.training.sharding import local
 
 __all__ = ["GlobalMean", "power_of_two"]
@@ -78,5 +79,5 @@ class GlobalMean:
         # DDP and FSDP average over the ranks.
         factor = self._divided_by * self._ranks / counted.clamp(min=1)
         parameters = (p for group in optimizer.param_groups for p in group["params"])
-        torch._foreach_mul_([local(p.grad) for p in parameters if p.grad is not None], factor)
+        scale([local(p.grad) for p in parameters if p.grad is not None], factor)
         self._counted = None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from distill.compression.base import compressions
+from distill.core.internals.lightning import has_trainer
 from distill.core.ranks import is_rank_zero
 from distill.core.record import recount_zeros, steps_of
 from distill.core.schedules import check_schedules
@@ -151,7 +152,7 @@ class Distillation(LightningModule):
     @property
     def total_steps(self) -> int:
         """How many optimizer steps the run has, for all that is scheduled over it; 1 before there is a run."""
-        if self._trainer is None:
+        if not has_trainer(self):
             return 1
         # Counted for the first who asks, as a subclass may have made configure_optimizers anew.
         counted = self._counted

@@ -15,6 +15,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from distill.core.idle import Idle, refuse_idle
+from distill.core.internals.torch import clip_despite_fusing
 from distill.core.step_callback import StepCallback, step_callbacks
 from distill.core.utils.errors import UserError
 
@@ -131,9 +132,7 @@ def make_optimizer(config: OptimizerConfig, modules: Iterable[nn.Module]) -> Opt
         return SGD(groups, lr=config.lr, momentum=config.momentum)
     fused = all(p.device.type in ("cpu", "cuda") and torch.is_floating_point(p) for p in parameters)
     optimizer = AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
-    # A fused optimizer offers to unscale gradients by itself, and Lightning then refuses to clip them.
-    # Unscaled by the scaler, as any other optimizer's are, they can be clipped.
-    optimizer._step_supports_amp_scaling = False
+    clip_despite_fusing(optimizer)
     return optimizer
 
 

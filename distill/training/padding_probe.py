@@ -82,7 +82,7 @@ def meet_padding(models: Sequence[tuple[str, nn.Module]], task: TextTask, data: 
         task: Not one of generation, for which tokenizers pad on the left. It gets its ``side``.
         data: Its samples are tried, and it has the tokenizer.
     """
-    pair = two_lengths(next(iter(data._samples.values()), None))  # of a split that has been read
+    pair = two_lengths(next(iter(data.tokenized.values()), None))  # of a split that has been read
     errors: dict[str, list[float]] = {}
     for side in task.sides if pair else ():
         assert pair is not None

@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Trainer
-from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.distributed import DistNetworkError
 
+from distill.core.internals.lightning import release_processes
 from distill.core.utils.errors import UserError
 
 __all__ = ["RUN_ID", "check_count", "free_port", "meeting", "none_left", "shared_id"]
@@ -120,11 +120,7 @@ def none_left(trainer: Trainer) -> Iterator[None]:
     except (SIGTERMException, KeyboardInterrupt):
         raise
     except BaseException:
-        launcher = trainer.strategy.launcher
-        if isinstance(launcher, _SubprocessScriptLauncher):
-            processes = list(launcher.procs)
-            launcher.procs.clear()  # else Lightning kills this one too, before it has said what failed
-            _end(processes)
+        _end(release_processes(trainer))
         raise
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from distill.core.internals.torch import BatchNorm
+from distill.core.internals.transformers import attention_in_use
 from distill.core.signals import Batch, Request
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError, first_line
@@ -39,7 +41,7 @@ def check_reads(who: str, model: nn.Module, task: TextTask, tokenizer: Any, requ
     rows = _rows(task, tokenizer)
     if rows is None:
         return
-    trains = model.training and not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    trains = model.training and not any(isinstance(m, BatchNorm) for m in model.modules())
     with _still(model), torch.no_grad():
         if trains:  # some read other batches in training than they do elsewhere
             read(who, model.train(), task, task.collate(rows, tokenizer), request)
@@ -49,7 +51,7 @@ def check_reads(who: str, model: nn.Module, task: TextTask, tokenizer: Any, requ
 
 def _runs_here(model: PreTrainedModel) -> bool:
     """Whether the host has kernels for it; half precision and fused attention may be a device's alone."""
-    kind = getattr(model.config, "_attn_implementation", None)
+    kind = attention_in_use(model.config)
     return kind in (None, "eager", "sdpa") and all(p.dtype == torch.float32 for p in model.parameters())
 
 

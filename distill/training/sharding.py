@@ -12,15 +12,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.strategies.strategy import Strategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
+from distill.core.internals.lightning import DataParallelStrategy
+from distill.core.internals.torch import RunningNorm
 from distill.core.utils.errors import UserError
 from distill.losses import DistillationLoss
 from distill.run.checkpoints.shards import ShardedCheckpointIO, shard_like
@@ -144,7 +144,7 @@ def local(tensor: Tensor) -> Tensor:
 # ---------------------------------------------------------------------- Lightning
 
 
-class Sharded(ModelParallelStrategy):
+class Sharded(DataParallelStrategy):
     """Shards over all ranks what :meth:`Distillation.configure_model` shards, and saves by the rank.
 
     Checkpoints are folders (``shards.py``). A run resumes from one of another strategy or number of ranks, too.
@@ -155,13 +155,9 @@ class Sharded(ModelParallelStrategy):
     """
 
     def __init__(self) -> None:
-        super().__init__(data_parallel_size=1, tensor_parallel_size=1)
+        super().__init__()
         self.checkpoint_io = ShardedCheckpointIO()
         self._raised = False
-
-    def setup_environment(self) -> None:
-        self._data_parallel_size = self.num_nodes * self.num_processes
-        super().setup_environment()
 
     # What follows goes back from ModelParallelStrategy, which saves and loads by itself, to what all strategies do: the
     # names and numbers in a checkpoint are then the same, sharded or not.
@@ -232,7 +228,7 @@ def check_modules(student: nn.Module, losses: Sequence[DistillationLoss]) -> Non
     """
     for place, module in (("model.student", student), *((f"model.losses.{i}", loss) for i, loss in enumerate(losses))):
         for name, part in module.named_modules():
-            if isinstance(part, _NormBase) and part.running_mean is not None:
+            if isinstance(part, RunningNorm) and part.running_mean is not None:
                 problem = f"has running statistics, of which under trainer.strategy: {NAME} each rank keeps its own"
                 raise UserError(problem, key=place, value=name or type(part).__name__, hint=UNSHARDED)
         for name, parameter in module.named_parameters():

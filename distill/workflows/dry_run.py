@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.compression.base import compressions, hurried
+from distill.core.internals.lightning import accumulates, stop_after
 from distill.core.step_callback import step_callbacks
 from distill.core.utils.console import duration, wide
 from distill.core.utils.quiet import quiet_lightning
@@ -63,7 +64,7 @@ class Measured(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_interval(self.arguments, trainer.num_training_batches)
         # The schedules were laid out over the whole run; now it may end early.
-        trainer.fit_loop.epoch_loop.max_steps = _STEPS
+        stop_after(trainer, _STEPS)
         self._before = _reset_peak(pl_module.device)
         self._started = time.perf_counter()
 
@@ -79,7 +80,7 @@ class Measured(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.fit_loop.epoch_loop._should_accumulate():
+        if accumulates(trainer):
             return
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)

@@ -14,6 +14,7 @@ from pytorch_lightning import Trainer
 from distill.config.diff import MISSING, config_diff
 from distill.config.files import apply_override, long_form, parse_value, parse_yaml
 from distill.config.local_paths import is_place
+from distill.core.internals.lightning import epochs_done
 from distill.core.ranks import is_rank_zero
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_lightning
@@ -209,8 +210,7 @@ def _refuse_at_its_end(config: Mapping[str, Any], checkpoint: Mapping[str, Any])
 
 def _done(checkpoint: Mapping[str, Any]) -> dict[str, int]:
     """How far a run has come, by the names of its limits."""
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
-    return {"max_epochs": epochs, "max_steps": checkpoint["global_step"]}
+    return {"max_epochs": epochs_done(checkpoint), "max_steps": checkpoint["global_step"]}
 
 
 def _refuse_foreign(checkpoint: Any, path: Path, run: Run) -> None:

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, IterableDataset
 
+from distill.core.internals.lightning import on_device
 from distill.core.signals import Batch
 from distill.core.tally import Tally
 from distill.core.utils.console import number
@@ -166,6 +167,4 @@ def _scored(
 
 def _batch(raw: Any, module: Distillation, trainer: Trainer) -> Batch:
     """A loader's batch on the device, by the way of one that is validated."""
-    raw = trainer.precision_plugin.convert_input(raw)
-    raw = module._on_before_batch_transfer(raw)
-    return module.task.batch(trainer.strategy.batch_to_device(raw, dataloader_idx=0))
+    return module.task.batch(on_device(trainer, module, raw))

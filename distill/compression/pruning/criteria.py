@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from distill.core.internals.torch import ConvNd
 from distill.core.orientation import TRANSPOSED, input_axis
 from distill.core.signals import Batch, tokens_within
 from distill.core.utils.errors import UserError
@@ -150,7 +151,7 @@ class Wanda(Criterion):
         module.register_buffer("input_square", weight_of(module).new_zeros(features))
 
     def watch(self, module: nn.Module) -> RemovableHandle | None:
-        dim = 1 if isinstance(module, nn.modules.conv._ConvNd) else -1
+        dim = 1 if isinstance(module, ConvNd) else -1
 
         def collect(module: nn.Module, args: tuple[Any, ...]) -> None:
             if module.training:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from distill.core.internals.torch import ConvNd
 from distill.core.orientation import TRANSPOSED, output_axis
 from distill.core.utils.errors import UserError
 
@@ -28,7 +29,7 @@ def as_matrix(module: nn.Module, tensor: Tensor) -> Tensor:
         inputs, outputs, *kernel = tensor.shape
         tensor = tensor.reshape(groups, inputs // groups, outputs, *kernel).transpose(1, 2)
         tensor = tensor.reshape(groups * outputs, inputs // groups, *kernel)
-    elif not isinstance(module, nn.modules.conv._ConvNd):
+    elif not isinstance(module, ConvNd):
         return (tensor.transpose(1, 2) if _inputs_first(module) else tensor).flatten(0, 1)
     return tensor.movedim(1, -1).flatten(1)
 
@@ -44,7 +45,7 @@ def from_matrix(module: nn.Module, matrix: Tensor) -> Tensor:
         inputs, outputs, *kernel = weight.shape
         tensor = matrix.reshape(groups, outputs, *kernel, inputs // groups).movedim(-1, 1)
         return tensor.reshape(inputs, outputs, *kernel)
-    if not isinstance(module, nn.modules.conv._ConvNd):
+    if not isinstance(module, ConvNd):
         experts, *sides = weight.shape
         if _inputs_first(module):
             return matrix.reshape(experts, *reversed(sides)).transpose(1, 2)

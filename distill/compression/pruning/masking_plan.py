@@ -15,6 +15,7 @@ from distill.compression.pruning.granularity import Granularity, as_matrix
 from distill.compression.pruning.rankings import MASK, Layer, Ranking, rankings
 from distill.compression.pruning.schedule import check_sparsity
 from distill.compression.pruning.weights import check_written, name_beside, weights_of
+from distill.core.internals.torch import own_parameters
 from distill.core.ranks import is_rank_zero
 from distill.core.targets import CHOOSE, check_overrides, check_pattern, override, select
 from distill.core.utils.errors import UserError
@@ -116,7 +117,7 @@ class MaskingPlan:
         names: dict[str, Layer] = {}
         modules = set()
         for name, module in student.named_modules():
-            for weight_name, weight in module._parameters.items():
+            for weight_name, weight in own_parameters(module).items():
                 if id(weight) in layers:
                     names[_label(name, weight_name)] = layers[id(weight)]
                     modules.add(name)

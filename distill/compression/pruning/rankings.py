@@ -15,6 +15,7 @@ from distill.compression.pruning.criteria import Criterion, weight_of
 from distill.compression.pruning.granularity import Granularity, as_matrix, from_matrix
 from distill.compression.pruning.masks import choose, comparable, count_at, exchange, on_one_scale, protect, spared
 from distill.compression.pruning.weights import Sole, name_beside
+from distill.core.internals.torch import own_parameters
 from distill.core.utils.errors import TrainingError, UserError, nearest
 
 __all__ = ["MASK", "Layer", "Ranking", "rankings"]
@@ -49,7 +50,7 @@ class Layer:
 
     @property
     def weight(self) -> nn.Parameter:
-        weight = self.module._parameters[self.parameter]
+        weight = own_parameters(self.module)[self.parameter]
         assert weight is not None
         return weight
 

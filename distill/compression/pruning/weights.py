@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from distill.core.internals.torch import flat_weights, own_buffers, own_parameters
 from distill.core.orientation import TRANSPOSED
 from distill.core.targets import CONVOLUTIONS, LINEAR, refuse_rewritten
 from distill.core.utils.errors import UserError
@@ -39,13 +40,13 @@ def _stacks(module: nn.Module) -> list[str]:
     kind = type(module).__name__.lower()
     if not ("expert" in kind or "moe" in kind or hasattr(module, "num_experts")):
         return []
-    return [name for name, p in module._parameters.items() if p is not None and p.dim() == 3 and min(p.shape) > 1]
+    return [name for name, p in own_parameters(module).items() if p is not None and p.dim() == 3 and min(p.shape) > 1]
 
 
 def weights_of(module: nn.Module) -> list[str]:
     """Names of the parameters of a module that are pruned: ``weight`` of most."""
     if isinstance(module, nn.RNNBase):
-        return [name for name in module._flat_weights_names if name.startswith("weight")]
+        return [name for name in flat_weights(module) if name.startswith("weight")]
     if isinstance(module, nn.MultiheadAttention):  # its out_proj is a module of its own
         return [name for name in _ATTENTION if getattr(module, name, None) is not None]
     return _stacks(module) if isinstance(module, Experts) else ["weight"]
@@ -60,7 +61,7 @@ def check_written(name: str, module: nn.Module, key: str) -> None:
     if weights_of(module) == ["weight"]:
         refuse_rewritten({name: module}, key)
     for own in weights_of(module):
-        if not isinstance(module._parameters.get(own), nn.Parameter):
+        if not isinstance(own_parameters(module).get(own), nn.Parameter):
             problem = f"its {own} is written anew before every pass, which would undo a compression"
             raise UserError(problem, key=key, value=name, hint=f"let it be a parameter, or exclude: ['{name}']")
 
@@ -88,7 +89,7 @@ class Sole(nn.Module):
 
     @property
     def weight(self) -> nn.Parameter:
-        weight = self._of._parameters[self._parameter]
+        weight = own_parameters(self._of)[self._parameter]
         assert isinstance(weight, nn.Parameter)
         return weight
 
@@ -97,4 +98,4 @@ class Sole(nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         module, beside = self.__dict__["_of"], name_beside(self.__dict__["_parameter"], name)
-        return getattr(module, beside if beside in module._buffers else name)
+        return getattr(module, beside if beside in own_buffers(module) else name)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.compression.quantization.layer import QuantizedLayer
+from distill.core.internals.torch import ConvNd, ConvTransposeNd, convolution, output_padding
 
 __all__ = [
     "QuantizedConv",
@@ -21,15 +22,14 @@ __all__ = [
 ]
 
 
-class QuantizedConv(QuantizedLayer, nn.modules.conv._ConvNd):
+class QuantizedConv(QuantizedLayer, ConvNd):
     """What convolutions have in common: a dynamic scale is a sample's."""
 
     def _sharing(self, x: Tensor) -> tuple[int, ...]:
         return tuple(range(x.dim() - self.parameter.dim() + 1, x.dim()))
 
     def forward(self, input: Tensor) -> Tensor:
-        x = self.quantized_input(input)
-        return cast(Any, self)._conv_forward(x, self.quantized_weight(), self.bias)  # type: ignore[no-any-return]
+        return convolution(self)(self.quantized_input(input), self.quantized_weight(), self.bias)
 
 
 class QuantizedConv1d(QuantizedConv, nn.Conv1d):
@@ -53,7 +53,7 @@ class QuantizedConv3d(QuantizedConv, nn.Conv3d):
     plain = nn.Conv3d
 
 
-class QuantizedConvTranspose(QuantizedLayer, nn.modules.conv._ConvTransposeNd):
+class QuantizedConvTranspose(QuantizedLayer, ConvTransposeNd):
     """What transposed convolutions have in common: weights are stored ``[in, out / groups, ...]``."""
 
     _function: ClassVar[Any]
@@ -81,10 +81,8 @@ class QuantizedConvTranspose(QuantizedLayer, nn.modules.conv._ConvTransposeNd):
         self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None
     ) -> Tensor:
         layer: Any = self
-        stride, padding, dilation = layer.stride, layer.padding, layer.dilation
-        size = layer.kernel_size
-        more = layer._output_padding(x, output_size, stride, padding, size, len(size), dilation)
-        out: Tensor = layer._function(x, weight, bias, stride, padding, more, layer.groups, dilation)
+        more = output_padding(self, x, output_size)
+        out: Tensor = layer._function(x, weight, bias, layer.stride, layer.padding, more, layer.groups, layer.dilation)
         return out
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from distill.compression.quantization.weights import (
     scale_shape,
     values_of,
 )
+from distill.core.internals.torch import Moved, own_buffers, own_parameters
 from distill.core.numerics import at_least_float32
 
 __all__ = ["Mode", "QuantizedLayer"]
@@ -32,7 +32,7 @@ __all__ = ["Mode", "QuantizedLayer"]
 Mode = Literal["float", "fake", "frozen"]
 
 
-class QuantizedLayer(nn.Module):
+class QuantizedLayer(Moved):
     """What the quantized layers have in common.
 
     Attributes:
@@ -63,15 +63,13 @@ class QuantizedLayer(nn.Module):
     input_scale: Tensor | None
     input_zero_point: Tensor | None
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def moved(self, before: dict[str, Tensor | None]) -> None:
         # Ranges and scales stay float32 where the model is converted to half precision.
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        buffers = own_buffers(self)
         for name, buffer in before.items():
-            now = self._buffers[name]
+            now = buffers[name]
             if buffer is not None and now is not None and now.element_size() < buffer.element_size():
-                self._buffers[name] = buffer.to(now.device)
-        return self
+                buffers[name] = buffer.to(now.device)
 
     @property
     def static(self) -> bool:
@@ -92,7 +90,7 @@ class QuantizedLayer(nn.Module):
     @property
     def parameter(self) -> nn.Parameter:
         """The weight that is trained, whoever asks."""
-        return cast(nn.Parameter, self._parameters["weight"])
+        return cast(nn.Parameter, own_parameters(self)["weight"])
 
     def as_rows(self, weight: Tensor) -> Tensor:
         """A view of a weight as ``[out, in]``."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.compression.own_pass import guard
+from distill.core.internals.torch import own_modules
 from distill.core.orientation import input_axis, output_axis
 from distill.core.targets import LINEAR
 from distill.core.utils.errors import UserError
@@ -115,7 +116,7 @@ def replace(model: nn.Module, ranks: Mapping[str, int]) -> None:
         if twin is not new:
             new.down.weight, new.up.weight = twin.down.weight, twin.up.weight
         for parent in list(model.modules()):
-            for child, module in list(parent._modules.items()):
+            for child, module in list(own_modules(parent).items()):
                 if module is old:
                     setattr(parent, child, new)
     guard(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from distill.core.internals.torch import own_buffers, own_parameters
 from distill.core.utils.errors import UserError
 
 __all__ = ["mask_norm", "unmask_norm"]
@@ -29,7 +30,7 @@ class _MaskedNorm(nn.Module):
         variance = x.square().sum(-1, keepdim=True) / count
         eps = self.variance_epsilon if hasattr(self, "variance_epsilon") else self.eps
         out = self.weight * (x * torch.rsqrt(variance + eps)).to(self.weight.dtype)  # type: ignore[operator]
-        bias = self._parameters.get("bias")
+        bias = own_parameters(self).get("bias")
         return out if bias is None else out + bias
 
 
@@ -57,4 +58,4 @@ def unmask_norm(module: nn.Module) -> None:
     if isinstance(module, _MaskedNorm):
         module.__class__ = module.plain  # type: ignore[assignment]
         del module.plain
-        del module._buffers["hidden_mask"]
+        del own_buffers(module)["hidden_mask"]

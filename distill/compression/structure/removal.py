@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from distill.compression.structure.masking import features
 from distill.compression.structure.units import UNIT_KINDS, UnitKind, Units, find_units, layer_modules
+from distill.core.internals.torch import own_buffers, own_modules, own_parameters
 from distill.core.layer_config import keep_in_config
 from distill.core.orientation import output_axis
 from distill.core.utils.errors import UserError
@@ -74,7 +75,7 @@ def _holders(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     """Every module, and name in it, that holds a parameter: several where layers share it. By the parameter's name."""
     places: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
-        for name, parameter in module._parameters.items():
+        for name, parameter in own_parameters(module).items():
             if parameter is not None:
                 places.setdefault(id(parameter), []).append((module, name))
     return {name: places[id(parameter)] for name, parameter in model.named_parameters()}
@@ -84,8 +85,8 @@ def _shrink_beside(module: nn.Module, weight: Tensor, axis: int, index: Tensor) 
     """Masks of the weight, and scales and the like that hold one value, or row of values, an output."""
     out = output_axis(module)
     outputs = weight.shape[out]
-    beside = {name: parameter for name, parameter in module._parameters.items() if name not in ("weight", "bias")}
-    for name, tensor in (*module._buffers.items(), *beside.items()):
+    beside = {name: parameter for name, parameter in own_parameters(module).items() if name not in ("weight", "bias")}
+    for name, tensor in (*own_buffers(module).items(), *beside.items()):
         if tensor is None:
             continue
         if tensor.shape == weight.shape:
@@ -143,7 +144,9 @@ def remove_layers(model: nn.Module, kept: Sequence[int], key: str) -> None:
             key=key,
             hint="keep all layers, or take a student without scale_attn_by_inverse_layer_idx",
         )
-    layers._modules = {str(i): layers[number - 1] for i, number in enumerate(kept)}
+    left = {str(i): layers[number - 1] for i, number in enumerate(kept)}
+    own_modules(layers).clear()
+    own_modules(layers).update(left)
     for i, layer in enumerate(layers):
         for module in layer.modules():
             if isinstance(getattr(module, "layer_idx", None), int):

@@ -20,6 +20,7 @@ from distill.compression.structure.masking import LayerSwitch, factors
 from distill.compression.structure.norms import mask_norm, unmask_norm
 from distill.compression.structure.removal import keep_units, remove_layers
 from distill.compression.structure.units import UNIT_KINDS, UnitKind, Units, find_units, heads_in_group, layer_modules
+from distill.core.internals.torch import own_buffers, own_parameters
 from distill.core.orientation import input_axis
 from distill.core.ranks import is_rank_zero
 from distill.core.record import steps_of, structural
@@ -61,7 +62,7 @@ class Parts:
         """The norms of the residual stream: modules whose weight is a vector over it. None if it is not looked at."""
         slices = [part for units in self.units.get("hidden", []) for part in units.slices]
         vectors = {id(self.weights[part.parameter]) for part in slices if self.weights[part.parameter].dim() == 1}
-        return [module for module in self.student.modules() if id(module._parameters.get("weight")) in vectors]
+        return [module for module in self.student.modules() if id(own_parameters(module).get("weight")) in vectors]
 
     def mask(self, units: Units) -> Tensor:
         """Which of the units stay, boolean, ``[units]``: a buffer of their layer."""
@@ -165,7 +166,8 @@ class RemovalPlan:
             id(module) for part in cut for module in part.modules() if isinstance(module, (*LINEAR, nn.Embedding))
         }
         named = {name: module for name, module in parts.student.named_modules() if id(module) in within}
-        refuse_rewritten({n: m for n, m in named.items() if "weight" not in m._parameters}, self.key, excludes=False)
+        bare = {name: module for name, module in named.items() if "weight" not in own_parameters(module)}
+        refuse_rewritten(bare, self.key, excludes=False)
 
     def _tell_frozen(self, parts: Parts) -> None:
         frozen = [
@@ -195,9 +197,9 @@ class RemovalPlan:
 
     def _add_buffers(self, module: nn.Module, unit: str, count: int) -> None:
         device = next(module.parameters()).device
-        if f"{unit}_mask" not in module._buffers:
+        if f"{unit}_mask" not in own_buffers(module):
             module.register_buffer(f"{unit}_mask", torch.ones(count, dtype=torch.bool, device=device))
-        if self.criterion != "magnitude" and f"{unit}_importance" not in module._buffers:
+        if self.criterion != "magnitude" and f"{unit}_importance" not in own_buffers(module):
             module.register_buffer(f"{unit}_importance", torch.zeros(count, device=device))
 
     def masked(self, student: nn.Module) -> list[str]:
@@ -217,7 +219,7 @@ class RemovalPlan:
             for units in parts.units[kind]:
                 readers = [parts.weights[part.parameter] for part in units.readers]
                 for module in parts.student.modules():  # several layers may share one
-                    if any(module._parameters.get("weight") is weight for weight in readers):
+                    if any(own_parameters(module).get("weight") is weight for weight in readers):
                         activations.watch_input(f"{units.owner}.{kind}", module)
         if self.layers:
             for index, layer in enumerate(parts.layers):
@@ -318,8 +320,8 @@ class RemovalPlan:
             unmask_norm(norm)
         for module in (student, parts.layers, *parts.layers):
             for unit in ("layer", *UNIT_KINDS.values()):
-                module._buffers.pop(f"{unit}_mask", None)
-                module._buffers.pop(f"{unit}_importance", None)
+                own_buffers(module).pop(f"{unit}_mask", None)
+                own_buffers(module).pop(f"{unit}_importance", None)
         for kind, stay in kept.items():
             keep_units(student, kind, stay, self.key)
         if kept:

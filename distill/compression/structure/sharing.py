@@ -10,6 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from distill.core.architectures import layer_list
+from distill.core.internals.torch import own_parameters
+from distill.core.internals.transformers import saved_once
 from distill.core.utils.errors import UserError
 
 __all__ = ["average", "blocks", "check_alike", "check_groups", "rebuild", "share", "shared_layers"]
@@ -83,11 +85,11 @@ def share(layers: nn.ModuleList, groups: Sequence[Sequence[int]]) -> None:
         first = dict(layers[group[0] - 1].named_modules())
         for number in group[1:]:
             for path, module in layers[number - 1].named_modules():
-                for name in module._parameters:
-                    module._parameters[name] = first[path]._parameters[name]
+                for name in own_parameters(module):
+                    own_parameters(module)[name] = own_parameters(first[path])[name]
     # transformers saves a parameter once where it is told which of its names to leave out.
     left_out = {rf"{number - 1}\.": rf"{group[0] - 1}\." for group in groups for number in group[1:]}
-    layers._tied_weights_keys = left_out  # type: ignore[assignment]
+    saved_once(layers, left_out)
 
 
 def rebuild(model: nn.Module, step: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from distill.compression.quantization.layers import (
     QuantizedTransposedLinear,
     quantized_layers,
 )
+from distill.core.internals.torch import convolution
 from distill.export.onnx.integer_convolutions import StaticConv, WeightOnlyConv
 from distill.export.onnx.integer_layers import (
     DynamicInput,
@@ -113,10 +114,10 @@ def _conv(layer: QuantizedConv | QuantizedConvTranspose, q: Tensor, unsigned: bo
         rows = layer.as_rows(q).contiguous()
         return WeightOnlyConv(layer.convolve, input, rows, layer.weight_scale, layer.weight_zero_point, bias)
     if not multiplies_integers(layer):
-        return WeightOnlyConv(layer._conv_forward, input, q, layer.weight_scale, layer.weight_zero_point, bias)
+        return WeightOnlyConv(convolution(layer), input, q, layer.weight_scale, layer.weight_zero_point, bias)
     assert isinstance(input, StaticInput)
     weight, zero_point = _stored(layer, q, unsigned)
-    return StaticConv(layer._conv_forward, input, weight, layer.weight_scale, zero_point, bias)
+    return StaticConv(convolution(layer), input, weight, layer.weight_scale, zero_point, bias)
 
 
 def _stored(layer: QuantizedLayer, integers: Tensor, unsigned: bool) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytorch_lightning.loggers import WandbLogger
-
+from distill.core.internals.lightning import OpenWandbLogger
 from distill.core.ranks import is_rank_zero
 from distill.core.utils.secrets import scrub
 from distill.run.folder import Run
@@ -48,7 +47,7 @@ class _Absent:
         return iter(())
 
 
-class SafeWandbLogger(FailSafe, WandbLogger):
+class SafeWandbLogger(FailSafe, OpenWandbLogger):
     """W&B under the run's own id, inside its folder, plotted over ``trainer/global_step``; it never stops the run.
 
     **History.** W&B only appends, and its service process, which writes the file, dies with the run, up to a second
@@ -82,11 +81,10 @@ class SafeWandbLogger(FailSafe, WandbLogger):
             group=scrub(config.group),
             tags=scrub(config.tags) or None,
         )
-        self._wandb_init.pop("anonymous")  # W&B warns wherever it is set
         self._run, self._artifacts = run, config.artifacts
         self._recorded: set[tuple[int, str]] = set()
         self._hyperparameters: Any = None
-        self._fallen = self._offline = False
+        self._fallen = self._unsent = False
         self._troubles, self._to_send = Troubles(), Path()
         self._try("start", lambda: self._start(mode, at))
 
@@ -99,12 +97,12 @@ class SafeWandbLogger(FailSafe, WandbLogger):
         copied = len(files) < len(list(folder.glob("*run-*/*.wandb")))  # others are of the run that it is a copy of
         # Not `offline=True`: that sets WANDB_MODE for the whole process and everything it starts.
         self._troubles = Troubles()
-        self._experiment = begin(self._troubles, **{**self._wandb_init, "mode": mode})
-        self._offline = mode == "offline"
+        self.begun = begin(self._troubles, **{**self.arguments(), "mode": mode})
+        self._unsent = mode == "offline"
         # Of the runs before it an online one sends anew what the server had not got; an offline one has them sent too.
-        self._to_send = folder if self._offline and not copied else Path(self._experiment.dir).parent
-        self._experiment.define_metric(AXIS)
-        self._experiment.define_metric("*", step_metric=AXIS, step_sync=True)
+        self._to_send = folder if self._unsent and not copied else Path(self.begun.dir).parent
+        self.begun.define_metric(AXIS)
+        self.begun.define_metric("*", step_metric=AXIS, step_sync=True)
         if self._hyperparameters is not None:
             super().log_hyperparams(self._hyperparameters)
         if at is not None:
@@ -112,7 +110,7 @@ class SafeWandbLogger(FailSafe, WandbLogger):
 
     def _catch_up(self, files: Iterable[Path], online: bool, at: int) -> None:
         """Log the rows up to the optimizer step ``at`` that are not in ``files``."""
-        experiment: Any = self._experiment
+        experiment: Any = self.begun
         self._recorded = set()
         for file in files:
             sent = experiment.starting_step if online and not file.parent.name.startswith("offline") else None
@@ -148,7 +146,7 @@ class SafeWandbLogger(FailSafe, WandbLogger):
 
     @property
     def experiment(self) -> Any:
-        return _Absent() if self._experiment is None else self._experiment
+        return _Absent() if self.begun is None else self.begun
 
     # ------------------------------------------------------------------ log
 
@@ -176,7 +174,7 @@ class SafeWandbLogger(FailSafe, WandbLogger):
         The student's comes last: it ends the run, which :meth:`finalize` has left open for it.
         """
         if kind in self._artifacts:
-            self._try(f"keep the {kind}", lambda: _log_folder(self._experiment, f"{self._run.name}-{kind}", folder))
+            self._try(f"keep the {kind}", lambda: _log_folder(self.begun, f"{self._run.name}-{kind}", folder))
         if kind == "student":
             self._finish("success")
 
@@ -186,13 +184,13 @@ class SafeWandbLogger(FailSafe, WandbLogger):
             self._finish(status)
 
     def _finish(self, status: str) -> None:
-        if self._experiment is not None:
+        if self.begun is not None:
             if not self._failed:
-                finish(self._experiment, self._troubles, 0 if status == "success" else 1)
+                finish(self.begun, self._troubles, 0 if status == "success" else 1)
                 self._troubles.report(self._to_send)
-            if self._offline:
+            if self._unsent:
                 print(f"W&B was offline; to send it: {sync_command(self._to_send)}", flush=True)
-            self._experiment, self._failed = None, True
+            self.begun, self._failed = None, True
 
 
 def log_export(config: WandbConfig, run: Run, folder: Path, mode: Mode) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from distill.callbacks import BestCheckpoint, Determinism, ResumeCheckpoint
@@ -23,6 +23,7 @@ from distill.config.class_paths import check, check_classes, only_allowed_import
 from distill.config.files import dump
 from distill.config.local_paths import absolute_paths
 from distill.config.yaml import refuse_boundless
+from distill.core.internals.lightning import DescribedBar
 from distill.core.ranks import is_rank_zero
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_lightning
@@ -244,13 +245,13 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
     return trainer
 
 
-class Bar(RichProgressBar):
+class Bar(DescribedBar):
     """Without ``/-2`` behind the epoch where only ``max_steps`` ends the run."""
 
-    def _get_train_description(self, current_epoch: int) -> str:
+    def describe(self, epoch: int, text: str) -> str:
         endless = (self.trainer.max_epochs or -1) < 0
-        text = f"Epoch {current_epoch}".ljust(len(self.validation_description))  # bars of one length do not flicker
-        return text if endless else super()._get_train_description(current_epoch)
+        # Bars of one length do not flicker.
+        return f"Epoch {epoch}".ljust(len(self.validation_description)) if endless else text
 
 
 def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str, Any]) -> list[Callback]:

@@ -10,10 +10,9 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from jsonargparse._typehints import resolve_class_path_by_name
-from jsonargparse._util import import_object
 from pytorch_lightning import LightningDataModule
 
+from distill.core.internals.jsonargparse import import_object, resolve_class_path_by_name
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import resolve
 from distill.data import TextData

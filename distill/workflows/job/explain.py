@@ -14,13 +14,16 @@ from dataclasses import is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser
-from jsonargparse._common import ImportDenied
-from jsonargparse._parameter_resolvers import get_signature_parameters
-from jsonargparse._typehints import get_all_subclass_paths, resolve_class_path_by_name
-from jsonargparse._util import import_object
 
 from distill.config.class_paths import check_path
 from distill.config.known_keys import instead, precision
+from distill.core.internals.jsonargparse import (
+    ImportDenied,
+    get_all_subclass_paths,
+    get_signature_parameters,
+    import_object,
+    resolve_class_path_by_name,
+)
 from distill.core.utils.errors import UserError, nearest
 
 __all__ = [

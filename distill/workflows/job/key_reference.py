@@ -7,9 +7,9 @@ import re
 import textwrap
 from collections.abc import Iterator
 
-from jsonargparse._parameter_resolvers import get_signature_parameters
 from pytorch_lightning import Trainer
 
+from distill.core.internals.jsonargparse import get_signature_parameters
 from distill.data import TextData
 from distill.models.students import StudentConfig
 from distill.models.teachers import TeacherConfig

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytorch_lightning import Trainer
 
+from distill.core.internals.lightning import set_epochs
 from distill.data import TextData
 from distill.workflows.job.lightning_limits import no_end
 
@@ -41,7 +42,8 @@ def settle_length(data: object, trainer: Trainer, given: dict[str, Any]) -> None
     if not isinstance(data, TextData):
         raise no_end(given.get("max_epochs"))
     steps, least = _steps_an_epoch(data, trainer), (given.get(key) or 0 for key in ("min_epochs", "min_steps"))
-    trainer.fit_loop.max_epochs = given["max_epochs"] = epochs_for(steps, *least)
+    given["max_epochs"] = epochs_for(steps, *least)
+    set_epochs(trainer, given["max_epochs"])
 
 
 def with_length(config: dict[str, Any], began: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from pytorch_lightning.callbacks.spike import SpikeDetection
 from pytorch_lightning.plugins import CheckpointIO, Precision
 
 from distill.core.idle import idle
+from distill.core.internals.lightning import start_method
 from distill.core.utils.errors import TrainingError, UserError, nearest
 
 __all__ = [
@@ -170,7 +171,7 @@ def check_plugins(arguments: Mapping[str, Any]) -> None:
         UserError: naming the plugin, or the strategy.
     """
     strategy = arguments.get("strategy")
-    started = getattr(strategy, "_start_method", "popen")
+    started = start_method(strategy)
     if (isinstance(strategy, str) and strategy.startswith(_WITHIN)) or started not in (None, "popen"):
         name = strategy if isinstance(strategy, str) else type(strategy).__name__
         problem = "starts processes out of this one, which holds a lock and threads that they would not have"
