@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from distill.compression.coverage import Coverage, coverage_of
 from distill.core.expectation import expectation
+from distill.core.internals.lightning import end_after_batch
 from distill.core.kept import kept_of, number_at, percent, ratio
 from distill.core.model_spec import megabytes, parameter_count
 from distill.core.ranks import is_rank_zero
@@ -68,8 +69,7 @@ class LastValidation(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if 0 < trainer.max_steps <= trainer.global_step:
-            trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = 0, None
-            trainer.should_stop = True
+            end_after_batch(trainer)
 
 
 def make_result(

@@ -24,6 +24,7 @@ __all__ = [
     "batches_begun",
     "batches_done",
     "distributes_samples",
+    "end_after_batch",
     "epochs_done",
     "has_trainer",
     "on_device",
@@ -50,6 +51,12 @@ def stop_after(trainer: Trainer, steps: int) -> None:
 def set_epochs(trainer: Trainer, epochs: int) -> None:
     """Give a trainer that was made without a length the epochs after which training ends."""
     trainer.fit_loop.max_epochs = epochs
+
+
+def end_after_batch(trainer: Trainer) -> None:
+    """End the training after the batch that is trained on now, whatever least length it was given."""
+    trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = 0, None
+    trainer.should_stop = True
 
 
 def batches_begun(trainer: Trainer) -> int:

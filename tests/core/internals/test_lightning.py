@@ -24,6 +24,7 @@ from distill.core.internals.lightning import (
     batches_begun,
     batches_done,
     distributes_samples,
+    end_after_batch,
     epochs_done,
     has_trainer,
     on_device,
@@ -110,6 +111,18 @@ def test_training_ends_after_fewer_steps_than_it_was_laid_out_for(tmp_path: Path
     run = trainer(tmp_path, watch)
     run.fit(Module(), batches())
     assert (run.global_step, len(watch.rows)) == (3, 3)
+
+
+@pytest.mark.parametrize("least", [{}, {"min_epochs": 2}, {"min_steps": 8}])
+def test_training_ends_after_the_batch_whatever_its_least_length(least: dict[str, int], tmp_path: Path) -> None:
+    class End(Watch):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == 3:
+                end_after_batch(trainer)
+
+    run = trainer(tmp_path, End(), **least)
+    run.fit(Module(), batches())
+    assert run.global_step == 3
 
 
 def test_training_ends_after_the_epochs_that_were_set_before_it_began(tmp_path: Path) -> None:
