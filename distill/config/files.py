@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.config.header import refuse_old
 from distill.config.known_keys import instead
 from distill.config.yaml import dump, parse_value, parse_yaml, read_yaml
 from distill.core.utils.errors import UserError, nearest
@@ -52,13 +53,14 @@ def find_file(name: str) -> Path:
     """The file that ``-c NAME`` means: a path, a run's folder, or a shipped recipe.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or it is a run of 0.1.
     """
     check_path(name, "--config")
     path = at_home(name)
     if path.is_file():
         return path
     if (path / "config.yaml").is_file():
+        refuse_old(path / "config.yaml", "--config")
         return path / "config.yaml"
     shipped = recipes()
     # `configs/quickstart/alone.yaml` is how the repository calls it; it works from everywhere.

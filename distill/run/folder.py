@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distill.config.files import dump, read_file
+from distill.config.header import MADE_BY, REPEAT, first_line, refuse_old
 from distill.core.utils.errors import UserError
-from distill.core.utils.files import read, sync, write
+from distill.core.utils.files import sync, write
 from distill.core.utils.json_file import Unreadable, read_mapping
 from distill.core.utils.paths import RUNS, at_home, check_folder, check_path
 from distill.core.utils.replacing import replacing
@@ -27,8 +28,6 @@ from distill.run.lock import held, locked
 __all__ = ["Run", "State", "begun_from", "new_id"]
 
 State = Literal["running", "finished", "failed", "interrupted"]
-
-_MADE_BY = "# Made by: "
 
 _LONGEST = 200  # of the 255 that a file's name may have: files beside the folder begin with its name
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -155,10 +154,10 @@ class Run:
         Raises:
             UserError: naming the command.
         """
-        first = read(self.config_file).decode(errors="replace").partition("\n")[0]
-        if first.startswith(_MADE_BY) and not self.result_file.is_file():
+        first = first_line(self.config_file)
+        if first.startswith(MADE_BY) and not self.result_file.is_file():
             problem = "was being made by another command, which did not end, and cannot be resumed"
-            hint = f"remove it, and give that command again: {first.removeprefix(_MADE_BY)}"
+            hint = f"remove it, and give that command again: {first.removeprefix(MADE_BY)}"
             raise UserError(problem, key="RUN", value=str(self.folder), hint=hint)
 
     def extend(self, config: Mapping[str, Any]) -> None:
@@ -168,7 +167,7 @@ class Run:
         self._write_config(config)
 
     def _write_config(self, config: Mapping[str, Any], made_by: str | None = None) -> None:
-        head = f"{_MADE_BY}{made_by}" if made_by else f"# Repeat this run: distill fit -c {self.config_file}"
+        head = f"{MADE_BY}{made_by}" if made_by else f"{REPEAT}distill fit -c {self.config_file}"
         _write_text(self.config_file, f"{head}\n" + dump(scrub(config)))
 
     @classmethod
@@ -180,7 +179,7 @@ class Run:
             key: Where the user named it.
 
         Raises:
-            UserError: if ``folder`` is none.
+            UserError: if ``folder`` is none, or one of 0.1.
         """
         check_path(folder, key)
         run = cls(at_home(folder).resolve())
@@ -192,6 +191,7 @@ class Run:
         if not run.config_file.is_file():
             problem = "is no run's folder: it has no config.yaml"
             raise UserError(problem, key=key, value=str(folder), hint=_others(Path(folder) / "any"))
+        refuse_old(run.config_file, key)
         run._take_id()
         return run
 

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from distill.config.header import refuse_old
 from distill.core.kept import number_at
 from distill.core.utils.console import duration, number, plain_table, wide
 from distill.core.utils.errors import UserError
@@ -115,7 +116,7 @@ def summary(folder: Path) -> Summary:
     if state == "interrupted":
         step = max(resume_checkpoints(run.checkpoints), default=step)
     message = str(failure.get("message", "")) if state == "failed" else ""
-    notes = [message, *Verdict.of_file(result).bad, broken_result, broken_failure, broken_plan]
+    notes = [_of_old(run), message, *Verdict.of_file(result).bad, broken_result, broken_failure, broken_plan]
     return Summary(
         folder=str(folder),
         name=run.name,
@@ -129,6 +130,15 @@ def summary(folder: Path) -> Summary:
         started=_started(run, number_at(plan, "started")),
         note="; ".join(note for note in [*notes, broken_metrics] if note),
     )
+
+
+def _of_old(run: Run) -> str:
+    """What is noted of a run of an earlier version; its figures are listed all the same."""
+    try:
+        refuse_old(run.config_file, "")
+    except UserError as error:
+        return error.problem
+    return ""
 
 
 def _as_int(value: float | None) -> int | None:

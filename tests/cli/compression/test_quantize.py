@@ -81,7 +81,7 @@ def test_the_quantized_run_lies_beside_its_source_and_says_how_it_was_made(
     assert made.folder == source.parents[1] / "copied-quantized" / "new"
     assert not list(Path().iterdir())
     first = made.config_file.read_text().splitlines()[0]
-    assert first == f"# Made by: distill quantize {source}"
+    assert first == f"# distill 0.2; made by: distill quantize {source}"
 
     def fail(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
