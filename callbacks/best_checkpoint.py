@@ -65,8 +65,7 @@ class BestCheckpoint(CheckpointOnCondition):
 
     def ready(self, trainer: Trainer) -> bool:
         total = int(trainer.lightning_module.total_steps)  # type: ignore[arg-type]
-        done = all(compression.target_reached(trainer.global_step, total) for compression in compressions(trainer))
-        return not done or super()._should_skip_saving_checkpoint(trainer)
+        return all(compression.target_reached(trainer.global_step, total) for compression in compressions(trainer))
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()

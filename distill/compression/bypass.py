@@ -21,12 +21,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from distill.compression.own_pass import guards
 from distill.core.generators import reseed
-from distill.core.internals.torch import own_parameters
+from distill.core.internals.torch import OperatorMode, own_parameters, tensors_in, written
 from distill.core.signals import Batch, Signals
 from distill.core.untouched import untouched
 from distill.core.utils.errors import UserError
@@ -130,7 +128,7 @@ def _smallest(student: nn.Module, batch: Batch, read: Callable[[Batch], Signals]
 
 
 def _tensors_of(read: Callable[[Batch], Signals], batch: Batch) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(dict(vars(read(batch)))) if isinstance(leaf, Tensor)]
+    return tensors_in(dict(vars(read(batch))))
 
 
 def find_read(
@@ -202,7 +200,7 @@ def watched_writes(layers: Mapping[str, nn.Module]) -> Iterator[list[str]]:
             writes.found.append(name)
 
 
-class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Writes(OperatorMode):  # type: ignore[no-untyped-call]
     """Notes which storages operators write to."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
@@ -211,12 +209,10 @@ class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
-        for place, argument in enumerate(func._schema.arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                value = args[place] if place < len(args) else given.get(argument.name)
-                tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-                names = (self.names.get(tensor.untyped_storage().data_ptr()) for tensor in tensors)
-                self.found.extend(name for name in names if name is not None)
+        for place, argument in written(func):
+            tensors = tensors_in(args[place] if place < len(args) else given.get(argument))
+            names = (self.names.get(tensor.untyped_storage().data_ptr()) for tensor in tensors)
+            self.found.extend(name for name in names if name is not None)
         return func(*args, **given)
 
 

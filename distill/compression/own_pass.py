@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distill.core.internals.torch import in_backward, pre_hooks
+from distill.core.internals.torch import hooks, in_backward, pre_hooks
 
 __all__ = ["contained", "guard", "guards", "in_backward", "in_own_pass"]
 
@@ -41,8 +41,7 @@ def guard(model: nn.Module) -> None:
 
 def guards(module: nn.Module) -> bool:
     """Whether the only hooks of its forward pass are those of :func:`guard`."""
-    hooks = {*pre_hooks(module), *module._forward_hooks.values()}
-    return hooks <= {_enter, _leave}
+    return set(hooks(module)) <= {_enter, _leave}
 
 
 @contextmanager

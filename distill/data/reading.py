@@ -42,7 +42,7 @@ class Reading:
         if not isinstance(data, TextData) or type(data.task) is not TASKS.get(data.task.name):
             return None
         given = {name: value for name, value in vars(data.task).items() if name not in ("labels", "side")}
-        columns = {role: name for role, name in data._rows.columns["train"].items() if role != "label"}
+        columns = {role: name for role, name in data.training_columns.items() if role != "label"}
         return cls(data.task.name, data.longest[1], columns, given)
 
     def text(self) -> str:

@@ -282,6 +282,11 @@ class TextData(LightningDataModule):
         return self._evaluation_loader("test")
 
     @property
+    def training_columns(self) -> Mapping[str, str]:
+        """What each column of the training data is read as: role -> its name."""
+        return self._rows.columns["train"]
+
+    @property
     def tokenized(self) -> Mapping[str, Samples]:
         """The samples of what has been read so far, by their use."""
         return self._samples

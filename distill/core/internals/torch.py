@@ -16,18 +16,22 @@ from torch.nn.modules.conv import _ConvNd as ConvNd
 from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
 from torch.nn.modules.loss import _Loss as TorchLoss
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode as OperatorMode
+from torch.utils._pytree import tree_leaves
 
 __all__ = [
     "BatchNorm",
     "ConvNd",
     "ConvTransposeNd",
     "Moved",
+    "OperatorMode",
     "RunningNorm",
     "TorchLoss",
     "clip_despite_fusing",
     "convolution",
     "flat_weights",
     "graph_is_kept",
+    "hooks",
     "in_backward",
     "interpolate",
     "not_sent_by_ddp",
@@ -37,8 +41,10 @@ __all__ = [
     "own_parameters",
     "pre_hooks",
     "scale",
+    "tensors_in",
     "unsaved_buffers",
     "version",
+    "written",
 ]
 
 # ---------------------------------------------------------------------- a module's tables
@@ -70,6 +76,11 @@ def unsaved_buffers(module: nn.Module) -> set[str]:
 def pre_hooks(module: nn.Module) -> list[Callable[..., Any]]:
     """What is called before the module's forward, in order."""
     return list(module._forward_pre_hooks.values())
+
+
+def hooks(module: nn.Module) -> list[Callable[..., Any]]:
+    """What is called before and after the module's forward."""
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
 
 
 def flat_weights(module: nn.RNNBase) -> list[str]:
@@ -125,6 +136,17 @@ def graph_is_kept() -> bool:
 def version(tensor: Tensor) -> int:
     """A number that grows with every change in place of the tensor or a view of it."""
     return tensor._version
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """The tensors in a value, however deep they lie in lists, tuples and mappings."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def written(operator: Any) -> list[tuple[int, str]]:
+    """Place and name of each argument that an operator writes to, as :class:`OperatorMode` is given it."""
+    arguments = enumerate(operator._schema.arguments)
+    return [(place, one.name) for place, one in arguments if one.alias_info is not None and one.alias_info.is_write]
 
 
 # ---------------------------------------------------------------------- optimizers and gradients

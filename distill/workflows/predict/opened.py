@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
+from distill.core.internals.transformers import class_made_by
 from distill.core.signals import Batch, Request
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
@@ -112,7 +113,7 @@ def _task(folder: Path, path: str, config: Any, reading: Reading | None) -> Text
     kinds = [kind for kind in TASKS.values() if issubclass(kind, TextTask)]
     for kind in kinds:
         task: TextTask = kind(labels)
-        made = task.auto_model._model_mapping.get(type(config), None)
+        made = class_made_by(task.auto_model, config)
         classes = made if isinstance(made, tuple) else (made,)
         if names[0] not in [getattr(one, "__name__", "") for one in classes]:
             continue

@@ -13,12 +13,14 @@ from distill.core.internals.torch import (
     ConvNd,
     ConvTransposeNd,
     Moved,
+    OperatorMode,
     RunningNorm,
     TorchLoss,
     clip_despite_fusing,
     convolution,
     flat_weights,
     graph_is_kept,
+    hooks,
     in_backward,
     interpolate,
     not_sent_by_ddp,
@@ -28,8 +30,10 @@ from distill.core.internals.torch import (
     own_parameters,
     pre_hooks,
     scale,
+    tensors_in,
     unsaved_buffers,
     version,
+    written,
 )
 
 
@@ -66,7 +70,9 @@ def test_hooks_before_a_pass_are_found_in_order() -> None:
     assert pre_hooks(module) == []
     module.register_forward_pre_hook(one)
     module.register_forward_pre_hook(other)
+    module.register_forward_hook(one)
     assert pre_hooks(module) == [one, other]
+    assert hooks(module) == [one, other, one]
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
@@ -143,6 +149,23 @@ def test_a_change_in_place_is_seen_through_views() -> None:
     assert version(tensor) == before
     tensor[:2].add_(1)
     assert version(tensor) > before
+
+
+def test_what_an_operator_writes_to_is_named_and_found() -> None:
+    class Watch(OperatorMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(written(func))
+            return func(*args, **kwargs or {})
+
+    seen: list[list[tuple[int, str]]] = []
+    one = torch.ones(2)
+    with Watch():
+        one.add_(1)
+        torch.add(one, one, out=one)
+        torch._foreach_mul_([one], 2.0)
+        one + 1
+    assert seen == [[(0, "self")], [(3, "out")], [(0, "self")], []]
+    assert [id(t) for t in tensors_in({"a": [one, 3], "b": ({"c": one}, None)})] == [id(one), id(one)]
 
 
 def test_many_tensors_are_changed_in_place() -> None:
