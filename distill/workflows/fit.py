@@ -36,7 +36,7 @@ from distill.run.loggers.make import keep_student, make_loggers
 from distill.training.evidence import empty_layers
 from distill.training.module import Distillation
 from distill.training.processes import meeting, none_left, shared_id
-from distill.workflows.best_checkpoint import restore_best
+from distill.workflows.best_student import restore_best
 from distill.workflows.job.build import Job, build, make_trainer
 from distill.workflows.job.lightning_limits import explained
 from distill.workflows.opening import opening
