@@ -1,0 +1,82 @@
+"""The neutral recipes take data that they have not seen, with no more said than where it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from distill.config.files import load, recipes
+
+Distill = Callable[..., Any]
+
+TASKS = ("text-classification", "token-classification", "causal-lm")
+STEPS = ("teacher", "alone", "distill", "compress")
+
+
+@pytest.fixture(scope="module")
+def given(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: str, teacher_dir: str, text_folder: str
+) -> dict[str, dict[str, str]]:
+    """Task -> a small model for it, and files of rows."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("given")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    shared = {"vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shared |= {"intermediate_size": 32, "max_position_embeddings": 512, "pad_token_id": tokenizer.pad_token_id}
+    torch.manual_seed(0)
+    tags = {"id2label": {0: "O", 1: "X"}, "label2id": {"O": 0, "X": 1}}
+    tagger = AutoModelForTokenClassification.from_config(AutoConfig.for_model("bert", **shared, **tags))
+    decoder = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **shared, eos_token_id=3, bos_token_id=2))
+    for name, model in (("tagger", tagger), ("decoder", decoder)):
+        model.save_pretrained(folder / name)
+        tokenizer.model_max_length = 512
+        tokenizer.eos_token, tokenizer.bos_token = "[SEP]", "[CLS]"
+        tokenizer.save_pretrained(folder / name)
+    words = [{"tokens": ["a", "good", "film"], "tags": ["O", "X", "O"]}, {"tokens": ["dull"], "tags": ["X"]}] * 20
+    (folder / "tags.jsonl").write_text("".join(json.dumps(row) + "\n" for row in words))
+    (folder / "text.txt").write_text("a good film without any heart\n\nit is dull and bright\n\n" * 600)
+    rows = {use: str(Path(text_folder, f"{use}.jsonl")) for use in ("train", "validation")}
+    return {
+        "text-classification": {"model": teacher_dir, **rows},
+        "token-classification": {"model": str(folder / "tagger"), **dict.fromkeys(rows, str(folder / "tags.jsonl"))},
+        "causal-lm": {"model": str(folder / "decoder"), **dict.fromkeys(rows, str(folder / "text.txt"))},
+    }
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("task", TASKS)
+def test_a_recipe_needs_nothing_but_data_and_models(
+    task: str, step: str, given: dict[str, dict[str, str]], distill: Distill, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = given[task]
+    Path("my.yaml").write_text(
+        yaml.safe_dump({"data": {"files": {use: one[use] for use in ("train", "validation")}, "max_length": 128}})
+    )
+    recipe = load([f"{task}/{step}"])
+    models = ["--model.student.path", one["model"]] if recipe["model"]["student"].get("path") else []
+    models += ["--model.teacher", one["model"]] if recipe["model"].get("teacher") else []
+    argv = ["fit", "-c", f"{task}/{step}", "-c", "my.yaml", *models, "--trainer.accelerator", "cpu", "--dry-run"]
+    code, out, err = distill(*argv)
+    assert code == 0, err
+    assert "seldom enough" not in out  # steps for what it prunes and quantizes
+    assert f"runs/{step}/" in out
+
+
+def test_there_is_a_recipe_of_each_kind_for_each_task() -> None:
+    assert {f"{task}/{step}" for task in TASKS for step in STEPS} <= set(recipes())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_compared_differs_in_nothing_but_its_losses(task: str) -> None:
+    alone, distilled = (load([f"{task}/{step}"]) for step in ("alone", "distill"))
+    for config in (alone, distilled):
+        del config["name"], config["model"]["losses"]
+    assert alone == distilled
