@@ -264,7 +264,12 @@ def _finish(trainer: Trainer, student: nn.Module, states: Mapping[str, Any]) -> 
     record.recount_zeros(student)
     record.note(student, *done)
     for compression in changed:
-        record.note(student, *compression.finish(student))
+        steps = compression.finish(student)
+        for kind in {str(step.get("kind")) for step in steps} - record.STEP_KINDS.keys():
+            problem = f"{type(compression).__name__}.finish returns a step of kind {kind!r}, which nobody can rebuild"
+            hint = "have your module call distill.models.saved_student.register(kind, rebuild), and resume the run"
+            raise TrainingError(f"{problem}: {hint}")
+        record.note(student, *steps)
 
 
 def _beside(job: Job) -> dict[str, Any] | None:

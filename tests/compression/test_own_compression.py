@@ -6,11 +6,17 @@ import csv
 import json
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from torch import nn
+
+from distill.core.utils.errors import TrainingError
+from distill.workflows.fit import _finish
 
 MINE = '''
 import torch
@@ -153,6 +159,15 @@ def test_a_dry_run_shows_its_time_line_and_leaves_out_what_writes(mine: None, di
     assert list(map(float, lines["columns gone"])) == [0, 0, 1, 1, 1]
     assert list(map(float, lines["learning rate"])) == pytest.approx([5e-4, 1e-3, 7.5e-5, 5e-5, 2.5e-5])
     assert not Path("diary").exists()
+
+
+def test_a_step_that_nobody_can_rebuild_is_named_with_its_class(mine: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    module = import_module("mine")
+    monkeypatch.setattr(module.FirstColumn, "finish", lambda self, student: [{"kind": "column"}])
+    trainer: Any = SimpleNamespace(callbacks=[module.FirstColumn(BEGIN)])
+    with pytest.raises(TrainingError, match=r"FirstColumn\.finish returns a step of kind 'column'.*register\(kind"):
+        _finish(trainer, nn.Linear(2, 2), {})
 
 
 @pytest.mark.parametrize("callback", [COLUMN, "mine.Mean", "mine.Reader"])

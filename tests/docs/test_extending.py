@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,16 @@ def test_an_example_is_at_most_25_lines_below_its_imports(example: Path) -> None
     imports = [node for node in ast.parse(text).body if isinstance(node, (ast.Import, ast.ImportFrom))]
     below = text.splitlines()[imports[-1].end_lineno :]
     assert len([line for line in below if line.strip()]) <= 25
+
+
+@pytest.mark.parametrize("name", sorted({*re.findall(r"`(distill(?:\.\w+)+)", PAGE)}))
+def test_a_name_on_the_page_leads_somewhere(name: str) -> None:
+    parent, _, last = name.rpartition(".")
+    try:
+        found = import_module(name)
+    except ModuleNotFoundError:
+        found = getattr(import_module(parent), last)
+    assert found is not None
 
 
 @pytest.fixture
