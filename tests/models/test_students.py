@@ -130,6 +130,7 @@ def test_a_student_of_a_half_precision_teacher_has_float32_weights() -> None:
         ("first", 0.5, 5, [1, 2, 3]),
         (None, 0.1, 4, [4]),
         ("first", 2, 6, [1, 2]),
+        ("first", 2.0, 6, [1, 2]),
         ("last", 2, 6, [5, 6]),
         ([1, 6], None, 6, [1, 6]),
     ],

@@ -42,7 +42,8 @@ def choose_layers(layers: Sequence[int] | str | None, count: int | float | None,
             hint=f"give num_layers, 1 to {depth}",
         )
     if isinstance(count, float):
-        count = _share(count, depth)
+        # 2 may arrive as 2.0: what jsonargparse tries first of int | float depends on what typing has in its cache.
+        count = int(count) if count >= 1 and count.is_integer() else _share(count, depth)
     if not 1 <= count <= depth:
         raise UserError(
             f"the model to copy from has {depth} layers",
