@@ -69,3 +69,12 @@ def test_what_is_no_baseline_is_refused_before_anything_is_trained(fitted: Fitte
 def test_a_run_that_names_a_teacher_and_reads_labels_alone_is_a_baseline(loss: str, alone: bool) -> None:
     losses = [{"class_path": f"distill.losses.{loss}"}]
     assert learns_alone({"model": {"teacher": {"path": "teacher"}, "losses": losses}}) is alone
+
+
+def test_a_run_records_the_labels_that_it_and_its_teacher_were_trained_on(fitted: Fitted, distill: Distill) -> None:
+    teacher = fitted(*ALONE, "--data.train_samples", "100", run_id="teacher")
+    assert result(teacher)["learned_from"] == {"rows": 100, "labelled": 100}
+    assert "teacher_learned_from" not in result(teacher)
+    taught = result(fitted("--model.teacher", str(teacher), "--model.student.num_layers", "1", run_id="taught"))
+    assert taught["learned_from"] == {"rows": 150, "labelled": 150}
+    assert taught["teacher_learned_from"] == {"labelled": 100, "same_rows": False}
