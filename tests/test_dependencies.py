@@ -70,7 +70,7 @@ def imported(*folders: str) -> dict[str, set[str]]:
     beside = {path.stem for folder in {"tests", "scripts"} & set(folders) for path in (ROOT / folder).rglob("*")}
     for folder in folders:
         for path in sorted((ROOT / folder).rglob("*.py")):  # links to folders are not followed
-            for name in set(tops(path)) - sys.stdlib_module_names - beside - {"distill"}:
+            for name in set(tops(path)) - sys.stdlib_module_names - beside - {"distill", "examples"}:
                 found[canonical(known.get(name, [name])[0])].add(path.relative_to(ROOT).as_posix())
     return found
 
