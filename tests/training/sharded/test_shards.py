@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from distill.core.utils.errors import TrainingError
 from distill.run.checkpoints import file as checkpoint
 from distill.run.checkpoints import sealed, shards
-from distill.run.checkpoints.file import SHARD, Damaged, SafeCheckpointIO, head, read, shard_path, write
+from distill.run.checkpoints.file import SHARD, Damaged, SafeCheckpointIO, read, read_header, shard_path, write
 from distill.run.checkpoints.shards import ShardedCheckpointIO, local_shards, shard_like
 
 WEIGHT = torch.arange(10.0).reshape(5, 2)  # three rows and two
@@ -41,7 +41,7 @@ def test_the_parts_are_put_together_to_what_one_process_would_have_saved(tmp_pat
     assert torch.equal(found["optimizer_states"][0]["state"][0]["mean"], WEIGHT)
     assert found["optimizer_states"][0]["param_groups"] == [{"lr": 0.1}]
     assert found["state_dict"]["seen"] == 0
-    assert head(tmp_path / "last-4.ckpt")["global_step"] == 4
+    assert read_header(tmp_path / "last-4.ckpt")["global_step"] == 4
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -55,7 +55,7 @@ def test_a_folder_that_is_incomplete_is_damaged(trouble: str, rank: int, tmp_pat
         path.write_bytes(path.read_bytes()[:-100])
     else:
         save(folder, "b", (rank,))
-    for way in (read, head):
+    for way in (read, read_header):
         with pytest.raises(Damaged):
             way(folder)
 
@@ -78,7 +78,7 @@ def test_a_sealed_part_that_says_nothing_of_use_is_damaged(
 ) -> None:
     folder = save(tmp_path / "last-4.ckpt")
     write({"state_dict": {}, SHARD: label}, shard_path(folder, rank))
-    ways: tuple[Callable[[Path], Any], ...] = (read, head, ShardedCheckpointIO().load_checkpoint)
+    ways: tuple[Callable[[Path], Any], ...] = (read, read_header, ShardedCheckpointIO().load_checkpoint)
     for way in ways:
         with pytest.raises(Damaged):
             way(folder)
