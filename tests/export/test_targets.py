@@ -22,6 +22,7 @@ from distill.core.record import note
 from distill.core.signals import Batch
 from distill.core.utils.errors import UserError
 from distill.export import hf
+from distill.export.base import ExportTarget
 from distill.export.onnx.runtime import logits, session
 from distill.export.onnx.write import MODEL, Onnx
 from distill.export.targets import TARGETS, find_target, write
@@ -326,3 +327,31 @@ def test_a_layer_under_two_names_is_exported_under_both(tmp_path: Path) -> None:
     report = write(TARGETS["onnx-int8"]("vnni"), model, tmp_path, task=Plain(), batches=lambda: [batch])
     assert report["verified"]["mean_error"] < 1e-5
     assert sum(report["integer_matmuls"].values()) == 2  # it is called twice, and stored once
+
+
+class Pickled(ExportTarget):
+    """A target of one's own, which may write something else than it is given."""
+
+    name = "pickled"
+
+    def __init__(self, isa: str = "avx2", factor: float = 1.0) -> None:
+        super().__init__(isa)
+        self.factor = factor
+
+    def write(self, student: nn.Module, folder: Path, example: dict[str, torch.Tensor]) -> dict[str, Any]:
+        assert set(example) == {"input"}
+        torch.save(student.weight * self.factor, folder / "weight.pt")  # type: ignore[operator]
+        return {"factor": self.factor}
+
+    def open(self, folder: Path) -> Callable[[dict[str, torch.Tensor]], torch.Tensor]:
+        weight = torch.load(folder / "weight.pt")
+        return lambda inputs: inputs["input"] @ weight.detach().T
+
+
+def test_a_target_of_ones_own_is_verified_as_ours_are(tmp_path: Path) -> None:
+    student, batch = nn.Linear(4, 3, bias=False).eval(), Batch({"input": torch.randn(8, 4)}, labels=torch.arange(8) % 3)
+    report = write(Pickled(), student, tmp_path, task=Plain(), batches=lambda: [batch])
+    assert report["factor"] == 1.0
+    assert report["verified"]["predictions"] == 8
+    with pytest.raises(UserError, match=r"differ.*nothing was written"):
+        write(Pickled(factor=1.01), student, tmp_path, task=Plain(), batches=lambda: [batch])
