@@ -79,7 +79,11 @@ def tokenize(
 
     check_room(task, tokenizer, max_length, pair="text_pair" in columns)
     # A copy: encoding sets a tokenizer's truncation, which would be saved with the student.
-    encode = _Encode(task.encode(copy.deepcopy(tokenizer), max_length), dict(columns), labels)
+    # Names that no feature has: a column "label" of text would have ``datasets`` keep numbers and ids as text.
+    read = {column: f"{column} as read" for column in sorted(set(columns.values()))}
+    encode = _Encode(
+        task.encode(copy.deepcopy(tokenizer), max_length), {role: read[one] for role, one in columns.items()}, labels
+    )
     key = _hash(
         [
             fingerprint(dataset),
@@ -95,14 +99,18 @@ def tokenize(
     )
     cache = Path(config.HF_DATASETS_CACHE) / "distill" / f"{key}.arrow"
     cache.parent.mkdir(parents=True, exist_ok=True)
-    encoded = dataset.select_columns(sorted(set(columns.values()))).map(
-        encode,
-        batched=True,
-        remove_columns=sorted(set(columns.values())),
-        cache_file_name=str(cache),
-        load_from_cache_file=True,
-        new_fingerprint=key,
-        desc=f"Tokenizing {split}",
+    encoded = (
+        dataset.select_columns(list(read))
+        .rename_columns(read)
+        .map(
+            encode,
+            batched=True,
+            remove_columns=list(read.values()),
+            cache_file_name=str(cache),
+            load_from_cache_file=True,
+            new_fingerprint=key,
+            desc=f"Tokenizing {split}",
+        )
     )
     if len(encoded) == 0:
         raise UserError("every text of the split is empty", key=f"data.splits.{split}", hint="check the text column")

@@ -151,6 +151,15 @@ def test_names_in_another_order_and_another_separator_are_other_data(tmp_path, t
     assert other.fingerprint not in again
 
 
+def test_numbers_of_a_csv_stay_numbers_whatever_their_column_is_called(tmp_path, tiny_tokenizer_dir):
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text("text,label\na good film,0.5\ndull,4.25\n")
+    data = make(str(tmp_path), tiny_tokenizer_dir)
+    data.setup("fit")
+    assert data.samples("train").features["label"].tolist() == [0.5, 4.25]
+    assert "(numbers from 0.5 to 4.25, 2.375 on average)" in data.account[1]
+
+
 def test_a_run_begins_by_saying_what_was_taken_for_what(tmp_path, tiny_tokenizer_dir):
     rows = "Text,LABEL\na good film,pos\ndull,neg\n,pos\nbright,\nlong,-1\n"
     (tmp_path / "train.csv").write_text(rows)
