@@ -37,6 +37,7 @@ from distill.export.targets import find_target, write
 from distill.models.compatibility import positions_of
 from distill.run.listing import read_json
 from distill.run.loggers.make import check_installed, keep_export
+from distill.workflows.card import CARD, card
 from distill.workflows.evaluate import reopen
 from distill.workflows.job.build import Job
 from distill.workflows.job.explain import named_class
@@ -103,6 +104,8 @@ def export(
             report |= _measure(job, student, fresh / target.onnx, integers=target.integers)
             report["verdict"] += slower(report["latency_ms"])
         _write_beside(fresh, job, student, report, pads=target.onnx is not None)
+        described = card(run.config, read_json(run.result_file)[0], student, job.data, report)
+        (fresh / CARD).write_text(described, encoding="utf-8")
     if given is None:  # what lies elsewhere is the user's
         keep_export(job.logging, run, place)
     report["folder"] = str(place)

@@ -23,6 +23,7 @@ from distill.compression.base import hurried
 from distill.core import record
 from distill.core.step_callback import step_callbacks
 from distill.core.utils.errors import TrainingError, UserError
+from distill.core.utils.files import write
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.secrets import scrub
 from distill.data.reading import reading_file
@@ -37,6 +38,7 @@ from distill.training.evidence import empty_layers
 from distill.training.module import Distillation
 from distill.training.processes import meeting, none_left, shared_id
 from distill.workflows.best_student import restore_best
+from distill.workflows.card import CARD, card
 from distill.workflows.job.build import Job, build, make_trainer
 from distill.workflows.job.lightning_limits import explained
 from distill.workflows.opening import opening
@@ -238,6 +240,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         complete=not unfinished,
         train_seconds=round(seconds, 3),
     )
+    write(job.run.student / CARD, card(job.config, result, student, job.data).encode())
     job.run.write_result(result)
     show_result(result)
     chosen = f"the {'next ' if instead else ''}best by {job.module.task.monitor}"

@@ -15,10 +15,12 @@ from distill.core import record
 from distill.core.signals import Request
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
+from distill.core.utils.files import write
 from distill.core.utils.secrets import scrub_override
 from distill.data.reading import reading_file
 from distill.models import saved_student
 from distill.run.folder import Run
+from distill.workflows.card import CARD, card
 from distill.workflows.evaluate import first_batches, refuse_quantized_run, reopen, score, scored
 from distill.workflows.result import show_result
 
@@ -93,6 +95,7 @@ def quantize(
         tokenizer = getattr(job.data, "tokenizer", None)
         saved_student.save(fresh.student, student, tokenizer, files=reading_file(job.data))
         result = scored(job, scores, run, fresh.student, name=new.name, id=new.id, **made)
+        write(fresh.student / CARD, card(run.config, result, student, job.data).encode())
         fresh.write_result(result)
     show_result(result)
     print(f"{task.monitor} before: {number(before[f'val/{task.monitor}'])}")

@@ -1,0 +1,154 @@
+"""The card beside a model tells the truth of it, names no place on this machine, and its lines of Python run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    pipeline,
+)
+
+from distill.core.record import note
+from distill.data.reading import Reading
+from distill.workflows.card import card, how_to_load
+
+FOLDERS = ("student", "exports/hf", "exports/onnx-int8")
+
+
+def head_of(text: str) -> dict[str, Any]:
+    """The YAML at the top, as the hub reads it."""
+    _, head, _ = text.split("---\n", 2)
+    found: dict[str, Any] = yaml.safe_load(head)
+    return found
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_its_lines_of_python_run_in_the_folder(
+    place: tuple[Path, Path], folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (place[0] / folder / "README.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(place[0] / folder)
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "negative" in printed or "positive" in printed or "array" in printed
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_it_has_the_scores_of_the_result_and_no_place_of_this_machine(place: tuple[Path, Path], folder: str) -> None:
+    run, data = place
+    text = (run / folder / "README.md").read_text()
+    scores = json.loads((run / "result.json").read_text())["scores"]
+    for who, name in (("guess", "constant guess"), ("student", "this model")):
+        cells = " | ".join(f"{value:.4g}" for value in scores[who].values())
+        assert f"| {name} | {cells} |" in text
+    assert str(run.parents[2]) not in text
+    assert str(data.parent) not in text
+    assert "compressed: int8" in text
+    assert "2 classes (negative, positive)" in text
+
+
+def test_its_head_is_what_the_hub_reads(place: tuple[Path, Path]) -> None:
+    head = head_of((place[0] / "student" / "README.md").read_text())
+    assert head["license"] == "unknown"
+    assert head["library_name"] == "transformers"
+    assert head["pipeline_tag"] == "text-classification"
+    assert head["metrics"][:3] == ["accuracy", "f1", "matthews_correlation"]
+    assert head["tags"] == ["lightning-distill", "quantization"]
+    assert "onnx" in head_of((place[0] / "exports/onnx-int8/README.md").read_text())["tags"]
+
+
+def test_the_student_of_a_run_is_opened_by_the_pipeline(
+    place: tuple[Path, Path], distill: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "row.txt").write_text("a good film\n")
+    _, out, _ = distill("predict", str(place[0]), str(tmp_path / "row.txt"), "--jsonl")
+    [theirs] = pipeline("text-classification", str(place[0] / "student"))("a good film")
+    assert theirs["label"] == json.loads(out)["label"]
+    assert theirs["score"] == pytest.approx(json.loads(out)["score"], abs=1e-4)
+
+
+def small() -> torch.nn.Module:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    return BertForSequenceClassification(BertConfig(vocab_size=11, **sizes))
+
+
+CONFIG: dict[str, Any] = {
+    "name": "mine",
+    "model": {"teacher": {"path": "org/large"}, "student": {"layers": "uniform"}, "losses": ["HintonKL"]},
+    "data": {"init_args": {"path": "glue", "name": "sst2"}},
+}
+
+
+def test_models_and_data_of_the_hub_are_named() -> None:
+    head = head_of(card(CONFIG, {}, small(), None))
+    assert head["base_model"] == "org/large"
+    assert head["datasets"] == ["glue"]
+    own = {**CONFIG, "model": CONFIG["model"] | {"student": {"path": "org/small"}}}
+    assert head_of(card(own, {}, small(), None))["base_model"] == "org/small"
+
+
+def test_local_models_and_secrets_are_not_named(tmp_path: Path) -> None:
+    local = {"teacher": {"path": str(tmp_path)}, "student": {"path": str(tmp_path / "none")}}
+    config = {**CONFIG, "model": local, "data": {"init_args": {"path": str(tmp_path), "token": "hf_" + "a1" * 17}}}
+    text = card(config, {}, small(), None)
+    assert str(tmp_path) not in text
+    assert "hf_" not in text
+    assert "base_model" not in head_of(text)
+
+
+def test_a_student_that_transformers_cannot_open_is_not_said_to_be_one_of_its() -> None:
+    student = small()
+    note(student, {"kind": "remove", "heads": {}})
+    head = head_of(card(CONFIG, {}, student, None))
+    assert head["library_name"] == "lightning-distill"
+    assert "pruning" in head["tags"]
+
+
+KINDS: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "text-classification": (AutoModelForSequenceClassification, {"num_labels": 1}, "score"),
+    "multi-label-classification": (
+        AutoModelForSequenceClassification,
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+        "LABEL_",
+    ),
+    "token-classification": (AutoModelForTokenClassification, {"num_labels": 3}, "LABEL_"),
+    "masked-lm": (AutoModelForMaskedLM, {}, "token_str"),
+    "causal-lm": (AutoModelForCausalLM, {"is_decoder": True}, "generated_text"),
+}
+
+
+@pytest.mark.parametrize("taken_apart", [False, True])
+@pytest.mark.parametrize("task", KINDS)
+def test_its_lines_run_for_every_task(
+    task: str,
+    taken_apart: bool,
+    saved: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    auto_model, settings, told = KINDS[task]
+    folder = saved(auto_model, **settings)
+    model = auto_model.from_pretrained(folder)
+    if taken_apart:  # as far as the card is told
+        note(model, {"kind": "share", "groups": []})
+    pair = {"text_pair": "b"} if task == "text-classification" else {}
+    reading = Reading(task, 32, {"text": "a", **pair})
+    [code] = re.findall(r"```python\n(.*?)```", how_to_load(model, reading, onnx=False), re.DOTALL)
+    assert len(code.strip().splitlines()) <= 7
+    monkeypatch.chdir(folder)
+    exec(compile(code, "README.md", "exec"), {})
+    assert ("tensor" if taken_apart else told) in capsys.readouterr().out
