@@ -88,6 +88,7 @@ def tokenize(
         [
             fingerprint(dataset),
             sorted(columns.items()),
+            list(read.values()),  # what an earlier version cached under the columns' own names may be text
             [labels.form, labels.names, labels.hot, [[repr(v), i] for v, i in labels.known.items()]]
             if labels
             else None,
