@@ -7,8 +7,9 @@ import io
 import json
 import os
 import shlex
+import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ SMALL = {
     "data.batch_size": "8",
     "data.max_length": "32",
     "trainer.max_epochs": "1",
+    "trainer.min_epochs": "1",
+    "trainer.min_steps": "1",
     "trainer.limit_val_batches": "1",
     "trainer.accelerator": "cpu",
     "trainer.enable_progress_bar": "false",
@@ -44,9 +47,10 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def distill(self, *argv: str) -> Result:
+    def distill(self, *argv: str, stdin: str = "") -> Result:
         """Play the command in this process, in the folder."""
         out, err = io.StringIO(), io.StringIO()
+        before, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(stdin.encode()))
         with contextlib.chdir(self.folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 code = main(list(argv))
@@ -55,21 +59,23 @@ class World:
             except Exception:
                 code = 1
                 traceback.print_exc()
+            finally:
+                sys.stdin = before
         return Result(code, out.getvalue(), err.getvalue())
 
-    def play(self, words: list[str]) -> Result:
-        """A ``distill`` command of a page, made small; what it says itself holds."""
+    def play(self, words: list[str], stdin: str = "") -> Result:
+        """A ``distill`` command of a page, made small; what it says itself holds, but for its length."""
         argv = [INSTEAD.get(word, word) for word in words[1:]]
         if argv[0] == "fit":
             own = {word.removeprefix("--") for word in argv}
-            kept = {key: value for key, value in SMALL.items() if key not in own}
+            kept = {key: value for key, value in SMALL.items() if key not in own or key == "trainer.min_steps"}
             if (
                 any(word.endswith("/teacher") and word.count("/") == 1 for word in argv)
                 and "--model.student.path" not in argv
             ):
                 kept["model.student.path"] = "encoder"
             argv += [word for key, value in kept.items() for word in (f"--{key}", value)]
-        return self.distill(*argv)
+        return self.distill(*argv, stdin=stdin)
 
     def well(self, *words: str) -> Result:
         """The same, which must end well."""
@@ -79,24 +85,15 @@ class World:
 
 
 def write_reviews(folder: Path) -> None:
-    """The reader's own data: two csv files, and the YAML that names them."""
+    """The reader's own rows: two csv files."""
     words = ["plot", "cast", "story", "scenes", "music", "end", "film", "hero"]
-    for split, rows in (("train", range(48)), ("dev", range(48, 80))):
+    (folder / "data").mkdir()
+    for split, rows in (("train", range(48)), ("validation", range(48, 80))):
         lines = ["text,label"]
         for row in rows:
             rest = " ".join(words[(row * 3 + i) % len(words)] for i in range(1 + row % 5))
             lines.append(f"{'good bright' if row % 2 else 'bad dull'} {rest},{'good' if row % 2 else 'bad'}")
-        (folder / f"reviews-{split}.csv").write_text("\n".join(lines) + "\n")
-    config = {
-        "name": "reviews",
-        "data": {
-            "path": None,
-            "files": {"train": "reviews-train.csv", "validation": "reviews-dev.csv"},
-            "train_samples": None,
-            "max_length": 128,
-        },
-    }
-    (folder / "reviews.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        (folder / f"data/{split}.csv").write_text("\n".join(lines) + "\n")
 
 
 def write_topics(folder: Path, tokenizer_folder: str) -> None:
@@ -129,21 +126,39 @@ def write_encoder(folder: Path, tokenizer_folder: str, **settings: Any) -> None:
     tokenizer.save_pretrained(folder)
 
 
+Make = Callable[[], World]
+
+
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: str, text_folder: str) -> Iterator[World]:
-    """The reader's data, a hub's encoder, and the runs ``runs/reviews/teacher``, ``alone``, ``small`` and ``int8``."""
-    made = World(tmp_path_factory.mktemp("world"))
-    write_reviews(made.folder)
-    write_encoder(made.folder / "encoder", tiny_tokenizer_dir)
-    (made.folder / "sst2").symlink_to(text_folder)
-    write_topics(made.folder, tiny_tokenizer_dir)
-    before = dict(os.environ)
+def make_world(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: str, text_folder: str) -> Make:
+    """Makes a folder with the reader's rows, a model that they have fine-tuned, a hub's encoder, and no run yet."""
+
+    def make() -> World:
+        made = World(tmp_path_factory.mktemp("world"))
+        write_reviews(made.folder)
+        write_topics(made.folder, tiny_tokenizer_dir)
+        write_encoder(made.folder / "encoder", tiny_tokenizer_dir)
+        names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+        write_encoder(made.folder / "my-model", tiny_tokenizer_dir, **names)
+        (made.folder / "sst2").symlink_to(text_folder)
+        (made.folder / "examples").symlink_to(Path(__file__).parents[2] / "examples")
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def world(make_world: Make) -> Iterator[World]:
+    """The same with the runs ``runs/reviews/teacher``, ``alone``, ``small`` and ``int8``."""
+    made, before = make_world(), dict(os.environ)
+    files = {"train": "data/train.csv", "validation": "data/validation.csv"}
+    (made.folder / "reviews.yaml").write_text(yaml.safe_dump({"name": "reviews", "data": {"files": files}}))
     shared = ("-c", "reviews.yaml", "--model.teacher", "runs/reviews/teacher")
-    made.well("distill", "fit", "-c", "sst2/teacher", "-c", "reviews.yaml", "--id", "teacher")
-    made.well("distill", "fit", "-c", "sst2/alone", *shared, "--id", "alone")
-    made.well("distill", "fit", "-c", "sst2/hinton", *shared, "--id", "small")
-    (made.folder / "int8.yaml").write_text("callbacks: [{class_path: QuantizationAwareTraining}]\n")
-    made.well("distill", "fit", "-c", "sst2/hinton", "-c", "int8.yaml", *shared, "--id", "int8")
+    made.well("distill", "fit", "-c", "text-classification/teacher", "-c", "reviews.yaml", "--id", "teacher")
+    made.well("distill", "fit", "-c", "text-classification/alone", *shared, "--id", "alone")
+    made.well("distill", "fit", "-c", "text-classification/distill", *shared, "--id", "small")
+    small = ("--model.student.path", "runs/reviews/small")
+    made.well("distill", "fit", "-c", "text-classification/compress", *shared, *small, "--id", "int8")
     yield made
     os.environ.clear()
     os.environ.update(before)

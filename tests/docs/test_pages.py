@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import shlex
 import textwrap
@@ -13,8 +14,10 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from distill.cli.main import main
+
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(
     r'^(?P<indent> *)```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^ *```$', re.M | re.S
 )
@@ -27,8 +30,8 @@ CANNOT_RUN = {
 """Beginning of a command -> why no test runs it."""
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-LONG = {"max_epochs=20": "max_epochs=1"}
-"""In Python: what takes long -> what stands for it here."""
+TINY = {"max_epochs=20": "max_epochs=1", "energy: 0.9": "energy: 0.5"}
+"""What takes long, or asks much of untrained weights -> what stands for it here."""
 
 
 PLAYED_APART = {"extending"}
@@ -70,25 +73,35 @@ def commands(block: Block) -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
+def tiny(text: str) -> str:
+    for much, little in TINY.items():
+        text = text.replace(much, little)
+    return text
+
+
 def run_python(block: Block, world: Any) -> None:
-    text = block.text
-    for long, short in LONG.items():
-        text = text.replace(long, short)
     with contextlib.chdir(world.folder):
-        exec(compile(text, block.place, "exec"), {"__name__": "page"})
+        exec(compile(tiny(block.text), block.place, "exec"), {"__name__": "page"})
 
 
-def run_command(words: list[str], block: Block, world: Any) -> None:
+def run_command(words: list[str], block: Block, world: Any) -> str:
+    """Run a command, or check what of it can be checked; what it printed."""
+    said = ""
+    if words[0] == "echo":
+        pipe = words.index("|")
+        said, words = words[1], words[pipe + 1 :]
     if words[0] == "distill":
-        done = world.play(words)
+        done = world.play(words, said)
         assert done.code == 0, f"{block.place}: {' '.join(words)}\n{done.err[-3000:]}"
-    elif words[:2] == ["pip", "install"]:
+        return str(done.out + done.err)
+    if words[:2] == ["pip", "install"]:
         named = [extra for word in words for extra in re.findall(r"\[(.*)\]", word)]
         assert {extra for names in named for extra in names.split(",")} <= EXTRAS.keys()
     elif "scripts/" in (script := words[1] if words[0] == "python" else words[0]):
         check_script(ROOT / script, words)
     else:
         assert any(" ".join(words).startswith(start) for start in CANNOT_RUN), f"{block.place}: {words}"
+    return ""
 
 
 def check_script(script: Path, words: list[str]) -> None:
@@ -103,34 +116,45 @@ def try_settings(block: Block, world: Any) -> None:
     """YAML is laid over a recipe and the reader's data, and everything is built."""
     config = yaml.safe_load(block.text)
     if block.title:
-        (world.folder / block.title).write_text(block.text)
+        (world.folder / block.title).write_text(tiny(block.text))
     if "method" in config:
         return  # a sweep's file, which a command of the page reads
-    (world.folder / "block.yaml").write_text(block.text)
-    files = ["sst2/hinton", "reviews.yaml", "block.yaml"]
+    (world.folder / "block.yaml").write_text(tiny(block.text))
+    files = ["text-classification/distill", "reviews.yaml", "block.yaml"]
     options = [word for file in files for word in ("-c", file)]
     if "BinaryKL" in block.text:
         options += ["--data.files", "{train: topics.jsonl, validation: topics.jsonl}", "--model.teacher", "topics"]
     elif "teacher" not in config.get("model", {}):
-        options += ["--model.teacher", "runs/reviews/teacher"]
-    done = world.play(["distill", "fit", *options, "--dry-run"])
+        options += ["--model.teacher", "my-model"]
+    done = world.play(["distill", "fit", *options, "--allow", "examples", "--dry-run"])
     assert done.code == 0, f"{block.place}\n{done.err[-3000:]}"
 
 
+def spoken(text: str) -> set[str]:
+    """Its words; numbers, and names of what is measured here with another model, are not among them."""
+    return set(re.findall(r"(?<![\w./-])[a-z]{3,}(?![\w/])", text)) - {"min"}  # of time
+
+
 def play(page: list[Block], world: Any) -> None:
+    """Run the blocks of a page in order. What a README says that a command prints, it prints in these words."""
+    printed = ""
     for block in page:
         if block.language == "python":
             run_python(block, world)
         elif block.language == "yaml":
             try_settings(block, world)
         elif block.language == "bash":
-            for words in commands(block):
-                run_command(words, block, world)
+            printed = "".join(run_command(words, block, world) for words in commands(block))
+        elif block.page == "README.md":
+            assert spoken(block.text) - spoken(printed) == set(), f"{block.place}\n{printed}"
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.stem not in PLAYED_APART], ids=lambda page: page.name)
-def test_what_a_page_shows_runs(page: Path, world: Any) -> None:
-    play(blocks(page), world)
+def test_what_a_page_shows_runs(page: Path, request: pytest.FixtureRequest) -> None:
+    # README begins with nothing; the pages go on from the runs that it makes.
+    begun = "make_world" if page.name == "README.md" else "world"
+    given = request.getfixturevalue(begun)
+    play(blocks(page), given() if page.name == "README.md" else given)
 
 
 def test_every_block_says_what_it_is() -> None:
@@ -149,3 +173,19 @@ def test_nothing_is_excused_that_no_page_shows() -> None:
         for words in commands(block)
     ]
     assert [start for start in CANNOT_RUN if not any(command.startswith(start) for command in shown)] == []
+
+
+def test_a_command_in_the_running_text_is_one_and_has_these_options() -> None:
+    asked: dict[str, str] = {}
+    for page in PAGES:
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+        for command, rest in re.findall(r"`distill (\w+)([^`]*)`", text):
+            if command not in asked:
+                with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+                    main([command, "--help"])
+                asked[command] = out.getvalue()
+            options = re.findall(r"(?<!\S)--[\w.-]+", rest)
+            assert [
+                option for option in options if option not in asked[command] and option[2:] not in asked[command]
+            ] == []
+    assert len(asked) >= 8

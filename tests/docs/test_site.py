@@ -75,3 +75,16 @@ def test_links_of_the_pages_outside_of_the_site_lead_somewhere(page: Path) -> No
         assert there.exists(), target
         if anchor:
             assert anchor in anchors(there), target
+
+
+def test_the_readme_fits_on_two_screens_and_names_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    assert max(map(len, re.sub(r"^[|[].*$", "", text, flags=re.M).splitlines())) <= 130
+    assert {"scripts/quickstart", "scripts/test"} <= set(re.findall(r"^scripts/\w+", text, re.M))
+
+
+def test_the_architecture_has_a_place_for_every_room() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rooms = {path.parent.name for path in (ROOT / "distill").glob("*/__init__.py")} - {"callbacks"}
+    assert {room for room in rooms if f"`distill/{room}/`" not in text} == set()

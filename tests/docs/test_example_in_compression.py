@@ -1,4 +1,4 @@
-"""README's example, pruned to 80 % and quantized, run short on few rows: it must still read its input."""
+"""The example of docs/compression.md, 80 % pruned and quantized, run short on few rows: it still reads its input."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_the_example_ends_above_a_constant_guess_when_it_is_run_short(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_tokenizer_dir: str, distill: Callable[..., Any]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    example = re.search(r"small\.yaml`\):\n\n```yaml\n(.*?)```", text, re.DOTALL)
+    text = (Path(__file__).parents[2] / "docs/compression.md").read_text(encoding="utf-8")
+    example = re.search(r'title="small\.yaml"\n(.*?)```', text, re.DOTALL)
     assert example
     Path("small.yaml").write_text(example[1])
     keys = KEYS[data]
