@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.config.argument_names import refuse_unknown
 from distill.config.header import refuse_old
 from distill.config.known_keys import instead
 from distill.config.yaml import dump, parse_value, parse_yaml, read_yaml
@@ -62,6 +63,10 @@ def find_file(name: str) -> Path:
     if (path / "config.yaml").is_file():
         refuse_old(path / "config.yaml", "--config")
         return path / "config.yaml"
+    if path.is_dir():
+        inside = sorted(str(each) for each in path.glob("*.y*ml"))
+        hint = f"name one of its files: {', '.join(inside[:3])}" if inside else "give the path of a YAML file"
+        raise UserError("is a folder, and no run's: it has no config.yaml", key="--config", value=name, hint=hint)
     shipped = recipes()
     # `configs/quickstart/alone.yaml` is how the repository calls it; it works from everywhere.
     short = name.removeprefix("distill:").removeprefix("configs/").removesuffix(".yaml")
@@ -111,7 +116,9 @@ def load(files: Sequence[str], overrides: Iterable[tuple[str, str]] = ()) -> dic
         config = merge(config, read_file(path))
     for key, text in overrides:
         apply_override(config, key, parse_value(text, f"--{key}"), text)
-    return long_form(config)
+    config = long_form(config)
+    refuse_unknown(config)
+    return config
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""Keys that people know from other tools, and what is typed for them here. Light: imports nothing."""
+"""Keys that people know from other tools, and what is typed for them here. Light."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-__all__ = ["instead", "precision"]
+from distill.core.utils.errors import nearest
+
+__all__ = ["instead", "known_as", "precision"]
 
 # What is typed here -> the names that it has elsewhere, with _ for every -; {loss} is the first loss that distils.
 _SAME = {
@@ -122,6 +124,17 @@ def instead(name: str, value: Any = None, losses: Any = None) -> str:
     return f"did you mean {ours.removeprefix('--')!r}? {typed}" if "." in ours else typed
 
 
+def known_as(name: str, value: Any, key: str, arguments: Collection[str]) -> str:
+    """What to do about the argument ``name`` of what stands at ``key``, which takes none of that name."""
+    if not arguments:
+        return "it takes no arguments"
+    close = nearest(name, arguments)
+    hint = instead(name, value)
+    if close.startswith("did you mean") or not hint:
+        return close
+    return f"{hint}; {close}" if f"--{key}." in hint else hint
+
+
 def precision(value: Any) -> str:
     """What ``trainer.precision`` calls a precision that has another name elsewhere; empty for what is none."""
     return _PRECISIONS.get(str(value).lower().removeprefix("torch."), "")
@@ -140,11 +153,21 @@ def _gpus(value: str) -> str:
     return f"--trainer.accelerator gpu --trainer.devices {several}"
 
 
+def _metric(value: str) -> str:
+    """The run's best checkpoint by another metric than the task's own."""
+    name = value.removeprefix("eval_").removeprefix("val/").removeprefix("val_") or "METRIC"
+    name = "METRIC" if name == "loss" else name
+    name = {"acc": "accuracy", "ppl": "perplexity", "mcc": "matthews"}.get(name, name)
+    mode = "min" if name in ("perplexity", "bits_per_byte", "mse", "mae") else "max"
+    return f"--callbacks '[{{class_path: BestCheckpoint, init_args: {{monitor: val/{name}, mode: {mode}}}}}]'"
+
+
 _SPECIAL: dict[str, Callable[[str], str]] = {
     "device": _device,
     "gpu": _gpus,
     "gpus": _gpus,
     "gpu_ids": _gpus,
+    **dict.fromkeys(("monitor", "metric", "eval_metric", "metric_for_best_model", "best_metric"), _metric),
     "mixed_precision": lambda value: f"--trainer.precision {_PRECISIONS.get(value, '16-mixed')}",
 }
 

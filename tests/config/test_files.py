@@ -38,6 +38,16 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
+def test_a_folder_that_is_no_run_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a folder, and no run's: .* give the path of a YAML file"):
+        find_file(str(tmp_path))
+    write(tmp_path / "mine.yaml", "seed: 1")
+    with pytest.raises(UserError, match=r"is a folder, .* name one of its files: .*/mine\.yaml"):
+        find_file(str(tmp_path))
+    write(tmp_path / "config.yaml", "seed: 1")
+    assert find_file(str(tmp_path)) == tmp_path / "config.yaml"
+
+
 # ---------------------------------------------------------------------- YAML
 
 
