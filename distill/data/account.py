@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import torch
 
@@ -21,7 +22,7 @@ from distill.data.rows import Rows
 if TYPE_CHECKING:
     from distill.data.text import TextData
 
-__all__ = ["doubts", "said", "sizes", "statistics", "token_counts", "unread"]
+__all__ = ["doubts", "repeated", "said", "sizes", "statistics", "token_counts", "unread"]
 
 _FEW = 10  # integers that might be classes
 _SOME = 20  # rows of which more classes than half are suspicious
@@ -134,6 +135,35 @@ def unread(use: str, rows: Rows, samples: Samples, tokenizer: Any, limit: int | 
         if share >= _UNKNOWN:
             lines.append(f"{share:.1%} of the tokens of {use} are unknown to the tokenizer ({tokenizer.unk_token})")
     return [f"data: {line}" for line in lines]
+
+
+def repeated(rows: Rows, uses: Collection[str]) -> list[str]:
+    """Lines on rows that are judged, and whose texts are among those trained on.
+
+    Args:
+        rows: The data.
+        uses: Those that are read.
+    """
+    lines = []
+    for use in [use for use in ("validation", "test") if {use, "train"} <= {*uses}]:
+        trained, judged = (_texts(rows.splits[one], rows.columns[one]) for one in ("train", use))
+        # Twice, so that only texts of the smaller split are ever hashed.
+        both = pc.unique(trained.filter(pc.is_in(trained, value_set=pc.unique(judged))))
+        count = pc.sum(pc.is_in(judged, value_set=both)).as_py() or 0
+        if count:
+            told = "are in train too: their score is of what was learned by heart"
+            lines.append(f"data: {count} of {len(judged)} texts of {use} {told}")
+    return lines
+
+
+def _texts(dataset: Any, columns: Mapping[str, str]) -> Any:
+    """What is read of each row, as one text; a row without one is an empty one's like."""
+    parts = []
+    for role in [role for role in ("text", "text_pair") if role in columns]:
+        values = arrow.column(dataset, columns[role])
+        parts.append(pc.fill_null(pc.binary_join(values, " ") if arrow.is_list(values) else values, ""))
+    joined = [pc.cast(part, pa.large_string()) for part in parts]
+    return pc.binary_join_element_wise(*joined, pa.scalar("\0", pa.large_string())) if len(joined) > 1 else joined[0]
 
 
 def statistics(data: TextData) -> dict[str, Any]:

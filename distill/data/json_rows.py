@@ -52,12 +52,14 @@ def _lines(text: str, path: str, key: str) -> list[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_once)
+        except _Twice as error:
+            raise _twice(f"line {number} {error}", path, key) from error
         except (ValueError, RecursionError) as error:
-            if not rows and (found := _inside(text)):
+            if not rows and (found := _inside(text, path, key)):
                 return found
             raise UserError(f"line {number} is no JSON ({error})", key=key, value=path, hint="correct it") from error
-        if not rows and number == 1 and isinstance(row, dict) and (found := _inside(text)):
+        if not rows and number == 1 and isinstance(row, dict) and (found := _inside(text, path, key)):
             return found
         if not isinstance(row, dict):
             hint = 'write an object in each line: {"text": "...", "label": 0}'
@@ -66,10 +68,28 @@ def _lines(text: str, path: str, key: str) -> list[Row]:
     return rows
 
 
-def _inside(text: str) -> list[Row] | None:
+class _Twice(ValueError):
+    """Of an object that names a key twice: of the two values one would be lost."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Row:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(f"names the key {next(n for n in names if names.count(n) > 1)!r} twice in one object")
+    return found
+
+
+def _twice(problem: str, path: str, key: str) -> UserError:
+    return UserError(problem, key=key, value=path, hint="keep one of the two, or give them names of their own")
+
+
+def _inside(text: str, path: str, key: str) -> list[Row] | None:
     """The rows of a file that is one object around one list of them."""
     try:
-        whole = json.loads(text)
+        whole = json.loads(text, object_pairs_hook=_once)
+    except _Twice as error:
+        raise _twice(str(error), path, key) from error
     except (ValueError, RecursionError):
         return None
     lists = [value for value in whole.values() if _are_rows(value)] if isinstance(whole, dict) else []
@@ -82,7 +102,9 @@ def _are_rows(value: Any) -> bool:
 
 def _listed(text: str, path: str, key: str) -> list[Row]:
     try:
-        rows = json.loads(text)
+        rows = json.loads(text, object_pairs_hook=_once)
+    except _Twice as error:
+        raise _twice(str(error), path, key) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"is no JSON ({error})", key=key, value=path, hint="correct it") from error
     wrong = next((number for number, row in enumerate(rows, start=1) if not isinstance(row, dict)), None)

@@ -12,7 +12,7 @@ from pytorch_lightning import LightningDataModule
 
 from distill.core.internals.lightning import batches_done, distributes_samples
 from distill.core.utils.errors import UserError
-from distill.data.account import said, sizes, statistics, token_counts, unread
+from distill.data.account import repeated, said, sizes, statistics, token_counts, unread
 from distill.data.batches import Collate, EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
 from distill.data.bounds import check_numbers, refuse_idle_settings
 from distill.data.features import Samples
@@ -163,7 +163,7 @@ class TextData(LightningDataModule):
         limit = None if self._block_length else self.max_length
         for use, samples in self._samples.items():
             lines += unread(use, self._rows, samples, self.tokenizer, limit)
-        return lines
+        return lines + repeated(self._rows, self._samples)
 
     @property
     def learned_from(self) -> dict[str, int] | None:

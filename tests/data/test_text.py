@@ -172,7 +172,25 @@ def test_a_run_begins_by_saying_what_was_taken_for_what(tmp_path, tiny_tokenizer
         "data: 2 of 5 rows of train have no label: a teacher alone says what to learn there",
         "data: 1 of 2 rows of validation have no label: they are not judged",
         "data: 1 of 5 texts of train are empty or blank: read as they are",
+        "data: 2 of 2 texts of validation are in train too: their score is of what was learned by heart",
     ]
+
+
+def test_texts_that_are_judged_and_trained_on_are_counted(tmp_path, tiny_tokenizer_dir):
+    (tmp_path / "train.csv").write_text("text,text_pair,label\na,b,0\na,b,1\nc,d,1\n,x,0\n")
+    (tmp_path / "validation.csv").write_text("text,text_pair,label\na,b,0\na,d,0\na b,,1\nc,d,0\nab,,1\n")
+    data = make(str(tmp_path), tiny_tokenizer_dir)
+    data.setup("fit")
+    assert [line for line in data.account if "by heart" in line] == [
+        "data: 2 of 5 texts of validation are in train too: their score is of what was learned by heart"
+    ]
+    words = [json.dumps({"tokens": row, "tags": ["O"] * len(row)}) for row in (["a", "b"], ["c"], ["d"])]
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words/train.jsonl").write_text("\n".join(words[:2]))
+    (tmp_path / "words/validation.jsonl").write_text("\n".join(words[1:]))
+    data = TextData(str(tmp_path / "words"), tokenizer=tiny_tokenizer_dir, task="token-classification")
+    data.setup("fit")
+    assert "data: 1 of 2 texts of validation are in train too" in "\n".join(data.account)
 
 
 def test_a_split_for_validation_that_is_not_read_is_reported(text_folder, tiny_tokenizer_dir):
