@@ -14,7 +14,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, IterableDataset
 
 from distill.core.internals.lightning import on_device
-from distill.core.signals import Batch
+from distill.core.signals import IGNORE, Batch
 from distill.core.tally import Tally
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
@@ -130,7 +130,7 @@ def _scored(
     Raises:
         _NotScored: if they have no labels.
     """
-    task, teacher, tally, seen = module.task, module.teacher, Tally(), 0
+    task, teacher, tally, seen, looked = module.task, module.teacher, Tally(), 0, 0
     assert teacher is not None
     metrics = {name: metric.to(module.device) for name, metric in task.metrics().items()}
     for metric in metrics.values():
@@ -147,14 +147,15 @@ def _scored(
             assert logits is not None
             task.update(metrics, logits, batch)
             tally.add(task.predict(logits), batch, logits)
-            seen, predictions = seen + len(rows), predictions + int(batch.count)
+            seen, predictions = seen + _labeled(batch), predictions + int(batch.count)
+            looked += len(rows)
         if predictions >= PREDICTIONS:
             break
     counts = tally.take(1)
     scores = {name: float(metric.compute()) for name, metric in metrics.items()} if counts.total else {}
     measured = counted(task, counts, metrics[task.monitor], module.evidence.token_counts(trainer))
     if not scores:
-        raise _NotScored(f"none of {seen:,} validation samples has a label")
+        raise _NotScored(f"none of {looked:,} validation samples has a label")
     found: Mapping[str, Any] = {"teacher": scores, "guess": measured.pop("guess", {})}
     return {
         "monitor": task.monitor,
@@ -163,6 +164,15 @@ def _scored(
         "measured": measured,
         "samples": [seen, samples],
     }
+
+
+def _labeled(batch: Batch) -> int:
+    """How many of its samples have a label, which alone are scored."""
+    if batch.labels is None:
+        return 0
+    labels = batch.labels.reshape(batch.size, -1)
+    known = ~labels.isnan() if labels.is_floating_point() else labels != IGNORE
+    return int(known.any(1).sum())
 
 
 def _batch(raw: Any, module: Distillation, trainer: Trainer) -> Batch:

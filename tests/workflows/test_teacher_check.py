@@ -13,14 +13,14 @@ from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from distill.core.signals import IGNORE
+from distill.core.signals import IGNORE, Batch
 from distill.core.tally import Counts
 from distill.core.verdict import Verdict
 from distill.losses import CrossEntropy, HintonKL
 from distill.tasks import CausalLM, Plain
 from distill.tasks.scores import unigram
 from distill.training.module import Distillation
-from distill.workflows.teacher_check import TeacherCheck
+from distill.workflows.teacher_check import TeacherCheck, _labeled
 
 
 class Knows(nn.Module):
@@ -155,6 +155,20 @@ def test_a_data_module_that_changes_its_training_batches_does_not_change_these(t
     module = Distillation(nn.Linear(4, 2), Plain(), Knows(), [CrossEntropy()])
     trainer(tmp_path, check).fit(module, datamodule=Data())
     assert check.found["scores"]["teacher"]["accuracy"] == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "count"),
+    [
+        (None, 0),
+        (torch.tensor([1, IGNORE, 0]), 2),
+        (torch.tensor([0.5, torch.nan, torch.nan]), 1),
+        (torch.tensor([[IGNORE, IGNORE], [IGNORE, 4], [1, 2]]), 2),
+        (torch.tensor([[torch.nan, torch.nan], [0.0, 1.0], [1.0, 1.0]]), 2),
+    ],
+)
+def test_only_samples_that_have_a_label_count_as_scored(labels: torch.Tensor | None, count: int) -> None:
+    assert _labeled(Batch({"input": torch.zeros(3, 2)}, labels=labels)) == count
 
 
 def test_a_language_model_is_held_against_the_token_frequencies() -> None:
