@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import re
 from typing import Any
@@ -128,8 +129,15 @@ def as_loss(loss: Any, index: int) -> DistillationLoss:
     """
     if isinstance(loss, DistillationLoss):
         return loss
-    named = getattr(loss, "__name__", "<") if not isinstance(loss, nn.Module) else type(loss).__name__
+    inner = loss
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    called = getattr(inner, "__name__", "<") if not isinstance(inner, nn.Module) else type(inner).__name__
+    name = f"loss_{index}" if called.startswith("<") else snake_case(re.sub(r"\W+", "", called))
     try:
-        return CallableLoss(loss, name=f"loss_{index}" if named.startswith("<") else None)
+        made = CallableLoss(loss, name=name)
     except UserError as error:
         raise UserError(error.problem, key=f"model.losses.{index}", value=error.value, hint=error.hint) from None
+    if called.startswith("<"):
+        _log.warning("model.losses.%d is logged as %s: CallableLoss(function, name=...) gives it a name", index, name)
+    return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -154,6 +155,17 @@ def test_a_function_without_a_name_is_called_by_its_place_and_a_modules_paramete
     module = Distillation(student=nn.Linear(3, C), teacher=nn.Linear(3, C), task=Plain(), losses=losses)
     assert [loss.name for loss in module._losses()] == ["loss_0", "scaled"]
     assert [name for name, _ in module.losses.named_parameters()] == ["1.function.scale"]
+    assert as_loss(functools.partial(mean_of_squares), 0).name == "mean_of_squares"
+
+
+def test_a_function_without_a_name_is_said_to_be_logged_by_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    as_loss(squares, 0)
+    as_loss(functools.partial(squares), 1)
+    assert not caplog.messages
+    as_loss(lambda s, t: squares(s, t), 2)
+    as_loss(functools.partial(lambda s, t: squares(s, t)), 3)
+    named = "is logged as loss_{0}: CallableLoss(function, name=...) gives it a name"
+    assert caplog.messages == [f"model.losses.{i} {named.format(i)}" for i in (2, 3)]
 
 
 def test_teachers_in_a_list_are_never_dropped() -> None:
