@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -29,6 +30,8 @@ from distill.losses.base import check_choice
 
 __all__ = ["GradualMagnitudePruning"]
 
+
+_log = logging.getLogger(__name__)
 
 _ELEMENTWISE = (SGD, Adam, AdamW)
 """Optimizers that leave a weight at zero whose gradient and moments are zero."""
@@ -213,6 +216,8 @@ class GradualMagnitudePruning(Compression):
     # ------------------------------------------------------------------ training
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.schedule.final and trainer.is_global_zero:
+            _log.warning("%s.final_sparsity = 0: nothing is pruned", self._key)
         try:
             self.schedule.check(total_steps(pl_module))
             if self.plan.criterion.learns and self.schedule(0, total_steps(pl_module)):

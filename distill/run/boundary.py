@@ -14,7 +14,7 @@ from typing import Any
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import at_home
 
-__all__ = ["is_path_key", "refuse_links", "refuse_paths", "without_paths"]
+__all__ = ["is_path_key", "refuse_inside", "refuse_links", "refuse_paths", "without_paths"]
 
 _PATH_KEY = re.compile(
     r"(?:.*_)?(?:dir|directory|path|file|root|folder)s?(?:_.*)?|.*(?:dirpath|filepath|filename|logdir|savedir)s?"
@@ -111,3 +111,24 @@ def _inside(path: str, name: str, folder: Path) -> bool:
     # Lightning takes the name of a file to be of the run's folder, and all else of the working folder.
     place = (own if name == "filename" else Path.cwd()) / at_home(path)
     return Path(os.path.normpath(place)).is_relative_to(own) and place.resolve().is_relative_to(own)
+
+
+def refuse_inside(run: Path, output: Path | None) -> None:
+    """Refuse an ``--output`` among the run's own files; below ``exports`` and in ``sensitivity`` it may be.
+
+    Args:
+        run: The run's folder.
+        output: What was given.
+
+    Raises:
+        UserError: if it lies there.
+    """
+    if output is None:
+        return
+    own, place = run.resolve(), output.resolve()
+    if not place.is_relative_to(own):
+        return
+    first, *below = (*place.relative_to(own).parts, "")
+    if first != "sensitivity" and (first != "exports" or below == [""]):
+        problem, hint = "lies among the run's own files", "name a folder in its exports, or one elsewhere"
+        raise UserError(problem, key="--output", value=str(output), hint=hint)

@@ -57,6 +57,7 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self.shown = str(folder)  # in messages, as the user wrote it
         self.id, self.name = self.folder.name, self.folder.parent.name
         self.copy_of = ""
         """The id of the run that the folder is a copy of, where it is one that was not resumed since."""
@@ -183,6 +184,7 @@ class Run:
         """
         check_path(folder, key)
         run = cls(at_home(folder).resolve())
+        run.shown = str(folder)
         if not run.folder.is_dir():
             raise UserError("no such folder", key=key, value=str(folder), hint=f"{_others(Path(folder))}")
         if visible(str(run.folder)) != str(run.folder):

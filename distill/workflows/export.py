@@ -35,6 +35,7 @@ from distill.export.onnx.write import MODEL
 from distill.export.summary import STUDENT, TEACHER, show, sizes, slower
 from distill.export.targets import find_target, write
 from distill.models.compatibility import positions_of
+from distill.run.boundary import refuse_inside
 from distill.run.listing import read_json
 from distill.run.loggers.make import check_installed, keep_export
 from distill.workflows.card import CARD, card
@@ -81,6 +82,7 @@ def export(
     target = _target(to, isa, allow)
     given = check_output(output)
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True, heeds=("logging",))
+    refuse_inside(run.folder, given)
     if given is None:
         run.refuse_links()
     if given is None and job.logging.wandb is not None and "exports" in job.logging.wandb.artifacts:

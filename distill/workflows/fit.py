@@ -133,7 +133,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
         raise
     except (KeyboardInterrupt, SystemExit):
         if main:
-            print(f"to resume: distill resume {job.run.folder}", file=sys.stderr)
+            print(f"to resume: distill resume {job.run.shown}", file=sys.stderr)
         raise
     finally:
         if (last := last_of(trainer)) is not None:
@@ -155,8 +155,8 @@ def _unwritten(error: Exception, run: Run) -> TrainingError:
     """Of a disk that is full, or that may not be written to."""
     reason = getattr(error, "strerror", None) or str(error)
     kept = "its last good checkpoint is kept" if resume_checkpoints(run.checkpoints) else "it has no checkpoint yet"
-    hint = f"{kept}: make room, or have it writable, and resume with: distill resume {run.folder}"
-    return TrainingError(f"{run.folder} cannot be written to ({reason}). {hint}")
+    hint = f"{kept}: make room, or have it writable, and resume with: distill resume {run.shown}"
+    return TrainingError(f"{run.shown} cannot be written to ({reason}). {hint}")
 
 
 def last_of(trainer: Trainer) -> ResumeCheckpoint | None:
@@ -185,7 +185,7 @@ class _WritePlan(Callback):
         if self.check is None:  # not before: until here it may be refused, and stays as it is
             run.extend(self.job.config)
         else:
-            print("\n".join([f"run {run.folder}", *opening(self.job, trainer, self.check)]), flush=True)
+            print("\n".join([f"run {run.shown}", *opening(self.job, trainer, self.check)]), flush=True)
         plan = {"id": run.id, "monitor": task.monitor, "mode": task.mode, "total_steps": pl_module.total_steps}
         if self.job.beside is not None:
             plan["beside"] = str(self.job.beside.absolute())
@@ -245,7 +245,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     show_result(result)
     chosen = f"the {'next ' if instead else ''}best by {job.module.task.monitor}"
     which = f"{step} of {steps} ({chosen})" if step != steps else f"{step} (the last)"
-    print(f"student of step {which}: {job.run.student}", flush=True)
+    print(f"student of step {which}: {Path(job.run.shown) / 'student'}", flush=True)
     if instead:
         _log.warning("%s: the student of step %d is saved in its place", instead, step)
     if unfinished:

@@ -118,11 +118,11 @@ def _resume(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
         run.refuse_half_made()
         if run.result_file.is_file() and not extends:
             _show(run)
-            print(f"{run.folder} has finished; --max-epochs or --max-steps extends it")
+            print(f"{run.shown} has finished; --max-epochs or --max-steps extends it")
             return run
         path, checkpoint = _newest(run)
         if checkpoint is None and run.result_file.is_file():
-            hint = f"begin another run: distill fit -c {run.folder}"
+            hint = f"begin another run: distill fit -c {run.shown}"
             raise UserError("there is no checkpoint to resume from", key="RUN", value=str(run.folder), hint=hint)
         if checkpoint is not None:
             began = parse_yaml(checkpoint["config"], "RUN")
@@ -148,8 +148,8 @@ def _resume(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
         del checkpoint
         if trainer.is_global_zero:
             if run.copy_of:
-                print(f"{run.folder} is a copy of run {run.copy_of}, and continues as {run.id}", flush=True)
-            print(f"resuming {run.folder} from step {at}", flush=True)
+                print(f"{run.shown} is a copy of run {run.copy_of}, and continues as {run.id}", flush=True)
+            print(f"resuming {run.shown} from step {at}", flush=True)
         train(job, trainer, at=at, checkpoint=path)
     return run
 
@@ -164,7 +164,7 @@ def _show(run: Run) -> None:
     try:
         show_result(result)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
-        hint = f"remove {run.result_file}, and have it written anew: distill resume {run.folder}"
+        hint = f"remove {run.result_file}, and have it written anew: distill resume {run.shown}"
         raise UserError("lacks the metrics of a finished run", key=run.result_file.name, hint=hint) from error
 
 
@@ -225,7 +225,7 @@ def _refuse_foreign(checkpoint: Any, path: Path, run: Run) -> None:
         own = False
     if not own:
         problem = "is no checkpoint that a run resumes from"
-        hint = f"remove it, or begin another run with these weights: distill fit --from {run.folder}"
+        hint = f"remove it, or begin another run with these weights: distill fit --from {run.shown}"
         raise UserError(problem, key="checkpoint", value=str(path), hint=hint)
 
 

@@ -21,6 +21,7 @@ from distill.core.utils.extras import installing, missing
 from distill.core.utils.files import replace
 from distill.core.utils.progress import track
 from distill.core.utils.replacing import check_output, make_folder
+from distill.run.boundary import refuse_inside
 from distill.run.folder import Run
 from distill.workflows.evaluate import first_batches, refuse_quantized_run, reopen
 
@@ -66,6 +67,7 @@ def sensitivity(
             raise UserError(problem, key=key, value=value, hint="choose another")
     given = check_output(output)
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, with_teacher=False, alone=True)
+    refuse_inside(run.folder, given)
     if given is None:
         run.refuse_links()
     student, task = job.module.student, job.module.task

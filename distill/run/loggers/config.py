@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from distill.core.utils.errors import UserError
+
 __all__ = ["LoggingConfig", "WandbConfig"]
 
 
@@ -28,6 +30,13 @@ class WandbConfig:
     tags: list[str] = field(default_factory=list)
     mode: Literal["online", "offline", "disabled"] | None = None
     artifacts: list[Literal["student", "exports"]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("project", "entity", "group"):
+            value = getattr(self, name)
+            if value is not None and not value.strip():
+                problem, hint = "must name something, and is empty", "leave it out, or give a name"
+                raise UserError(problem, key=f"logging.wandb.{name}", value=value, hint=hint)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ from distill.run.loggers.wandb_mode import sweep_run_id
 from distill.training.module import Distillation
 from distill.training.processes import RUN_ID, check_count
 from distill.training.sharding import NAME, Sharded, check_modules
-from distill.workflows.job.checks import check_sharding, refuse_hidden
+from distill.workflows.job.checks import check_sharding, idle_settings, refuse_hidden
 from distill.workflows.job.defaults import classifier_of, origin, with_defaults
 from distill.workflows.job.length import settle_length
 from distill.workflows.job.lightning_limits import (
@@ -54,6 +55,8 @@ from distill.workflows.job.sections import Sections, located
 from distill.workflows.result import LastValidation, Scores
 
 __all__ = ["Job", "build", "make_trainer", "resolve"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -114,6 +117,10 @@ def build(
         made = {"logging": sections.make("logging"), "callbacks": sections.make("callbacks")}
         check_callbacks(made["callbacks"])
         if stage == "fit":
+            logs, given = made["logging"], config.get("trainer")
+            on = logs.csv or logs.tensorboard or logs.wandb is not None
+            for line in idle_settings(given if isinstance(given, Mapping) else {}, made["callbacks"], on):
+                _log.warning("%s", line)
             check_installed(made["logging"])
         check_sharding(sections.config["trainer"], made["callbacks"])
         losses = sections.losses()

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytorch_lightning import Callback
-from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
+from pytorch_lightning.callbacks import EarlyStopping, StochasticWeightAveraging, Timer, WeightAveraging
 from pytorch_lightning.callbacks.pruning import ModelPruning
 
 from distill.core.utils.errors import UserError
 from distill.core.utils.secrets import HIDDEN
 from distill.training.sharding import NAME, UNSHARDED
 
-__all__ = ["check_sharding", "refuse_hidden"]
+__all__ = ["check_sharding", "idle_settings", "refuse_hidden"]
 
 _PRECISIONS = (None, "32", "32-true", "bf16-mixed")
 _LIGHTNINGS = (StochasticWeightAveraging, WeightAveraging, ModelPruning)
@@ -69,3 +69,25 @@ def check_sharding(arguments: Mapping[str, Any], callbacks: Sequence[Callback]) 
         if isinstance(callback, _LIGHTNINGS) or getattr(callback, "needs_unsharded_weights", False):
             problem = f"works on unsharded weights, of which under trainer.strategy: {NAME} each rank has a part"
             raise UserError(problem, key=f"callbacks.{index}", value=type(callback).__name__, hint=UNSHARDED)
+
+
+def idle_settings(trainer: Mapping[str, Any], callbacks: Sequence[Callback], logs: bool) -> list[str]:
+    """What is to be said of settings that change nothing. None is refused: a recipe's may be, beside what is typed.
+
+    Args:
+        trainer: Arguments of the trainer, as the user gave them.
+        callbacks: Of the run.
+        logs: Whether it has a logger.
+    """
+    ends = next((name for name in ("max_steps", "max_epochs") if (trainer.get(name) or -1) > 0), None)
+    stops = [
+        c for c in callbacks if isinstance(c, (EarlyStopping, Timer)) or not type(c).__module__.startswith("distill.")
+    ]
+    least = [f"trainer.{name}" for name in ("min_epochs", "min_steps") if trainer.get(name)]
+    found = []
+    if ends and least and not stops and trainer.get("max_time") is None:
+        does = "has" if len(least) == 1 else "have"
+        found.append(f"{' and '.join(least)} {does} no effect: nothing ends the run before trainer.{ends}")
+    if trainer.get("log_every_n_steps") is not None and not logs:
+        found.append("trainer.log_every_n_steps has no effect: all of logging is off")
+    return found

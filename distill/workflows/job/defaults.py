@@ -123,7 +123,9 @@ def origin(error: UserError, given: Mapping[str, Any], full: Mapping[str, Any]) 
     written = (given.get("data") or {}).get("init_args") or {}
     if name not in keys or name == error.key or name in written or keys[name] == error.key:
         return error
-    hint = f"{error.hint.rstrip('.?')}; or set {error.key}"
+    # Another tokenizer is no help where the model itself is not there.
+    missing = "no such folder" in error.problem
+    hint = error.hint if missing else f"{error.hint.rstrip('.?')}; or set {error.key}"
     return UserError(error.problem, key=keys[name], value=error.value, hint=hint)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from jsonargparse import ArgumentParser
 
 from distill.config.class_paths import check_path
-from distill.config.known_keys import instead, precision
+from distill.config.known_keys import known_as, precision
 from distill.core.internals.jsonargparse import (
     ImportDenied,
     get_all_subclass_paths,
@@ -90,7 +90,7 @@ def explain_arguments(
                 f"{cls.__name__} has no {name!r}",
                 key=f"{key}.{name}".lstrip("."),
                 value=given[name],
-                hint=hint or _known_as(str(name), given[name], key, arguments),
+                hint=hint or known_as(str(name), given[name], key, arguments),
             )
     for name, value in given.items():
         kind = arguments[name][0]
@@ -99,17 +99,6 @@ def explain_arguments(
     for name, (kind, required) in arguments.items():
         if required and given.get(name) is None and type(None) not in _options(kind):
             raise UserError("must be given", key=f"{key}.{name}".lstrip("."), hint=f"it is {describe(kind)}")
-
-
-def _known_as(name: str, value: Any, key: str, arguments: Collection[str]) -> str:
-    """What to do about the argument ``name`` of what stands at ``key``, which takes none of that name."""
-    if not arguments:
-        return "it takes no arguments"
-    close = nearest(name, arguments)
-    hint = instead(name, value)
-    if close.startswith("did you mean") or not hint:
-        return close
-    return f"{hint}; {close}" if f"--{key}." in hint else hint
 
 
 def refuse_null(kind: Any, value: Any, key: str) -> None:

@@ -17,6 +17,7 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 
 import distill.callbacks  # its classes can be named without their path
 import distill.core.schedules  # noqa: F401
+from distill.config.argument_names import TRAINER_SKIPPED, refuse_skipped
 from distill.config.class_paths import classes_in
 from distill.config.files import SECTIONS, class_spec
 from distill.config.known_keys import instead
@@ -27,21 +28,7 @@ from distill.training.module import Distillation
 from distill.workflows.job.explain import class_arguments, explain_arguments, explain_value, refuse_null
 from distill.workflows.job.lightning_limits import refusal
 
-__all__ = ["TRAINER_SKIPPED", "Sections"]
-
-TRAINER_SKIPPED = {
-    "callbacks": "write callbacks at the top level",
-    "logger": "write logging at the top level",
-    "default_root_dir": "write runs at the top level",
-    "fast_dev_run": "use --dry-run",
-    "limit_predict_batches": "leave it out: nothing is predicted",
-    "barebones": "leave it out",
-    "enable_model_summary": "use --dry-run",
-    "enable_autolog_hparams": "leave it out",
-    "model_registry": "leave it out",
-    "use_distributed_sampler": "the data takes care of ranks",
-}
-"""Arguments of the Trainer that are given elsewhere -> where."""
+__all__ = ["Sections"]
 
 _SECTIONS: dict[str, Any] = {
     "model": Distillation,
@@ -90,10 +77,7 @@ class Sections:
     def _explain(self, name: str, value: Any) -> None:
         kind = _SECTIONS[name]
         if name == "trainer":
-            for key in value:
-                if key in TRAINER_SKIPPED:
-                    problem = "cannot be given here"
-                    raise UserError(problem, key=f"trainer.{key}", value=value[key], hint=TRAINER_SKIPPED[key])
+            refuse_skipped(value)
             explain_arguments(kind, value, name, self.allowed, skip=TRAINER_SKIPPED)
         elif name in ("model", "logging"):
             explain_arguments(kind, value, name, self.allowed)
