@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,3 +104,12 @@ def test_settings_that_cannot_have_an_effect_are_refused_at_once(settings: Any, 
         GradualMagnitudePruning(0.5, **settings)
     assert error.value.key == f"callbacks.GradualMagnitudePruning.{key}"
     assert said in str(error.value)
+
+
+def test_a_target_of_nothing_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    trainer: Any = SimpleNamespace(is_global_zero=True)
+    module: Any = SimpleNamespace(total_steps=100)
+    GradualMagnitudePruning(0.5).on_fit_start(trainer, module)
+    assert not caplog.messages
+    GradualMagnitudePruning(0.0).on_fit_start(trainer, module)
+    assert caplog.messages == ["callbacks.GradualMagnitudePruning.final_sparsity = 0: nothing is pruned"]
