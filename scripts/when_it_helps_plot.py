@@ -50,11 +50,11 @@ def by_case(results: Sequence[Mapping[str, Any]]) -> Found:
 
 
 def written(accuracies: Sequence[float]) -> str:
-    """Mean, and the standard deviation and number of seeds where there are several."""
+    """Mean and standard deviation over three seeds; of fewer their number too."""
     if not accuracies:
         return ""
-    mean = f"{statistics.fmean(accuracies):.1f}"
-    return f"{mean} ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else f"{mean} (1)"
+    spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
+    return f"{statistics.fmean(accuracies):.1f}{spread}" + (f" ({len(accuracies)})" if len(accuracies) < 3 else "")
 
 
 def table(found: Found) -> str:

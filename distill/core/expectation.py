@@ -15,7 +15,7 @@ __all__ = ["expectation"]
 _PAGE = "docs/when-it-helps.md"
 
 _FEW = 0.1
-"""Share of labelled rows up to which a teacher that saw more gained eleven points and more."""
+"""Share of labelled rows up to which a teacher that saw more gained seven points and more."""
 
 _MORE = 1.5
 """Times the student's labels from which on a teacher's count as more."""
@@ -72,9 +72,10 @@ def _of_teacher(share: float, labelled: float, learned: float | None, same: bool
     if learned is not None and learned >= _MORE * max(labelled, 1):
         amount = "much" if share <= _FEW else "some" if share < 1 else "little of its answers, and much of its layers"
         return f"the teacher was trained on {learned:,} labelled ones", f"expect {amount}"
-    little = "expect little beyond the labels alone"
+    little = "expect little beyond the labels alone" if share >= 1 else "what that gains was not measured"
     if same:
         return "the teacher was trained on the same rows", little
     if learned is not None:
         return f"the teacher was trained on no more of them ({learned:,})", little
-    return "what the teacher was trained on is not known", f"{little}, unless it saw more"
+    unless = f"{little}, unless it saw more" if share >= 1 else "expect a gain if it saw more labels than these"
+    return "what the teacher was trained on is not known", unless

@@ -46,7 +46,11 @@ def known(
         (known(30, teacher=3000, same=True), "on 3,000 labelled ones: expect much ("),
         (known(2, same=True), "2 of 3,000 training rows (0.07%) are labelled, and the teacher was trained on the same"),
         (known(600, teacher=3000), "on 3,000 labelled ones: expect some ("),
-        (known(30, teacher=30, same=True), "the teacher was trained on the same rows: expect little"),
+        (
+            known(30, teacher=30, same=True),
+            "the teacher was trained on the same rows: what that gains was not measured",
+        ),
+        (known(30), "is not known: expect a gain if it saw more labels than these"),
         (known(score=0.51, teacher=20000), "and the teacher is no better than a constant guess: expect nothing of it"),
     ],
 )

@@ -73,9 +73,11 @@ def test_the_table_shows_mean_and_spread_of_the_seeds(monkeypatch: pytest.Monkey
 
     results = [
         {"data": "a", "teacher": "more", "method": "kl", "share": share, "accuracy": accuracy}
-        for share, accuracy in ((0.01, 0.7), (0.01, 0.72), (1.0, 0.8))
+        for share, accuracy in ((0.01, 0.7), (0.01, 0.72), (0.2, 0.7), (0.2, 0.8), (0.2, 0.9), (1.0, 0.8))
     ]
-    assert plot.table(plot.by_case(results)).splitlines()[2:] == ["| a | ... KL | 71.0 ± 1.4 | 80.0 (1) |"]
+    assert plot.table(plot.by_case(results)).splitlines()[2:] == [
+        "| a | ... KL | 71.0 ± 1.4 (2) | 80.0 ± 10.0 | 80.0 (1) |"
+    ]
 
 
 def test_sets_hold_each_text_once_and_one_package_of_each_source(monkeypatch: pytest.MonkeyPatch) -> None:
