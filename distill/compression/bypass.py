@@ -153,7 +153,8 @@ def find_read(
         _answer(rounded.values())
         if not _differs(run, reference, weights.values()):
             return None
-        return next((n for n, weight in weights.items() if _differs(run, reference, [weight])), next(iter(weights)))
+        # One that differs with all and with none alone has read what no weight of these is: memory never written.
+        return next((name for name, weight in weights.items() if _differs(run, reference, [weight])), None)
 
 
 def find_written(model: nn.Module, rounded: Mapping[str, nn.Module], masked: Sequence[str], run: Run) -> list[str]:
