@@ -241,7 +241,8 @@ class TextData(LightningDataModule):
     def prepare_data(self) -> None:
         """Tokenize every split into the cache; called in one process a node, before the others look there."""
         for use in self._rows.splits:
-            self._tokenized(use)
+            if use not in self._samples:  # Lightning calls it once more
+                self._tokenized(use)
 
     def setup(self, stage: str | None = None) -> None:
         """Read what is tokenized; where nothing is cached, tokenize.

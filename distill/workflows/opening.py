@@ -59,7 +59,8 @@ def described(model: nn.Module) -> str:
     count, trained = parameter_count(model), parameter_count(model, trained_only=True)
     parts = [type(model).__name__]
     with suppress(UserError):  # of a module that does not say
-        parts.append(f"{ModelSpec(model, 'model').num_layers} layers")
+        depth = ModelSpec(model, "model").num_layers
+        parts.append(f"{depth} layer{'s' if depth > 1 else ''}")
     some = f" ({_count(trained)} trained)" if 0 < trained < count else ""
     return ", ".join([*parts, f"{_count(count)} parameters{some}", f"{number(megabytes(model))} MB"])
 

@@ -151,6 +151,14 @@ def test_names_in_another_order_and_another_separator_are_other_data(tmp_path, t
     assert other.fingerprint not in again
 
 
+def test_what_is_read_is_not_tokenized_again_when_the_trainer_prepares(text_folder, tiny_tokenizer_dir, monkeypatch):
+    data = make(text_folder, tiny_tokenizer_dir)
+    data.setup("fit")
+    data.task.padding = "left"  # what a task has learnt of the models is part of the cache's key
+    monkeypatch.setattr(tokenize._Encode, "__call__", lambda self, rows: pytest.fail("tokenized again"))
+    data.prepare_data()
+
+
 def test_numbers_of_a_csv_stay_numbers_whatever_their_column_is_called(tmp_path, tiny_tokenizer_dir):
     for split in ("train", "validation"):
         (tmp_path / f"{split}.csv").write_text("text,label\na good film,0.5\ndull,4.25\n")
