@@ -34,6 +34,23 @@ class Rows:
         """Use -> rows that have no label; empty where the task has none."""
         return {} if self.labels is None else {use: self.labels.missing(rows) for use, rows in self.splits.items()}
 
+    def require_labels(self, use: str) -> None:
+        """Refuse rows of which none has a label, where nothing can be learnt from them or said of them without.
+
+        Raises:
+            UserError: naming the column.
+        """
+        if self.labels is None or self.without_label.get(use, 0) < len(self.splits.get(use, [1])):
+            return
+        training = use == "train"
+        why = "and no loss reads a teacher, so there is nothing to learn from" if training else "to score it by"
+        raise UserError(
+            f"no row of the split {use} has a label, {why}",
+            key="data.columns.label",
+            value=self.columns[use].get("label"),
+            hint="add labels, or a loss that reads the teacher (HintonKL)" if training else "name another split",
+        )
+
 
 def read_rows(
     task: TextTask,

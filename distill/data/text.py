@@ -174,22 +174,8 @@ class TextData(LightningDataModule):
         return {"rows": rows, "labelled": rows - self._rows.without_label["train"]}
 
     def require_labels(self, use: str) -> None:
-        """Refuse rows of which none has a label, where nothing can be learnt from them or said of them without.
-
-        Raises:
-            UserError: naming the column.
-        """
-        rows = self._rows
-        if rows.labels is None or rows.without_label.get(use, 0) < len(rows.splits.get(use, [1])):
-            return
-        training = use == "train"
-        why = "and no loss reads a teacher, so there is nothing to learn from" if training else "to score it by"
-        raise UserError(
-            f"no row of the split {use} has a label, {why}",
-            key="data.columns.label",
-            value=rows.columns[use].get("label"),
-            hint="add labels, or a loss that reads the teacher (HintonKL)" if training else "name another split",
-        )
+        """Refuse rows of which none has a label, where nothing can be learnt from them or said of them without."""
+        self._rows.require_labels(use)
 
     @cached_property
     def task(self) -> TextTask:
@@ -362,8 +348,6 @@ class TextData(LightningDataModule):
         if trainer is None or not trainer.training:
             return self.epoch * len(self.training_batches())
         return batches_done(trainer)
-
-    # ------------------------------------------------------------------ account
 
     def describe(self) -> dict[str, Any]:
         """Statistics of the data as it is trained on: samples of each split, tokens, batches, padding, classes."""
