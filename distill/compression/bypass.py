@@ -5,7 +5,8 @@ rounding, in training alone: the saved student has the rounded values in their p
 into a weight undoes masks and rounding. Neither can be seen in the code; both show in a pass.
 
 **Reads.** The layers answer with a copy of their weights, and the weights themselves become NaN. Whatever reaches an
-output past a layer is NaN then, be its part ever so small.
+output past a layer is NaN then, be its part ever so small. Times a plain 0, with which code gives every parameter a
+gradient, it adds nothing, which other numbers show; times a parameter that is 0 now, it will add something.
 
 **Writes.** Every operator of a pass is asked whether it writes into a weight that is rounded; a weight that is masked
 gets zeros, which must be zeros afterwards, so that whoever only scales it may go on.
@@ -13,7 +14,7 @@ gets zeros, which must be zeros afterwards, so that whoever only scales it may g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -151,10 +152,10 @@ def find_read(
     with untouched(model, parameters=False), torch.no_grad():
         reference = _pass(run)
         _answer(rounded.values())
-        if not _differs(run, reference, weights.values()):
+        if not _differs(model, run, reference, weights.values()):
             return None
         # One that differs with all and with none alone has read what no weight of these is: memory never written.
-        return next((name for name, weight in weights.items() if _differs(run, reference, [weight])), None)
+        return next((name for name, weight in weights.items() if _differs(model, run, reference, [weight])), None)
 
 
 def find_written(model: nn.Module, rounded: Mapping[str, nn.Module], masked: Sequence[str], run: Run) -> list[str]:
@@ -217,8 +218,8 @@ class _Writes(OperatorMode):  # type: ignore[no-untyped-call]
         return func(*args, **given)
 
 
-def _differs(run: Run, reference: Sequence[Tensor], weights: Iterable[Tensor]) -> bool:
-    """Whether the outputs are others while these weights are NaN."""
+def _differs(model: nn.Module, run: Run, reference: Sequence[Tensor], weights: Collection[Tensor]) -> bool:
+    """Whether the outputs are others while these weights are NaN, and do not come from a product with 0 alone."""
     try:
         with _kept(weights) as held:
             for weight in held:
@@ -227,9 +228,24 @@ def _differs(run: Run, reference: Sequence[Tensor], weights: Iterable[Tensor]) -
     except Exception:  # of what stumbles over NaN, or wants a parameter where it is given a rounded one
         return True
     if any(bool(a.isnan().any() & ~b.isnan().any()) for a, b in zip(found, reference, strict=True)):
-        return True
+        return _adds(model, run, weights)
     # A comparison with NaN is an ordinary False; but kernels may differ from one pass to the next.
     return not _equal(found, reference) and _equal(_pass(run), reference)
+
+
+def _adds(model: nn.Module, run: Run, weights: Collection[Tensor]) -> bool:
+    """Whether the outputs are others while these weights are other numbers, and no other parameter or buffer is 0."""
+    here = {id(weight) for weight in weights}
+    gates = [
+        gate for gate in (*model.parameters(), *model.buffers()) if gate.is_floating_point() and id(gate) not in here
+    ]
+    with _kept(gates) as opened, _kept(weights) as held:
+        for gate in opened:
+            gate.masked_fill_(gate == 0, 1)
+        reference = _pass(run)
+        for weight in held:
+            weight.mul_(-2).add_(1)
+        return not _equal(_pass(run), reference)
 
 
 def _equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:

@@ -87,11 +87,22 @@ class Buffered(Net):
         return F.linear(x, self.get_buffer("kernel"))
 
 
-class NearlyNothing(Net):
+class NothingYet(Net):
     """A branch that begins with a gate of zero, as many do."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(()))
+
     def between(self, x: Tensor) -> Tensor:
-        return self.inner(x) + 0.0 * F.linear(x, self.inner._parameters["weight"])
+        return self.inner(x) + self.gate * F.linear(x, self.inner._parameters["weight"])
+
+
+class Nothing(Net):
+    """A gradient for every parameter, as DDP wants it of those that a pass may leave out."""
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.inner(x) + 0.0 * torch.stack([p.sum() for p in self.inner.parameters()]).sum()
 
 
 class Compares(Net):
@@ -109,7 +120,7 @@ class InTrainingOnly(Net):
         return F.linear(x, self.inner._parameters["weight"]) if self.training else self.inner(x)
 
 
-READS = (Named, Got, Underneath, Aliased, Buffered, NearlyNothing, Compares, InEvalOnly, InTrainingOnly)
+READS = (Named, Got, Underneath, Aliased, Buffered, NothingYet, Compares, InEvalOnly, InTrainingOnly)
 
 
 class Scales(Net):
@@ -209,7 +220,7 @@ def test_a_map_that_became_factors_and_is_read_whole_is_refused(kind: type[Net])
 
 
 HARMLESS = [
-    *((kind, rounding) for kind in (Net, ReadsTheAttribute, ComputesAPenalty)),
+    *((kind, rounding) for kind in (Net, Nothing, ReadsTheAttribute, ComputesAPenalty)),
     *((kind, masking) for kind in (Net, *READS, Scales, Clamps, Sets)),
     *((kind, factors) for kind in (Net, ReadsTheAttribute, ComputesAPenalty)),
 ]
