@@ -15,7 +15,7 @@ __all__ = ["expectation"]
 _PAGE = "docs/when-it-helps.md"
 
 _FEW = 0.1
-"""Share of labelled rows up to which a teacher that saw more gained seven points and more."""
+"""Share of labelled rows up to which a teacher that saw more gained five points and more."""
 
 _MORE = 1.5
 """Times the student's labels from which on a teacher's count as more."""
