@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from distill.compression.base import Compression
 from distill.compression.structure.low_rank import LowRankLinear, factorize, rank_of_energy, replace, saves, shape
 from distill.core.internals.torch import own_parameters
+from distill.core.module_selection import LINEAR, refuse_broken, refuse_rewritten, select, sharing
 from distill.core.orientation import output_axis
 from distill.core.record import steps_of
-from distill.core.targets import LINEAR, refuse_broken, refuse_rewritten, select, sharing
 from distill.core.utils.errors import UserError
 
 __all__ = ["LowRank"]

@@ -21,9 +21,9 @@ from distill.compression.pruning.schedule import CURVES, SparsitySchedule
 from distill.compression.pruning.weights import PRUNABLE
 from distill.core.idle import Idle, refuse_idle
 from distill.core.internals.torch import not_sent_by_ddp
+from distill.core.module_selection import of_types
 from distill.core.schedules import step_at
 from distill.core.step_callback import logs_now, total_steps
-from distill.core.targets import of_types
 from distill.core.utils.errors import UserError
 from distill.core.verdict import steps_to_prune
 from distill.losses.base import check_choice

@@ -21,10 +21,10 @@ from distill.compression.quantization.select import QUANTIZABLE, check_widths, c
 from distill.compression.quantization.storage import Store, step_of
 from distill.compression.quantization.temperatures import too_hot
 from distill.core.idle import Idle, refuse_idle
+from distill.core.module_selection import of_types
 from distill.core.schedules import check_when, step_at
 from distill.core.signals import Request
 from distill.core.step_callback import logs_now, total_steps
-from distill.core.targets import of_types
 from distill.core.utils.errors import TrainingError, UserError
 from distill.core.verdict import steps_to_quantize
 

@@ -10,7 +10,7 @@ from distill.compression.base import Compression
 from distill.compression.coverage import reached_by
 from distill.compression.structure.sharing import average, blocks, check_alike, check_groups, share, shared_layers
 from distill.core.internals.torch import ConvNd
-from distill.core.targets import LINEAR, refuse_rewritten
+from distill.core.module_selection import LINEAR, refuse_rewritten
 from distill.core.utils.errors import UserError
 
 __all__ = ["ShareParameters"]

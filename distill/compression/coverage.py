@@ -13,7 +13,7 @@ from distill.compression.structure.low_rank import LowRankLinear
 from distill.compression.structure.sharing import shared_layers
 from distill.compression.structure.units import UNIT_KINDS, find_units
 from distill.core.internals.torch import own_parameters
-from distill.core.targets import LINEAR, head_modules
+from distill.core.module_selection import LINEAR, head_modules
 
 __all__ = ["Coverage", "coverage", "coverage_of", "reached_by", "role"]
 

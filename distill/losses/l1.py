@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from distill.core.model_spec import ModelSpec
+from distill.core.module_selection import CONVOLUTIONS, LINEAR, select
 from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch, Needs, Signals
-from distill.core.targets import CONVOLUTIONS, LINEAR, select
 from distill.core.utils.errors import UserError
 from distill.losses.base import DistillationLoss, LossSum
 

@@ -11,9 +11,9 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from distill.core.module_selection import CONVOLUTIONS, LINEAR
 from distill.core.signals import Batch
 from distill.core.tally import Counts, Tally, most_common
-from distill.core.targets import CONVOLUTIONS, LINEAR
 from distill.tasks import Task
 
 __all__ = ["Evidence", "Spreads", "counted", "empty_layers"]

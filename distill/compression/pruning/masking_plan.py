@@ -16,8 +16,8 @@ from distill.compression.pruning.rankings import MASK, Layer, Ranking, rankings
 from distill.compression.pruning.schedule import check_sparsity
 from distill.compression.pruning.weights import check_written, name_beside, weights_of
 from distill.core.internals.torch import own_parameters
+from distill.core.module_selection import CHOOSE, check_overrides, check_pattern, override, select
 from distill.core.ranks import is_rank_zero
-from distill.core.targets import CHOOSE, check_overrides, check_pattern, override, select
 from distill.core.utils.errors import UserError
 
 __all__ = ["MaskingPlan", "Masks"]

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from distill.core.internals.torch import flat_weights, own_buffers, own_parameters
+from distill.core.module_selection import CONVOLUTIONS, LINEAR, refuse_rewritten
 from distill.core.orientation import TRANSPOSED
-from distill.core.targets import CONVOLUTIONS, LINEAR, refuse_rewritten
 from distill.core.utils.errors import UserError
 
 __all__ = ["PRUNABLE", "SEVERAL", "Experts", "Sole", "check_written", "name_beside", "weights_of"]
@@ -53,7 +53,9 @@ def weights_of(module: nn.Module) -> list[str]:
 
 
 def check_written(name: str, module: nn.Module, key: str) -> None:
-    """Refuse a module that does not keep its weights itself, as :func:`~distill.core.targets.refuse_rewritten` does.
+    """Refuse a module that does not keep its weights itself.
+
+    As :func:`~distill.core.module_selection.refuse_rewritten` does.
 
     Raises:
         UserError: naming it.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.compression.quantization.layer import QuantizedLayer
+from distill.compression.quantization.base import QuantizedLayer
 from distill.core.internals.torch import ConvNd, ConvTransposeNd, convolution, output_padding
 
 __all__ = [

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from distill.compression.quantization.base import QuantizedLayer
 from distill.compression.quantization.convolutions import (
     QuantizedConv1d,
     QuantizedConv2d,
@@ -34,7 +35,6 @@ from distill.compression.quantization.convolutions import (
     QuantizedConvTranspose2d,
     QuantizedConvTranspose3d,
 )
-from distill.compression.quantization.layer import QuantizedLayer
 from distill.compression.quantization.learned_inputs import no_change
 from distill.compression.quantization.observers import unseen
 from distill.compression.quantization.scheme import LayerScheme

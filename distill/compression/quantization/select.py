@@ -11,7 +11,7 @@ from torch import nn
 from distill.compression.own_pass import guard
 from distill.compression.quantization.layers import QUANTIZED, QuantizedLayer, quantize_layer, quantized_layers
 from distill.compression.quantization.scheme import ActivationScheme, Bits, LayerScheme, WeightScheme, check_bits
-from distill.core.targets import check_overrides, override, refuse_broken, refuse_rewritten, select, sharing
+from distill.core.module_selection import check_overrides, override, refuse_broken, refuse_rewritten, select, sharing
 from distill.core.utils.errors import UserError
 
 __all__ = ["QUANTIZABLE", "candidates", "check_widths", "choose", "first", "swap"]

@@ -20,8 +20,8 @@ from distill.compression.pruning.weights import PRUNABLE
 from distill.compression.quantization.scheme import WeightScheme
 from distill.compression.quantization.weights import fake_quantize_rows, grid
 from distill.compression.sensitivity.allocate import allocate
+from distill.core.module_selection import refuse_rewritten, select
 from distill.core.signals import Batch, Request
-from distill.core.targets import refuse_rewritten, select
 from distill.core.task import Task
 from distill.core.utils.files import replace
 

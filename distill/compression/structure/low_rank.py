@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from distill.compression.own_pass import guard
 from distill.core.internals.torch import own_modules
+from distill.core.module_selection import LINEAR
 from distill.core.orientation import input_axis, output_axis
-from distill.core.targets import LINEAR
 from distill.core.utils.errors import UserError
 
 __all__ = ["LowRankLinear", "factorize", "rank_of_energy", "rebuild", "replace", "saves", "shape"]

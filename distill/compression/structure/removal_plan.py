@@ -21,10 +21,10 @@ from distill.compression.structure.norms import mask_norm, unmask_norm
 from distill.compression.structure.removal import keep_units, remove_layers
 from distill.compression.structure.units import UNIT_KINDS, UnitKind, Units, find_units, heads_in_group, layer_modules
 from distill.core.internals.torch import own_buffers, own_parameters
+from distill.core.module_selection import LINEAR, refuse_rewritten
 from distill.core.orientation import input_axis
 from distill.core.ranks import is_rank_zero
 from distill.core.record import steps_of, structural
-from distill.core.targets import LINEAR, refuse_rewritten
 from distill.core.utils.errors import UserError
 
 __all__ = ["Criterion", "Parts", "RemovalPlan", "Scope"]

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from distill.compression.pruning import FunctionCriterion, Magnitude, Movement, Wanda
+from distill.core.module_selection import Conv1D
 from distill.core.signals import Batch
-from distill.core.targets import Conv1D
 from distill.core.utils.errors import UserError
 
 

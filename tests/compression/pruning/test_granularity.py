@@ -4,7 +4,7 @@ from torch import nn
 
 from distill.compression.pruning import Granularity
 from distill.compression.pruning.granularity import as_matrix, from_matrix
-from distill.core.targets import Conv1D
+from distill.core.module_selection import Conv1D
 from distill.core.utils.errors import UserError
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from distill.compression.pruning import FunctionCriterion, Granularity, Magnitude
 from distill.compression.pruning.rankings import MASK, Layer, Ranking, rankings
-from distill.core.targets import Conv1D
+from distill.core.module_selection import Conv1D
 from distill.core.utils.errors import TrainingError, UserError
 
 

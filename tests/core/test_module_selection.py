@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from distill.core.targets import LINEAR, check_overrides, of_types, override, select
+from distill.core.module_selection import LINEAR, check_overrides, of_types, override, select
 from distill.core.utils.errors import UserError
 
 KINDS = (*LINEAR, nn.Conv1d, nn.Conv2d)
