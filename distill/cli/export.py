@@ -8,16 +8,17 @@ from distill.cli.command import argument, of_run
 from distill.cli.parser import Overrides, judged
 from distill.core.utils.errors import UserError
 
-__all__ = ["EXPORT"]
+__all__ = ["EXPORT", "FORMATS"]
 
-_TARGETS = ("hf", "onnx", "onnx-int8")  # of distill.export.targets, which needs torch
+FORMATS = ("hf", "onnx", "onnx-int8")
+"""The names of ``distill.export.targets.TARGETS``, which needs torch; a test holds them equal."""
 
 
 def _export(options: Namespace, overrides: Overrides) -> None:
     if options.to is None:
         raise UserError("must be given", key="--to", hint="hf, onnx or onnx-int8")
     if "." not in options.to:  # else a class of one's own
-        judged("--to", options.to, {"choices": _TARGETS})
+        judged("--to", options.to, {"choices": FORMATS})
     from distill.workflows.export import export
 
     export(options.run, options.to, options.output, options.isa, overrides=overrides, allow=options.allow)

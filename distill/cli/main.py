@@ -79,7 +79,8 @@ FILE is a YAML file, a run's folder (to repeat it), or the name of a recipe that
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    0: done. 1: training could not continue. 2: something the user can correct. 130: interrupted.
+    0: done. 1: training could not continue. 2: something the user can correct. 130: interrupted. After SIGTERM a run
+    raises ``SystemExit`` with 143, which passes through here.
 
     Args:
         argv: What follows ``distill``; the process's own arguments if not given, and an exception that nothing else has

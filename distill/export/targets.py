@@ -20,10 +20,10 @@ from distill.export.onnx.write import Onnx, OnnxInt8
 from distill.export.verify import check_float, check_integer, compare, nothing_to_compare, torch_logits
 from distill.tasks import Task
 
-__all__ = ["TARGETS", "find_target", "write"]
+__all__ = ["TARGETS", "check_packages", "find_target", "write"]
 
 TARGETS: dict[str, type[ExportTarget]] = {target.name: target for target in (HuggingFace, Onnx, OnnxInt8)}
-"""Name -> target. A package of one's own may add to it."""
+"""Name -> target, of those that come with the package. ``distill.cli.export`` has the names too: it loads no torch."""
 
 
 def find_target(to: str) -> type[ExportTarget]:
@@ -34,10 +34,18 @@ def find_target(to: str) -> type[ExportTarget]:
     """
     if to not in TARGETS:
         raise UserError("no such format", key="--to", value=to, hint=nearest(to, TARGETS))
-    kind = TARGETS[to]
-    if kind.extra is not None:
-        require(kind.extra, "--to")
-    return kind
+    check_packages(TARGETS[to])
+    return TARGETS[to]
+
+
+def check_packages(target: type[ExportTarget]) -> None:
+    """Refuse a target whose packages are not installed.
+
+    Raises:
+        UserError: naming them.
+    """
+    if target.extra is not None:
+        require(target.extra, "--to")
 
 
 def write(

@@ -33,7 +33,7 @@ from distill.export.onnx.padding import said
 from distill.export.onnx.runtime import latency, session
 from distill.export.onnx.write import MODEL
 from distill.export.summary import STUDENT, TEACHER, show, sizes, slower
-from distill.export.targets import find_target, write
+from distill.export.targets import check_packages, find_target, write
 from distill.models.compatibility import positions_of
 from distill.run.boundary import refuse_inside
 from distill.run.listing import read_json
@@ -121,6 +121,7 @@ def _target(to: str, isa: str | None, allow: Sequence[str]) -> ExportTarget:
     if "." in to:
         with only_allowed_imports(allow):
             kind = named_class(ExportTarget, to, "--to", allow)
+        check_packages(kind)
     else:
         kind = find_target(to)
     if isa is not None and check_isa(isa) and not kind.integers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,15 @@ def test_what_is_not_verified_leaves_no_folder(run: Run, monkeypatch: pytest.Mon
     with pytest.raises(UserError, match=r"97\.00% of its decisions"):
         export(run.folder, "onnx-int8")
     assert sorted(run.folder.rglob("*")) == before
+
+
+def test_packages_that_a_target_of_ones_own_lacks_are_named_before_the_run_is_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("examples.export_target.TorchProgram.extra", "export")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"needs onnxruntime.*lightning-distill\[export\]"):
+        export("nowhere", "examples.export_target.TorchProgram", allow=["examples"])
 
 
 def test_mistakes_show_before_the_run_is_opened() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
+from distill.cli.export import FORMATS
 from distill.compression.own_pass import in_own_pass
 from distill.compression.quantization.layers import quantized_layers
 from distill.compression.quantization.ptq import quantize
@@ -149,6 +150,10 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     find_target("hf")
     with pytest.raises(UserError, match=r"needs onnxruntime.*lightning-distill\[export\]"):
         find_target("onnx")
+
+
+def test_the_command_offers_the_targets_that_there_are() -> None:
+    assert set(FORMATS) == set(TARGETS)
 
 
 @pytest.mark.parametrize(("to", "rule"), [("hf", "differ"), ("onnx-int8", "decisions")])
