@@ -15,7 +15,8 @@ from torch.utils.hooks import RemovableHandle
 from distill.compression.base import Compression
 from distill.compression.pruning.criteria import CRITERIA, Criterion
 from distill.compression.pruning.granularity import Granularity
-from distill.compression.pruning.masking_plan import MaskingPlan, Masks
+from distill.compression.pruning.masking_plan import MaskingPlan
+from distill.compression.pruning.masks import Masks
 from distill.compression.pruning.rankings import Layer
 from distill.compression.pruning.schedule import CURVES, SparsitySchedule
 from distill.compression.pruning.weights import PRUNABLE

@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from distill.callbacks import Determinism, ExponentialMovingAverage, GradualMagnitudePruning
 from distill.compression.pruning import Criterion, FunctionCriterion
-from distill.compression.pruning.masking_plan import Masks
+from distill.compression.pruning.masks import Masks
 from distill.config.class_paths import only_allowed_imports
 from distill.config.files import parse_yaml
 from distill.core import record

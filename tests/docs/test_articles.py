@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from distill.compression.pruning.criteria import Magnitude, Movement, Wanda
-from distill.compression.pruning.masks import count_at, lowest
 from distill.compression.pruning.schedule import SparsitySchedule
+from distill.compression.pruning.unit_choice import count_at, lowest
 from distill.compression.quantization.fake import fake_quantize, fake_quantize_learned, lsq_gradient_factor
 from distill.compression.quantization.observers import batch_range, followed, input_qparams
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme

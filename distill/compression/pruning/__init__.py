@@ -2,8 +2,8 @@
 
 from distill.compression.pruning.criteria import Criterion, FunctionCriterion, Magnitude, Movement, Wanda
 from distill.compression.pruning.granularity import Granularity
-from distill.compression.pruning.masks import choose, exchange
 from distill.compression.pruning.schedule import SparsitySchedule
+from distill.compression.pruning.unit_choice import choose, exchange
 
 __all__ = [
     "Criterion",

@@ -1,28 +1,23 @@
-"""What of a student is pruned, and how: prepared, masked update by update, finished."""
+"""What of a student is pruned, and how; :mod:`~distill.compression.pruning.masks` is what comes of it."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from distill.compression.pruning.criteria import Criterion
-from distill.compression.pruning.granularity import Granularity, as_matrix
-from distill.compression.pruning.rankings import MASK, Layer, Ranking, rankings
+from distill.compression.pruning.granularity import Granularity
+from distill.compression.pruning.masks import Masks, few, say
+from distill.compression.pruning.rankings import Layer
 from distill.compression.pruning.schedule import check_sparsity
-from distill.compression.pruning.weights import check_written, name_beside, weights_of
+from distill.compression.pruning.weights import check_written, weights_of
 from distill.core.internals.torch import own_parameters
 from distill.core.module_selection import CHOOSE, check_overrides, check_pattern, override, select
-from distill.core.ranks import is_rank_zero
 from distill.core.utils.errors import UserError
 
-__all__ = ["MaskingPlan", "Masks"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["MaskingPlan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +147,7 @@ class MaskingPlan:
                 problem = f"all layers to prune are without {lack}, which it reads"
                 raise UserError(problem, key=f"{key}.criterion", value=name.lower(), hint="take magnitude")
             if left:
-                _say(f"not pruned, for {name} reads {lack.split(',')[0]}, and they have none: %s", _few(left))
+                say(f"not pruned, for {name} reads {lack.split(',')[0]}, and they have none: %s", few(left))
         return able
 
     def _own(self, layers: Mapping[str, Layer], key: str) -> dict[str, float]:
@@ -166,132 +161,6 @@ class MaskingPlan:
         return own
 
 
-class Masks:
-    """The masks of a student's layers. Their state is in the layers' buffers.
-
-    Args:
-        plan: How they are chosen.
-        layers: These; they get their buffers.
-        own: Layer -> a final sparsity of its own.
-
-    Raises:
-        UserError: if the granularity, the criterion, a group or the cap fits a layer not.
-    """
-
-    def __init__(self, plan: MaskingPlan, layers: Sequence[Layer], own: Mapping[str, float]) -> None:
-        self.plan, self.layers = plan, layers
-        for layer in layers:
-            plan.granularity.check(as_matrix(layer.view, layer.weight).shape, layer.name)
-            layer.view.register_buffer(MASK, torch.ones_like(layer.weight, dtype=torch.bool))
-            plan.criterion.prepare(layer.view, layer.name)
-        self._rankings: list[Ranking] = rankings(layers, plan.scope, own, plan.final, plan.max_layer_sparsity, "scope")
-        for ranking in self._rankings:
-            ranking.check(plan.granularity, plan.criterion)
-
-    @property
-    def buffers(self) -> list[str]:
-        """Names of all buffers in the student."""
-        return [
-            f"{layer.path.removesuffix(layer.parameter)}{buffer}"
-            for layer in self.layers
-            for buffer in self._buffers(layer)
-        ]
-
-    def _buffers(self, layer: Layer) -> list[str]:
-        return [name_beside(layer.parameter, buffer) for buffer in (MASK, *self.plan.criterion.buffers)]
-
-    def zero(self) -> None:
-        """Have every masked weight be zero."""
-        for layer in self.layers:
-            layer.zero()
-
-    def gradients(self) -> dict[str, Tensor]:
-        """Layer -> magnitudes of its gradient now."""
-        return {layer.name: _magnitude(layer.weight) for layer in self.layers}
-
-    def update(self, target: float, gradients: Mapping[str, Tensor], swapped: float) -> dict[str, float]:
-        """Choose the masks anew, from the scores as they are. Done twice it changes nothing.
-
-        Args:
-            target: The sparsity, of a way that ends at the plan's; those of overrides are as far on theirs.
-            gradients: Of :meth:`gradients`, where pruned weights may come back.
-            swapped: The part of the kept weights that may be given for them.
-
-        Returns:
-            What is logged, under ``prune/``: target, sparsity of all and of each layer, and the part that changed.
-        """
-        plan, before = self.plan, [layer.mask.clone() for layer in self.layers]
-        for ranking in self._rankings:
-            sparsity = target * (ranking.final / plan.final)
-            ranking.update(sparsity, plan.granularity, plan.criterion, gradients, swapped)
-        return {"prune/target_sparsity": target} | self._measure(before)
-
-    def _measure(self, before: Sequence[Tensor]) -> dict[str, float]:
-        """What became of the masks, read from the device at once."""
-        kept = torch.stack([layer.mask.sum() for layer in self.layers])
-        changed = torch.stack([(layer.mask != old).sum() for layer, old in zip(self.layers, before, strict=True)])
-        *counts, churn = torch.cat([kept, changed.sum()[None]]).tolist()
-        sizes = [layer.weight.numel() for layer in self.layers]
-        whole = {"prune/sparsity": 1 - sum(counts) / sum(sizes), "prune/churn": churn / sum(sizes)}
-        return whole | {
-            f"prune/sparsity/{layer.name}": 1 - count / size
-            for layer, count, size in zip(self.layers, counts, sizes, strict=True)
-        }
-
-    def finish(self) -> dict[str, Any]:
-        """Leave zeros and no buffers, and say what was done: a step of ``compression.json``."""
-        self.zero()
-        notes = self._notes()
-        layers = {}
-        for layer in self.layers:
-            for name in self._buffers(layer):
-                delattr(layer.module, name)
-            layers[layer.name] = {"weights": layer.weight.numel(), "zeros": int((layer.weight == 0).sum())}
-        total = sum(counts["weights"] for counts in layers.values())
-        return {
-            "kind": "sparsity",
-            "target": self.plan.final,
-            "actual": sum(counts["zeros"] for counts in layers.values()) / max(1, total),
-            "granularity": str(self.plan.granularity),
-            "criterion": type(self.plan.criterion).__name__,
-            "layers": layers,
-        } | notes
-
-    def _notes(self) -> dict[str, Any]:
-        """What kept layers from being pruned further, said and for the record."""
-        plan = self.plan
-        notes: dict[str, Any] = {}
-        held = [name for ranking in self._rankings for name in ranking.held(plan.granularity)]
-        if held:
-            problem = (
-                f"max_layer_sparsity, {'automatic' if plan.max_layer_sparsity is None else plan.max_layer_sparsity}"
-            )
-            _say("%s, kept from being pruned further: %s", problem, _few(held))
-            notes["held"] = held
-        blind = {layer.name: count for layer in self.layers if (count := layer.unscored(plan.criterion))}
-        if blind:
-            message = "%s scored some weights not, which are ranked by magnitude among themselves: %s"
-            _say(message, type(plan.criterion).__name__, _few(list(blind)))
-            notes["unscored"] = blind
-        return notes
-
-
 def _label(module: str, parameter: str) -> str:
     """What a layer is called: its module's name, and with it the parameter's where that is not ``weight``."""
     return module if parameter == "weight" else f"{module}.{parameter}".lstrip(".")
-
-
-def _say(text: str, *of: str) -> None:
-    if is_rank_zero():
-        _log.warning(text, *of)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _magnitude(weight: nn.Parameter) -> Tensor:
-    """Of the gradient; zeros where there is none, and where a loss scale overflowed."""
-    if weight.grad is None:
-        return torch.zeros_like(weight)
-    return weight.grad.float().abs().nan_to_num(0.0, 0.0)

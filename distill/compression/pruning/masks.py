@@ -1,151 +1,150 @@
-"""Which units of one ranking are pruned: exact counts, and of equals some all over the layers."""
+"""The masks of a student's layers: chosen anew update by update, and finished."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["choose", "comparable", "count_at", "exchange", "lowest", "on_one_scale", "protect", "spared"]
+from distill.compression.pruning.granularity import as_matrix
+from distill.compression.pruning.rankings import MASK, Layer, Ranking, rankings
+from distill.compression.pruning.weights import name_beside
+from distill.core.ranks import is_rank_zero
 
-SPARED = 0.25
-"""Of what an equal share would leave a layer, this part stays at least."""
+if TYPE_CHECKING:
+    from distill.compression.pruning.masking_plan import MaskingPlan
 
+__all__ = ["Masks", "few", "say"]
 
-def count_at(sparsity: float, units: int) -> int:
-    """How many of ``units`` are pruned at a sparsity: the nearest integer, halves rounded up."""
-    return math.floor(sparsity * units + 0.5)
-
-
-def lowest(values: Tensor, count: int) -> Tensor:
-    """Which are the ``count`` lowest, boolean.
-
-    Of equal values it takes some all over, by an order that is the same for the same number of them: the first would
-    be whole rows of a matrix.
-
-    Args:
-        values: ``[N]``, without NaN.
-        count: From 0 to N.
-    """
-    if count == 0:
-        return torch.zeros_like(values, dtype=torch.bool)
-    limit = _smallest(values, count)
-    below, ties = values < limit, (values == limit).nonzero().squeeze(1)
-    wanted = count - int(below.count_nonzero())
-    if wanted < len(ties):
-        ties = _shuffled(ties)[:wanted]
-    below[ties] = True
-    return below
+_log = logging.getLogger(__name__)
 
 
-def _smallest(values: Tensor, count: int) -> Tensor:
-    """The ``count``-th smallest."""
-    if values.device.type != "cpu":
-        return values.sort().values[count - 1]  # kthvalue is refused where only deterministic kernels may run
-    # Of 5 million weights numpy finds it in 10 ms, torch in 105; but not among as many that are equal.
-    count -= _pruned(values)
-    if count <= 0:
-        return torch.tensor(-math.inf)
-    array = values.numpy()
-    return torch.tensor(numpy.partition(array[array > -math.inf], count - 1)[count - 1])
-
-
-def comparable(scores: Tensor) -> Tensor:
-    """Scores of one layer as multiples of their root mean square, on which a ranking over several layers compares them.
-
-    How large the weights of a layer are says little of what they do: norms, residual sums and the next layer undo it.
-    Divided so, scores are the same whatever factor the layer's weights are multiplied by, and their order within the
-    layer stays; of magnitudes this is a weight's part in the layer's Frobenius norm, as in Lee et al.: Layer-adaptive
-    Sparsity for the Magnitude-based Pruning (LAMP), ICLR 2021, which divides by what of that norm is yet to be pruned.
-    The mean is over all weights of the layer, pruned ones included, so that it hardly moves while the least go.
+class Masks:
+    """The masks of a student's layers. Their state is in the layers' buffers.
 
     Args:
-        scores: Finite; ``[...]``.
+        plan: How they are chosen.
+        layers: These; they get their buffers.
+        own: Layer -> a final sparsity of its own.
+
+    Raises:
+        UserError: if the granularity, the criterion, a group or the cap fits a layer not.
     """
-    # Of multiples of the largest, whose squares are numbers still.
-    largest = scores.abs().max().clamp(min=torch.finfo(scores.dtype).tiny)
-    scores = scores / largest
-    return scores / scores.square().mean().sqrt().clamp(min=torch.finfo(scores.dtype).tiny)
+
+    def __init__(self, plan: MaskingPlan, layers: Sequence[Layer], own: Mapping[str, float]) -> None:
+        self.plan, self.layers = plan, layers
+        for layer in layers:
+            plan.granularity.check(as_matrix(layer.view, layer.weight).shape, layer.name)
+            layer.view.register_buffer(MASK, torch.ones_like(layer.weight, dtype=torch.bool))
+            plan.criterion.prepare(layer.view, layer.name)
+        self._rankings: list[Ranking] = rankings(layers, plan.scope, own, plan.final, plan.max_layer_sparsity, "scope")
+        for ranking in self._rankings:
+            ranking.check(plan.granularity, plan.criterion)
+
+    @property
+    def buffers(self) -> list[str]:
+        """Names of all buffers in the student."""
+        return [
+            f"{layer.path.removesuffix(layer.parameter)}{buffer}"
+            for layer in self.layers
+            for buffer in self._buffers(layer)
+        ]
+
+    def _buffers(self, layer: Layer) -> list[str]:
+        return [name_beside(layer.parameter, buffer) for buffer in (MASK, *self.plan.criterion.buffers)]
+
+    def zero(self) -> None:
+        """Have every masked weight be zero."""
+        for layer in self.layers:
+            layer.zero()
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Layer -> magnitudes of its gradient now."""
+        return {layer.name: _magnitude(layer.weight) for layer in self.layers}
+
+    def update(self, target: float, gradients: Mapping[str, Tensor], swapped: float) -> dict[str, float]:
+        """Choose the masks anew, from the scores as they are. Done twice it changes nothing.
+
+        Args:
+            target: The sparsity, of a way that ends at the plan's; those of overrides are as far on theirs.
+            gradients: Of :meth:`gradients`, where pruned weights may come back.
+            swapped: The part of the kept weights that may be given for them.
+
+        Returns:
+            What is logged, under ``prune/``: target, sparsity of all and of each layer, and the part that changed.
+        """
+        plan, before = self.plan, [layer.mask.clone() for layer in self.layers]
+        for ranking in self._rankings:
+            sparsity = target * (ranking.final / plan.final)
+            ranking.update(sparsity, plan.granularity, plan.criterion, gradients, swapped)
+        return {"prune/target_sparsity": target} | self._measure(before)
+
+    def _measure(self, before: Sequence[Tensor]) -> dict[str, float]:
+        """What became of the masks, read from the device at once."""
+        kept = torch.stack([layer.mask.sum() for layer in self.layers])
+        changed = torch.stack([(layer.mask != old).sum() for layer, old in zip(self.layers, before, strict=True)])
+        *counts, churn = torch.cat([kept, changed.sum()[None]]).tolist()
+        sizes = [layer.weight.numel() for layer in self.layers]
+        whole = {"prune/sparsity": 1 - sum(counts) / sum(sizes), "prune/churn": churn / sum(sizes)}
+        return whole | {
+            f"prune/sparsity/{layer.name}": 1 - count / size
+            for layer, count, size in zip(self.layers, counts, sizes, strict=True)
+        }
+
+    def finish(self) -> dict[str, Any]:
+        """Leave zeros and no buffers, and say what was done: a step of ``compression.json``."""
+        self.zero()
+        notes = self._notes()
+        layers = {}
+        for layer in self.layers:
+            for name in self._buffers(layer):
+                delattr(layer.module, name)
+            layers[layer.name] = {"weights": layer.weight.numel(), "zeros": int((layer.weight == 0).sum())}
+        total = sum(counts["weights"] for counts in layers.values())
+        return {
+            "kind": "sparsity",
+            "target": self.plan.final,
+            "actual": sum(counts["zeros"] for counts in layers.values()) / max(1, total),
+            "granularity": str(self.plan.granularity),
+            "criterion": type(self.plan.criterion).__name__,
+            "layers": layers,
+        } | notes
+
+    def _notes(self) -> dict[str, Any]:
+        """What kept layers from being pruned further, said and for the record."""
+        plan = self.plan
+        notes: dict[str, Any] = {}
+        held = [name for ranking in self._rankings for name in ranking.held(plan.granularity)]
+        if held:
+            problem = (
+                f"max_layer_sparsity, {'automatic' if plan.max_layer_sparsity is None else plan.max_layer_sparsity}"
+            )
+            say("%s, kept from being pruned further: %s", problem, few(held))
+            notes["held"] = held
+        blind = {layer.name: count for layer in self.layers if (count := layer.unscored(plan.criterion))}
+        if blind:
+            message = "%s scored some weights not, which are ranked by magnitude among themselves: %s"
+            say(message, type(plan.criterion).__name__, few(list(blind)))
+            notes["unscored"] = blind
+        return notes
 
 
-def on_one_scale(costs: Tensor, blind: Tensor) -> Tensor:
-    """Costs of two kinds of units as the part of its own kind that costs less than a unit, in [0, 1).
-
-    Ranked by it, the same part of both kinds is pruned, and the one kind's costs are nothing to the other.
-
-    Args:
-        costs: ``[units]``; minus infinity where pruned already, and so it stays.
-        blind: Which are of the other kind, boolean ``[units]``. Where all or none are, costs stay as they are.
-    """
-    if blind.all() or not blind.any():
-        return costs
-    parts = torch.empty_like(costs)
-    for kind in (blind, ~blind):
-        places = _shuffled(kind.nonzero().squeeze(1))
-        order = costs[places].argsort(stable=True)
-        parts[places[order]] = torch.arange(len(places), device=costs.device).to(costs.dtype) / len(places)
-    return parts.masked_fill(costs == -math.inf, -math.inf)
+def say(text: str, *of: str) -> None:
+    """Warn, in one process of the run."""
+    if is_rank_zero():
+        _log.warning(text, *of)
 
 
-def _shuffled(places: Tensor) -> Tensor:
-    """In an order that is the same for the same number of them."""
-    return places[torch.randperm(len(places), generator=torch.Generator().manual_seed(0)).to(places.device)]
+def few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def spared(sizes: Sequence[int], pruned: int) -> list[int]:
-    """How many units each layer keeps at least, so that none is wiped out by a ranking over several.
-
-    At least one, and a quarter (:data:`SPARED`) of what an equal share would leave it: at a sparsity s, a layer's own
-    is at most 1 - (1 - s) / 4.
-
-    Args:
-        sizes: Units of each layer.
-        pruned: How many of them all go in the end; at most all but one a layer.
-    """
-    kept = sum(sizes) - pruned
-    least = [max(1, int(SPARED * size * kept / sum(sizes))) for size in sizes]
-    return least if sum(least) <= kept else [1] * len(sizes)
-
-
-def protect(costs: Tensor, most: int) -> Tensor:
-    """``costs`` with all but the ``most`` lowest infinite: the cap of a layer within a larger ranking."""
-    return costs if most >= costs.numel() else costs.masked_fill(~lowest(costs, most), math.inf)
-
-
-def choose(costs: Tensor, count: int) -> Tensor:
-    """Which units are pruned, boolean: the ``count`` cheapest.
-
-    What is pruned already costs minus infinity; it stays pruned, also where ``count`` is smaller.
-    """
-    return lowest(costs, max(count, _pruned(costs)))
-
-
-def _pruned(costs: Tensor) -> int:
-    """How many are pruned already."""
-    return int((costs == -math.inf).count_nonzero())
-
-
-def exchange(costs: Tensor, gradients: Tensor, count: int, swapped: int) -> Tensor:
-    """Which units are pruned, boolean, where ``swapped`` kept ones are given for pruned ones of large gradient.
-
-    The ``count + swapped`` cheapest are dropped; of these the ``swapped`` of the largest gradient come back. Units
-    without a gradient are not exchanged: they could leave, and never come back.
-
-    Args:
-        costs: ``[units]``; minus infinity where pruned already, infinity where a cap protects.
-        gradients: Magnitudes ``[units]``, 0 where there is none (or it is not finite).
-        count: How many are pruned in the end.
-        swapped: How many may be exchanged.
-
-    Reference:
-        Evci, Gale, Menick, Castro, Elsen: Rigging the Lottery, ICML 2020.
-    """
-    dropped, moved = choose(costs, count), gradients > 0
-    more = costs.masked_fill(dropped | ~moved, math.inf)
-    swapped = min(swapped, int((more < math.inf).count_nonzero()))
-    dropped = dropped | lowest(more, swapped)
-    grown = lowest((-gradients).masked_fill(~(dropped & moved), math.inf), swapped)
-    return dropped & ~grown
+def _magnitude(weight: nn.Parameter) -> Tensor:
+    """Of the gradient; zeros where there is none, and where a loss scale overflowed."""
+    if weight.grad is None:
+        return torch.zeros_like(weight)
+    return weight.grad.float().abs().nan_to_num(0.0, 0.0)

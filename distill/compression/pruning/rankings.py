@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from distill.compression.pruning.criteria import Criterion, weight_of
 from distill.compression.pruning.granularity import Granularity, as_matrix, from_matrix
-from distill.compression.pruning.masks import choose, comparable, count_at, exchange, on_one_scale, protect, spared
+from distill.compression.pruning.unit_choice import (
+    choose,
+    comparable,
+    count_at,
+    exchange,
+    on_one_scale,
+    protect,
+    spared,
+)
 from distill.compression.pruning.weights import Sole, name_beside
 from distill.core.internals.torch import own_parameters
 from distill.core.utils.errors import TrainingError, UserError, nearest
@@ -82,7 +90,7 @@ class Ranking:
         layers: These.
         final: The sparsity that they reach together.
         cap: The most of one layer's weights that is pruned; if ``None``, what
-            :func:`~distill.compression.pruning.masks.spared` leaves of it.
+            :func:`~distill.compression.pruning.unit_choice.spared` leaves of it.
     """
 
     layers: Sequence[Layer]

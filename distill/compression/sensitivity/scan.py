@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, mse_loss
 
 from distill.compression.pruning.granularity import as_matrix, from_matrix
-from distill.compression.pruning.masks import choose, count_at
+from distill.compression.pruning.unit_choice import choose, count_at
 from distill.compression.pruning.weights import PRUNABLE
 from distill.compression.quantization.scheme import WeightScheme
 from distill.compression.quantization.weights import fake_quantize_rows, grid

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from distill.compression.pruning.masks import count_at
+from distill.compression.pruning.unit_choice import count_at
 from distill.compression.quantization.layers import QuantizedLayer
 from distill.compression.structure import importance
 from distill.compression.structure.activations import ActivationSums

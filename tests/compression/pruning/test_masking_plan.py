@@ -11,7 +11,8 @@ from torch import nn
 
 from distill.compression.pruning.criteria import Magnitude
 from distill.compression.pruning.granularity import Granularity
-from distill.compression.pruning.masking_plan import MaskingPlan, Masks
+from distill.compression.pruning.masking_plan import MaskingPlan
+from distill.compression.pruning.masks import Masks
 from distill.core.utils.errors import UserError
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from distill.compression.pruning.masks import (
+from distill.compression.pruning.unit_choice import (
     choose,
     comparable,
     count_at,
