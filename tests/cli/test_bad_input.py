@@ -174,6 +174,7 @@ def around(base: dict[str, Any], teacher_dir: str) -> None:
     Path("pickled").mkdir()
     Path("pickled/pytorch_model.bin").write_bytes(b"")
     Path("pickled/config.json").write_text(Path(teacher_dir, "config.json").read_text())
+    AutoTokenizer.from_pretrained(teacher_dir).save_pretrained("pickled")
     config = AutoConfig.from_pretrained(teacher_dir, num_labels=3)
     AutoModelForSequenceClassification.from_config(config).save_pretrained("three")
     AutoTokenizer.from_pretrained(teacher_dir).save_pretrained("three")

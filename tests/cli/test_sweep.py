@@ -236,7 +236,7 @@ def test_runs_are_taken_for_trials_by_what_is_recorded_alone(content: Any, disti
 
 def test_what_is_recorded_holds_no_secret(distill: Distill, fits: Fits) -> None:
     for _ in range(2):  # and it is still known for the same sweep
-        assert distill("sweep", "sweep.yaml", "-c", "base.yaml", "--model.hub_token=s3cret").code == 0
+        assert distill("sweep", "sweep.yaml", "-c", "base.yaml", "--data.hub_token=s3cret").code == 0
     assert "s3cret" not in (FOLDER / "sweep.json").read_text()
 
 

@@ -93,7 +93,7 @@ def test_rounding_is_not_taken_for_reading_the_padding(
 def data_of(tokenizer: Any) -> Any:
     ids = Ragged(np.concatenate([SHORT["input_ids"], LONG["input_ids"]]), np.array([0, 3, 10]))  # type: ignore[list-item]
     return SimpleNamespace(
-        _samples={"train": Samples({"input_ids": ids}, 0)}, tokenizer=tokenizer, task=SimpleNamespace()
+        tokenized={"train": Samples({"input_ids": ids}, 0)}, tokenizer=tokenizer, task=SimpleNamespace()
     )
 
 

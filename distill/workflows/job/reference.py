@@ -21,7 +21,7 @@ __all__ = ["SECTIONS", "Entry", "catalogue", "show"]
 SECTIONS = ("losses", "schedules", "callbacks", "tasks", "recipes")
 
 _HERE = Path(__file__).parents[2]
-_BASES = ("compression/base.py", "core/step_callback.py")  # of callbacks
+_BASES = ("compression/base.py", "core/step_callback.py", "core/internals/lightning.py")  # of callbacks
 
 
 class Entry(NamedTuple):

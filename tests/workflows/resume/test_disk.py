@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -145,7 +146,8 @@ def test_a_quota_that_is_used_up_is_said_and_the_run_ends_as_an_undisturbed_one_
 ) -> None:
     # A network's file system takes what is written, and says at the flush that it was too much.
     def sync(file: int) -> None:
-        if Distillation.steps > 9:
+        saved = re.search(r"last-(\d+)", os.readlink(f"/proc/self/fd/{file}"))  # by a thread that may lag behind
+        if Distillation.steps > 9 and (saved is None or int(saved[1]) > 8):
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
         flush(file)
 
