@@ -14,7 +14,7 @@ from distill.core.calls import call, logits_of, one_tensor
 from distill.core.documents import hide_documents, must_run_apart
 from distill.core.model_spec import ModelSpec
 from distill.core.signals import Request, Signals
-from distill.core.utils.errors import UserError
+from distill.core.utils.errors import UserError, nearest
 
 __all__ = ["detached", "forward"]
 
@@ -45,7 +45,7 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
     attentions = _layers(model, output, "attentions") if request.attentions else ()
     return Signals(
         logits=logits_of(model, output) if request.logits else None,
-        hidden_states={k: hidden[k] for k in request.hidden_states},
+        hidden_states={k: _layer(model, hidden, k) for k in request.hidden_states},
         attentions={k: attentions[number - 1] for k, number in maps.items()},
         projections={k: spec.split_heads(tuple(kept[p] for p in paths), k) for k, paths in projections.items()},
         taps={name: kept[name] for name in request.taps},
@@ -80,6 +80,10 @@ def _kept(model: nn.Module, names: Mapping[str, str]) -> Iterator[dict[str, Tens
         return hook
 
     modules = dict(model.named_modules()) if names else {}
+    for path in names.values():
+        if path not in modules:
+            problem = f"{type(model).__name__} has no module of this name"
+            raise UserError(problem, key="taps", value=path, hint=nearest(path, modules))
     handles = [modules[path].register_forward_hook(keep(name)) for name, path in names.items()]
     try:
         yield kept
@@ -101,6 +105,13 @@ def _readable(model: nn.Module, inputs: Mapping[str, Tensor]) -> Mapping[str, Te
     if (getattr(config.get_text_config(), "type_vocab_size", None) or 0) > 1:
         return inputs
     return {name: tensor for name, tensor in inputs.items() if name != "token_type_ids"}
+
+
+def _layer(model: nn.Module, hidden: tuple[Tensor, ...], k: int) -> Tensor:
+    if not -len(hidden) <= k < len(hidden):
+        problem = f"a loss reads layer {k} of {type(model).__name__}, which has {len(hidden) - 1}"
+        raise UserError(problem, key="model.losses", hint="0 is the embeddings' output; -1 is the last layer's")
+    return hidden[k]
 
 
 def _layers(model: nn.Module, output: Any, name: str) -> tuple[Tensor, ...]:

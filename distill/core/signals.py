@@ -6,15 +6,16 @@ requests is what the forward pass computes and keeps; nothing else is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from distill.core.digests import input_digests
+from distill.core.utils.errors import UserError
 
 __all__ = ["IGNORE", "Batch", "Needs", "OutputKind", "Request", "Signals", "tokens_within"]
 
@@ -47,6 +48,14 @@ class Request:
     attentions: frozenset[int] = frozenset()
     projections: frozenset[int] = frozenset()
     taps: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_states", "attentions", "projections", "taps"):
+            given: Any = getattr(self, name)
+            if isinstance(given, str) or not isinstance(given, Collection):
+                hint = f"put it in braces: {{{given!r}}}"
+                raise UserError("must be a set", key=f"Request.{name}", value=given, hint=hint)
+            object.__setattr__(self, name, frozenset(given))
 
     def __or__(self, other: Request) -> Request:
         return Request(
@@ -97,9 +106,15 @@ class Signals:
             mask: Boolean, the shape of the logits without their last axis; ``None`` keeps all.
         """
         if self.logits is None:
-            raise RuntimeError("logits were not requested of this forward pass")
+            raise RuntimeError(
+                "logits were not requested of this forward pass: Request(logits=True) in the loss's needs"
+            )
         flat = self.logits.flatten(0, -2)
         return flat if mask is None else flat[mask.flatten()]
+
+    def repeated(self, times: int) -> Signals:
+        """The logits alone, every sample ``times`` over."""
+        return Signals(None if self.logits is None else torch.cat([self.logits] * times))
 
 
 def tokens_within(x: Tensor, tokens: Tensor | None) -> Tensor | None:
@@ -197,6 +212,10 @@ class Batch:
     def first(self, count: int) -> Batch:
         """The first ``count`` of its samples."""
         return replace(self._map(lambda tensor: tensor[:count]), ids=None, on_host=None)
+
+    def repeated(self, times: int) -> Batch:
+        """Its samples ``times`` over."""
+        return replace(self._map(lambda tensor: torch.cat([tensor] * times)), ids=None, on_host=None)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The same batch on a device (called by Lightning)."""

@@ -13,6 +13,7 @@ from distill.core.forward import forward
 from distill.core.padding import Side
 from distill.core.signals import Batch, OutputKind, Request, Signals
 from distill.core.tally import Counts
+from distill.core.utils.errors import UserError
 
 __all__ = ["UNIGRAM", "Guess", "LabelForm", "Task", "TextTask"]
 
@@ -56,7 +57,11 @@ class Task(ABC):
 
     def batch(self, raw: Any) -> Batch:
         """The batch adaptor: what the loader yields, as a :class:`Batch`. Text tasks' loaders yield one already."""
-        assert isinstance(raw, Batch)
+        if not isinstance(raw, Batch):
+            found = type(raw).__name__
+            problem = f"its loader must yield distill.Batch, as that of TextData does, and this one yields {found}"
+            hint = "give the trainer a TextData, or, for a loader of your own, Plain(adaptor=...) a function to a Batch"
+            raise UserError(problem, key="model.task", value=self.name, hint=hint)
         return raw
 
     def forward(self, model: nn.Module, batch: Batch, request: Request) -> Signals:

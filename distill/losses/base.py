@@ -60,6 +60,9 @@ class DistillationLoss(nn.Module, ABC):
     outputs: ClassVar[OutputKind] = "any"
     """What the outputs of a head must be for it; see :attr:`distill.tasks.Task.outputs`."""
 
+    tried = False
+    """Whether a loss of one's own was tried for what it must hold to (:mod:`distill.losses.contract`)."""
+
     def __init__(self, weight: float | Schedule = 1.0, name: str | None = None) -> None:
         super().__init__()
         self.weight: Schedule = check_not_negative("weight", weight)

@@ -128,6 +128,9 @@ def as_loss(loss: Any, index: int) -> DistillationLoss:
         UserError: if it is neither.
     """
     if isinstance(loss, DistillationLoss):
+        if not hasattr(loss, "weight") or not hasattr(loss, "name"):
+            kind, hint = type(loss).__name__, "begin its __init__ with super().__init__(weight, name)"
+            raise UserError("was not initialized as a loss", key=f"model.losses.{index}", value=kind, hint=hint)
         return loss
     inner = loss
     while isinstance(inner, functools.partial):

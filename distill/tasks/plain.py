@@ -41,7 +41,12 @@ class Plain(Task):
         self._seen: set[int] = set()
 
     def batch(self, raw: Any) -> Batch:
-        return raw if isinstance(raw, Batch) else self.adaptor(raw)
+        made: Any = raw if isinstance(raw, Batch) else self.adaptor(raw)
+        if not isinstance(made, Batch):
+            problem = f"the adaptor must return a distill.Batch, and returns a {type(made).__name__}"
+            hint = "return Batch(inputs={name: tensor}, labels=tensor)"
+            raise UserError(problem, key="model.task", value=self.name, hint=hint)
+        return made
 
     def forward(self, model: nn.Module, batch: Batch, request: Request) -> Signals:
         signals = super().forward(model, batch, request)

@@ -15,6 +15,7 @@ from distill.core.utils.errors import UserError
 from distill.data import TextData
 from distill.losses import BinaryCrossEntropy, CrossEntropy, DistillationLoss
 from distill.losses.callable import as_loss
+from distill.losses.contract import checked_needs
 from distill.models.compatibility import check_length, check_teachers
 from distill.models.pretrained import load_tokenizer
 from distill.models.students import StudentConfig, build_student
@@ -179,9 +180,9 @@ def bind(losses: Sequence[DistillationLoss], task: Task, student: nn.Module, tea
         _check_outputs(loss, task, f"model.losses.{index}")
         try:
             loss.bind(spec, teacher.spec if teacher else None)
+            needs = needs | checked_needs(loss, teacher.spec if teacher else None)
         except UserError as error:
             raise error.within(f"model.losses.{index}") from None
-        needs = needs | loss.needs
     return needs
 
 

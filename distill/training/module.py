@@ -23,6 +23,7 @@ from distill.core.signals import Batch, Request, Signals
 from distill.core.step_callback import logged
 from distill.core.utils.errors import UserError
 from distill.losses import DistillationLoss
+from distill.losses.contract import term
 from distill.models.compatibility import check_pair, check_widths
 from distill.models.students import StudentConfig
 from distill.models.students.build import refuse_quantized
@@ -239,7 +240,7 @@ class Distillation(LightningModule):
         objective = torch.zeros((), device=self.device)
         raw: dict[str, Tensor] = {}
         for loss in self._losses():
-            total, positions = loss(student, teacher, batch)
+            total, positions = term(loss, student, teacher, batch)
             mean = total / positions.clamp(min=1)
             raw[loss.name] = mean.detach()
             objective = objective + loss.weight(batch.step, batch.total_steps) * mean * batch.count

@@ -57,8 +57,9 @@ class FiniteWatch:
         bad = ", ".join(
             f"{n} = {v}" for n, v, ok in zip(names, values.tolist(), finite.tolist(), strict=True) if not ok
         )
+        samples = "" if batch.ids is None else f"; samples of the batch: {batch.ids}"
         raise TrainingError(
-            f"the loss is not finite at step {batch.step}: {bad}; samples of the batch: {batch.ids}. "
-            "The last checkpoint is from before this step. Look at these samples, lower the learning rate, "
+            f"the loss is not finite at step {batch.step}: {bad}{samples}. "
+            "The last checkpoint is from before this step. Look at its samples, lower the learning rate, "
             "or clip the gradient (trainer.gradient_clip_val)."
         )
