@@ -148,7 +148,7 @@ def check_float(found: Comparison) -> None:
             f"the exported model's logits differ from the trained model's by {found.relative_error:.1e} of the "
             f"largest, and {RELATIVE_ERROR:.0e} is allowed; nothing was written",
             key="--to",
-            hint="this is a fault of ours or of the exporter: please report it with the run's config.yaml",
+            hint="of a target of your own look at its write and open; any other report with the run's config.yaml",
         )
 
 

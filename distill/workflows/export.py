@@ -121,6 +121,9 @@ def _target(to: str, isa: str | None, allow: Sequence[str]) -> ExportTarget:
     if "." in to:
         with only_allowed_imports(allow):
             kind = named_class(ExportTarget, to, "--to", allow)
+        if not isinstance(getattr(kind, "name", None), str):
+            hint = f'write name = "my-format" in {kind.__name__}: it names the folder'
+            raise UserError("a target needs a name", key="--to", value=to, hint=hint)
         check_packages(kind)
     else:
         kind = find_target(to)

@@ -377,7 +377,7 @@ def test_agreement_is_over_the_positions_that_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
 def test_a_term_that_is_infinite_stops_the_run_as_one_that_is_no_number(value: float) -> None:
     terms = {"good": torch.tensor(1.0), "bad": torch.tensor(value)}
-    with pytest.raises(TrainingError, match=rf"at step 7: bad = {value};"):
+    with pytest.raises(TrainingError, match=rf"at step 7: bad = {value}\."):
         FiniteWatch().watch(terms, Batch({"input": torch.zeros(1)}, step=7))
 
 
