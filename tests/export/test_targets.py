@@ -29,6 +29,7 @@ from distill.export.onnx.write import MODEL, Onnx
 from distill.export.targets import TARGETS, find_target, write
 from distill.export.verify import torch_logits
 from distill.tasks import CausalLM, Plain, TextClassification
+from distill.workflows.export import export
 
 Quantize = Callable[[nn.Module, WeightScheme, ActivationScheme | None], nn.Module]
 
@@ -360,3 +361,11 @@ def test_a_target_of_ones_own_is_verified_as_ours_are(tmp_path: Path) -> None:
     assert report["verified"]["predictions"] == 8
     with pytest.raises(UserError, match=r"differ.*nothing was written"):
         write(Pickled(factor=1.01), student, tmp_path, task=Plain(), batches=lambda: [batch])
+
+
+def test_a_target_without_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "from distill import ExportTarget\nclass T(ExportTarget):\n    write = open = None\n"
+    (tmp_path / "nameless_target.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="a target needs a name"):
+        export("runs/none", to="nameless_target.T", allow=["nameless_target"])
