@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
-__all__ = ["StepCallback", "logged", "logs_now", "step_callbacks", "total_steps"]
+from distill.core.utils.errors import UserError
+
+__all__ = ["StepCallback", "finished", "logged", "logs_now", "step_callbacks", "total_steps"]
 
 
 class StepCallback(Callback):
@@ -63,6 +65,20 @@ class StepCallback(Callback):
             The steps of ``compression.json``, in the order in which they were done.
         """
         return []
+
+
+def finished(callback: StepCallback, student: nn.Module) -> list[dict[str, Any]]:
+    """What ``callback`` says it did when it finished.
+
+    Raises:
+        UserError: if that is no list of steps.
+    """
+    steps: Any = callback.finish(student)
+    if not isinstance(steps, list) or not all(isinstance(step, dict) and "kind" in step for step in steps):
+        hint = 'return [{"kind": "my-step", ...}], or []'
+        problem = f"finish must return a list of steps, and returns {steps!r:.80}"
+        raise UserError(problem, key=type(callback).__name__, hint=hint)
+    return steps
 
 
 def step_callbacks(trainer: Trainer) -> list[StepCallback]:

@@ -21,7 +21,7 @@ from torch import nn
 from distill.callbacks import ResumeCheckpoint, compressions
 from distill.compression.base import hurried
 from distill.core import record
-from distill.core.step_callback import step_callbacks
+from distill.core.step_callback import finished, step_callbacks
 from distill.core.utils.errors import TrainingError, UserError
 from distill.core.utils.files import write
 from distill.core.utils.quiet import quiet_lightning
@@ -263,11 +263,11 @@ def _finish(trainer: Trainer, student: nn.Module, states: Mapping[str, Any]) -> 
     for callback in step_callbacks(trainer):
         if callback.state_key in states:
             callback.load_state_dict(states[callback.state_key])
-    done = [step for one in step_callbacks(trainer) if one not in changed for step in one.finish(student)]
+    done = [step for one in step_callbacks(trainer) if one not in changed for step in finished(one, student)]
     record.recount_zeros(student)
     record.note(student, *done)
     for compression in changed:
-        steps = compression.finish(student)
+        steps = finished(compression, student)
         for kind in {str(step.get("kind")) for step in steps} - record.STEP_KINDS.keys():
             problem = f"{type(compression).__name__}.finish returns a step of kind {kind!r}, which nobody can rebuild"
             hint = "have your module call distill.models.saved_student.register(kind, rebuild), and resume the run"

@@ -12,6 +12,7 @@ from distill.compression.base import compressions
 from distill.core.ranks import is_rank_zero
 from distill.core.schedules import Constant, Schedule
 from distill.core.step_callback import StepCallback, step_callbacks
+from distill.core.utils.errors import UserError
 from distill.core.utils.extras import installing, missing
 from distill.run.history import read_rows
 from distill.training.module import Distillation
@@ -49,7 +50,11 @@ def timeline(
             if isinstance(value, Schedule) and (name == "weight" or not isinstance(value, Constant)):
                 lines[f"{loss.name} {name}"] = [value(step, total) for step in steps]
     for callback in callbacks:
-        lines |= callback.timeline(steps, total)
+        shown: Any = callback.timeline(steps, total)
+        if not isinstance(shown, Mapping) or any(len(values) != len(steps) for values in shown.values()):
+            problem, hint = "timeline must return a value for each step, by name", 'return {"my line": [...]}, or {}'
+            raise UserError(problem, key=type(callback).__name__, hint=hint)
+        lines |= shown
     return lines
 
 
