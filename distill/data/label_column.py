@@ -61,6 +61,9 @@ class LabelColumn:
                 if alike:
                     hint = f"did you mean {alike[0]!r}? blanks and capitals tell classes apart"
                     raise self._error(raw, f"which is none of the {len(names)} classes ({listed})", hint)
+                if len(names) > 100 and 2 * len(self.unique) > len(self.array):
+                    hint = "most rows have a label of their own, as an identifier has: name another column"
+                    raise self._error(raw, f"which is none of the {len(names)} classes ({listed})", hint)
                 raise self._error(
                     raw,
                     f"which is none of the {len(names)} classes ({listed})",

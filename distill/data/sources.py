@@ -155,6 +155,9 @@ def _checked_file(key: str, name: str) -> str:
     check_path(name, key)
     path = at_home(name)
     suffix = path.suffix.lower()
+    if any(sign in name for sign in "*?[") and not path.exists():
+        hint = "list the files, or name their folder in data.path; distill init FOLDER writes the list"
+        raise UserError("patterns are not expanded", key=key, value=name, hint=hint)
     if path.is_dir():
         raise UserError("this is a folder", key=key, value=name, hint="name its files, or give it as data.path")
     if suffix in (".gz", ".zip", ".xz", ".bz2", ".zst"):

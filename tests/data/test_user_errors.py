@@ -61,6 +61,10 @@ def failing(**options):
         ({"path": "./nowhere"}, "data.path = './nowhere': no such folder"),
         ({"path": "distill:stdlb"}, "did you mean 'distill:stdlib'"),
         ({"path": None, "files": {"train": "gone.csv"}}, "data.files.train = 'gone.csv': no such file"),
+        (
+            {"path": None, "files": {"train": "gone*"}},
+            "data.files.train = 'gone*': patterns are not expanded. list the",
+        ),
         ({"path": None, "files": {"train": "gone.xls"}}, "data.files.train = 'gone.xls': the ending must be"),
         ({"path": None, "files": {"train": []}}, "data.files.train = []: a split needs a file"),
         ({"tokenizer": ""}, "data.tokenizer: a tokenizer is missing"),
@@ -104,6 +108,14 @@ def test_wrong_data_are_named_with_their_hint(tmp_path, tiny_tokenizer_dir, cont
 def test_an_unknown_label_name_is_refused(tmp_path, tiny_tokenizer_dir):
     path = folder(tmp_path, rows(["a", "b"], ["no", "yes"]), rows(["a"], ["maybe"]))
     assert "the split validation has the label 'maybe', which is none of the 2 classes (no, yes)" in failing(
+        path=path, tokenizer=tiny_tokenizer_dir
+    )
+
+
+def test_a_column_of_identifiers_as_labels_is_said_to_be_one(tmp_path, tiny_tokenizer_dir):
+    names = [f"film {i}" for i in range(120)]
+    path = folder(tmp_path, rows(["a"] * 101, names[:101]), rows(["a"] * 19, names[101:]))
+    assert "most rows have a label of their own, as an identifier has: name another column" in failing(
         path=path, tokenizer=tiny_tokenizer_dir
     )
 
