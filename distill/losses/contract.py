@@ -70,7 +70,7 @@ def _check(loss: DistillationLoss, given: Any, student: Signals) -> None:
     if not isinstance(given, tuple) or len(given) != 2:
         found = f"a tensor of {list(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
         raise UserError(f"forward must return a LossSum, and returns {found}", key=loss.name, hint=hint)
-    for name, part in zip(LossSum._fields, given, strict=True):
+    for name, part in zip(("total", "positions"), given, strict=True):
         if not isinstance(part, Tensor) or part.dim():
             found = f"of {list(part.shape)}" if isinstance(part, Tensor) else f"a {type(part).__name__}"
             raise UserError(f"{name} must be a tensor without axes, and is {found}", key=loss.name, hint=hint)
