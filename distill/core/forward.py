@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.core.apart import run_apart
 from distill.core.calls import call, logits_of, one_tensor
-from distill.core.documents import hide_documents, must_run_apart
+from distill.core.document_masking import hide_documents, must_run_unpacked
 from distill.core.model_spec import ModelSpec
 from distill.core.signals import Request, Signals
+from distill.core.unpacked_run import run_unpacked
 from distill.core.utils.errors import UserError, nearest
 
 __all__ = ["detached", "forward"]
@@ -23,7 +23,7 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
     """Run ``model`` once and keep what ``request`` names.
 
     Models of transformers are asked for hidden states and attentions only when some are requested, and packed documents
-    are hidden from each other (:func:`~distill.core.documents.hide_documents`), if need be by running each by itself.
+    are hidden from each other (:func:`~distill.core.document_masking.hide_documents`), if need be by running each by itself.
     How other modules are called, and which of their outputs are the logits, says :mod:`distill.core.calls`.
 
     Raises:
@@ -32,8 +32,8 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
     inputs = _readable(model, inputs)
     names = {name: name for name in request.taps}
     spec = ModelSpec(model, "model")
-    if spec.config is not None and must_run_apart(model, inputs):
-        return run_apart(lambda documents: forward(model, documents, request), inputs)
+    if spec.config is not None and must_run_unpacked(model, inputs):
+        return run_unpacked(lambda documents: forward(model, documents, request), inputs)
     projections = {k: spec.projections(spec.attention_layer(k, "layer"), "layer") for k in request.projections}
     maps = {k: spec.attention_layer(k, "layer") for k in request.attentions}
     names |= {path: path for paths in projections.values() for path in paths}

@@ -13,7 +13,7 @@ from distill.core.signals import Batch, Request, Signals
 from distill.core.utils.errors import UserError
 from distill.export.base import Predict
 from distill.export.onnx.graph import feed
-from distill.export.packed import apart
+from distill.export.unpacking import unpack
 from distill.tasks import Task
 
 __all__ = ["Comparison", "check_float", "check_integer", "compare", "nothing_to_compare", "torch_logits"]
@@ -65,7 +65,7 @@ def torch_logits(model: nn.Module) -> Predict:
 def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Predict) -> Comparison:
     """Run both models over ``batches``, reading nothing but what exported models read (:func:`feed`).
 
-    Documents that were packed into one row and hidden from each other are rows of their own here (:func:`apart`), so
+    Documents that were packed into one row and hidden from each other are rows of their own here (:func:`unpack`), so
     that the metric is that of the validation.
 
     Raises:
@@ -76,7 +76,7 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
     taken: set[int] = set()
     difference, largest = torch.zeros(()), torch.zeros(())
     spread = _Spread()
-    for batch in (part for whole in batches for part in apart(whole)):
+    for batch in (part for whole in batches for part in unpack(whole)):
         inputs = feed(batch)
         first, second = trained(inputs), exported(inputs)
         task.update(metrics[0], first, batch)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from distill.core.documents import check_causal, check_isolation
+from distill.core.document_masking import check_causal, check_isolation
 from distill.core.model_spec import ModelSpec
 from distill.core.schedules import never
 from distill.core.signals import Needs

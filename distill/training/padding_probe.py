@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.core.documents import FAILURES, distance, still, tolerance
+from distill.core.document_masking import FAILURES, distance, still, tolerance
 from distill.core.signals import Request
 from distill.core.utils.errors import UserError
 from distill.data import TextData

@@ -18,7 +18,7 @@ from distill.callbacks import StructuredPruning
 from distill.compression.quantization.ptq import quantize
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.core.architectures import layer_list
-from distill.core.documents import check_causal, check_isolation
+from distill.core.document_masking import check_causal, check_isolation
 from distill.core.signals import Batch, Request
 from distill.export.onnx.graph import Logits, feed
 from distill.export.onnx.padding import padded

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.core.documents import FAILURES, distance
+from distill.core.document_masking import FAILURES, distance
 from distill.core.utils.errors import UserError
 
 __all__ = ["SIDES", "count_positions", "padded", "said", "sides"]

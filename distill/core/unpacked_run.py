@@ -1,4 +1,4 @@
-"""Documents of packed blocks, run apart from each other: for models in which nothing marks where one begins."""
+"""Packed blocks, run a document at a time: for models in which nothing marks where a document begins."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from distill.core.signals import Signals
 from distill.core.utils.errors import UserError
 
-__all__ = ["run_apart"]
+__all__ = ["run_unpacked"]
 
 Part = tuple[Tensor, Signals]
 """Documents of one length n: the places of their tokens in the block ``[d, n]``, and what the model gave for them."""
 
 
-def run_apart(run: Callable[[Mapping[str, Tensor]], Signals], inputs: Mapping[str, Tensor]) -> Signals:
+def run_unpacked(run: Callable[[Mapping[str, Tensor]], Signals], inputs: Mapping[str, Tensor]) -> Signals:
     """What ``run`` gives for every document by itself, put together as if the blocks had been run.
 
     Documents of one length are run together, so nothing is padded. Attention between documents is 0.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from distill.core.documents import check_causal, check_isolation
+from distill.core.document_masking import check_causal, check_isolation
 from distill.core.forward import forward
 from distill.core.signals import Request
 from distill.core.utils.errors import UserError

@@ -19,7 +19,7 @@ __all__ = [
     "check_isolation",
     "distance",
     "hide_documents",
-    "must_run_apart",
+    "must_run_unpacked",
     "still",
     "tolerance",
 ]
@@ -40,7 +40,7 @@ def hide_documents(model: nn.Module, inputs: Inputs) -> Inputs:
 
     Positions that begin again at 0 mark where a document begins. Most decoders of transformers make their mask from
     them; others are given the mask. Which way works is found when the model is first met (:func:`check_isolation`);
-    where none does, the documents must be run apart (:func:`must_run_apart`).
+    where none does, the documents must be run apart (:func:`must_run_unpacked`).
 
     Args:
         model: Of transformers.
@@ -50,7 +50,7 @@ def hide_documents(model: nn.Module, inputs: Inputs) -> Inputs:
     return _WAYS[way](model, inputs) if way in _WAYS else inputs
 
 
-def must_run_apart(model: nn.Module, inputs: Inputs) -> bool:
+def must_run_unpacked(model: nn.Module, inputs: Inputs) -> bool:
     """Whether ``inputs`` are blocks, and the documents in them would see each other in whatever way they are given."""
     return _way(model, inputs) == "none"
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from distill.core.signals import IGNORE, Batch
 
-__all__ = ["apart"]
+__all__ = ["unpack"]
 
 
-def apart(batch: Batch) -> list[Batch]:
+def unpack(batch: Batch) -> list[Batch]:
     """The batch with a row for each document, where the documents of one row are hidden from each other.
 
     That is where it has position ids, which begin at 0 with each of them. An exported model reads neither these nor a

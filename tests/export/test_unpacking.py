@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from distill.core.forward import forward
 from distill.core.signals import IGNORE, Batch, Request
 from distill.export.onnx.graph import feed
-from distill.export.packed import apart
+from distill.export.unpacking import unpack
 from distill.export.verify import compare, torch_logits
 from distill.tasks import CausalLM
 
@@ -29,20 +29,20 @@ def packed() -> Batch:
 
 def test_every_document_gets_a_row() -> None:
     batch = packed()
-    parts, ids = apart(batch), batch.inputs["input_ids"]
+    parts, ids = unpack(batch), batch.inputs["input_ids"]
     rows = [row[real] for part in parts for row, real in zip(part.inputs["input_ids"], part.tokens, strict=True)]  # type: ignore[arg-type]
     documents = [ids[0, :3], ids[0, 3:5], ids[0, 5:], ids[1, :4]]
     assert [row.tolist() for row in rows] == [document.tolist() for document in documents]
     assert sum(int(part.extras["bytes"].sum()) for part in parts) == batch.extras["bytes"].sum()
     labels = [int((part.labels != IGNORE).sum()) for part in parts]  # type: ignore[union-attr]
     assert sum(labels) == int((batch.labels != IGNORE).sum()) == 11  # type: ignore[union-attr]
-    assert apart(parts[0]) == [parts[0]]
+    assert unpack(parts[0]) == [parts[0]]
 
 
 def test_one_long_document_beside_many_short_ones_needs_no_more_than_twice_the_room() -> None:
     lengths = [64, *[3] * 20, 4]
     positions = torch.cat([torch.arange(n) for n in lengths]).view(2, 64)
-    parts = apart(Batch({"input_ids": torch.ones(2, 64, dtype=torch.long), "position_ids": positions}))
+    parts = unpack(Batch({"input_ids": torch.ones(2, 64, dtype=torch.long), "position_ids": positions}))
     assert sum(int(part.tokens.sum()) for part in parts) == 128  # type: ignore[union-attr]
     assert sum(part.inputs["input_ids"].numel() for part in parts) <= 2 * 128
 
