@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.config import files as configuration
-from distill.core.kept import kept_of
+from distill.core.retention import kept_of
 from distill.core.verdict import Verdict
 
 

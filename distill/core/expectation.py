@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distill.core.kept import kept, number_at
+from distill.core.retention import kept, number_at
 
 __all__ = ["expectation"]
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distill.core.kept import number_at
+from distill.core.retention import number_at
 from distill.core.utils.console import number
 
 __all__ = ["Verdict", "steps_to_prune", "steps_to_quantize"]

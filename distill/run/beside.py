@@ -8,7 +8,7 @@ from typing import Any
 
 from distill.config.diff import MISSING, config_diff
 from distill.config.files import long_form
-from distill.core.kept import number_at
+from distill.core.retention import number_at
 from distill.core.utils.errors import UserError
 from distill.run.folder import Run
 from distill.run.listing import find_runs, read_json

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config.files import long_form
-from distill.core.kept import number_at
+from distill.core.retention import number_at
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import find_local
 from distill.run.beside import learns_alone

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from distill.config.header import refuse_old
-from distill.core.kept import number_at
+from distill.core.retention import number_at
 from distill.core.utils.console import duration, number, plain_table, wide
 from distill.core.utils.errors import UserError
 from distill.core.utils.json_file import Unreadable, read_mapping

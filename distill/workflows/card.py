@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from distill.config.files import long_form
 from distill.config.yaml import dump
-from distill.core.kept import number_at
 from distill.core.model_spec import parameter_count
 from distill.core.record import steps_of, summary
+from distill.core.retention import number_at
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import PACKAGE_PREFIX, find_local

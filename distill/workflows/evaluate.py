@@ -12,7 +12,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from distill.config.files import apply_override, parse_value
 from distill.core import record
 from distill.core.idle import idle
-from distill.core.kept import number_at
+from distill.core.retention import number_at
 from distill.core.signals import Batch
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_lightning

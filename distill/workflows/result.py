@@ -13,10 +13,10 @@ from rich.markup import escape
 from distill.compression.coverage import Coverage, coverage_of
 from distill.core.expectation import expectation
 from distill.core.internals.lightning import end_after_batch
-from distill.core.kept import kept_of, number_at, percent, ratio
 from distill.core.model_spec import megabytes, parameter_count
 from distill.core.ranks import is_rank_zero
 from distill.core.record import steps_of, summary
+from distill.core.retention import kept_of, number_at, percent, ratio
 from distill.core.utils.console import duration, number, plain_table, wide
 from distill.core.verdict import Verdict
 from distill.models.saved_student import saved_megabytes

@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from distill.config.files import apply_override, load, long_form, parse_value
 from distill.core.idle import idle
-from distill.core.kept import number_at
+from distill.core.retention import number_at
 from distill.core.utils.console import number, plain_table, wide
 from distill.core.utils.errors import TrainingError, UserError, nearest
 from distill.core.utils.files import write

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from distill.core.kept import kept, kept_of, percent, ratio
+from distill.core.retention import kept, kept_of, percent, ratio
 
 
 def test_a_guess_keeps_nothing_and_a_teacher_everything() -> None:
