@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.core.calls import call, logits_of, of_transformers
+from distill.core.model_call import call, logits_of, of_transformers
 from distill.core.utils.errors import UserError
 
 __all__ = [

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.core.calls import call, logits_of, one_tensor
 from distill.core.document_masking import hide_documents, must_run_unpacked
+from distill.core.model_call import call, logits_of, one_tensor
 from distill.core.model_spec import ModelSpec
 from distill.core.signals import Request, Signals
 from distill.core.unpacked_run import run_unpacked
@@ -24,7 +24,7 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
 
     Models of transformers are asked for hidden states and attentions only when some are requested, and packed documents
     are hidden from each other (:func:`~distill.core.document_masking.hide_documents`), if need be by running each by itself.
-    How other modules are called, and which of their outputs are the logits, says :mod:`distill.core.calls`.
+    How other modules are called, and which of their outputs are the logits, says :mod:`distill.core.model_call`.
 
     Raises:
         UserError: if the model does not give what is requested.

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from distill.core.calls import of_transformers
 from distill.core.internals.transformers import attention_in_use
+from distill.core.model_call import of_transformers
 from distill.core.record import steps_of
 from distill.core.utils.errors import UserError, nearest
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distill.compression.own_pass import contained
-from distill.core.calls import of_transformers
 from distill.core.forward import forward
+from distill.core.model_call import of_transformers
 from distill.core.signals import Batch, Request
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_transformers
