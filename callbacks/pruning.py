@@ -20,7 +20,7 @@ from distill.compression.pruning.masks import Masks
 from distill.compression.pruning.rankings import Layer
 from distill.compression.pruning.schedule import CURVES, SparsitySchedule
 from distill.compression.pruning.weights import PRUNABLE
-from distill.core.idle import Idle, refuse_idle
+from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.internals.torch import not_sent_by_ddp
 from distill.core.module_selection import of_types
 from distill.core.schedules import step_at

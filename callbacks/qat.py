@@ -20,7 +20,7 @@ from distill.compression.quantization.scheme import ActivationScheme, Bits, Weig
 from distill.compression.quantization.select import QUANTIZABLE, check_widths, choose, swap
 from distill.compression.quantization.storage import Store, step_of
 from distill.compression.quantization.temperatures import too_hot
-from distill.core.idle import Idle, refuse_idle
+from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.module_selection import of_types
 from distill.core.schedules import check_when, step_at
 from distill.core.signals import Request

@@ -15,7 +15,7 @@ from distill.compression.base import Compression
 from distill.compression.pruning.schedule import GradualSchedule
 from distill.compression.structure.activations import ActivationSums
 from distill.compression.structure.removal_plan import Criterion, RemovalPlan, Scope
-from distill.core.idle import Idle, refuse_idle
+from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.schedules import step_at
 from distill.core.step_callback import logs_now, total_steps
 from distill.core.utils.errors import UserError, nearest

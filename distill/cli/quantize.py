@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from distill.cli.command import argument, of_run
 from distill.cli.parser import Overrides
-from distill.core.idle import idle
+from distill.core.idle_settings import idle
 from distill.core.utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distill.core.idle import Idle, refuse_idle
+from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.utils.errors import UserError
 
 __all__ = ["check_numbers", "refuse_idle_settings"]

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from distill.core.idle import Idle, refuse_idle
+from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.internals.torch import clip_despite_fusing
 from distill.core.step_callback import StepCallback, step_callbacks
 from distill.core.utils.errors import UserError

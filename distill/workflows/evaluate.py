@@ -11,7 +11,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from distill.config.files import apply_override, parse_value
 from distill.core import record
-from distill.core.idle import idle
+from distill.core.idle_settings import idle
 from distill.core.retention import number_at
 from distill.core.signals import Batch
 from distill.core.utils.errors import UserError

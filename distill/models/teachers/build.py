@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from distill.core.idle import idle
+from distill.core.idle_settings import idle
 from distill.core.task import Task, TextTask
 from distill.core.teacher import TeacherSource
 from distill.core.utils.errors import UserError

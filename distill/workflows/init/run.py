@@ -12,7 +12,7 @@ import numpy as np
 
 from distill.config.files import apply_override, recipes
 from distill.config.yaml import dump, parse_value
-from distill.core.idle import idle
+from distill.core.idle_settings import idle
 from distill.core.signals import IGNORE
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError

@@ -29,7 +29,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.callbacks.spike import SpikeDetection
 from pytorch_lightning.plugins import CheckpointIO, Precision
 
-from distill.core.idle import idle
+from distill.core.idle_settings import idle
 from distill.core.internals.lightning import start_method
 from distill.core.utils.errors import TrainingError, UserError, nearest
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from distill.config.files import apply_override
 from distill.config.yaml import parse_value
-from distill.core.idle import idle
+from distill.core.idle_settings import idle
 from distill.core.signals import Batch
 from distill.core.utils.console import duration
 from distill.core.utils.errors import UserError

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from distill.config.files import apply_override, load, long_form, parse_value
-from distill.core.idle import idle
+from distill.core.idle_settings import idle
 from distill.core.retention import number_at
 from distill.core.utils.console import number, plain_table, wide
 from distill.core.utils.errors import TrainingError, UserError, nearest

@@ -8,7 +8,7 @@ import pytest
 
 from distill.callbacks import GradualMagnitudePruning, QuantizationAwareTraining, StructuredPruning
 from distill.compression.quantization.scheme import ActivationScheme, LayerScheme, WeightScheme
-from distill.core.idle import Idle, refuse_idle
+from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.utils.errors import UserError
 from distill.data import TextData
 from distill.losses import DIST, DecoupledKD, RelationalKD
