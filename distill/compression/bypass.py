@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from distill.compression.own_pass import guards
+from distill.compression.preserved_state import preserved_state
 from distill.core.generators import reseed
 from distill.core.internals.torch import OperatorMode, own_parameters, tensors_in, written
 from distill.core.signals import Batch, Signals
-from distill.core.untouched import untouched
 from distill.core.utils.errors import UserError
 
 __all__ = ["Held", "find_read", "find_written", "refuse_bypass", "watched_writes", "written_by_pass"]
@@ -73,7 +73,7 @@ def refuse_bypass(student: nn.Module, batch: Batch, read: Callable[[Batch], Sign
     hooked = [module for module in student.modules() if not guards(module)]
     if not held:
         return
-    with untouched(student):
+    with preserved_state(student):
         for layer in held.rounded.values():
             layer.__dict__["mode"] = "float"  # steps of rounding would be no proof
         for trains in (True, False):
@@ -115,7 +115,7 @@ def _smallest(student: nn.Module, batch: Batch, read: Callable[[Batch], Signals]
     """
     for part in (batch.first(2), batch):
         try:
-            with untouched(student, parameters=False), torch.no_grad():
+            with preserved_state(student, parameters=False), torch.no_grad():
                 read(part)
         except Exception as error:
             failure = error
@@ -149,7 +149,7 @@ def find_read(
     weights = {name: _weight(layer) for name, layer in rounded.items()} | dict(replaced)
     if not weights:
         return None
-    with untouched(model, parameters=False), torch.no_grad():
+    with preserved_state(model, parameters=False), torch.no_grad():
         reference = _pass(run)
         _answer(rounded.values())
         if not _differs(model, run, reference, weights.values()):
@@ -172,7 +172,7 @@ def find_written(model: nn.Module, rounded: Mapping[str, nn.Module], masked: Seq
     """
     parameters = {name: model.get_parameter(name) for name in masked}
     with (
-        untouched(model, parameters=False),
+        preserved_state(model, parameters=False),
         torch.no_grad(),
         _kept([*map(_weight, rounded.values()), *parameters.values()]),
     ):

@@ -9,11 +9,11 @@ import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
-__all__ = ["untouched"]
+__all__ = ["preserved_state"]
 
 
 @contextmanager
-def untouched(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
+def preserved_state(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
     """Restore what passes change: modes, buffers, attributes, and generators, the global ones among them.
 
     So are the entries of dicts and lists that modules hold; what a pass changes deeper stays so.
