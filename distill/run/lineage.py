@@ -10,7 +10,7 @@ from distill.config.files import long_form
 from distill.core.retention import number_at
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import find_local
-from distill.run.beside import learns_alone
+from distill.run.baseline import learns_alone
 from distill.run.folder import Run
 from distill.run.listing import read_json
 

@@ -23,7 +23,7 @@ from distill.core.step_callback import step_callbacks
 from distill.core.utils.console import duration, wide
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.verdict import Verdict
-from distill.run.beside import check_beside, find_beside, learns_alone
+from distill.run.baseline import check_baseline, find_baseline, learns_alone
 from distill.run.folder import Run
 from distill.training.module import Distillation
 from distill.training.processes import meeting, none_left, shared_id
@@ -136,7 +136,7 @@ def dry_run(
     """
     job = build(config, allow=allow, run_id=run_id)
     if beside is not None:
-        job.beside = check_beside(beside, job.config)
+        job.beside = check_baseline(beside, job.config)
     measured, check = Measured(arguments=job.arguments), TeacherCheck()
     kept = [callback for callback in job.callbacks if not _is_left_out(callback)]
     with quiet_lightning():
@@ -190,7 +190,7 @@ def _baseline(job: Job) -> str:
     """The run without a teacher that the table would show beside this one."""
     if job.module.teacher is None or learns_alone(job.config):
         return ""
-    found = job.beside or find_beside(job.config)
+    found = job.beside or find_baseline(job.config)
     return str(found or "no run of this student without a teacher has finished; name one by --beside RUN")
 
 

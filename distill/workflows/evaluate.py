@@ -19,7 +19,7 @@ from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.secrets import scrub_override
 from distill.core.utils.visible import visible
 from distill.models import saved_student
-from distill.run.beside import check_beside
+from distill.run.baseline import check_baseline
 from distill.run.folder import Run
 from distill.run.listing import read_json
 from distill.tasks import Task
@@ -121,7 +121,7 @@ def evaluate(
     run, job = reopen(folder, split, overrides=overrides, allow=allow)
     other = None
     if beside is not None:
-        check_beside(beside, run.config)
+        check_baseline(beside, run.config)
         _, alone = reopen(beside, split, overrides=overrides, allow=allow, with_teacher=False)
         other = {"run": str(beside), "scores": of_student(score(alone, split)[1])}
     main, scores = score(job, split)

@@ -28,7 +28,7 @@ from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.secrets import scrub
 from distill.data.reading import reading_file
 from distill.models import saved_student
-from distill.run.beside import check_beside, find_beside, learns_alone, scores_of
+from distill.run.baseline import check_baseline, find_baseline, learns_alone, scores_of
 from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
 from distill.run.lineage import lineage
@@ -79,7 +79,7 @@ def fit(
     """
     job = build(config, allow=allow, run_id=run_id)
     if beside is not None:
-        job.beside = check_beside(beside, job.config)
+        job.beside = check_baseline(beside, job.config)
     with quiet_lightning():
         trainer = make_trainer(job)
     with ExitStack() as stack:
@@ -279,7 +279,7 @@ def _beside(job: Job) -> dict[str, Any] | None:
     """The baseline of a student that a teacher has trained, and its scores; an empty name if there is none."""
     if job.module.teacher is None or learns_alone(job.config):
         return None
-    folder = job.beside or find_beside(job.config)
+    folder = job.beside or find_baseline(job.config)
     scores = None if folder is None else scores_of(folder)
     return {"run": "" if scores is None else str(folder), "scores": scores or {}}
 

@@ -15,7 +15,7 @@ from distill.core.expectation import expectation
 from distill.core.model_spec import ModelSpec, megabytes, parameter_count
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
-from distill.run.beside import find_beside, scores_of
+from distill.run.baseline import find_baseline, scores_of
 from distill.run.lineage import lineage
 from distill.training.module import Distillation
 from distill.workflows.job.build import Job
@@ -49,7 +49,7 @@ def opening(job: Job, trainer: Trainer, check: TeacherCheck) -> list[str]:
 def _expected(job: Job, check: TeacherCheck) -> str:
     """What is to be expected of the teacher, as far as it is known before the run."""
     found = {"monitor": job.module.task.monitor, **check.found, **lineage(job.config, job.data)}
-    if (beside := job.beside or find_beside(job.config)) is not None:
+    if (beside := job.beside or find_baseline(job.config)) is not None:
         found["scores"] = {**found.get("scores", {}), "alone": scores_of(beside)}
     return expectation(found)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from distill.run.beside import learns_alone
+from distill.run.baseline import learns_alone
 
 Distill = Callable[..., Any]
 Fitted = Callable[..., Path]

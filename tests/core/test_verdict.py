@@ -103,9 +103,7 @@ def test_more_sparsity_and_fewer_bits_take_more_steps() -> None:
 
 
 def test_reading_a_verdict_takes_no_torch() -> None:
-    code = (
-        "import sys, distill.core.verdict, distill.core.retention, distill.run.beside; sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, distill.core.verdict, distill.core.retention, distill.run.baseline; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -13,7 +13,7 @@ from distill.core.utils.errors import UserError
 from distill.run.folder import Run
 from distill.run.listing import find_runs, read_json
 
-__all__ = ["check_beside", "find_beside", "learns_alone", "scores_of"]
+__all__ = ["check_baseline", "find_baseline", "learns_alone", "scores_of"]
 
 _ALONE = ("CrossEntropy", "BinaryCrossEntropy", "L1")
 """Losses that read no teacher."""
@@ -35,7 +35,7 @@ def learns_alone(config: Mapping[str, Any]) -> bool:
     return model.get("teacher") is None or all(name.rsplit(".", 1)[-1] in _ALONE for name in names)
 
 
-def find_beside(config: Mapping[str, Any]) -> Path | None:
+def find_baseline(config: Mapping[str, Any]) -> Path | None:
     """The run without a teacher's signals that ``config``'s own is to be compared with, among the finished ones.
 
     It has the same data, student and compressions. Of several it is the one whose training differs in the fewest keys,
@@ -65,7 +65,7 @@ def find_beside(config: Mapping[str, Any]) -> Path | None:
     return max(found)[-1] if found else None
 
 
-def check_beside(folder: str | Path, config: Mapping[str, Any]) -> Path:
+def check_baseline(folder: str | Path, config: Mapping[str, Any]) -> Path:
     """The folder of a run that the user names as the baseline.
 
     Raises:
