@@ -12,8 +12,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import at_home
 from distill.data.delimited import read_delimited
-from distill.data.documents import DOCUMENTS, read_documents
 from distill.data.json_rows import read_json
+from distill.data.plain_text import DOCUMENTS, read_documents
 from distill.data.reader import ReaderConfig, file_fingerprint
 
 if TYPE_CHECKING:

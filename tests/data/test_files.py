@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distill.core.utils.errors import UserError
-from distill.data.documents import split_documents
+from distill.data.plain_text import split_documents
 from distill.data.reader import ReaderConfig, reader_config
 from distill.data.sources import load
 
