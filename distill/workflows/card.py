@@ -24,7 +24,7 @@ from distill.core.utils.secrets import scrub
 from distill.core.utils.version import VERSION
 from distill.core.utils.visible import visible
 from distill.core.verdict import Verdict
-from distill.data.reading import Reading
+from distill.data.task_file import TaskFile
 from distill.run.folder import Run
 
 __all__ = ["CARD", "card", "how_to_load"]
@@ -66,22 +66,22 @@ def card(
         data: The run's.
         report: Of an export; nothing for the student's own folder.
     """
-    reading = Reading.of(data)
+    task_file = TaskFile.of(data)
     onnx = bool(report) and str((report or {}).get("to")) != "hf"
     parts = [
-        f"---\n{dump(_head(config, result, student, reading, onnx))}---",
+        f"---\n{dump(_head(config, result, student, task_file, onnx))}---",
         f"# {visible(str(config.get('name', 'model')))}",
-        _what(student, data, reading, report),
+        _what(student, data, task_file, report),
         "## How it was made\n\n" + "\n".join(f"- {line}" for line in _made(config, result, student)),
         "## How good it is\n\n" + _figures(result, report),
-        "## How to load it\n\n" + how_to_load(student, reading, onnx),
+        "## How to load it\n\n" + how_to_load(student, task_file, onnx),
         f"## Licence\n\n{_LICENCE}",
     ]
     return str(scrub("\n\n".join(parts))) + "\n"
 
 
 def _head(
-    config: Mapping[str, Any], result: Mapping[str, Any], student: nn.Module, reading: Reading | None, onnx: bool
+    config: Mapping[str, Any], result: Mapping[str, Any], student: nn.Module, task_file: TaskFile | None, onnx: bool
 ) -> dict[str, Any]:
     kinds = {step["kind"] for step in steps_of(student)}
     tags = ["lightning-distill", *(["distillation"] if (config.get("model") or {}).get("teacher") else [])]
@@ -92,8 +92,8 @@ def _head(
         tags.append("onnx")
     else:
         head["library_name"] = "transformers" if _opens(student) else "lightning-distill"
-    if reading is not None:
-        head["pipeline_tag"] = _PIPELINES[reading.task]
+    if task_file is not None:
+        head["pipeline_tag"] = _PIPELINES[task_file.task]
     if base := _base(config):
         head["base_model"] = base
     path = _data(config).get("path")
@@ -105,17 +105,17 @@ def _head(
     return head | {"tags": tags}
 
 
-def _what(student: nn.Module, data: Any, reading: Reading | None, report: Mapping[str, Any] | None) -> str:
+def _what(student: nn.Module, data: Any, task_file: TaskFile | None, report: Mapping[str, Any] | None) -> str:
     count = parameter_count(student)
     size = f"{count / 1e6:,.1f} M" if count >= 1e6 else f"{count:,}"
     words = [f"A `{type(student).__name__}` of {size} parameters"]
     if report:
         words[0] += f", exported to {report.get('to')}"
-    if reading is not None:
+    if task_file is not None:
         labels = getattr(data, "labels", None) or []
         listed = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
         named = f", {len(labels)} classes ({listed})" if labels else ""
-        words += [f", for {reading.task}{visible(named)}. Texts are cut to {reading.max_length} tokens"]
+        words += [f", for {task_file.task}{visible(named)}. Texts are cut to {task_file.max_length} tokens"]
     return "".join(words) + "."
 
 
@@ -179,14 +179,14 @@ def _opens(student: nn.Module) -> bool:
     return isinstance(student, PreTrainedModel) and not packed
 
 
-def how_to_load(student: nn.Module, reading: Reading | None, onnx: bool) -> str:
+def how_to_load(student: nn.Module, task_file: TaskFile | None, onnx: bool) -> str:
     """A few lines of Python, for the folder that the card lies in."""
     if not isinstance(student, PreTrainedModel):
         return "`distill.load(folder, model=MODULE)` fills a module of the same structure with its weights."
-    if reading is None:
+    if task_file is None:
         return "`distill.load(folder)` opens it."
-    pair = "text_pair" in reading.columns
-    text = '"a [MASK] text"' if reading.task == "masked-lm" else '"a text"'
+    pair = "text_pair" in task_file.columns
+    text = '"a [MASK] text"' if task_file.task == "masked-lm" else '"a text"'
     more = "Or from a shell: `distill predict FOLDER FILE`."
     if onnx:
         given = f'{text}, "another"' if pair else text
@@ -197,21 +197,21 @@ from transformers import AutoTokenizer
 session = onnxruntime.InferenceSession("model.onnx")
 names = [one.name for one in session.get_inputs()]
 tokenizer = AutoTokenizer.from_pretrained(".")
-inputs = tokenizer({given}, truncation=True, max_length={reading.max_length}, return_tensors="np")
+inputs = tokenizer({given}, truncation=True, max_length={task_file.max_length}, return_tensors="np")
 print(session.run(["logits"], {{name: inputs[name] for name in names}}))"""
     elif _opens(student):
         given = f'{{"text": {text}, "text_pair": "another"}}' if pair else text
         given = given.replace("[MASK]", '" + model.tokenizer.mask_token + "')
-        if _PIPELINES[reading.task] == "text-classification":
-            given += f", truncation=True, max_length={reading.max_length}"
-        if reading.task == "causal-lm":
+        if _PIPELINES[task_file.task] == "text-classification":
+            given += f", truncation=True, max_length={task_file.max_length}"
+        if task_file.task == "causal-lm":
             given += ", max_new_tokens=20"
         if any(step["kind"] == "quantize" for step in steps_of(student)):
             more += " Quantized weights are run in floating point here; `distill.load(folder)` rounds inputs as well."
         code = f"""\
 from transformers import pipeline
 
-model = pipeline("{_PIPELINES[reading.task]}", ".")
+model = pipeline("{_PIPELINES[task_file.task]}", ".")
 print(model({given}))"""
     else:
         given = f'{text}, "another"' if pair else text

@@ -23,7 +23,7 @@ from distill.core.utils.progress import spoken
 from distill.core.utils.quiet import quiet_transformers
 from distill.core.utils.replacing import check_output
 from distill.core.verdict import Verdict
-from distill.data.reading import reading_file
+from distill.data.task_file import task_file
 from distill.export.base import ExportTarget
 from distill.export.folder import REPORT, replacing_export
 from distill.export.onnx.convert import without_quantization
@@ -165,7 +165,7 @@ def _write_beside(folder: Path, job: Job, student: nn.Module, report: dict[str, 
             tokenizer.save_pretrained(folder)
         if isinstance(student, PreTrainedModel) and not (folder / "config.json").exists():
             student.config.save_pretrained(folder)
-    for name, text in reading_file(job.data).items():
+    for name, text in task_file(job.data).items():
         (folder / name).write_text(text, encoding="utf-8")
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 

@@ -26,7 +26,7 @@ from distill.core.utils.errors import TrainingError, UserError
 from distill.core.utils.files import write
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.secrets import scrub
-from distill.data.reading import reading_file
+from distill.data.task_file import task_file
 from distill.models import saved_student
 from distill.run.baseline import check_baseline, find_baseline, learns_alone, scores_of
 from distill.run.checkpoints.names import resume_checkpoints
@@ -224,7 +224,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         return
     steps_done = record.steps_of(job.module.student)
     tokenizer = getattr(job.data, "tokenizer", None)
-    saved_student.save(job.run.student, student, tokenizer, steps_done, reading_file(job.data))
+    saved_student.save(job.run.student, student, tokenizer, steps_done, task_file(job.data))
     result = make_result(
         job.module,
         scores,

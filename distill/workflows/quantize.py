@@ -17,7 +17,7 @@ from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
 from distill.core.utils.files import write
 from distill.core.utils.secrets import scrub_override
-from distill.data.reading import reading_file
+from distill.data.task_file import task_file
 from distill.models import saved_student
 from distill.run.folder import Run
 from distill.workflows.card import CARD, card
@@ -93,7 +93,7 @@ def quantize(
     made = {"made_from": str(run.folder), "quantize": how, "train_seconds": 0.0}
     with new.made(run.config, made_by=f"distill quantize {run.folder}") as fresh:
         tokenizer = getattr(job.data, "tokenizer", None)
-        saved_student.save(fresh.student, student, tokenizer, files=reading_file(job.data))
+        saved_student.save(fresh.student, student, tokenizer, files=task_file(job.data))
         result = scored(job, scores, run, fresh.student, name=new.name, id=new.id, **made)
         write(fresh.student / CARD, card(run.config, result, student, job.data).encode())
         fresh.write_result(result)

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from distill.core.record import note
-from distill.data.reading import Reading
+from distill.data.task_file import TaskFile
 from distill.workflows.card import card, how_to_load
 
 FOLDERS = ("student", "exports/hf", "exports/onnx-int8")
@@ -146,7 +146,7 @@ def test_its_lines_run_for_every_task(
     if taken_apart:  # as far as the card is told
         note(model, {"kind": "share", "groups": []})
     pair = {"text_pair": "b"} if task == "text-classification" else {}
-    reading = Reading(task, 32, {"text": "a", **pair})
+    reading = TaskFile(task, 32, {"text": "a", **pair})
     [code] = re.findall(r"```python\n(.*?)```", how_to_load(model, reading, onnx=False), re.DOTALL)
     assert len(code.strip().splitlines()) <= 7
     monkeypatch.chdir(folder)

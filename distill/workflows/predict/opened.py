@@ -19,7 +19,7 @@ from distill.core.utils.errors import UserError
 from distill.core.utils.extras import require
 from distill.core.utils.paths import PACKAGE_PREFIX, check_path, find_local, resolve
 from distill.core.utils.quiet import quiet_transformers
-from distill.data.reading import Reading, read_reading
+from distill.data.task_file import TaskFile, read_task_file
 from distill.data.tokenize import check_room, load_tokenizer
 from distill.export.onnx import runtime
 from distill.export.onnx.graph import feed
@@ -75,9 +75,9 @@ def open_folder(path: str, max_length: int | None = None) -> Opened:
         hint = "open it in Python: distill.load(folder, model=module)"
         raise UserError(problem, key=KEY, value=path, hint=hint)
     check_config(folder, path, KEY)
-    reading = read_reading(folder, KEY)
+    task_file = read_task_file(folder, KEY)
     config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    task = _task(folder, path, config, reading)
+    task = _task(folder, path, config, task_file)
     tokenizer = _tokenizer(folder, path, task)
     if exported:
         model, logits = None, _in_onnxruntime(folder / MODEL, path)
@@ -88,9 +88,9 @@ def open_folder(path: str, max_length: int | None = None) -> Opened:
         set_padding(model, tokenizer)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         logits = partial(_in_torch, task, model.to(device).eval(), device)  # type: ignore[arg-type]
-    length = _length(tokenizer, positions_of(shape), reading, max_length)
-    check_room(task, tokenizer, length, pair="text_pair" in (reading.columns if reading else {}))
-    return Opened(task, tokenizer, reading.columns if reading else None, length, logits, model)
+    length = _length(tokenizer, positions_of(shape), task_file, max_length)
+    check_room(task, tokenizer, length, pair="text_pair" in (task_file.columns if task_file else {}))
+    return Opened(task, tokenizer, task_file.columns if task_file else None, length, logits, model)
 
 
 def _folder(path: str) -> Path:
@@ -105,10 +105,10 @@ def _folder(path: str) -> Path:
     return Path(resolve(path, KEY))
 
 
-def _task(folder: Path, path: str, config: Any, reading: Reading | None) -> TextTask:
+def _task(folder: Path, path: str, config: Any, task_file: TaskFile | None) -> TextTask:
     labels = _labels(config)
-    if reading is not None:
-        return reading.make_task(labels)
+    if task_file is not None:
+        return task_file.make_task(labels)
     names = config.architectures or [""]
     kinds = [kind for kind in TASKS.values() if issubclass(kind, TextTask)]
     for kind in kinds:
@@ -138,12 +138,12 @@ def _tokenizer(folder: Path, path: str, task: TextTask) -> Any:
         raise UserError(error.problem, key=KEY, value=path, hint=error.hint) from error
 
 
-def _length(tokenizer: Any, positions: int | None, reading: Reading | None, given: int | None) -> int:
+def _length(tokenizer: Any, positions: int | None, task_file: TaskFile | None, given: int | None) -> int:
     most = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
     if given is not None and given > most:
         problem = f"the model reads at most {most} tokens"
         raise UserError(problem, key="data.max_length", value=given, hint=f"give {most} or less")
-    return int(given or min(most, reading.max_length if reading else _LONGEST))
+    return int(given or min(most, task_file.max_length if task_file else _LONGEST))
 
 
 @torch.inference_mode()

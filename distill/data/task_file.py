@@ -14,14 +14,14 @@ from distill.core.utils.json_file import Unreadable, read_mapping
 from distill.data.text import TextData
 from distill.tasks import TASKS
 
-__all__ = ["READING", "Reading", "read_reading", "reading_file"]
+__all__ = ["TASK_FILE", "TaskFile", "read_task_file", "task_file"]
 
-READING = "task.json"
+TASK_FILE = "task.json"
 """Lies beside a saved student and every export, so that either can be used without the run that made it."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class TaskFile:
     """What a folder with a model says of the texts that it was trained on.
 
     Attributes:
@@ -37,7 +37,7 @@ class Reading:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, data: Any) -> Reading | None:
+    def of(cls, data: Any) -> TaskFile | None:
         """How the models of ``data`` read; ``None`` where that is not text, or a task of the user's own."""
         if not isinstance(data, TextData) or type(data.task) is not TASKS.get(data.task.name):
             return None
@@ -46,7 +46,7 @@ class Reading:
         return cls(data.task.name, data.longest[1], columns, given)
 
     def text(self) -> str:
-        """The content of the file :data:`READING`."""
+        """The content of the file :data:`TASK_FILE`."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def make_task(self, labels: Sequence[str] | None) -> TextTask:
@@ -56,43 +56,43 @@ class Reading:
         return task
 
 
-def reading_file(data: Any) -> dict[str, str]:
+def task_file(data: Any) -> dict[str, str]:
     """Name -> content of the file that says how a model of ``data`` reads; none where that is not text."""
-    reading = Reading.of(data)
-    return {} if reading is None else {READING: reading.text()}
+    file = TaskFile.of(data)
+    return {} if file is None else {TASK_FILE: file.text()}
 
 
-def read_reading(folder: Path, key: str) -> Reading | None:
+def read_task_file(folder: Path, key: str) -> TaskFile | None:
     """What ``folder`` says; ``None`` where no such file lies in it.
 
     Raises:
         UserError: if the file says something else.
     """
     try:
-        found = read_mapping(folder / READING)
-        reading = Reading(**found)
-        if not _sound(reading):
+        found = read_mapping(folder / TASK_FILE)
+        file = TaskFile(**found)
+        if not _sound(file):
             raise ValueError("it is not as it was written")
-        reading.make_task(["a", "b"])  # which judges its settings
+        file.make_task(["a", "b"])  # which judges its settings
     except FileNotFoundError:
         return None
     except (Unreadable, TypeError, ValueError, UserError) as error:
         problem = str(error) if isinstance(error, Unreadable) else f"cannot be used ({error})"
         hint = "remove it, and the model is read by its config.json alone"
-        raise UserError(f"{READING} {problem}", key=key, value=str(folder), hint=hint) from None
-    return reading
+        raise UserError(f"{TASK_FILE} {problem}", key=key, value=str(folder), hint=hint) from None
+    return file
 
 
-def _sound(reading: Reading) -> bool:
-    known = TASKS.get(reading.task) if isinstance(reading.task, str) else None
-    length = reading.max_length
-    mappings = isinstance(reading.columns, dict) and isinstance(reading.settings, dict)
+def _sound(file: TaskFile) -> bool:
+    known = TASKS.get(file.task) if isinstance(file.task, str) else None
+    length = file.max_length
+    mappings = isinstance(file.columns, dict) and isinstance(file.settings, dict)
     counted = isinstance(length, int) and not isinstance(length, bool) and length > 0
     return bool(
         known
         and issubclass(known, TextTask)
         and counted
         and mappings
-        and reading.columns.keys() <= known.columns.keys()
-        and all(isinstance(column, str) for column in reading.columns.values())
+        and file.columns.keys() <= known.columns.keys()
+        and all(isinstance(column, str) for column in file.columns.values())
     )
