@@ -17,7 +17,7 @@ from distill.data.features import Ragged, Samples
 from distill.data.label_values import canonical
 from distill.data.labels import Labels
 from distill.data.packing import PackedSamples
-from distill.data.rows import Rows
+from distill.data.raw_data import RawData
 
 if TYPE_CHECKING:
     from distill.data.text import TextData
@@ -30,7 +30,7 @@ _UNKNOWN = 0.01  # share of tokens that is worth a line
 _COUNTED = 1 << 24  # tokens at the most
 
 
-def sizes(rows: Rows, samples: Mapping[str, Samples], splits: Mapping[str, str]) -> list[str]:
+def sizes(rows: RawData, samples: Mapping[str, Samples], splits: Mapping[str, str]) -> list[str]:
     """A line on what the rows are for, if any are read: ``data: 300 rows for training, 100 for validation``.
 
     Args:
@@ -48,7 +48,7 @@ def sizes(rows: Rows, samples: Mapping[str, Samples], splits: Mapping[str, str])
 
 
 def said(
-    rows: Rows,
+    rows: RawData,
     left_out: Mapping[str, int],
     given: Mapping[str, str],
     notes: Sequence[str],
@@ -86,7 +86,7 @@ def said(
     return [f"data: {line}" for line in lines]
 
 
-def doubts(rows: Rows, labels: Labels, column: str) -> list[str]:
+def doubts(rows: RawData, labels: Labels, column: str) -> list[str]:
     """What may have been taken for something else than it is."""
     train = rows.splits["train"]
     if column not in train.column_names:
@@ -108,7 +108,7 @@ def doubts(rows: Rows, labels: Labels, column: str) -> list[str]:
     return lines
 
 
-def unread(use: str, rows: Rows, samples: Samples, tokenizer: Any, limit: int | None) -> list[str]:
+def unread(use: str, rows: RawData, samples: Samples, tokenizer: Any, limit: int | None) -> list[str]:
     """Lines on what a model will not see of a split: beyond the length, made into no token, or into the unknown one.
 
     Args:
@@ -137,7 +137,7 @@ def unread(use: str, rows: Rows, samples: Samples, tokenizer: Any, limit: int | 
     return [f"data: {line}" for line in lines]
 
 
-def repeated(rows: Rows, uses: Collection[str]) -> list[str]:
+def repeated(rows: RawData, uses: Collection[str]) -> list[str]:
     """Lines on rows that are judged, and whose texts are among those trained on.
 
     Args:

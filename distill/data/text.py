@@ -18,8 +18,8 @@ from distill.data.bounds import check_numbers, refuse_idle_settings
 from distill.data.features import Samples
 from distill.data.labels import Outputs
 from distill.data.packing import PackedSamples
+from distill.data.raw_data import RawData, read_raw_data
 from distill.data.reader import reader_config
-from distill.data.rows import Rows, read_rows
 from distill.data.sources import Source, find_splits, load, set_aside
 from distill.data.tokenize import load_tokenizer, tokenize, tokenizer_fingerprint
 from distill.tasks import Task, TextTask, make_task
@@ -114,9 +114,9 @@ class TextData(LightningDataModule):
         return load(self.path, self.name, self.files, given, self.document, plain)
 
     @cached_property
-    def _rows(self) -> Rows:
+    def _rows(self) -> RawData:
         """The rows of every split, checked, and what their columns mean."""
-        return read_rows(
+        return read_raw_data(
             self._checked_task(),
             self._source.splits,
             mixed=self._source.mixed,

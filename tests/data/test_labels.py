@@ -13,7 +13,7 @@ from distill.core.signals import IGNORE
 from distill.core.task import LabelForm
 from distill.core.utils.errors import UserError
 from distill.data.labels import Labels, read_labels
-from distill.data.rows import Rows, read_rows
+from distill.data.raw_data import RawData, read_raw_data
 from distill.tasks import CausalLM, TextClassification, TokenClassification
 from distill.tasks.text_classification import TextClassification as _Base
 
@@ -206,7 +206,7 @@ def test_several_classes_a_row_become_one_number_for_each(labels: Any, names: An
 def test_given_names_are_refused_where_they_name_nothing() -> None:
     rows = {"train": Dataset.from_dict({"text": ["a"]}), "validation": Dataset.from_dict({"text": ["a"]})}
     with pytest.raises(UserError, match=r"data\.labels = \['a', 'b'\]: causal-lm has no classes"):
-        read_rows(CausalLM(), rows, labels=["a", "b"])
+        read_raw_data(CausalLM(), rows, labels=["a", "b"])
     with pytest.raises(UserError, match=r"data\.labels = \['a', 'a'\]: must name each class once"):
         read(["a", "b"], given=["a", "a"])
 
@@ -216,10 +216,10 @@ def test_names_that_look_like_other_countries_numbers_are_classes_once_they_are_
     assert understood(["0", "?"], given=["?", "0"]) == (["?", "0"], [1, 0])
 
 
-def rows_of(*splits: dict[str, list[Any]], **options: Any) -> Rows:
+def rows_of(*splits: dict[str, list[Any]], **options: Any) -> RawData:
     names = ("train", "validation", "test")
     source = {n: Dataset.from_dict(one) for n, one in zip(names, splits, strict=False)}
-    return read_rows(CLASS, source, **options)
+    return read_raw_data(CLASS, source, **options)
 
 
 def test_a_pair_of_texts_is_one_in_every_split() -> None:

@@ -23,8 +23,8 @@ from distill.data import arrow
 from distill.data.account import doubts
 from distill.data.balance import balance
 from distill.data.features import Ragged, Samples
+from distill.data.raw_data import RawData, read_raw_data
 from distill.data.reader import reader_config
-from distill.data.rows import Rows, read_rows
 from distill.data.sources import Source, load
 from distill.tasks import TASKS, make_task
 from distill.workflows.init.files import Found, find_files
@@ -86,7 +86,7 @@ def init(
     data["columns"] = guessed.columns
     kind = make_task(guessed.task, given.get("labels"))
     assert isinstance(kind, TextTask)
-    read = read_rows(
+    read = read_raw_data(
         make_task(guessed.task),  # type: ignore[arg-type]
         source.splits,
         mixed=source.mixed,
@@ -156,7 +156,7 @@ def _source(found: Found, data: Mapping[str, Any], task: str | None) -> Source:
     return load(None, None, found.splits, config, data.get("document"), plain)
 
 
-def _why(read: Rows, notes: list[str], guessed: Guess, data: Mapping[str, Any]) -> _Why:
+def _why(read: RawData, notes: list[str], guessed: Guess, data: Mapping[str, Any]) -> _Why:
     """What was found."""
     sizes = ", ".join(f"{use} {len(rows):,} rows" for use, rows in read.splits.items())
     why: _Why = {"task": [guessed.doubt] if guessed.doubt else [], "files": [sizes, *notes, *_shared(read)]}
@@ -172,7 +172,7 @@ def _why(read: Rows, notes: list[str], guessed: Guess, data: Mapping[str, Any]) 
     return why
 
 
-def _classes(read: Rows) -> list[str]:
+def _classes(read: RawData) -> list[str]:
     """On classes and their balance, on rows without a label, and on what may have been meant otherwise."""
     assert read.labels is not None
     rows = read.splits["train"]
@@ -186,7 +186,7 @@ def _classes(read: Rows) -> list[str]:
     return [*lines, *doubts(read, read.labels, read.labels.column)]
 
 
-def _labels(read: Rows, rows: Any) -> Samples:
+def _labels(read: RawData, rows: Any) -> Samples:
     """The labels of a split as they would be tokenized with their texts."""
     assert read.labels is not None
     ids = read.labels.ids(arrow.column(rows, read.labels.column).to_pylist())
@@ -200,7 +200,7 @@ def _labels(read: Rows, rows: Any) -> Samples:
     return Samples({name: Ragged(np.concatenate(lists), offsets)}, 0)
 
 
-def _shared(read: Rows) -> list[str]:
+def _shared(read: RawData) -> list[str]:
     """A line on validation and test texts that are trained on too."""
     texts = {use: _texts(rows, read.columns[use]) for use, rows in read.splits.items()}
     train = set(texts.pop("train"))
@@ -245,7 +245,7 @@ def _next(task: str, output: str) -> str:
     return f"distill fit {chosen}-c {output}{model} --name my-teacher"
 
 
-def _shown(output: str, task: str, why: _Why, read: Rows) -> str:
+def _shown(output: str, task: str, why: _Why, read: RawData) -> str:
     roles = ", ".join(f"{role} is {column!r}" for role, column in read.columns["train"].items())
     lines = [f"{output}: {task}; {roles}", *(f"  {text}" for texts in why.values() for text in texts)]
     return visible("\n".join([*lines, f"next: {_next(task, output)}"]))

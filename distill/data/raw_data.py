@@ -1,4 +1,4 @@
-"""The rows to train and judge on: splits chosen, columns understood, labels and texts checked."""
+"""The data before it is tokenized: splits chosen, columns understood, labels and texts checked."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from distill.data.columns import check_rows, check_tags, find_columns
 from distill.data.labels import Labels, Outputs, read_labels
 from distill.data.sources import find_splits, hold_out, sample
 
-__all__ = ["Rows", "read_rows"]
+__all__ = ["RawData", "read_raw_data"]
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The data before it is tokenized.
+class RawData:
+    """What is trained and judged on, as it was read.
 
     Attributes:
         splits: Use (``train``, ``validation``, ``test``) -> ``datasets.Dataset``.
@@ -52,7 +52,7 @@ class Rows:
         )
 
 
-def read_rows(
+def read_raw_data(
     task: TextTask,
     source: Mapping[str, Any],
     *,
@@ -63,7 +63,7 @@ def read_rows(
     train_samples: int | None = None,
     labels: Sequence[Any] | None = None,
     outputs: Callable[[], Outputs | None] = lambda: None,
-) -> Rows:
+) -> RawData:
     """Choose and check the rows of ``source``.
 
     Args:
@@ -104,4 +104,4 @@ def read_rows(
             value=found.get("label"),
             hint="name the column of the labels, or another split",
         )
-    return Rows(chosen, present, read)
+    return RawData(chosen, present, read)
