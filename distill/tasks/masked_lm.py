@@ -18,7 +18,7 @@ from distill.core.signals import IGNORE, Batch
 from distill.core.tally import Counts
 from distill.core.task import UNIGRAM, Guess, TextTask
 from distill.core.utils.errors import UserError
-from distill.tasks.scores import Perplexity, Ratio, negative_log_likelihood, unigram
+from distill.tasks.metrics import Perplexity, Ratio, negative_log_likelihood, unigram
 
 __all__ = ["MaskedLM", "mask_tokens"]
 

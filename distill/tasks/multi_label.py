@@ -16,7 +16,7 @@ from distill.core.signals import Batch, OutputKind
 from distill.core.tally import Counts
 from distill.core.task import Guess, LabelForm
 from distill.core.utils.errors import UserError
-from distill.tasks.scores import Ratio
+from distill.tasks.metrics import Ratio
 from distill.tasks.text_classification import TextClassification, class_head, model_inputs
 
 __all__ = ["MultiLabelClassification"]

@@ -14,7 +14,7 @@ from distill.core.signals import IGNORE, Batch, OutputKind, Request, Signals
 from distill.core.tally import Counts
 from distill.core.task import Guess, Task
 from distill.core.utils.errors import UserError
-from distill.tasks.scores import Ratio
+from distill.tasks.metrics import Ratio
 
 __all__ = ["Plain", "pairs"]
 

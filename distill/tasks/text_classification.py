@@ -16,7 +16,7 @@ from distill.core.padding import Side, pad, real_positions
 from distill.core.signals import IGNORE, Batch
 from distill.core.tally import Counts
 from distill.core.task import Guess, LabelForm, TextTask
-from distill.tasks.scores import Matthews, Pearson, Ratio, Spearman
+from distill.tasks.metrics import Matthews, Pearson, Ratio, Spearman
 
 __all__ = ["TextClassification", "class_head", "model_inputs"]
 

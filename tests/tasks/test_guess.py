@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from distill.core.signals import IGNORE, Batch
 from distill.core.tally import Counts, Tally
 from distill.tasks import CausalLM, MaskedLM, Plain, Task, TextClassification, TokenClassification
-from distill.tasks.scores import BitsPerByte, Matthews, Pearson, Perplexity, Ratio, Spearman
+from distill.tasks.metrics import BitsPerByte, Matthews, Pearson, Perplexity, Ratio, Spearman
 
 GENERATOR = torch.Generator().manual_seed(0)
 

@@ -18,7 +18,7 @@ from distill.core.tally import Counts
 from distill.core.verdict import Verdict
 from distill.losses import CrossEntropy, HintonKL
 from distill.tasks import CausalLM, Plain
-from distill.tasks.scores import unigram
+from distill.tasks.metrics import unigram
 from distill.training.module import Distillation
 from distill.workflows.teacher_check import TeacherCheck, _labeled
 

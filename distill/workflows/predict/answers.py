@@ -13,7 +13,7 @@ from distill.core.signals import IGNORE, Batch
 from distill.core.task import TextTask
 from distill.core.utils.visible import HIDDEN, visible
 from distill.tasks import CausalLM, MaskedLM, MultiLabelClassification, TextClassification, TokenClassification
-from distill.tasks.scores import negative_log_likelihood
+from distill.tasks.metrics import negative_log_likelihood
 
 __all__ = ["Answer", "Answers", "answers_of", "as_json", "as_text", "nothing"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.tasks.scores import BitsPerByte, Perplexity, Ratio
+from distill.tasks.metrics import BitsPerByte, Perplexity, Ratio
 
 
 def drawn() -> tuple[Tensor, Tensor]:
