@@ -28,7 +28,7 @@ from distill.models.compatibility import check_pair, check_widths
 from distill.models.students import StudentConfig
 from distill.models.students.build import refuse_quantized
 from distill.models.teachers import TeacherConfig, TeacherSource
-from distill.models.teachers.scores import TeacherScores
+from distill.models.teachers.validation import TeacherScores
 from distill.tasks import Task, make_task
 from distill.training.assemble import (
     bind,
