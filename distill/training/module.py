@@ -322,7 +322,7 @@ class Distillation(LightningModule):
         best = scores[f"{split}/{self.task.monitor}"]
         self.log(self.task.monitor, best, prog_bar=True, logger=False, sync_dist=several)
 
-    def logged(self, validates: bool = True) -> list[str]:
+    def metric_names(self, validates: bool = True) -> list[str]:
         """The names of all metrics that a run logs, those of callbacks left out.
 
         Args:

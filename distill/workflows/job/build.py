@@ -145,7 +145,7 @@ def build(
         if stage == "fit":
             student = sections.config["model"]["student"]
             refuse_quantized(module.student, student.get("path") if isinstance(student, Mapping) else student)
-            check_monitors(made["callbacks"], module.logged(_validates(arguments, data)))
+            check_monitors(made["callbacks"], module.metric_names(_validates(arguments, data)))
         try:
             module.meet(data)
         except UserError as error:
