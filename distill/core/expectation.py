@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distill.core.retention import kept, number_at
+from distill.core.retention import kept
+from distill.core.utils.json_file import number_at
 
 __all__ = ["expectation"]
 

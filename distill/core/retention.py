@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["kept", "kept_of", "number_at", "percent", "ratio"]
+from distill.core.utils.json_file import number_at
+
+__all__ = ["kept", "kept_of", "percent", "ratio"]
 
 _LOGARITHMIC = ("perplexity",)
 """Metrics that are compared by their logarithm: of a perplexity that is the nats a token takes."""
-
-
-def number_at(found: Any, *keys: Any) -> float | None:
-    """The finite number below ``keys``; ``None`` where there is none, whatever else stands there."""
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) and isinstance(key, str) else None
-    if isinstance(found, bool) or not isinstance(found, (int, float)):
-        return None
-    return found if abs(found) <= sys.float_info.max else None  # no infinity, and no integer that is no float
 
 
 def kept(

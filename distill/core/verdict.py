@@ -21,8 +21,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distill.core.retention import number_at
 from distill.core.utils.console import number
+from distill.core.utils.json_file import number_at
 
 __all__ = ["Verdict", "steps_to_prune", "steps_to_quantize"]
 

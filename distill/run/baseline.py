@@ -8,8 +8,8 @@ from typing import Any
 
 from distill.config.diff import MISSING, config_diff
 from distill.config.files import long_form
-from distill.core.retention import number_at
 from distill.core.utils.errors import UserError
+from distill.core.utils.json_file import number_at
 from distill.run.folder import Run
 from distill.run.listing import find_runs, read_json
 

@@ -12,9 +12,10 @@ from rich.markup import escape
 
 from distill.config.diff import MISSING, config_diff
 from distill.config.files import class_spec
-from distill.core.retention import kept_of, number_at, percent
+from distill.core.retention import kept_of, percent
 from distill.core.utils.console import duration, number, plain_table, wide
 from distill.core.utils.errors import UserError
+from distill.core.utils.json_file import number_at
 from distill.run.folder import Run
 from distill.run.listing import read_json, summary
 

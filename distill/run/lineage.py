@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from distill.config.files import long_form
-from distill.core.retention import number_at
 from distill.core.utils.errors import UserError
+from distill.core.utils.json_file import number_at
 from distill.core.utils.paths import find_local
 from distill.run.baseline import learns_alone
 from distill.run.folder import Run

@@ -14,10 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from distill.config.header import refuse_old
-from distill.core.retention import number_at
 from distill.core.utils.console import duration, number, plain_table, wide
 from distill.core.utils.errors import UserError
-from distill.core.utils.json_file import Unreadable, read_mapping
+from distill.core.utils.json_file import Unreadable, number_at, read_mapping
 from distill.core.utils.paths import at_home
 from distill.core.utils.visible import visible
 from distill.core.verdict import Verdict

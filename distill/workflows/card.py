@@ -16,9 +16,9 @@ from distill.config.files import long_form
 from distill.config.yaml import dump
 from distill.core.model_spec import parameter_count
 from distill.core.record import steps_of, summary
-from distill.core.retention import number_at
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
+from distill.core.utils.json_file import number_at
 from distill.core.utils.paths import PACKAGE_PREFIX, find_local
 from distill.core.utils.secrets import scrub
 from distill.core.utils.version import VERSION

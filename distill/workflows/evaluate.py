@@ -12,9 +12,9 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from distill.config.files import apply_override, parse_value
 from distill.core import record
 from distill.core.idle_settings import idle
-from distill.core.retention import number_at
 from distill.core.signals import Batch
 from distill.core.utils.errors import UserError
+from distill.core.utils.json_file import number_at
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.secrets import scrub_override
 from distill.core.utils.visible import visible

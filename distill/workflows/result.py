@@ -16,8 +16,9 @@ from distill.core.internals.lightning import end_after_batch
 from distill.core.model_spec import megabytes, parameter_count
 from distill.core.ranks import is_rank_zero
 from distill.core.record import steps_of, summary
-from distill.core.retention import kept_of, number_at, percent, ratio
+from distill.core.retention import kept_of, percent, ratio
 from distill.core.utils.console import duration, number, plain_table, wide
+from distill.core.utils.json_file import number_at
 from distill.core.verdict import Verdict
 from distill.models.saved_student import saved_megabytes
 from distill.training.module import Distillation

@@ -103,7 +103,8 @@ def test_more_sparsity_and_fewer_bits_take_more_steps() -> None:
 
 
 def test_reading_a_verdict_takes_no_torch() -> None:
-    code = "import sys, distill.core.verdict, distill.core.retention, distill.run.baseline; sys.exit('torch' in sys.modules)"
+    modules = "sys, distill.core.verdict, distill.core.retention, distill.run.baseline"
+    code = f"import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

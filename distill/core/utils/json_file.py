@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from distill.core.utils.files import read
 
-__all__ = ["Unreadable", "read_mapping"]
+__all__ = ["Unreadable", "number_at", "read_mapping"]
 
 
 class Unreadable(ValueError):
@@ -35,6 +36,15 @@ def read_mapping(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Unreadable("cannot be read (it holds no mapping)")
     return found
+
+
+def number_at(found: Any, *keys: Any) -> float | None:
+    """The finite number below ``keys``; ``None`` where there is none, whatever else stands there."""
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) and isinstance(key, str) else None
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        return None
+    return found if abs(found) <= sys.float_info.max else None  # no infinity, and no integer that is no float
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

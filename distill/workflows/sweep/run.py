@@ -16,10 +16,10 @@ from rich.markup import escape
 
 from distill.config.files import apply_override, load, long_form, parse_value
 from distill.core.idle_settings import idle
-from distill.core.retention import number_at
 from distill.core.utils.console import number, plain_table, wide
 from distill.core.utils.errors import TrainingError, UserError, nearest
 from distill.core.utils.files import write
+from distill.core.utils.json_file import number_at
 from distill.core.utils.paths import at_home
 from distill.core.utils.secrets import scrub, scrub_override
 from distill.core.utils.visible import visible
