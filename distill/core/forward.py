@@ -22,8 +22,8 @@ __all__ = ["detached", "forward"]
 def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) -> Signals:
     """Run ``model`` once and keep what ``request`` names.
 
-    Models of transformers are asked for hidden states and attentions only when some are requested. Packed documents are
-    hidden from each other (:func:`~distill.core.document_masking.hide_documents`), if need be by running each by itself.
+    Models of transformers are asked for hidden states and attentions only when some are requested. Documents in a block
+    are hidden from each other (:func:`~distill.core.document_masking.hide_documents`), or each is run by itself.
     How other modules are called, and which of their outputs are the logits, says :mod:`distill.core.model_call`.
 
     Raises:
