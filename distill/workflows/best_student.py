@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from pytorch_lightning import Trainer
 
 from distill.callbacks import BestCheckpoint, compressions
+from distill.callbacks.scores import Scores
 from distill.core.utils.errors import UserError
 from distill.run.checkpoints.file import Damaged, SafeCheckpointIO
 from distill.workflows.job.build import Job
-from distill.workflows.result import Scores
 
 __all__ = ["Restored", "restore_best"]
 

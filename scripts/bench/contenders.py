@@ -22,12 +22,12 @@ from transformers import Trainer as HubTrainer
 from bench.draw import WARM_UP, Clock, Draw
 from bench.pair import CLIP, RATE, TEMPERATURE, WEIGHT, Pair, Settings, objective
 from distill.callbacks import Determinism
+from distill.callbacks.scores import LastValidation, Scores
 from distill.core.signals import Batch
 from distill.core.utils.quiet import quiet_lightning
 from distill.models.teachers import LiveTeacher
 from distill.run.loggers.make import CsvLogger
 from distill.training.optimizer import OptimizerConfig, make_optimizer
-from distill.workflows.result import LastValidation, Scores
 
 
 def ours(pair: Pair, settings: Settings, draw: Draw, teacher: LiveTeacher) -> float:

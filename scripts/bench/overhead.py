@@ -25,13 +25,13 @@ from torch.utils.data import DataLoader
 from bench.pair import CLIP, RATE, TEMPERATURE, WEIGHT, Pair, Settings, language_model, sst2
 from bench.report import Row, row
 from distill.callbacks import Determinism
+from distill.callbacks.scores import LastValidation, Scores
 from distill.core.signals import Batch
 from distill.core.utils.quiet import quiet_lightning
 from distill.losses.cross_entropy import cross_entropy
 from distill.losses.hinton import hinton_kl
 from distill.run.loggers.make import CsvLogger
 from distill.training.optimizer import OptimizerConfig, learning_rate_factor, make_optimizer
-from distill.workflows.result import LastValidation, Scores
 
 BLOCK = 10
 

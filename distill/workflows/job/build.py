@@ -19,6 +19,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from distill.callbacks import BestCheckpoint, Determinism, ResumeCheckpoint
 from distill.callbacks.progress_lines import ProgressLines
+from distill.callbacks.scores import LastValidation, Scores
 from distill.compression.base import refuse_twice
 from distill.config.class_paths import check, check_classes, only_allowed_imports
 from distill.config.files import dump
@@ -52,7 +53,6 @@ from distill.workflows.job.lightning_limits import (
     refusal,
 )
 from distill.workflows.job.sections import Sections, located
-from distill.workflows.result import LastValidation, Scores
 
 __all__ = ["Job", "build", "make_trainer", "resolve"]
 
