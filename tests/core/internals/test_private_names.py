@@ -16,7 +16,7 @@ import pytest
 
 import distill
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 INTERNALS = Path("distill/core/internals")
 WANDB = {"distill/run/loggers/wandb_service.py", "distill/run/loggers/wandb_file.py"}
 ARGPARSE = {"distill/cli/parser.py": {"_actions", "_option_string_actions"}}
