@@ -6,26 +6,18 @@ Here the position is the trainer's own count of batches and nothing is stored, s
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from distill.core.draws import order
-from distill.core.signals import Batch
-from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 from distill.data.features import Key
 
-__all__ = ["Collate", "EvaluationBatches", "Loader", "TrainingBatches", "heed_parent_alone"]
+__all__ = ["EvaluationBatches", "TrainingBatches"]
 
 _Rows = NDArray[np.int64]
 _MEGA = 64  # batches sorted by length together: enough to leave little padding, few enough to stay random
@@ -145,70 +137,3 @@ class EvaluationBatches(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         for rows in self.batches:
             yield [(0, row) for row in rows.tolist()]
-
-
-def heed_parent_alone(worker: int) -> None:
-    """Have this process, a loader's worker, end on SIGTERM only where the process that it works for has sent it, and
-    never on SIGINT.
-
-    A scheduler tells all processes of a job to stop, and a terminal interrupts them all. The one that trains finishes
-    its step or its validation first, and still needs batches for that.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):  # macOS
-        return
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a blocked one is not ignored, but kept
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    def wait() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-            pass
-        os._exit(0)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-@contextmanager
-def _workers_undisturbed() -> Iterator[None]:
-    """Keep signals that ask to stop from the workers that are started here until :func:`heed_parent_alone` has come:
-    before it they would end on them, and with them the run."""
-    if not hasattr(signal, "sigwaitinfo"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class Loader(DataLoader[Any]):
-    """A ``DataLoader`` that asks its sampler for the position only when the first batch is fetched.
-
-    Lightning makes the iterator in ``setup_data``, which ``estimated_stepping_batches`` calls before the
-    progress of a checkpoint is restored, and keeps it. Worker processes would by then have fetched from the
-    front of epoch 0.
-    """
-
-    def __iter__(self) -> Any:
-        with _workers_undisturbed():
-            batches = super().__iter__()
-        yield from batches
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the position is the trainer's. That it exists tells Lightning that the loader can resume."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to do (see :meth:`state_dict`)."""
-
-
-@dataclass(frozen=True)
-class Collate:
-    """The task's collate function with its tokenizer, for workers to take along."""
-
-    task: TextTask
-    tokenizer: Any
-
-    def __call__(self, features: list[dict[str, Any]]) -> Batch:
-        return self.task.collate(features, self.tokenizer)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from distill.core.idle_settings import Idle, refuse_idle
+from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 
-__all__ = ["check_numbers", "refuse_idle_settings"]
+__all__ = ["check_numbers", "check_packing", "refuse_idle_settings"]
 
 _LEAST = {"max_length": 2, "batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "train_samples": 1, "seed": 0}
 
@@ -28,6 +29,17 @@ def check_numbers(settings: Any) -> None:
     length = settings.pack_length
     if length is not None and (length < 0 or length == 1):
         raise UserError("must be at least 2, or 0", key="data.pack_length", value=length, hint="raise it")
+
+
+def check_packing(task: TextTask, pack_length: int | None) -> None:
+    """Refuse blocks of documents for a task whose samples are whole texts.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if pack_length and not task.packs:
+        problem, hint = f"{task.name} cannot be packed into blocks", "leave it out, or set it to 0"
+        raise UserError(problem, key="data.pack_length", value=pack_length, hint=hint)
 
 
 def refuse_idle_settings(owner: type, settings: Any, packs: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Literal
@@ -10,13 +9,14 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningDataModule
 
-from distill.core.internals.lightning import batches_done, distributes_samples
+from distill.core.internals.lightning import batches_done
 from distill.core.utils.errors import UserError
 from distill.data.account import repeated, said, sizes, statistics, token_counts, unread
-from distill.data.batches import Collate, EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
-from distill.data.bounds import check_numbers, refuse_idle_settings
+from distill.data.batches import EvaluationBatches, TrainingBatches
+from distill.data.bounds import check_numbers, check_packing, refuse_idle_settings
 from distill.data.features import Samples
 from distill.data.labels import Outputs
+from distill.data.loader import Collate, Loader, make_loader, ranks_of
 from distill.data.packing import PackedSamples
 from distill.data.raw_data import RawData, read_raw_data
 from distill.data.reader import reader_config
@@ -133,13 +133,7 @@ class TextData(LightningDataModule):
         task = make_task(self._task, key="data.task")
         if not isinstance(task, TextTask):
             raise UserError("this task reads no text", key="data.task", value=task.name, hint="bring a data module")
-        if self.pack_length and not task.packs:
-            raise UserError(
-                f"{task.name} cannot be packed into blocks",
-                key="data.pack_length",
-                value=self.pack_length,
-                hint="leave it out, or set it to 0",
-            )
+        check_packing(task, self.pack_length)
         refuse_idle_settings(TextData, self, task.packs)
         return task
 
@@ -300,7 +294,7 @@ class TextData(LightningDataModule):
 
     def training_batches(self) -> TrainingBatches:
         """This rank's batches of the training data."""
-        rank, world_size = self._ranks()
+        rank, world_size = ranks_of(self.trainer)
         return TrainingBatches(
             self.samples("train").lengths,
             self.batch_size,
@@ -312,35 +306,12 @@ class TextData(LightningDataModule):
         )
 
     def _evaluation_loader(self, use: str) -> Loader:
-        rank, world_size = self._ranks()
+        rank, world_size = ranks_of(self.trainer)
         lengths = self.samples(use).lengths
         return self._loader(use, EvaluationBatches(lengths, self.eval_batch_size, rank=rank, world_size=world_size))
 
     def _loader(self, use: str, batches: TrainingBatches | EvaluationBatches) -> Loader:
-        return Loader(
-            self.samples(use),
-            batch_sampler=batches,
-            collate_fn=Collate(self.task, self.tokenizer),
-            num_workers=self.num_workers,
-            worker_init_fn=heed_parent_alone,
-            # Started otherwise, a worker would be sent all samples, and would not be this process's own child.
-            multiprocessing_context="fork" if self.num_workers and sys.platform == "linux" else None,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
-
-    def _ranks(self) -> tuple[int, int]:
-        trainer = self.trainer
-        if trainer is None:
-            return 0, 1
-        if trainer.world_size > 1 and distributes_samples(trainer):
-            raise UserError(
-                "these batches are sharded over the ranks already",
-                key="trainer.use_distributed_sampler",
-                value=True,
-                hint="set it to false",
-            )
-        return trainer.global_rank, trainer.world_size
+        return make_loader(self.samples(use), batches, Collate(self.task, self.tokenizer), self.num_workers)
 
     def _position(self) -> int:
         """Batches trained so far, as the trainer counts them."""

@@ -9,7 +9,8 @@ import pytest
 
 from distill.core.draws import order
 from distill.core.utils.errors import UserError
-from distill.data.batches import EvaluationBatches, Loader, TrainingBatches, heed_parent_alone
+from distill.data.batches import EvaluationBatches, TrainingBatches
+from distill.data.loader import Loader, heed_parent_alone
 from distill.data.text import TextData
 
 LENGTHS = order(1003, 5) % 97 + 1
