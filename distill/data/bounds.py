@@ -1,4 +1,4 @@
-"""Numbers among the settings of data, and their bounds."""
+"""Settings of data that cannot be: numbers out of bounds, and what others leave without effect."""
 
 from __future__ import annotations
 
