@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from distill.compression.base import compressions
+from distill.core.argument_types import refuse_types
 from distill.core.internals.torch import interpolate
 from distill.core.schedules import check_when, step_at
 from distill.core.step_callback import StepCallback, total_steps
@@ -40,6 +41,7 @@ class ExponentialMovingAverage(StepCallback):
     needs_unsharded_weights: ClassVar[bool] = True
 
     def __init__(self, decay: float = 0.999, begin: int | float = 0.0) -> None:
+        refuse_types(ExponentialMovingAverage, locals(), "callbacks.ExponentialMovingAverage.")
         if not 0 <= decay < 1:
             key = "callbacks.ExponentialMovingAverage.decay"
             raise UserError("must lie in [0, 1)", key=key, value=decay, hint="write 0.999")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distill.compression.base import Compression
 from distill.compression.structure.low_rank import LowRankLinear, factorize, rank_of_energy, replace, saves, shape
+from distill.core.argument_types import refuse_types
 from distill.core.internals.torch import own_parameters
 from distill.core.module_selection import LINEAR, refuse_broken, refuse_rewritten, select, sharing
 from distill.core.orientation import output_axis
@@ -47,6 +48,7 @@ class LowRank(Compression):
         include: list[str] | None = None,
         exclude: list[str] | None = None,
     ) -> None:
+        refuse_types(LowRank, locals(), f"{KEY}.")
         if (rank is None) == (energy is None):
             raise UserError("either a rank or an energy is given", key=KEY, hint="give rank: 64, or energy: 0.9")
         if rank is not None and rank < 1:

@@ -20,6 +20,7 @@ from distill.compression.pruning.masks import Masks
 from distill.compression.pruning.rankings import Layer
 from distill.compression.pruning.schedule import CURVES, SparsitySchedule
 from distill.compression.pruning.weights import PRUNABLE
+from distill.core.argument_types import refuse_types
 from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.internals.torch import not_sent_by_ddp
 from distill.core.module_selection import of_types
@@ -133,6 +134,7 @@ class GradualMagnitudePruning(Compression):
     ) -> None:
         given = dict(locals())
         try:
+            refuse_types(GradualMagnitudePruning, given)
             parsed = Granularity.parse(granularity)
             curve = schedule if isinstance(schedule, str) else "cubic"
             check_choice("schedule", curve, CURVES)

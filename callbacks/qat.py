@@ -20,6 +20,7 @@ from distill.compression.quantization.scheme import ActivationScheme, Bits, Weig
 from distill.compression.quantization.select import QUANTIZABLE, check_widths, choose, swap
 from distill.compression.quantization.storage import Store, step_of
 from distill.compression.quantization.temperatures import too_hot
+from distill.core.argument_types import refuse_types
 from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.module_selection import of_types
 from distill.core.schedules import check_when, step_at
@@ -101,11 +102,7 @@ class QuantizationAwareTraining(Compression):
         log_layers: bool = False,
         store: Store = "float",
     ) -> None:
-        for name, scheme in (("weights", weights), ("activations", activations), ("embeddings", embeddings)):
-            if isinstance(scheme, Mapping):
-                kind = "ActivationScheme" if name == "activations" else "WeightScheme"
-                hint = f"from Python write {kind}({', '.join(f'{key}={value!r}' for key, value in scheme.items())})"
-                raise UserError(f"must be of {kind}", key=f"{_KEY}.{name}", value=dict(scheme), hint=hint)
+        refuse_types(QuantizationAwareTraining, locals(), f"{_KEY}.")
         self.weights, self.embeddings = weights, embeddings
         if activations is not None:
             activations.refuse_idle(f"{_KEY}.activations")

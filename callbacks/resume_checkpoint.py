@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from distill.callbacks.best_checkpoint import within
+from distill.core.argument_types import refuse_types
 from distill.core.internals.lightning import settle_loops
 from distill.core.utils.errors import UserError
 from distill.run.boundary import without_paths
@@ -53,6 +54,7 @@ class ResumeCheckpoint(Callback):
     writes_files: ClassVar[bool] = True
 
     def __init__(self, minutes: float = 10.0, every_n_steps: int | None = None, keep: int = 2) -> None:
+        refuse_types(ResumeCheckpoint, locals(), "callbacks.ResumeCheckpoint.")
         if not minutes > 0:
             problem = "must be greater than 0"
             raise UserError(problem, key="callbacks.ResumeCheckpoint.minutes", value=minutes, hint="10 is usual")

@@ -9,6 +9,7 @@ from torch import nn
 from distill.compression.base import Compression
 from distill.compression.coverage import reached_by
 from distill.compression.structure.sharing import average, blocks, check_alike, check_groups, share, shared_layers
+from distill.core.argument_types import refuse_types
 from distill.core.internals.torch import ConvNd
 from distill.core.module_selection import LINEAR, refuse_rewritten
 from distill.core.utils.errors import UserError
@@ -39,6 +40,7 @@ class ShareParameters(Compression):
     order: ClassVar[int] = 0
 
     def __init__(self, groups: int | list[list[int]] = 2, initial: Literal["mean", "first"] = "mean") -> None:
+        refuse_types(ShareParameters, locals(), f"{KEY}.")
         if isinstance(groups, int) and groups < 2:
             raise UserError("at least two layers share", key=f"{KEY}.groups", value=groups, hint="give 2")
         if initial not in ("mean", "first"):

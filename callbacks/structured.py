@@ -15,6 +15,7 @@ from distill.compression.base import Compression
 from distill.compression.pruning.schedule import GradualSchedule
 from distill.compression.structure.activations import ActivationSums
 from distill.compression.structure.removal_plan import Criterion, RemovalPlan, Scope
+from distill.core.argument_types import refuse_types
 from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.schedules import step_at
 from distill.core.step_callback import logs_now, total_steps
@@ -72,6 +73,7 @@ class StructuredPruning(Compression):
         every_n_steps: int | None = None,
         schedule: Curve = "cubic",
     ) -> None:
+        refuse_types(StructuredPruning, locals(), f"{KEY}.")
         for name, fraction in (("heads", heads), ("neurons", neurons), ("hidden", hidden)):
             if not 0 <= fraction < 1:
                 problem, hint = "must lie in [0, 1)", "0.5 removes half of them"

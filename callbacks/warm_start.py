@@ -7,6 +7,7 @@ from pathlib import Path
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from distill.core.argument_types import refuse_types
 from distill.core.utils.errors import UserError
 from distill.run.checkpoints.file import Damaged, read
 from distill.run.checkpoints.names import resume_checkpoints
@@ -31,6 +32,7 @@ class WarmStart(Callback):
     """
 
     def __init__(self, run: str) -> None:
+        refuse_types(WarmStart, locals(), "callbacks.WarmStart.")
         self.run = run
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
+from distill.core.argument_types import refuse_type
 from distill.core.utils.errors import UserError
 
 __all__ = [
@@ -49,7 +50,8 @@ def check_when(key: str, value: int | float) -> None:
     Raises:
         UserError: if it is no step and no fraction of the run.
     """
-    if isinstance(value, bool) or not value >= 0 or (isinstance(value, float) and value > 1):
+    refuse_type(int | float, value, key)
+    if not value >= 0 or (isinstance(value, float) and value > 1):
         problem = "must be a step (integer, 0 or more) or a fraction of the run (float in [0, 1])"
         raise UserError(problem, key=key, value=value, hint="write 100 or 0.1")
 
@@ -70,6 +72,8 @@ class Ramp(Schedule):
     """
 
     def __init__(self, start: float, end: float, begin: int | float = 0.0, until: int | float = 1.0) -> None:
+        refuse_type(float, start, "start")
+        refuse_type(float, end, "end")
         check_when("begin", begin)
         check_when("until", until)
         if type(begin) is type(until) and begin > until:

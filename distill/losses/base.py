@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from distill.core.argument_types import refuse_type
 from distill.core.model_spec import ModelSpec
 from distill.core.schedules import Constant, Ramp, Schedule, as_schedule
 from distill.core.signals import Batch, Needs, OutputKind, Signals
@@ -66,6 +67,7 @@ class DistillationLoss(nn.Module, ABC):
     def __init__(self, weight: float | Schedule = 1.0, name: str | None = None) -> None:
         super().__init__()
         self.weight: Schedule = check_not_negative("weight", weight)
+        refuse_type(str | None, name, "name")
         self.name = name or snake_case(type(self).__name__)
 
     @property
@@ -131,8 +133,9 @@ def counted(mask: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor.index_select(0, rows) for tensor in tensors)
 
 
-def _values(value: float | Schedule) -> list[float]:
+def _values(key: str, value: float | Schedule) -> list[float]:
     """The numbers that a value can be seen to take: its ends, for a schedule that has some."""
+    refuse_type(float | Schedule, value, key)
     if isinstance(value, Ramp):
         return [value.start, value.end]
     if isinstance(value, Constant):
@@ -146,7 +149,7 @@ def check_positive(key: str, value: float | Schedule) -> Schedule:
     Raises:
         UserError: if it is, or begins or ends at, a number that is not greater than 0.
     """
-    for number in _values(value):
+    for number in _values(key, value):
         if not 0 < number < math.inf:
             raise UserError("must be greater than 0", key=key, value=number, hint="1.0 leaves the logits as they are")
     return as_schedule(value)
@@ -158,7 +161,7 @@ def check_not_negative(key: str, value: float | Schedule) -> Schedule:
     Raises:
         UserError: if it is, or begins or ends at, a negative number.
     """
-    for number in _values(value):
+    for number in _values(key, value):
         if not 0 <= number < math.inf:
             raise UserError("must be 0 or more", key=key, value=number, hint=f"give a {key} of 0 or more")
     return as_schedule(value)

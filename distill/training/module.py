@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from distill.compression.base import compressions
+from distill.core.argument_types import refuse_types
 from distill.core.internals.lightning import has_trainer
 from distill.core.ranks import is_rank_zero
 from distill.core.record import recount_zeros, steps_of
@@ -82,10 +83,12 @@ class Distillation(LightningModule):
         labels: list[str] | None = None,
     ) -> None:
         super().__init__()
+        refuse_types(Distillation, {"student": student, "optimizer": optimizer, "labels": labels}, "model.")
         self.task = make_task(task, labels)
+        terms = make_losses(losses, self.task)  # before a model is loaded, which takes long
         self.teacher = make_teacher(teacher, self.task, labels)
         self.student = make_student(student, self.task, self.teacher, labels)
-        self.losses = nn.ModuleList(make_losses(losses, self.task))
+        self.losses = nn.ModuleList(terms)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.needs = bind(self._losses(), self.task, self.student, self.teacher)
         # Where the tokenizers agree one head may be a padded version of the other; no other widths may differ.

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from distill.core.argument_types import refuse_types
 from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.internals.torch import clip_despite_fusing
 from distill.core.step_callback import StepCallback, step_callbacks
@@ -54,6 +55,7 @@ class OptimizerConfig:
     end: float = 0.0
 
     def __post_init__(self) -> None:
+        refuse_types(OptimizerConfig, vars(self), "model.optimizer.")
         rules = (
             ("lr", self.lr, self.lr > 0, "must be greater than 0"),
             ("weight_decay", self.weight_decay, self.weight_decay >= 0, "must be 0 or more"),

@@ -100,5 +100,5 @@ def test_the_start_is_the_mean_or_the_first(student: Make) -> None:
     model = student()
     ShareParameters([[1, 2]], initial="first").prepare(model)
     assert torch.equal(model.bert.encoder.layer[1].output.dense.weight, first)
-    with pytest.raises(UserError, match="mean or first"):
+    with pytest.raises(UserError, match="one of 'mean', 'first'"):
         ShareParameters(initial="last")  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from distill.callbacks import Determinism, GradualMagnitudePruning
+from distill.callbacks import Determinism, ExponentialMovingAverage, GradualMagnitudePruning
 from distill.compression.quantization.ptq import quantize
 from distill.core.record import note, steps_of
+from distill.core.schedules import Linear
 from distill.core.signals import IGNORE, Batch
 from distill.core.utils.errors import TrainingError, UserError
 from distill.losses import CrossEntropy, FitNetHint, HintonKL
@@ -446,3 +448,35 @@ def test_zeros_that_nothing_holds_are_reported_and_not_recorded(
     zeros = int((student.body.weight == 0).sum())
     assert step["layers"] == {"body": {"weights": 32, "zeros": zeros}}
     assert step["actual"] == zeros / 32 < 0.875
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"optimizer": {"lr": 0.1}}, r"model\.optimizer = .*from Python write OptimizerConfig\(lr=0\.1\)"),
+        ({"student": {"path": "x"}}, r"model\.student = .*from Python write StudentConfig\(path='x'\)"),
+        ({"student": None}, r"model\.student: must be a StudentConfig or a text or a Module"),
+        ({"labels": "neg"}, r"model\.labels = 'neg': must be a list.*put it in brackets: \['neg'\]"),
+        ({"losses": "HintonKL", "teacher": "./nowhere"}, r"model\.losses = 'str': must be a list"),
+    ],
+)
+def test_what_python_gives_wrongly_is_refused_before_a_model_is_loaded(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Distillation(**{"student": nn.Linear(2, 2), "task": Plain(), **given})
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: HintonKL(weight="0.5"), r"^weight = '0\.5': must be a number or a Schedule"),
+        (lambda: HintonKL(temperature="2"), r"^temperature = '2': must be a number or a Schedule"),
+        (lambda: OptimizerConfig(lr="0.1"), r"^model\.optimizer\.lr = '0\.1': must be a number"),
+        (lambda: Linear("1", 2.0), r"^start = '1': must be a number"),
+        (lambda: GradualMagnitudePruning(final_sparsity="0.8"), r"final_sparsity = '0\.8': must be a number or null"),
+        (lambda: GradualMagnitudePruning(include="attention"), r"include = .*put it in brackets: \['attention'\]"),
+        (lambda: ExponentialMovingAverage(decay="0.9"), r"decay = '0\.9': must be a number"),
+    ],
+)
+def test_a_text_for_a_number_is_refused_in_python_too(make: Callable[[], Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        make()

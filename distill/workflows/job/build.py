@@ -124,6 +124,7 @@ def build(
             check_installed(made["logging"])
         check_sharding(sections.config["trainer"], made["callbacks"])
         losses = sections.losses()
+        sections.check_model()
         arguments = {k: v for k, v in sections.make("trainer").items() if k in sections.config["trainer"]}
         check_plugins(arguments)
         data = sections.make("data")

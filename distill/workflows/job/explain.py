@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import copy
 import inspect
-import types
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
 from distill.config.class_paths import check_path
 from distill.config.known_keys import known_as, precision
+from distill.core.argument_types import describe, is_list, is_mapping, kind_of, options_of
 from distill.core.internals.jsonargparse import (
     ImportDenied,
     get_all_subclass_paths,
@@ -28,7 +28,6 @@ from distill.core.utils.errors import UserError, nearest
 
 __all__ = [
     "class_arguments",
-    "describe",
     "explain_arguments",
     "explain_value",
     "fits",
@@ -97,7 +96,7 @@ def explain_arguments(
         if not fits(kind, value):
             explain_value(kind, value, f"{key}.{name}".lstrip("."), allowed)
     for name, (kind, required) in arguments.items():
-        if required and given.get(name) is None and type(None) not in _options(kind):
+        if required and given.get(name) is None and type(None) not in options_of(kind):
             raise UserError("must be given", key=f"{key}.{name}".lstrip("."), hint=f"it is {describe(kind)}")
 
 
@@ -112,10 +111,10 @@ def refuse_null(kind: Any, value: Any, key: str) -> None:
     Raises:
         UserError: naming the argument.
     """
-    options = _options(kind)
+    options = options_of(kind)
     if isinstance(value, list):
         for index, item in enumerate(value):
-            for element in (get_args(option)[0] for option in options if _is_list(option)):
+            for element in (get_args(option)[0] for option in options if is_list(option)):
                 refuse_null(element, item, f"{key}.{index}")
     classes = [option for option in options if inspect.isclass(option) and _is_ours(option)]
     if not isinstance(value, Mapping) or not classes:
@@ -128,7 +127,7 @@ def refuse_null(kind: Any, value: Any, key: str) -> None:
         if parameter.name not in given:
             continue
         annotation, item = parameter.annotation, given[parameter.name]
-        nullable = annotation in (inspect.Parameter.empty, Any) or {type(None), Any} & set(_options(annotation))
+        nullable = annotation in (inspect.Parameter.empty, Any) or {type(None), Any} & set(options_of(annotation))
         place = f"{key}.{parameter.name}"
         if item is None and not nullable and parameter.default is not None:
             raise UserError(
@@ -143,15 +142,15 @@ def explain_value(kind: Any, value: Any, key: str, allowed: Sequence[str]) -> No
     Raises:
         UserError: always.
     """
-    options = _options(kind)
+    options = options_of(kind)
     classes = [option for option in options if inspect.isclass(option) and _is_ours(option)]
     if isinstance(value, list):
-        for element in (get_args(option)[0] for option in options if _is_list(option)):
+        for element in (get_args(option)[0] for option in options if is_list(option)):
             for index, item in enumerate(value):
                 if item is None or not fits(element, item):
                     explain_value(element, item, f"{key}.{index}", allowed)
     if isinstance(value, Mapping):
-        for inner in (get_args(option)[1] for option in options if _is_mapping(option)):
+        for inner in (get_args(option)[1] for option in options if is_mapping(option)):
             for name, item in value.items():
                 if not fits(inner, item):
                     explain_value(inner, item, f"{key}.{name}", allowed)
@@ -179,7 +178,7 @@ def _choose(options: Sequence[Any], value: Any, key: str) -> str:
         return f"did you mean {ours!r}?"
     choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
     if not any(type(choice) is type(value) for choice in choices):
-        return f"this is {_a(value)}"
+        return f"this is {kind_of(value)}"
     close = nearest(value, (c for c in choices if isinstance(c, str))) if isinstance(value, str) else ""
     return close if close.startswith("did you mean") else "choose one of these"
 
@@ -245,67 +244,6 @@ def _known(cls: type) -> str:
     return "known are " + ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "name its class"
 
 
-def _options(kind: Any) -> list[Any]:
-    """The members of a union; anything else alone."""
-    if get_origin(kind) in (Union, types.UnionType):
-        return [option for member in get_args(kind) for option in _options(member)]
-    return [kind]
-
-
-def _is_list(kind: Any) -> bool:
-    origin = get_origin(kind)
-    return bool(get_args(kind)) and inspect.isclass(origin) and issubclass(origin, (list, tuple, set, Sequence))
-
-
-def _is_mapping(kind: Any) -> bool:
-    origin = get_origin(kind)
-    return len(get_args(kind)) == 2 and inspect.isclass(origin) and issubclass(origin, Mapping)
-
-
 def _is_ours(kind: type) -> bool:
     """Whether ``kind`` is a class to be built, not a scalar or a container."""
     return kind.__module__ not in ("builtins", "types", "typing", "collections.abc", "datetime", "pathlib", "enum")
-
-
-_WORDS: dict[Any, str] = {
-    float: "a number",
-    int: "an integer",
-    bool: "true or false",
-    str: "a text",
-    dict: "a mapping",
-    list: "a list",
-    type(None): "null",
-    Any: "anything",
-}
-
-
-def describe(kind: Any) -> str:
-    """``kind`` in words: ``float | Schedule`` is "a number or a Schedule"."""
-    options = _options(kind)
-    if len(options) > 1:
-        choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
-        options = [option for option in options if get_origin(option) is not Literal]
-        options += [Literal[tuple(choices)]] if choices else []
-    if len(options) > 1:
-        return " or ".join(dict.fromkeys(describe(option) for option in options))
-    kind = options[0]
-    if kind in _WORDS:
-        return _WORDS[kind]
-    if get_origin(kind) is Literal:
-        shown = [repr(v) if isinstance(v, str) else str(v) for v in get_args(kind)]
-        return "one of " + ", ".join(shown) if len(shown) > 1 else shown[0]
-    inner = [a for a in get_args(kind) if a is not Ellipsis]
-    if get_origin(kind) is tuple and Ellipsis not in get_args(kind):
-        return f"a list of {len(inner)} ({', '.join(describe(a) for a in inner)})"
-    if _is_list(kind):
-        return f"a list, each {describe(inner[0])}"
-    if inspect.isclass(get_origin(kind)) and issubclass(get_origin(kind), Mapping):
-        return "a mapping"
-    name = getattr(kind, "__name__", str(kind))
-    return f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}"
-
-
-def _a(value: Any) -> str:
-    """What ``value`` is, in the same words."""
-    kind = type(value)
-    return _WORDS.get(kind, describe(kind)) if value is not None else "null"

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pytorch_lightning import Trainer
 
 from distill.config.argument_names import TRAINER_SKIPPED
+from distill.core.argument_types import describe
 from distill.core.internals.jsonargparse import get_signature_parameters
 from distill.data import TextData
 from distill.models.students import StudentConfig
@@ -17,7 +18,7 @@ from distill.models.teachers import TeacherConfig
 from distill.run.loggers.config import LoggingConfig, WandbConfig
 from distill.training.module import Distillation
 from distill.training.optimizer import OptimizerConfig
-from distill.workflows.job.explain import class_arguments, describe
+from distill.workflows.job.explain import class_arguments
 
 __all__ = ["key_reference"]
 

@@ -23,8 +23,11 @@ from distill.config.files import SECTIONS, class_spec
 from distill.config.known_keys import instead
 from distill.core.utils.errors import TrainingError, UserError, first_line, nearest
 from distill.losses import DistillationLoss
+from distill.models.students import StudentConfig
 from distill.run.loggers.config import LoggingConfig
+from distill.tasks import make_task
 from distill.training.module import Distillation
+from distill.training.optimizer import OptimizerConfig
 from distill.workflows.job.explain import class_arguments, explain_arguments, explain_value, refuse_null
 from distill.workflows.job.lightning_limits import refusal
 
@@ -103,21 +106,32 @@ class Sections:
         specs = self._values["model"]["model"].losses
         if specs is None:
             return None
+        written = self.config["model"]["losses"]
+        return [
+            self._part(DistillationLoss, spec, f"model.losses.{index}", written[index])
+            for index, spec in enumerate(specs)
+        ]
+
+    def check_model(self) -> None:
+        """Judge what the model says of its task, optimizer and student before data and models are loaded.
+
+        Raises:
+            UserError: naming the key.
+        """
+        values, written = self._values["model"]["model"], self.config["model"]
+        if isinstance(values.task, str):
+            make_task(values.task)
+        self._part(OptimizerConfig, values.optimizer, "model.optimizer", written["optimizer"])
+        if isinstance(values.student, Namespace) and "class_path" not in values.student:
+            student = self._part(StudentConfig, values.student, "model.student", written["student"])
+            student.check(has_teacher=values.teacher is not None)
+
+    def _part(self, kind: Any, value: Any, key: str, written: Any) -> Any:
+        """One part of a section, made by itself."""
         parser = ArgumentParser(exit_on_error=False)
-        parser.add_argument("--loss", type=DistillationLoss, enable_path=False)
-        made = []
-        for index, spec in enumerate(specs):
-            key = f"model.losses.{index}"
-            written = self.config["model"]["losses"][index]
-            made.append(
-                self._build(
-                    parser,
-                    Namespace(loss=spec),  # type: ignore[no-untyped-call]
-                    key,
-                    written,
-                ).loss
-            )
-        return made
+        parser.add_argument("--part", type=kind, enable_path=False)
+        values = Namespace(part=value)  # type: ignore[no-untyped-call]
+        return self._build(parser, values, key, written).part
 
     def model(self, losses: list[DistillationLoss] | None, labels: list[str] | None) -> Distillation:
         """The module, with ``labels`` from the data unless the configuration gives some."""

@@ -1,0 +1,51 @@
+"""The promise that mistakes in keys and values are told before data and models are looked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distill.config.files import apply_override
+from distill.core.utils.errors import UserError
+from distill.workflows.job.build import build
+
+MISTAKES: dict[str, Any] = {
+    "callbacks.0.final_sparsiti": 0.5,
+    "callbacks.0.final_sparsity": 1.5,
+    "callbacks.0.begin": "early",
+    "model.losses.0.temprature": 2,
+    "model.losses.0.temperature": -1,
+    "model.losses.0.weight": "half",
+    "model.losses.0.class_path": "HintonKl",
+    "model.optimizer.lr": -1,
+    "model.optimizer.betas": [2, 3],
+    "model.optimizer.schedule": "linnear",
+    "model.student.num_layer": 2,
+    "model.student.config": {"model_type": "bert"},
+    "model.task": "text-clasification",
+    "data.max_lenght": 128,
+    "data.max_length": "long",
+    "trainer.max_step": 2,
+    "logging.wandb.projekt": "p",
+}
+
+
+@pytest.mark.parametrize("key", MISTAKES)
+def test_a_mistake_is_told_before_data_and_models_are_looked_for(key: str) -> None:
+    config: dict[str, Any] = {
+        "model": {
+            "teacher": "./no-such-teacher",
+            "student": {"num_layers": 2},
+            "losses": [{"class_path": "HintonKL", "init_args": {"temperature": 2.0}}],
+        },
+        "data": {"init_args": {"path": "./no-such-data"}},
+        "callbacks": [{"class_path": "GradualMagnitudePruning", "init_args": {"final_sparsity": 0.5}}],
+        "trainer": {"max_steps": 2},
+        "logging": {},
+    }
+    apply_override(config, key, MISTAKES[key])
+    with pytest.raises(UserError) as error:
+        build(config)
+    named = error.value.key.replace("callbacks.GradualMagnitudePruning", "callbacks.0")
+    assert named in (key, key.removesuffix(".class_path"))
