@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pytorch_lightning import Trainer
 from torch import nn
 
+from distill.compression.base import compressions
 from distill.core.document_masking import check_causal, check_isolation
 from distill.core.model_spec import ModelSpec
+from distill.core.ranks import is_rank_zero
+from distill.core.record import steps_of
 from distill.core.schedules import never
 from distill.core.signals import Needs
 from distill.core.utils.errors import UserError
@@ -19,13 +24,25 @@ from distill.losses.contract import checked_needs
 from distill.models.compatibility import check_length, check_teachers
 from distill.models.pretrained import load_tokenizer
 from distill.models.students import StudentConfig, build_student
+from distill.models.students.build import refuse_quantized
 from distill.models.teachers import Ensemble, LiveTeacher, TeacherConfig, TeacherSource, build_teacher
 from distill.models.tokens import check_same, check_tokenizer, set_padding
 from distill.tasks import CausalLM, Task, TextTask
 from distill.training.padding_probe import meet_padding
 from distill.training.reads import check_reads
 
-__all__ = ["bind", "make_losses", "make_student", "make_teacher", "meet_data", "own_tokenizer", "try_reading"]
+__all__ = [
+    "bind",
+    "check_trainable",
+    "make_losses",
+    "make_student",
+    "make_teacher",
+    "meet_data",
+    "own_tokenizer",
+    "try_reading",
+]
+
+_log = logging.getLogger(__name__)
 
 
 def make_teacher(
@@ -199,3 +216,15 @@ def _check_outputs(loss: DistillationLoss, task: Task, key: str) -> None:
     words, losses = _OUTPUTS[task.outputs]
     problem = f"is not for {task.name}, where {words}"
     raise UserError(problem, key=key, value=type(loss).__name__, hint=f"use {losses}, or LogitMSE")
+
+
+def check_trainable(student: nn.Module, trainer: Trainer) -> None:
+    """Refuse a quantized student, and warn of a pruned one whose zeros nothing holds.
+
+    Raises:
+        UserError: as training would undo the rounding of its weights.
+    """
+    refuse_quantized(student, None)
+    pruned = any(step["kind"] == "sparsity" for step in steps_of(student))
+    if pruned and not any(c.masked(student) for c in compressions(trainer)) and is_rank_zero():
+        _log.warning("model.student was pruned, and nothing holds its zeros; add GradualMagnitudePruning")

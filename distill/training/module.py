@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,25 +13,22 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from distill.compression.base import compressions
 from distill.core.argument_types import refuse_types
 from distill.core.internals.lightning import has_trainer
-from distill.core.ranks import is_rank_zero
-from distill.core.record import recount_zeros, steps_of
+from distill.core.record import recount_zeros
 from distill.core.schedules import check_schedules
 from distill.core.signals import Batch, Request, Signals
 from distill.core.step_callback import logged
-from distill.core.utils.errors import UserError
 from distill.losses import DistillationLoss
 from distill.losses.contract import term
 from distill.models.compatibility import check_pair, check_widths
 from distill.models.students import StudentConfig
-from distill.models.students.build import refuse_quantized
 from distill.models.teachers import TeacherConfig, TeacherSource
 from distill.models.teachers.validation import TeacherScores
 from distill.tasks import Task, make_task
 from distill.training.assemble import (
     bind,
+    check_trainable,
     make_losses,
     make_student,
     make_teacher,
@@ -42,14 +38,20 @@ from distill.training.assemble import (
 )
 from distill.training.averaging import GlobalMean
 from distill.training.evidence import Evidence
+from distill.training.metrics import logged_names, term_metrics
 from distill.training.nonfinite import FiniteWatch
-from distill.training.optimizer import OptimizerConfig, make_optimizer, make_scheduler, scale_learning_rate
-from distill.training.resume_state import refuse_changed, remember, share, teacher_state
+from distill.training.optimizer import (
+    OptimizerConfig,
+    check_steps,
+    count_steps,
+    make_optimizer,
+    make_scheduler,
+    scale_learning_rate,
+)
+from distill.training.resume_state import data_fingerprint, refuse_changed, remember, share, teacher_state
 from distill.training.sharding import shard_run
 
 __all__ = ["Distillation"]
-
-_log = logging.getLogger(__name__)
 
 
 class Distillation(LightningModule):
@@ -163,32 +165,15 @@ class Distillation(LightningModule):
         return counted[1] if counted is not None and counted[0]() is self.trainer else self._count_steps()
 
     def _count_steps(self) -> int:
-        total = self.trainer.estimated_stepping_batches
-        if total == float("inf"):
-            hint = "set max_epochs or max_steps"
-            raise UserError("a run needs an end", key="trainer.max_epochs", value=-1, hint=hint)
-        self._counted = weakref.ref(self.trainer), int(total)
-        return int(total)
-
-    def _check_optimizers(self) -> None:
-        """Refuse a subclass whose steps are not those by which masks, rounding, weights and temperatures go."""
-        if self.automatic_optimization and self.trainer.optimizers[0].param_groups:
-            return  # Lightning takes one at the most
-        found = "no optimizer" if self.automatic_optimization else "manual optimization"
-        raise UserError(
-            f"{type(self).__name__} has {found}, and what is scheduled over a run goes by Lightning's own steps",
-            key="model",
-            hint="return one optimizer from configure_optimizers, with a parameter group for each setting",
-        )
+        total = count_steps(self.trainer)
+        self._counted = weakref.ref(self.trainer), total
+        return total
 
     def on_fit_start(self) -> None:
-        refuse_quantized(self.student, None)
-        self._check_optimizers()
+        check_trainable(self.student, self.trainer)
+        check_steps(self)
         self._place()
         self._mean.forget()
-        pruned = any(step["kind"] == "sparsity" for step in steps_of(self.student))
-        if pruned and not any(c.masked(self.student) for c in compressions(self.trainer)) and is_rank_zero():
-            _log.warning("model.student was pruned, and nothing holds its zeros; add GradualMagnitudePruning")
 
     def on_validation_start(self) -> None:
         self._place()
@@ -258,16 +243,7 @@ class Distillation(LightningModule):
         return self._mean.loss(objective, batch.count)
 
     def _log_terms(self, objective: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
-        means = torch.stack([objective.detach().float(), *(mean.float() for mean in terms.values())])
-        if self.trainer.world_size > 1:  # of all ranks' predictions; of a step's batches the last is logged
-            sums = torch.cat([means * batch.count, batch.count[None]])
-            torch.distributed.all_reduce(sums)
-            means = sums[:-1] / sums[-1].clamp(min=1)
-        values: dict[str, Any] = {"train/loss": means[0]}
-        for loss, mean in zip(self._losses(), means[1:], strict=True):
-            weight = loss.weight(batch.step, batch.total_steps)
-            values[f"train/{loss.name}"] = mean
-            values[f"train/{loss.name}_weighted"] = weight * mean
+        values = term_metrics(self._losses(), objective, terms, batch, self.trainer.world_size)
         values["train/learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict(values, batch_size=batch.size)
         self.log("loss", values["train/loss"], prog_bar=True, logger=False, batch_size=batch.size)
@@ -331,32 +307,23 @@ class Distillation(LightningModule):
         Args:
             validates: Whether it is validated.
         """
-        terms = [name for loss in self._losses() for name in (f"train/{loss.name}", f"train/{loss.name}_weighted")]
-        names = ["train/loss", "loss", *terms, "train/learning_rate"]
-        if not validates:
-            return names
-        prefixes = ("val/", *(("teacher/",) if self.teacher is not None else ()))
-        names += [self.task.monitor, *(f"{prefix}{name}" for prefix in prefixes for name in self.metrics)]
-        return names + (["val/agreement"] if self.teacher is not None else [])
+        scores = (self.task.monitor, *self.metrics) if validates else ()
+        return logged_names(self._losses(), scores, self.teacher is not None)
 
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._finite.check()  # no checkpoint of a run that has already gone wrong
-        checkpoint["data"], checkpoint["total_steps"] = self._data_fingerprint(), self.total_steps
+        checkpoint["data"], checkpoint["total_steps"] = data_fingerprint(self.trainer), self.total_steps
         checkpoint["predictions"] = self._mean.predictions
         if self.teacher is not None:
             ranks = self.trainer.global_rank, self.trainer.world_size
             checkpoint["teacher"] = teacher_state(self.teacher, self.teacher_scores, *ranks)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        refuse_changed(checkpoint, self.teacher, self._data_fingerprint())
+        refuse_changed(checkpoint, self.teacher, data_fingerprint(self.trainer))
         self._mean.predictions = checkpoint.get("predictions")
         saved = checkpoint.get("teacher")
         if saved is not None and self.teacher is not None and self._judged is not None:
             remember(self.teacher, saved, self.trainer.global_rank, self.trainer.world_size)
             self._judged.scores = dict(saved["scores"])
-
-    def _data_fingerprint(self) -> str | None:
-        """What the samples' ids stand for, where a data module says."""
-        return getattr(getattr(self.trainer, "datamodule", None), "fingerprint", None)

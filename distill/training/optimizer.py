@@ -9,7 +9,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -22,7 +22,9 @@ from distill.core.utils.errors import UserError
 
 __all__ = [
     "OptimizerConfig",
+    "check_steps",
     "check_warmup",
+    "count_steps",
     "learning_rate_factor",
     "make_optimizer",
     "make_scheduler",
@@ -82,6 +84,34 @@ class OptimizerConfig:
                 value=self.warmup,
                 hint="give an integer for a number of steps",
             )
+
+
+def count_steps(trainer: Trainer) -> int:
+    """How many optimizer steps a run has.
+
+    Raises:
+        UserError: if it has no end.
+    """
+    total = trainer.estimated_stepping_batches
+    if total == float("inf"):
+        raise UserError("a run needs an end", key="trainer.max_epochs", value=-1, hint="set max_epochs or max_steps")
+    return int(total)
+
+
+def check_steps(module: LightningModule) -> None:
+    """Refuse a subclass whose steps are not those by which masks, rounding, weights and temperatures go.
+
+    Raises:
+        UserError: saying what it has instead of one optimizer that Lightning steps.
+    """
+    if module.automatic_optimization and module.trainer.optimizers[0].param_groups:
+        return  # Lightning takes one at the most
+    found = "no optimizer" if module.automatic_optimization else "manual optimization"
+    raise UserError(
+        f"{type(module).__name__} has {found}, and what is scheduled over a run goes by Lightning's own steps",
+        key="model",
+        hint="return one optimizer from configure_optimizers, with a parameter group for each setting",
+    )
 
 
 def check_warmup(config: OptimizerConfig, total_steps: int) -> None:

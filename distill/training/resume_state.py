@@ -9,6 +9,7 @@ import numpy
 import pytorch_lightning
 import torch
 import transformers
+from pytorch_lightning import Trainer
 from torch import Tensor
 
 from distill.core.utils.errors import UserError
@@ -16,7 +17,7 @@ from distill.core.utils.version import VERSION
 from distill.core.utils.visible import visible
 from distill.models.teachers import TeacherSource
 
-__all__ = ["other_versions", "refuse_changed", "remember", "share", "teacher_state", "versions"]
+__all__ = ["data_fingerprint", "other_versions", "refuse_changed", "remember", "share", "teacher_state", "versions"]
 
 
 def versions() -> dict[str, str]:
@@ -32,6 +33,11 @@ def other_versions(checkpoint: Mapping[str, Any]) -> str:
         return ""
     changed = [name for name in now if name in began and began[name] != now[name]]
     return visible(", ".join(f"{name} {now[name]} instead of {str(began[name])[:200]}" for name in changed))
+
+
+def data_fingerprint(trainer: Trainer) -> str | None:
+    """What the samples' ids stand for, where a data module says."""
+    return getattr(getattr(trainer, "datamodule", None), "fingerprint", None)
 
 
 def teacher_state(teacher: TeacherSource, scores: Mapping[str, float], rank: int, world: int) -> dict[str, Any]:

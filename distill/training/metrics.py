@@ -1,0 +1,62 @@
+"""What training logs: the terms of the objective, and the names of all metrics of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.core.signals import Batch
+from distill.losses import DistillationLoss
+
+__all__ = ["logged_names", "term_metrics"]
+
+
+def term_metrics(
+    losses: Sequence[DistillationLoss],
+    objective: Tensor,
+    terms: Mapping[str, Tensor],
+    batch: Batch,
+    world_size: int = 1,
+) -> dict[str, Any]:
+    """``train/loss``, and each term raw (``train/NAME``) and as it is weighted (``train/NAME_weighted``).
+
+    They are means over the predictions of all ranks' batches; of the micro-batches of a step the last is logged.
+
+    Args:
+        losses: In the order of ``terms``.
+        objective: Its mean over the batch's predictions.
+        terms: Name of a loss -> its mean over the batch's predictions.
+        batch: With its step set, which the schedules of the weights read.
+        world_size: Ranks, all of which call this.
+    """
+    means = torch.stack([objective.detach().float(), *(mean.float() for mean in terms.values())])
+    if world_size > 1:
+        sums = torch.cat([means * batch.count, batch.count[None]])
+        torch.distributed.all_reduce(sums)
+        means = sums[:-1] / sums[-1].clamp(min=1)
+    values: dict[str, Any] = {"train/loss": means[0]}
+    for loss, mean in zip(losses, means[1:], strict=True):
+        values[f"train/{loss.name}"] = mean
+        values[f"train/{loss.name}_weighted"] = loss.weight(batch.step, batch.total_steps) * mean
+    return values
+
+
+def logged_names(losses: Sequence[DistillationLoss], scores: Sequence[str], teacher: bool) -> list[str]:
+    """The names of all metrics that a run logs, those of callbacks left out.
+
+    Args:
+        losses: The terms of its objective.
+        scores: The monitored metric, then all metrics of the task; none where the run is not validated.
+        teacher: Whether there is one.
+    """
+    terms = [name for loss in losses for name in (f"train/{loss.name}", f"train/{loss.name}_weighted")]
+    names = ["train/loss", "loss", *terms, "train/learning_rate"]
+    if not scores:
+        return names
+    monitor, *metrics = scores
+    prefixes = ("val/", *(("teacher/",) if teacher else ()))
+    names += [monitor, *(f"{prefix}{name}" for prefix in prefixes for name in metrics)]
+    return names + (["val/agreement"] if teacher else [])
