@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -24,18 +22,11 @@ from distill.core.utils.secrets import scrub
 from distill.core.utils.visible import visible
 from distill.run.boundary import refuse_links
 from distill.run.lock import held, locked
+from distill.run.run_id import check_name, new_id, own_id
 
-__all__ = ["Run", "State", "begun_from", "new_id"]
+__all__ = ["Run", "State", "begun_from"]
 
 State = Literal["running", "finished", "failed", "interrupted"]
-
-_LONGEST = 200  # of the 255 that a file's name may have: files beside the folder begin with its name
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-def new_id() -> str:
-    """A run's name for life, here and in W&B: ``20261121-103000-ab12``, which sorts by time."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 class Run:
@@ -74,13 +65,8 @@ class Run:
         Raises:
             UserError: if the name or the id cannot be a folder's.
         """
-        for key, value in (("name", name), ("--id", run_id)):
-            if not _NAME.fullmatch(value):
-                problem = "must be a folder's name: letters, digits, dot, dash and underscore"
-                raise UserError(problem, key=key, value=value, hint="begin with a letter or digit")
-            if len(value) > _LONGEST:
-                problem = f"must be no longer than {_LONGEST} letters"
-                raise UserError(problem, key=key, value=value, hint="give a shorter one")
+        check_name("name", name)
+        check_name("--id", run_id)
         return cls(Path(root) / name / run_id)
 
     @classmethod
@@ -198,18 +184,7 @@ class Run:
         return run
 
     def _take_id(self) -> None:
-        """Take the id that is the run's for life, also where the folder was renamed; a copy gets one of its own."""
-        plan = self._read(self.plan_file, "remove it")
-        own = plan.get("id", self.id)
-        if not isinstance(own, str) or not _NAME.fullmatch(own):
-            raise UserError(
-                "is no run's id", key=f"{self.plan_file.name}: id", value=own, hint=f"correct {self.plan_file}"
-            )
-        if _is_original(Path(str(plan.get("folder") or self.folder.parent / own)), own, self.folder):
-            self.copy_of = own
-            self.id = self.folder.name if self.folder.name != own and _NAME.fullmatch(self.folder.name) else new_id()
-        else:
-            self.id = own
+        self.id, self.copy_of = own_id(self.folder, self._read(self.plan_file, "remove it"))
 
     def _read(self, file: Path, hint: str) -> dict[str, Any]:
         """What one of the small files holds; nothing where it is not there.
@@ -315,15 +290,6 @@ class Run:
             with suppress(OSError):  # what else is in one of them stays
                 for parent in self._above:
                     parent.rmdir()
-
-
-def _is_original(folder: Path, own: str, copy: Path) -> bool:
-    """Whether in ``folder`` lies the run of this id, of which ``copy``, another folder, is a copy."""
-    try:
-        there = (folder / "config.yaml").is_file() and not folder.samefile(copy)
-        return there and read_mapping(folder / "plan.json").get("id") == own
-    except (OSError, ValueError):
-        return False
 
 
 def begun_from(folder: str) -> None:

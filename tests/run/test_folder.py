@@ -9,7 +9,8 @@ import pytest
 
 from distill.config.files import read_file
 from distill.core.utils.errors import UserError
-from distill.run.folder import Run, new_id
+from distill.run.folder import Run
+from distill.run.run_id import new_id
 
 CONFIG = {"name": "mine", "model": {"teacher": "x", "hub_token": "s3cret"}, "lr": 1e-5}
 

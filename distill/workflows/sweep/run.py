@@ -23,8 +23,9 @@ from distill.core.utils.json_file import number_at
 from distill.core.utils.paths import at_home
 from distill.core.utils.secrets import scrub, scrub_override
 from distill.core.utils.visible import visible
-from distill.run.folder import Run, new_id
+from distill.run.folder import Run
 from distill.run.listing import read_json
+from distill.run.run_id import new_id
 from distill.workflows.sweep.file import Recipe, SweepFile, find_sweep, read_sweep
 from distill.workflows.sweep.process import run_to_end
 from distill.workflows.sweep.search import trials
