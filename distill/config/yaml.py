@@ -6,7 +6,7 @@ Light: needs only YAML.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import yaml
 from distill.core.utils.errors import UserError
 from distill.core.utils.files import read
 
-__all__ = ["dump", "parse_value", "parse_yaml", "read_yaml", "refuse_boundless"]
+__all__ = ["dump", "parse_value", "parse_yaml", "read_yaml", "refuse_boundless", "texts"]
 
 # What no configuration comes near to, and what would take for ever to read, compare or copy.
 _BYTES = 1 << 20
@@ -135,25 +135,32 @@ def parse_value(text: str, key: str) -> Any:
         return text
 
 
-def refuse_boundless(value: Any, key: str = "") -> None:
+def texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The texts within a configuration, each with its key before it."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from texts(item, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from texts(item, f"{key}.{index}")
+    elif isinstance(value, str):
+        yield key, value
+
+
+def refuse_boundless(config: Any) -> None:
     """Refuse texts within a configuration that are YAML out of bounds: jsonargparse reads texts as YAML once more.
 
     Raises:
         UserError: naming the key.
     """
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            refuse_boundless(item, f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            refuse_boundless(item, f"{key}.{index}")
-    elif isinstance(value, str) and ("&" in value or sum(map(value.count, "[{-:")) > _DEPTH):
-        try:
-            yaml.compose(value, Loader=_Loader)
-        except OutOfBounds as error:
-            raise UserError(f"stands for {error.problem}", key=key, value=value[:50], hint="write it out") from None
-        except yaml.YAMLError:  # a text that is no YAML is what it is
-            pass
+    for key, text in texts(config):
+        if "&" in text or sum(map(text.count, "[{-:")) > _DEPTH:
+            try:
+                yaml.compose(text, Loader=_Loader)
+            except OutOfBounds as error:
+                raise UserError(f"stands for {error.problem}", key=key, value=text[:50], hint="write it out") from None
+            except yaml.YAMLError:  # a text that is no YAML is what it is
+                pass
 
 
 def read_yaml(path: Path, key: str) -> Any:

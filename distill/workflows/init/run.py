@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from distill.config.files import apply_override, recipes
-from distill.config.yaml import dump, parse_value
+from distill.config.files import recipes
+from distill.config.yaml import dump
 from distill.core.idle_settings import idle
 from distill.core.signals import IGNORE
 from distill.core.task import TextTask
@@ -27,6 +27,7 @@ from distill.data.raw_data import RawData, read_raw_data
 from distill.data.reader import reader_config
 from distill.data.sources import Source, load
 from distill.tasks import TASKS, make_task
+from distill.workflows.data_overrides import data_overrides
 from distill.workflows.init.files import Found, find_files
 from distill.workflows.init.guess import Guess, guess
 from distill.workflows.init.lengths import chosen_length
@@ -73,7 +74,7 @@ def init(
         raise UserError("must be given", key="DATA", hint="distill init FOLDER, or its files")
     if task is not None and task not in _TEXT_TASKS:
         raise UserError("is no task on text", key="--task", value=task, hint=f"take {', '.join(_TEXT_TASKS)}")
-    given = _given(overrides)
+    given = data_overrides(overrides, _MAY_SAY, "distill init", ", and others to fit")
     found = find_files(paths)
     data: dict[str, Any] = {"files": {role: _short(files) for role, files in found.splits.items()}, **given}
     if "reader" not in data and (separator := _separator(found)):
@@ -116,21 +117,6 @@ def _output(output: str, force: bool) -> Path:
     if not file.parent.is_dir():
         raise UserError("lies in no folder that is there", key="--output", value=output, hint="make the folder first")
     return file
-
-
-def _given(overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """What the user says of the data, by its keys."""
-    config: dict[str, Any] = {"data": {"init_args": {}}}
-    for key, text in overrides:
-        parts = key.split(".")
-        if parts[0] != "data" or len(parts) < 2 or parts[1] not in _MAY_SAY:
-            raise idle(f"--{key}", text, "distill init", f"give data.{', data.'.join(_MAY_SAY)}, and others to fit")
-        apply_override(config, key, parse_value(text, f"--{key}"))
-    data: dict[str, Any] = config["data"]["init_args"]
-    for key in ("columns", "reader", "splits"):
-        if key in data and not isinstance(data[key], dict):
-            raise UserError("must be a mapping", key=f"data.{key}", value=data[key], hint=f"--data.{key}.NAME VALUE")
-    return data
 
 
 def _short(files: list[str]) -> str | list[str]:

@@ -9,6 +9,7 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping, StochasticWeightAveraging, Timer, WeightAveraging
 from pytorch_lightning.callbacks.pruning import ModelPruning
 
+from distill.config.yaml import texts
 from distill.core.utils.errors import UserError
 from distill.core.utils.secrets import HIDDEN
 from distill.training.sharding import NAME, UNSHARDED
@@ -20,26 +21,16 @@ _LIGHTNINGS = (StochasticWeightAveraging, WeightAveraging, ModelPruning)
 """Lightning's own callbacks that work on unsharded weights; others say so themselves (:class:`StepCallback`)."""
 
 
-def refuse_hidden(value: Any, key: str = "") -> None:
+def refuse_hidden(config: Any) -> None:
     """Refuse a configuration in which a secret was replaced: it would be used as if it were the secret.
 
     Raises:
         UserError: naming the key.
     """
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            refuse_hidden(item, f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            refuse_hidden(item, f"{key}.{index}")
-    elif isinstance(value, str) and HIDDEN in value:
-        shown = key.replace(".init_args", "")
-        raise UserError(
-            "a secret was taken out here when the run was written",
-            key=shown,
-            value=value,
-            hint=f"give it with --{shown}",
-        )
+    for key, text in texts(config):
+        if HIDDEN in text:
+            problem, shown = "a secret was taken out here when the run was written", key.replace(".init_args", "")
+            raise UserError(problem, key=shown, value=text, hint=f"give it with --{shown}")
 
 
 def check_sharding(arguments: Mapping[str, Any], callbacks: Sequence[Callback]) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from typing import Any
 
-from distill.config.files import apply_override
-from distill.config.yaml import parse_value
 from distill.core.idle_settings import idle
 from distill.core.signals import Batch
 from distill.core.utils.console import duration
@@ -17,6 +15,7 @@ from distill.core.utils.errors import UserError
 from distill.core.utils.progress import due
 from distill.tasks import CausalLM, MaskedLM
 from distill.tasks.text_classification import model_inputs
+from distill.workflows.data_overrides import data_overrides
 from distill.workflows.predict.answers import Answer, Answers, answers_of, as_json, as_text, nothing
 from distill.workflows.predict.complete import complete
 from distill.workflows.predict.opened import Opened, open_folder
@@ -53,7 +52,7 @@ def predict(
     Raises:
         UserError: if the folder holds no model for texts, or the rows cannot be read.
     """
-    data = _overridden(overrides)
+    data = data_overrides(overrides, _READ, "a model that has been trained", " alone")
     for key, value in (("--batch-size", batch_size), ("--top", top), ("--max-new-tokens", new_tokens)):
         if value is not None and value < 1:
             raise UserError("must be at least 1", key=key, value=value, hint="give a larger number")
@@ -79,26 +78,6 @@ def predict(
     if predicting.full:
         cut = f"{predicting.full} of {predicting.seen} rows fill {opened.max_length} tokens: longer ones were cut"
         print(f"{cut} (--data.max_length)", file=sys.stderr)
-
-
-def _overridden(overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """What the user says of the data.
-
-    Raises:
-        UserError: for a key that says how a model is trained, not how a file is read.
-    """
-    config: dict[str, Any] = {"data": {"init_args": {}}}
-    for key, text in overrides:
-        parts = key.split(".")
-        if parts[0] != "data" or len(parts) < 2 or parts[1] not in _READ:
-            raise idle(f"--{key}", text, "a model that has been trained", f"give data.{', data.'.join(_READ)} alone")
-        apply_override(config, key, parse_value(text, f"--{key}"))
-    data: dict[str, Any] = config["data"]["init_args"]
-    for key in ("columns", "reader"):
-        if not isinstance(data.get(key) or {}, dict):
-            hint = f"--data.{key}.NAME VALUE"
-            raise UserError("must be a mapping", key=f"data.{key}", value=data[key], hint=hint)
-    return data
 
 
 def _refuse_idle(opened: Opened, top: int | None, new_tokens: int | None) -> None:
