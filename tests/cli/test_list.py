@@ -13,6 +13,7 @@ from pytorch_lightning import Callback
 import distill.callbacks
 import distill.core.schedules
 import distill.losses
+from distill.cli.list import KINDS
 from distill.core.schedules import Schedule
 from distill.losses import DistillationLoss
 from distill.tasks import TASKS
@@ -53,6 +54,10 @@ def check_arguments(entry: Entry, cls: type) -> None:
             assert f"{parameter.name}={parameter.default!r}" in entry.defaults
         else:
             assert f"{parameter.name}={type(parameter.default).__name__}(" in entry.defaults
+
+
+def test_the_kinds_that_the_help_names_are_those_there_are() -> None:
+    assert tuple(LISTED) == KINDS
 
 
 def test_every_task_is_listed_by_its_name() -> None:

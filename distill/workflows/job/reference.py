@@ -16,9 +16,7 @@ from rich.table import Table
 from distill.config.files import recipes
 from distill.core.utils.console import wide
 
-__all__ = ["SECTIONS", "Entry", "catalogue", "show"]
-
-SECTIONS = ("losses", "schedules", "callbacks", "tasks", "recipes")
+__all__ = ["Entry", "catalogue", "show"]
 
 _HERE = Path(__file__).parents[2]
 _BASES = ("compression/base.py", "core/step_callback.py", "core/internals/lightning.py")  # of callbacks
@@ -32,8 +30,8 @@ class Entry(NamedTuple):
     defaults: str
 
 
-def catalogue(kinds: Iterable[str] = SECTIONS) -> dict[str, list[Entry]]:
-    """Everything of these kinds (:data:`SECTIONS`)."""
+def catalogue(kinds: Iterable[str] | None = None) -> dict[str, list[Entry]]:
+    """Everything of these kinds, or of all that there are."""
     made: dict[str, Callable[[], list[Entry]]] = {
         "losses": lambda: _classes(_Room("losses"), "DistillationLoss"),
         "schedules": lambda: _classes(_Room("core/schedules.py"), "Schedule"),
@@ -41,7 +39,7 @@ def catalogue(kinds: Iterable[str] = SECTIONS) -> dict[str, list[Entry]]:
         "tasks": lambda: _tasks(_Room("tasks", "core/task.py")),
         "recipes": lambda: [Entry(name, _comment(path), f"distill fit -c {name}") for name, path in recipes().items()],
     }
-    return {kind: made[kind]() for kind in kinds}
+    return {kind: made[kind]() for kind in kinds or made}
 
 
 class _Room:
@@ -188,7 +186,7 @@ def _comment(path: Path) -> str:
     return " ".join(text)
 
 
-def show(kinds: Iterable[str] = SECTIONS, console: Console | None = None) -> None:
+def show(kinds: Iterable[str] | None = None, console: Console | None = None) -> None:
     """Print the catalogue."""
     console = console or wide()
     for kind, entries in catalogue(kinds).items():
