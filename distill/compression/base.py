@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from distill.compression.bypass import Held, refuse_bypass
 from distill.core.signals import Needs, Request
+from distill.core.signatures import refuse_signatures
 from distill.core.step_callback import StepCallback
 from distill.core.utils.errors import UserError
 
-__all__ = ["Compression", "compressions", "hurried", "refuse_rivals", "refuse_twice"]
+__all__ = ["Compression", "compressions", "hurried", "refuse_broken_contract", "refuse_rivals", "refuse_twice"]
 
 
 class Compression(StepCallback, ABC):
@@ -158,6 +159,20 @@ class Compression(StepCallback, ABC):
         :mod:`distill.core.verdict` has the rules.
         """
         return []
+
+
+def refuse_broken_contract(callback: Callback, key: str) -> None:
+    """Refuse a callback of one's own that cannot be called as a run calls it.
+
+    Raises:
+        UserError: naming the method, or the attribute that is missing.
+    """
+    refuse_signatures(callback, key)
+    if isinstance(callback, Compression) and getattr(callback, "order", None) not in (0, 1, 2):
+        name, problem = type(callback).__name__, "nothing says when it compresses beside others"
+        raise UserError(
+            problem, key=key, value=name, hint="give the class order = 0 (structure), 1 (masks) or 2 (bits)"
+        )
 
 
 def _held(ours: Sequence[Compression], student: nn.Module) -> Held:

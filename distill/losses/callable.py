@@ -16,6 +16,7 @@ from distill.core.internals.torch import TorchLoss, version
 from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch
+from distill.core.signatures import refuse_signatures
 from distill.core.utils.errors import UserError
 from distill.losses.base import DistillationLoss, snake_case
 from distill.losses.logit_loss import LogitLoss
@@ -125,12 +126,13 @@ def as_loss(loss: Any, index: int) -> DistillationLoss:
         index: Its place in the list.
 
     Raises:
-        UserError: if it is neither.
+        UserError: if it is neither, or cannot be called as one.
     """
     if isinstance(loss, DistillationLoss):
         if not hasattr(loss, "weight") or not hasattr(loss, "name"):
             kind, hint = type(loss).__name__, "begin its __init__ with super().__init__(weight, name)"
             raise UserError("was not initialized as a loss", key=f"model.losses.{index}", value=kind, hint=hint)
+        refuse_signatures(loss, f"model.losses.{index}")
         return loss
     inner = loss
     while isinstance(inner, functools.partial):

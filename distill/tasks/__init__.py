@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from distill.core.signatures import refuse_signatures
 from distill.core.task import Task, TextTask
 from distill.core.utils.errors import UserError, nearest
 from distill.tasks.causal_lm import CausalLM
@@ -49,9 +50,10 @@ def make_task(task: str | Task, labels: Sequence[str] | None = None, key: str = 
         key: Where the task stands in the configuration, for the error's message.
 
     Raises:
-        UserError: if no task has this name.
+        UserError: if no task has this name, or one of your own cannot be called as a task.
     """
     if isinstance(task, Task):
+        refuse_signatures(task, key)
         if isinstance(task, TextTask) and task.labels is None and labels is not None:
             task.labels = list(labels)
         return task

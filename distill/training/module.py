@@ -13,6 +13,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from distill.compression.base import refuse_broken_contract
 from distill.core.argument_types import refuse_types
 from distill.core.internals.lightning import has_trainer
 from distill.core.record import recount_zeros
@@ -127,6 +128,8 @@ class Distillation(LightningModule):
             self._met = weakref.ref(data)
 
     def setup(self, stage: str) -> None:
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            refuse_broken_contract(callback, "callbacks")
         self.meet(getattr(self.trainer, "datamodule", None))
 
     # ------------------------------------------------------------------ sharding

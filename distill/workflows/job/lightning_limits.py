@@ -29,6 +29,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.callbacks.spike import SpikeDetection
 from pytorch_lightning.plugins import CheckpointIO, Precision
 
+from distill.compression.base import refuse_broken_contract
 from distill.core.idle_settings import idle
 from distill.core.internals.lightning import start_method
 from distill.core.utils.errors import TrainingError, UserError, nearest
@@ -194,6 +195,7 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
     """
     for index, callback in enumerate(callbacks):
         key, name = f"callbacks.{index}", type(callback).__name__
+        refuse_broken_contract(callback, key)
         for kind, (problem, hint) in _CANNOT.items():
             if type(callback) is kind or (kind in _WITH_SUBCLASSES and isinstance(callback, kind)):
                 raise UserError(problem, key=key, value=name, hint=hint)
