@@ -7,10 +7,10 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from distill.core.signals import Batch, Needs, OutputKind, Request, Signals
-from distill.core.utils.errors import UserError
-from distill.losses.base import DistillationLoss, LossSum, counted
+from distill.core.signals import OutputKind
+from distill.losses.base import counted
 from distill.losses.blockwise import sum_over_rows
+from distill.losses.label_loss import LabelLoss
 
 __all__ = ["BinaryCrossEntropy", "binary_cross_entropy"]
 
@@ -39,7 +39,7 @@ def binary_cross_entropy(student_NC: Tensor, labels_NC: Tensor) -> Tensor:
     return sum_over_rows(formula, student_NC, labels_NC)
 
 
-class BinaryCrossEntropy(DistillationLoss):
+class BinaryCrossEntropy(LabelLoss):
     """Binary cross entropy of the student with the labels of a task whose samples have any number of classes.
 
     Reads no teacher. Samples without a label add nothing; the mean is over all samples, so that all terms of an
@@ -53,19 +53,7 @@ class BinaryCrossEntropy(DistillationLoss):
         UserError: if the data has no labels, or a task has one class a sample.
     """
 
-    reads_labels: ClassVar[bool] = True
     outputs: ClassVar[OutputKind] = "labels"
 
-    @property
-    def needs(self) -> Needs:
-        return Needs(student=Request(logits=True))
-
-    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:
-        if batch.labels is None:
-            raise UserError(
-                "binary cross entropy needs labels", key=self.name, hint="add labels to the data, or drop the loss"
-            )
-        if student.logits is None:
-            raise RuntimeError("logits were not requested of this forward pass")
-        student_NC, labels_NC = counted(batch.mask, student.logits, batch.labels)
-        return LossSum(binary_cross_entropy(student_NC, labels_NC), batch.count)
+    def summed(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+        return binary_cross_entropy(*counted(mask, logits, labels))

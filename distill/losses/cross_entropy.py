@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
-from distill.core.signals import IGNORE, Batch, Needs, OutputKind, Request, Signals
+from distill.core.signals import IGNORE, OutputKind
 from distill.core.utils.errors import UserError
-from distill.losses.base import DistillationLoss, LossSum, counted
+from distill.losses.base import counted
 from distill.losses.blockwise import sum_over_rows
+from distill.losses.label_loss import LabelLoss
 
 __all__ = ["CrossEntropy", "cross_entropy", "regression_mse"]
 
@@ -50,7 +51,7 @@ def regression_mse(student_N: Tensor, labels_N: Tensor) -> Tensor:
     return ((at_least_float32(student_N) - labels_N.nan_to_num()) * ~labels_N.isnan()).square().sum()
 
 
-class CrossEntropy(DistillationLoss):
+class CrossEntropy(LabelLoss):
     """Cross entropy of the student with the labels; with float labels and a head of one output, squared error.
 
     Reads no teacher. Positions outside ``batch.mask`` or without a label (-100; NaN among numbers) add nothing; the
@@ -90,24 +91,13 @@ class CrossEntropy(DistillationLoss):
             "class_weights", None if class_weights is None else torch.tensor(class_weights), persistent=False
         )
 
-    reads_labels: ClassVar[bool] = True
     outputs: ClassVar[OutputKind] = "classes"
 
-    @property
-    def needs(self) -> Needs:
-        return Needs(student=Request(logits=True))
-
-    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:
-        if batch.labels is None:
-            raise UserError(
-                "cross entropy needs labels", key=self.name, hint="add labels to the data, or drop the loss"
-            )
-        if student.logits is None:
-            raise RuntimeError("logits were not requested of this forward pass")
-        student_NC, labels_N = counted(batch.mask, student.logits.flatten(0, -2), batch.labels.flatten())
+    def summed(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+        student_NC, labels_N = counted(mask, logits.flatten(0, -2), labels.flatten())
         if labels_N.is_floating_point():
             self._check_regression(student_NC.shape[-1])
-            return LossSum(regression_mse(student_NC.squeeze(-1), labels_N), batch.count)
+            return regression_mse(student_NC.squeeze(-1), labels_N)
         if self.class_weights is not None and len(self.class_weights) != student_NC.shape[-1]:
             raise UserError(
                 f"must be one for each of the {student_NC.shape[-1]} classes",
@@ -115,7 +105,7 @@ class CrossEntropy(DistillationLoss):
                 value=self.class_weights.tolist(),
                 hint="give as many weights as classes",
             )
-        return LossSum(cross_entropy(student_NC, labels_N, self.label_smoothing, self.class_weights), batch.count)
+        return cross_entropy(student_NC, labels_N, self.label_smoothing, self.class_weights)
 
     def _check_regression(self, width: int) -> None:
         if width != 1:

@@ -49,7 +49,7 @@ def test_samples_without_a_label_or_outside_the_mask_add_nothing_and_are_counted
 
 
 def test_without_labels_the_data_is_at_fault():
-    with pytest.raises(UserError, match="binary cross entropy needs labels"):
+    with pytest.raises(UserError, match="BinaryCrossEntropy needs labels"):
         BinaryCrossEntropy()(Signals(torch.zeros(1, 2)), Signals(), Batch(inputs={"input": torch.zeros(1)}))
 
 
