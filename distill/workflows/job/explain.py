@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, Literal, get_args, get_origin
@@ -32,9 +34,12 @@ __all__ = [
     "explain_value",
     "fits",
     "named_class",
+    "prefer_ours",
     "refuse_null",
     "subclass_names",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 def class_arguments(cls: type) -> dict[str, tuple[Any, bool]]:
@@ -51,6 +56,30 @@ def class_arguments(cls: type) -> dict[str, tuple[Any, bool]]:
 def subclass_names(cls: type) -> list[str]:
     """The short names of the classes that may stand for ``cls``."""
     return sorted({path.rsplit(".", 1)[-1] for path in get_all_subclass_paths(cls)})
+
+
+def prefer_ours(value: Any, bases: Sequence[type]) -> Any:
+    """``value``, a bare name of ours in it being ours where an imported class of the user has that name too.
+
+    A recipe's names mean the same whatever else is imported; the other class has a dotted path.
+    """
+    paths = {path for base in bases for path in get_all_subclass_paths(base)}
+    named = Counter(path.rsplit(".", 1)[-1] for path in paths)
+    ours = {path.rsplit(".", 1)[-1]: path for path in paths if path.startswith("distill.")}
+    several = {name: path for name, path in ours.items() if named[name] > 1}
+
+    def renamed(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {name: renamed(item) for name, item in part.items()}
+        if isinstance(part, list):
+            return [renamed(item) for item in part]
+        if not isinstance(part, str) or part not in several:
+            return part
+        others = ", ".join(sorted(path for path in paths if path.endswith(f".{part}") and path != several[part]))
+        _log.warning("%s is %s here; another one is named by its path: %s", part, several[part], others)
+        return several[part]
+
+    return renamed(value) if several else value
 
 
 def fits(kind: Any, value: Any) -> bool:

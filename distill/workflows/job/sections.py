@@ -28,7 +28,7 @@ from distill.run.loggers.config import LoggingConfig
 from distill.tasks import make_task
 from distill.training.module import Distillation
 from distill.training.optimizer import OptimizerConfig
-from distill.workflows.job.explain import class_arguments, explain_arguments, explain_value, refuse_null
+from distill.workflows.job.explain import class_arguments, explain_arguments, explain_value, prefer_ours, refuse_null
 from distill.workflows.job.lightning_limits import refusal
 
 __all__ = ["Sections"]
@@ -58,6 +58,9 @@ class Sections:
     def __init__(self, config: Mapping[str, Any], allowed: Sequence[str] = ()) -> None:
         check_top(config)
         self.config, self.allowed = dict(config), list(allowed)
+        self.config["callbacks"] = prefer_ours(config["callbacks"], [Callback])
+        if isinstance(losses := config["model"].get("losses"), list):
+            self.config["model"] = {**config["model"], "losses": prefer_ours(losses, [DistillationLoss])}
         self._parsers = {name: _parser(name, kind) for name, kind in _SECTIONS.items()}
         self._values = {name: self._parse(name) for name in _SECTIONS}
 

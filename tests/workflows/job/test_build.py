@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distill.config.files import apply_override
 from distill.core.utils.errors import UserError
+from distill.losses import DistillationLoss
 from distill.workflows.job.build import build
+from distill.workflows.job.explain import prefer_ours
 
 MISTAKES: dict[str, Any] = {
     "callbacks.0.final_sparsiti": 0.5,
@@ -49,3 +55,23 @@ def test_a_mistake_is_told_before_data_and_models_are_looked_for(key: str) -> No
         build(config)
     named = error.value.key.replace("callbacks.GradualMagnitudePruning", "callbacks.0")
     assert named in (key, key.removesuffix(".class_path"))
+
+
+def test_a_bare_name_stays_ours_beside_a_class_of_ones_own_with_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mine_too.py").write_text("import distill.losses as l\nclass HintonKL(l.HintonKL): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("mine_too")
+    try:
+        losses = [{"class_path": "HintonKL", "init_args": {"weight": 0.5}}, "mine_too.HintonKL", "CrossEntropy"]
+        assert prefer_ours(losses, [DistillationLoss]) == [
+            {"class_path": "distill.losses.HintonKL", "init_args": {"weight": 0.5}},
+            "mine_too.HintonKL",
+            "CrossEntropy",
+        ]
+        assert "another one is named by its path: mine_too.HintonKL" in caplog.text
+    finally:
+        del sys.modules["mine_too"]
+        gc.collect()  # or it would be known to the tests after this one
+    assert prefer_ours(["HintonKL"], [DistillationLoss]) == ["HintonKL"]
