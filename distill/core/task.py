@@ -118,6 +118,9 @@ class TextTask(Task):
         columns: Roles of the columns it reads -> names under which a data set's column is recognized, the
             best first (``{"text": ("sentence", "text"), "label": ("label", "labels")}``).
         optional: Roles that a split may lack.
+        forms: Sets of roles of which a data set has one: the first that its columns fill. Where there is none, it has
+            all roles that are not :attr:`optional`.
+        turns: Roles whose rows may be lists of a chat's turns (:mod:`distill.tasks.chat`).
         predicted: The feature that holds the tokens to predict, where a task predicts tokens.
         takes: What a row's label may be. The gate (:mod:`distill.data.labels`) judges every split by it and hands
             :meth:`encode` an id (``class``), a float (``number``), a list of ids (``tags``) or C floats (``set``);
@@ -132,6 +135,8 @@ class TextTask(Task):
 
     columns: ClassVar[dict[str, tuple[str, ...]]]
     optional: ClassVar[frozenset[str]] = frozenset()
+    forms: ClassVar[tuple[frozenset[str], ...]] = ()
+    turns: ClassVar[frozenset[str]] = frozenset()
     predicted: ClassVar[str | None] = None
     takes: ClassVar[frozenset[LabelForm]] = frozenset()
     words: ClassVar[bool] = False

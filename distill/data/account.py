@@ -79,6 +79,11 @@ def said(
             what = "a teacher alone says what to learn there" if use == "train" else "they are not judged"
             lines.append(f"{count} of {of} rows of {use} have no label: {what}")
     for use, dropped in left_out.items():
+        if "text" not in rows.columns[use]:
+            if dropped:
+                why = "nothing of them counts, as they have no answer, or are cut before it ends"
+                lines.append(f"{dropped} of {len(rows.splits[use])} rows of {use} are left out: {why}")
+            continue
         empty = _empty(rows.splits[use], rows.columns[use]["text"])
         if dropped or empty:
             what = "left out, as the tokenizer makes nothing of them" if dropped else "read as they are"
@@ -108,7 +113,9 @@ def doubts(rows: RawData, labels: Labels, column: str) -> list[str]:
     return lines
 
 
-def unread(use: str, rows: RawData, samples: Samples, tokenizer: Any, limit: int | None) -> list[str]:
+def unread(
+    use: str, rows: RawData, samples: Samples, tokenizer: Any, longest: tuple[str, int], cut: tuple[int, int] | None
+) -> list[str]:
     """Lines on what a model will not see of a split: beyond the length, made into no token, or into the unknown one.
 
     Args:
@@ -116,15 +123,20 @@ def unread(use: str, rows: RawData, samples: Samples, tokenizer: Any, limit: int
         rows: The data.
         samples: The split's, tokenized.
         tokenizer: Of transformers.
-        limit: Tokens to which a sample is cut; ``None`` where it is not.
+        longest: The setting that bounds a sample, and its tokens.
+        cut: Samples that were cut to it, and the tokens of the longest of them; ``None`` where that is not known.
     """
     lines = []
-    if full := 0 if limit is None else int((samples.lengths >= limit).sum()):
+    key, limit = longest
+    if cut is not None and cut[0]:
+        counted = f"{cut[0]:,} of {len(rows.splits[use]):,} rows of {use}"
+        lines.append(f"{counted} are cut to {limit:,} tokens ({key}); the longest has {cut[1]:,}")
+    elif cut is None and (full := int((samples.lengths >= limit).sum())):
         texts = f"{full} of {len(samples)} texts of {use}"
-        lines.append(f"{texts} fill data.max_length ({limit} tokens): longer ones are cut")
-    words = arrow.column(rows.splits[use], rows.columns[use]["text"])
+        lines.append(f"{texts} fill {key} ({limit} tokens): longer ones are cut")
     tags = samples.features.get("labels")
-    if arrow.is_list(words) and isinstance(tags, Ragged):
+    words = arrow.column(rows.splits[use], next(iter(rows.columns[use].values())))
+    if "text" in rows.columns[use] and arrow.is_list(words) and isinstance(tags, Ragged):
         given, kept = pc.sum(arrow.lengths(words)).as_py() or 0, int((tags.values != IGNORE).sum())
         if kept < given:
             missing = f"{given - kept} of {given} words of {use}"
@@ -145,6 +157,9 @@ def repeated(rows: RawData, uses: Collection[str]) -> list[str]:
         uses: Those that are read.
     """
     lines = []
+    read = [role for role in ("text", "text_pair", "prompt", "completion") if role in rows.columns["train"]]
+    if not read or any(arrow.fields(arrow.column(rows.splits["train"], rows.columns["train"][one])) for one in read):
+        return []  # lists of turns, which nothing here compares
     for use in [use for use in ("validation", "test") if {use, "train"} <= {*uses}]:
         trained, judged = (_texts(rows.splits[one], rows.columns[one]) for one in ("train", use))
         # Twice, so that only texts of the smaller split are ever hashed.
@@ -159,7 +174,7 @@ def repeated(rows: RawData, uses: Collection[str]) -> list[str]:
 def _texts(dataset: Any, columns: Mapping[str, str]) -> Any:
     """What is read of each row, as one text; a row without one is an empty one's like."""
     parts = []
-    for role in [role for role in ("text", "text_pair") if role in columns]:
+    for role in [role for role in ("text", "text_pair", "prompt", "completion") if role in columns]:
         values = arrow.column(dataset, columns[role])
         parts.append(pc.fill_null(pc.binary_join(values, " ") if arrow.is_list(values) else values, ""))
     joined = [pc.cast(part, pa.large_string()) for part in parts]
@@ -195,7 +210,8 @@ def token_counts(samples: Samples, predicted: str, tokenizer: Any) -> torch.Tens
     """
     column = samples.features[predicted]
     values = column.values if isinstance(column, Ragged) else column
-    counts = np.bincount(values[:: 1 + len(values) // _COUNTED], minlength=len(tokenizer))
+    some = values[:: 1 + len(values) // _COUNTED]
+    counts = np.bincount(some[some != IGNORE], minlength=len(tokenizer))
     if predicted == "input_ids":  # special ones are never hidden
         counts[tokenizer.all_special_ids] = 0
     return torch.from_numpy(counts)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
-__all__ = ["column", "count_missing", "counts", "flat", "is_list", "kind", "lengths", "unique"]
+__all__ = ["column", "count_missing", "counts", "fields", "flat", "is_list", "kind", "lengths", "unique"]
 
 
 def column(dataset: Any, name: str) -> Any:
@@ -30,6 +30,12 @@ def flat(values: Any) -> Any:
 def lengths(values: Any) -> Any:
     """Elements of each row of lists; null where the row is."""
     return pc.list_value_length(values)
+
+
+def fields(values: Any) -> set[str]:
+    """The names in the (flattened) elements, where these are objects; none where they are not."""
+    element = flat(values).type
+    return {one.name for one in element} if pa.types.is_struct(element) else set()
 
 
 def kind(values: Any) -> str:

@@ -12,6 +12,9 @@ __all__ = ["check_numbers", "check_packing", "refuse_idle_settings"]
 
 _LEAST = {"max_length": 2, "batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "train_samples": 1, "seed": 0}
 
+_LANGUAGE = ("completion_only_loss", "chat_template", "add_special_tokens")
+"""For causal language models alone."""
+
 
 def check_numbers(settings: Any) -> None:
     """Refuse a number that is too small.
@@ -55,9 +58,11 @@ def refuse_idle_settings(owner: type, settings: Any, packs: bool) -> None:
     """
     blocks = packs and settings.pack_length != 0
     packed, whole = "documents packed into blocks", "documents that share no block"
+    other, change = "a task that is no causal language model", "set model.task: causal-lm"
     rules = (
         Idle("name", settings.files is not None, "data.files", "name a data set in data.path"),
         Idle("max_length", blocks, packed, "set data.pack_length"),
         Idle("isolate_documents", not blocks, whole, "set data.pack_length"),
+        *(Idle(name, not packs, other, change) for name in _LANGUAGE),
     )
     refuse_idle(owner, vars(settings), rules, "data.")

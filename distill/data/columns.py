@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.core.task import TextTask
@@ -40,19 +40,50 @@ def find_columns(
     if given.get("text", found.get("text")) != found.get("text"):  # the second of a pair whose first is not read
         found.pop("text_pair", None)
     found |= given
+    if task.forms:
+        found = _of_one_form(task, found, given, names)
     for role, column in found.items():
         if column in mixed:
             hint = "write all of its values alike"
             raise UserError(mixed[column], key=f"data.columns.{role}", value=column, hint=hint)
-    for role in task.columns:
+    for role in task.columns if not task.forms else ():
         if role not in found and role not in task.optional:
-            headless = any(not isinstance(canonical(name), str) or name.count(" ") > 1 for name in names)
             raise UserError(
                 f"{task.name} needs a column for its {role}, and none of {names} is known as one",
                 key=f"data.columns.{role}",
-                hint="if this is no header but a row, give data.reader.names" if headless else "name it",
+                hint=_header(names) or "name it",
             )
     return found
+
+
+def _of_one_form(
+    task: TextTask, found: Mapping[str, str], given: Mapping[str, str], names: list[str]
+) -> dict[str, str]:
+    """The roles of the first form that the columns fill, among those that the user's choice allows."""
+    chosen = given.keys() - task.optional
+    full = [form for form in task.forms if form <= found.keys() and chosen <= form]
+    if full:
+        return {role: column for role, column in found.items() if role in full[0] | task.optional}
+    wanted = [" and ".join(sorted(form, reverse=True)) for form in task.forms if chosen <= form]
+    if not wanted:
+        problem, hint = f"{task.name} reads {_either(task.forms)}", "name columns for one of them"
+        raise UserError(problem, key="data.columns", value=dict(given), hint=hint)
+    role = next((role for form in task.forms if chosen and chosen <= form for role in form - found.keys()), "text")
+    raise UserError(
+        f"{task.name} needs a column for its {', or for its '.join(wanted)}, and none of {names} is known as one",
+        key=f"data.columns.{role}",
+        hint=_header(names) or "name it",
+    )
+
+
+def _either(forms: Sequence[frozenset[str]]) -> str:
+    return " or ".join(" and ".join(sorted(form, reverse=True)) for form in forms)
+
+
+def _header(names: Sequence[str]) -> str:
+    """What to do where the columns' names are rather a row than a header."""
+    headless = any(not isinstance(canonical(name), str) or name.count(" ") > 1 for name in names)
+    return "if this is no header but a row, give data.reader.names" if headless else ""
 
 
 def _recognized(task: TextTask, names: list[str]) -> dict[str, str]:
@@ -74,16 +105,44 @@ def check_rows(task: TextTask, split: str, dataset: Any, columns: Mapping[str, s
         raise UserError("the split holds no rows", key=f"data.splits.{split}", hint="check the data")
     present = {role: column for role, column in columns.items() if column in dataset.column_names}
     for role, column in columns.items():
-        if role not in present and (role != "label" or role not in task.optional):  # a pair is one in every split
+        if role not in present and (
+            role not in ("label", "tools") or role not in task.optional
+        ):  # a pair always is one
             raise UserError(
                 f"the split {split} lacks this column",
                 key=f"data.columns.{role}",
                 value=column,
                 hint=nearest(column, dataset.column_names),
             )
-        if role in present and role != "label":
+        if role in present and role != "label" and not _are_turns(task, f"the split {split}", dataset, role, column):
             check_text(task, f"the split {split}", dataset, role, column)
     return present
+
+
+def _are_turns(task: TextTask, where: str, dataset: Any, role: str, column: str) -> bool:
+    """Whether the column holds a chat's turns, or the tools it offers, each row sound.
+
+    Raises:
+        UserError: if the turns lack a role or content, a row has none, or a column of messages holds something else.
+    """
+    values = arrow.column(dataset, column)
+    if role == "tools":
+        return True
+    if role not in task.turns or (role != "messages" and not arrow.is_list(values)):
+        return False
+    names = arrow.fields(values)
+    if not ({"role", "content"} <= names or {"from", "value"} <= names):
+        raise UserError(
+            f"the column must hold lists of turns, each with role and content, and it holds {values.type}",
+            key=f"data.columns.{role}",
+            value=column,
+            hint='write [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]',
+        )
+    empty = sum(1 for count in arrow.lengths(values).to_pylist() if not count)
+    if empty:
+        hint = "fill them in or leave them out"
+        raise UserError(f"{empty} rows of {where} have no turn", key=f"data.columns.{role}", value=column, hint=hint)
+    return True
 
 
 def check_text(task: TextTask, where: str, dataset: Any, role: str, column: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill.data.features import Key, Ragged, Samples
 
@@ -24,16 +25,18 @@ class PackedSamples(Samples):
     no cache is given, and let no position attend beyond its own document.
 
     Args:
-        samples: The documents, every feature a :class:`Ragged`.
+        samples: The documents, each per-token feature a :class:`Ragged`; others are left behind.
         length: Positions of a block, L.
         isolate: Whether documents in one block are hidden from each other.
+        whole: Whether a block ends before a document that it has no room for, as an answer is nothing without its
+            question; no document may be longer than L then.
     """
 
-    def __init__(self, samples: Samples, length: int, *, isolate: bool) -> None:
+    def __init__(self, samples: Samples, length: int, *, isolate: bool, whole: bool = False) -> None:
         documents = samples.features["input_ids"]
         assert isinstance(documents, Ragged)
         total = len(documents.values)
-        cuts = np.append(np.arange(0, total, length), total)
+        cuts = _whole(documents.offsets, length) if whole else np.append(np.arange(0, total, length), total)
         features = {
             name: Ragged(values.values, cuts) for name, values in samples.features.items() if isinstance(values, Ragged)
         }
@@ -62,3 +65,11 @@ class PackedSamples(Samples):
         start = np.zeros_like(positions)
         start[inside - first] = inside - first
         return positions - np.maximum.accumulate(start)
+
+
+def _whole(offsets: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Where blocks of at most ``length`` positions begin and end, none of them within a document."""
+    cuts = [0]
+    while cuts[-1] < offsets[-1]:
+        cuts.append(int(offsets[np.searchsorted(offsets, cuts[-1] + length, "right") - 1]))
+    return np.array(cuts)

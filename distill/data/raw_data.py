@@ -8,6 +8,7 @@ from typing import Any
 
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
+from distill.data import arrow
 from distill.data.columns import check_rows, check_tags, find_columns
 from distill.data.labels import Labels, Outputs, read_labels
 from distill.data.sources import find_splits, hold_out, sample
@@ -33,6 +34,11 @@ class RawData:
     def without_label(self) -> dict[str, int]:
         """Use -> rows that have no label; empty where the task has none."""
         return {} if self.labels is None else {use: self.labels.missing(rows) for use, rows in self.splits.items()}
+
+    def holds_lists(self, role: str) -> bool:
+        """Whether the training data has a list in each row of a role's column."""
+        column = self.columns["train"].get(role)
+        return column is not None and arrow.is_list(arrow.column(self.splits["train"], column))
 
     def require_labels(self, use: str) -> None:
         """Refuse rows of which none has a label, where nothing can be learnt from them or said of them without.

@@ -16,6 +16,7 @@ from distill.data.batches import EvaluationBatches, TrainingBatches
 from distill.data.bounds import check_numbers, check_packing, refuse_idle_settings
 from distill.data.features import Samples
 from distill.data.labels import Outputs
+from distill.data.language import block_length, cut_off, form_lines, has_turns, settle, use_template
 from distill.data.loader import Collate, Loader, make_loader, ranks_of
 from distill.data.packing import PackedSamples
 from distill.data.raw_data import RawData, read_raw_data
@@ -25,8 +26,6 @@ from distill.data.tokenize import load_tokenizer, tokenize, tokenizer_fingerprin
 from distill.tasks import Task, TextTask, make_task
 
 __all__ = ["TextData"]
-
-_PACK_LENGTH = 256
 
 
 class TextData(LightningDataModule):
@@ -57,8 +56,14 @@ class TextData(LightningDataModule):
         eval_batch_size: Samples of a validation or test batch on one device.
         bucketing: Put samples of similar length into a batch, for less padding.
         pack_length: Causal language modelling: join documents and cut them into blocks of so many tokens
-            (256 if not given); 0 makes each document a sample of its own.
+            (256 if not given); 0 makes each document a sample of its own. Prompts and chats are not cut to fill a
+            block (1,024 if not given): what is longer than one loses its end.
         isolate_documents: Hide documents that share a block from each other.
+        completion_only_loss: Whether completions, or the assistant's turns, count alone: the default; ``false``: all.
+        chat_template: A file with the template of chats, in place of the tokenizer's; ``false``: prompts and
+            completions are joined as they are.
+        add_special_tokens: Whether each text stands between BOS and EOS. If not given it does, but for a text that
+            begins, or ends, with a special token of its own.
         seed: Seed of the order of samples and of random masking.
         num_workers: Processes that make batches; 0 makes them in the training process.
 
@@ -87,6 +92,9 @@ class TextData(LightningDataModule):
         bucketing: bool = True,
         pack_length: int | None = None,
         isolate_documents: bool = True,
+        completion_only_loss: bool | None = None,
+        chat_template: str | bool | None = None,
+        add_special_tokens: bool | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -96,12 +104,14 @@ class TextData(LightningDataModule):
         self.train_samples, self.max_length, self.pack_length = train_samples, max_length, pack_length
         self.batch_size, self.eval_batch_size, self.bucketing = batch_size, eval_batch_size, bucketing
         self.isolate_documents, self.seed, self.num_workers = isolate_documents, seed, num_workers
-        self.reader, self.document = reader, document
+        self.reader, self.document, self.chat_template = reader, document, chat_template
+        self.completion_only_loss, self.add_special_tokens = completion_only_loss, add_special_tokens
         self._task, self._names = task, labels
         self.epoch = 0
         self.outputs: Callable[[], Outputs | None] = lambda: None
         self._samples: dict[str, Samples] = {}
         self._left_out: dict[str, int] = {}
+        self._cut: dict[str, tuple[int, int] | None] = {}
 
     # ------------------------------------------------------------------ what the data is
 
@@ -154,9 +164,9 @@ class TextData(LightningDataModule):
         splits = find_splits(self._source.splits, self.splits, self.validation_fraction)
         lines = sizes(self._rows, self._samples, splits)
         lines += said(self._rows, self._left_out, self.columns or {}, notes, self._samples.get("train"))
-        limit = None if self._block_length else self.max_length
+        lines += form_lines(self, self.task, self.training_columns, self._samples)
         for use, samples in self._samples.items():
-            lines += unread(use, self._rows, samples, self.tokenizer, limit)
+            lines += unread(use, self._rows, samples, self.tokenizer, self.longest, self._cut[use])
         return lines + repeated(self._rows, self._samples)
 
     @property
@@ -176,6 +186,8 @@ class TextData(LightningDataModule):
         """The task, which knows its classes. Reads the data."""
         task = make_task(self._task, self.labels, key="data.task")
         assert isinstance(task, TextTask)
+        if task.packs:
+            settle(task, self, self._rows)
         return task
 
     @cached_property
@@ -184,6 +196,7 @@ class TextData(LightningDataModule):
         if not self.tokenizer_path:
             raise UserError("a tokenizer is missing", key="data.tokenizer", hint="name the one of the student")
         tokenizer = load_tokenizer(self.tokenizer_path, self._checked_task())
+        use_template(tokenizer, self.chat_template)
         limit, (key, length) = tokenizer.model_max_length, self.longest
         if length > limit:
             problem = f"the tokenizer's model reads at most {limit} tokens"
@@ -199,9 +212,13 @@ class TextData(LightningDataModule):
     @property
     def _block_length(self) -> int:
         """Tokens of a packed block; 0 where samples stay as they are."""
-        if not self._checked_task().packs:
-            return 0
-        return _PACK_LENGTH if self.pack_length is None else self.pack_length
+        task = self._checked_task()
+        return block_length(task, self.pack_length, self.training_columns) if task.packs else 0
+
+    @property
+    def _has_turns(self) -> bool:
+        """Whether rows are prompts with completions, or chats."""
+        return has_turns(self._checked_task(), self.training_columns)
 
     @property
     def isolates(self) -> bool:
@@ -235,8 +252,10 @@ class TextData(LightningDataModule):
             if use not in self._samples and use in self._rows.splits:
                 samples = self._tokenized(use)
                 self._left_out[use] = len(self._rows.splits[use]) - len(samples)
+                self._cut[use] = (0, 0) if self._block_length and not self._has_turns else cut_off(samples)
                 if self._block_length:
-                    samples = PackedSamples(samples, self._block_length, isolate=self.isolate_documents)
+                    isolate, whole = self.isolate_documents, self._has_turns
+                    samples = PackedSamples(samples, self._block_length, isolate=isolate, whole=whole)
                 self._samples[use] = samples
 
     def _tokenized(self, use: str) -> Samples:
@@ -245,7 +264,7 @@ class TextData(LightningDataModule):
             use,
             task=self.task,
             tokenizer=self.tokenizer,
-            max_length=None if self._block_length else self.max_length,
+            max_length=self.longest[1] if self._has_turns or not self._block_length else None,
             columns=self._rows.columns[use],
             labels=self._rows.labels,
             seed=self.seed,

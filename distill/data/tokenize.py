@@ -81,9 +81,8 @@ def tokenize(
     # A copy: encoding sets a tokenizer's truncation, which would be saved with the student.
     # Names that no feature has: a column "label" of text would have ``datasets`` keep numbers and ids as text.
     read = {column: f"{column} as read" for column in sorted(set(columns.values()))}
-    encode = _Encode(
-        task.encode(copy.deepcopy(tokenizer), max_length), {role: read[one] for role, one in columns.items()}, labels
-    )
+    made = task.encode(copy.deepcopy(tokenizer), max_length)
+    encode = _Encode(made, {role: read[one] for role, one in columns.items()}, labels)
     key = _hash(
         [
             fingerprint(dataset),
@@ -92,7 +91,8 @@ def tokenize(
             [labels.form, labels.names, labels.hot, [[repr(v), i] for v, i in labels.known.items()]]
             if labels
             else None,
-            _task_source(task),
+            _source(task, made),
+            tokenizer.chat_template if task.turns & columns.keys() else None,
             sorted((name, repr(value)) for name, value in vars(task).items()),
             tokenizer_fingerprint(tokenizer),
             max_length,
@@ -134,10 +134,14 @@ def _hash(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _task_source(task: Task) -> list[str]:
-    """The text of the modules that define the task: who edits one gets no stale samples."""
+def _source(task: Task, encode: Any) -> list[str]:
+    """The text of the modules that define the task and encode its rows: who edits one gets no stale samples."""
     kinds = [kind for kind in type(task).__mro__ if issubclass(kind, Task) and kind.__module__ != Task.__module__]
-    files = [getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in kinds]
+    own = sys.modules[type(encode).__module__]
+    used = {getattr(value, "__module__", None) or "" for value in vars(own).values()}
+    beside = sorted(name for name in used if name.startswith(f"{own.__package__}."))
+    names = dict.fromkeys([*(kind.__module__ for kind in kinds), own.__name__, *beside])
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in names]
     return [type(task).__qualname__, *(Path(file).read_text(encoding="utf-8") for file in files if file)]
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -19,8 +16,9 @@ from distill.core.tally import Counts
 from distill.core.task import UNIGRAM, Guess, TextTask
 from distill.core.utils.errors import UserError
 from distill.tasks.metrics import BitsPerByte, Perplexity, Ratio, negative_log_likelihood, unigram
+from distill.tasks.next_token import Encode
 
-__all__ = ["CausalLM", "byte_lengths"]
+__all__ = ["CausalLM"]
 
 
 class CausalLM(TextTask):
@@ -31,17 +29,52 @@ class CausalLM(TextTask):
     document's end. Where a tokenizer has no BOS the EOS stands for it, and a packed block is the usual stream
     of documents joined by EOS. Empty documents are left out.
 
+    Of a prompt and its completion the completion counts, of a chat the assistant's turns
+    (:class:`~distill.tasks.next_token.Encode`).
+
     Metrics: ``perplexity`` per token, ``bits_per_byte`` (of everything predicted, the ends of documents
-    included, over the bytes of the text) and ``token_accuracy``.
+    included, over the bytes of the text that is predicted) and ``token_accuracy``.
+
+    Args:
+        labels: None; every task takes them.
+        completion_only_loss: Whether prompts and other turns than the assistant's do not count.
+        add_special_tokens: Whether each text is put between BOS and EOS; ``None``: but for one that begins, or ends,
+            with a special token of its own.
+        chat_template: Whether prompts and completions are put through the tokenizer's chat template; ``None``: if it
+            has one. A chat always is.
     """
 
     name: ClassVar[str] = "causal-lm"
-    columns: ClassVar[dict[str, tuple[str, ...]]] = {"text": ("text", "content", "document", "sentence", "code")}
+    columns: ClassVar[dict[str, tuple[str, ...]]] = {
+        "messages": ("messages", "conversations", "conversation"),
+        "prompt": ("prompt",),
+        "completion": ("completion",),
+        "tools": ("tools",),
+        "text": ("text", "content", "document", "sentence", "code"),
+    }
+    optional: ClassVar[frozenset[str]] = frozenset({"tools"})
+    forms: ClassVar[tuple[frozenset[str], ...]] = (
+        frozenset({"messages"}),
+        frozenset({"prompt", "completion"}),
+        frozenset({"text"}),
+    )
+    turns: ClassVar[frozenset[str]] = frozenset({"messages", "prompt", "completion"})
     predicted: ClassVar[str | None] = "labels"
     packs: ClassVar[bool] = True
     pads_with_eos: ClassVar[bool] = True
     monitor = "bits_per_byte"
     mode = "min"
+
+    def __init__(
+        self,
+        labels: Any = None,
+        completion_only_loss: bool = True,
+        add_special_tokens: bool | None = None,
+        chat_template: bool | None = None,
+    ) -> None:
+        super().__init__(labels)
+        self.completion_only_loss, self.add_special_tokens = completion_only_loss, add_special_tokens
+        self.chat_template = chat_template
 
     @property
     def auto_model(self) -> Any:
@@ -59,13 +92,21 @@ class CausalLM(TextTask):
                 hint="set its eos_token, or choose the tokenizer of a causal language model",
             )
         start = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        return _Encode(tokenizer, start, end, max_length)
+        return Encode(
+            tokenizer,
+            start,
+            end,
+            max_length,
+            completion_only_loss=self.completion_only_loss,
+            add_special_tokens=self.add_special_tokens,
+            template=bool(self.chat_template),
+        )
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
         inputs = {"input_ids": pad(features, "input_ids", tokenizer.pad_token_id)}
         labels = pad(features, "labels", IGNORE)
-        real = real_positions(features)
-        tokens = None if real.all() else torch.from_numpy(real)
+        real = torch.from_numpy(real_positions(features))
+        tokens = None if bool(real.all()) else real
         if "position_ids" in features[0]:
             # Padding comes last, in no document's sight: every padded position starts a document of its own.
             inputs["position_ids"] = pad(features, "position_ids", 0)
@@ -74,7 +115,7 @@ class CausalLM(TextTask):
         return Batch(
             inputs=inputs,
             labels=labels,
-            mask=tokens,  # every real position has a label
+            mask=tokens if bool((labels[real] != IGNORE).all()) else labels != IGNORE,
             tokens=tokens,
             ids=[sample["id"] for sample in features],
             extras={"bytes": pad(features, "bytes", 0)},
@@ -96,54 +137,3 @@ class CausalLM(TextTask):
             return None
         scores, nats = unigram(counts, tokens)
         return Guess(scores | {"bits_per_byte": nats / (math.log(2) * counts.sums["bytes"])}, UNIGRAM)
-
-
-@dataclass(frozen=True)
-class _Encode:
-    """Texts to ``input_ids``, ``labels`` and ``bytes``, cut to ``max_length`` unless they are packed later."""
-
-    tokenizer: Any
-    start: int
-    end: int
-    max_length: int | None
-
-    def __call__(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        texts = [text for text in columns["text"] if text]
-        features: dict[str, list[Any]] = {"input_ids": [], "labels": [], "bytes": []}
-        if not texts:
-            return features
-        encoded = self.tokenizer(
-            texts,
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-        for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            tokens = np.asarray(ids, np.int32)
-            features["input_ids"].append(np.append(np.int32(self.start), tokens)[: self.max_length])
-            features["labels"].append(np.append(tokens, np.int32(self.end))[: self.max_length])
-            features["bytes"].append(byte_lengths(text, offsets)[: self.max_length])
-        return features
-
-
-def byte_lengths(text: str, offsets: list[tuple[int, int]]) -> NDArray[np.int32]:
-    """The bytes of UTF-8 that each token adds to the text before it, and what is left for the end of text.
-
-    Tokens may share a character (parts of one outside ASCII) or skip some (white space dropped by a
-    normalizer): each byte goes to the first token that reaches it, so the sum is exactly the text's size.
-
-    Args:
-        text: The text.
-        offsets: First and last (exclusive) character of each token, n of them.
-
-    Returns:
-        ``[n + 1]``.
-    """
-    ends = np.asarray(offsets, np.int64).reshape(-1, 2)[:, 1]
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    sizes = 1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000)
-    upto = np.append(0, np.cumsum(sizes))
-    reached = np.maximum.accumulate(np.concatenate([[0], upto[ends], [upto[-1]]]))
-    return np.diff(reached).astype(np.int32)

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from distill.core.signals import IGNORE, Batch
 from distill.core.utils.paths import resolve
 from distill.tasks import CausalLM
-from distill.tasks.causal_lm import byte_lengths
+from distill.tasks.next_token import byte_lengths
 
 
 @pytest.mark.parametrize("text", ["plain", "é", "漢字 and 🙂", " \n\t", "a\ud800b"])

@@ -1,0 +1,135 @@
+"""Data of language models: texts, prompts with completions, or chats; which of their tokens count; blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distill.core.idle_settings import idle
+from distill.core.signals import IGNORE
+from distill.core.task import TextTask
+from distill.core.utils.errors import UserError
+from distill.core.utils.paths import at_home
+from distill.data.features import Ragged, Samples
+from distill.data.raw_data import RawData
+from distill.tasks.chat import special_tokens
+
+if TYPE_CHECKING:
+    from distill.data.text import TextData
+
+__all__ = ["block_length", "cut_off", "form_lines", "has_turns", "settle", "use_template"]
+
+_TEXT_BLOCK, _CHAT_BLOCK = 256, 1024
+
+
+def has_turns(task: TextTask, roles: Mapping[str, str]) -> bool:
+    """Whether rows are prompts with completions, or chats."""
+    return bool(task.turns & roles.keys())
+
+
+def block_length(task: TextTask, given: int | None, roles: Mapping[str, str]) -> int:
+    """Tokens of a packed block; 0 where samples stay as they are.
+
+    Args:
+        task: The task.
+        given: ``data.pack_length``.
+        roles: Role -> column of the training data.
+    """
+    if not task.packs:
+        return 0
+    return given if given is not None else _CHAT_BLOCK if has_turns(task, roles) else _TEXT_BLOCK
+
+
+def use_template(tokenizer: Any, given: str | bool | None) -> None:
+    """Give ``tokenizer`` the chat template of the user's file, if there is one.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    if not isinstance(given, str):
+        return
+    try:
+        tokenizer.chat_template = Path(at_home(given)).read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        problem = f"cannot be read ({type(error).__name__})"
+        raise UserError(problem, key="data.chat_template", value=given, hint="name a file with a template") from error
+
+
+def settle(task: TextTask, data: TextData, rows: RawData) -> None:
+    """Have ``task`` read rows as the data's settings say.
+
+    Args:
+        task: A language model's, just made.
+        data: Its settings.
+        rows: Its rows.
+
+    Raises:
+        UserError: if a setting does nothing with such rows, or a chat template is missing.
+    """
+    kinds: Any = task
+    roles = rows.columns["train"]
+    given = {name: getattr(data, name) for name in ("completion_only_loss", "add_special_tokens", "chat_template")}
+    for name in ("completion_only_loss", "add_special_tokens"):
+        if given[name] is not None:
+            setattr(kinds, name, given[name])
+    template = given["chat_template"] if given["chat_template"] is not None else kinds.chat_template
+    if not has_turns(task, roles):
+        for name in ("completion_only_loss", "chat_template"):
+            if given[name] is not None:
+                hint = "bring the columns prompt and completion, or messages"
+                raise idle(f"data.{name}", given[name], "plain texts", hint)
+        return
+    has_template = data.tokenizer.chat_template is not None
+    lists = rows.holds_lists("messages") or rows.holds_lists("prompt")
+    if lists and (template is False or not has_template):
+        problem = "chats need a chat template" + (", and the tokenizer has none" if not has_template else "")
+        hint = "give one: data.chat_template: FILE, or name the tokenizer of a chat model"
+        raise UserError(problem, key="data.chat_template", value=given["chat_template"], hint=hint)
+    if template and not has_template:
+        problem, hint = "the tokenizer has no chat template", "name a file with one"
+        raise UserError(problem, key="data.chat_template", value=template, hint=hint)
+    kinds.chat_template = lists or (has_template if template is None else bool(template))
+    if kinds.chat_template and given["add_special_tokens"] is not None:
+        hint = "set data.chat_template: false"
+        raise idle("data.add_special_tokens", given["add_special_tokens"], "a chat template", hint)
+
+
+def cut_off(samples: Samples) -> tuple[int, int] | None:
+    """How many samples were cut, and the tokens of the longest of them; ``None`` where that is not known."""
+    beyond: Any = samples.features.get("beyond")
+    if beyond is None:
+        return None
+    if not (beyond > 0).any():
+        return 0, 0
+    return int((beyond > 0).sum()), int((samples.lengths + beyond).max())
+
+
+def form_lines(data: TextData, task: TextTask, roles: Mapping[str, str], samples: Mapping[str, Samples]) -> list[str]:
+    """Lines on how rows are read, and what of them counts.
+
+    Args:
+        data: The data.
+        task: Its task, settled.
+        roles: Role -> column of the training data.
+        samples: Use -> samples as they are trained on.
+    """
+    kinds: Any = task
+    if not task.packs or "train" not in samples:
+        return []
+    labels = samples["train"].features["labels"]
+    assert isinstance(labels, Ragged)
+    special = np.array([*special_tokens(data.tokenizer)], np.int64)
+    counted = labels.values[labels.values != IGNORE]
+    lines: list[str] = []
+    if has_turns(task, roles):
+        how = "through the tokenizer's chat template" if kinds.chat_template else "joined as they are"
+        what = ("answers" if "messages" in roles else "completions") if kinds.completion_only_loss else "all turns"
+        rows = "chats" if "messages" in roles else "prompts and completions"
+        share = f"{len(counted):,} of {len(labels.values):,} tokens of train"
+        lines.append(f"{rows} {how}; {what} count ({share}; data.completion_only_loss)")
+    if not np.isin(counted, special).any():
+        lines.append("no end of a text or turn is among the tokens that count: the student will not learn to stop")
+    return [f"data: {line}" for line in lines]
