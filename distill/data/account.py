@@ -130,7 +130,7 @@ def unread(
     key, limit = longest
     if cut is not None and cut[0]:
         counted = f"{cut[0]:,} of {len(rows.splits[use]):,} rows of {use}"
-        lines.append(f"{counted} are cut to {limit:,} tokens ({key}); the longest has {cut[1]:,}")
+        lines.append(f"{counted} are cut to {limit:,} tokens ({key}); the longest of them has {cut[1]:,}")
     elif cut is None and (full := int((samples.lengths >= limit).sum())):
         texts = f"{full} of {len(samples)} texts of {use}"
         lines.append(f"{texts} fill {key} ({limit} tokens): longer ones are cut")

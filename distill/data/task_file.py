@@ -43,6 +43,9 @@ class TaskFile:
             return None
         given = {name: value for name, value in vars(data.task).items() if name not in ("labels", "side")}
         columns = {role: name for role, name in data.training_columns.items() if role != "label"}
+        if data.task.forms:  # what a model is asked is a text, whatever it was trained on
+            asked = columns.get("text") or columns.get("prompt")
+            columns = {"text": asked} if asked else {}
         return cls(data.task.name, data.longest[1], columns, given)
 
     def text(self) -> str:

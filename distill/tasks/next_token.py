@@ -93,6 +93,13 @@ class Encode:
                 features[name].append(values)
         return features
 
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text that a model is to go on with: as those of ``text``, without an end."""
+        rows = list(self._written({"text": texts}))
+        encoded = self.tokenizer([row.text for row in rows], add_special_tokens=False, verbose=False)["input_ids"]
+        around = (self._surrounded(row, np.asarray(ids, np.int32)) for row, ids in zip(rows, encoded, strict=True))
+        return [[self.start] * starts + list(ids) for (starts, _), ids in zip(around, encoded, strict=True)]
+
     # ------------------------------------------------------------------ rows to texts
 
     def _written(self, columns: Mapping[str, Sequence[Any]]) -> Iterable[_Written]:

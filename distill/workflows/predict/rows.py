@@ -27,6 +27,8 @@ def roles_of(task: TextTask, columns: Mapping[str, str]) -> list[str]:
         task: The model's.
         columns: Role -> column, as the model was trained; empty where that is not known.
     """
+    if task.forms:  # a language model goes on with a text, or answers one, whatever it was trained on
+        return ["text"]
     return [role for role in task.columns if role != "label" and (role in columns or role not in task.optional)]
 
 
@@ -85,7 +87,13 @@ def _columns(
         before = {}
     if len(names) == 1 and not given and not mixed and (trained is None or len(trained) < 2):
         return {"text": names[0]}
-    return find_columns(task, names, before | dict(given), mixed)
+    found = find_columns(task, names, before | dict(given), mixed)
+    if not task.forms or "text" in found:
+        return found
+    if "prompt" not in found:
+        hint = "name a column of texts: --data.columns.text COLUMN"
+        raise UserError("a row to answer is one text, and not a chat", key="data.columns.text", hint=hint)
+    return {"text": found["prompt"]}
 
 
 def _texts(task: TextTask, path: str, rows: Any, role: str, column: str) -> list[Any]:

@@ -14,6 +14,7 @@ from distill.core.utils.console import duration
 from distill.core.utils.errors import UserError
 from distill.core.utils.progress import due
 from distill.tasks import CausalLM, MaskedLM
+from distill.tasks.next_token import Encode
 from distill.tasks.text_classification import model_inputs
 from distill.workflows.data_overrides import data_overrides
 from distill.workflows.predict.answers import Answer, Answers, answers_of, as_json, as_text, nothing
@@ -132,7 +133,8 @@ class _Predicting:
             problem = f"leaves no room for a text: the model reads {limit} tokens"
             raise UserError(problem, key="--max-new-tokens", value=self.new_tokens, hint="give fewer")
         self.encode = opened.task.encode(opened.tokenizer, limit)
-        self.whole = opened.task.encode(opened.tokenizer, None) if isinstance(opened.task, CausalLM) else None
+        whole = opened.task.encode(opened.tokenizer, None)
+        self.whole = whole if isinstance(whole, Encode) else None
 
     def __call__(self, rows: Sequence[Row]) -> list[Answer]:
         found = {number: nothing(self.opened.task, row) for number, row in enumerate(rows)}
@@ -178,7 +180,7 @@ class _Predicting:
         made = self.encode(columns)
         if self.whole is not None:
             prompt = self.opened.max_length - self.new_tokens
-            made = {**made, "prompt": [ids[-prompt:].tolist() for ids in self.whole(columns)["input_ids"]]}
+            made = {**made, "prompt": [ids[-prompt:] for ids in self.whole.prompts(columns["text"])]}
         samples = {
             number: {name: values[i] for name, values in made.items()} | {"id": number, "epoch": 0, "seed": 0}
             for i, number in enumerate(numbers)

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.core.signals import IGNORE
+from distill.core.utils.errors import UserError
+from distill.data import TextData
+
+ROWS = 24
+
+
+def sentence(row: int) -> str:
+    return " ".join(f"{'ab' * (1 + (row + i) % 4)}{row}" for i in range(1 + row * 5 % 9))
+
+
+def turns(row: int) -> list[dict[str, str]]:
+    talk = [{"role": "user", "content": sentence(row)}, {"role": "assistant", "content": sentence(row + 7)}]
+    return talk * (1 + row % 3)
+
+
+FORMS: dict[str, Any] = {
+    "messages": lambda row: {"messages": turns(row)},
+    "pairs": lambda row: {"prompt": sentence(row), "completion": sentence(row + 7)},
+    "lists": lambda row: {"prompt": turns(row)[:1], "completion": turns(row)[1:2]},
+    "texts": lambda row: {"text": sentence(row)},
+}
+
+
+@pytest.fixture
+def tokenizer(chat_dir: Path) -> str:
+    return str(chat_dir)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, chat_tokenizer: Callable[[str | None], Any]) -> str:
+    folder = tmp_path_factory.mktemp("plain")
+    chat_tokenizer(None).save_pretrained(folder)
+    return str(folder)
+
+
+def made(folder: Path, tokenizer: str, form: str, **options: Any) -> TextData:
+    parts = {"train": range(ROWS), "validation": range(ROWS, ROWS + 6)}
+    for use, rows in parts.items():
+        (folder / f"{use}.jsonl").write_text("".join(json.dumps(FORMS[form](row)) + "\n" for row in rows))
+    files: Any = {use: str(folder / f"{use}.jsonl") for use in parts}
+    return TextData(files=files, task="causal-lm", tokenizer=tokenizer, batch_size=4, **options)
+
+
+def predicted(data: TextData) -> list[str]:
+    """What is to be predicted in the training batches, each run of tokens as a text."""
+    found = []
+    for batch in data.train_dataloader():
+        assert batch.labels is not None
+        assert (batch.labels != IGNORE).equal(batch.mask if batch.mask is not None else (batch.labels == batch.labels))
+        for row in batch.labels.tolist():
+            text = data.tokenizer.decode([n for n in row if n != IGNORE])
+            found += [part for part in text.split("<|im_end|>") if part]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("packed", [0, 300, None])
+@pytest.mark.parametrize("form", ["messages", "pairs", "lists"])
+def test_every_answer_is_predicted_once_packed_or_not(
+    tmp_path: Path, tokenizer: str, form: str, packed: int | None
+) -> None:
+    data = made(tmp_path, tokenizer, form, pack_length=packed, **({"max_length": 1000} if packed == 0 else {}))
+    times = (lambda row: 1 + row % 3) if form == "messages" else (lambda row: 1)
+    assert predicted(data) == sorted(sentence(row + 7) for row in range(ROWS) for _ in range(times(row)))
+
+
+def test_no_chat_is_cut_by_the_end_of_a_block(tmp_path: Path, tokenizer: str) -> None:
+    data = made(tmp_path, tokenizer, "messages", pack_length=96)
+    for batch in data.train_dataloader():
+        ids, positions = batch.inputs["input_ids"], batch.inputs["position_ids"]
+        assert ids.shape[1] <= 96
+        assert "attention_mask" not in batch.inputs
+        begins = (ids == data.tokenizer.bos_token_id) & (positions == 0)
+        assert begins[:, 0].all()
+        real = batch.tokens if batch.tokens is not None else begins | ~begins
+        for row, count in zip(positions, real.sum(1).tolist(), strict=True):  # up to each start, one chat alone
+            assert ((row[1:count] == row[: count - 1] + 1) | (row[1:count] == 0)).all()
+
+
+def test_what_counts_and_what_is_cut_is_said(tmp_path: Path, tokenizer: str) -> None:
+    data = made(tmp_path, tokenizer, "messages", pack_length=0, max_length=40)
+    data.setup("fit")
+    lines = "\n".join(data.account)
+    assert "chats through the tokenizer's chat template; answers count (" in lines
+    lengths = [len(data.tokenizer.apply_chat_template(turns(row))["input_ids"]) - 2 for row in range(ROWS)]
+    asked = [data.tokenizer.apply_chat_template(turns(row)[:1], add_generation_prompt=True) for row in range(ROWS)]
+    cut = [n for n, before in zip(lengths, asked, strict=True) if n > 40 >= len(before["input_ids"])]
+    assert (
+        f"{len(cut)} of 24 rows of train are cut to 40 tokens (data.max_length); the longest of them has {max(cut)}"
+        in lines
+    )
+    assert "rows of train are left out: nothing of them counts, as they have no answer, or are cut" in lines
+    whole = made(tmp_path, tokenizer, "messages", pack_length=0, max_length=1000)
+    whole.setup("fit")
+    assert not any(word in "\n".join(whole.account) for word in ("are cut", "left out", "learn to stop"))
+
+
+def test_prompts_are_joined_with_their_completions_where_there_is_no_template(tmp_path: Path, plain: str) -> None:
+    data = made(tmp_path, plain, "pairs")
+    data.setup("fit")
+    assert "prompts and completions joined as they are; completions count" in "\n".join(data.account)
+    assert data.task.chat_template is False  # type: ignore[attr-defined]
+    row = data.samples("train")[0, 0]
+    start = data.tokenizer.bos_token_id
+    assert row["input_ids"][0] == start
+    assert data.tokenizer.decode(row["input_ids"]).startswith(f"<|im_start|>{sentence(0)}{sentence(7)}")
+
+
+def test_a_template_of_the_users_own_replaces_that_of_the_tokenizer(tmp_path: Path, plain: str) -> None:
+    file = tmp_path / "chat.jinja"
+    turn = "{{ m['role'][0] }}:{{ m['content'] }}<|im_end|>"
+    template = "{% for m in messages %}" + turn + "{% endfor %}{{ 'a:' * add_generation_prompt }}"
+    file.write_text(template)
+    data = made(tmp_path, plain, "messages", chat_template=str(file))
+    assert predicted(data) == sorted(sentence(row + 7) for row in range(ROWS) for _ in range(1 + row % 3))
+    assert data.tokenizer.chat_template == template
+    assert data.tokenizer.decode(data.samples("train")[0, 0]["input_ids"]).startswith(f"u:{sentence(0)}<|im_end|>a:")
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "key", "problem"),
+    [
+        ("messages", {}, "data.chat_template", "chats need a chat template, and the tokenizer has none"),
+        ("lists", {"chat_template": False}, "data.chat_template", "chats need a chat template"),
+        ("pairs", {"chat_template": True}, "data.chat_template", "the tokenizer has no chat template"),
+        ("pairs", {"chat_template": "none.jinja"}, "data.chat_template", "cannot be read"),
+        ("texts", {"completion_only_loss": True}, "data.completion_only_loss", "has no effect with plain texts"),
+        ("texts", {"chat_template": False}, "data.chat_template", "has no effect with plain texts"),
+        ("pairs", {"columns": {"text": "prompt", "messages": "prompt"}}, "data.columns", "reads messages or prompt"),
+        ("pairs", {"columns": {"messages": "prompt"}}, "data.columns.messages", "lists of turns"),
+        ("texts", {"columns": {"prompt": "text"}}, "data.columns.completion", "prompt and completion"),
+    ],
+)
+def test_settings_that_do_not_fit_the_rows_are_refused(
+    tmp_path: Path, plain: str, form: str, options: dict[str, Any], key: str, problem: str
+) -> None:
+    with pytest.raises(UserError, match=problem) as refused:
+        made(tmp_path, plain, form, **options).setup("fit")
+    assert refused.value.key == key
+
+
+def test_the_users_columns_say_which_form_is_read(tmp_path: Path, tokenizer: str) -> None:
+    FORMS["both"] = lambda row: {"messages": turns(row), "text": sentence(row)}
+    assert set(made(tmp_path, tokenizer, "both").training_columns) == {"messages"}
+    assert set(made(tmp_path, tokenizer, "both", columns={"text": "text"}).training_columns) == {"text"}
+
+
+def test_special_tokens_are_for_texts_alone(tmp_path: Path, tokenizer: str) -> None:
+    with pytest.raises(UserError, match="has no effect with a chat template"):
+        made(tmp_path, tokenizer, "pairs", add_special_tokens=True).setup("fit")
+    with pytest.raises(UserError, match="has no effect with a task that is no causal language model"):
+        TextData("x", task="masked-lm", tokenizer=tokenizer, add_special_tokens=True).setup("fit")

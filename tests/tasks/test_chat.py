@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distill.core.signals import IGNORE
+from distill.core.utils.errors import UserError
+from distill.tasks import CausalLM
+from distill.tasks.chat import messages_of, tools_of
+
+MARKED = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}"
+    "{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}{% else %}{{ m['content'] }}<|im_end|>"
+    "{% endif %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+BRACKETS = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' and loop.last %}<think>\n"
+    "{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CHAT = [
+    {"role": "user", "content": "x = é?"},
+    {"role": "assistant", "content": "def 漢(x):\n    return x"},
+    {"role": "user", "content": "and\n\nthen"},
+    {"role": "assistant", "content": "🙂 pass "},
+]
+
+
+def by_hand(tokenizer: Any, pieces: list[tuple[str, bool]]) -> tuple[list[int], list[int], list[int]]:
+    """Inputs, labels and bytes of a text in pieces that count or do not, with each token's place found by decoding."""
+    text = "".join(piece for piece, _ in pieces)
+    counts = "".join(("y" if counted else "n") * len(piece.encode()) for piece, counted in pieces)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    raw = [token_bytes(tokenizer, number) for number in ids]
+    assert b"".join(raw) == text.encode()
+    labels, sizes, place = [], [], 0
+    for number, part in zip(ids, raw, strict=True):
+        counted = counts[place : place + len(part)] == "y" * len(part)
+        special = number in (tokenizer.eos_token_id, tokenizer.bos_token_id)
+        labels.append(number if counted else IGNORE)
+        sizes.append(len(part) if counted and not special else 0)
+        place += len(part)
+    last = max(i for i, label in enumerate(labels) if label != IGNORE)
+    return ids[:last], labels[1 : last + 1], sizes[1 : last + 1]
+
+
+def token_bytes(tokenizer: Any, number: int) -> bytes:
+    """What a token of a byte-level vocabulary stands for: GPT-2's table of bytes, written down anew."""
+    token = tokenizer.convert_ids_to_tokens(number)
+    if token in tokenizer.all_special_tokens or token in ("<|im_start|>", "<|im_end|>"):
+        return token.encode()
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in plain]
+    table = {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(others)}
+    return bytes(table[sign] for sign in token)
+
+
+Make = Callable[..., Any]
+
+
+def encoded(tokenizer: Any, columns: dict[str, list[Any]], **settings: Any) -> tuple[list[int], list[int], list[int]]:
+    made = CausalLM(**settings).encode(tokenizer, None)(columns)
+    (ids,), (labels,), (sizes,) = made["input_ids"], made["labels"], made["bytes"]
+    return ids.tolist(), labels.tolist(), sizes.tolist()
+
+
+TURNS = {
+    "": [
+        ("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nx = é?<|im_end|>\n<|im_start|>assistant\n", False),
+        ("def 漢(x):\n    return x<|im_end|>", True),
+        ("\n<|im_start|>user\nand\n\nthen<|im_end|>\n<|im_start|>assistant\n", False),
+        ("🙂 pass <|im_end|>", True),
+        ("\n", False),
+    ],
+    MARKED: [
+        ("<|im_start|>user\nx = é?<|im_end|>\n<|im_start|>assistant\n", False),
+        ("def 漢(x):\n    return x<|im_end|>", True),
+        ("\n<|im_start|>user\nand\n\nthen<|im_end|>\n<|im_start|>assistant\n", False),
+        ("🙂 pass <|im_end|>", True),
+        ("\n", False),
+    ],
+    BRACKETS: [
+        ("<|im_start|>[INST] x = é? [/INST]", False),
+        (" def 漢(x):\n    return x<|im_end|>", True),
+        ("[INST] and\n\nthen [/INST]", False),
+        (" 🙂 pass <|im_end|>", True),
+    ],
+}
+
+
+@pytest.mark.parametrize("template", TURNS, ids=["chatml", "marked", "brackets"])
+def test_of_a_chat_the_assistants_turns_count_token_by_token_with_their_ends(
+    chat_tokenizer: Make, template: str
+) -> None:
+    tokenizer = chat_tokenizer(*([template] if template else []))
+    found = encoded(tokenizer, {"messages": [CHAT]})
+    ids, labels, sizes = by_hand(tokenizer, TURNS[template])
+    assert found[:2] == (ids, labels)
+    ends = [i + 1 for i, label in enumerate(labels) if label == tokenizer.eos_token_id]
+    # Of a character in several tokens the bytes are the first one's that completes it; of a turn they are the same.
+    assert [sum(part) for part in np.split(found[2], ends)] == [sum(part) for part in np.split(sizes, ends)]
+    whole = tokenizer.apply_chat_template(CHAT, tokenize=True)["input_ids"]
+    assert whole[: len(found[0])] == found[0]
+    assert sum(found[2]) == sum(len(t["content"].encode()) for t in CHAT[1::2]) + 2 * (template == BRACKETS)
+
+
+@pytest.mark.parametrize("template", [None, MARKED], ids=["chatml", "marked"])
+def test_a_prompt_and_its_completion_are_a_turn_of_the_user_and_one_of_the_assistant(
+    chat_tokenizer: Make, template: str
+) -> None:
+    tokenizer = chat_tokenizer(*([template] if template else []))
+    pair = {"prompt": [CHAT[0]["content"]], "completion": [CHAT[1]["content"]]}
+    assert encoded(tokenizer, pair, chat_template=True) == encoded(tokenizer, {"messages": [CHAT[:2]]})
+    lists = {"prompt": [CHAT[:3]], "completion": [CHAT[3:]]}
+    ids, labels, _ = encoded(tokenizer, lists, chat_template=True)
+    whole_ids, whole_labels, _ = encoded(tokenizer, {"messages": [CHAT]})
+    assert ids == whole_ids
+    first = sum(label != IGNORE for label in encoded(tokenizer, {"messages": [CHAT[:2]]})[1])
+    counted = [label for label in whole_labels if label != IGNORE]
+    assert [label for label in labels if label != IGNORE] == counted[first:]  # the prompt's own answer does not count
+
+
+def test_without_a_template_a_completion_follows_its_prompt_and_ends(chat_tokenizer: Make) -> None:
+    tokenizer = chat_tokenizer(None)
+    ids, labels, sizes = encoded(tokenizer, {"prompt": ["x ="], "completion": [" é"]})
+    x, equals, *completion = tokenizer("x = é", add_special_tokens=False)["input_ids"]
+    assert ids == [tokenizer.bos_token_id, x, equals, *completion]
+    assert labels == [IGNORE, IGNORE, *completion, tokenizer.eos_token_id]
+    assert sum(sizes) == len(" é".encode())
+
+
+def test_all_turns_count_where_the_user_says_so(chat_tokenizer: Make) -> None:
+    tokenizer = chat_tokenizer()
+    ids, labels, sizes = encoded(tokenizer, {"messages": [CHAT]}, completion_only_loss=False)
+    whole = tokenizer.apply_chat_template(CHAT, tokenize=True)["input_ids"]
+    assert (ids, labels) == (whole[:-1], whole[1:])
+    text = tokenizer.apply_chat_template(CHAT, tokenize=False)
+    plain = text.replace("<|im_start|>", "").replace("<|im_end|>", "")
+    assert sum(sizes) == len(plain.encode())
+
+
+def test_a_template_that_changes_earlier_turns_is_refused(chat_tokenizer: Make) -> None:
+    tokenizer = chat_tokenizer(THINKING)
+    assert encoded(tokenizer, {"messages": [CHAT[:2]]})[1][-1] == tokenizer.eos_token_id
+    with pytest.raises(UserError, match=r"writes turn 2 of the chat \"x = é\?\".*otherwise where the chat goes on"):
+        encoded(tokenizer, {"messages": [CHAT]})
+
+
+def test_a_chat_that_a_template_refuses_is_shown(chat_tokenizer: Make) -> None:
+    with pytest.raises(UserError, match=r"cannot render the chat.*only users"):
+        encoded(chat_tokenizer("{{ raise_exception('only users here') }}"), {"messages": [CHAT]})
+
+
+def test_a_greeting_answers_nothing_and_a_chat_without_an_answer_is_left_out(chat_tokenizer: Make) -> None:
+    tokenizer = chat_tokenizer()
+    greeting = [{"role": "assistant", "content": "hello"}, *CHAT[:2]]
+    labels = encoded(tokenizer, {"messages": [greeting]})[1]
+    assert [n for n in labels if n != IGNORE] == [
+        n for n in encoded(tokenizer, {"messages": [CHAT[:2]]})[1] if n != IGNORE
+    ]
+    made = CausalLM().encode(tokenizer, None)({"messages": [CHAT[:1], CHAT[:2]]})
+    assert [len(ids) > 0 for ids in made["input_ids"]] == [False, True]
+
+
+def test_tools_reach_the_template(chat_tokenizer: Make) -> None:
+    tokenizer = chat_tokenizer("{% if tools %}{{ tools[0]['name'] }}{% endif %}" + chat_tokenizer().chat_template)
+    tools = [{"name": "look", "parameters": {"a": {"type": "string"}, "b": None}}]
+    for given in (tools, '[{"name": "look"}]'):
+        text = tokenizer.decode(encoded(tokenizer, {"messages": [CHAT], "tools": [given]})[0])
+        assert text.startswith("look<|im_start|>")
+    assert tools_of(tools) == [{"name": "look", "parameters": {"a": {"type": "string"}}}]
+    assert tools_of(None) is tools_of("") is tools_of([]) is None
+
+
+def test_turns_are_read_under_other_names_and_without_what_is_null() -> None:
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    assert messages_of(turns) == [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    turn = {"role": "assistant", "content": None, "tool_calls": [{"name": "f", "arguments": {"x": 1, "y": None}}]}
+    assert messages_of([turn]) == [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"x": 1}}]}]
+
+
+@pytest.mark.parametrize(("given", "starts", "ends"), [(None, 0, 0), (True, 1, 1), (False, 0, 0)])
+def test_a_text_with_special_tokens_of_its_own_gets_no_second_ones(
+    chat_tokenizer: Make, given: Any, starts: int, ends: int
+) -> None:
+    tokenizer = chat_tokenizer()
+    text = "<|im_start|>user\nx<|im_end|>\n"
+    ids, labels, _ = encoded(tokenizer, {"text": [text]}, add_special_tokens=given)
+    own = tokenizer(text, add_special_tokens=False)["input_ids"]
+    whole = [tokenizer.bos_token_id] * starts + own + [tokenizer.eos_token_id] * ends
+    assert (ids, labels) == (whole[:-1], whole[1:])
+    plain = tokenizer("x = 1", add_special_tokens=False)["input_ids"]
+    whole = plain if given is False else [tokenizer.bos_token_id, *plain, tokenizer.eos_token_id]
+    assert encoded(tokenizer, {"text": ["x = 1"]}, add_special_tokens=given)[:2] == (whole[:-1], whole[1:])
+
+
+@pytest.mark.parametrize("limit", [5, 26, 30, 1000])
+def test_what_is_cut_off_is_counted_and_ends_with_a_token_that_counts(chat_tokenizer: Make, limit: int) -> None:
+    tokenizer = chat_tokenizer()
+    ids, labels, sizes = encoded(tokenizer, {"messages": [CHAT]})
+    made = CausalLM().encode(tokenizer, limit)({"messages": [CHAT]})
+    kept = max((i + 1 for i, label in enumerate(labels[:limit]) if label != IGNORE), default=0)
+    assert made["input_ids"][0].tolist() == ids[:kept]
+    assert made["labels"][0].tolist() == labels[:kept]
+    assert made["bytes"][0].tolist() == sizes[:kept]
+    assert made["beyond"] == [len(ids) - kept]
+
+
+def test_prompts_begin_as_texts_do_and_have_no_end(chat_tokenizer: Make) -> None:
+    tokenizer = chat_tokenizer()
+    encode: Any = CausalLM().encode(tokenizer, None)
+    own = tokenizer("x<|im_end|>", add_special_tokens=False)["input_ids"]
+    assert encode.prompts(["x<|im_end|>"]) == [[tokenizer.bos_token_id, *own]]
+    asked: Any = CausalLM(chat_template=True).encode(tokenizer, None)
+    rendered = tokenizer.apply_chat_template([CHAT[0]], add_generation_prompt=True, tokenize=True)["input_ids"]
+    assert [np.asarray(ids).tolist() for ids in asked.prompts([CHAT[0]["content"]])] == [rendered]
