@@ -20,6 +20,7 @@ from distill.data.features import Key
 __all__ = ["EvaluationBatches", "TrainingBatches"]
 
 _Rows = NDArray[np.int64]
+_EVALUATION = 3  # the key of an order, as sources.py has others
 _MEGA = 64  # batches sorted by length together: enough to leave little padding, few enough to stay random
 
 
@@ -110,7 +111,11 @@ def _check_world(count: int, world_size: int) -> None:
 
 
 class EvaluationBatches(Sampler[list[Key]]):
-    """One rank's batches of a validation or test split: every sample once, shortest first, always the same.
+    """One rank's batches of a validation or test split: every sample once, always the same.
+
+    The first 1, 2, 4, 8, ... batches hold samples drawn at random, whatever their lengths, so that what is read of a
+    part of the batches (``limit_val_batches``) is true of the whole. Of each such part the second half is sorted by
+    length before it is cut into batches, for little padding.
 
     All ranks have equally many batches, whose sizes differ by 1 at most and keep to ``batch_size`` (one more
     only where a batch size of 1 does not divide among the ranks).
@@ -128,7 +133,16 @@ class EvaluationBatches(Sampler[list[Key]]):
     def __init__(self, lengths: _Rows, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
         _check_world(len(lengths), world_size)
         per_rank = min(-(-len(lengths) // (batch_size * world_size)), len(lengths) // world_size)
-        batches = np.array_split(np.argsort(lengths, kind="stable"), per_rank * world_size)
+        # One fixed key, not the run's seed: runs that differ in it must be judged by the same samples.
+        drawn = np.array_split(order(len(lengths), _EVALUATION), per_rank * world_size)
+        batches: list[_Rows] = []
+        while (done := len(batches) // world_size) < per_rank:
+            some = drawn[len(batches) : len(batches) + max(done, 1) * world_size]
+            rows = np.concatenate(some)
+            cuts = np.cumsum([len(batch) for batch in some])[:-1]
+            by_length = np.split(rows[np.argsort(lengths[rows], kind="stable")], cuts)
+            for step in order(len(some) // world_size, _EVALUATION, done):
+                batches += by_length[step * world_size : (step + 1) * world_size]
         self.batches = batches[rank::world_size]
 
     def __len__(self) -> int:

@@ -139,6 +139,18 @@ def test_workers_that_are_told_to_stop_as_they_start_continue(monkeypatch: pytes
     assert list(batches) == [2, 3]
 
 
-def test_evaluation_begins_with_the_shortest_and_pads_little():
-    seen = list(chain(*rows(EvaluationBatches(LENGTHS, 8))))
-    assert LENGTHS[seen].tolist() == sorted(LENGTHS.tolist())
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_first_batches_of_an_evaluation_hold_samples_of_any_length(world):
+    def first(lengths, count):
+        ranks = [rows(EvaluationBatches(lengths, 8, rank=rank, world_size=world)) for rank in range(world)]
+        return sorted(chain(*(chain(*rank[:count]) for rank in ranks)))
+
+    for count in (1, 2, 4, 8, 16):
+        assert first(LENGTHS, count) == first(LENGTHS[::-1], count) == first(np.ones_like(LENGTHS), count)
+    means = [LENGTHS[first(LENGTHS, count)].mean() for count in (8, 11, 16, 23)]
+    assert means == pytest.approx([LENGTHS.mean()] * 4, rel=0.15)
+
+
+def test_an_evaluation_pads_little():
+    at_random = np.array_split(order(1003, 1), 126)
+    assert padding(rows(EvaluationBatches(LENGTHS, 8)), LENGTHS) < 0.3 * padding(at_random, LENGTHS)
