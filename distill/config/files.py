@@ -105,20 +105,37 @@ def long_form(config: Mapping[str, Any]) -> dict[str, Any]:
 def load(files: Sequence[str], overrides: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
     """Merge ``files`` in order and apply ``overrides`` (dotted key, YAML text) to the result.
 
-    The run is named after the first file, unless a file or an override gives ``name``.
+    The run is named after the first file, unless a file or an override gives ``name``. The least length that a shipped
+    recipe gives goes where the user says when the run ends.
 
     Raises:
         UserError: if a file, a key or a value cannot be understood.
     """
     config: dict[str, Any] = {}
+    given: list[dict[str, Any]] = []
     for path in map(find_file, files):
         config.setdefault("name", path.stem)
-        config = merge(config, read_file(path))
+        read = read_file(path)
+        config = merge(config, read)
+        given += [] if path.is_relative_to(RECIPES) else [read]
+    typed: dict[str, Any] = {}
     for key, text in overrides:
-        apply_override(config, key, parse_value(text, f"--{key}"), text)
+        value = parse_value(text, f"--{key}")
+        apply_override(config, key, value, text)
+        if key.startswith("trainer.m"):
+            apply_override(typed, key, value, text)
+    _drop_least(config, [*given, typed])
     config = long_form(config)
     refuse_unknown(config)
     return config
+
+
+def _drop_least(config: dict[str, Any], given: Iterable[Mapping[str, Any]]) -> None:
+    """Take ``min_epochs`` and ``min_steps`` out of the trainer where only its end was ``given`` by the user."""
+    keys = {key for part in given if isinstance(part.get("trainer"), dict) for key in part["trainer"]}
+    if {"max_steps", "max_epochs"} & keys and isinstance(config.get("trainer"), dict):
+        for key in {"min_steps", "min_epochs"} - keys:
+            config["trainer"].pop(key, None)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,6 +76,10 @@ class Task(ABC):
     def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
         """Show one batch's logits to :meth:`metrics`."""
 
+    def means(self) -> dict[str, str]:
+        """What the final table says of metrics whose name leaves it open: ``f1`` -> ``macro, ...``."""
+        return {}
+
     def predict(self, logits: Tensor) -> Tensor | None:
         """Predicted classes ``[...]`` of logits ``[..., C]``, compared for the agreement with the teacher.
 

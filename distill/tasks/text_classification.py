@@ -95,6 +95,12 @@ class TextClassification(TextTask):
         f1 = BinaryF1Score() if count == 2 else MulticlassF1Score(count, average="macro", validate_args=False)
         return {"accuracy": Ratio(), "f1": f1, "matthews": Matthews(count, validate_args=False)}
 
+    def means(self) -> dict[str, str]:
+        if self.regression:
+            return {}
+        two = len(self.labels or ()) == 2
+        return {"f1": f"of class {self.class_name(1)}" if two else "macro, the mean over the classes"}
+
     def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
         if batch.labels is None:
             return

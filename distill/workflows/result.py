@@ -48,6 +48,8 @@ def make_result(
         "compressed": summary(steps_of(module.student)),
         "measured": measured,
     }
+    if means := {name: what for name, what in module.task.means().items() if name in scores}:
+        result["means"] = means
     if steps := steps_of(module.student):
         result["coverage"] = coverage_of(module.student, steps).record()
     if module.teacher is not None:
@@ -99,17 +101,30 @@ def _cells(result: Mapping[str, Any], who: str) -> dict[str, str]:
 
 def _coverage(coverage: Coverage) -> list[str]:
     """What the compressions reached, and what this comes to over all weights."""
-    zero = [] if coverage.sparsity is None else [f"{coverage.sparsity:.1%} are zero"]
-    bits = [] if coverage.bits is None else [f"{number(coverage.bits)} bits each on average"]
-    whole = [f"of all weights: {', '.join([*zero, *bits])}"] if zero or bits else []
-    return [str(coverage), *whole]
+    lines = [str(coverage)]
+    if coverage.sparsity is not None:
+        pruned = coverage.by.get("sparsity", 0)
+        among = f"{100 * coverage.sparsity * coverage.weights / pruned:.3g} % of the pruned weights, " if pruned else ""
+        lines.append(f"zero: {among}{100 * coverage.sparsity:.3g} % of all")
+    return lines if coverage.bits is None else [*lines, f"bits: {number(coverage.bits)} a weight, on average over all"]
+
+
+def _stored(result: Mapping[str, Any]) -> list[str]:
+    """Why a student that was pruned or rounded is no smaller in its folder, and what is."""
+    size, count = number_at(result.get("megabytes") or {}, "student"), result["parameters"].get("student")
+    if size is None or count is None or size < 3.9e-6 * count or not {"sparsity", "bits"} & result["coverage"].keys():
+        return []
+    smaller = "distill export RUN --to onnx-int8" if "bits" in result["coverage"] else "distill quantize RUN"
+    return [f"MB: student/ keeps every weight as a float of 32 bits, zeros and rounded ones too; smaller: {smaller}"]
 
 
 def show_verdict(result: Mapping[str, Any], console: Console | None = None) -> None:
     """Print what the table's rows are, and what must be said of the outcome."""
     console, lines = console or wide(), []
     if result.get("compressed") and "coverage" in result:
-        lines += _coverage(Coverage(**result["coverage"]))
+        lines += [*_coverage(Coverage(**result["coverage"])), *_stored(result)]
+    means = result.get("means")
+    lines += [f"{name}: {meaning}" for name, meaning in means.items()] if isinstance(means, Mapping) else []
     measured = result.get("measured")  # which a run of an older version has not
     if guessed := measured.get("guess_is") if measured else None:
         lines.append(f"constant guess: {guessed}")

@@ -362,3 +362,26 @@ def test_a_limit_of_one_batch_stays_one_batch_whatever_was_imported_before(monke
         made = Sections(with_defaults(config)).make("trainer")
     for trainer in (resolve(config)["trainer"], made):
         assert [repr(trainer[f"limit_{split}_batches"]) for split in ("val", "train")] == ["1", "1.0"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "least"),
+    [
+        ([], {"min_epochs": 3, "min_steps": 1000}),
+        ([("trainer.max_steps", "5")], {}),
+        ([("trainer.max_epochs", "5"), ("trainer.min_steps", "3")], {"min_steps": 3}),
+        ([("trainer.min_steps", "250")], {"min_epochs": 3, "min_steps": 250}),
+    ],
+)
+def test_the_least_length_of_a_recipe_goes_where_the_user_ends_the_run(
+    overrides: list[tuple[str, str]], least: dict[str, int]
+) -> None:
+    trainer = load(["text-classification/distill"], overrides)["trainer"]
+    assert {key: value for key, value in trainer.items() if key.startswith("min")} == least
+
+
+def test_the_least_length_of_a_file_of_ones_own_stays_beside_an_end(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("trainer: {min_steps: 9}")
+    trainer = load(["text-classification/distill", str(mine)], [("trainer.max_steps", "5")])["trainer"]
+    assert (trainer["min_steps"], trainer.get("min_epochs")) == (9, None)

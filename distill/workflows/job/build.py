@@ -42,7 +42,7 @@ from distill.run.loggers.wandb_mode import sweep_run_id
 from distill.training.module import Distillation
 from distill.training.processes import RUN_ID, check_count
 from distill.training.sharding import NAME, Sharded, check_modules
-from distill.workflows.job.checks import check_sharding, idle_settings, refuse_hidden
+from distill.workflows.job.checks import check_sharding, high_rate, idle_settings, refuse_hidden
 from distill.workflows.job.defaults import classifier_of, origin, with_defaults
 from distill.workflows.job.length import settle_length
 from distill.workflows.job.lightning_limits import (
@@ -119,7 +119,8 @@ def build(
         if stage == "fit":
             logs, given = made["logging"], config.get("trainer")
             on = logs.csv or logs.tensorboard or logs.wandb is not None
-            for line in idle_settings(given if isinstance(given, Mapping) else {}, made["callbacks"], on):
+            idle = idle_settings(given if isinstance(given, Mapping) else {}, made["callbacks"], on)
+            for line in [*idle, *high_rate(sections.config["model"]["optimizer"])]:
                 _log.warning("%s", line)
             check_installed(made["logging"])
         check_sharding(sections.config["trainer"], made["callbacks"])

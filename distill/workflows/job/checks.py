@@ -14,7 +14,7 @@ from distill.core.utils.errors import UserError
 from distill.core.utils.secrets import HIDDEN
 from distill.training.sharding import NAME, UNSHARDED
 
-__all__ = ["check_sharding", "idle_settings", "refuse_hidden"]
+__all__ = ["check_sharding", "high_rate", "idle_settings", "refuse_hidden"]
 
 _PRECISIONS = (None, "32", "32-true", "bf16-mixed")
 _LIGHTNINGS = (StochasticWeightAveraging, WeightAveraging, ModelPruning)
@@ -82,3 +82,16 @@ def idle_settings(trainer: Mapping[str, Any], callbacks: Sequence[Callback], log
     if trainer.get("log_every_n_steps") is not None and not logs:
         found.append("trainer.log_every_n_steps has no effect: all of logging is off")
     return found
+
+
+def high_rate(optimizer: Mapping[str, Any]) -> list[str]:
+    """What is to be said of a learning rate at which AdamW, which moves a weight by about that much, cannot train.
+
+    Args:
+        optimizer: As the configuration has it.
+    """
+    lr = optimizer.get("lr")
+    if optimizer.get("name", "adamw") != "adamw" or not isinstance(lr, (int, float)) or lr <= 0.1:
+        return []
+    moved = "AdamW moves each weight by about this much a step, and 1e-5 to 1e-2 is usual"
+    return [f"model.optimizer.lr = {lr:g}: {moved}"]

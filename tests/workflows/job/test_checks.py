@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from distill.callbacks import ResumeCheckpoint
 from distill.core.utils.errors import UserError
 from distill.run.loggers.config import WandbConfig
-from distill.workflows.job.checks import idle_settings
+from distill.workflows.job.checks import high_rate, idle_settings
 from distill.workflows.job.defaults import origin
 
 
@@ -59,3 +59,10 @@ def test_only_a_model_without_a_tokenizer_leads_to_another_tokenizer() -> None:
     assert origin(there, {}, full).hint == "check it; or set data.tokenizer"
     assert origin(missing, {}, full).hint == "check it"
     assert origin(missing, {}, full).key == "model.teacher"
+
+
+def test_a_rate_at_which_adamw_cannot_train_is_reported() -> None:
+    assert high_rate({"lr": 100})[0].startswith("model.optimizer.lr = 100: AdamW moves each weight by about this much")
+    assert not high_rate({"lr": 0.1})
+    assert not high_rate({"lr": 1.0, "name": "sgd"})
+    assert not high_rate({})
