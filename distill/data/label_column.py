@@ -64,12 +64,11 @@ class LabelColumn:
                 if len(names) > 100 and 2 * len(self.unique) > len(self.array):
                     hint = "most rows have a label of their own, as an identifier has: name another column"
                     raise self._error(raw, f"which is none of the {len(names)} classes ({listed})", hint)
-                raise self._error(
-                    raw,
-                    f"which is none of the {len(names)} classes ({listed})",
-                    "number classes from 0 without a gap, give them names as text, numbers to regress on as floats, "
-                    "or list them in data.labels",
-                )
+                hint = "list all classes in data.labels"
+                hint += f": {[*names, str(own)]}" if len(names) < 12 else ""
+                if not isinstance(own, str):
+                    hint += "; or number them from 0 without a gap, or write numbers to regress on as floats"
+                raise self._error(raw, f"which is none of the {len(names)} classes ({listed})", hint)
             ids[raw] = at
         return ids
 

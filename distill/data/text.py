@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Literal
@@ -26,6 +27,8 @@ from distill.data.tokenize import load_tokenizer, tokenize, tokenizer_fingerprin
 from distill.tasks import Task, TextTask, make_task
 
 __all__ = ["TextData"]
+
+_log = logging.getLogger(__name__)
 
 
 class TextData(LightningDataModule):
@@ -198,9 +201,12 @@ class TextData(LightningDataModule):
         tokenizer = load_tokenizer(self.tokenizer_path, self._checked_task())
         use_template(tokenizer, self.chat_template)
         limit, (key, length) = tokenizer.model_max_length, self.longest
-        if length > limit:
-            problem = f"the tokenizer's model reads at most {limit} tokens"
-            raise UserError(problem, key=key, value=length, hint=f"set it to {limit} or less")
+        if length > limit:  # a note of its makers; how many a model can read, it says itself (check_length)
+            _log.warning(
+                "%s = %d, and the tokenizer says model_max_length: %d, so its model may not have seen longer texts; "
+                "--%s %d keeps to it",
+                *(key, length, limit, key, limit),
+            )
         return tokenizer
 
     @property

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 from distill.core.internals.datasets import fingerprint
 from distill.core.task import Task, TextTask
 from distill.core.utils.errors import UserError
+from distill.core.utils.progress import due
+from distill.core.utils.quiet import quiet_datasets
 from distill.data.features import Samples, read_column
 from distill.data.labels import Labels
 
@@ -100,22 +103,40 @@ def tokenize(
     )
     cache = Path(config.HF_DATASETS_CACHE) / "distill" / f"{key}.arrow"
     cache.parent.mkdir(parents=True, exist_ok=True)
-    encoded = (
-        dataset.select_columns(list(read))
-        .rename_columns(read)
-        .map(
-            encode,
-            batched=True,
-            remove_columns=list(read.values()),
-            cache_file_name=str(cache),
-            load_from_cache_file=True,
-            new_fingerprint=key,
-            desc=f"Tokenizing {split}",
+    told = _Told(encode, len(dataset), f"tokenizing {split}:")
+    with quiet_datasets():
+        encoded = (
+            dataset.select_columns(list(read))
+            .rename_columns(read)
+            .map(
+                told,
+                batched=True,
+                remove_columns=list(read.values()),
+                cache_file_name=str(cache),
+                load_from_cache_file=True,
+                new_fingerprint=key,
+                desc=f"Tokenizing {split}",
+            )
         )
-    )
     if len(encoded) == 0:
         raise UserError("every text of the split is empty", key=f"data.splits.{split}", hint="check the text column")
     return Samples({name: read_column(encoded, name) for name in encoded.column_names}, seed)
+
+
+class _Told:
+    """``encode``, with a line now and then on how far it is where no terminal shows a bar."""
+
+    def __init__(self, encode: Callable[[dict[str, list[Any]]], dict[str, list[Any]]], rows: int, what: str) -> None:
+        self._encode, self._rows, self._what = encode, rows, what
+        self._done, self._said = 0, time.monotonic()
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        out = self._encode(batch)
+        self._done += len(next(iter(batch.values())))
+        if not sys.stderr.isatty() and due(self._done, self._rows, time.monotonic() - self._said):
+            self._said = time.monotonic()
+            print(f"{self._what} {self._done:,} of {self._rows:,} rows", file=sys.stderr, flush=True)
+        return out
 
 
 def check_room(task: TextTask, tokenizer: Any, max_length: int | None, *, pair: bool) -> None:

@@ -123,7 +123,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "unknown task": (["--model.task", "clasification"], ["model.task = 'clasification'", "no such task"]),
     "batch of no samples": (["--data.batch_size", "0"], ["data.batch_size = 0", "must be at least 1"]),
-    "longer than the tokenizer reads": (["--data.max_length", "999"], ["data.max_length = 999", "reads at most"]),
+    "longer than the model reads": (["--data.max_length", "999"], ["data.max_length = 999", "has 128 positions"]),
     "empty split": (
         ["--data.files", "{train: empty.csv, validation: empty.csv}", "--data.path", "null"],
         ["data.files", "no data"],

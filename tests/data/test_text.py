@@ -282,3 +282,18 @@ def test_sst2_is_read_from_its_folder(data_folder):
     data.setup()
     assert data.labels == ["0", "1"]
     assert len(data.samples("validation")) == 872
+
+
+def test_a_log_gets_no_bar_of_the_tokenizing(text_folder, tiny_tokenizer_dir, capfd, monkeypatch):
+    make(text_folder, tiny_tokenizer_dir, max_length=9).setup()
+    assert "Tokenizing" not in capfd.readouterr().err
+    monkeypatch.setattr(tokenize, "due", lambda done, total, seconds: True)
+    make(text_folder, tiny_tokenizer_dir, max_length=8).setup()
+    assert "tokenizing train: 150 of 150 rows\n" in capfd.readouterr().err
+
+
+def test_a_length_beyond_the_tokenizers_note_is_reported_and_works(text_folder, tiny_tokenizer_dir, caplog):
+    data = make(text_folder, tiny_tokenizer_dir, max_length=129)
+    assert data.tokenizer.model_max_length == 128
+    assert "data.max_length = 129, and the tokenizer says model_max_length: 128" in caplog.text
+    assert "--data.max_length 128 keeps to it" in caplog.text

@@ -139,11 +139,13 @@ def _tokenizer(folder: Path, path: str, task: TextTask) -> Any:
 
 
 def _length(tokenizer: Any, positions: int | None, task_file: TaskFile | None, given: int | None) -> int:
-    most = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+    limit = tokenizer.model_max_length  # a note of its makers, beyond which the model may have been trained
+    usual = task_file.max_length if task_file else min(_LONGEST, limit)
+    most = positions or max(limit, usual)
     if given is not None and given > most:
         problem = f"the model reads at most {most} tokens"
         raise UserError(problem, key="data.max_length", value=given, hint=f"give {most} or less")
-    return int(given or min(most, task_file.max_length if task_file else _LONGEST))
+    return int(given or min(most, usual))
 
 
 @torch.inference_mode()
