@@ -11,32 +11,45 @@ from torch import Tensor
 from distill.core.signals import Batch
 from distill.losses import DistillationLoss
 
-__all__ = ["logged_names", "term_metrics"]
+__all__ = ["StepSums", "logged_names", "term_metrics"]
 
 
-def term_metrics(
-    losses: Sequence[DistillationLoss],
-    objective: Tensor,
-    terms: Mapping[str, Tensor],
-    batch: Batch,
-    world_size: int = 1,
-) -> dict[str, Any]:
+class StepSums:
+    """Sums of the objective and of its terms over the predictions of a step's micro-batches, as far as these came."""
+
+    def __init__(self) -> None:
+        self._step, self._sums = -1, torch.zeros(0)
+
+    def add(self, objective: Tensor, terms: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """The sums with those of a micro-batch, and last how many predictions these are, ``[terms + 2]``.
+
+        Args:
+            objective: Its mean over the micro-batch's predictions.
+            terms: Name of a loss -> its mean.
+            batch: With its step set: another one begins anew.
+        """
+        means = torch.stack([objective.detach().float(), *(mean.float() for mean in terms.values())])
+        sums = torch.cat([means * batch.count, batch.count[None]])
+        self._sums = self._sums + sums if batch.step == self._step else sums
+        self._step = batch.step
+        return self._sums
+
+
+def term_metrics(losses: Sequence[DistillationLoss], sums: Tensor, batch: Batch, world_size: int = 1) -> dict[str, Any]:
     """``train/loss``, and each term raw (``train/NAME``) and as it is weighted (``train/NAME_weighted``).
 
-    They are means over the predictions of all ranks' batches; of the micro-batches of a step the last is logged.
+    They are means over the predictions of all ranks and of the step's micro-batches so far: at its last, of all.
 
     Args:
-        losses: In the order of ``terms``.
-        objective: Its mean over the batch's predictions.
-        terms: Name of a loss -> its mean over the batch's predictions.
+        losses: The terms.
+        sums: What :meth:`StepSums.add` returns, in the order of ``losses``.
         batch: With its step set, which the schedules of the weights read.
         world_size: Ranks, all of which call this.
     """
-    means = torch.stack([objective.detach().float(), *(mean.float() for mean in terms.values())])
     if world_size > 1:
-        sums = torch.cat([means * batch.count, batch.count[None]])
+        sums = sums.clone()
         torch.distributed.all_reduce(sums)
-        means = sums[:-1] / sums[-1].clamp(min=1)
+    means = sums[:-1] / sums[-1].clamp(min=1)
     values: dict[str, Any] = {"train/loss": means[0]}
     for loss, mean in zip(losses, means[1:], strict=True):
         values[f"train/{loss.name}"] = mean

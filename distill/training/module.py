@@ -39,7 +39,7 @@ from distill.training.assemble import (
 )
 from distill.training.averaging import GlobalMean
 from distill.training.evidence import Evidence
-from distill.training.metrics import logged_names, term_metrics
+from distill.training.metrics import StepSums, logged_names, term_metrics
 from distill.training.nonfinite import FiniteWatch
 from distill.training.optimizer import (
     OptimizerConfig,
@@ -103,7 +103,7 @@ class Distillation(LightningModule):
         self._judged = None if self.teacher is None else TeacherScores(self.teacher, self.task)
         self.evidence = Evidence()
         self._finite = FiniteWatch()
-        self._mean = GlobalMean()
+        self._mean, self._sums = GlobalMean(), StepSums()
         self._gather: Callable[[], nn.Module | None] | None = None
         # Weak: Lightning's averages copy the module, and through its data would copy the trainer.
         self._met: weakref.ref[Any] | None = None
@@ -177,6 +177,7 @@ class Distillation(LightningModule):
         check_steps(self)
         self._place()
         self._mean.forget()
+        self._sums = StepSums()
 
     def on_validation_start(self) -> None:
         self._place()
@@ -246,7 +247,8 @@ class Distillation(LightningModule):
         return self._mean.loss(objective, batch.count)
 
     def _log_terms(self, objective: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
-        values = term_metrics(self._losses(), objective, terms, batch, self.trainer.world_size)
+        sums = self._sums.add(objective, terms, batch)
+        values = term_metrics(self._losses(), sums, batch, self.trainer.world_size)
         values["train/learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict(values, batch_size=batch.size)
         self.log("loss", values["train/loss"], prog_bar=True, logger=False, batch_size=batch.size)

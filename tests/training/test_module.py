@@ -249,6 +249,16 @@ def test_every_term_is_logged_raw_and_weighted_by_name(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_what_is_logged_of_a_step_is_the_mean_over_all_of_its_micro_batches(tmp_path: Path, size: int) -> None:
+    logged = []
+    for batch_size, accumulate in ((9, 1), (size, 9 // size)):
+        fit = trainer(tmp_path, log_every_n_steps=1, max_steps=1, accumulate_grad_batches=accumulate)
+        fit.fit(pair(), DataLoader(samples(9), batch_size=batch_size))  # type: ignore[arg-type]
+        logged.append({name: float(value) for name, value in fit.logged_metrics.items()})
+    assert logged[1] == pytest.approx(logged[0], rel=1e-5)
+
+
 def test_another_teacher_is_refused_on_resume(tmp_path: Path) -> None:
     loader = DataLoader(samples(), batch_size=4)  # type: ignore[arg-type]
     first = trainer(tmp_path)
