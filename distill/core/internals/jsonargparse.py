@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from jsonargparse import _common, set_parsing_settings
+from jsonargparse import _common, _typehints, set_parsing_settings
 from jsonargparse._common import ImportDenied
 from jsonargparse._parameter_resolvers import get_signature_parameters
 from jsonargparse._typehints import get_all_subclass_paths, resolve_class_path_by_name
@@ -36,9 +36,14 @@ def may_import(allowed: Sequence[str], refused: Sequence[str]) -> Iterator[None]
 
     Nothing is made of a mapping with a ``class_path`` where any value may stand. The settings are global: whatever a
     program that uses this package had set is set again after the block.
+
+    An integer that is written stays one where numbers may stand too, as 1 means one batch and 1.0 all of them. Of a
+    union the first type that fits is taken, and ``Optional[Union[int, float]]`` may come back from typing's cache as
+    the ``Optional[Union[float, int]]`` that another module wrote first.
     """
-    before = dict(_common.parsing_settings)
+    before, rank = dict(_common.parsing_settings), _typehints.union_subtype_sort_key
     try:
+        _typehints.union_subtype_sort_key = lambda subtype: 2 * rank(subtype) + (subtype is float)
         set_parsing_settings(
             import_path_denylist=["*", *refused],
             import_path_allowlist=list(allowed),
@@ -46,5 +51,6 @@ def may_import(allowed: Sequence[str], refused: Sequence[str]) -> Iterator[None]
         )
         yield
     finally:
+        _typehints.union_subtype_sort_key = rank
         _common.parsing_settings.clear()
         _common.parsing_settings.update(before)

@@ -6,11 +6,11 @@ Written against Lightning 2.6. Each function is a contract that ``tests/core/int
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
@@ -27,6 +27,7 @@ __all__ = [
     "end_after_batch",
     "epochs_done",
     "has_trainer",
+    "judge_after_validation",
     "on_device",
     "release_processes",
     "set_epochs",
@@ -139,6 +140,18 @@ def release_processes(trainer: Trainer) -> list[subprocess.Popen[bytes]]:
 def start_method(strategy: object) -> str | None:
     """How a strategy starts processes: ``popen`` runs the script anew; those that begin none are taken for it."""
     return getattr(strategy, "_start_method", "popen")
+
+
+def judge_after_validation(callbacks: Iterable[Callback]) -> None:
+    """Have callbacks that are not told when to judge do so after every validation, not at the end of an epoch.
+
+    Under ``val_check_interval: 1``, a validation after each batch, they would take it for 1.0, one an epoch.
+    """
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback._save_on_train_epoch_end is None:
+            callback._save_on_train_epoch_end = False
+        elif isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is None:
+            callback._check_on_train_epoch_end = False
 
 
 def on_device(trainer: Trainer, module: LightningModule, raw: Any) -> Any:

@@ -25,7 +25,7 @@ from distill.config.class_paths import check, check_classes, only_allowed_import
 from distill.config.files import dump
 from distill.config.local_paths import absolute_paths
 from distill.config.yaml import refuse_boundless
-from distill.core.internals.lightning import DescribedBar
+from distill.core.internals.lightning import DescribedBar, judge_after_validation
 from distill.core.ranks import is_rank_zero
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_lightning
@@ -231,6 +231,9 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
             given["plugins"].append(SLURMEnvironment(auto_requeue=False))
         callbacks = _checkpoint(job, callbacks, given)
+    every = given.get("val_check_interval")
+    if type(every) is int and every == 1 and _validates(given, job.data):
+        judge_after_validation(callbacks)
     try:
         trainer = Trainer(
             **given,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -71,8 +70,6 @@ class Sections:
             parsed: Namespace = self._parsers[name].parse_object({name: copy.deepcopy(value)})
             _check_known(value, parsed[name], name)
             refuse_null(_SECTIONS[name], value, name)
-            if name == "trainer":
-                _keep_integers(value, parsed[name])
             return parsed
         except UserError:
             raise
@@ -96,7 +93,6 @@ class Sections:
         for name, parser in self._parsers.items():
             section = yaml.safe_load(parser.dump(_plain(self._values[name]), skip_unset=False))[name]
             if name == "trainer":
-                _keep_integers(self.config[name], section)  # once more: writing it out reads the values again
                 # Dozens of arguments are null unless given; null is said only where it is not the default.
                 section = {k: v for k, v in section.items() if v is not None or self.config[name].get(k, "") is None}
             out[name] = section
@@ -149,10 +145,7 @@ class Sections:
     def make(self, name: str) -> Any:
         """The object or objects of the section ``name`` (data, callbacks, logging; trainer: its arguments)."""
         made = self._build(self._parsers[name], self._values[name], name, self.config[name])
-        if name != "trainer":
-            return made[name]
-        _keep_integers(self.config[name], made[name])  # and again, as making it does
-        return made[name].as_dict()
+        return made[name].as_dict() if name == "trainer" else made[name]
 
     def _build(self, parser: ArgumentParser, values: Namespace, key: str, written: Any) -> Any:
         errors: list[tuple[Exception, str]] = []
@@ -273,18 +266,6 @@ def located(error: UserError, key: str, written: Any, name: str = "") -> UserErr
         return UserError(error.problem, key=f"{own[0]}.{error.key}".rstrip("."), value=error.value, hint=error.hint)
     full = f"{key}.{error.key}".rstrip(".") if key not in ("model", "callbacks") or not error.key else error.key
     return UserError(error.problem, key=full, value=error.value, hint=error.hint)
-
-
-def _keep_integers(written: Mapping[str, Any], parsed: Namespace | dict[str, Any]) -> None:
-    """Give the Trainer the integers that were written, of which 1 means one batch where 1.0 means all of them.
-
-    ``Union[int, float]`` may come back from typing's cache as the ``Union[float, int]`` that another module wrote
-    first, and jsonargparse takes the first type that fits.
-    """
-    for name, parameter in inspect.signature(Trainer).parameters.items():
-        mistaken = type(written.get(name)) is int and type(parsed.get(name)) is float
-        if mistaken and int in get_args(parameter.annotation):
-            parsed[name] = written[name]
 
 
 def _check_known(written: Any, parsed: Any, key: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
+from typing import Optional, Union
 
 import pytest
 from jsonargparse import ArgumentParser
@@ -75,3 +76,14 @@ def test_a_mapping_with_a_class_path_stays_a_mapping_where_anything_may_stand() 
     with may_import(["collections"], []):
         made = parser.instantiate(parser.parse_object({"any": given}))
     assert made.any == given
+
+
+def test_an_integer_stays_one_whatever_order_typing_has_cached_a_union_in() -> None:
+    Optional[Union[float, int]]  # noqa: UP007, UP045
+    kind = Optional[Union[int, float]]  # noqa: UP007, UP045
+    for number in (1, 1.0, None):
+        with may_import([], []):
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_argument("--number", type=kind)
+            parsed = parser.parse_object({"number": number}).number
+        assert (parsed, type(parsed)) == (number, type(number))

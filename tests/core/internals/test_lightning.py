@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from distill.core.internals.lightning import (
     end_after_batch,
     epochs_done,
     has_trainer,
+    judge_after_validation,
     on_device,
     release_processes,
     set_epochs,
@@ -265,3 +267,33 @@ def test_a_wandb_logger_takes_a_run_that_was_begun_elsewhere(tmp_path: Path) -> 
     logger.begun = run = SimpleNamespace(id="i", log=lambda *_: None)
     assert logger.begun is run
     assert logger.experiment is run
+
+
+@pytest.mark.parametrize("kind", [ModelCheckpoint, EarlyStopping])
+def test_what_judges_a_metric_does_so_after_every_validation(kind: Any, tmp_path: Path) -> None:
+    class Model(BoringModel):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val/x", torch.tensor(0.0))
+
+    judged: list[int] = []
+    hook = "_save_topk_checkpoint" if kind is ModelCheckpoint else "_run_early_stopping_check"
+
+    class Counting(kind):  # type: ignore[misc]
+        ...
+
+    setattr(Counting, hook, lambda self, trainer, *_: judged.append(trainer.global_step))
+    callback = Counting(monitor="val/x")
+    judge_after_validation([callback])
+    given: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    given |= {"default_root_dir": tmp_path, "num_sanity_val_steps": 0, "accelerator": "cpu"}
+    checkpoints = kind is ModelCheckpoint
+    Trainer(
+        max_epochs=1,
+        limit_train_batches=3,
+        limit_val_batches=1,
+        val_check_interval=1,
+        callbacks=[callback],
+        enable_checkpointing=checkpoints,
+        **given,
+    ).fit(Model())
+    assert judged == [1, 2, 3]
