@@ -22,9 +22,9 @@ from distill.compression.quantization.storage import Store, step_of
 from distill.compression.quantization.temperatures import too_hot
 from distill.core.argument_types import refuse_types
 from distill.core.idle_settings import Idle, refuse_idle
+from distill.core.lazy_head import logits_request
 from distill.core.module_selection import of_types
 from distill.core.schedules import check_when, step_at
-from distill.core.signals import Request
 from distill.core.step_callback import logs_now, total_steps
 from distill.core.utils.errors import TrainingError, UserError
 from distill.core.verdict import steps_to_quantize
@@ -290,8 +290,8 @@ class QuantizationAwareTraining(Compression):
         module: Any = pl_module
         prepared = module.task.batch(batch)
         with as_float(module.student), trainer.precision_plugin.forward_context():
-            logits = module.task.forward(module.student, prepared, Request(logits=True)).logits
-        module.task.update(self._float_metrics, logits, prepared)
+            signals = module.task.forward(module.student, prepared, logits_request(module.student))
+        module.task.score(self._float_metrics, signals, prepared)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         scores: dict[str, Tensor] = {

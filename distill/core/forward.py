@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill.core.document_masking import hide_documents, must_run_unpacked
+from distill.core.lazy_head import headless
+from distill.core.lazy_logits import LazyLogits
 from distill.core.model_call import call, logits_of, one_tensor
 from distill.core.model_spec import ModelSpec
 from distill.core.signals import Request, Signals
@@ -24,6 +26,7 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
 
     Models of transformers are asked for hidden states and attentions only when some are requested. Documents in a block
     are hidden from each other (:func:`~distill.core.document_masking.hide_documents`), or each is run by itself.
+    Logits that may be lazy are, of a model that :func:`~distill.core.lazy_head.why_not_lazy` has tried.
     How other modules are called, and which of their outputs are the logits, says :mod:`distill.core.model_call`.
 
     Raises:
@@ -39,12 +42,14 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
     names |= {path: path for paths in projections.values() for path in paths}
     flags = {"output_hidden_states": True} if request.hidden_states else {}
     flags |= {"output_attentions": True} if request.attentions else {}
-    with _kept(model, names) as kept:
+    lazy = headless(model) if request.logits and request.lazy else nullcontext(list[LazyLogits]())
+    with _kept(model, names) as kept, lazy as taken:
         output = call(model, inputs if spec.config is None else hide_documents(model, inputs), flags)
     hidden = _layers(model, output, "hidden_states") if request.hidden_states else ()
     attentions = _layers(model, output, "attentions") if request.attentions else ()
     return Signals(
-        logits=logits_of(model, output) if request.logits else None,
+        logits=logits_of(model, output) if request.logits and not taken else None,
+        lazy_logits=taken[0] if taken else None,
         hidden_states={k: _layer(model, hidden, k) for k in request.hidden_states},
         attentions={k: attentions[number - 1] for k, number in maps.items()},
         projections={k: spec.split_heads(tuple(kept[p] for p in paths), k) for k, paths in projections.items()},
@@ -65,6 +70,7 @@ def detached(signals: Signals) -> Signals:
             attentions={k: copy(v) for k, v in signals.attentions.items()},
             projections={k: (copy(q), copy(k_), copy(v)) for k, (q, k_, v) in signals.projections.items()},
             taps={k: copy(v) for k, v in signals.taps.items()},
+            lazy_logits=None if signals.lazy_logits is None else signals.lazy_logits.detached(),
         )
 
 

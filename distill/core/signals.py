@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from distill.core.digests import input_digests
+from distill.core.lazy_logits import LazyLogits
 from distill.core.utils.errors import UserError
 
 __all__ = ["IGNORE", "Batch", "Needs", "OutputKind", "Request", "Signals", "tokens_within"]
@@ -36,6 +37,7 @@ class Request:
 
     Attributes:
         logits: The head's output.
+        lazy: Whether the logits may come as :attr:`Signals.lazy_logits`, uncomputed, where the model can give them so.
         hidden_states: Layers whose output is kept. 0 is the embedding output and k the output of
             layer k; negative numbers count from the end. See trap: ``hidden_states[k]`` is layer k.
         attentions: Layers (1 is the first; negative from the end) whose attention maps are kept.
@@ -48,6 +50,7 @@ class Request:
     attentions: frozenset[int] = frozenset()
     projections: frozenset[int] = frozenset()
     taps: frozenset[str] = frozenset()
+    lazy: bool = False
 
     def __post_init__(self) -> None:
         for name in ("hidden_states", "attentions", "projections", "taps"):
@@ -64,6 +67,7 @@ class Request:
             attentions=self.attentions | other.attentions,
             projections=self.projections | other.projections,
             taps=self.taps | other.taps,
+            lazy=self.lazy and other.lazy,
         )
 
     def __bool__(self) -> bool:
@@ -91,6 +95,7 @@ class Signals:
         attentions: Layer -> ``[B, heads, T, T]``, after the softmax, by the numbers of the request.
         projections: Layer -> (queries, keys, values), each ``[B, heads, T, H / heads]``.
         taps: Module name -> its output.
+        lazy_logits: Instead of the logits, where :attr:`Request.lazy` allowed it.
     """
 
     logits: Tensor | None = None
@@ -98,6 +103,14 @@ class Signals:
     attentions: Mapping[int, Tensor] = field(default_factory=dict)
     projections: Mapping[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
     taps: Mapping[str, Tensor] = field(default_factory=dict)
+    lazy_logits: LazyLogits | None = None
+
+    @property
+    def width(self) -> int | None:
+        """The logits of a position, lazy or not; ``None`` without."""
+        if self.lazy_logits is not None:
+            return self.lazy_logits.width
+        return None if self.logits is None else self.logits.shape[-1]
 
     def at(self, mask: Tensor | None) -> Tensor:
         """The logits of the positions that count, ``[N, C]``.

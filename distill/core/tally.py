@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.core.signals import IGNORE, Batch
+from distill.core.token_scores import TokenScores
 
 __all__ = ["Counts", "Moments", "Tally", "most_common"]
 
@@ -104,13 +105,13 @@ class Tally:
     def __init__(self) -> None:
         self._counts = Counts()
 
-    def add(self, predicted: Tensor | None, batch: Batch, logits: Tensor) -> None:
+    def add(self, predicted: Tensor | None, batch: Batch, by: Tensor | TokenScores) -> None:
         """Count a batch.
 
         Args:
             predicted: Classes, of the shape of the labels; ``None`` where predictions are no classes.
             batch: With its labels; without, nothing is counted.
-            logits: What was predicted from, ``[..., C]``.
+            by: The logits ``[..., C]`` that it was predicted from, or what is known of them.
         """
         labels = batch.labels
         if labels is None:
@@ -119,17 +120,24 @@ class Tally:
         sets = predicted is not None and predicted.dtype is torch.bool and labels.is_floating_point()
         valid = _scored(labels, batch.mask, sets)
         count = int(valid.sum())
-        one_each = valid.shape == logits.shape[:-1]
-        undefined = int(logits[valid].isnan().any(-1).sum()) if one_each else 0
+        if isinstance(by, TokenScores):
+            width, undefined = by.width, int(by.undefined[valid].sum())
+        else:
+            width, undefined = by.shape[-1], int(by[valid].isnan().any(-1).sum()) if valid.shape == by.shape[:-1] else 0
         found = Counts(count, sums=sums, undefined=undefined)
-        if predicted is None and labels.is_floating_point() and one_each and logits.shape[-1] == 1:
-            numbers = Moments.of(labels[valid]), Moments.of(logits[valid])
+        if (
+            isinstance(by, Tensor)
+            and predicted is None
+            and labels.is_floating_point()
+            and by.shape == (*valid.shape, 1)
+        ):
+            numbers = Moments.of(labels[valid]), Moments.of(by[valid])
             found = replace(found, numbers=numbers)
         elif predicted is not None and sets:
             theirs, mine = (labels[valid] > 0.5).sum(0).cpu(), predicted[valid].sum(0).cpu()
             found = replace(found, labels=theirs, predictions=mine, sets=True)
         elif predicted is not None and not labels.is_floating_point() and labels.shape == predicted.shape:
-            mine, theirs = (torch.bincount(of[valid], minlength=logits.shape[-1]).cpu() for of in (predicted, labels))
+            mine, theirs = (torch.bincount(of[valid], minlength=width).cpu() for of in (predicted, labels))
             found = replace(found, labels=theirs, predictions=mine)
         self._counts += found
 

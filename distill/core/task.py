@@ -13,9 +13,10 @@ from distill.core.forward import forward
 from distill.core.padding import Side
 from distill.core.signals import Batch, OutputKind, Request, Signals
 from distill.core.tally import Counts
+from distill.core.token_scores import TokenScores
 from distill.core.utils.errors import UserError
 
-__all__ = ["UNIGRAM", "Guess", "LabelForm", "Task", "TextTask"]
+__all__ = ["UNIGRAM", "Guess", "LabelForm", "Scored", "Task", "TextTask", "TokenTask"]
 
 UNIGRAM = "the training data's token frequencies"
 """What language models are compared with."""
@@ -31,6 +32,18 @@ class Guess(NamedTuple):
 
     scores: Mapping[str, float]
     says: str
+
+
+class Scored(NamedTuple):
+    """What a batch's signals predict.
+
+    Attributes:
+        classes: ``[...]``; ``None`` where predictions are no classes.
+        by: The logits ``[..., C]``, or what is known of them where they were not there as a whole.
+    """
+
+    classes: Tensor | None
+    by: Tensor | TokenScores
 
 
 LabelForm = Literal["class", "number", "tags", "set"]
@@ -79,6 +92,12 @@ class Task(ABC):
     def means(self) -> dict[str, str]:
         """What the final table says of metrics whose name leaves it open: ``f1`` -> ``macro, ...``."""
         return {}
+
+    def score(self, metrics: Mapping[str, Metric], signals: Signals, batch: Batch) -> Scored:
+        """Show one batch's signals to :meth:`metrics`, and give what they predict."""
+        assert signals.logits is not None
+        self.update(metrics, signals.logits, batch)
+        return Scored(self.predict(signals.logits), signals.logits)
 
     def predict(self, logits: Tensor) -> Tensor | None:
         """Predicted classes ``[...]`` of logits ``[..., C]``, compared for the agreement with the teacher.
@@ -185,3 +204,19 @@ class TextTask(Task):
 
         Anything random must be a function of ``(seed, epoch, id)`` of the sample alone.
         """
+
+
+class TokenTask(TextTask):
+    """A task whose predictions are tokens of a vocabulary, judged without all of their logits at once."""
+
+    @abstractmethod
+    def judge(self, metrics: Mapping[str, Metric], scores: TokenScores, batch: Batch) -> None:
+        """Show one batch's scores to :meth:`metrics`."""
+
+    def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
+        self.score(metrics, Signals(logits), batch)
+
+    def score(self, metrics: Mapping[str, Metric], signals: Signals, batch: Batch) -> Scored:
+        scores = TokenScores.of(signals, batch)
+        self.judge(metrics, scores, batch)
+        return Scored(scores.predicted, scores)

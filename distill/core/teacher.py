@@ -60,6 +60,15 @@ class TeacherSource(ABC):
     def evaluate(self, batch: Batch) -> Signals:
         """The logits for any other batch, whose ids are of another name space; nothing is remembered."""
 
+    @property
+    def lazy(self) -> bool:
+        """Whether :meth:`signals` can give logits lazily (:attr:`Request.lazy`)."""
+        return False
+
+    def evaluate_lazily(self, batch: Batch) -> Signals:
+        """As :meth:`evaluate`; the logits may be lazy."""
+        return self.evaluate(batch)
+
     @abstractmethod
     def to(self, device: torch.device | str) -> Self:
         """Move the models."""

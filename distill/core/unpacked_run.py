@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -57,6 +58,12 @@ def run_unpacked(run: Callable[[Mapping[str, Tensor]], Signals], inputs: Mapping
             for k in first.projections
         },
         taps={k: _joined(parts, [s.taps[k] for s in signals], shape, k) for k in first.taps},
+        lazy_logits=None
+        if first.lazy_logits is None
+        else replace(
+            first.lazy_logits,
+            hidden=_joined(parts, [s.lazy_logits.hidden for s in signals if s.lazy_logits is not None], shape),
+        ),
     )
 
 

@@ -61,6 +61,11 @@ class DistillationLoss(nn.Module, ABC):
     outputs: ClassVar[OutputKind] = "any"
     """What the outputs of a head must be for it; see :attr:`distill.tasks.Task.outputs`."""
 
+    row_wise: ClassVar[bool] = False
+    """Whether it is a sum over the predictions of what depends on the logits (and the label) of each alone, and on
+    nothing else of the batch. It may then be given a part of them, ``[n, V]`` with labels ``[n]``, several times a
+    batch, and logits over a large vocabulary need never be there as a whole (:mod:`distill.losses.head_terms`)."""
+
     tried = False
     """Whether a loss of one's own was tried for what it must hold to (:mod:`distill.losses.contract`)."""
 

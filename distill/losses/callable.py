@@ -40,6 +40,7 @@ class CallableLoss(LogitLoss):
         function: The function, or a module.
         weight: See :class:`DistillationLoss`.
         name: See :class:`DistillationLoss`; the function's name in snake case if not given.
+        row_wise: Whether a prediction's value depends on no other prediction: see :attr:`DistillationLoss.row_wise`.
 
     Raises:
         UserError: if it cannot be called, is a criterion of torch that takes no logits on its second side, returns
@@ -51,6 +52,7 @@ class CallableLoss(LogitLoss):
         function: Any,  # no type that a configuration's text could be imported as
         weight: float | Schedule = 1.0,
         name: str | None = None,
+        row_wise: bool = False,
     ) -> None:
         called = re.sub(r"\W+", "", getattr(function, "__name__", "") or type(function).__name__)
         super().__init__(weight, name or snake_case(called))
@@ -63,6 +65,7 @@ class CallableLoss(LogitLoss):
             hint = f"use {_INSTEAD[kind]}" if kind in _INSTEAD else "convert them in a function of your own"
             raise UserError(problem, key="function", value=kind, hint=hint)
         self.function = function
+        self.row_wise = row_wise  # type: ignore[misc]
         self._is_sum: bool | None = None
 
     def summed(self, student_NC: Tensor, teacher_NC: Tensor, batch: Batch) -> Tensor:

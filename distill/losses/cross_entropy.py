@@ -68,6 +68,8 @@ class CrossEntropy(LabelLoss):
             not that of the classes.
     """
 
+    row_wise: ClassVar[bool] = True
+
     def __init__(
         self,
         label_smoothing: float = 0.0,

@@ -84,6 +84,7 @@ class DecoupledKD(LogitLoss):
         UserError: if an argument is out of range, there is no teacher, or the data has no classes as labels.
     """
 
+    row_wise: ClassVar[bool] = True
     reads_labels: ClassVar[bool] = True
     outputs: ClassVar[OutputKind] = "classes"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
@@ -49,6 +51,8 @@ class HintonKL(SoftenedLoss):
     Raises:
         UserError: if the temperature is not greater than 0, or there is no teacher.
     """
+
+    row_wise: ClassVar[bool] = True
 
     def __init__(
         self, temperature: float | Schedule = 2.0, weight: float | Schedule = 1.0, name: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -67,6 +68,8 @@ class JensenShannon(SoftenedLoss):
     Raises:
         UserError: if beta or the temperature is out of range, or there is no teacher.
     """
+
+    row_wise: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from distill.core.signals import Batch
@@ -38,6 +40,8 @@ class LogitMSE(LogitLoss):
     Raises:
         UserError: if there is no teacher.
     """
+
+    row_wise: ClassVar[bool] = True
 
     def summed(self, student_NC: Tensor, teacher_NC: Tensor, batch: Batch) -> Tensor:
         return logit_mse(student_NC, teacher_NC)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
@@ -48,6 +50,8 @@ class ReverseKL(SoftenedLoss):
     Raises:
         UserError: if the temperature is not greater than 0, or there is no teacher.
     """
+
+    row_wise: ClassVar[bool] = True
 
     def divergence(self, student_NC: Tensor, teacher_NC: Tensor, temperature: float) -> Tensor:
         return reverse_kl(student_NC, teacher_NC, temperature)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -58,6 +59,8 @@ class SkewKL(SoftenedLoss):
     Raises:
         UserError: if alpha or the temperature is out of range, or there is no teacher.
     """
+
+    row_wise: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -13,15 +13,16 @@ from torchmetrics import Metric
 from distill.core.padding import pad, real_positions
 from distill.core.signals import IGNORE, Batch
 from distill.core.tally import Counts
-from distill.core.task import UNIGRAM, Guess, TextTask
+from distill.core.task import UNIGRAM, Guess, TokenTask
+from distill.core.token_scores import TokenScores
 from distill.core.utils.errors import UserError
-from distill.tasks.metrics import BitsPerByte, Perplexity, Ratio, negative_log_likelihood, unigram
+from distill.tasks.metrics import BitsPerByte, Perplexity, Ratio, unigram
 from distill.tasks.next_token import Encode
 
 __all__ = ["CausalLM"]
 
 
-class CausalLM(TextTask):
+class CausalLM(TokenTask):
     """Next-token prediction.
 
     A document of tokens t1 ... tn is read as ``BOS t1 ... tn`` and its labels are ``t1 ... tn EOS``: labels
@@ -124,13 +125,12 @@ class CausalLM(TextTask):
     def metrics(self) -> dict[str, Metric]:
         return {"perplexity": Perplexity(), "bits_per_byte": BitsPerByte(), "token_accuracy": Ratio()}
 
-    def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
+    def judge(self, metrics: Mapping[str, Metric], scores: TokenScores, batch: Batch) -> None:
         assert batch.labels is not None
-        loss = negative_log_likelihood(logits, batch.labels)
         valid = batch.labels != IGNORE
-        metrics["perplexity"].update(loss, valid)
-        metrics["bits_per_byte"].update(loss, batch.extras["bytes"])
-        metrics["token_accuracy"].update((logits.argmax(-1) == batch.labels) & valid, valid)
+        metrics["perplexity"].update(scores.nats, valid)
+        metrics["bits_per_byte"].update(scores.nats, batch.extras["bytes"])
+        metrics["token_accuracy"].update((scores.predicted == batch.labels) & valid, valid)
 
     def guess(self, counts: Counts, tokens: Tensor | None) -> Guess | None:
         if tokens is None or not counts.total:

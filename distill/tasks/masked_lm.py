@@ -16,14 +16,15 @@ from distill.core.draws import uniform
 from distill.core.padding import pad, real_positions
 from distill.core.signals import IGNORE, Batch
 from distill.core.tally import Counts
-from distill.core.task import UNIGRAM, Guess, TextTask
+from distill.core.task import UNIGRAM, Guess, TokenTask
+from distill.core.token_scores import TokenScores
 from distill.core.utils.errors import UserError
-from distill.tasks.metrics import Perplexity, Ratio, negative_log_likelihood, unigram
+from distill.tasks.metrics import Perplexity, Ratio, unigram
 
 __all__ = ["MaskedLM", "mask_tokens"]
 
 
-class MaskedLM(TextTask):
+class MaskedLM(TokenTask):
     """Restore hidden tokens from both sides.
 
     Metrics, over the hidden tokens alone: ``perplexity`` and ``token_accuracy``. Validation hides the same
@@ -90,11 +91,11 @@ class MaskedLM(TextTask):
     def metrics(self) -> dict[str, Metric]:
         return {"perplexity": Perplexity(), "token_accuracy": Ratio()}
 
-    def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
+    def judge(self, metrics: Mapping[str, Metric], scores: TokenScores, batch: Batch) -> None:
         assert batch.labels is not None
         valid = batch.labels != IGNORE
-        metrics["perplexity"].update(negative_log_likelihood(logits, batch.labels), valid)
-        metrics["token_accuracy"].update((logits.argmax(-1) == batch.labels) & valid, valid)
+        metrics["perplexity"].update(scores.nats, valid)
+        metrics["token_accuracy"].update((scores.predicted == batch.labels) & valid, valid)
 
     def guess(self, counts: Counts, tokens: Tensor | None) -> Guess | None:
         return None if tokens is None or not counts.total else Guess(unigram(counts, tokens)[0], UNIGRAM)

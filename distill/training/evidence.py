@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from distill.core.module_selection import CONVOLUTIONS, LINEAR
 from distill.core.signals import Batch
 from distill.core.tally import Counts, Tally, most_common
+from distill.core.task import Scored
 from distill.tasks import Task
 
 __all__ = ["Evidence", "Spreads", "counted", "empty_layers"]
@@ -142,9 +143,9 @@ class Evidence:
         """Look at the layers' outputs in the first batch, ``batch`` 0, alone: that is enough, and costs little."""
         return self._spreads.watching(model) if batch == 0 else nullcontext()
 
-    def add(self, predicted: Tensor | None, batch: Batch, logits: Tensor) -> None:
+    def add(self, scored: Scored, batch: Batch) -> None:
         """Count a batch, as :meth:`Tally.add`."""
-        self._tally.add(predicted, batch, logits)
+        self._tally.add(scored.classes, batch, scored.by)
 
     def conclude(self, task: Task, metrics: Mapping[str, Metric], trainer: Trainer) -> None:
         """Set :attr:`found` when a validation ends; on every rank, with metrics that are computed."""

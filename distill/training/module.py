@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -16,12 +15,12 @@ from torch.optim import Optimizer
 from distill.compression.base import refuse_broken_contract
 from distill.core.argument_types import refuse_types
 from distill.core.internals.lightning import has_trainer
+from distill.core.lazy_head import can_be_lazy
 from distill.core.record import recount_zeros
 from distill.core.schedules import check_schedules
 from distill.core.signals import Batch, Request, Signals
 from distill.core.step_callback import logged
 from distill.losses import DistillationLoss
-from distill.losses.contract import term
 from distill.models.compatibility import check_pair, check_widths
 from distill.models.students import StudentConfig
 from distill.models.teachers import TeacherConfig, TeacherSource
@@ -41,6 +40,7 @@ from distill.training.averaging import GlobalMean
 from distill.training.evidence import Evidence
 from distill.training.metrics import StepSums, logged_names, term_metrics
 from distill.training.nonfinite import FiniteWatch
+from distill.training.objective import lazily, objective, why_whole
 from distill.training.optimizer import (
     OptimizerConfig,
     check_steps,
@@ -104,6 +104,7 @@ class Distillation(LightningModule):
         self.evidence = Evidence()
         self._finite = FiniteWatch()
         self._mean, self._sums = GlobalMean(), StepSums()
+        self._whole: str | None = None
         self._gather: Callable[[], nn.Module | None] | None = None
         # Weak: Lightning's averages copy the module, and through its data would copy the trainer.
         self._met: weakref.ref[Any] | None = None
@@ -223,20 +224,29 @@ class Distillation(LightningModule):
         Args:
             batch: With its step set (:meth:`Batch.at`), which the schedules read.
         """
+        lazy = not self.why_whole()
         teacher = Signals()
         if self.teacher is not None and self.needs.teacher:
-            teacher = self.teacher.signals(batch, self.needs.teacher)
-        student = self.task.forward(self.student, batch, self.needs.student)
+            asked = self.needs.teacher
+            teacher = self.teacher.signals(batch, lazily(asked) if lazy and self.teacher.lazy else asked)
+        asked = self.needs.student
+        student = self.task.forward(self.student, batch, lazily(asked) if lazy else asked)
         if not self._may_be_padded:
             check_widths(student, teacher)
-        objective = torch.zeros((), device=self.device)
-        raw: dict[str, Tensor] = {}
-        for loss in self._losses():
-            total, positions = term(loss, student, teacher, batch)
-            mean = total / positions.clamp(min=1)
-            raw[loss.name] = mean.detach()
-            objective = objective + loss.weight(batch.step, batch.total_steps) * mean * batch.count
-        return objective, raw
+        return objective(self._losses(), student, teacher, batch)
+
+    def why_whole(self) -> str:
+        """Why logits are computed as a whole, in words; nothing where they are computed a block at a time.
+
+        (:mod:`distill.losses.head_terms`)
+        """
+        if self._whole is None:
+            self._whole = why_whole(self.task, self._losses(), self.student)
+        if self._whole:
+            return self._whole
+        if self.device_mesh is not None:
+            return "the student is sharded"
+        return "" if can_be_lazy(self.student) else "a compression has replaced the head"
 
     def training_step(self, raw_batch: Any, batch_idx: int) -> Tensor:
         batch = self.task.batch(raw_batch).at(self.global_step, self.total_steps)
@@ -273,16 +283,15 @@ class Distillation(LightningModule):
 
     def _evaluate(self, raw_batch: Any, index: int) -> None:
         batch = self.task.batch(raw_batch)
+        whole = bool(self.why_whole())
         with self.evidence.watching(self.student, index):
-            signals = self.task.forward(self.student, batch, Request(logits=True))
-        assert signals.logits is not None
-        self.task.update(self.metrics, signals.logits, batch)
+            signals = self.task.forward(self.student, batch, Request(logits=True, lazy=not whole))
+        scored = self.task.score(self.metrics, signals, batch)
         if self.trainer.sanity_checking:
             return
-        predicted = self.task.predict(signals.logits)
-        self.evidence.add(predicted, batch, signals.logits)
+        self.evidence.add(scored, batch)
         if self._judged is not None:
-            self._judged.compare(predicted, batch)
+            self._judged.compare(scored.classes, batch)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")

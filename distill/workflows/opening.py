@@ -13,6 +13,7 @@ from distill.compression.base import compressions
 from distill.compression.coverage import coverage
 from distill.core.expectation import expectation
 from distill.core.model_spec import ModelSpec, megabytes, parameter_count
+from distill.core.task import TokenTask
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
 from distill.run.baseline import find_baseline, scores_of
@@ -40,6 +41,11 @@ def opening(job: Job, trainer: Trainer, check: TeacherCheck) -> list[str]:
     lines.append(f"student: {described(module.student)}")
     if ours := compressions(trainer):
         lines.append(str(coverage(module.student, {type(one).__name__: one.reached(module.student) for one in ours})))
+    if isinstance(module.task, TokenTask):
+        whole = module.why_whole()
+        lines.append(
+            f"logits: {f'computed as a whole: {whole}' if whole else 'computed a block of positions at a time'}"
+        )
     lines += [_device(trainer), _length(job, trainer)]
     if expected := _expected(job, check):
         lines.append(f"to expect: {expected}")

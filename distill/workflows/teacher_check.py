@@ -143,10 +143,8 @@ def _scored(
         for raw in DataLoader(loader.dataset, batch_sampler=[rows], collate_fn=loader.collate_fn):
             batch = _batch(raw, module, trainer)
             with trainer.precision_plugin.val_step_context():
-                logits = teacher.evaluate(batch).logits
-            assert logits is not None
-            task.update(metrics, logits, batch)
-            tally.add(task.predict(logits), batch, logits)
+                scored = task.score(metrics, teacher.evaluate_lazily(batch), batch)
+            tally.add(scored.classes, batch, scored.by)
             seen, predictions = seen + _labeled(batch), predictions + int(batch.count)
             looked += len(rows)
         if predictions >= PREDICTIONS:

@@ -55,8 +55,12 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
 
     plain = nn.Linear
 
+    def operands(self, input: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Input, weight and bias as they are multiplied."""
+        return self.quantized_input(input), self.quantized_weight(), self.bias
+
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(self.quantized_input(input), self.quantized_weight(), self.bias)
+        return F.linear(*self.operands(input))
 
 
 class QuantizedTransposedLinear(QuantizedLayer, Conv1D):  # type: ignore[misc]

@@ -20,9 +20,11 @@ from distill.compression.pruning.weights import PRUNABLE
 from distill.compression.quantization.scheme import WeightScheme
 from distill.compression.quantization.weights import fake_quantize_rows, grid
 from distill.compression.sensitivity.allocate import allocate
+from distill.core.lazy_head import logits_request
 from distill.core.module_selection import refuse_rewritten, select
-from distill.core.signals import Batch, Request
+from distill.core.signals import Batch
 from distill.core.task import Task
+from distill.core.token_scores import LogitRows
 from distill.core.utils.files import replace
 
 __all__ = ["BITS", "SPARSITIES", "Kind", "Point", "draw", "layers", "overrides", "scan", "write"]
@@ -129,7 +131,7 @@ def scan(
     """
     modules = {name: model.get_submodule(name) for name in layers(model)} if modules is None else modules
     model.eval()
-    metric, reference = _evaluate(model, task, batches)
+    metric, reference, _ = _evaluate(model, task, batches)
     kinds: list[tuple[Kind, float]] = [("sparsity", level) for level in sparsities]
     kinds += [("bits", level) for level in bits]
     tries = [(name, module, kind, level) for name, module in modules.items() for kind, level in kinds]
@@ -140,35 +142,43 @@ def scan(
             continue
         weight = pruned(module, level) if kind == "sparsity" else rounded(module, int(level))
         with _with_weight(module, weight):
-            value, logits = _evaluate(model, task, batches)
-        points.append(Point(name, weight.numel(), kind, level, value, _divergence(reference, logits)))
+            value, _, divergence = _evaluate(model, task, batches, reference)
+        points.append(Point(name, weight.numel(), kind, level, value, divergence))
         keep(points[-1])
     return metric, points
 
 
 @torch.inference_mode()
-def _evaluate(model: nn.Module, task: Task, batches: Iterable[Batch]) -> tuple[float, list[Tensor]]:
+def _evaluate(
+    model: nn.Module, task: Task, batches: Iterable[Batch], reference: Sequence[LogitRows] | None = None
+) -> tuple[float, list[LogitRows], float]:
+    """The metric, the logits that count of each batch, and how far those of ``reference`` are from them."""
     device = next(model.parameters()).device
-    metrics, rows = {name: metric.to(device) for name, metric in task.metrics().items()}, []
-    for batch in batches:
-        logits = task.forward(model, batch, Request(logits=True)).logits
-        assert logits is not None
-        task.update(metrics, logits, batch)
-        rows.append((logits.flatten(0, -2) if batch.mask is None else logits[batch.mask]).float())
-    return float(metrics[task.monitor].compute()), rows
+    metrics = {name: metric.to(device) for name, metric in task.metrics().items()}
+    seen: list[LogitRows] = []
+    divergence, count = 0.0, 0
+    for number, batch in enumerate(batches):
+        signals = task.forward(model, batch, logits_request(model))
+        task.score(metrics, signals, batch)
+        rows = LogitRows(signals, batch.mask)
+        if reference is None:
+            seen.append(rows)
+        else:
+            divergence, count = divergence + _divergence(reference[number], rows), count + len(rows)
+    return float(metrics[task.monitor].compute()), seen, max(0.0, divergence / max(1, count))
 
 
-def _divergence(reference: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    count = sum(len(rows) for rows in reference)
+def _divergence(reference: LogitRows, other: LogitRows) -> float:
+    """KL(reference || other) summed over the predictions, or the squared error of numbers."""
     total = 0.0
-    for theirs, ours in zip(reference, other, strict=True):
+    for theirs, ours in zip(reference.blocks(), other.blocks(), strict=True):
         if theirs.shape[-1] == 1:
             total += float(mse_loss(ours, theirs, reduction="sum"))
         else:
             # A layer rounded to nothing may give any logits; what is no number is as far off as can be.
             logp = log_softmax(ours, -1).nan_to_num(nan=-100.0, neginf=-100.0)
             total += float(kl_div(logp, log_softmax(theirs, -1), log_target=True, reduction="sum"))
-    return max(0.0, total / count)
+    return total
 
 
 def overrides(points: Sequence[Point], kind: Kind, target: float) -> dict[str, float]:

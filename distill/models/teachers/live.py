@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from distill.core.forward import detached
+from distill.core.lazy_head import why_not_lazy
 from distill.core.model_spec import ModelSpec
 from distill.core.signals import Batch, Request, Signals
-from distill.core.task import Task
+from distill.core.task import Task, TokenTask
 from distill.core.teacher import Gather, TeacherSource
 from distill.models.teachers.fingerprint import fingerprint
 from distill.models.teachers.memory import LogitMemory
@@ -91,6 +92,13 @@ class LiveTeacher(TeacherSource):
 
     def evaluate(self, batch: Batch) -> Signals:
         return self._run(batch, _LOGITS)
+
+    @cached_property
+    def lazy(self) -> bool:
+        return isinstance(self.task, TokenTask) and not why_not_lazy(self.model)
+
+    def evaluate_lazily(self, batch: Batch) -> Signals:
+        return self._run(batch, Request(logits=True, lazy=self.lazy))
 
     def _run(self, batch: Batch, request: Request) -> Signals:
         if any(module.training for module in self._modules):  # 10 microseconds for 100 modules

@@ -67,11 +67,9 @@ class TeacherScores:
         key = (*batch.ids, *batch.input_digests.tolist()) if batch.ids is not None else None
         if key is not None and key in self._predictions:
             return self._predictions[key]
-        signals = self._teacher.evaluate(batch)
-        assert signals.logits is not None
-        if not self.scores:
-            self._task.update(self._metrics, signals.logits, batch)
-        predicted = self._task.predict(signals.logits)
+        signals = self._teacher.evaluate_lazily(batch)
+        metrics = self._task.metrics() if self.scores else self._metrics
+        predicted = self._task.score(metrics, signals, batch).classes
         if key is not None and predicted is not None:
             self._predictions[key] = predicted.to(torch.int32).cpu()
         return predicted

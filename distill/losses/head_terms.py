@@ -1,0 +1,193 @@
+"""Losses over a vocabulary, of logits that are never there as a whole.
+
+Row-wise losses are sums over positions. So a block of positions is taken at a time: its logits of student and
+teacher are made by a matrix product, all losses and their gradient with respect to these logits are computed together,
+the gradient is written where the student's logits were, and two more products make of it the gradients of the hidden
+states and of the head. Beside these gradients nothing is ever larger than a block.
+
+The four products are most of the work. What lies between them is done on a few rows at a time, which stay in the
+cache, by the losses' own ``forward``: any loss that says that it is row-wise is computed so.
+
+References:
+    Hsu et al.: Liger Kernel: Efficient Triton Kernels for LLM Training, 2024 (cross entropy and fixed divergences).
+    Wijmans et al.: Cut Your Losses in Large-Vocabulary Language Models, ICLR 2025 (cross entropy).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from distill.core.internals.torch import graph_is_kept
+from distill.core.lazy_logits import LazyLogits
+from distill.core.numerics import at_least_float32, full_precision
+from distill.core.signals import Batch, Signals
+from distill.losses.base import DistillationLoss, counted
+from distill.losses.contract import term
+
+__all__ = ["head_terms"]
+
+_BLOCK = 25 * 2**20
+"""Logits of a block: 100 MiB of float32. Large enough for products at full speed."""
+
+_CPU_ROWS = 2**18
+"""Logits that losses are computed of at once on the CPU: 1 MiB of float32, so that temporaries stay in the cache."""
+
+
+def head_terms(
+    losses: Sequence[DistillationLoss], student: LazyLogits, teacher: LazyLogits | Tensor | None, batch: Batch
+) -> tuple[Tensor, list[Tensor]]:
+    """The losses summed over the positions that count: weighted and added up, and each as it is.
+
+    Args:
+        losses: Row-wise (:attr:`DistillationLoss.row_wise`); each weighs as its schedule says at ``batch.step``.
+        student: Of all positions, ``[B, T, V]``.
+        teacher: Likewise, or its logits, or none. Its vocabulary may be padded to another width.
+        batch: With labels and mask.
+
+    Returns:
+        A scalar in at least float32, differentiable, once, in the student's hidden states, weight and bias; and the
+        sum of every loss, without a graph.
+    """
+    ours = student.at(batch.mask)
+    theirs: LazyLogits | Tensor | None
+    if isinstance(teacher, LazyLogits):
+        theirs = teacher.at(batch.mask).detached()
+    else:
+        theirs = None if teacher is None else counted(batch.mask, teacher.flatten(0, -2))[0]
+    labels = None if batch.labels is None else counted(batch.mask, batch.labels.flatten())[0]
+    rows = _Rows(losses, ours, theirs, labels, batch)
+    total, sums = _HeadTerms.apply(rows, ours.hidden, ours.weight, ours.bias)  # type: ignore[no-untyped-call]
+    return total, list(sums.unbind())
+
+
+@dataclass
+class _Rows:
+    """What is computed of N rows."""
+
+    losses: Sequence[DistillationLoss]
+    student: LazyLogits
+    teacher: LazyLogits | Tensor | None
+    labels_N: Tensor | None
+    batch: Batch
+
+    def loss_of(self, part: slice, student_nV: Tensor, teacher_nV: Tensor | None) -> tuple[Tensor | None, list[Tensor]]:
+        """The weighted sum of the losses of some rows, ``None`` where no weight is above 0; and each loss."""
+        labels_n = None if self.labels_N is None else self.labels_N[part]
+        step, total_steps = self.batch.step, self.batch.total_steps
+        batch = Batch({"rows": student_nV}, labels=labels_n, step=step, total_steps=total_steps)
+        student, teacher = Signals(student_nV), Signals(teacher_nV)
+        sums, weighted = [], None
+        for loss in self.losses:
+            total = term(loss, student, teacher, batch).total
+            sums.append(total.detach())
+            if weight := loss.weight(step, total_steps):
+                weighted = weight * total if weighted is None else weighted + weight * total
+        return weighted, sums
+
+
+class _HeadTerms(Function):
+    """Value and gradients of a weighted sum of losses, block by block."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: _Rows, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        with full_precision(hidden):
+            total, sums, gradients = _walk(rows, hidden, weight, bias, ctx.needs_input_grad[1:])
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(sums)
+        ctx.dtypes = [None if of is None else of.dtype for of in (hidden, weight, bias)]
+        return total, sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, output: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        kept = graph_is_kept()  # retain_graph: another pass may come
+        gradients = [
+            None if saved is None else (saved * output if kept else saved.mul_(output)).to(dtype)
+            for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        ]
+        return None, *gradients
+
+
+def _walk(
+    rows: _Rows, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: Sequence[bool]
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """The weighted sum, each sum, and the gradients ``wanted`` of hidden states, weight and bias."""
+    exact = torch.promote_types(hidden.dtype, torch.float32)
+    trains, width = any(wanted), len(weight)
+    total, sums = hidden.new_zeros((), dtype=exact), hidden.new_zeros(len(rows.losses), dtype=exact)
+    gradients = [
+        None if of is None or not want else torch.zeros_like(of, dtype=exact)
+        for of, want in zip((hidden, weight, bias), wanted, strict=True)
+    ]
+    student = replace(rows.student, hidden=_operand(hidden), weight=_operand(weight), bias=bias)
+    teacher = rows.teacher
+    if isinstance(teacher, LazyLogits):
+        teacher = replace(teacher, hidden=_operand(teacher.hidden), weight=_operand(teacher.weight))
+    size = max(1, min(len(hidden), _BLOCK // width))
+    few = max(1, (_CPU_ROWS if hidden.device.type == "cpu" else _BLOCK) // width)
+    ours = hidden.new_empty(size, width, dtype=exact)
+    theirs = ours.new_empty(size, teacher.width) if isinstance(teacher, LazyLogits) else None
+    for start in range(0, len(hidden), size):
+        block = slice(start, min(len(hidden), start + size))
+        products = _products(student, block, ours)
+        expected: Tensor | None
+        if isinstance(teacher, LazyLogits) and theirs is not None:
+            expected = _products(teacher, block, theirs)
+        else:
+            expected = teacher[block] if isinstance(teacher, Tensor) else None
+        for first in range(0, len(products), few):
+            part, at = slice(first, first + few), slice(start + first, min(block.stop, start + first + few))
+            given = None if expected is None else at_least_float32(expected[part])
+            if given is not None and isinstance(teacher, LazyLogits):
+                given = teacher.curve(given)
+            product = products[part].detach().requires_grad_(trains)
+            with torch.set_grad_enabled(trains):
+                weighted, each = rows.loss_of(at, student.curve(product), given)
+            sums += torch.stack(each)
+            if weighted is not None:
+                total += weighted.detach()
+            if trains:
+                products[part] = 0 if weighted is None else torch.autograd.grad(weighted, product)[0]
+        if trains:
+            _backward(products, student, block, gradients)
+    return total, sums, gradients
+
+
+def _operand(tensor: Tensor) -> Tensor:
+    """As it is multiplied: half precision in itself where a device has units for it, in float32 on the CPU."""
+    return at_least_float32(tensor) if tensor.device.type == "cpu" else tensor
+
+
+def _products(logits: LazyLogits, block: slice, out: Tensor) -> Tensor:
+    """The products of some rows, before the curve, in ``out``."""
+    out = out[: block.stop - block.start]
+    _multiply(logits.hidden[block], logits.weight.t(), out)
+    return out if logits.bias is None else out.add_(logits.bias)
+
+
+def _backward(gradient: Tensor, student: LazyLogits, block: slice, gradients: Sequence[Tensor | None]) -> None:
+    """Add to the gradients of hidden states, weight and bias what follows of that of a block's products."""
+    of_hidden, of_weight, of_bias = gradients
+    half = gradient.to(student.weight.dtype)
+    if of_hidden is not None:
+        _multiply(half, student.weight, of_hidden[block])
+    if of_weight is not None and half.dtype == of_weight.dtype:
+        of_weight.addmm_(half.t(), student.hidden[block])
+    elif of_weight is not None:
+        of_weight += half.t() @ student.hidden[block]
+    if of_bias is not None:
+        of_bias += gradient.sum(0)
+
+
+def _multiply(one: Tensor, other: Tensor, out: Tensor) -> None:
+    if one.dtype == other.dtype == out.dtype:
+        torch.mm(one, other, out=out)
+    else:
+        out.copy_(one.to(other.dtype) @ other)
