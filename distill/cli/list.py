@@ -10,7 +10,7 @@ from distill.core.utils.errors import UserError, nearest
 
 __all__ = ["KINDS", "LIST"]
 
-KINDS = ("losses", "schedules", "callbacks", "tasks", "recipes")
+KINDS = ("losses", "schedules", "callbacks", "tasks", "targets", "recipes")
 
 
 def _list(options: Namespace, _: Overrides) -> None:

@@ -38,12 +38,16 @@ torch {torch}, and what came of it. Made by
 | copied | a student of all layers: the same bits; of half of them (`layers: uniform`): exactly their weights |
 | hints | `HintonKL`, `FitNetHint`, `CrossEntropy` and their gradient, for the copied student or a whole one |
 | pruned | `StructuredPruning` of half the heads and neurons: what is left computes what masking them did |
-| quantized | int8 weights, inputs and embeddings: saved and loaded it gives the same bits |
+| quantized | int8 weights, inputs and embeddings, without training: saved and loaded it gives the same bits |
 | exported | ONNX: onnxruntime's logits, to 1e-4 of the largest; with one head of each type |
 
 Slow is what did not end in 60 s (an export: 150 s) on a busy core. An empty place was not tried: packing is for
 language models alone. A number is a reason below the table, by which a run, or its export, is refused before anything
 is written.
+
+Quantization while training (`QuantizationAwareTraining`) refuses two of those that work without: `rwkv` and `gemma3n`
+write weights in their forward pass. The message names them, and all else is quantized when they are left out:
+`exclude: ['attention\\.output', 'feed_forward\\.value']` and `exclude: [_coefs]`.
 """
 
 

@@ -15,6 +15,7 @@ import distill.core.schedules
 import distill.losses
 from distill.cli.list import KINDS
 from distill.core.schedules import Schedule
+from distill.export.targets import TARGETS
 from distill.losses import DistillationLoss
 from distill.tasks import TASKS
 from distill.workflows.job.reference import Entry, catalogue
@@ -74,3 +75,9 @@ def test_listing_imports_nothing_heavy() -> None:
         "sys.exit(len({'torch', 'transformers', 'pytorch_lightning', 'datasets', 'numpy'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_every_export_target_is_listed_with_what_to_type() -> None:
+    assert [(entry.name, entry.defaults) for entry in LISTED["targets"]] == [
+        (name, f"distill export RUN --to {name}") for name in TARGETS
+    ]

@@ -143,3 +143,12 @@ def test_what_is_no_target_is_refused(to: str, said: str, distill: Callable[...,
     done = distill("export", "nowhere", "--to", to)
     assert done.code == 2
     assert re.search(said, done.err)
+
+
+def test_the_adaptor_on_the_page_reads_a_loader_of_dictionaries() -> None:
+    (block,) = (block for block in blocks("python") if "adaptor=" in block)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    batch = names["task"].batch({"pixels": torch.zeros(3, 4), "labels": torch.tensor([0, 1, 2])})
+    assert list(batch.inputs) == ["pixels"]
+    assert batch.labels.tolist() == [0, 1, 2]

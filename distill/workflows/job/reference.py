@@ -1,4 +1,4 @@
-"""What a configuration can name: losses, schedules, callbacks, tasks and recipes, read off the source. Light: no torch.
+"""What a command can name: losses, callbacks, tasks, targets, recipes, ..., read off the source. Light: no torch.
 
 The classes' files are parsed, not imported: importing what they import takes ten seconds where the list takes a tenth.
 """
@@ -37,6 +37,7 @@ def catalogue(kinds: Iterable[str] | None = None) -> dict[str, list[Entry]]:
         "schedules": lambda: _classes(_Room("core/schedules.py"), "Schedule"),
         "callbacks": lambda: _classes(_Room("callbacks", *_BASES), "Callback", "ModelCheckpoint"),
         "tasks": lambda: _tasks(_Room("tasks", "core/task.py")),
+        "targets": lambda: _targets(_Room("export", "export/onnx/write.py")),
         "recipes": lambda: [Entry(name, _comment(path), f"distill fit -c {name}") for name, path in recipes().items()],
     }
     return {kind: made[kind]() for kind in kinds or made}
@@ -166,6 +167,17 @@ def _tasks(room: _Room) -> list[Entry]:
         parts += [f"best by {monitor}"] if monitor else []
         entries.append(Entry(room.attribute(cls, "name"), _summary(room.classes[cls]), "; ".join(parts)))
     return entries
+
+
+def _targets(room: _Room) -> list[Entry]:
+    """The export targets in the order of ``TARGETS``."""
+    named = [n.id for n in ast.walk(room.value("TARGETS")) if isinstance(n, ast.Name) and n.id in room.classes]
+    names = {cls: room.attribute(cls, "name") for cls in dict.fromkeys(named)}
+    return [
+        Entry(name, _summary(room.classes[cls]), f"distill export RUN --to {name}")
+        for cls, name in names.items()
+        if name
+    ]
 
 
 def _summary(cls: ast.ClassDef) -> str:
