@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from distill.tasks.chat import special_tokens
 if TYPE_CHECKING:
     from distill.data.text import TextData
 
-__all__ = ["block_length", "cut_off", "form_lines", "has_turns", "settle", "use_template"]
+__all__ = ["block_length", "cut_off", "form_lines", "has_turns", "settle", "template_doubts", "use_template"]
 
 _TEXT_BLOCK, _CHAT_BLOCK = 256, 1024
 
@@ -105,6 +105,27 @@ def cut_off(samples: Samples) -> tuple[int, int] | None:
     if not (beyond > 0).any():
         return 0, 0
     return int((beyond > 0).sum()), int((samples.lengths + beyond).max())
+
+
+def template_doubts(data: TextData, teachers: Sequence[Any]) -> list[str]:
+    """Lines on teachers that were trained with another chat template than that by which their samples are written.
+
+    Args:
+        data: The data.
+        teachers: Their tokenizers.
+    """
+    kinds: Any = data.task
+    if not data.task.packs or not has_turns(data.task, data.training_columns) or not kinds.chat_template:
+        return []
+    lines = []
+    for tokenizer in teachers:
+        theirs = getattr(tokenizer, "chat_template", None)
+        if theirs is None:
+            lines.append("the teacher has no chat template: it may be no chat model, and answer without an end")
+        elif theirs != data.tokenizer.chat_template:
+            own = "name its tokenizer in data.tokenizer, and leave data.chat_template out"
+            lines.append(f"the teacher's chat template is another one, under which alone it answers as trained; {own}")
+    return lines
 
 
 def form_lines(data: TextData, task: TextTask, roles: Mapping[str, str], samples: Mapping[str, Samples]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -10,7 +10,16 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from distill.core.utils.errors import UserError
 
-__all__ = ["by_id", "check_same", "check_tokenizer", "embedding_rows", "said", "set_padding", "tokens_differ"]
+__all__ = [
+    "by_id",
+    "check_same",
+    "check_tokenizer",
+    "embedding_rows",
+    "said",
+    "set_ends",
+    "set_padding",
+    "tokens_differ",
+]
 
 _ROLES = ("bos_token_id", "eos_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
 
@@ -64,8 +73,16 @@ def check_same(data: Any, own: Any, who: str) -> None:
             f"this is not the tokenizer of {who}, which would read other tokens than it was trained on: {found}",
             key="data.tokenizer",
             value=str(getattr(data, "name_or_path", "")) or None,
-            hint=f"teacher, student and data need one tokenizer: name that of {who}, or another model",
+            hint=_one_tokenizer(data, own, who),
         )
+
+
+def _one_tokenizer(data: Any, own: Any, who: str) -> str:
+    """What to do about two tokenizers: of one vocabulary, a student can take on the other's special tokens."""
+    name = str(getattr(data, "name_or_path", ""))
+    if who == "model.student" and name and data.eos_token_id != own.eos_token_id and not tokens_differ(data, own):
+        return f"to train it to end as the data does, set model.student.tokenizer: {name}"
+    return f"teacher, student and data need one tokenizer: name that of {who}, or another model"
 
 
 def _difference(data: Any, own: Any) -> str | None:
@@ -135,6 +152,34 @@ def set_padding(model: nn.Module, tokenizer: Any) -> None:
     if table is not None and table.padding_idx is not None:
         mere = number not in (getattr(tokenizer, role, None) for role in _ROLES)
         table.padding_idx = number if mere and number < table.num_embeddings else None
+
+
+def set_ends(model: nn.Module, tokenizer: Any, teachers: Sequence[nn.Module] = ()) -> None:
+    """Have a language model stop where the texts of its training end: at the tokenizer's end token, and its teachers'.
+
+    A student that was a base model knows another end, or one alone where a chat model has several. They are saved
+    with it.
+
+    Args:
+        model: The student; another kind than one of transformers is left alone.
+        tokenizer: Of transformers.
+        teachers: Models whose ends it learns.
+    """
+    config, generation = getattr(model, "config", None), getattr(model, "generation_config", None)
+    if not isinstance(config, PreTrainedConfig) or generation is None or tokenizer.eos_token_id is None:
+        return
+    known = [getattr(teacher, "generation_config", None) for teacher in teachers]
+    ends = [*_ends(generation), *(end for one in known for end in _ends(one)), tokenizer.eos_token_id]
+    ends = sorted({end for end in ends if end < len(tokenizer)})
+    generation.eos_token_id = ends[0] if len(ends) == 1 else ends
+    if tokenizer.eos_token_id not in _ends(config):
+        config.eos_token_id = tokenizer.eos_token_id
+
+
+def _ends(config: Any) -> list[int]:
+    """What a configuration takes for an end."""
+    found = getattr(config, "eos_token_id", None)
+    return [] if found is None else list(found) if isinstance(found, (list, tuple)) else [found]
 
 
 def _is_input(model: nn.Module, module: nn.Module) -> bool:

@@ -26,7 +26,7 @@ from distill.models.pretrained import load_tokenizer
 from distill.models.students import StudentConfig, build_student
 from distill.models.students.build import refuse_quantized
 from distill.models.teachers import Ensemble, LiveTeacher, TeacherConfig, TeacherSource, build_teacher
-from distill.models.tokens import check_same, check_tokenizer, set_padding
+from distill.models.tokens import check_same, check_tokenizer, set_ends, set_padding
 from distill.tasks import CausalLM, Task, TextTask
 from distill.training.padding_probe import meet_padding
 from distill.training.reads import check_reads
@@ -127,6 +127,8 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
             check_same(maker, own, who)
         check_tokenizer(maker, who, model)
         set_padding(model, maker)
+    if isinstance(task, CausalLM) and hasattr(maker, "get_vocab"):
+        set_ends(student, maker, teacher.models if teacher else ())
     if isinstance(data, TextData):
         key, length = data.longest
         check_length(key, length, [(who, model) for who, model, _ in models])

@@ -23,6 +23,8 @@ from distill.core.step_callback import step_callbacks
 from distill.core.utils.console import duration, wide
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.verdict import Verdict
+from distill.data import TextData
+from distill.data.one_sample import one_sample
 from distill.run.baseline import check_baseline, find_baseline, learns_alone
 from distill.run.folder import Run
 from distill.training.module import Distillation
@@ -154,6 +156,7 @@ def dry_run(
             trainer.fit(job.module, datamodule=job.data)
     report = _report(job, trainer, measured) | {"run_folder": _folder(job.run, run_id)}
     report |= {"opening": opening(job, trainer, check)}
+    report |= {"sample": one_sample(job.data) if isinstance(job.data, TextData) else []}
     if trainer.is_global_zero:
         _show(report, console or wide())
     return report
@@ -210,7 +213,7 @@ def shown_steps(total: int) -> list[int]:
 
 
 def _show(report: Mapping[str, Any], console: Console) -> None:
-    print("\n".join(report["opening"]), flush=True)
+    print("\n".join([*report["opening"], *report["sample"]]), flush=True)
     table = Table(title="dry run: nothing was written", title_justify="left", show_header=False)
     memory = f"{report['memory_of_a_step'] / 2**20:,.0f} MiB"
     real, padded = report["tokens_a_step"], report["padded_tokens_a_step"]

@@ -16,6 +16,8 @@ from distill.core.model_spec import ModelSpec, megabytes, parameter_count
 from distill.core.task import TokenTask
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
+from distill.data import TextData
+from distill.data.language import template_doubts
 from distill.run.baseline import find_baseline, scores_of
 from distill.run.lineage import lineage
 from distill.training.module import Distillation
@@ -49,7 +51,14 @@ def opening(job: Job, trainer: Trainer, check: TeacherCheck) -> list[str]:
     lines += [_device(trainer), _length(job, trainer)]
     if expected := _expected(job, check):
         lines.append(f"to expect: {expected}")
-    return [*lines, *(f"warning: {line}" for line in check.lines)]
+    doubts = [*check.lines, *_template_doubts(job)]
+    return [*lines, *(f"warning: {line}" for line in doubts)]
+
+
+def _template_doubts(job: Job) -> list[str]:
+    if job.module.teacher is None or not isinstance(job.data, TextData):
+        return []
+    return template_doubts(job.data, job.module.teacher.tokenizers)
 
 
 def _expected(job: Job, check: TeacherCheck) -> str:

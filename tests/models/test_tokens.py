@@ -11,14 +11,21 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from distill.core.forward import forward
 from distill.core.signals import Batch, Request
 from distill.core.utils.errors import UserError
 from distill.models import saved_student
 from distill.models.teachers import LiveTeacher
-from distill.models.tokens import check_same, check_tokenizer, set_padding
+from distill.models.tokens import check_same, check_tokenizer, set_ends, set_padding
 from distill.tasks import TextClassification
 from distill.training.assemble import meet_data
 
@@ -184,3 +191,26 @@ def test_modules_of_ones_own_are_left_alone() -> None:
     set_padding(module, PADDED)
     assert module.config.pad_token_id == 7  # type: ignore[union-attr]
     assert forward(nn.Identity(), {"input": torch.ones(1, 1)}, Request(logits=True)).logits is not None
+
+
+def test_a_student_stops_at_its_own_end_at_the_datas_and_at_its_teachers(chat_tokenizer: Any) -> None:
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    tokenizer = chat_tokenizer()
+    base, teacher = (LlamaForCausalLM(LlamaConfig(vocab_size=2052, **sizes, eos_token_id=0)) for _ in range(2))
+    teacher.generation_config.eos_token_id = [tokenizer.eos_token_id, 3]
+    set_ends(base, tokenizer, [teacher])
+    assert base.generation_config.eos_token_id == sorted({0, 3, tokenizer.eos_token_id})
+    assert base.config.eos_token_id == tokenizer.eos_token_id
+    fresh = LlamaForCausalLM(LlamaConfig(vocab_size=2052, **sizes, eos_token_id=None))
+    set_ends(fresh, tokenizer)
+    assert fresh.generation_config.eos_token_id == fresh.config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_a_base_student_of_a_chat_model_is_refused_with_the_setting_that_gives_it_the_end(chat_tokenizer: Any) -> None:
+    data, own = chat_tokenizer(), chat_tokenizer()
+    own.eos_token = "<|endoftext|>"
+    with pytest.raises(UserError, match=r"eos_token is .*<\|im_end\|>.* here") as refused:
+        check_same(data, own, "model.student")
+    assert (
+        refused.value.hint == f"to train it to end as the data does, set model.student.tokenizer: {data.name_or_path}"
+    )

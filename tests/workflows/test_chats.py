@@ -1,0 +1,84 @@
+"""A run on chats, from the dry run to answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+Distill = Callable[..., Any]
+
+
+@pytest.fixture
+def recipe_file(chat_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    for split, rows in (("train", range(12)), ("validation", range(12, 16))):
+        lines = [
+            {
+                "messages": [
+                    {"role": "user", "content": f"x = {n}"},
+                    {"role": "assistant", "content": f"return {n}\n" * (n + 1)},
+                ]
+            }
+            for n in rows
+        ]
+        Path(f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = {
+        "name": "chat",
+        "model": {
+            "task": "causal-lm",
+            "teacher": str(chat_dir),
+            "student": {"layers": "uniform", "num_layers": 1},
+            "losses": [{"class_path": "HintonKL"}, {"class_path": "CrossEntropy"}],
+        },
+        "data": {"files": {"train": "train.jsonl", "validation": "validation.jsonl"}, "batch_size": 2},
+        "trainer": {"max_steps": 2, "accelerator": "cpu", "enable_progress_bar": False},
+        "logging": {"tensorboard": False},
+    }
+    Path("chat.yaml").write_text(yaml.safe_dump(config))
+    return "chat.yaml"
+
+
+def test_a_chat_is_shown_trained_on_and_answered_by_the_template(
+    recipe_file: str, chat_dir: Path, distill: Distill, chat_tokenizer: Callable[..., Any]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    shown = distill("fit", "-c", recipe_file, "--dry-run")
+    assert shown.code == 0, shown.err
+    assert "data: chats through the tokenizer's chat template; answers count (" in shown.out
+    assert "\n  reads    <|im_start|>│" in shown.out
+    assert "│<|im_end|>\n" in shown.out.split("  predicts ")[1]
+    fitted = distill("fit", "-c", recipe_file, "--id", "one")
+    assert fitted.code == 0, fitted.err
+    student = Path("runs/chat/one/student")
+    task = json.loads((student / "task.json").read_text())
+    assert task["settings"]["chat_template"] is True
+    assert task["columns"] == {}
+    tokenizer = chat_tokenizer()
+    model: Any = AutoModelForCausalLM.from_pretrained(student)
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+
+    Path("asked.txt").write_text("x = 3\n")
+    answered = distill("predict", str(student), "asked.txt", "--jsonl", "--max-new-tokens", "6")
+    assert answered.code == 0, answered.err
+    asked = [{"role": "user", "content": "x = 3"}]
+    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    made = model.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
+    assert json.loads(answered.out)["completion"] == tokenizer.decode(made, skip_special_tokens=True)
+    validated = distill("validate", "runs/chat/one")
+    assert validated.code == 0, validated.err
+
+
+def test_a_teacher_of_another_chat_template_is_told_of(recipe_file: str, distill: Distill) -> None:
+    Path("other.jinja").write_text(
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<|im_end|>{% endfor %}"
+        "{{ 'assistant: ' if add_generation_prompt else '' }}"
+    )
+    shown = distill("fit", "-c", recipe_file, "--dry-run", "--data.chat_template", "other.jinja")
+    assert shown.code == 0, shown.err
+    assert "warning: the teacher's chat template is another one" in shown.out
