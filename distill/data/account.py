@@ -14,6 +14,7 @@ from distill.core.signals import IGNORE
 from distill.data import arrow
 from distill.data.balance import balance
 from distill.data.features import Ragged, Samples
+from distill.data.joining import joined_text
 from distill.data.label_values import canonical
 from distill.data.labels import Labels
 from distill.data.packing import PackedSamples
@@ -44,7 +45,8 @@ def sizes(rows: RawData, samples: Mapping[str, Samples], splits: Mapping[str, st
         text = f"{count:,}{'' if parts else ' rows'} for {'training' if use == 'train' else use}"
         text += f" (split {splits[use]!r})" if splits.get(use, use) != use else ""
         parts.append(text + (f" in {len(one):,} blocks" if isinstance(one, PackedSamples) else ""))
-    return [f"data: {', '.join(parts)}"] if parts else []
+    joined = [joined_text(count, len(rows.splits[use]), use) for use, count in rows.joined.items() if use in samples]
+    return [f"data: {line}" for line in ([", ".join(parts)] if parts else []) + joined]
 
 
 def said(

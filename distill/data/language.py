@@ -14,13 +14,23 @@ from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import at_home
 from distill.data.features import Ragged, Samples
+from distill.data.packing import PackedSamples, sliding_windows
 from distill.data.raw_data import RawData
 from distill.tasks.chat import special_tokens
 
 if TYPE_CHECKING:
     from distill.data.text import TextData
 
-__all__ = ["block_length", "cut_off", "form_lines", "has_turns", "settle", "template_doubts", "use_template"]
+__all__ = [
+    "block_length",
+    "cut_off",
+    "form_lines",
+    "has_turns",
+    "in_blocks",
+    "settle",
+    "template_doubts",
+    "use_template",
+]
 
 _TEXT_BLOCK, _CHAT_BLOCK = 256, 1024
 
@@ -41,6 +51,32 @@ def block_length(task: TextTask, given: int | None, roles: Mapping[str, str]) ->
     if not task.packs:
         return 0
     return given if given is not None else _CHAT_BLOCK if has_turns(task, roles) else _TEXT_BLOCK
+
+
+def in_blocks(data: TextData, task: TextTask, roles: Mapping[str, str], use: str, samples: Samples) -> Samples:
+    """``samples`` packed into blocks, or cut into windows to be judged by, as the settings of ``data`` say.
+
+    Args:
+        data: Its settings.
+        task: Its task.
+        roles: Role -> column of the training data.
+        use: ``train``, ``validation`` or ``test``.
+        samples: The split's, each document one.
+
+    Raises:
+        UserError: if windows are asked for where there can be none.
+    """
+    length, turns, stride = block_length(task, data.pack_length, roles), has_turns(task, roles), data.eval_stride
+    isolate = data.isolate_documents
+    if stride is not None:
+        if not length or turns:
+            raise idle("data.eval_stride", stride, "samples that are read whole", "pack plain texts: data.pack_length")
+        if not 0 < stride <= length:
+            problem, hint = f"must lie between 1 and a block's {length} tokens", f"try {length // 2}"
+            raise UserError(problem, key="data.eval_stride", value=stride, hint=hint)
+        if use != "train":
+            return sliding_windows(samples, length, stride, isolate=isolate)
+    return PackedSamples(samples, length, isolate=isolate, whole=turns) if length else samples
 
 
 def use_template(tokenizer: Any, given: str | bool | None) -> None:

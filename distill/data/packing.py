@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.core.signals import IGNORE
 from distill.data.features import Key, Ragged, Samples
 
-__all__ = ["PackedSamples"]
+__all__ = ["PackedSamples", "sliding_windows"]
 
 
 class PackedSamples(Samples):
@@ -73,3 +74,34 @@ def _whole(offsets: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     while cuts[-1] < offsets[-1]:
         cuts.append(int(offsets[np.searchsorted(offsets, cuts[-1] + length, "right") - 1]))
     return np.array(cuts)
+
+
+def sliding_windows(samples: Samples, length: int, stride: int, *, isolate: bool) -> Samples:
+    """Windows of ``length`` positions that each begin ``stride`` after the one before, for evaluation.
+
+    Only what no earlier window has seen is to be predicted, so every token is predicted once, and from at least
+    ``length - stride`` positions of its text before it, where there are as many.
+
+    Args:
+        samples: The documents, with ``labels``.
+        length: Positions of a window, L.
+        stride: Positions from one window to the next, at most L.
+        isolate: Whether documents in one window are hidden from each other (:class:`PackedSamples`).
+    """
+    documents = samples.features["input_ids"]
+    assert isinstance(documents, Ragged)
+    total = len(documents.values)
+    begins = np.arange(0, max(total - length, 0) + stride, stride)
+    ends = np.minimum(begins + length, total)
+    cuts = np.append(0, np.cumsum(ends - begins))
+    begin = np.repeat(begins, ends - begins)
+    place = np.arange(cuts[-1]) - np.repeat(cuts[:-1], ends - begins) + begin
+    seen = (begin > 0) & (place < begin + length - stride)
+    columns = {name: one.values[place] for name, one in samples.features.items() if isinstance(one, Ragged)}
+    columns["labels"] = np.where(seen, IGNORE, columns["labels"])
+    if "bytes" in columns:
+        columns["bytes"] = np.where(seen, 0, columns["bytes"])
+    if isolate:
+        document = documents.offsets[np.searchsorted(documents.offsets, place, "right") - 1]
+        columns["position_ids"] = place - np.maximum(document, begin)
+    return Samples({name: Ragged(values, cuts) for name, values in columns.items()}, samples.seed)

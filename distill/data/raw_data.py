@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 from distill.data import arrow
 from distill.data.columns import check_rows, check_tags, find_columns
+from distill.data.joining import join_rows
 from distill.data.labels import Labels, Outputs, read_labels
 from distill.data.sources import find_splits, hold_out, sample
 
@@ -24,11 +25,13 @@ class RawData:
         splits: Use (``train``, ``validation``, ``test``) -> ``datasets.Dataset``.
         columns: Use -> role -> column.
         labels: How labels become ids; ``None`` where the data has none.
+        joined: Use -> rows that were joined, where they were; :attr:`splits` then has the texts made of them.
     """
 
     splits: dict[str, Any]
     columns: dict[str, dict[str, str]]
     labels: Labels | None
+    joined: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def without_label(self) -> dict[str, int]:
@@ -69,6 +72,7 @@ def read_raw_data(
     train_samples: int | None = None,
     labels: Sequence[Any] | None = None,
     outputs: Callable[[], Outputs | None] = lambda: None,
+    join: str | None = None,
 ) -> RawData:
     """Choose and check the rows of ``source``.
 
@@ -82,6 +86,7 @@ def read_raw_data(
         train_samples: How many training rows to keep.
         labels: Names of the classes, as the user has them.
         outputs: Finds the classifier that the labels are for (see :func:`~distill.data.labels.read_labels`).
+        join: What stands between rows that are pieces of one text.
 
     Raises:
         UserError: for whatever is wrong with the rows or with what is said of them.
@@ -91,6 +96,9 @@ def read_raw_data(
     found = find_columns(task, every, columns, mixed or {})
     if labels is not None and "label" not in task.columns:
         raise UserError(f"{task.name} has no classes", key="data.labels", value=list(labels), hint="leave it out")
+    joins = join is not None or "document" in found
+    joined = {use: len(rows) for use, rows in chosen.items() if joins}
+    chosen = join_rows(task, chosen, found, join, validation_fraction)
     whole = dict(chosen)
     if validation_fraction is not None:
         chosen["train"], chosen["validation"] = hold_out(chosen["train"], validation_fraction)
@@ -110,4 +118,4 @@ def read_raw_data(
             value=found.get("label"),
             hint="name the column of the labels, or another split",
         )
-    return RawData(chosen, present, read)
+    return RawData(chosen, present, read, joined)

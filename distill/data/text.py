@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Literal
@@ -17,18 +16,15 @@ from distill.data.batches import EvaluationBatches, TrainingBatches
 from distill.data.bounds import check_numbers, check_packing, refuse_idle_settings
 from distill.data.features import Samples
 from distill.data.labels import Outputs
-from distill.data.language import block_length, cut_off, form_lines, has_turns, settle, use_template
+from distill.data.language import block_length, cut_off, form_lines, has_turns, in_blocks, settle, use_template
 from distill.data.loader import Collate, Loader, make_loader, ranks_of
-from distill.data.packing import PackedSamples
 from distill.data.raw_data import RawData, read_raw_data
 from distill.data.reader import reader_config
 from distill.data.sources import Source, find_splits, load, set_aside
-from distill.data.tokenize import load_tokenizer, tokenize, tokenizer_fingerprint
+from distill.data.tokenize import load_tokenizer, tokenize, tokenizer_fingerprint, warn_of_length
 from distill.tasks import Task, TextTask, make_task
 
 __all__ = ["TextData"]
-
-_log = logging.getLogger(__name__)
 
 
 class TextData(LightningDataModule):
@@ -51,6 +47,8 @@ class TextData(LightningDataModule):
         columns: Role (``text``, ``text_pair``, ``label``) -> column; recognized by their names if not given.
         labels: Names of the classes in the order of their ids, where they are not to be found in the data: a teacher
             has them in another order, or has more of them.
+        join: Rows are pieces of one text (lines of a book), joined by this. With a column for the role ``document``
+            those next to each other are that have one value there; without, all of a split.
         splits: Use (``train``, ``validation``, ``test``) -> split; recognized by their names if not given.
         validation_fraction: Share of the training rows taken for validation, always the same ones.
         train_samples: Train on so many rows (documents, before they are packed), always the same ones.
@@ -61,6 +59,8 @@ class TextData(LightningDataModule):
         pack_length: Causal language modelling: join documents and cut them into blocks of so many tokens
             (256 if not given); 0 makes each document a sample of its own. Prompts and chats are not cut to fill a
             block (1,024 if not given): what is longer than one loses its end.
+        eval_stride: Validate by windows of a block's length that begin so many tokens apart, each judged by what no
+            earlier one has seen: the perplexity of long texts is then not that of blocks that begin anew.
         isolate_documents: Hide documents that share a block from each other.
         completion_only_loss: Whether completions, or the assistant's turns, count alone: the default; ``false``: all.
         chat_template: A file with the template of chats, in place of the tokenizer's; ``false``: prompts and
@@ -86,6 +86,7 @@ class TextData(LightningDataModule):
         tokenizer: str = "",
         columns: dict[str, str] | None = None,
         labels: list[str | int | bool] | None = None,
+        join: str | None = None,
         splits: dict[str, str] | None = None,
         validation_fraction: float | None = None,
         train_samples: int | None = None,
@@ -94,6 +95,7 @@ class TextData(LightningDataModule):
         eval_batch_size: int = 64,
         bucketing: bool = True,
         pack_length: int | None = None,
+        eval_stride: int | None = None,
         isolate_documents: bool = True,
         completion_only_loss: bool | None = None,
         chat_template: str | bool | None = None,
@@ -107,7 +109,8 @@ class TextData(LightningDataModule):
         self.train_samples, self.max_length, self.pack_length = train_samples, max_length, pack_length
         self.batch_size, self.eval_batch_size, self.bucketing = batch_size, eval_batch_size, bucketing
         self.isolate_documents, self.seed, self.num_workers = isolate_documents, seed, num_workers
-        self.reader, self.document, self.chat_template = reader, document, chat_template
+        self.reader, self.document, self.chat_template, self.join = reader, document, chat_template, join
+        self.eval_stride = eval_stride
         self.completion_only_loss, self.add_special_tokens = completion_only_loss, add_special_tokens
         self._task, self._names = task, labels
         self.epoch = 0
@@ -121,9 +124,8 @@ class TextData(LightningDataModule):
     @cached_property
     def _source(self) -> Source:
         """The rows as they were read."""
-        task = self._checked_task()
         given = None if self.reader is None else reader_config(self.reader)
-        plain = "paragraph" if task.packs else "line"
+        plain = "paragraph" if self._checked_task().packs else "line"
         return load(self.path, self.name, self.files, given, self.document, plain)
 
     @cached_property
@@ -139,6 +141,7 @@ class TextData(LightningDataModule):
             train_samples=self.train_samples,
             labels=self._names,
             outputs=self.outputs,
+            join=self.join,
         )
 
     def _checked_task(self) -> TextTask:
@@ -200,13 +203,7 @@ class TextData(LightningDataModule):
             raise UserError("a tokenizer is missing", key="data.tokenizer", hint="name the one of the student")
         tokenizer = load_tokenizer(self.tokenizer_path, self._checked_task())
         use_template(tokenizer, self.chat_template)
-        limit, (key, length) = tokenizer.model_max_length, self.longest
-        if length > limit:  # a note of its makers; how many a model can read, it says itself (check_length)
-            _log.warning(
-                "%s = %d, and the tokenizer says model_max_length: %d, so its model may not have seen longer texts; "
-                "--%s %d keeps to it",
-                *(key, length, limit, key, limit),
-            )
+        warn_of_length(tokenizer, *self.longest)
         return tokenizer
 
     @property
@@ -259,10 +256,7 @@ class TextData(LightningDataModule):
                 samples = self._tokenized(use)
                 self._left_out[use] = len(self._rows.splits[use]) - len(samples)
                 self._cut[use] = (0, 0) if self._block_length and not self._has_turns else cut_off(samples)
-                if self._block_length:
-                    isolate, whole = self.isolate_documents, self._has_turns
-                    samples = PackedSamples(samples, self._block_length, isolate=isolate, whole=whole)
-                self._samples[use] = samples
+                self._samples[use] = in_blocks(self, self.task, self.training_columns, use, samples)
 
     def _tokenized(self, use: str) -> Samples:
         return tokenize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +21,10 @@ from distill.core.utils.quiet import quiet_datasets
 from distill.data.features import Samples, read_column
 from distill.data.labels import Labels
 
-__all__ = ["check_room", "load_tokenizer", "tokenize", "tokenizer_fingerprint"]
+__all__ = ["check_room", "load_tokenizer", "tokenize", "tokenizer_fingerprint", "warn_of_length"]
+
+
+_log = logging.getLogger(__name__)
 
 
 def load_tokenizer(path: str, task: TextTask) -> Any:
@@ -39,6 +43,22 @@ def load_tokenizer(path: str, task: TextTask) -> Any:
         problem, hint = f"{task.name} needs a tokenizer with a padding token", "set its pad_token and save it again"
         raise UserError(problem, key=key, value=path, hint=hint)
     return tokenizer
+
+
+def warn_of_length(tokenizer: Any, key: str, length: int) -> None:
+    """Say where samples may be longer than the makers of the tokenizer say. How many a model can read, it says itself.
+
+    Args:
+        tokenizer: Of transformers.
+        key: The setting that bounds the length.
+        length: Its tokens.
+    """
+    if length > (limit := tokenizer.model_max_length):
+        _log.warning(
+            "%s = %d, and the tokenizer says model_max_length: %d, so its model may not have seen longer texts; "
+            "--%s %d keeps to it",
+            *(key, length, limit, key, limit),
+        )
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

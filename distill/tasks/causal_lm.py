@@ -51,9 +51,10 @@ class CausalLM(TokenTask):
         "prompt": ("prompt",),
         "completion": ("completion",),
         "tools": ("tools",),
+        "document": (),
         "text": ("text", "content", "document", "sentence", "code"),
     }
-    optional: ClassVar[frozenset[str]] = frozenset({"tools"})
+    optional: ClassVar[frozenset[str]] = frozenset({"tools", "document"})
     forms: ClassVar[tuple[frozenset[str], ...]] = (
         frozenset({"messages"}),
         frozenset({"prompt", "completion"}),

@@ -8,9 +8,10 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from distill.core.signals import IGNORE, Request
+from distill.core.utils.errors import UserError
 from distill.core.utils.paths import resolve
 from distill.data.features import Ragged, Samples
-from distill.data.packing import PackedSamples
+from distill.data.packing import PackedSamples, sliding_windows
 from distill.data.text import TextData
 from distill.tasks import CausalLM
 
@@ -131,3 +132,55 @@ def test_positions_begin_again_with_every_document_and_every_block():
     packed = PackedSamples(samples, 4, isolate=True)
     positions = [packed[0, block]["position_ids"].tolist() for block in range(len(packed))]
     assert positions == [[0, 1, 2, 3], [0, 0, 0, 1], [0, 0, 1, 0]]
+
+
+@pytest.mark.parametrize(("length", "stride"), [(16, 16), (16, 5), (16, 1), (7, 3), (1000, 10)])
+@pytest.mark.parametrize("isolate", [True, False])
+def test_windows_predict_every_token_once_from_all_that_a_window_holds_before_it(
+    documents, tokenizer, length, stride, isolate
+):
+    windows = sliding_windows(documents, length, stride, isolate=isolate)
+    rows = [windows[0, i] for i in range(len(windows))]
+    labels = [label for row in rows for label in row["labels"].tolist() if label != IGNORE]
+    assert labels == documents.features["labels"].values.tolist()
+    assert sum(int(row["bytes"].sum()) for row in rows) == documents.features["bytes"].values.sum()
+    stream = documents.features["input_ids"]
+    place = 0
+    for number, row in enumerate(rows):
+        begin = number * stride
+        assert row["input_ids"].tolist() == stream.values[begin : begin + length].tolist()
+        for at in np.flatnonzero(row["labels"] != IGNORE):
+            document = int(stream.offsets[np.searchsorted(stream.offsets, place, "right") - 1])
+            assert begin + at == place
+            assert at >= min(place, length - stride)
+            if isolate:
+                assert row["position_ids"][at] == place - max(document, begin)
+            place += 1
+
+
+def test_the_perplexity_by_windows_is_that_of_each_token_after_all_that_its_window_holds(documents, tokenizer):
+    model, task = tiny_model("llama", "sdpa", len(tokenizer)), CausalLM()
+    windows = sliding_windows(documents, 12, 4, isolate=False)
+    metrics = task.metrics()
+    with torch.no_grad():
+        batch = task.collate([windows[0, i] for i in range(len(windows))], tokenizer)
+        task.update(metrics, task.forward(model, batch, Request(logits=True)).logits, batch)
+        ids, labels = (torch.from_numpy(documents.features[name].values).long() for name in ("input_ids", "labels"))
+        nats = []
+        for place, label in enumerate(labels):
+            begin = 0 if place < 12 else 4 * -(-(place - 11) // 4)  # of the first window that holds it
+            nats.append(-model(ids[None, begin : place + 1]).logits[0, -1].log_softmax(-1)[label])
+    assert metrics["perplexity"].compute().item() == pytest.approx(torch.stack(nats).mean().exp().item(), rel=1e-4)
+
+
+def test_validation_goes_by_windows_and_training_does_not(text_folder):
+    settings = {"task": "causal-lm", "tokenizer": "distill:quickstart/tokenizer", "pack_length": 16}
+    plain, sliding = TextData(text_folder, **settings), TextData(text_folder, **settings, eval_stride=4)
+    assert plain.samples("train").fingerprint == sliding.samples("train").fingerprint
+    predicted = [sum(int((b.labels != IGNORE).sum()) for b in data.val_dataloader()) for data in (plain, sliding)]
+    assert predicted[0] == predicted[1]
+    assert len(sliding.samples("validation")) > 3 * len(plain.samples("validation"))
+    with pytest.raises(UserError, match="must lie between 1 and a block's 16 tokens"):
+        TextData(text_folder, **settings, eval_stride=17).setup("fit")
+    with pytest.raises(UserError, match="has no effect with samples that are read whole"):
+        TextData(text_folder, **{**settings, "pack_length": 0}, eval_stride=4).setup("fit")
