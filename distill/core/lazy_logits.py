@@ -29,6 +29,13 @@ class Curve:
         scaled = product if self.scale == 1 else product * self.scale
         return scaled if self.cap is None else self.cap * torch.tanh(scaled / self.cap)
 
+    def backward(self, product: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient with respect to the product, of that with respect to what became of it."""
+        if self.cap is not None:
+            bent = torch.tanh(product * (self.scale / self.cap))
+            gradient = gradient * (1 - bent * bent)
+        return gradient if self.scale == 1 else gradient * self.scale
+
 
 @dataclass(frozen=True)
 class LazyLogits:

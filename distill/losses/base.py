@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from distill.core.model_spec import ModelSpec
 from distill.core.schedules import Constant, Ramp, Schedule, as_schedule
 from distill.core.signals import Batch, Needs, OutputKind, Signals
 from distill.core.utils.errors import UserError, nearest
+from distill.losses.softened import Softened
 
 __all__ = [
     "DistillationLoss",
@@ -24,6 +25,7 @@ __all__ = [
     "check_positive",
     "check_some",
     "counted",
+    "is_row_wise",
 ]
 
 
@@ -104,6 +106,20 @@ class DistillationLoss(nn.Module, ABC):
             )
         return teacher
 
+    def closed_form(
+        self, at: Callable[..., Softened], batch: Batch, gradient_nV: Tensor | None, factor: float
+    ) -> Tensor | None:
+        """The sum over some rows, of a row-wise loss that knows its gradient; ``None`` where it leaves it to autograd.
+
+        Args:
+            at: Gives the two models' distributions at a temperature, shared with the other losses; the student's
+                over all of its own vocabulary for ``alone=True``.
+            batch: With the rows' labels ``[n]``.
+            gradient_nV: To which ``factor`` times the gradient with respect to the student's logits is added.
+            factor: See ``gradient_nV``.
+        """
+        return None
+
     @abstractmethod
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:
         """The sum over the batch's valid positions, and their count."""
@@ -111,6 +127,21 @@ class DistillationLoss(nn.Module, ABC):
     def extra_repr(self) -> str:
         weight = self.weight.value if isinstance(self.weight, Constant) else type(self.weight).__name__
         return f"name={self.name!r}, weight={weight}"
+
+
+def is_row_wise(loss: DistillationLoss) -> bool:
+    """Whether ``loss`` says that it is row-wise, and nobody has changed since what it computes.
+
+    A class that computes otherwise than the one it inherits from has to say so again.
+    """
+    if "row_wise" in vars(loss):
+        return loss.row_wise
+    for kind in type(loss).__mro__:
+        if "row_wise" in vars(kind):
+            return loss.row_wise
+        if vars(kind).keys() & {"forward", "summed", "divergence"}:
+            return False
+    return False
 
 
 def aligned_logits(student: Signals, teacher: Signals, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
-from distill.core.signals import IGNORE, OutputKind
+from distill.core.signals import IGNORE, Batch, OutputKind
 from distill.core.utils.errors import UserError
 from distill.losses.base import counted
 from distill.losses.blockwise import sum_over_rows
 from distill.losses.label_loss import LabelLoss
+from distill.losses.softened import Softened
 
 __all__ = ["CrossEntropy", "cross_entropy", "regression_mse"]
 
@@ -108,6 +109,24 @@ class CrossEntropy(LabelLoss):
                 hint="give as many weights as classes",
             )
         return cross_entropy(student_NC, labels_N, self.label_smoothing, self.class_weights)
+
+    def closed_form(
+        self, at: Callable[..., Softened], batch: Batch, gradient_nV: Tensor | None, factor: float
+    ) -> Tensor | None:
+        labels_n = batch.labels
+        if labels_n is None or labels_n.is_floating_point() or self.class_weights is not None:
+            return None
+        soft, share = at(1.0, alone=True), self.label_smoothing
+        known_n1, target_n1 = (labels_n != IGNORE)[:, None], labels_n.clamp(min=0)[:, None]
+        if gradient_nV is not None:
+            gradient_nV.addcmul_(soft.q, known_n1.to(soft.q.dtype), value=factor)
+            gradient_nV.scatter_add_(1, target_n1, known_n1 * torch.full_like(soft.q[:, :1], -factor * (1 - share)))
+            if share:
+                gradient_nV.sub_(known_n1 * (factor * share / soft.q.shape[-1]))
+        expected_n = soft.student.gather(1, target_n1)[:, 0]
+        if share:
+            expected_n = (1 - share) * expected_n + share * soft.student.mean(-1)
+        return ((soft.student_normalizers - expected_n) * known_n1[:, 0]).sum()
 
     def _check_regression(self, width: int) -> None:
         if width != 1:

@@ -15,7 +15,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,14 +30,15 @@ from distill.core.numerics import at_least_float32, full_precision
 from distill.core.signals import Batch, Signals
 from distill.losses.base import DistillationLoss, counted
 from distill.losses.contract import term
+from distill.losses.softened import Softened
 
 __all__ = ["head_terms"]
 
 _BLOCK = 25 * 2**20
 """Logits of a block: 100 MiB of float32. Large enough for products at full speed."""
 
-_CPU_ROWS = 2**18
-"""Logits that losses are computed of at once on the CPU: 1 MiB of float32, so that temporaries stay in the cache."""
+_CPU_ROWS = 2**19
+"""Logits that losses are computed of at once on the CPU: 2 MiB of float32, so that temporaries stay in the cache."""
 
 
 def head_terms(
@@ -62,7 +63,8 @@ def head_terms(
     else:
         theirs = None if teacher is None else counted(batch.mask, teacher.flatten(0, -2))[0]
     labels = None if batch.labels is None else counted(batch.mask, batch.labels.flatten())[0]
-    rows = _Rows(losses, ours, theirs, labels, batch)
+    weights = [loss.weight(batch.step, batch.total_steps) for loss in losses]
+    rows = _Rows(losses, ours, theirs, labels, batch, weights)
     total, sums = _HeadTerms.apply(rows, ours.hidden, ours.weight, ours.bias)  # type: ignore[no-untyped-call]
     return total, list(sums.unbind())
 
@@ -76,20 +78,48 @@ class _Rows:
     teacher: LazyLogits | Tensor | None
     labels_N: Tensor | None
     batch: Batch
+    weights: Sequence[float]
 
-    def loss_of(self, part: slice, student_nV: Tensor, teacher_nV: Tensor | None) -> tuple[Tensor | None, list[Tensor]]:
-        """The weighted sum of the losses of some rows, ``None`` where no weight is above 0; and each loss."""
+    def sums(self, part: slice, student_nV: Tensor, teacher_nV: Tensor | None, trains: bool) -> tuple[Tensor, Tensor]:
+        """The sum of every loss over some rows; and of the weighted ones the gradient, ``[n, V]``, if one is needed."""
         labels_n = None if self.labels_N is None else self.labels_N[part]
         step, total_steps = self.batch.step, self.batch.total_steps
         batch = Batch({"rows": student_nV}, labels=labels_n, step=step, total_steps=total_steps)
-        student, teacher = Signals(student_nV), Signals(teacher_nV)
-        sums, weighted = [], None
-        for loss in self.losses:
-            total = term(loss, student, teacher, batch).total
-            sums.append(total.detach())
-            if weight := loss.weight(step, total_steps):
-                weighted = weight * total if weighted is None else weighted + weight * total
-        return weighted, sums
+        known: dict[tuple[float, bool], Softened] = {}
+
+        def at(temperature: float, alone: bool = False) -> Softened:
+            alone = teacher_nV is None or (alone and teacher_nV.shape[-1] != student_nV.shape[-1])
+            made = known.get((temperature, alone))
+            if made is None:
+                made = known[temperature, alone] = Softened(student_nV, None if alone else teacher_nV, temperature)
+            return made
+
+        gradient = torch.zeros_like(student_nV) if trains else student_nV
+        found: dict[int, Tensor] = {}
+        for number, (loss, weight) in enumerate(zip(self.losses, self.weights, strict=True)):
+            closed = _closed_form(loss)(at, batch, gradient if trains and weight else None, weight)
+            if closed is not None:
+                found[number] = closed
+        left = [number for number in range(len(self.losses)) if number not in found]
+        if left:
+            ours = student_nV.detach().requires_grad_(trains)
+            with torch.set_grad_enabled(trains):
+                signals = Signals(ours), Signals(teacher_nV)
+                found |= {number: term(self.losses[number], *signals, batch).total for number in left}
+                weighted = [self.weights[number] * found[number] for number in left if self.weights[number]]
+                if trains and weighted:
+                    gradient += torch.autograd.grad(torch.stack(weighted).sum(), ours)[0]
+        return torch.stack([found[number].detach() for number in range(len(self.losses))]), gradient
+
+
+def _closed_form(loss: DistillationLoss) -> Callable[..., Tensor | None]:
+    """What ``loss`` says of its gradient, unless a class has changed since what it computes."""
+    for kind in type(loss).__mro__:
+        if "closed_form" in vars(kind):
+            return loss.closed_form
+        if vars(kind).keys() & {"forward", "summed", "divergence"}:
+            break
+    return lambda *_: None
 
 
 class _HeadTerms(Function):
@@ -121,7 +151,7 @@ def _walk(
     """The weighted sum, each sum, and the gradients ``wanted`` of hidden states, weight and bias."""
     exact = torch.promote_types(hidden.dtype, torch.float32)
     trains, width = any(wanted), len(weight)
-    total, sums = hidden.new_zeros((), dtype=exact), hidden.new_zeros(len(rows.losses), dtype=exact)
+    sums = hidden.new_zeros(len(rows.losses), dtype=exact)
     gradients = [
         None if of is None or not want else torch.zeros_like(of, dtype=exact)
         for of, want in zip((hidden, weight, bias), wanted, strict=True)
@@ -147,17 +177,14 @@ def _walk(
             given = None if expected is None else at_least_float32(expected[part])
             if given is not None and isinstance(teacher, LazyLogits):
                 given = teacher.curve(given)
-            product = products[part].detach().requires_grad_(trains)
-            with torch.set_grad_enabled(trains):
-                weighted, each = rows.loss_of(at, student.curve(product), given)
-            sums += torch.stack(each)
-            if weighted is not None:
-                total += weighted.detach()
+            product = products[part]
+            found, gradient = rows.sums(at, student.curve(product), given, trains)
+            sums += found
             if trains:
-                products[part] = 0 if weighted is None else torch.autograd.grad(weighted, product)[0]
+                product.copy_(student.curve.backward(product, gradient))
         if trains:
             _backward(products, student, block, gradients)
-    return total, sums, gradients
+    return sums @ sums.new_tensor(rows.weights), sums, gradients
 
 
 def _operand(tensor: Tensor) -> Tensor:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from distill.core.schedules import Schedule
+from distill.core.signals import Batch
 from distill.losses.blockwise import sum_over_rows
 from distill.losses.logit_loss import SoftenedLoss
+from distill.losses.softened import Softened
 
 __all__ = ["HintonKL", "hinton_kl"]
 
@@ -61,3 +64,13 @@ class HintonKL(SoftenedLoss):
 
     def divergence(self, student_NC: Tensor, teacher_NC: Tensor, temperature: float) -> Tensor:
         return hinton_kl(student_NC, teacher_NC, temperature)
+
+    def closed_form(
+        self, at: Callable[..., Softened], batch: Batch, gradient_nV: Tensor | None, factor: float
+    ) -> Tensor:
+        temperature = self.temperature(batch.step, batch.total_steps)
+        soft = at(temperature)
+        if gradient_nV is not None:
+            gradient_nV = gradient_nV[:, : soft.q.shape[-1]]
+            gradient_nV.add_(soft.q, alpha=factor * temperature).sub_(soft.p, alpha=factor * temperature)
+        return temperature**2 * soft.forward_kl().sum()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
+from distill.core.signals import Batch
 from distill.losses.blockwise import sum_over_rows
 from distill.losses.logit_loss import SoftenedLoss
+from distill.losses.softened import Softened
 
 __all__ = ["ReverseKL", "reverse_kl"]
 
@@ -55,3 +59,14 @@ class ReverseKL(SoftenedLoss):
 
     def divergence(self, student_NC: Tensor, teacher_NC: Tensor, temperature: float) -> Tensor:
         return reverse_kl(student_NC, teacher_NC, temperature)
+
+    def closed_form(
+        self, at: Callable[..., Softened], batch: Batch, gradient_nV: Tensor | None, factor: float
+    ) -> Tensor:
+        temperature = self.temperature(batch.step, batch.total_steps)
+        soft = at(temperature)
+        if gradient_nV is not None:
+            # d/dz_j = T q_j (log(q_j / p_j) - KL), and log(q_j / p_j) - KL = mean_q(difference) - difference_j, over T.
+            mean = torch.linalg.vecdot(soft.q, soft.difference)[:, None]
+            gradient_nV[:, : soft.q.shape[-1]].addcmul_(soft.q, mean - soft.difference, value=factor)
+        return temperature**2 * soft.reverse_kl().sum()

@@ -12,6 +12,7 @@ from distill.core.lazy_head import why_not_lazy
 from distill.core.signals import Batch, Request, Signals
 from distill.core.task import Task, TokenTask
 from distill.losses import DistillationLoss
+from distill.losses.base import is_row_wise
 from distill.losses.contract import term
 from distill.losses.head_terms import head_terms
 from distill.models.tokens import embedding_rows
@@ -29,7 +30,7 @@ def why_whole(task: Task, losses: Sequence[DistillationLoss], student: nn.Module
     size = embedding_rows(student)
     if size is not None and size < _LARGE:
         return f"the vocabulary is small ({size})"
-    others = [loss.name for loss in losses if loss.needs.student.logits and not loss.row_wise]
+    others = [loss.name for loss in losses if loss.needs.student.logits and not is_row_wise(loss)]
     if others:
         return f"{', '.join(others)} may read all positions together (row_wise is not set)"
     return why_not_lazy(student)

@@ -12,7 +12,7 @@ from torch import Tensor
 from distill.core.lazy_logits import Curve, LazyLogits
 from distill.core.signals import IGNORE, Batch, Signals
 from distill.losses import CrossEntropy, DecoupledKD, HintonKL, JensenShannon, LogitMSE, ReverseKL, SkewKL, head_terms
-from distill.losses.base import DistillationLoss
+from distill.losses.base import DistillationLoss, is_row_wise
 from distill.losses.callable import CallableLoss
 
 MAKERS: dict[str, Callable[[], DistillationLoss]] = {
@@ -187,3 +187,28 @@ def test_a_head_that_is_tied_to_the_embeddings_gets_both_gradients() -> None:
     head_terms.head_terms(losses, LazyLogits(table[ids].tanh(), table), teacher, batch)[0].backward()
     as_a_whole(losses, LazyLogits(twin[ids].tanh(), twin), teacher, batch).backward()
     torch.testing.assert_close(table.grad, twin.grad)
+
+
+class Halved(HintonKL):
+    """Computes otherwise than what it inherits from, and does not say that it is row-wise."""
+
+    def divergence(self, student_NC: Tensor, teacher_NC: Tensor, temperature: float) -> Tensor:
+        return super().divergence(student_NC, teacher_NC, temperature) / 2
+
+
+class HalvedByRows(Halved):
+    """Says so."""
+
+    row_wise = True
+
+
+def test_a_loss_that_changes_what_it_inherits_must_say_again_that_it_is_row_wise() -> None:
+    assert is_row_wise(HintonKL())
+    assert not is_row_wise(Halved())
+    assert is_row_wise(HalvedByRows())
+
+
+def test_the_closed_form_of_a_loss_is_not_that_of_one_that_computes_otherwise() -> None:
+    student, teacher = lazy((2, 11), 16, 101, 0), lazy((2, 11), 24, 101, 1)
+    _, sums = head_terms.head_terms([HintonKL(), HalvedByRows(name="half")], student, teacher, batch_of(MASK, 101))
+    assert sums[1].item() == pytest.approx(sums[0].item() / 2, rel=1e-6)
