@@ -74,6 +74,21 @@ def test_there_is_a_recipe_of_each_kind_for_each_task() -> None:
     assert {f"{task}/{step}" for task in TASKS for step in STEPS} <= set(recipes())
 
 
+def test_the_recipe_for_chats_needs_nothing_but_chats_and_models(
+    chat_dir: Path, distill: Distill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"x = {row}", "completion": f"return {row}"} for row in range(40)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("my.yaml").write_text(
+        yaml.safe_dump({"data": {"files": {"train": "pairs.jsonl"}, "validation_fraction": 0.2}})
+    )
+    models = ["--model.teacher", str(chat_dir), "--model.student.path", str(chat_dir)]
+    code, out, err = distill("fit", "-c", "causal-lm/chat", "-c", "my.yaml", *models, "--dry-run")
+    assert code == 0, err
+    assert "prompts and completions through the tokenizer's chat template; completions count" in out
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_what_is_compared_differs_in_nothing_but_its_losses(task: str) -> None:
     alone, distilled = (load([f"{task}/{step}"]) for step in ("alone", "distill"))

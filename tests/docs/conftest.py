@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -74,6 +75,8 @@ class World:
                 and "--model.student.path" not in argv
             ):
                 kept["model.student.path"] = "encoder"
+            if any(word.startswith("causal-lm/") for word in argv):
+                del kept["data.max_length"]  # they pack
             argv += [word for key, value in kept.items() for word in (f"--{key}", value)]
         return self.distill(*argv, stdin=stdin)
 
@@ -105,6 +108,21 @@ def write_topics(folder: Path, tokenizer_folder: str) -> None:
     write_encoder(folder / "topics", tokenizer_folder, problem_type="multi_label_classification", **kinds)
 
 
+def write_chats(folder: Path, chat_model: Path) -> None:
+    """Chats, two models that know their template, and a text of which each row is a line."""
+    for name, rows in (("chats", range(24)), ("chats-held-out", range(24, 32))):
+        chats = [
+            [{"role": "user", "content": f"x = {row}"}, {"role": "assistant", "content": f"return {row}"}]
+            for row in rows
+        ]
+        lines = [json.dumps({"messages": chat}) + "\n" for chat in chats]
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    wiki = [json.dumps({"text": f"line {row}", "title": row // 8}) + "\n" for row in range(64)]
+    (folder / "wiki.jsonl").write_text("".join(wiki))
+    for name in ("my-chat-model", "my-small-chat-model"):
+        shutil.copytree(chat_model, folder / name)
+
+
 def write_encoder(folder: Path, tokenizer_folder: str, **settings: Any) -> None:
     """A BERT of four layers, as a hub would hand it out."""
     import torch
@@ -130,13 +148,16 @@ Make = Callable[[], World]
 
 
 @pytest.fixture(scope="session")
-def make_world(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: str, text_folder: str) -> Make:
+def make_world(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: str, text_folder: str, chat_dir: Path
+) -> Make:
     """Makes a folder with the reader's rows, a model that they have fine-tuned, a hub's encoder, and no run yet."""
 
     def make() -> World:
         made = World(tmp_path_factory.mktemp("world"))
         write_reviews(made.folder)
         write_topics(made.folder, tiny_tokenizer_dir)
+        write_chats(made.folder, chat_dir)
         write_encoder(made.folder / "encoder", tiny_tokenizer_dir)
         names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
         write_encoder(made.folder / "my-model", tiny_tokenizer_dir, **names)

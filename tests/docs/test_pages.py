@@ -120,9 +120,12 @@ def try_settings(block: Block, world: Any) -> None:
     if "method" in config:
         return  # a sweep's file, which a command of the page reads
     (world.folder / "block.yaml").write_text(tiny(block.text))
-    files = ["text-classification/distill", "reviews.yaml", "block.yaml"]
-    options = [word for file in files for word in ("-c", file)]
-    if "BinaryKL" in block.text:
+    language = block.page == "language-models.md"
+    recipe = ["causal-lm/chat"] if language else ["text-classification/distill", "reviews.yaml"]
+    options = [word for file in [*recipe, "block.yaml"] for word in ("-c", file)]
+    if language:
+        options += ["--model.teacher", "my-chat-model", "--model.student.path", "my-small-chat-model"]
+    elif "BinaryKL" in block.text:
         options += ["--data.files", "{train: topics.jsonl, validation: topics.jsonl}", "--model.teacher", "topics"]
     elif "teacher" not in config.get("model", {}):
         options += ["--model.teacher", "my-model"]

@@ -87,6 +87,21 @@ CASES: dict[str, tuple[dict[str, Callable[[int], Any]], str, dict[str, str]]] = 
         "token-classification",
         {"text": "words", "label": "tags"},
     ),
+    "chats": (
+        {
+            "messages": lambda row: [
+                {"role": "user", "content": f"x {row}"},
+                {"role": "assistant", "content": text(row)},
+            ]
+        },
+        "causal-lm",
+        {"messages": "messages"},
+    ),
+    "prompts": (
+        {"prompt": text, "completion": lambda row: f"y {row}", "source": lambda row: "ab"[row % 2]},
+        "causal-lm",
+        {"prompt": "prompt", "completion": "completion"},
+    ),
     "plain": ({"document": text, "url": lambda row: f"u{row}"}, "causal-lm", {"text": "document"}),
     "unusual": (
         {"id": lambda row: row, "kind": lambda row: "xy"[row % 2], "body": text},

@@ -61,6 +61,8 @@ def guess(rows: Any, mixed: Mapping[str, str], task: str | None, given: Mapping[
     Raises:
         UserError: if no column holds texts.
     """
+    if task in (None, "causal-lm") and (turns := _turns(rows, given)):
+        return Guess("causal-lm", turns, [], "")
     columns = [_described(rows, name) for name in rows.column_names]
     notes = [f"the column {name!r} cannot be used: it {why}" for name, why in mixed.items()]
     _refuse_mixed(mixed, task, given)
@@ -104,7 +106,22 @@ def _described(rows: Any, name: str) -> _Column:
     listed, kind = arrow.is_list(values), arrow.kind(values)
     elements = arrow.flat(values)
     length = pc.mean(pc.utf8_length(elements)).as_py() if kind == "text" and len(elements) else None
-    return _Column(name, kind, listed, len(pc.unique(elements)), len(rows), length or 0.0)
+    distinct = 0 if kind == "other" else len(pc.unique(elements))
+    return _Column(name, kind, listed, distinct, len(rows), length or 0.0)
+
+
+def _turns(rows: Any, given: Mapping[str, str]) -> dict[str, str]:
+    """The columns of chats, or of prompts and completions, where there are such and no labels beside them."""
+    kind = make_task("causal-lm")
+    assert isinstance(kind, TextTask)
+    found = {**kind.find_columns(rows.column_names), **given}
+    form = next((form for form in kind.forms if form <= found.keys() and form & kind.turns), None)
+    labels = {"label", "labels"} & {name.lower() for name in rows.column_names}
+    if form is None or labels or "text" in given:
+        return {}
+    if "messages" in form and not arrow.fields(arrow.column(rows, found["messages"])):
+        return {}  # a column of texts that is called so
+    return {role: found[role] for role in kind.columns if role in found.keys() & (form | {"tools"})}
 
 
 def _task(columns: list[_Column], given: Mapping[str, str]) -> str:
