@@ -25,6 +25,7 @@ from distill.core.utils.quiet import quiet_transformers
 from distill.core.utils.replacing import replacing
 
 __all__ = [
+    "INTEGER_WEIGHTS",
     "WEIGHTS",
     "load",
     "register",
@@ -33,6 +34,9 @@ __all__ = [
 ]
 
 WEIGHTS = "model.safetensors"
+
+INTEGER_WEIGHTS = "integers.safetensors"
+"""Of a student that keeps integers: under the usual name transformers would take no weight of it, and make them up."""
 
 Rebuild = Callable[[nn.Module, Mapping[str, Any]], None]
 
@@ -87,8 +91,9 @@ def _write(folder: Path, model: nn.Module, tokenizer: Any, record: Mapping[str, 
             packed = quantized.pack(model.state_dict(), model)
             if isinstance(model, PreTrainedModel):
                 model.save_pretrained(folder, state_dict=packed, save_original_format=False)
+                (folder / WEIGHTS).rename(folder / INTEGER_WEIGHTS)
             else:
-                safetensors.torch.save_file(packed, folder / WEIGHTS)
+                safetensors.torch.save_file(packed, folder / INTEGER_WEIGHTS)
         elif isinstance(model, PreTrainedModel):
             model.save_pretrained(folder, save_original_format=not structural(record["steps"]))
         else:
@@ -216,7 +221,8 @@ def _open(path: Path) -> nn.Module:
 def _fill(path: Path, model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> nn.Module:
     try:
         if any(step.get("store") == "integers" for step in steps):
-            model.load_state_dict(quantized.unpack(safetensors.torch.load_file(path / WEIGHTS), model))
+            packed = safetensors.torch.load_file(path / INTEGER_WEIGHTS)
+            model.load_state_dict(quantized.unpack(packed, model))
         else:
             safetensors.torch.load_model(model, path / WEIGHTS)
     except (OSError, RuntimeError, SafetensorError) as error:

@@ -162,6 +162,16 @@ def test_transformers_writes_a_packed_state_and_it_is_read_again(
     assert torch.equal(fresh(tokens).logits, model(tokens).logits)
 
 
+def test_transformers_does_not_make_up_weights_that_are_kept_as_integers(
+    tmp_path: Path, bert: Callable[..., Any], tokens: Tensor
+) -> None:
+    model = bert()
+    saved_student.save(tmp_path / "student", model, steps=quantized(model, tokens, {**SCHEMES[2], "store": "integers"}))
+    with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+        type(model).from_pretrained(tmp_path / "student")
+    assert torch.equal(distill.load(tmp_path / "student")(tokens).logits, model(tokens).logits)
+
+
 class Sharing(nn.Module):
     """Layers that share biases and norms, but not all of their weights."""
 
@@ -181,7 +191,7 @@ def test_what_a_plain_module_shares_is_stored_once_beside_integers(tmp_path: Pat
     model, x = Sharing(), torch.randn(5, 8)
     steps = quantize(model, [x], store="integers")
     saved_student.save(tmp_path / "net", model, steps=steps)
-    names = set(load_file(tmp_path / "net" / "model.safetensors"))
+    names = set(load_file(tmp_path / "net" / "integers.safetensors"))
     assert not names & {"second.bias", "third.weight", "third.weight_integers", "other_norm.weight"}
     loaded = distill.load(tmp_path / "net", Sharing())
     assert torch.equal(loaded(x), model(x))
