@@ -1,5 +1,6 @@
 """Losses: each one a pure function and a thin class around it."""
 
+from distill.losses.alpha_beta import AlphaBeta
 from distill.losses.attention import AttentionTransfer
 from distill.losses.base import DistillationLoss, LossSum
 from distill.losses.binary_cross_entropy import BinaryCrossEntropy
@@ -18,10 +19,13 @@ from distill.losses.relational_kd import RelationalKD
 from distill.losses.reverse import ReverseKL
 from distill.losses.similarity import SimilarityPreserving
 from distill.losses.skew import SkewKL
+from distill.losses.top_k import TopKKL
+from distill.losses.total_variation import TotalVariation
 
 __all__ = [
     "DIST",
     "L1",
+    "AlphaBeta",
     "AttentionTransfer",
     "BinaryCrossEntropy",
     "BinaryKL",
@@ -39,4 +43,6 @@ __all__ = [
     "ReverseKL",
     "SimilarityPreserving",
     "SkewKL",
+    "TopKKL",
+    "TotalVariation",
 ]

@@ -53,7 +53,7 @@ class SoftenedLoss(LogitLoss):
 
     @abstractmethod
     def divergence(self, student_NC: Tensor, teacher_NC: Tensor, temperature: float) -> Tensor:
-        """T^2 times the divergence, summed over the N positions."""
+        """The divergence, times what keeps its gradient's size at any T (mostly T^2), summed over the N positions."""
 
     def summed(self, student_NC: Tensor, teacher_NC: Tensor, batch: Batch) -> Tensor:
         if student_NC.shape[-1] == 1 and self.outputs == "classes":

@@ -13,6 +13,7 @@ from distill.core.signals import IGNORE, Batch, Signals
 from distill.core.utils.errors import UserError
 from distill.losses import (
     DIST,
+    AlphaBeta,
     AttentionTransfer,
     BinaryKL,
     CosineHidden,
@@ -28,6 +29,8 @@ from distill.losses import (
     ReverseKL,
     SimilarityPreserving,
     SkewKL,
+    TopKKL,
+    TotalVariation,
 )
 from distill.losses import blockwise as rows_module
 
@@ -55,6 +58,9 @@ PER_SAMPLE = {
     "reverse": lambda: ReverseKL(2.0),
     "jensen_shannon": lambda: JensenShannon(0.3, 2.0),
     "skew": lambda: SkewKL(0.1, 2.0),
+    "total_variation": lambda: TotalVariation(2.0),
+    "alpha_beta": lambda: AlphaBeta(0.2, 0.7, 2.0),
+    "top_k": lambda: TopKKL(2, 2.0),
     "logit_mse": LogitMSE,
     "dkd": DecoupledKD,
     "dist_inter": lambda: DIST(gamma=0.0),

@@ -11,7 +11,19 @@ from torch import Tensor
 
 from distill.core.lazy_logits import Curve, LazyLogits
 from distill.core.signals import IGNORE, Batch, Signals
-from distill.losses import CrossEntropy, DecoupledKD, HintonKL, JensenShannon, LogitMSE, ReverseKL, SkewKL, head_terms
+from distill.losses import (
+    AlphaBeta,
+    CrossEntropy,
+    DecoupledKD,
+    HintonKL,
+    JensenShannon,
+    LogitMSE,
+    ReverseKL,
+    SkewKL,
+    TopKKL,
+    TotalVariation,
+    head_terms,
+)
 from distill.losses.base import DistillationLoss, is_row_wise
 from distill.losses.callable import CallableLoss
 
@@ -23,6 +35,9 @@ MAKERS: dict[str, Callable[[], DistillationLoss]] = {
     "skew": lambda: SkewKL(alpha=0.2),
     "decoupled": lambda: DecoupledKD(beta=2.0),
     "squared error": lambda: LogitMSE(weight=0.1),
+    "total variation": lambda: TotalVariation(weight=0.6),
+    "alpha-beta": lambda: AlphaBeta(0.2, 0.7),
+    "top k": lambda: TopKKL(k=5, temperature=2.0),
     "one's own": lambda: CallableLoss(lambda s, t: (s - t).abs().mean(-1), name="own", row_wise=True),
 }
 
