@@ -16,7 +16,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from distill.core.numerics import at_least_float32, full_precision
 from distill.core.signals import Batch, Signals
 from distill.losses.base import DistillationLoss, counted
 from distill.losses.contract import term
-from distill.losses.softened import Softened
+from distill.losses.softened import Scratch, Softened
 
 __all__ = ["head_terms"]
 
@@ -79,6 +79,7 @@ class _Rows:
     labels_N: Tensor | None
     batch: Batch
     weights: Sequence[float]
+    scratch: Scratch = field(default_factory=Scratch)
 
     def sums(self, part: slice, student_nV: Tensor, teacher_nV: Tensor | None, trains: bool) -> tuple[Tensor, Tensor]:
         """The sum of every loss over some rows; and of the weighted ones the gradient, ``[n, V]``, if one is needed."""
@@ -86,15 +87,18 @@ class _Rows:
         step, total_steps = self.batch.step, self.batch.total_steps
         batch = Batch({"rows": student_nV}, labels=labels_n, step=step, total_steps=total_steps)
         known: dict[tuple[float, bool], Softened] = {}
+        self.scratch.free()
 
         def at(temperature: float, alone: bool = False) -> Softened:
             alone = teacher_nV is None or (alone and teacher_nV.shape[-1] != student_nV.shape[-1])
             made = known.get((temperature, alone))
             if made is None:
-                made = known[temperature, alone] = Softened(student_nV, None if alone else teacher_nV, temperature)
+                made = known[temperature, alone] = Softened(
+                    student_nV, None if alone else teacher_nV, temperature, self.scratch
+                )
             return made
 
-        gradient = torch.zeros_like(student_nV) if trains else student_nV
+        gradient = self.scratch.take(student_nV).zero_() if trains else student_nV
         found: dict[int, Tensor] = {}
         for number, (loss, weight) in enumerate(zip(self.losses, self.weights, strict=True)):
             closed = _closed_form(loss)(at, batch, gradient if trains and weight else None, weight)

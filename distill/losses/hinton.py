@@ -73,4 +73,4 @@ class HintonKL(SoftenedLoss):
         if gradient_nV is not None:
             gradient_nV = gradient_nV[:, : soft.q.shape[-1]]
             gradient_nV.add_(soft.q, alpha=factor * temperature).sub_(soft.p, alpha=factor * temperature)
-        return temperature**2 * soft.forward_kl().sum()
+        return temperature**2 * soft.forward_kl()

@@ -69,4 +69,4 @@ class ReverseKL(SoftenedLoss):
             # d/dz_j = T q_j (log(q_j / p_j) - KL), and log(q_j / p_j) - KL = mean_q(difference) - difference_j, over T.
             mean = torch.linalg.vecdot(soft.q, soft.difference)[:, None]
             gradient_nV[:, : soft.q.shape[-1]].addcmul_(soft.q, mean - soft.difference, value=factor)
-        return temperature**2 * soft.reverse_kl().sum()
+        return temperature**2 * soft.reverse_kl()

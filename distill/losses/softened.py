@@ -7,7 +7,28 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-__all__ = ["Softened"]
+from distill.core.internals.torch import softmax_into
+
+__all__ = ["Scratch", "Softened"]
+
+
+class Scratch:
+    """Memory for what is computed of some rows, used again for the next: fresh pages would cost as much as the sums."""
+
+    def __init__(self) -> None:
+        self._buffers: list[Tensor] = []
+        self._used = 0
+
+    def take(self, like: Tensor) -> Tensor:
+        """A tensor of the shape of ``like``, ``[n, V]``, of no particular values."""
+        if self._used == len(self._buffers) or self._buffers[self._used].numel() < like.numel():
+            self._buffers[self._used : self._used + 1] = [like.new_empty(like.numel())]
+        self._used += 1
+        return self._buffers[self._used - 1][: like.numel()].view(like.shape)
+
+    def free(self) -> None:
+        """Forget all that was taken."""
+        self._used = 0
 
 
 class Softened:
@@ -20,23 +41,24 @@ class Softened:
         student_nV: Logits ``[n, V]``, in at least float32.
         teacher_nV: Likewise, or none; of two widths the shared range is compared.
         temperature: T > 0.
+        scratch: Where the distributions are kept.
     """
 
-    def __init__(self, student_nV: Tensor, teacher_nV: Tensor | None, temperature: float) -> None:
-        self.temperature = temperature
+    def __init__(self, student_nV: Tensor, teacher_nV: Tensor | None, temperature: float, scratch: Scratch) -> None:
+        self.temperature, self._scratch = temperature, scratch
         width = student_nV.shape[-1] if teacher_nV is None else min(student_nV.shape[-1], teacher_nV.shape[-1])
         self.student, self.teacher = student_nV[:, :width], None if teacher_nV is None else teacher_nV[:, :width]
 
     @cached_property
     def q(self) -> Tensor:
         """softmax(student / T), ``[n, V]``."""
-        return _softmax(self.student, self.temperature)
+        return self._softmax(self.student)
 
     @cached_property
     def p(self) -> Tensor:
         """softmax(teacher / T), ``[n, V]``."""
         assert self.teacher is not None
-        return _softmax(self.teacher, self.temperature)
+        return self._softmax(self.teacher)
 
     @cached_property
     def student_normalizers(self) -> Tensor:
@@ -56,15 +78,25 @@ class Softened:
         return self.teacher - self.student
 
     def forward_kl(self) -> Tensor:
-        """KL(p || q) of every row, ``[n]``."""
-        apart: Tensor = torch.linalg.vecdot(self.p, self.difference) / self.temperature
-        return apart - self.teacher_normalizers + self.student_normalizers
+        """KL(p || q), summed over the rows."""
+        assert self.teacher is not None
+        apart = (_dot(self.p, self.teacher) - _dot(self.p, self.student)) / self.temperature
+        return apart + (self.student_normalizers - self.teacher_normalizers).sum()
 
     def reverse_kl(self) -> Tensor:
-        """KL(q || p) of every row, ``[n]``."""
-        apart: Tensor = torch.linalg.vecdot(self.q, self.difference) / self.temperature
-        return self.teacher_normalizers - self.student_normalizers - apart
+        """KL(q || p), summed over the rows."""
+        assert self.teacher is not None
+        apart = (_dot(self.q, self.student) - _dot(self.q, self.teacher)) / self.temperature
+        return apart + (self.teacher_normalizers - self.student_normalizers).sum()
+
+    def _softmax(self, logits: Tensor) -> Tensor:
+        if self.temperature != 1:
+            logits = torch.div(logits, self.temperature, out=self._scratch.take(logits))
+        return softmax_into(logits, self._scratch.take(logits))
 
 
-def _softmax(logits: Tensor, temperature: float) -> Tensor:
-    return (logits if temperature == 1 else logits / temperature).softmax(-1)
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """The sum of all products, without a tensor of them where both lie in one piece."""
+    if one.is_contiguous() and other.is_contiguous():
+        return torch.dot(one.view(-1), other.view(-1))
+    return (one * other).sum()

@@ -41,6 +41,7 @@ __all__ = [
     "own_parameters",
     "pre_hooks",
     "scale",
+    "softmax_into",
     "tensors_in",
     "unsaved_buffers",
     "version",
@@ -126,6 +127,11 @@ def output_padding(layer: nn.Module, x: Tensor, output_size: Sequence[int] | Non
 def in_backward() -> bool:
     """Whether this thread computes a backward pass now."""
     return torch._C._current_graph_task_id() != -1
+
+
+def softmax_into(logits: Tensor, out: Tensor) -> Tensor:
+    """softmax over the last axis, written to ``out``: torch's public function has no place for it."""
+    return torch._softmax(logits, -1, False, out=out)
 
 
 def graph_is_kept() -> bool:
