@@ -30,6 +30,7 @@ from distill.core.internals.torch import (
     own_parameters,
     pre_hooks,
     scale,
+    softmax_into,
     tensors_in,
     unsaved_buffers,
     version,
@@ -201,3 +202,9 @@ def test_what_ddp_is_not_to_send_is_added_to_what_it_is_told_already(leaves_no_t
     wrapped = nn.parallel.DistributedDataParallel(module)
     assert wrapped.parameters_to_ignore == {"running_mean", "running_var"}
     assert list(wrapped.named_module_buffers) == ["num_batches_tracked"]
+
+
+def test_a_softmax_is_written_where_it_is_told() -> None:
+    logits, out = torch.randn(3, 5), torch.empty(3, 5)
+    assert softmax_into(logits, out) is out
+    torch.testing.assert_close(out, logits.exp() / logits.exp().sum(-1, keepdim=True))
