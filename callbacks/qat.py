@@ -73,8 +73,8 @@ class QuantizationAwareTraining(Compression):
         lr_factor: The learning rate is multiplied by it from ``begin`` on.
         float_validation: Whether the last validation of the run is done once more without rounding.
         log_layers: Whether the range and the scale of every layer are logged.
-        store: How the saved student keeps its weights: ``float``, which transformers opens too, or as ``integers``, which
-            :func:`distill.load` alone does.
+        store: How the saved student keeps its weights: ``float``, which transformers opens too, or as ``integers``,
+            which :func:`distill.load` alone opens.
 
     Raises:
         UserError: if milestones contradict each other, a pattern has no effect, or the schemes do not fit the student.

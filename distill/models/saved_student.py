@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -30,6 +31,7 @@ __all__ = [
     "load",
     "register",
     "restructure",
+    "round_parameters",
     "save",
 ]
 
@@ -55,6 +57,7 @@ def save(
     tokenizer: Any = None,
     steps: Sequence[Mapping[str, Any]] | None = None,
     files: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write ``model`` as a folder that :func:`load` opens; an older one there is replaced.
 
@@ -67,6 +70,8 @@ def save(
         steps: What was done to the model, in order, each with its ``kind`` (:data:`STEP_KINDS`) and what is needed
             to do it again; :func:`steps_of` the model if not given.
         files: Name -> text of further files, which are there when the folder is.
+        dtype: Of the parameters in the file, which must be rounded to it already (:func:`round_parameters`); as they
+            are if not given.
 
     Raises:
         ValueError: if a step is of an unknown kind, which :func:`load` would refuse.
@@ -79,10 +84,29 @@ def save(
     record: dict[str, Any] = {"version": VERSION, "steps": done}
     if done:
         record["coverage"] = coverage_of(model, done).record()
-    with replacing(folder, "folder") as fresh:
+    with replacing(folder, "folder") as fresh, _held_as(model, dtype):
         _write(fresh, model, tokenizer, record)
         for name, text in (files or {}).items():
             (fresh / name).write_text(text, encoding="utf-8")
+
+
+def round_parameters(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give every parameter the nearest value that ``dtype`` has, in place; they keep their own type."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype).to(parameter.dtype)
+
+
+@contextmanager
+def _held_as(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Have the parameters be of ``dtype`` for a while; not the buffers, from which a model computes more exactly."""
+    before = [(parameter, parameter.dtype) for parameter in model.parameters()] if dtype is not None else []
+    try:
+        for parameter, _ in before:
+            parameter.data = parameter.data.to(dtype)
+        yield
+    finally:
+        for parameter, own in before:
+            parameter.data = parameter.data.to(own)
 
 
 def _write(folder: Path, model: nn.Module, tokenizer: Any, record: Mapping[str, Any]) -> None:

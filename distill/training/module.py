@@ -91,6 +91,7 @@ class Distillation(LightningModule):
         terms = make_losses(losses, self.task)  # before a model is loaded, which takes long
         self.teacher = make_teacher(teacher, self.task, labels)
         self.student = make_student(student, self.task, self.teacher, labels)
+        self.save_dtype = student.save_dtype if isinstance(student, StudentConfig) else None
         self.losses = nn.ModuleList(terms)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.needs = bind(self._losses(), self.task, self.student, self.teacher)

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -216,7 +217,10 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     changed = compressions(trainer)
     unfinished = [type(c).__name__ for c in changed if not c.target_reached(step, total)]
     _finish(trainer, job.module.student, states)
-    if trainer.enable_validation and (changed or not scores):
+    dtype = torch.bfloat16 if job.module.save_dtype == "bfloat16" else None
+    if dtype is not None:
+        saved_student.round_parameters(job.module.student, dtype)
+    if trainer.enable_validation and (changed or dtype is not None or not scores):
         scores = _validated(job, trainer)  # what is saved is what is judged
         evidence = job.module.evidence.found
     student = job.module.unsharded_student()
@@ -224,7 +228,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         return
     steps_done = record.steps_of(job.module.student)
     tokenizer = getattr(job.data, "tokenizer", None)
-    saved_student.save(job.run.student, student, tokenizer, steps_done, task_file(job.data))
+    saved_student.save(job.run.student, student, tokenizer, steps_done, task_file(job.data), dtype)
     result = make_result(
         job.module,
         scores,

@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from distill.config.files import load
 from distill.core.utils.errors import UserError
+from distill.workflows.evaluate import evaluate
 
 Distill = Callable[..., Any]
 Fitted = Callable[..., Path]
@@ -255,3 +257,27 @@ def test_a_run_that_is_stopped_says_so_with_its_code(base: dict[str, Any], numbe
             running.kill()  # one that does not stop would be waited for
     assert running.returncode == code
     assert "Traceback" not in err
+
+
+def test_a_student_is_judged_and_saved_in_the_dtype_asked_for(fitted: Fitted) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    plain = load_file(fitted(run_id="plain") / "student/model.safetensors")
+    run = fitted("--model.student.save_dtype", "bfloat16", run_id="half")
+    saved = load_file(run / "student/model.safetensors")
+    assert saved.keys() == plain.keys()
+    assert all(torch.equal(saved[name], plain[name].to(torch.bfloat16)) for name in plain)
+    result = json.loads((run / "result.json").read_text())
+    assert result["megabytes"]["student"] * 1e6 == (run / "student/model.safetensors").stat().st_size
+    assert AutoModelForSequenceClassification.from_pretrained(run / "student").dtype == torch.bfloat16
+    assert evaluate(run)["val/accuracy"] == result["scores"]["student"]["accuracy"]
+
+
+def test_rounding_what_is_quantized_is_refused(base: dict[str, Any], distill: Distill) -> None:
+    callback = {"class_path": "QuantizationAwareTraining"}
+    Path("base.yaml").write_text(yaml.safe_dump(base | {"callbacks": [callback]}))
+    code, _, err = distill(
+        "fit", "-c", "base.yaml", "--model.student.save_dtype", "bfloat16", "--trainer.max_steps", "40"
+    )
+    assert code == 2
+    assert "model.student.save_dtype = 'bfloat16': would round the weights" in err

@@ -31,6 +31,8 @@ class StudentConfig:
         attn_implementation: ``eager`` (needed for losses on attention maps), ``sdpa``, ...
         freeze: Regular expressions; parameters are not trained where one is found in their name.
         tokenizer: Hub id or folder of the tokenizer where ``path`` has none or another is meant.
+        save_dtype: In what its weights are saved, rounded to it at the end, before they are judged: ``float32`` (also
+            if not given) or ``bfloat16``. It is trained in float32 in any case.
     """
 
     path: str | None = None
@@ -43,6 +45,7 @@ class StudentConfig:
     attn_implementation: str | None = None
     freeze: list[str] = field(default_factory=list)
     tokenizer: str | None = None
+    save_dtype: Literal["float32", "bfloat16"] | None = None
 
     @property
     def cuts_layers(self) -> bool:

@@ -42,7 +42,7 @@ from distill.run.loggers.wandb_mode import sweep_run_id
 from distill.training.module import Distillation
 from distill.training.processes import RUN_ID, check_count
 from distill.training.sharding import NAME, Sharded, check_modules
-from distill.workflows.job.checks import check_sharding, high_rate, idle_settings, refuse_hidden
+from distill.workflows.job.checks import check_save_dtype, check_sharding, high_rate, idle_settings, refuse_hidden
 from distill.workflows.job.defaults import classifier_of, origin, with_defaults
 from distill.workflows.job.length import settle_length
 from distill.workflows.job.lightning_limits import (
@@ -145,6 +145,7 @@ def build(
         if sections.config["trainer"].get("strategy") == NAME:
             check_modules(module.student, losses or [])
         if stage == "fit":
+            check_save_dtype(module.save_dtype, made["callbacks"])
             student = sections.config["model"]["student"]
             refuse_quantized(module.student, student.get("path") if isinstance(student, Mapping) else student)
             check_monitors(made["callbacks"], module.metric_names(_validates(arguments, data)))

@@ -9,12 +9,13 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping, StochasticWeightAveraging, Timer, WeightAveraging
 from pytorch_lightning.callbacks.pruning import ModelPruning
 
+from distill.callbacks import QuantizationAwareTraining
 from distill.config.yaml import texts
 from distill.core.utils.errors import UserError
 from distill.core.utils.secrets import HIDDEN
 from distill.training.sharding import NAME, UNSHARDED
 
-__all__ = ["check_sharding", "high_rate", "idle_settings", "refuse_hidden"]
+__all__ = ["check_save_dtype", "check_sharding", "high_rate", "idle_settings", "refuse_hidden"]
 
 _PRECISIONS = (None, "32", "32-true", "bf16-mixed")
 _LIGHTNINGS = (StochasticWeightAveraging, WeightAveraging, ModelPruning)
@@ -31,6 +32,22 @@ def refuse_hidden(config: Any) -> None:
         if HIDDEN in text:
             problem, shown = "a secret was taken out here when the run was written", key.replace(".init_args", "")
             raise UserError(problem, key=shown, value=text, hint=f"give it with --{shown}")
+
+
+def check_save_dtype(save_dtype: str | None, callbacks: Sequence[Callback]) -> None:
+    """Refuse to round weights that a quantization has put on grids of their own.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if save_dtype == "bfloat16" and any(isinstance(callback, QuantizationAwareTraining) for callback in callbacks):
+        problem, hint = (
+            "would round the weights that QuantizationAwareTraining has rounded",
+            "leave one of them out, or store integers",
+        )
+        raise UserError(
+            problem, key="model.student.save_dtype", value=save_dtype, hint=f"{hint}; store: integers is small"
+        )
 
 
 def check_sharding(arguments: Mapping[str, Any], callbacks: Sequence[Callback]) -> None:
