@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from distill.core.signatures import refuse_signatures
-from distill.core.task import Task, TextTask
+from distill.core.task import Task, TextTask, TokenTask
 from distill.core.utils.errors import UserError, nearest
 from distill.tasks.causal_lm import CausalLM
 from distill.tasks.masked_lm import MaskedLM
@@ -37,8 +37,9 @@ TASKS: dict[str, type[Task]] = {
 def metric_names(task: str) -> set[str]:
     """The metrics that runs of the task of that name may have, whatever their labels."""
     kind = TASKS[task]
+    compared = {"agreement", "acceptance"} if issubclass(kind, TokenTask) else {"agreement"}
     made = [kind(labels) for labels in (None, ["a", "b"])] if issubclass(kind, TextTask) else [kind()]
-    return {name for one in made for name in one.metrics()} | {"agreement"}
+    return {name for one in made for name in one.metrics()} | compared
 
 
 def make_task(task: str | Task, labels: Sequence[str] | None = None, key: str = "model.task") -> Task:

@@ -276,6 +276,11 @@ class Distillation(LightningModule):
 
     # ------------------------------------------------------------------ validation
 
+    @property
+    def measures_acceptance(self) -> bool:
+        """Whether an evaluation outside of training measures the acceptance; the teacher then runs each time."""
+        return self._judged is not None and self._judged.measures_acceptance
+
     def validation_step(self, raw_batch: Any, batch_idx: int) -> None:
         self._evaluate(raw_batch, batch_idx)
 
@@ -292,7 +297,8 @@ class Distillation(LightningModule):
             return
         self.evidence.add(scored, batch)
         if self._judged is not None:
-            self._judged.compare(scored.classes, batch)
+            training = self.trainer.state.fn == "fit"
+            self._judged.compare(scored.classes, batch, None if training or not self.measures_acceptance else signals)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
@@ -307,9 +313,9 @@ class Distillation(LightningModule):
         for metric in self.metrics.values():
             metric.reset()
         if self._judged is not None and not self.trainer.sanity_checking:
-            found, agreement = self._judged.conclude()
+            found, compared = self._judged.conclude()
             scores |= {f"teacher/{name}": value for name, value in found.items()}
-            scores |= {} if agreement is None else {f"{split}/agreement": agreement}
+            scores |= {f"{split}/{name}": value for name, value in compared.items()}
         # Equal on all ranks already; every rank needs them, as each decides which checkpoint is best.
         several = self.trainer.world_size > 1
         self.log_dict(scores, sync_dist=several)

@@ -220,7 +220,8 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     dtype = torch.bfloat16 if job.module.save_dtype == "bfloat16" else None
     if dtype is not None:
         saved_student.round_parameters(job.module.student, dtype)
-    if trainer.enable_validation and (changed or dtype is not None or not scores):
+    judged_anew = changed or dtype is not None or not scores or job.module.measures_acceptance
+    if trainer.enable_validation and judged_anew:
         scores = _validated(job, trainer)  # what is saved is what is judged
         evidence = job.module.evidence.found
     student = job.module.unsharded_student()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 Distill = Callable[..., Any]
@@ -72,6 +73,29 @@ def test_a_chat_is_shown_trained_on_and_answered_by_the_template(
     assert json.loads(answered.out)["completion"] == tokenizer.decode(made, skip_special_tokens=True)
     validated = distill("validate", "runs/chat/one")
     assert validated.code == 0, validated.err
+    scores = json.loads(Path("runs/chat/one/result.json").read_text())["scores"]
+    accepted = scores["student"]["acceptance"]
+    assert accepted == pytest.approx(
+        overlap(model, AutoModelForCausalLM.from_pretrained(chat_dir), tokenizer), rel=1e-4
+    )
+    assert f"{accepted:.4f}"[:6] in validated.out.split("acceptance")[1]
+    assert "val/acceptance" not in Path("runs/chat/one/metrics.csv").read_text()
+
+
+def overlap(student: Any, teacher: Any, tokenizer: Any) -> float:
+    """sum over tokens of min(p, q), the mean over all tokens of the answers, each chat by itself and in float64."""
+    found = []
+    for line in Path("validation.jsonl").read_text().splitlines():
+        messages = json.loads(line)["messages"]
+        whole, before = (
+            tokenizer.apply_chat_template(part, add_generation_prompt=asks, return_tensors="pt")["input_ids"]
+            for part, asks in ((messages, False), (messages[:1], True))
+        )
+        end = int((whole[0] == tokenizer.eos_token_id).nonzero()[-1])  # the template's line break counts no more
+        with torch.no_grad():
+            q, p = (model.double()(whole).logits[0].softmax(-1) for model in (student, teacher))
+        found.append(torch.minimum(p, q).sum(-1)[before.shape[1] - 1 : end])
+    return float(torch.cat(found).mean())
 
 
 def test_a_teacher_of_another_chat_template_is_told_of(recipe_file: str, distill: Distill) -> None:

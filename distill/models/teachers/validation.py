@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from distill.core.signals import Batch
-from distill.core.task import Task
+from distill.core.signals import Batch, Signals
+from distill.core.task import Task, TokenTask
 from distill.core.teacher import TeacherSource
+from distill.core.token_scores import TokenScores
 
 __all__ = ["TeacherScores"]
 
@@ -24,14 +25,14 @@ class TeacherScores:
 
     def __init__(self, teacher: TeacherSource, task: Task) -> None:
         self._teacher, self._task = teacher, task
-        self._metrics, self._agreement = task.metrics(), MeanMetric()
+        self._metrics, self._agreement, self._acceptance = task.metrics(), MeanMetric(), MeanMetric()
         self._predictions: dict[tuple[int, ...], Tensor] = {}
         self.scores: dict[str, float] = {}
 
     def to(self, device: torch.device) -> Self:
         """Move the teacher, and what judges it."""
         self._teacher.to(device)
-        for metric in (*self._metrics.values(), self._agreement):
+        for metric in (*self._metrics.values(), self._agreement, self._acceptance):
             metric.to(device)
         return self
 
@@ -40,36 +41,54 @@ class TeacherScores:
         self.scores = {}
         self._predictions.clear()
 
-    def compare(self, predicted: Tensor | None, batch: Batch) -> None:
+    @property
+    def measures_acceptance(self) -> bool:
+        """Whether it can be said how many of the student's tokens the teacher accepts: where tokens are predicted."""
+        return isinstance(self._task, TokenTask)
+
+    def compare(self, predicted: Tensor | None, batch: Batch, student: Signals | None = None) -> None:
         """Judge the teacher by a batch, and count where the student predicts what it does.
 
         Args:
             predicted: The student's classes; ``None`` where predictions are no classes.
             batch: Of which the model runs only the first time it is seen.
+            student: Where the acceptance is to be measured, for which the model runs every time.
         """
-        expected = self._predict(batch)
+        key = (*batch.ids, *batch.input_digests.tolist()) if batch.ids is not None else None
+        expected = None if key is None else self._predictions.get(key)
+        if expected is None or student is not None:
+            signals = self._teacher.evaluate_lazily(batch)
+            if student is not None:
+                self._accept(student, signals, batch)
+            if expected is None:
+                expected = self._judge(signals, batch, key)
         if expected is not None and predicted is not None:
             same = predicted == expected.to(predicted.device)
             self._agreement.update((same if batch.mask is None else same[batch.mask]).float())
 
-    def conclude(self) -> tuple[dict[str, float], Tensor | None]:
-        """What the validation that ends has found: the teacher's scores, empty where they were known; the agreement."""
-        agreement = self._agreement.compute() if self._agreement.update_called else None
-        self._agreement.reset()
+    def conclude(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """What the validation that ends has found: the teacher's scores, empty where they were known; and what compares
+        the student with it, ``agreement`` and ``acceptance`` as far as they were measured."""
+        measured = {"agreement": self._agreement, "acceptance": self._acceptance}
+        compared = {name: mean.compute() for name, mean in measured.items() if mean.update_called}
+        for mean in measured.values():
+            mean.reset()
         if self.scores:
-            return {}, agreement
+            return {}, compared
         self.scores = {name: float(metric.compute()) for name, metric in self._metrics.items()}
         for metric in self._metrics.values():
             metric.reset()
-        return self.scores, agreement
+        return self.scores, compared
 
-    def _predict(self, batch: Batch) -> Tensor | None:
-        key = (*batch.ids, *batch.input_digests.tolist()) if batch.ids is not None else None
-        if key is not None and key in self._predictions:
-            return self._predictions[key]
-        signals = self._teacher.evaluate_lazily(batch)
+    def _judge(self, signals: Signals, batch: Batch, key: tuple[int, ...] | None) -> Tensor | None:
+        """The classes of the teacher, which are remembered."""
         metrics = self._task.metrics() if self.scores else self._metrics
         predicted = self._task.score(metrics, signals, batch).classes
         if key is not None and predicted is not None:
             self._predictions[key] = predicted.to(torch.int32).cpu()
         return predicted
+
+    def _accept(self, student: Signals, teacher: Signals, batch: Batch) -> None:
+        accepted = TokenScores.of(student, batch, teacher).acceptance
+        assert accepted is not None
+        self._acceptance.update(accepted if batch.mask is None else accepted[batch.mask])
