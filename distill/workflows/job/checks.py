@@ -41,13 +41,9 @@ def check_save_dtype(save_dtype: str | None, callbacks: Sequence[Callback]) -> N
         UserError: naming the key.
     """
     if save_dtype == "bfloat16" and any(isinstance(callback, QuantizationAwareTraining) for callback in callbacks):
-        problem, hint = (
-            "would round the weights that QuantizationAwareTraining has rounded",
-            "leave one of them out, or store integers",
-        )
-        raise UserError(
-            problem, key="model.student.save_dtype", value=save_dtype, hint=f"{hint}; store: integers is small"
-        )
+        problem = "would round the weights that QuantizationAwareTraining has rounded"
+        hint = "leave one of them out, or have the callback store integers"
+        raise UserError(problem, key="model.student.save_dtype", value=save_dtype, hint=hint)
 
 
 def check_sharding(arguments: Mapping[str, Any], callbacks: Sequence[Callback]) -> None:
