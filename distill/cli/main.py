@@ -26,6 +26,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "fit": "fit",
     "init": "init",
+    "record": "record",
     "resume": "resume",
     "validate": "evaluate",
     "test": "evaluate",
@@ -57,6 +58,7 @@ distill trains a small model from a large one.
 
   distill fit -c FILE [-c FILE ...] [--key value ...]   train, save and score a student
   distill init DATA [--task TASK]                       look at a folder or files of data, write a YAML for fit
+  distill record -c FILE --to FOLDER --as KIND          run a recipe's teacher once, and keep what it says
   distill resume RUN [--max-epochs N] [--max-steps N]   resume a run that was interrupted, or extend it
   distill validate RUN [--key value ...]                score a run's student on its validation data
   distill test RUN [--key value ...]                    score a run's student on its test data

@@ -11,7 +11,9 @@ from distill.core.utils.paths import find_local
 
 __all__ = ["absolute_paths", "is_place"]
 
-_PLACES = re.compile(r"model\.(teacher|student)(\.path|\.tokenizer)?|data\.init_args\.(path|tokenizer|files\..+)")
+_PLACES = re.compile(
+    r"model\.(teacher|student)(\.path|\.tokenizer|\.recorded)?|data\.init_args\.(path|tokenizer|files\..+)"
+)
 """Dotted keys, without positions in lists, whose texts may name a local file or folder."""
 
 

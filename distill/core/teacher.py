@@ -60,6 +60,33 @@ class TeacherSource(ABC):
     def evaluate(self, batch: Batch) -> Signals:
         """The logits for any other batch, whose ids are of another name space; nothing is remembered."""
 
+    def check_request(self, request: Request) -> None:  # noqa: B027  (a model that runs can be asked for anything)
+        """Refuse, before training, what :meth:`signals` could not give.
+
+        Raises:
+            UserError: saying what a loss must not ask for.
+        """
+
+    def meet(self, data: Mapping[str, Any]) -> None:  # noqa: B027  (a model that runs reads any data)
+        """Judge the data that a run trains and validates on.
+
+        Args:
+            data: Its fingerprints by name (:func:`distill.data.identity.identity`).
+
+        Raises:
+            UserError: if the source can say nothing of it.
+        """
+
+    @property
+    def known_scores(self) -> Mapping[str, float] | None:
+        """Its metrics on the validation data where they were found before, and it cannot run; ``None`` where it can."""
+        return None
+
+    @property
+    def described(self) -> str:
+        """What it is, in a line, where it is more than its :attr:`models`."""
+        return ""
+
     @property
     def lazy(self) -> bool:
         """Whether :meth:`signals` can give logits lazily (:attr:`Request.lazy`)."""

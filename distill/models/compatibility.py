@@ -193,7 +193,7 @@ def check_pair(task: Task, tokenizer: Any, student: nn.Module, teacher: TeacherS
     """
     if teacher is None or not isinstance(task, TextTask):
         return False
-    models = zip(teacher.models, teacher.tokenizers, strict=True)
+    models = zip(teacher.models or [teacher.spec.model], teacher.tokenizers, strict=True)
     compared = [_check_models(task, student, tokenizer or theirs, model, theirs) for model, theirs in models]
     return predicts_tokens(task) and all(compared)
 

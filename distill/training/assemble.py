@@ -18,6 +18,7 @@ from distill.core.schedules import never
 from distill.core.signals import Needs
 from distill.core.utils.errors import UserError
 from distill.data import TextData
+from distill.data.identity import identity
 from distill.losses import BinaryCrossEntropy, CrossEntropy, DistillationLoss
 from distill.losses.callable import as_loss
 from distill.losses.contract import checked_needs
@@ -73,8 +74,8 @@ def make_student(
         _refuse_shared(student, teacher)
         return student
     config = StudentConfig(path=student) if isinstance(student, str) else student
-    model, tokenizer = (teacher.models[0], teacher.tokenizers[0]) if teacher else (None, None)
-    return build_student(config, task, model, labels, tokenizer)
+    tokenizer = teacher.tokenizers[0] if teacher else None
+    return build_student(config, task, next(iter(teacher.models if teacher else ()), None), labels, tokenizer)
 
 
 def _refuse_shared(student: nn.Module, teacher: TeacherSource | None) -> None:
@@ -130,6 +131,8 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
     if isinstance(task, CausalLM) and hasattr(maker, "get_vocab"):
         set_ends(student, maker, teacher.models if teacher else ())
     if isinstance(data, TextData):
+        if teacher is not None:
+            teacher.meet(identity(data))
         key, length = data.longest
         check_length(key, length, [(who, model) for who, model, _ in models])
         for who, model, _ in models:

@@ -247,7 +247,7 @@ def _named(one: Any) -> str:
     """A model or data set by a name that says nothing of this machine."""
     path = _path(one)
     if path is None:
-        return "a module of one's own"
+        return "a recording" if isinstance(one, Mapping) and one.get("recorded") else "a module of one's own"
     if _on_hub(path) or path.startswith(PACKAGE_PREFIX):
         return path
     return f"the run {Path(path).parent.name}" if (Path(path) / "config.yaml").is_file() else "a local folder"

@@ -37,6 +37,8 @@ def opening(job: Job, trainer: Trainer, check: TeacherCheck) -> list[str]:
     """
     module = job.module
     lines = [*getattr(job.data, "account", [])]
+    if module.teacher is not None and module.teacher.described:
+        lines.append(f"teacher: {module.teacher.described}")
     for place, model in enumerate(module.teacher.models if module.teacher else ()):
         score = f"; {check.score}" if check.score and place == 0 else ""
         lines.append(f"teacher: {described(model)}{score}")

@@ -52,7 +52,7 @@ def make_result(
         result["means"] = means
     if steps := steps_of(module.student):
         result["coverage"] = coverage_of(module.student, steps).record()
-    if module.teacher is not None:
+    if module.teacher is not None and module.teacher.models:
         result["parameters"]["teacher"] = sum(parameter_count(model) for model in module.teacher.models)
         result["megabytes"]["teacher"] = sum(megabytes(model) for model in module.teacher.models)
     if beside := more.pop("beside", None):

@@ -47,6 +47,8 @@ class TeacherCheck(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or not isinstance(pl_module, Distillation) or pl_module.teacher is None:
             return
+        if pl_module.teacher.known_scores is not None:  # it was scored when it was recorded
+            return
         with isolate_rng(), _validating(trainer):
             try:
                 chunks, samples = _chunks(trainer)

@@ -67,7 +67,7 @@ class World:
     def play(self, words: list[str], stdin: str = "") -> Result:
         """A ``distill`` command of a page, made small; what it says itself holds, but for its length."""
         argv = [INSTEAD.get(word, word) for word in words[1:]]
-        if argv[0] == "fit":
+        if argv[0] in ("fit", "record"):
             own = {word.removeprefix("--") for word in argv}
             kept = {key: value for key, value in SMALL.items() if key not in own or key == "trainer.min_steps"}
             if (

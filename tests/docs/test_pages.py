@@ -120,7 +120,7 @@ def try_settings(block: Block, world: Any) -> None:
     if "method" in config:
         return  # a sweep's file, which a command of the page reads
     (world.folder / "block.yaml").write_text(tiny(block.text))
-    language = block.page == "language-models.md"
+    language = block.page in ("language-models.md", "recorded-teachers.md")
     recipe = ["causal-lm/chat"] if language else ["text-classification/distill", "reviews.yaml"]
     options = [word for file in [*recipe, "block.yaml"] for word in ("-c", file)]
     if language:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from distill.core.idle_settings import idle
+from distill.core.idle_settings import Idle, idle, refuse_idle
 from distill.core.task import Task, TextTask
 from distill.core.teacher import TeacherSource
 from distill.core.utils.errors import UserError
@@ -16,8 +16,12 @@ from distill.models.compatibility import check_labels, check_teachers, label_nam
 from distill.models.pretrained import load_model, load_tokenizer
 from distill.models.teachers.ensemble import Ensemble
 from distill.models.teachers.live import LiveTeacher
+from distill.models.teachers.recorded import RecordedTeacher
 
 __all__ = ["TeacherConfig", "build_teacher"]
+
+_OF_MODEL = ("dtype", "attn_implementation", "labels", "remember")
+"""Settings of a model that is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,8 @@ class TeacherConfig:
 
     Attributes:
         path: Hub id, folder, or earlier run; its head must be trained for the task.
+        recorded: Folder of what ``distill record`` has kept of it, which is then read instead of running it. Beside a
+            ``path`` the model is loaded too, for validation and for a student that is made of its layers.
         weight: How much it counts among several, greater than 0.
         dtype: Of its weights; ``auto`` is as they are stored. Half precision saves memory and time on a GPU.
         attn_implementation: ``eager`` (needed for losses on attention maps), ``sdpa``, ...
@@ -34,7 +40,8 @@ class TeacherConfig:
             :class:`~distill.models.teachers.LiveTeacher`.
     """
 
-    path: str
+    path: str | None = None
+    recorded: str | None = None
     weight: float = 1.0
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     attn_implementation: str | None = None
@@ -67,15 +74,36 @@ def build_teacher(
         key = "model.teacher.weight" if alone is configs else "model.teacher.0.weight"
         raise idle(key, alone.weight, "a single teacher", "name several")
     if isinstance(configs, str | TeacherConfig):
-        return _build_one(configs, task, labels, "model.teacher")
-    sources = [_build_one(one, task, labels, f"model.teacher.{number}") for number, one in enumerate(configs)]
+        return _source(configs, task, labels, "model.teacher")
+    for number, one in enumerate(configs):
+        if len(configs) > 1 and isinstance(one, TeacherConfig) and one.recorded is not None:
+            problem, hint = "a recording stands alone", "record all of them as one teacher: --as logits"
+            raise UserError(problem, key=f"model.teacher.{number}.recorded", value=one.recorded, hint=hint)
+    sources = [_source(one, task, labels, f"model.teacher.{number}") for number, one in enumerate(configs)]
     ensemble = Ensemble(sources, [1.0 if isinstance(one, str) else one.weight for one in configs])
     ensemble.one_vocabulary = check_teachers(task, ensemble)
     return ensemble if len(sources) > 1 else sources[0]
 
 
-def _build_one(config: str | TeacherConfig, task: TextTask, labels: Sequence[str] | None, key: str) -> LiveTeacher:
+def _source(config: str | TeacherConfig, task: TextTask, labels: Sequence[str] | None, key: str) -> TeacherSource:
     config = TeacherConfig(path=config) if isinstance(config, str) else config
+    if config.recorded is None:
+        return _live(config, task, labels, key)
+    without = "a recording alone, of which no model is loaded"
+    refuse_idle(
+        TeacherConfig,
+        vars(config),
+        [Idle(name, config.path is None, without, "name the path too") for name in _OF_MODEL],
+        f"{key}.",
+    )
+    live = None if config.path is None else _live(config, task, labels, key)
+    return RecordedTeacher(config.recorded, task, live, key)
+
+
+def _live(config: TeacherConfig, task: TextTask, labels: Sequence[str] | None, key: str) -> LiveTeacher:
+    if config.path is None:
+        hint = "give its path, or recorded: the folder of what distill record has kept of it"
+        raise UserError("nothing says where the teacher is", key=key, hint=hint)
     model = load_model(
         config.path,
         task.auto_model,

@@ -90,6 +90,8 @@ def tokenizer_of(model: Mapping[str, Any]) -> tuple[str, str | None]:
         for name in names:
             if isinstance(found, dict) and isinstance(found.get(name), str):
                 return f"{key}.{name}", found[name]
+        if isinstance(found, dict) and isinstance(found.get("recorded"), str):
+            return f"{key}.recorded", f"{found['recorded']}/teacher"
     return "data.tokenizer", None
 
 
