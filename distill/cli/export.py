@@ -21,7 +21,8 @@ def _export(options: Namespace, overrides: Overrides) -> None:
         judged("--to", options.to, {"choices": FORMATS})
     from distill.workflows.export import export
 
-    export(options.run, options.to, options.output, options.isa, overrides=overrides, allow=options.allow)
+    more = {"samples": options.samples, "overrides": overrides, "allow": options.allow}
+    export(options.run, options.to, options.output, options.isa, **more)
 
 
 EXPORT = of_run(
@@ -30,5 +31,6 @@ EXPORT = of_run(
     _export,
     argument("--to", metavar="FORMAT", help="hf, onnx, onnx-int8, or the path of a class of your own (--allow)"),
     argument("--output", metavar="DIR", help="folder to write; exports/FORMAT in the run's own if not given"),
+    argument("--samples", type=int, metavar="N", help="verify on so many validation samples; all if not given"),
     argument("--isa", choices=("avx2", "vnni", "arm"), help="what integers are for; this machine if not given"),
 )

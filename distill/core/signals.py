@@ -6,9 +6,10 @@ requests is what the forward pass computes and keeps; nothing else is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import itemgetter
 from typing import Any, Literal
 
 import torch
@@ -225,6 +226,11 @@ class Batch:
     def first(self, count: int) -> Batch:
         """The first ``count`` of its samples."""
         return replace(self._map(lambda tensor: tensor[:count]), ids=None, on_host=None)
+
+    def parts(self, size: int) -> Iterator[Batch]:
+        """Its samples, ``size`` at a time."""
+        for start in range(0, self.size, size):
+            yield replace(self._map(itemgetter(slice(start, start + size))), ids=None, on_host=None)
 
     def repeated(self, times: int) -> Batch:
         """Its samples ``times`` over."""

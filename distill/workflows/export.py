@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -57,6 +58,7 @@ def export(
     output: str | Path | None = None,
     isa: str | None = None,
     *,
+    samples: int | None = None,
     overrides: Sequence[tuple[str, str]] = (),
     allow: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -69,6 +71,8 @@ def export(
             (:class:`~distill.export.base.ExportTarget`).
         output: The folder to write; ``<run>/exports/<to>`` if not given. An earlier export there is replaced.
         isa: What integers are stored for: ``avx2``, ``vnni`` or ``arm``; this machine if not given.
+        samples: How many validation samples (of a packed language model: blocks) it is verified on; all that the
+            validation reads if not given. The first batches of a validation hold samples of any length.
         overrides: Keys and YAML texts that replace parts of the run's configuration.
         allow: Packages whose classes it may name, besides our own.
 
@@ -80,6 +84,8 @@ def export(
             there is no folder.
     """
     target = _target(to, isa, allow)
+    if samples is not None and samples < 1:
+        raise UserError("must be at least 1", key="--samples", value=samples, hint="leave it out to verify on all")
     given = check_output(output)
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, alone=True, heeds=("logging",))
     refuse_inside(run.folder, given)
@@ -95,9 +101,9 @@ def export(
         print(f"writing {target.name}", flush=True)
     with replacing_export(place) as fresh, console.status(f"writing {target.name}"):
         report: dict[str, Any] = {"to": target.name, "run": f"{run.name} {run.id}"}
-        report |= write(target, student, fresh, task=job.module.task, batches=lambda: _batches(job))
+        report |= write(target, student, fresh, task=job.module.task, batches=lambda: _batches(job, samples))
         report |= {**sizes(fresh), "verdict": Verdict.of_file(read_json(run.result_file)[0]).bad}
-        inputs = feed(next(iter(_batches(job))))
+        inputs = feed(next(iter(_batches(job, 1))))
         if "attention_mask" in inputs:
             pads = Logits(without_quantization(student), inputs, counts=target.onnx is not None)
             report["padding"] = pads.sides(inputs)
@@ -133,7 +139,7 @@ def _target(to: str, isa: str | None, allow: Sequence[str]) -> ExportTarget:
     return kind(isa or host_isa())
 
 
-def _batches(job: Job) -> Iterator[Batch]:
+def _batches(job: Job, samples: int | None) -> Iterator[Batch]:
     if not is_overridden("val_dataloader", job.data):
         problem = "there is no validation data to verify the export with"
         raise UserError(problem, key="data", hint="name the split in data.splits")
@@ -142,8 +148,13 @@ def _batches(job: Job) -> Iterator[Batch]:
     with suppress(TypeError):  # of a loader that does not know how many batches it has
         count = len(loader) if share is None else share if isinstance(share, int) else int(len(loader) * share)
         loader = spoken(islice(loader, count), "verified", min(count, len(loader)), wide())
+    left = math.inf if samples is None else samples
     for raw in loader:
-        yield job.module.task.batch(raw)
+        batch = job.module.task.batch(raw)
+        yield batch if batch.size <= left else batch.first(int(left))
+        left -= batch.size
+        if left <= 0:
+            return
 
 
 def _write_beside(folder: Path, job: Job, student: nn.Module, report: dict[str, Any], *, pads: bool) -> None:
@@ -185,7 +196,7 @@ def _measure(job: Job, student: nn.Module, path: Path, *, integers: bool) -> dic
         references[STUDENT] = without_quantization(student)
     known = [positions_of(model) for model in (student, *references.values())]
     length = min([LENGTH, *(positions for positions in known if positions is not None)])
-    inputs = _one(next(iter(_batches(job))), length)
+    inputs = _one(next(iter(_batches(job, 1))), length)
     found: dict[str, Any] = {"length": length} if "input_ids" in inputs else {}
     sessions = {"export": session(path)}
     with tempfile.TemporaryDirectory() as parent:

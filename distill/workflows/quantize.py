@@ -12,7 +12,7 @@ import torch
 from distill.compression.quantization import ptq
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.core import record
-from distill.core.signals import Request
+from distill.core.lazy_head import logits_request
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
 from distill.core.utils.files import write
@@ -74,7 +74,7 @@ def quantize(
         steps = ptq.quantize(
             student,
             batches,
-            lambda model, batch: task.forward(model, batch, Request(logits=True)),
+            lambda model, batch: task.forward(model, batch, logits_request(model)),
             weights=weights,
             activations=activations,
             embeddings=WeightScheme() if embeddings else None,

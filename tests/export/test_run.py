@@ -97,9 +97,18 @@ def test_what_is_verified_is_what_the_validation_reads(run: Run) -> None:
     verified = export(run.folder, "hf", overrides=share)["verified"]
     assert 0 < verified["predictions"] < 41
     # The quantized weights in float; the teacher is whole, and only the share tells which samples were read.
-    batches = list(running._batches(running.reopen(run.folder, "validate", overrides=share)[1]))
+    batches = list(running._batches(running.reopen(run.folder, "validate", overrides=share)[1], None))
     assert verified["predictions"] == sum(batch.size for batch in batches)
     assert len(batches) == 2
+
+
+def test_it_is_verified_on_as_many_samples_as_are_asked_for(run: Run) -> None:
+    assert (
+        export(run.folder, "hf", samples=13, overrides=[("data.eval_batch_size", "10")])["verified"]["predictions"]
+        == 13
+    )
+    with pytest.raises(UserError, match="--samples = 0: must be at least 1"):
+        export(run.folder, "hf", samples=0)
 
 
 def test_plain_weights_open_in_transformers(run: Run, tmp_path: Path) -> None:

@@ -135,3 +135,38 @@ def test_differences_are_reported_beside_the_largest_logit_of_the_trained_model(
 def test_a_metric_that_is_much_better_is_not_that_of_the_same_model() -> None:
     with pytest.raises(UserError, match=r"accuracy is 0\.95"):
         check_integer(replace(SAME, exported=0.95))
+
+
+def test_tokens_are_compared_a_few_rows_at_a_time_and_judged_by_their_distributions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(7, (5, 300), generator=generator)
+    trained = torch.randn(5, 300, 7, generator=generator)
+    exported = trained + 0.05 * torch.randn(5, 300, 7, generator=generator)
+    data = Batch({"input_ids": labels}, labels, extras={"bytes": torch.ones(5, 300, dtype=torch.int32)})
+    rows: list[int] = []
+
+    def part(of: Tensor, at: int) -> Tensor:
+        return of[at : at + 1]
+
+    def first(inputs: dict[str, Tensor]) -> Tensor:
+        rows.append(len(inputs["input_ids"]))
+        return part(trained, len(rows) - 1)
+
+    found = compare(CausalLM(), [data], first, lambda inputs: part(exported, len(rows) - 1))
+    assert rows == [1] * 5  # of 300 positions each
+    p, q = trained.double().softmax(-1), exported.double().softmax(-1)
+    assert found.divergence == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-4)
+    nats = -trained.double().log_softmax(-1).gather(-1, labels[..., None]).mean()
+    assert found.trained == pytest.approx(float(nats / torch.log(torch.tensor(2.0))), rel=1e-5)
+    assert found.agreement is not None
+    assert found.agreement < 0.99
+    check_integer(found)  # though not all of the most likely tokens are equal
+
+
+def test_tokens_whose_distributions_differ_are_refused() -> None:
+    tokens = replace(SAME, metric="bits_per_byte", trained=1.2, exported=1.2, agreement=0.9, mean_error=0.05)
+    check_integer(replace(tokens, divergence=0.01))
+    with pytest.raises(UserError, match=r"0\.011 nats from the trained model's, and 0\.01 are allowed"):
+        check_integer(replace(tokens, divergence=0.011))
+    with pytest.raises(UserError, match=r"bits_per_byte is 1\.21"):
+        check_integer(replace(tokens, divergence=0.0, exported=1.21))
