@@ -53,20 +53,22 @@ class TokenScores:
         labels, mask = batch.labels, batch.mask
         places = torch.arange(labels.numel(), device=labels.device) if mask is None else mask.flatten().nonzero()[:, 0]
         ours, theirs = LogitRows(signals, mask), None if teacher is None else LogitRows(teacher, mask)
-        parts: list[tuple[Tensor, ...]] = []
+        # Made before the blocks: what is kept of one would lie where its logits were, and the next would find no room.
+        nats, accepted = (labels.new_zeros(labels.numel(), dtype=ours.dtype) for _ in range(2))
+        predicted, undefined = torch.zeros_like(labels).flatten(), labels.new_zeros(labels.numel(), dtype=torch.bool)
         size = max(1, _BLOCK // ours.width)
         for start in range(0, len(places), size):
             block = slice(start, start + size)
-            logits = ours.at(block)
-            nats = F.cross_entropy(logits, labels.flatten()[places[block]], ignore_index=IGNORE, reduction="none")
-            accepted = () if theirs is None else (_overlap(logits, theirs.at(block)),)
-            parts.append((nats, logits.argmax(-1), logits.isnan().any(-1), *accepted))
-        if not parts:
-            parts = [tuple(labels.new_zeros(0, dtype=kind) for kind in (torch.float32, torch.int64, torch.bool))]
-            parts = parts if theirs is None else [(*parts[0], parts[0][0])]
-        of_all = [torch.cat(found) for found in zip(*parts, strict=True)]
-        spread = [one.new_zeros(labels.numel()).index_copy_(0, places, one).view(labels.shape) for one in of_all]
-        return cls(spread[0], spread[1], spread[2], spread[3] if theirs is not None else None, ours.width)
+            logits, at = ours.at(block), places[block]
+            wanted = labels.flatten()[at]
+            nats.index_copy_(0, at, F.cross_entropy(logits, wanted, ignore_index=IGNORE, reduction="none"))
+            predicted.index_copy_(0, at, logits.argmax(-1))
+            undefined.index_copy_(0, at, logits.amax(-1).isnan())  # the largest is NaN where any of them is
+            if theirs is not None:
+                accepted.index_copy_(0, at, _overlap(logits, theirs.at(block)))
+        shape = labels.shape
+        acceptance = None if theirs is None else accepted.view(shape)
+        return cls(nats.view(shape), predicted.view(shape), undefined.view(shape), acceptance, ours.width)
 
 
 class LogitRows:
@@ -78,6 +80,7 @@ class LogitRows:
 
     Attributes:
         width: Logits of a position.
+        dtype: Of the logits: at least float32.
     """
 
     def __init__(self, signals: Signals, mask: Tensor | None) -> None:
@@ -87,6 +90,8 @@ class LogitRows:
         else:
             self._rows = signals.at(mask)
             self.width = self._rows.shape[-1]
+        of = self._rows if isinstance(self._rows, Tensor) else self._rows.hidden
+        self.dtype = torch.promote_types(of.dtype, torch.float32)
 
     def __len__(self) -> int:
         return len(self._rows if isinstance(self._rows, Tensor) else self._rows.hidden)
