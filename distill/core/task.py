@@ -81,6 +81,10 @@ class Task(ABC):
         """One forward pass of teacher or student."""
         return forward(model, batch.inputs, request)
 
+    def teach(self, model: nn.Module, batch: Batch, request: Request) -> Signals:
+        """One forward pass of the teacher, if it reads something else than the student."""
+        return self.forward(model, batch, request)
+
     @abstractmethod
     def metrics(self) -> dict[str, Metric]:
         """Fresh metrics by name."""

@@ -32,6 +32,9 @@ __all__ = [
     "use_template",
 ]
 
+_SETTINGS = ("completion_only_loss", "add_special_tokens", "chat_template", "teacher_system")
+"""Of the data, which the task keeps."""
+
 _TEXT_BLOCK, _CHAT_BLOCK = 256, 1024
 
 
@@ -107,17 +110,20 @@ def settle(task: TextTask, data: TextData, rows: RawData) -> None:
     """
     kinds: Any = task
     roles = rows.columns["train"]
-    given = {name: getattr(data, name) for name in ("completion_only_loss", "add_special_tokens", "chat_template")}
-    for name in ("completion_only_loss", "add_special_tokens"):
+    given = {name: getattr(data, name) for name in _SETTINGS}
+    for name in ("completion_only_loss", "add_special_tokens", "teacher_system"):
         if given[name] is not None:
             setattr(kinds, name, given[name])
     template = given["chat_template"] if given["chat_template"] is not None else kinds.chat_template
     if not has_turns(task, roles):
-        for name in ("completion_only_loss", "chat_template"):
+        for name in ("completion_only_loss", "chat_template", "teacher_system"):
             if given[name] is not None:
                 hint = "bring the columns prompt and completion, or messages"
                 raise idle(f"data.{name}", given[name], "plain texts", hint)
         return
+    if kinds.teacher_system is not None and not kinds.completion_only_loss:
+        beside, hint = "prompts that count", "set data.completion_only_loss: true"
+        raise idle("data.teacher_system", kinds.teacher_system, beside, hint)
     has_template = data.tokenizer.chat_template is not None
     lists = rows.holds_lists("messages") or rows.holds_lists("prompt")
     if lists and (template is False or not has_template):
@@ -186,6 +192,8 @@ def form_lines(data: TextData, task: TextTask, roles: Mapping[str, str], samples
         what = ("answers" if "messages" in roles else "completions") if kinds.completion_only_loss else "all turns"
         rows = "chats" if "messages" in roles else "prompts and completions"
         share = f"{len(counted):,} of {len(labels.values):,} tokens of train"
+        if kinds.teacher_system is not None:
+            lines.append(f"the teacher is told besides, and the student is not: {kinds.teacher_system!r}")
         lines.append(f"{rows} {how}; {what} count ({share}; data.completion_only_loss)")
     if not np.isin(counted, special).any():
         lines.append("no end of a text or turn is among the tokens that count: the student will not learn to stop")

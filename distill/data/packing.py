@@ -14,6 +14,9 @@ from distill.data.features import Key, Ragged, Samples
 __all__ = ["PackedSamples", "sliding_windows"]
 
 
+_THEIRS = "teacher_input_ids"
+
+
 class PackedSamples(Samples):
     """Blocks of ``length`` positions cut from the documents of ``samples`` in their order.
 
@@ -39,9 +42,11 @@ class PackedSamples(Samples):
         total = len(documents.values)
         cuts = _whole(documents.offsets, length) if whole else np.append(np.arange(0, total, length), total)
         features = {
-            name: Ragged(values.values, cuts) for name, values in samples.features.items() if isinstance(values, Ragged)
+            name: Ragged(values.values, cuts)
+            for name, values in samples.features.items()
+            if isinstance(values, Ragged) and name != _THEIRS
         }
-        super().__init__(features, samples.seed)
+        super().__init__(features | _of_teacher(samples, cuts, isolate), samples.seed)
         self.starts, self.isolate = documents.offsets, isolate
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
@@ -66,6 +71,27 @@ class PackedSamples(Samples):
         start = np.zeros_like(positions)
         start[inside - first] = inside - first
         return positions - np.maximum.accumulate(start)
+
+
+def _of_teacher(samples: Samples, cuts: NDArray[np.int64], isolate: bool) -> dict[str, Any]:
+    """What the teacher reads of each block, where it reads longer documents: the same ones, side by side too.
+
+    Args:
+        samples: The documents.
+        cuts: Where blocks begin and end, none of them within a document.
+        isolate: Whether documents in one block are hidden from each other.
+    """
+    theirs, at, ours = (samples.features.get(name) for name in (_THEIRS, "teacher_at", "input_ids"))
+    if not (isinstance(theirs, Ragged) and isinstance(at, Ragged) and isinstance(ours, Ragged)):
+        return {}
+    first = theirs.offsets[np.searchsorted(ours.offsets, cuts)]
+    document = np.repeat(theirs.offsets[:-1], ours.lengths)
+    place = at.values + document - np.repeat(first[:-1], np.diff(cuts))
+    found = {_THEIRS: Ragged(theirs.values, first), "teacher_at": Ragged(place, cuts)}
+    if isolate:
+        positions = np.arange(len(theirs.values)) - np.repeat(theirs.offsets[:-1], theirs.lengths)
+        found["teacher_position_ids"] = Ragged(positions, first)
+    return found
 
 
 def _whole(offsets: NDArray[np.int64], length: int) -> NDArray[np.int64]:

@@ -41,7 +41,9 @@ class TaskFile:
         """How the models of ``data`` read; ``None`` where that is not text, or a task of the user's own."""
         if not isinstance(data, TextData) or type(data.task) is not TASKS.get(data.task.name):
             return None
-        given = {name: value for name, value in vars(data.task).items() if name not in ("labels", "side")}
+        given = {
+            name: value for name, value in vars(data.task).items() if name not in ("labels", "side", "teacher_system")
+        }
         columns = {role: name for role, name in data.training_columns.items() if role != "label"}
         if data.task.forms:  # what a model is asked is a text, whatever it was trained on
             asked = columns.get("text") or columns.get("prompt")

@@ -67,6 +67,8 @@ class TextData(LightningDataModule):
             completions are joined as they are.
         add_special_tokens: Whether each text stands between BOS and EOS. If not given it does, but for a text that
             begins, or ends, with a special token of its own.
+        teacher_system: What the teacher is told before each prompt or chat, and the student is not: it learns to answer
+            as if it were (context distillation).
         seed: Seed of the order of samples and of random masking.
         num_workers: Processes that make batches; 0 makes them in the training process.
 
@@ -100,6 +102,7 @@ class TextData(LightningDataModule):
         completion_only_loss: bool | None = None,
         chat_template: str | bool | None = None,
         add_special_tokens: bool | None = None,
+        teacher_system: str | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -110,7 +113,7 @@ class TextData(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.bucketing = batch_size, eval_batch_size, bucketing
         self.isolate_documents, self.seed, self.num_workers = isolate_documents, seed, num_workers
         self.reader, self.document, self.chat_template, self.join = reader, document, chat_template, join
-        self.eval_stride = eval_stride
+        self.eval_stride, self.teacher_system = eval_stride, teacher_system
         self.completion_only_loss, self.add_special_tokens = completion_only_loss, add_special_tokens
         self._task, self._names = task, labels
         self.epoch = 0

@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from distill.core.padding import pad, real_positions
-from distill.core.signals import IGNORE, Batch
+from distill.core.signals import IGNORE, Batch, Request, Signals
 from distill.core.tally import Counts
 from distill.core.task import UNIGRAM, Guess, TokenTask
 from distill.core.token_scores import TokenScores
 from distill.core.utils.errors import UserError
+from distill.tasks.context import for_teacher, teach
 from distill.tasks.metrics import BitsPerByte, Perplexity, Ratio, unigram
 from distill.tasks.next_token import Encode
 
@@ -43,6 +44,7 @@ class CausalLM(TokenTask):
             with a special token of its own.
         chat_template: Whether prompts and completions are put through the tokenizer's chat template; ``None``: if it
             has one. A chat always is.
+        teacher_system: What the teacher is told before a prompt or chat, and the student is not (:meth:`teach`).
     """
 
     name: ClassVar[str] = "causal-lm"
@@ -73,10 +75,11 @@ class CausalLM(TokenTask):
         completion_only_loss: bool = True,
         add_special_tokens: bool | None = None,
         chat_template: bool | None = None,
+        teacher_system: str | None = None,
     ) -> None:
         super().__init__(labels)
         self.completion_only_loss, self.add_special_tokens = completion_only_loss, add_special_tokens
-        self.chat_template = chat_template
+        self.chat_template, self.teacher_system = chat_template, teacher_system
 
     @property
     def auto_model(self) -> Any:
@@ -102,6 +105,7 @@ class CausalLM(TokenTask):
             completion_only_loss=self.completion_only_loss,
             add_special_tokens=self.add_special_tokens,
             template=bool(self.chat_template),
+            teacher_system=self.teacher_system,
         )
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
@@ -120,8 +124,13 @@ class CausalLM(TokenTask):
             mask=tokens if bool((labels[real] != IGNORE).all()) else labels != IGNORE,
             tokens=tokens,
             ids=[sample["id"] for sample in features],
-            extras={"bytes": pad(features, "bytes", 0)},
+            extras={"bytes": pad(features, "bytes", 0)} | for_teacher(features, tokenizer.pad_token_id),
         )
+
+    def teach(self, model: nn.Module, batch: Batch, request: Request) -> Signals:
+        """A teacher's pass: over what it reads itself where it is told more than the student, with its logits at the
+        student's positions (Snell, Klein, Zhong, 2022, "Learning by distilling context")."""
+        return teach(self, model, batch, request)
 
     def metrics(self) -> dict[str, Metric]:
         return {"perplexity": Perplexity(), "bits_per_byte": BitsPerByte(), "token_accuracy": Ratio()}

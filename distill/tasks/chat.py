@@ -9,7 +9,17 @@ from typing import Any
 
 from distill.core.utils.errors import UserError, first_line
 
-__all__ = ["Messages", "Span", "answers", "marks_answers", "messages_of", "render", "special_tokens", "tools_of"]
+__all__ = [
+    "Messages",
+    "Span",
+    "answers",
+    "instructed",
+    "marks_answers",
+    "messages_of",
+    "render",
+    "special_tokens",
+    "tools_of",
+]
 
 Messages = list[dict[str, Any]]
 """Turns of a chat, each with its ``role`` and ``content``."""
@@ -36,6 +46,14 @@ def messages_of(turns: Sequence[Mapping[str, Any]]) -> Messages:
         message["role"] = _ROLES.get(message.get("role", ""), message.get("role"))
         found.append(message)
     return found
+
+
+def instructed(messages: Messages, instruction: str) -> Messages:
+    """The chat with an instruction as its system turn, before what that turn says already."""
+    if messages and messages[0].get("role") == "system":
+        first = {**messages[0], "content": f"{instruction}\n\n{messages[0].get('content', '')}"}
+        return [first, *messages[1:]]
+    return [{"role": "system", "content": instruction}, *messages]
 
 
 def tools_of(given: Any) -> list[dict[str, Any]] | None:

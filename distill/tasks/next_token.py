@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 
 from distill.core.signals import IGNORE
 from distill.core.utils.errors import UserError
-from distill.tasks.chat import Messages, Span, answers, marks_answers, messages_of, render, special_tokens, tools_of
+from distill.tasks.chat import (
+    Messages,
+    Span,
+    answers,
+    instructed,
+    marks_answers,
+    messages_of,
+    render,
+    special_tokens,
+    tools_of,
+)
 
 __all__ = ["Encode", "byte_lengths"]
 
@@ -31,6 +41,10 @@ class _Written:
     spans: list[Span] | None = None
     complete: bool = False
     marked: tuple[Messages, Any, int] | None = None
+
+
+_Sample = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], int]
+"""Inputs, labels and bytes of a row, and how many of its tokens were cut off."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,8 @@ class Encode:
         add_special_tokens: Whether a text is put between BOS and EOS; ``None``: but for one that begins, or ends, with
             a special token of its own.
         template: Whether prompts, and texts to go on with, are put through the tokenizer's template.
+        teacher_system: What the teacher is told besides (context distillation): ``teacher_input_ids`` are then what it
+            reads of a row, and ``teacher_at`` says of each position that counts where the teacher predicts it.
     """
 
     tokenizer: Any
@@ -68,6 +84,7 @@ class Encode:
     completion_only_loss: bool = True
     add_special_tokens: bool | None = None
     template: bool = False
+    teacher_system: str | None = None
     _special: Mapping[int, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,9 +93,67 @@ class Encode:
     def __call__(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
         features: dict[str, list[Any]] = {"input_ids": [], "labels": [], "bytes": []}
         features |= {} if self.max_length is None else {"beyond": []}
-        rows = [row for row in self._written(columns) if row.text]
+        rows = [row for row in self._written(columns, None) if row.text]
+        for made in self._samples(rows, self.max_length):
+            for name, values in zip(features, made, strict=False):  # the last only where there is a limit
+                features[name].append(values)
+        if self.teacher_system is not None:
+            theirs = [row for row in self._written(columns, self.teacher_system) if row.text]
+            found = [_aligned(*pair) for pair in zip(features["labels"], self._samples(theirs, None), strict=True)]
+            features |= {"teacher_input_ids": [ids for ids, _ in found], "teacher_at": [at for _, at in found]}
+        return features
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text that a model is to go on with: as those of ``text``, without an end."""
+        rows = list(self._written({"text": texts}, None))
+        encoded = self.tokenizer([row.text for row in rows], add_special_tokens=False, verbose=False)["input_ids"]
+        around = (self._surrounded(row, np.asarray(ids, np.int32)) for row, ids in zip(rows, encoded, strict=True))
+        return [[self.start] * starts + list(ids) for (starts, _), ids in zip(around, encoded, strict=True)]
+
+    # ------------------------------------------------------------------ rows to texts
+
+    def _written(self, columns: Mapping[str, Sequence[Any]], system: str | None) -> Iterable[_Written]:
+        tools = columns.get("tools") or [None] * len(next(iter(columns.values())))
+        if "messages" in columns:
+            for chat, offered in zip(columns["messages"], tools, strict=True):
+                yield self._chat(messages_of(chat), tools_of(offered), 0, system)
+        elif "prompt" in columns:
+            for prompt, completion, offered in zip(columns["prompt"], columns["completion"], tools, strict=True):
+                yield self._pair(prompt, completion, tools_of(offered), system)
+        else:
+            for text in columns["text"]:
+                yield self._prompt(text) if self.template and text else _Written(text)
+
+    def _chat(self, messages: Messages, tools: Any, first: int, system: str | None) -> _Written:
+        if system is not None:
+            count, messages = len(messages), instructed(messages, system)
+            first += (len(messages) - count) * (first > 0)
+        if not self.completion_only_loss:
+            return _Written(render(self.tokenizer, messages, tools), complete=True)
+        if marks_answers(self.tokenizer):
+            text = render(self.tokenizer, messages, tools)
+            return _Written(text, complete=True, marked=(messages, tools, first))
+        text, spans = answers(self.tokenizer, messages, tools, first)
+        return _Written(text, spans, complete=True)
+
+    def _pair(self, prompt: Any, completion: Any, tools: Any, system: str | None) -> _Written:
+        plain = isinstance(prompt, str) and isinstance(completion, str)
+        if plain and not self.template:
+            prompt = (system or "") + prompt
+            whole = prompt + completion
+            return _Written(whole, [(len(prompt), len(whole))] if self.completion_only_loss else None)
+        before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else messages_of(prompt)
+        after = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else None
+        return self._chat(before + (after or messages_of(completion)), tools, len(before), system)
+
+    def _prompt(self, text: str) -> _Written:
+        return _Written(render(self.tokenizer, [{"role": "user", "content": text}], prompt=True))
+
+    # ------------------------------------------------------------------ texts to tokens
+
+    def _samples(self, rows: Sequence[_Written], limit: int | None) -> Iterator[_Sample]:
         if not rows:
-            return features
+            return
         encoded = self.tokenizer(
             [row.text for row in rows],
             add_special_tokens=False,
@@ -88,59 +163,9 @@ class Encode:
             verbose=False,
         )
         for row, ids, offsets in zip(rows, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            made = self._sample(row, np.asarray(ids, np.int32), np.asarray(offsets, np.int64).reshape(-1, 2))
-            for name, values in zip(features, made, strict=False):  # the last only where there is a limit
-                features[name].append(values)
-        return features
+            yield self._sample(row, np.asarray(ids, np.int32), np.asarray(offsets, np.int64).reshape(-1, 2), limit)
 
-    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each text that a model is to go on with: as those of ``text``, without an end."""
-        rows = list(self._written({"text": texts}))
-        encoded = self.tokenizer([row.text for row in rows], add_special_tokens=False, verbose=False)["input_ids"]
-        around = (self._surrounded(row, np.asarray(ids, np.int32)) for row, ids in zip(rows, encoded, strict=True))
-        return [[self.start] * starts + list(ids) for (starts, _), ids in zip(around, encoded, strict=True)]
-
-    # ------------------------------------------------------------------ rows to texts
-
-    def _written(self, columns: Mapping[str, Sequence[Any]]) -> Iterable[_Written]:
-        tools = columns.get("tools") or [None] * len(next(iter(columns.values())))
-        if "messages" in columns:
-            for chat, offered in zip(columns["messages"], tools, strict=True):
-                yield self._chat(messages_of(chat), tools_of(offered), 0)
-        elif "prompt" in columns:
-            for prompt, completion, offered in zip(columns["prompt"], columns["completion"], tools, strict=True):
-                yield self._pair(prompt, completion, tools_of(offered))
-        else:
-            for text in columns["text"]:
-                yield self._prompt(text) if self.template and text else _Written(text)
-
-    def _chat(self, messages: Messages, tools: Any, first: int) -> _Written:
-        if not self.completion_only_loss:
-            return _Written(render(self.tokenizer, messages, tools), complete=True)
-        if marks_answers(self.tokenizer):
-            text = render(self.tokenizer, messages, tools)
-            return _Written(text, complete=True, marked=(messages, tools, first))
-        text, spans = answers(self.tokenizer, messages, tools, first)
-        return _Written(text, spans, complete=True)
-
-    def _pair(self, prompt: Any, completion: Any, tools: Any) -> _Written:
-        plain = isinstance(prompt, str) and isinstance(completion, str)
-        if plain and not self.template:
-            whole = prompt + completion
-            return _Written(whole, [(len(prompt), len(whole))] if self.completion_only_loss else None)
-        before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else messages_of(prompt)
-        after = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else None
-        return self._chat(before + (after or messages_of(completion)), tools, len(before))
-
-    def _prompt(self, text: str) -> _Written:
-        return _Written(render(self.tokenizer, [{"role": "user", "content": text}], prompt=True))
-
-    # ------------------------------------------------------------------ texts to tokens
-
-    def _sample(
-        self, row: _Written, ids: NDArray[np.int32], offsets: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], int]:
-        """Inputs, labels and bytes, and the tokens cut off."""
+    def _sample(self, row: _Written, ids: NDArray[np.int32], offsets: NDArray[np.int64], limit: int | None) -> _Sample:
         spans = [(0, len(row.text))] if row.spans is None else row.spans
         counts = np.zeros(len(ids), bool)
         sizes = np.zeros(len(ids) + 1, np.int32)
@@ -160,7 +185,7 @@ class Encode:
         predicted = np.pad(counts, around, constant_values=(False, True))[1:]
         sizes = np.pad(sizes[: len(ids) + ends], (starts, 0))[1:]
         last = _until(predicted)
-        length = _until(predicted[: self.max_length])
+        length = _until(predicted[:limit])
         labels = np.where(predicted, tokens[1:], np.int32(IGNORE))
         return tokens[:length], labels[:length], np.where(predicted, sizes, 0)[:length], last - length
 
@@ -192,6 +217,27 @@ class Encode:
             before = len(render(self.tokenizer, messages[:first], tools))
             counts &= offsets[:, 1] > before
         return counts
+
+
+def _aligned(labels: NDArray[np.int32], theirs: _Sample) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """What a teacher reads of a row, as far as the student reads it, and where it predicts what counts.
+
+    Args:
+        labels: The student's.
+        theirs: The row as the teacher reads it, whole.
+
+    Raises:
+        UserError: if other tokens count there.
+    """
+    ids, their_labels, _, _ = theirs
+    here = np.flatnonzero(labels != IGNORE)
+    there = np.flatnonzero(their_labels != IGNORE)[: len(here)]
+    if len(here) != len(there) or (labels[here] != their_labels[there]).any():
+        problem = "with this instruction the chat template writes the answers otherwise"
+        raise UserError(problem, key="data.teacher_system", hint="give a template: data.chat_template: FILE")
+    at = np.zeros(len(labels), np.int32)
+    at[here] = there
+    return ids[: int(there[-1]) + 1] if len(there) else ids[:0], at
 
 
 def _until(counts: NDArray[np.bool_]) -> int:

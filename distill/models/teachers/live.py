@@ -110,7 +110,7 @@ class LiveTeacher(TeacherSource):
         # As fast as inference mode (measured), whose tensors autograd may not save: logits over a vocabulary
         # would have to be copied.
         with torch.no_grad():
-            return detached(self.task.forward(self.model, replace(batch, inputs=inputs), request))
+            return detached(self.task.teach(self.model, replace(batch, inputs=inputs), request))
 
     def to(self, device: torch.device | str) -> Self:
         self.model.to(device)
