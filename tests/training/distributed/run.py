@@ -15,10 +15,12 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from distill.core.signals import IGNORE, Batch
-from distill.losses import CrossEntropy, HintonKL
+from distill.losses import CrossEntropy, HintonKL, head_terms
 from distill.tasks import Plain
+from distill.training import objective
 from distill.training.module import Distillation
 from distill.training.optimizer import OptimizerConfig
 
@@ -31,19 +33,42 @@ class Keep(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         def keep(*_: Any) -> None:
-            torch.save(pl_module.student.weight.grad.clone(), f"{self.path}.{trainer.global_rank}")
+            head = getattr(pl_module.student, "lm_head", pl_module.student)
+            torch.save(head.weight.grad.clone(), f"{self.path}.{trainer.global_rank}")
 
         trainer.optimizers[0].register_step_post_hook(keep)
 
 
-def micro_batches() -> list[Batch]:
+def language_models() -> Distillation:
+    """Two of them, whose logits are computed a block at a time."""
+    objective._LARGE = 1
+    head_terms._BLOCK = 3 * 7
+    widths = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=7, initializer_range=0.5, **widths)
+    module = Distillation(
+        LlamaForCausalLM(config),
+        "causal-lm",
+        LlamaForCausalLM(config),
+        [CrossEntropy(weight=0.5), HintonKL()],
+        OptimizerConfig(name="sgd", lr=0.1, warmup=0),
+    )
+    assert not module.why_whole()
+    return module
+
+
+def micro_batches(name: str = "input") -> list[Batch]:
     """Eight sequences in four batches; 1, 2, ... 8 positions count."""
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(0, 7, (8, 8), generator=generator)
     labels = torch.randint(0, 7, (8, 8), generator=generator)
     labels[torch.arange(8)[None, :] > torch.arange(8)[:, None]] = IGNORE
     return [
-        Batch({"input": ids[i : i + 2]}, labels=labels[i : i + 2], mask=labels[i : i + 2] != IGNORE)
+        Batch(
+            {name: ids[i : i + 2]},
+            labels=labels[i : i + 2],
+            mask=labels[i : i + 2] != IGNORE,
+            extras={"bytes": (labels[i : i + 2] != IGNORE).long()},
+        )
         for i in (0, 2, 4, 6)
     ]
 
@@ -51,21 +76,29 @@ def micro_batches() -> list[Batch]:
 class Deal(DataLoader[Any]):
     """Deals the micro-batches to the ranks."""
 
+    named = "input"
+
     def __iter__(self) -> Any:
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        return iter(micro_batches()[rank::world])
+        return iter(micro_batches(self.named)[rank::world])
 
 
-def main(ranks: int, out: Path) -> None:
-    torch.manual_seed(0)
-    module = Distillation(
+def tables() -> Distillation:
+    """Two tables of logits."""
+    return Distillation(
         nn.Embedding(7, 7),
         Plain(),
         nn.Embedding(7, 7),
         [CrossEntropy(weight=0.5), HintonKL()],
         OptimizerConfig(name="sgd", lr=0.1, warmup=0),
     )
+
+
+def main(ranks: int, out: Path, of: str) -> None:
+    torch.manual_seed(0)
+    module = tables() if of == "tables" else language_models()
+    Deal.named = "input" if of == "tables" else "input_ids"
     trainer = Trainer(
         accelerator="cpu",
         devices=ranks,
@@ -86,4 +119,4 @@ def main(ranks: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

@@ -15,15 +15,17 @@ FOLDER = Path(__file__).parent
 Script = Callable[..., Any]
 
 
-def gradients(script: Script, ranks: int, folder: Path) -> list[torch.Tensor]:
+def gradients(script: Script, ranks: int, folder: Path, of: str) -> list[torch.Tensor]:
     out = folder / f"gradient-{ranks}"
-    script(FOLDER / "run.py", ranks, out)
+    script(FOLDER / "run.py", ranks, out, of)
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(ranks)]
 
 
-def test_gradient_over_two_ranks_equals_that_of_one_process(script: Script, tmp_path: Path) -> None:
-    (alone,) = gradients(script, 1, tmp_path)
-    first, second = gradients(script, 2, tmp_path)
+@pytest.mark.parametrize("of", ["tables", "language models a block at a time"])
+def test_gradient_over_two_ranks_equals_that_of_one_process(script: Script, tmp_path: Path, of: str) -> None:
+    (alone,) = gradients(script, 1, tmp_path, of)
+    first, second = gradients(script, 2, tmp_path, of)
+    assert bool(first.any())
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     torch.testing.assert_close(first, alone, rtol=1e-5, atol=1e-8)
     found = [
