@@ -204,6 +204,8 @@ print(session.run(["logits"], {{name: inputs[name] for name in names}}))"""
         given = given.replace("[MASK]", '" + model.tokenizer.mask_token + "')
         if _PIPELINES[task_file.task] == "text-classification":
             given += f", truncation=True, max_length={task_file.max_length}"
+        if task_file.settings.get("chat_template"):
+            given = f'[{{"role": "user", "content": {given}}}]'
         if task_file.task == "causal-lm":
             given += ", max_new_tokens=20"
         if any(step["kind"] == "quantize" for step in steps_of(student)):

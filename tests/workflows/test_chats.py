@@ -60,6 +60,10 @@ def test_a_chat_is_shown_trained_on_and_answered_by_the_template(
     task = json.loads((student / "task.json").read_text())
     assert task["settings"]["chat_template"] is True
     assert task["columns"] == {}
+    assert (
+        'print(model([{"role": "user", "content": "a text"}], max_new_tokens=20))'
+        in (student / "README.md").read_text()
+    )
     tokenizer = chat_tokenizer()
     model: Any = AutoModelForCausalLM.from_pretrained(student)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
