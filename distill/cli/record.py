@@ -28,7 +28,7 @@ def _record(options: Namespace, overrides: Overrides) -> None:
     ):
         if not value:
             raise UserError("must be given", key=key, hint=hint)
-    form = Form(options.kind, options.dtype)
+    form = Form(options.kind, options.dtype, options.k, options.draws)
     record(load(options.config, overrides), options.to, form, part=options.part, allow=options.allow)
 
 
@@ -40,15 +40,17 @@ RECORD = Command(
         argument(
             "--as",
             dest="kind",
-            choices=("hidden", "logits"),
-            help="hidden: what a language model's head reads, of which all logits are computed again; logits: all of "
-            "them as they are, for one prediction a sample",
+            choices=("hidden", "topk", "sampled", "logits"),
+            help="hidden: what a language model's head reads, of which all logits are computed again; topk: its most "
+            "likely tokens; sampled: tokens drawn from it; logits: all of them, for one prediction a sample",
         ),
         argument(
             "--dtype",
             choices=("float32", "bf16", "int8"),
             help="of what is kept: bf16 for hidden, float32 for logits, if not given; int8 is for hidden",
         ),
+        argument("--k", type=int, help="tokens of topk (50)"),
+        argument("--draws", type=int, help="tokens of sampled (12)"),
         argument("--part", default="1/1", metavar="I/N", help="record the I-th of N parts; one process each"),
         ALLOW,
     ),

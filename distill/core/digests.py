@@ -21,10 +21,15 @@ def input_digests(inputs: Mapping[str, Tensor], tokens_BT: Tensor | None = None)
 
     Args:
         inputs: Tensors ``[B, ...]``.
-        tokens_BT: Which positions are real, boolean; the inputs' attention mask, if there is one, where it is ``None``.
+        tokens_BT: Which positions are real, boolean; the inputs' attention mask, if there is one, where it is ``None``,
+            and all positions of ``input_ids`` where there is none.
     """
-    if tokens_BT is None and (mask := inputs.get("attention_mask")) is not None and mask.dim() == 2:
-        tokens_BT = mask.bool()
+    mask = inputs.get("attention_mask")
+    if mask is not None and mask.dim() == 2:  # a batch without padding may lack it
+        inputs = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
+        tokens_BT = mask.bool() if tokens_BT is None else tokens_BT
+    elif tokens_BT is None and (ids := inputs.get("input_ids")) is not None and ids.dim() == 2:
+        tokens_BT = torch.ones_like(ids, dtype=torch.bool)
     total: Tensor | None = None
     for place, tensor in enumerate(inputs.values()):
         words = tensor.view(_WORDS[tensor.element_size()]) if tensor.is_floating_point() else tensor

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from distill.core.digests import input_digests
 from distill.core.lazy_logits import LazyLogits
+from distill.core.sparse_logits import SparseLogits
 from distill.core.utils.errors import UserError
 
 __all__ = ["IGNORE", "Batch", "Needs", "OutputKind", "Request", "Signals", "tokens_within"]
@@ -97,6 +98,7 @@ class Signals:
         projections: Layer -> (queries, keys, values), each ``[B, heads, T, H / heads]``.
         taps: Module name -> its output.
         lazy_logits: Instead of the logits, where :attr:`Request.lazy` allowed it.
+        sparse_logits: Likewise, of a recorded teacher: of the positions that count alone.
     """
 
     logits: Tensor | None = None
@@ -105,12 +107,15 @@ class Signals:
     projections: Mapping[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
     taps: Mapping[str, Tensor] = field(default_factory=dict)
     lazy_logits: LazyLogits | None = None
+    sparse_logits: SparseLogits | None = None
 
     @property
     def width(self) -> int | None:
         """The logits of a position, lazy or not; ``None`` without."""
         if self.lazy_logits is not None:
             return self.lazy_logits.width
+        if self.sparse_logits is not None:
+            return self.sparse_logits.width
         return None if self.logits is None else self.logits.shape[-1]
 
     def at(self, mask: Tensor | None) -> Tensor:

@@ -60,11 +60,11 @@ class TeacherSource(ABC):
     def evaluate(self, batch: Batch) -> Signals:
         """The logits for any other batch, whose ids are of another name space; nothing is remembered."""
 
-    def check_request(self, request: Request) -> None:  # noqa: B027  (a model that runs can be asked for anything)
-        """Refuse, before training, what :meth:`signals` could not give.
+    def check_losses(self, losses: Sequence[Any]) -> None:  # noqa: B027  (a model that runs can be asked for anything)
+        """Refuse, before training, losses that ask for what :meth:`signals` cannot give.
 
         Raises:
-            UserError: saying what a loss must not ask for.
+            UserError: naming the loss.
         """
 
     def meet(self, data: Mapping[str, Any]) -> None:  # noqa: B027  (a model that runs reads any data)

@@ -71,6 +71,12 @@ class DistillationLoss(nn.Module, ABC):
     tried = False
     """Whether a loss of one's own was tried for what it must hold to (:mod:`distill.losses.contract`)."""
 
+    @property
+    def takes_samples(self) -> bool:
+        """Whether its gradient is linear in the teacher's softmax(logits), and so right in the mean where tokens drawn
+        from it stand for it."""
+        return False
+
     def __init__(self, weight: float | Schedule = 1.0, name: str | None = None) -> None:
         super().__init__()
         self.weight: Schedule = check_not_negative("weight", weight)

@@ -28,6 +28,7 @@ from distill.core.internals.torch import graph_is_kept
 from distill.core.lazy_logits import LazyLogits
 from distill.core.numerics import at_least_float32, full_precision
 from distill.core.signals import Batch, Signals
+from distill.core.sparse_logits import SparseLogits
 from distill.losses.base import DistillationLoss, counted
 from distill.losses.contract import term
 from distill.losses.softened import Scratch, Softened
@@ -42,14 +43,18 @@ _CPU_ROWS = 2**19
 
 
 def head_terms(
-    losses: Sequence[DistillationLoss], student: LazyLogits, teacher: LazyLogits | Tensor | None, batch: Batch
+    losses: Sequence[DistillationLoss],
+    student: LazyLogits,
+    teacher: LazyLogits | SparseLogits | Tensor | None,
+    batch: Batch,
 ) -> tuple[Tensor, list[Tensor]]:
     """The losses summed over the positions that count: weighted and added up, and each as it is.
 
     Args:
         losses: Row-wise (:attr:`DistillationLoss.row_wise`); each weighs as its schedule says at ``batch.step``.
         student: Of all positions, ``[B, T, V]``.
-        teacher: Likewise, or its logits, or none. Its vocabulary may be padded to another width.
+        teacher: Likewise, or its logits, or none; or sparse ones of the positions that count. Its vocabulary may be
+            padded to another width.
         batch: With labels and mask.
 
     Returns:
@@ -57,9 +62,11 @@ def head_terms(
         sum of every loss, without a graph.
     """
     ours = student.at(batch.mask)
-    theirs: LazyLogits | Tensor | None
+    theirs: LazyLogits | SparseLogits | Tensor | None
     if isinstance(teacher, LazyLogits):
         theirs = teacher.at(batch.mask).detached()
+    elif isinstance(teacher, SparseLogits):
+        theirs = teacher
     else:
         theirs = None if teacher is None else counted(batch.mask, teacher.flatten(0, -2))[0]
     labels = None if batch.labels is None else counted(batch.mask, batch.labels.flatten())[0]
@@ -75,7 +82,7 @@ class _Rows:
 
     losses: Sequence[DistillationLoss]
     student: LazyLogits
-    teacher: LazyLogits | Tensor | None
+    teacher: LazyLogits | SparseLogits | Tensor | None
     labels_N: Tensor | None
     batch: Batch
     weights: Sequence[float]
@@ -181,6 +188,8 @@ def _walk(
             given = None if expected is None else at_least_float32(expected[part])
             if given is not None and isinstance(teacher, LazyLogits):
                 given = teacher.curve(given)
+            elif isinstance(teacher, SparseLogits):
+                given = teacher.block(at).to(exact)
             product = products[part]
             found, gradient = rows.sums(at, student.curve(product), given, trains)
             sums += found

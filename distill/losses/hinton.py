@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from distill.core.schedules import Schedule
+from distill.core.schedules import Constant, Schedule
 from distill.core.signals import Batch
 from distill.losses.blockwise import sum_over_rows
 from distill.losses.logit_loss import SoftenedLoss
@@ -56,6 +56,10 @@ class HintonKL(SoftenedLoss):
     """
 
     row_wise: ClassVar[bool] = True
+
+    @property
+    def takes_samples(self) -> bool:
+        return isinstance(self.temperature, Constant) and self.temperature.value == 1
 
     def __init__(
         self, temperature: float | Schedule = 2.0, weight: float | Schedule = 1.0, name: str | None = None

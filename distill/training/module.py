@@ -96,7 +96,7 @@ class Distillation(LightningModule):
         self.optimizer_config = optimizer or OptimizerConfig()
         self.needs = bind(self._losses(), self.task, self.student, self.teacher)
         if self.teacher is not None:
-            self.teacher.check_request(self.needs.teacher)
+            self.teacher.check_losses(self._losses())
         # Where the tokenizers agree one head may be a padded version of the other; no other widths may differ.
         self._tokenizer = own_tokenizer(student, self.task, self.teacher)
         self._may_be_padded = check_pair(self.task, self._tokenizer, self.student, self.teacher)

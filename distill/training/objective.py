@@ -58,7 +58,7 @@ def objective(
     together = [loss for loss in losses if student.lazy_logits is not None and loss.needs.student.logits]
     if together:
         assert student.lazy_logits is not None
-        expected = teacher.logits if teacher.lazy_logits is None else teacher.lazy_logits
+        expected = next((of for of in (teacher.lazy_logits, teacher.sparse_logits) if of is not None), teacher.logits)
         total, sums = head_terms(together, student.lazy_logits, expected, batch)
         raw |= {loss.name: one / count.clamp(min=1) for loss, one in zip(together, sums, strict=True)}
     for loss in losses:

@@ -29,6 +29,15 @@ def test_a_samples_digest_is_the_same_in_batches_of_any_length_order_and_padding
     assert torch.equal(first.flip(0), input_digests(*padded(ROWS[::-1], 6)))
 
 
+def test_a_sample_that_fills_its_batch_has_the_digest_that_it_has_beside_longer_ones() -> None:
+    places = {"position_ids": torch.tensor([[0, 1, 0, 0], [0, 1, 2, 3]])}
+    inputs, tokens = padded([[3, 1, 2], [5, 6, 7, 8]], 4)
+    packed = input_digests({"input_ids": inputs["input_ids"], **places}, tokens)
+    alone = {"input_ids": torch.tensor([[3, 1, 2]]), "position_ids": torch.tensor([[0, 1, 0]])}
+    assert torch.equal(packed[:1], input_digests(alone))
+    assert torch.equal(input_digests(inputs)[:1], input_digests({"input_ids": torch.tensor([[3, 1, 2]])}))
+
+
 @pytest.mark.parametrize("row", [[3, 2, 1], [3, 1], [3, 1, 2, 2], [3, 1, 3], [1, 3, 2], [3, 1, 2, 0]])
 def test_other_tokens_or_another_order_have_another_digest(row: list[int]) -> None:
     assert input_digests(*padded([row], 6)) != input_digests(*padded([ROWS[0]], 6))

@@ -88,16 +88,13 @@ class Ensemble(TeacherSource):
         parts = [f"{s.fingerprint} {w!r}" for s, w in zip(self.sources, self.weights, strict=True)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def check_request(self, request: Request) -> None:
+    def signals(self, batch: Batch, request: Request) -> Signals:
         if request != Request(logits=request.logits):
             raise UserError(
                 "several teachers have no common space of hidden states, attentions or taps",
                 key="model.teacher",
                 hint="use losses on logits, or one teacher",
             )
-
-    def signals(self, batch: Batch, request: Request) -> Signals:
-        self.check_request(request)
         return self._mean([source.signals(batch, request) for source in self.sources]) if request else Signals()
 
     def evaluate(self, batch: Batch) -> Signals:

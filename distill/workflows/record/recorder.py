@@ -44,7 +44,7 @@ from distill.models.teachers.recorded.index import (
     form_of,
     shard_name,
 )
-from distill.models.teachers.recorded.shards import Kept, pack, rows_of
+from distill.models.teachers.recorded.shards import Kept, counts_of, pack
 from distill.workflows.job.build import Job, build, make_trainer
 from distill.workflows.record.form import Form
 
@@ -125,7 +125,7 @@ class _Recorder:
         self._collate = Collate(self.data.task, self.data.tokenizer)
         first = self._batch(range(min(len(self.samples), _FIRST)))
         signals = self._signals(first)
-        self.codec = form.codec(self.teacher, self.task, signals)
+        self.codec = form.codec(self.teacher, self.task, self.data, signals)
         started = time.perf_counter()  # the first pass makes buffers
         rows = self.codec.encode(self._signals(first), first)
         self._seconds = (time.perf_counter() - started) / int(self.samples.lengths[: first.size].sum())
@@ -237,11 +237,9 @@ class _Recorder:
     def _kept(self, rows: Sequence[int]) -> dict[int, tuple[int, Kept]]:
         batch = self._batch(rows)
         encoded = self.codec.encode(self._signals(batch), batch)
-        total = len(next(iter(encoded.values())))
-        mask = batch.mask
-        counts = [total // batch.size] * batch.size if mask is None else mask.reshape(batch.size, -1).sum(1).tolist()
+        counts = counts_of(batch, len(next(iter(encoded.values()))))
         digests = batch.input_digests.tolist()
-        return dict(zip(rows, zip(digests, rows_of(encoded, counts), strict=True), strict=True))
+        return dict(zip(rows, zip(digests, self.codec.split(encoded, counts), strict=True), strict=True))
 
     def _batch(self, rows: Sequence[int]) -> Batch:
         batch = self.task.batch(self._collate([self.samples[(0, row)] for row in rows]))

@@ -24,10 +24,12 @@ class Codec(ABC):
     Attributes:
         kind: As in ``distill record --as KIND``.
         lazy: Whether :meth:`decode` gives logits that are not computed, where it is asked to.
+        sampled: Whether what it gives is the teacher's distribution in the mean alone.
     """
 
     kind: ClassVar[str]
     lazy: ClassVar[bool] = False
+    sampled: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -48,9 +50,26 @@ class Codec(ABC):
     def encode(self, signals: Signals, batch: Batch) -> Kept:
         """What is kept of each position of ``batch`` that counts, ``[N, ...]``, on the host."""
 
+    def split(self, rows: Kept, counts: list[int]) -> list[Kept]:
+        """What :meth:`encode` gave, by sample.
+
+        Args:
+            rows: Of a batch.
+            counts: Positions of each sample.
+        """
+        parts = {name: torch.split(tensor, counts) for name, tensor in rows.items()}
+        return [{name: split[place] for name, split in parts.items()} for place in range(len(counts))]
+
     @abstractmethod
-    def decode(self, rows: Kept, batch: Batch, request: Request) -> Signals:
-        """The logits that ``request`` asks for, of the rows of ``batch``, on its device."""
+    def decode(self, rows: Kept, counts: list[int], batch: Batch, request: Request) -> Signals:
+        """The logits that ``request`` asks for, of the rows of ``batch``, on its device.
+
+        Args:
+            rows: What was kept of its samples, one after the other.
+            counts: Positions of each.
+            batch: For which they are.
+            request: Of logits alone.
+        """
 
     def to(self, device: torch.device | str) -> None:  # noqa: B027  (most have nothing to move)
         """Move what all positions share."""
@@ -102,7 +121,7 @@ class HiddenCodec(Codec):
         scale_N1 = (exact_NH.abs().amax(1, keepdim=True) / 127).clamp(min=torch.finfo(torch.float32).tiny)
         return {"hidden": (exact_NH / scale_N1).round().to(torch.int8), "scale": scale_N1}
 
-    def decode(self, rows: Kept, batch: Batch, request: Request) -> Signals:
+    def decode(self, rows: Kept, counts: list[int], batch: Batch, request: Request) -> Signals:
         device = self._weight.device
         hidden_NH = rows["hidden"].to(device, non_blocking=True)
         if "scale" in rows:
@@ -140,7 +159,7 @@ class LogitsCodec(Codec):
         logits = signals.at(batch.mask) if signals.lazy_logits is None else _whole(signals.lazy_logits, batch)
         return {"logits": logits.to(DTYPES[self.dtype]).cpu()}
 
-    def decode(self, rows: Kept, batch: Batch, request: Request) -> Signals:
+    def decode(self, rows: Kept, counts: list[int], batch: Batch, request: Request) -> Signals:
         device = next(iter(batch.inputs.values())).device
         return Signals(at_positions(rows["logits"].to(device, non_blocking=True).float(), batch))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +11,24 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from distill.core.signals import Batch
 from distill.models.teachers.recorded.index import Plan, shard_name
 
-__all__ = ["Kept", "ShardReader", "pack", "rows_of"]
+__all__ = ["STREAM", "Kept", "ShardReader", "counts_of", "pack"]
 
 Kept = dict[str, Tensor]
-"""Tensors by name, each ``[N, ...]`` with a row for every position that counts."""
+"""Tensors by name, all but :data:`STREAM` ``[N, ...]`` with a row for every position that counts."""
+
+STREAM = "stream"
+"""Bytes, of which a position has more or fewer."""
+
+
+def counts_of(batch: Batch, rows: int) -> list[int]:
+    """How many of ``rows`` positions that count each sample of ``batch`` has."""
+    if batch.mask is None:
+        return [rows // batch.size] * batch.size
+    counts: list[int] = batch.mask.reshape(batch.size, -1).sum(1).tolist()
+    return counts
 
 
 class _Sample(NamedTuple):
@@ -31,10 +43,10 @@ def pack(samples: Sequence[tuple[int, Kept]], metadata: dict[str, str]) -> bytes
         samples: Of each sample, in the order of their ids, the digest of its inputs, and what was recorded.
         metadata: Kept in its header.
     """
-    counts = [len(next(iter(rows.values()))) for _, rows in samples]
-    tensors = {f"rows.{name}": torch.cat([rows[name] for _, rows in samples]) for name in samples[0][1]}
-    tensors["digests"] = torch.tensor([digest for digest, _ in samples])
-    tensors["offsets"] = torch.tensor([0, *counts]).cumsum(0)
+    tensors = {"digests": torch.tensor([digest for digest, _ in samples])}
+    for name in samples[0][1]:
+        tensors[f"rows.{name}"] = torch.cat([rows[name] for _, rows in samples])
+        tensors[f"offsets.{name}"] = torch.tensor([0, *(len(rows[name]) for _, rows in samples)]).cumsum(0)
     return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
 
 
@@ -51,6 +63,7 @@ class ShardReader:
     def __init__(self, folder: Path, plan: Plan) -> None:
         self._folder, self._plan = folder, plan
         self._shards: dict[int, dict[str, Tensor]] = {}
+        self._names: list[str] = []
 
     def read(self, ids: Sequence[int]) -> tuple[Kept, list[int], Tensor]:
         """What was recorded of some samples, one after the other.
@@ -74,18 +87,16 @@ class ShardReader:
         if number not in self._shards:
             self._shards[number] = self._mapped(number)
         shard = self._shards[number]
-        first, last = shard["offsets"][place : place + 2].tolist()
-        rows = {
-            name.removeprefix("rows."): tensor[first:last] for name, tensor in shard.items() if name.startswith("rows.")
-        }
+        rows = {}
+        for name in self._names:
+            first, last = shard[f"offsets.{name}"][place : place + 2].tolist()
+            rows[name] = shard[f"rows.{name}"][first:last]
         return _Sample(shard["digests"][place], rows)
 
     def _mapped(self, number: int) -> dict[str, Tensor]:
         with safe_open(str(self._folder / shard_name(number)), "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
-
-
-def rows_of(tensors: Mapping[str, Tensor], counts: Sequence[int]) -> list[Kept]:
-    """Rows of a batch, by sample."""
-    split = {name: torch.split(tensor, list(counts)) for name, tensor in tensors.items()}
-    return [{name: parts[place] for name, parts in split.items()} for place in range(len(counts))]
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+        # What has a row for every position is first.
+        names = [name.removeprefix("rows.") for name in found if name.startswith("rows.")]
+        self._names = sorted(names, key=lambda name: (name == STREAM, name))
+        return found

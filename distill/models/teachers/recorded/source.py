@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -23,11 +23,12 @@ from distill.core.utils.quiet import quiet_transformers
 from distill.models.pretrained import load_tokenizer
 from distill.models.teachers.recorded.codecs import Codec, HiddenCodec, LogitsCodec
 from distill.models.teachers.recorded.index import COMMON, TEACHER, Index, describe, different
-from distill.models.teachers.recorded.shards import ShardReader
+from distill.models.teachers.recorded.shards import ShardReader, counts_of
+from distill.models.teachers.recorded.sparse import SampledCodec, TopKCodec
 
 __all__ = ["CODECS", "RecordedTeacher"]
 
-CODECS: dict[str, type[Codec]] = {codec.kind: codec for codec in (HiddenCodec, LogitsCodec)}
+CODECS: dict[str, type[Codec]] = {codec.kind: codec for codec in (HiddenCodec, LogitsCodec, TopKCodec, SampledCodec)}
 """Kind -> how it is kept."""
 
 
@@ -112,11 +113,17 @@ class RecordedTeacher(TeacherSource):
     def known_scores(self) -> Mapping[str, float] | None:
         return None if self._live is not None else self._scores
 
-    def check_request(self, request: Request) -> None:
-        if request and request != Request(logits=True):
-            problem = "a recording holds logits, and a loss reads hidden states, attentions or taps of the teacher"
-            hint = "use losses on logits, or leave out recorded, so that the teacher runs"
-            raise UserError(problem, key=self._key, value=str(self.folder), hint=hint)
+    def check_losses(self, losses: Sequence[Any]) -> None:
+        for number, loss in enumerate(losses):
+            request: Request = loss.needs.teacher
+            if request and request != Request(logits=True):
+                problem = "reads hidden states, attentions or taps of the teacher, and the recording holds logits"
+                hint = "use losses on logits, or leave out model.teacher.recorded, so that the teacher runs"
+                raise UserError(problem, key=f"model.losses.{number}", value=type(loss).__name__, hint=hint)
+            if request and self._codec.sampled and not loss.takes_samples:
+                problem = "would be wrong of a teacher's sampled tokens, which are right in the mean alone"
+                hint = "use HintonKL with temperature 1, or record as hidden or topk"
+                raise UserError(problem, key=f"model.losses.{number}", value=type(loss).__name__, hint=hint)
 
     @property
     def lazy(self) -> bool:
@@ -135,12 +142,13 @@ class RecordedTeacher(TeacherSource):
         changed = (digests != batch.input_digests.cpu()).nonzero().flatten().tolist()
         if changed:
             raise self._other_sample(batch.ids[changed[0]], "has other inputs than when it was recorded")
-        if batch.mask is not None and batch.mask.device.type == "cpu":
-            counted = batch.mask.reshape(batch.size, -1).sum(1).tolist()
+        host = batch if batch.on_host is None else batch.on_host
+        if host.mask is not None and host.mask.device.type == "cpu":
+            counted = counts_of(host, sum(counts))
             if counted != counts:
                 place = next(i for i, (one, other) in enumerate(zip(counted, counts, strict=True)) if one != other)
                 raise self._other_sample(batch.ids[place], "has other positions that count than when it was recorded")
-        return self._codec.decode(rows, batch, request)
+        return self._codec.decode(rows, counts, batch, request)
 
     def _other_sample(self, i: int, problem: str) -> UserError:
         hint = "record the data that the run trains on, without augmentation"
