@@ -45,7 +45,9 @@ def input_digests(inputs: Mapping[str, Tensor], tokens_BT: Tensor | None = None)
 
 def _of_tokens(words_BTF: Tensor, tokens_BT: Tensor) -> Tensor:
     """Of the real positions, each counted from the first of them."""
-    positions_BT = _mixed((words_BTF * _coefficients(words_BTF.shape[2], words_BTF.device)).sum(2))
+    positions_BT = _mixed(
+        (words_BTF * _coefficients(words_BTF.shape[2], words_BTF.device)).sum(2) + 1
+    )  # which makes no 0 of a 0
     return (positions_BT * _mixed(tokens_BT.cumsum(1)) * tokens_BT).sum(1)
 
 
