@@ -12,7 +12,7 @@ from distill.core.utils.paths import find_local
 __all__ = ["absolute_paths", "is_place"]
 
 _PLACES = re.compile(
-    r"model\.(teacher|student)(\.path|\.tokenizer|\.recorded)?|data\.init_args\.(path|tokenizer|files\..+)"
+    r"model\.(teacher|student)(\.path|\.tokenizer|\.recorded)?|data\.init_args\.(path|tokenizer|chat_template|files\..+)"
 )
 """Dotted keys, without positions in lists, whose texts may name a local file or folder."""
 

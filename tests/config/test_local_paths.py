@@ -28,6 +28,7 @@ def config(path: Any) -> dict[str, Any]:
                 "path": path,
                 "name": path,
                 "tokenizer": path,
+                "chat_template": path,
                 "files": {"train": path, "test.2": [path, path]},
                 "columns": {"text": path},
             },
@@ -42,7 +43,7 @@ def places(path: Any, there: Any) -> dict[str, Any]:
     expected["model"]["teacher"]["path"] = there
     expected["model"]["student"] |= {"path": there, "tokenizer": there}
     files = {"train": there, "test.2": [there, there]}
-    expected["data"]["init_args"] |= {"path": there, "tokenizer": there, "files": files}
+    expected["data"]["init_args"] |= {"path": there, "tokenizer": there, "chat_template": there, "files": files}
     return expected
 
 

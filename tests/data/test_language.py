@@ -159,3 +159,31 @@ def test_special_tokens_are_for_texts_alone(tmp_path: Path, tokenizer: str) -> N
         made(tmp_path, tokenizer, "pairs", add_special_tokens=True).setup("fit")
     with pytest.raises(UserError, match="has no effect with a task that is no causal language model"):
         TextData("x", task="masked-lm", tokenizer=tokenizer, add_special_tokens=True).setup("fit")
+
+
+def test_calls_and_tools_that_differ_from_row_to_row_are_each_read_as_written(tmp_path: Path, plain: str) -> None:
+    def row(name: str, argument: dict[str, Any]) -> dict[str, Any]:
+        call = {"type": "function", "function": {"name": name, "arguments": argument}}
+        answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+        tool = {"name": name, "properties": {key: {"type": type(one).__name__} for key, one in argument.items()}}
+        return {"messages": [{"role": "user", "content": "go"}, answer], "tools": [tool]}
+
+    rows = [row("f", {"x": 1}), row("g", {"y": "a"}), {"messages": turns(0)}]
+    call = "{{ call.function.name }}({{ call.function.arguments | tojson }})"
+    calls = "{% if m.tool_calls is defined %}{% for call in m.tool_calls %}" + call + "{% endfor %}{% endif %}"
+    turn = "{{ m.role[0] }}:{{ m.content }}" + calls + "<|im_end|>"
+    tools = "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}"
+    (tmp_path / "tools.jinja").write_text(
+        tools + "{% for m in messages %}" + turn + "{% endfor %}{{ 'a:' * add_generation_prompt }}"
+    )
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    files: Any = dict.fromkeys(("train", "validation"), str(tmp_path / "rows.jsonl"))
+    template = str(tmp_path / "tools.jinja")
+    data = TextData(
+        files=files, task="causal-lm", tokenizer=plain, pack_length=0, max_length=500, chat_template=template
+    )
+    read = [data.samples("train")[0, number] for number in range(3)]
+    texts = [data.tokenizer.decode(sample["input_ids"]) for sample in read]
+    assert texts[0] == '{"name": "f", "properties": {"x": {"type": "int"}}}u:go<|im_end|>a:f({"x": 1})'
+    assert texts[1] == '{"name": "g", "properties": {"y": {"type": "str"}}}u:go<|im_end|>a:g({"y": "a"})'
+    assert texts[2] == f"u:{sentence(0)}<|im_end|>a:{sentence(7)}"
