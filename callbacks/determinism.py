@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from distill.core.generators import reseed
+from distill.core.generators import reseed, seed_at
 from distill.core.internals.lightning import batches_begun
 
-__all__ = ["Determinism", "seed_at"]
-
-
-def seed_at(seed: int, batch: int, rank: int) -> int:
-    """A 63-bit seed for one batch on one rank: a hash, so that neighbours have nothing in common."""
-    digest = blake2b(f"{seed}/{batch}/{rank}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+__all__ = ["Determinism"]
 
 
 class Determinism(Callback):

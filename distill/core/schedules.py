@@ -19,10 +19,12 @@ __all__ = [
     "Schedule",
     "WarmUp",
     "as_schedule",
+    "check_schedule",
     "check_schedules",
     "check_when",
     "never",
     "step_at",
+    "values_of",
 ]
 
 
@@ -114,6 +116,15 @@ class WarmUp(Linear):
         super().__init__(0.0, value, begin=0 if isinstance(steps, int) else 0.0, until=steps)
 
 
+def values_of(value: float | Schedule) -> list[float]:
+    """The numbers that a value can be seen to take: its ends, for a schedule that has some."""
+    if isinstance(value, Ramp):
+        return [value.start, value.end]
+    if isinstance(value, Constant):
+        return [value.value]
+    return [] if isinstance(value, Schedule) else [value]
+
+
 def check_schedules(losses: Iterable[object], total_steps: int) -> None:
     """Refuse a change that does not come to its end in a run of ``total_steps``, or ends before it begins.
 
@@ -127,11 +138,14 @@ def check_schedules(losses: Iterable[object], total_steps: int) -> None:
     for place, loss in enumerate(losses):
         for name in ("weight", "temperature"):
             value = getattr(loss, name, None)
-            if isinstance(value, Ramp):
-                _check_ramp(value, total_steps, f"model.losses.{place}.{name}")
+            if isinstance(value, Schedule):
+                check_schedule(value, total_steps, f"model.losses.{place}.{name}")
 
 
-def _check_ramp(value: Ramp, total_steps: int, key: str) -> None:
+def check_schedule(value: Schedule, total_steps: int, key: str) -> None:
+    """As :func:`check_schedules`, of one."""
+    if not isinstance(value, Ramp):
+        return
     begin, until = step_at(value.begin, total_steps), step_at(value.until, total_steps)
     end = "steps" if isinstance(value, WarmUp) else "until"
     if begin > until:
@@ -145,8 +159,8 @@ def _check_ramp(value: Ramp, total_steps: int, key: str) -> None:
 
 def never(schedule: Schedule) -> bool:
     """Whether a weight is 0 at every step, as far as its class says."""
-    ends = (schedule.start, schedule.end) if isinstance(schedule, Ramp) else (getattr(schedule, "value", None),)
-    return all(end == 0 for end in ends)
+    ends = values_of(schedule)
+    return bool(ends) and all(end == 0 for end in ends)
 
 
 def as_schedule(value: float | Schedule) -> Schedule:

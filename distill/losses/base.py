@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distill.core.argument_types import refuse_type
 from distill.core.model_spec import ModelSpec
-from distill.core.schedules import Constant, Ramp, Schedule, as_schedule
+from distill.core.schedules import Constant, Schedule, as_schedule, values_of
 from distill.core.signals import Batch, Needs, OutputKind, Signals
 from distill.core.utils.errors import UserError, nearest
 from distill.losses.softened import Softened
@@ -176,13 +176,8 @@ def counted(mask: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _values(key: str, value: float | Schedule) -> list[float]:
-    """The numbers that a value can be seen to take: its ends, for a schedule that has some."""
     refuse_type(float | Schedule, value, key)
-    if isinstance(value, Ramp):
-        return [value.start, value.end]
-    if isinstance(value, Constant):
-        return [value.value]
-    return [] if isinstance(value, Schedule) else [value]
+    return values_of(value)
 
 
 def check_positive(key: str, value: float | Schedule) -> Schedule:

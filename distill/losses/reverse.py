@@ -44,7 +44,7 @@ class ReverseKL(SoftenedLoss):
     """T^2 * KL(student || teacher) of the softened predictions.
 
     Forward KL (:class:`HintonKL`) spreads the student over all that the teacher does; reverse KL seeks one
-    mode that it can follow. On the data's own tokens, not on samples of the student.
+    mode that it can follow. On the data's own tokens, or on the student's (``model.on_policy``).
 
     Args:
         temperature: T > 0, or a schedule of it.

@@ -15,6 +15,7 @@ __all__ = [
     "check_same",
     "check_tokenizer",
     "embedding_rows",
+    "ends_of",
     "said",
     "set_ends",
     "set_padding",
@@ -174,6 +175,11 @@ def set_ends(model: nn.Module, tokenizer: Any, teachers: Sequence[nn.Module] = (
     generation.eos_token_id = ends[0] if len(ends) == 1 else ends
     if tokenizer.eos_token_id not in _ends(config):
         config.eos_token_id = tokenizer.eos_token_id
+
+
+def ends_of(model: nn.Module) -> list[int]:
+    """The ids at which a language model's text ends; none where it says none."""
+    return _ends(getattr(model, "generation_config", None)) or _ends(getattr(model, "config", None))
 
 
 def _ends(config: Any) -> list[int]:

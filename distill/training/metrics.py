@@ -57,16 +57,19 @@ def term_metrics(losses: Sequence[DistillationLoss], sums: Tensor, batch: Batch,
     return values
 
 
-def logged_names(losses: Sequence[DistillationLoss], scores: Sequence[str], teacher: bool) -> list[str]:
+def logged_names(
+    losses: Sequence[DistillationLoss], scores: Sequence[str], teacher: bool, on_policy: bool = False
+) -> list[str]:
     """The names of all metrics that a run logs, those of callbacks left out.
 
     Args:
         losses: The terms of its objective.
         scores: The monitored metric, then all metrics of the task; none where the run is not validated.
         teacher: Whether there is one.
+        on_policy: Whether the student writes some of the batches.
     """
     terms = [name for loss in losses for name in (f"train/{loss.name}", f"train/{loss.name}_weighted")]
-    names = ["train/loss", "loss", *terms, "train/learning_rate"]
+    names = ["train/loss", "loss", *terms, "train/learning_rate", *(["train/on_policy"] if on_policy else [])]
     if not scores:
         return names
     monitor, *metrics = scores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -17,14 +18,13 @@ from distill.core.argument_types import refuse_types
 from distill.core.internals.lightning import has_trainer
 from distill.core.lazy_head import can_be_lazy
 from distill.core.record import recount_zeros
-from distill.core.schedules import check_schedules
+from distill.core.schedules import check_schedule, check_schedules
 from distill.core.signals import Batch, Request, Signals
 from distill.core.step_callback import logged
 from distill.losses import DistillationLoss
 from distill.models.compatibility import check_pair, check_widths
 from distill.models.students import StudentConfig
 from distill.models.teachers import TeacherConfig, TeacherSource
-from distill.models.teachers.validation import TeacherScores
 from distill.tasks import Task, make_task
 from distill.training.assemble import (
     bind,
@@ -38,9 +38,11 @@ from distill.training.assemble import (
 )
 from distill.training.averaging import GlobalMean
 from distill.training.evidence import Evidence
+from distill.training.judging import Judge
 from distill.training.metrics import StepSums, logged_names, term_metrics
 from distill.training.nonfinite import FiniteWatch
 from distill.training.objective import lazily, objective, why_whole
+from distill.training.on_policy import OnPolicy, OnPolicyConfig, refuse_sharded, written
 from distill.training.optimizer import (
     OptimizerConfig,
     check_steps,
@@ -49,7 +51,7 @@ from distill.training.optimizer import (
     make_scheduler,
     scale_learning_rate,
 )
-from distill.training.resume_state import data_fingerprint, refuse_changed, remember, share, teacher_state
+from distill.training.resume_state import resume, share, state_of
 from distill.training.sharding import shard_run
 
 __all__ = ["Distillation"]
@@ -71,6 +73,7 @@ class Distillation(LightningModule):
             the two models' logits is one too (:class:`~distill.losses.callable.CallableLoss`).
         optimizer: Optimizer and learning-rate schedule.
         labels: Names of the classes. On the command line they come from the data.
+        on_policy: Which batches the student writes itself (:mod:`distill.training.on_policy`); none if not given.
 
     Raises:
         UserError: for whatever cannot work, before anything is trained or written.
@@ -84,9 +87,11 @@ class Distillation(LightningModule):
         losses: Sequence[DistillationLoss] | None = None,
         optimizer: OptimizerConfig | None = None,
         labels: list[str] | None = None,
+        on_policy: OnPolicyConfig | None = None,
     ) -> None:
         super().__init__()
-        refuse_types(Distillation, {"student": student, "optimizer": optimizer, "labels": labels}, "model.")
+        given = {"student": student, "optimizer": optimizer, "labels": labels, "on_policy": on_policy}
+        refuse_types(Distillation, given, "model.")
         self.task = make_task(task, labels)
         terms = make_losses(losses, self.task)  # before a model is loaded, which takes long
         self.teacher = make_teacher(teacher, self.task, labels)
@@ -100,11 +105,12 @@ class Distillation(LightningModule):
         # Where the tokenizers agree one head may be a padded version of the other; no other widths may differ.
         self._tokenizer = own_tokenizer(student, self.task, self.teacher)
         self._may_be_padded = check_pair(self.task, self._tokenizer, self.student, self.teacher)
-        # No submodules: with weights of half precision (bf16-true) their counts would be rounded to it.
-        self.metrics = self.task.metrics()
+        self._judge = Judge(self.task, self.teacher)
         self._counted: tuple[weakref.ref[Trainer], int] | None = None
-        self._judged = None if self.teacher is None else TeacherScores(self.teacher, self.task)
-        self.evidence = Evidence()
+        self.on_policy: OnPolicy | None = None
+        if on_policy is not None:
+            self.on_policy = OnPolicy(on_policy, self.task, self.student, self.teacher, self.needs)
+            self.on_after_batch_transfer = partial(written, self, self.on_policy)  # type: ignore[method-assign]
         self._finite = FiniteWatch()
         self._mean, self._sums = GlobalMean(), StepSums()
         self._whole: str | None = None
@@ -115,7 +121,12 @@ class Distillation(LightningModule):
     @property
     def teacher_scores(self) -> dict[str, float]:
         """The teacher's metrics on the data of the last evaluation; empty where there is none."""
-        return {} if self._judged is None else self._judged.scores
+        return {} if self._judge.teacher is None else self._judge.teacher.scores
+
+    @property
+    def evidence(self) -> Evidence:
+        """What its evaluations measure besides metrics."""
+        return self._judge.evidence
 
     def _losses(self) -> list[DistillationLoss]:
         return list(self.losses)  # type: ignore[arg-type]
@@ -129,6 +140,8 @@ class Distillation(LightningModule):
         if data is not None and (self._met is None or data is not self._met()):
             meet_data(data, self.task, self.student, self._tokenizer, self.teacher)
             try_reading(data, self.task, self.student, self.teacher, self.needs)
+            if self.on_policy is not None:
+                self.on_policy.meet(data)
             self._met = weakref.ref(data)
 
     def setup(self, stage: str) -> None:
@@ -141,6 +154,7 @@ class Distillation(LightningModule):
     def configure_model(self) -> None:
         # Called again for a validation after training.
         if self.device_mesh is not None and self._gather is None:
+            refuse_sharded(self.on_policy)
             self._gather = shard_run(self.student, self._losses(), self.device_mesh)
 
     def unsharded_student(self) -> nn.Module | None:
@@ -157,6 +171,8 @@ class Distillation(LightningModule):
         total = self._count_steps()
         scheduler = make_scheduler(self.optimizer_config, optimizer, total)
         check_schedules(self._losses(), total)
+        if self.on_policy is not None:
+            check_schedule(self.on_policy.share, total, "model.on_policy.share")
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "learning_rate"},
@@ -179,27 +195,21 @@ class Distillation(LightningModule):
     def on_fit_start(self) -> None:
         check_trainable(self.student, self.trainer)
         check_steps(self)
-        self._place()
+        self._judge.to(self.device)
         self._mean.forget()
         self._sums = StepSums()
 
     def on_validation_start(self) -> None:
-        self._place()
+        self._judge.to(self.device)
 
     def on_test_start(self) -> None:
-        self._place()
-        if self._judged is not None:
-            self._judged.clear()
+        self._judge.to(self.device)
+        if self._judge.teacher is not None:
+            self._judge.teacher.clear()
 
     def on_train_end(self) -> None:
         self._finite.check()
         recount_zeros(self.student)
-
-    def _place(self) -> None:
-        for metric in self.metrics.values():
-            metric.to(self.device)
-        if self._judged is not None:
-            self._judged.to(self.device)
 
     def on_train_start(self) -> None:
         scale_learning_rate(self.trainer, self.total_steps)
@@ -262,6 +272,7 @@ class Distillation(LightningModule):
     def _log_terms(self, objective: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
         sums = self._sums.add(objective, terms, batch)
         values = term_metrics(self._losses(), sums, batch, self.trainer.world_size)
+        values |= {} if self.on_policy is None else {"train/on_policy": float(self.on_policy.replaced)}
         values["train/learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict(values, batch_size=batch.size)
         self.log("loss", values["train/loss"], prog_bar=True, logger=False, batch_size=batch.size)
@@ -280,8 +291,8 @@ class Distillation(LightningModule):
 
     @property
     def measures_acceptance(self) -> bool:
-        """Whether an evaluation outside of training measures the acceptance; the teacher then runs each time."""
-        return self._judged is not None and self._judged.measures_acceptance
+        """As :attr:`Judge.measures_acceptance`."""
+        return self._judge.measures_acceptance
 
     def validation_step(self, raw_batch: Any, batch_idx: int) -> None:
         self._evaluate(raw_batch, batch_idx)
@@ -294,13 +305,7 @@ class Distillation(LightningModule):
         whole = bool(self.why_whole())
         with self.evidence.watching(self.student, index):
             signals = self.task.forward(self.student, batch, Request(logits=True, lazy=not whole))
-        scored = self.task.score(self.metrics, signals, batch)
-        if self.trainer.sanity_checking:
-            return
-        self.evidence.add(scored, batch)
-        if self._judged is not None:
-            training = self.trainer.state.fn == "fit"
-            self._judged.compare(scored.classes, batch, None if training or not self.measures_acceptance else signals)
+        self._judge.add(signals, batch, self.trainer)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
@@ -309,15 +314,7 @@ class Distillation(LightningModule):
         self._log_scores("test")
 
     def _log_scores(self, split: str) -> None:
-        scores = {f"{split}/{name}": metric.compute().float() for name, metric in self.metrics.items()}
-        if not self.trainer.sanity_checking:
-            self.evidence.conclude(self.task, self.metrics, self.trainer)
-        for metric in self.metrics.values():
-            metric.reset()
-        if self._judged is not None and not self.trainer.sanity_checking:
-            found, compared = self._judged.conclude()
-            scores |= {f"teacher/{name}": value for name, value in found.items()}
-            scores |= {f"{split}/{name}": value for name, value in compared.items()}
+        scores = self._judge.conclude(split, self.trainer)
         # Equal on all ranks already; every rank needs them, as each decides which checkpoint is best.
         several = self.trainer.world_size > 1
         self.log_dict(scores, sync_dist=several)
@@ -330,23 +327,18 @@ class Distillation(LightningModule):
         Args:
             validates: Whether it is validated.
         """
-        scores = (self.task.monitor, *self.metrics) if validates else ()
-        return logged_names(self._losses(), scores, self.teacher is not None)
+        scores = (self.task.monitor, *self._judge.metrics) if validates else ()
+        return logged_names(self._losses(), scores, self.teacher is not None, self.on_policy is not None)
 
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._finite.check()  # no checkpoint of a run that has already gone wrong
-        checkpoint["data"], checkpoint["total_steps"] = data_fingerprint(self.trainer), self.total_steps
-        checkpoint["predictions"] = self._mean.predictions
-        if self.teacher is not None:
-            ranks = self.trainer.global_rank, self.trainer.world_size
-            checkpoint["teacher"] = teacher_state(self.teacher, self.teacher_scores, *ranks)
+        checkpoint["total_steps"], checkpoint["predictions"] = self.total_steps, self._mean.predictions
+        checkpoint |= state_of(self.trainer, self.teacher, self.teacher_scores)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        refuse_changed(checkpoint, self.teacher, data_fingerprint(self.trainer))
+        scores = resume(checkpoint, self.trainer, self.teacher)
         self._mean.predictions = checkpoint.get("predictions")
-        saved = checkpoint.get("teacher")
-        if saved is not None and self.teacher is not None and self._judged is not None:
-            remember(self.teacher, saved, self.trainer.global_rank, self.trainer.world_size)
-            self._judged.scores = dict(saved["scores"])
+        if self._judge.teacher is not None:
+            self._judge.teacher.scores = scores

@@ -17,7 +17,7 @@ from distill.core.utils.version import VERSION
 from distill.core.utils.visible import visible
 from distill.models.teachers import TeacherSource
 
-__all__ = ["data_fingerprint", "other_versions", "refuse_changed", "remember", "share", "teacher_state", "versions"]
+__all__ = ["other_versions", "refuse_changed", "resume", "share", "state_of", "versions"]
 
 
 def versions() -> dict[str, str]:
@@ -35,12 +35,40 @@ def other_versions(checkpoint: Mapping[str, Any]) -> str:
     return visible(", ".join(f"{name} {now[name]} instead of {str(began[name])[:200]}" for name in changed))
 
 
-def data_fingerprint(trainer: Trainer) -> str | None:
+def _data_fingerprint(trainer: Trainer) -> str | None:
     """What the samples' ids stand for, where a data module says."""
     return getattr(getattr(trainer, "datamodule", None), "fingerprint", None)
 
 
-def teacher_state(teacher: TeacherSource, scores: Mapping[str, float], rank: int, world: int) -> dict[str, Any]:
+def state_of(trainer: Trainer, teacher: TeacherSource | None, scores: Mapping[str, float]) -> dict[str, Any]:
+    """What a checkpoint holds of data and teacher; all ranks take part.
+
+    Args:
+        trainer: Of the run.
+        teacher: That of this rank, if there is one.
+        scores: Its metrics on the validation data.
+    """
+    state: dict[str, Any] = {"data": _data_fingerprint(trainer)}
+    if teacher is not None:
+        state["teacher"] = _teacher_state(teacher, scores, trainer.global_rank, trainer.world_size)
+    return state
+
+
+def resume(checkpoint: Mapping[str, Any], trainer: Trainer, teacher: TeacherSource | None) -> dict[str, float]:
+    """Give the teacher back what :func:`state_of` kept of it; its scores.
+
+    Raises:
+        UserError: if teacher, data or tokenizer are not those of the checkpoint.
+    """
+    refuse_changed(checkpoint, teacher, _data_fingerprint(trainer))
+    saved = checkpoint.get("teacher")
+    if saved is None or teacher is None:
+        return {}
+    _remember(teacher, saved, trainer.global_rank, trainer.world_size)
+    return dict(saved["scores"])
+
+
+def _teacher_state(teacher: TeacherSource, scores: Mapping[str, float], rank: int, world: int) -> dict[str, Any]:
     """What a checkpoint holds of ``teacher``; all ranks take part, and rank 0 has all of it.
 
     Args:
@@ -56,7 +84,7 @@ def teacher_state(teacher: TeacherSource, scores: Mapping[str, float], rank: int
     }
 
 
-def remember(teacher: TeacherSource, saved: Mapping[str, Any], rank: int, world: int) -> None:
+def _remember(teacher: TeacherSource, saved: Mapping[str, Any], rank: int, world: int) -> None:
     """Give ``teacher`` back what it knew on this rank; where the number of ranks has changed, all that any knew."""
     remembered = saved["remembered"]
     if len(remembered) != world:

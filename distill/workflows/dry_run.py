@@ -40,7 +40,7 @@ __all__ = ["dry_run"]
 SHOWN_AT = (0.0, 0.05, 0.25, 0.5, 0.75, 1.0)
 """Parts of the run at which schedules are shown."""
 
-_STEPS = 2  # the first one makes buffers and caches; the second one is measured
+_STEPS = 2  # of each kind: the first one makes buffers and caches; the second one is measured
 
 
 @dataclass
@@ -49,6 +49,7 @@ class Measured(Callback):
 
     Attributes:
         seconds: Of the last step, the fetching of its batch included.
+        written: Likewise, of one whose batch the student has written.
         memory: Most that the steps took on top of models and data, in bytes.
         tokens: Real tokens a step, and the positions computed for them, padding included; 0 where the samples
             are no sequences.
@@ -56,6 +57,7 @@ class Measured(Callback):
     """
 
     seconds: float = 0.0
+    written: float | None = None
     memory: int = 0
     tokens: tuple[int, int] = (0, 0)
     _seen: list[tuple[int, int]] = field(default_factory=list)
@@ -66,7 +68,10 @@ class Measured(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_interval(self.arguments, trainer.num_training_batches)
         # The schedules were laid out over the whole run; now it may end early.
-        stop_after(trainer, _STEPS)
+        assert isinstance(pl_module, Distillation)
+        stop_after(trainer, _STEPS if pl_module.on_policy is None else 2 * _STEPS)
+        if pl_module.on_policy is not None:
+            pl_module.on_policy.alternating = True
         self._before = _reset_peak(pl_module.device)
         self._started = time.perf_counter()
 
@@ -87,8 +92,13 @@ class Measured(Callback):
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
         now = time.perf_counter()
-        self.seconds, self._started = now - self._started, now
-        self.tokens = (sum(real for real, _ in self._seen), sum(padded for _, padded in self._seen))
+        seconds, self._started = now - self._started, now
+        assert isinstance(pl_module, Distillation)
+        if pl_module.on_policy is not None and pl_module.on_policy.replaced:
+            self.written = seconds
+        else:
+            self.seconds = seconds
+            self.tokens = (sum(real for real, _ in self._seen), sum(padded for _, padded in self._seen))
         self._seen = []
         self.memory = max(self.memory, _peak(pl_module.device) - self._before)
 
@@ -182,11 +192,22 @@ def _report(job: Job, trainer: Trainer, measured: Measured) -> dict[str, Any]:
         "steps": module.total_steps,
         "memory_of_a_step": measured.memory,
         "seconds_a_step": measured.seconds,
-        "seconds": measured.seconds * module.total_steps,
+        "seconds_a_written_step": measured.written,
+        "seconds": _seconds(module, measured),
         "baseline": _baseline(job),
         "timeline": timeline(module, step_callbacks(trainer), shown_steps(module.total_steps)),
         "measured": {"hurried": hurried(compressions(trainer), module.total_steps), **_share(job)},
     }
+
+
+def _seconds(module: Distillation, measured: Measured) -> float:
+    """Of all steps of the run, those whose batches the student writes among them."""
+    total, policy = module.total_steps, module.on_policy
+    if policy is None or measured.written is None:
+        return measured.seconds * total
+    places = range(0, total, max(1, total // 1000))
+    share = sum(policy.share(step, total) for step in places) / len(places)
+    return total * ((1 - share) * measured.seconds + share * measured.written)
 
 
 def _baseline(job: Job) -> str:
@@ -218,10 +239,12 @@ def _show(report: Mapping[str, Any], console: Console) -> None:
     memory = f"{report['memory_of_a_step'] / 2**20:,.0f} MiB"
     real, padded = report["tokens_a_step"], report["padded_tokens_a_step"]
     each = f" on the first of {report['ranks']} ranks" if report["ranks"] > 1 else ""
+    written = report["seconds_a_written_step"]
     rows = {
         "tokens a step": f"{real:,} ({padded:,} with padding){each}" if padded else "",
         "memory of a step": f"{memory}, besides models and data",
         "time of a step": f"{report['seconds_a_step'] * 1000:,.0f} ms, measured at the second one",
+        "on policy": "" if written is None else f"{written * 1000:,.0f} ms a step whose batch the student writes",
         "time of the run": f"about {duration(report['seconds'])} for training alone, without validation",
         "baseline": report["baseline"],
         "run folder": report["run_folder"],

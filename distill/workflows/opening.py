@@ -50,6 +50,8 @@ def opening(job: Job, trainer: Trainer, check: TeacherCheck) -> list[str]:
         lines.append(
             f"logits: {f'computed as a whole: {whole}' if whole else 'computed a block of positions at a time'}"
         )
+    if module.on_policy is not None:
+        lines.append(f"on policy: {module.on_policy.described}")
     lines += [_device(trainer), _length(job, trainer)]
     if expected := _expected(job, check):
         lines.append(f"to expect: {expected}")

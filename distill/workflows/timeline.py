@@ -49,6 +49,8 @@ def timeline(
         for name, value in vars(loss).items():
             if isinstance(value, Schedule) and (name == "weight" or not isinstance(value, Constant)):
                 lines[f"{loss.name} {name}"] = [value(step, total) for step in steps]
+    if module.on_policy is not None:
+        lines["on-policy share"] = [module.on_policy.share(step, total) for step in steps]
     for callback in callbacks:
         shown: Any = callback.timeline(steps, total)
         if not isinstance(shown, Mapping) or any(len(values) != len(steps) for values in shown.values()):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from distill.callbacks import Determinism
-from distill.callbacks.determinism import seed_at
+from distill.core.generators import seed_at
 
 
 class Noisy(LightningModule):

@@ -74,8 +74,9 @@ def test_there_is_a_recipe_of_each_kind_for_each_task() -> None:
     assert {f"{task}/{step}" for task in TASKS for step in STEPS} <= set(recipes())
 
 
-def test_the_recipe_for_chats_needs_nothing_but_chats_and_models(
-    chat_dir: Path, distill: Distill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["chat", "on-policy"])
+def test_the_recipes_for_chats_need_nothing_but_chats_and_models(
+    name: str, chat_dir: Path, distill: Distill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [{"prompt": f"x = {row}", "completion": f"return {row}"} for row in range(40)]
@@ -84,8 +85,10 @@ def test_the_recipe_for_chats_needs_nothing_but_chats_and_models(
         yaml.safe_dump({"data": {"files": {"train": "pairs.jsonl"}, "validation_fraction": 0.2}})
     )
     models = ["--model.teacher", str(chat_dir), "--model.student.path", str(chat_dir)]
-    code, out, err = distill("fit", "-c", "causal-lm/chat", "-c", "my.yaml", *models, "--dry-run")
+    code, out, err = distill("fit", "-c", f"causal-lm/{name}", "-c", "my.yaml", *models, "--dry-run")
     assert code == 0, err
+    assert ("50 % of the batches are written by the student" in out) is (name == "on-policy")
+    assert ("ms a step whose batch the student writes" in out) is (name == "on-policy")
     assert "prompts and completions through the tokenizer's chat template; completions count" in out
 
 

@@ -40,6 +40,7 @@ from distill.run.loggers.config import LoggingConfig
 from distill.run.loggers.make import check_installed
 from distill.run.loggers.wandb_mode import sweep_run_id
 from distill.training.module import Distillation
+from distill.training.on_policy import refuse_sharded
 from distill.training.processes import RUN_ID, check_count
 from distill.training.sharding import NAME, Sharded, check_modules
 from distill.workflows.job.checks import check_save_dtype, check_sharding, high_rate, idle_settings, refuse_hidden
@@ -144,6 +145,9 @@ def build(
         module = sections.model(losses, labels)
         if sections.config["trainer"].get("strategy") == NAME:
             check_modules(module.student, losses or [])
+            refuse_sharded(module.on_policy)
+        if module.on_policy is not None:
+            module.on_policy.seed = seed
         if stage == "fit":
             check_save_dtype(module.save_dtype, made["callbacks"])
             student = sections.config["model"]["student"]

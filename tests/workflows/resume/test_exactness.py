@@ -141,14 +141,16 @@ LLAMA: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=["causal-lm", "masked-lm"])
+@pytest.fixture(params=["causal-lm", "masked-lm", "causal-lm on policy"])
 def language_model(request: pytest.FixtureRequest, teacher_dir: str, tiny_tokenizer_dir: str, tmp_path: Path) -> Any:
-    """What is changed in the recipe for a language model: packed blocks, or masks that are drawn anew every epoch."""
+    """What is changed in the recipe for a language model: packed blocks, masks that are drawn anew every epoch, or
+    batches that the student writes."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
     torch.manual_seed(0)
+    task, _, on_policy = request.param.partition(" ")
     tokenizer, folder = AutoTokenizer.from_pretrained(tiny_tokenizer_dir), str(tmp_path / "teacher")
-    if request.param == "causal-lm":
+    if task == "causal-lm":
         config = AutoConfig.for_model(**LLAMA, vocab_size=len(tokenizer))
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     else:
@@ -157,8 +159,10 @@ def language_model(request: pytest.FixtureRequest, teacher_dir: str, tiny_tokeni
     model.save_pretrained(folder)
     tokenizer.eos_token = tokenizer.sep_token
     tokenizer.save_pretrained(folder)
-    data = {"columns": {"text": "sentence"}} | ({"pack_length": 24} if request.param == "causal-lm" else {})
-    changes = {"task": request.param, "teacher": folder, "student": {"layers": "uniform", "num_layers": 1}}
+    data = {"columns": {"text": "sentence"}} | ({"pack_length": 24} if task == "causal-lm" else {})
+    changes = {"task": task, "teacher": folder, "student": {"layers": "uniform", "num_layers": 1}}
+    if on_policy:
+        changes["on_policy"] = {"share": 0.7, "prompt_length": 5, "max_new_tokens": 6}
     return {"model": changes | {"losses": ["HintonKL", "CrossEntropy"]}, "data": data, "callbacks": [PRUNE, QUANTIZE]}
 
 
