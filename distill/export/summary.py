@@ -67,7 +67,7 @@ def _rows(report: Mapping[str, Any]) -> dict[str, str]:
     if found["agreement"] is not None:
         alike = ", but all of them are one class: a constant model's would be equal too" if found["one_class"] else ""
         rows["equal decisions"] = f"{found['agreement']:.2%} of {found['predictions']:,}{alike}"
-    if found["divergence"] is not None:
+    if found.get("divergence") is not None:
         rows["distributions"] = f"{found['divergence']:.1e} nats a token from the trained model's (KL)"
     rows["difference"] = (
         f"{found['mean_error']:.1e} of the logits' spread, at most {found['relative_error']:.1e} of the largest"
