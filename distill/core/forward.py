@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.core.document_masking import hide_documents, must_run_unpacked
-from distill.core.lazy_head import headless
+from distill.core.lazy_head import headless, within_taps
 from distill.core.lazy_logits import LazyLogits
 from distill.core.model_call import call, logits_of, one_tensor
 from distill.core.model_spec import ModelSpec
@@ -26,7 +26,8 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
 
     Models of transformers are asked for hidden states and attentions only when some are requested. Documents in a block
     are hidden from each other (:func:`~distill.core.document_masking.hide_documents`), or each is run by itself.
-    Logits that may be lazy are, of a model that :func:`~distill.core.lazy_head.why_not_lazy` has tried.
+    Logits that may be lazy are, of a model that :func:`~distill.core.lazy_head.why_not_lazy` has tried, unless what the
+    head gives is asked for by its name too.
     How other modules are called, and which of their outputs are the logits, says :mod:`distill.core.model_call`.
 
     Raises:
@@ -42,7 +43,8 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
     names |= {path: path for paths in projections.values() for path in paths}
     flags = {"output_hidden_states": True} if request.hidden_states else {}
     flags |= {"output_attentions": True} if request.attentions else {}
-    lazy = headless(model) if request.logits and request.lazy else nullcontext(list[LazyLogits]())
+    may_be_lazy = request.logits and request.lazy and not within_taps(model, request.taps)
+    lazy = headless(model) if may_be_lazy else nullcontext(list[LazyLogits]())
     with _kept(model, names) as kept, lazy as taken:
         output = call(model, inputs if spec.config is None else hide_documents(model, inputs), flags)
     hidden = _layers(model, output, "hidden_states") if request.hidden_states else ()

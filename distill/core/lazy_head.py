@@ -5,7 +5,7 @@ Whether that gives the model's own logits is found by trying it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from distill.core.model_call import call, logits_of, of_transformers
 from distill.core.signals import Request
 from distill.core.utils.errors import UserError
 
-__all__ = ["can_be_lazy", "headless", "logits_request", "why_not_lazy"]
+__all__ = ["can_be_lazy", "headless", "logits_request", "why_not_lazy", "within_taps"]
 
 _PROBED = (-90.0, -20.0, -3.0, -0.5, 0.25, 1.0, 7.0, 60.0)
 """What is given in a head's place, to see what the model makes of it."""
@@ -80,6 +80,12 @@ def can_be_lazy(model: nn.Module) -> bool:
     """
     head = _head(model) if _KNOWN in model.__dict__ else None
     return head is not None and _multiplies(head)
+
+
+def within_taps(model: nn.Module, names: Collection[str]) -> bool:
+    """Whether one of the modules ``names`` of ``model`` is its head, or has it in itself."""
+    head, modules = _head(model), dict(model.named_modules()) if names else {}
+    return any(inner is head for name in names if name in modules for inner in modules[name].modules())
 
 
 def _curve(model: nn.Module, head: nn.Module, inputs: Mapping[str, Tensor]) -> Curve | None:

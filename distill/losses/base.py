@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distill.core.argument_types import refuse_type
 from distill.core.model_spec import ModelSpec
 from distill.core.schedules import Constant, Schedule, as_schedule, values_of
-from distill.core.signals import Batch, Needs, OutputKind, Signals
+from distill.core.signals import Batch, Needs, OutputKind, Request, Signals
 from distill.core.utils.errors import UserError, nearest
 from distill.losses.softened import Softened
 
@@ -65,8 +65,9 @@ class DistillationLoss(nn.Module, ABC):
 
     row_wise: ClassVar[bool] = False
     """Whether it is a sum over the predictions of what depends on the logits (and the label) of each alone, and on
-    nothing else of the batch. It may then be given a part of them, ``[n, V]`` with labels ``[n]``, several times a
-    batch, and logits over a large vocabulary need never be there as a whole (:mod:`distill.losses.head_terms`)."""
+    nothing else of the batch; its ``positions`` are ``batch.count``. It may then be given a part of them, ``[n, V]``
+    with labels ``[n]``, several times a batch, and logits over a large vocabulary need never be there as a whole
+    (:mod:`distill.losses.head_terms`). One that reads more than logits, or trains parameters of its own, is not."""
 
     tried = False
     """Whether a loss of one's own was tried for what it must hold to (:mod:`distill.losses.contract`)."""
@@ -138,8 +139,14 @@ class DistillationLoss(nn.Module, ABC):
 def is_row_wise(loss: DistillationLoss) -> bool:
     """Whether ``loss`` says that it is row-wise, and nobody has changed since what it computes.
 
-    A class that computes otherwise than the one it inherits from has to say so again.
+    A class that computes otherwise than the one it inherits from has to say so again. What reads more than logits,
+    or trains parameters, cannot be computed of some rows at a time: these would have no gradient.
     """
+    logits = Request(logits=True)
+    if loss.needs.student != logits or loss.needs.teacher not in (logits, Request()):
+        return False
+    if any(parameter.requires_grad for parameter in loss.parameters()):
+        return False
     if "row_wise" in vars(loss):
         return loss.row_wise
     for kind in type(loss).__mro__:

@@ -29,6 +29,7 @@ from distill.core.lazy_logits import LazyLogits
 from distill.core.numerics import at_least_float32, full_precision
 from distill.core.signals import Batch, Signals
 from distill.core.sparse_logits import SparseLogits
+from distill.core.utils.errors import UserError
 from distill.losses.base import DistillationLoss, counted
 from distill.losses.contract import term
 from distill.losses.softened import Scratch, Softened
@@ -116,11 +117,20 @@ class _Rows:
             ours = student_nV.detach().requires_grad_(trains)
             with torch.set_grad_enabled(trains):
                 signals = Signals(ours), Signals(teacher_nV)
-                found |= {number: term(self.losses[number], *signals, batch).total for number in left}
+                found |= {number: self._term(self.losses[number], *signals, batch) for number in left}
                 weighted = [self.weights[number] * found[number] for number in left if self.weights[number]]
                 if trains and weighted:
                     gradient += torch.autograd.grad(torch.stack(weighted).sum(), ours)[0]
         return torch.stack([found[number].detach() for number in range(len(self.losses))]), gradient
+
+    @staticmethod
+    def _term(loss: DistillationLoss, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
+        given = term(loss, student, teacher, batch)
+        # Of most it is the very tensor, and the device need not be waited for.
+        if given.positions is not batch.count and int(given.positions) != int(batch.count):
+            problem = "its positions are not batch.count, so that it cannot be computed of some predictions at a time"
+            raise UserError(problem, key=loss.name, hint="leave out row_wise, or return LossSum(total, batch.count)")
+        return given.total
 
 
 def _closed_form(loss: DistillationLoss) -> Callable[..., Tensor | None]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from distill.core.lazy_head import why_not_lazy
+from distill.core.lazy_head import why_not_lazy, within_taps
 from distill.core.signals import Batch, Request, Signals
 from distill.core.task import Task, TokenTask
 from distill.losses import DistillationLoss
@@ -30,10 +30,20 @@ def why_whole(task: Task, losses: Sequence[DistillationLoss], student: nn.Module
     size = embedding_rows(student)
     if size is not None and size < _LARGE:
         return f"the vocabulary is small ({size})"
-    others = [loss.name for loss in losses if loss.needs.student.logits and not is_row_wise(loss)]
+    reading = [loss for loss in losses if loss.needs.student.logits or loss.needs.teacher.logits]
+    others = [loss for loss in reading if not is_row_wise(loss)]
+    told = [loss.name for loss in others if loss.row_wise]
+    if told:
+        return f"{', '.join(told)} reads more than logits, or has parameters of its own"
     if others:
-        return f"{', '.join(others)} may read all positions together (row_wise is not set)"
-    return why_not_lazy(student)
+        return f"{', '.join(loss.name for loss in others)} may read all positions together (row_wise is not set)"
+    return why_not_lazy(student) or _tapped(losses, student)
+
+
+def _tapped(losses: Sequence[DistillationLoss], student: nn.Module) -> str:
+    """Why the head must compute: a loss reads what it gives by the name of a module."""
+    readers = [loss.name for loss in losses if within_taps(student, loss.needs.student.taps)]
+    return f"{', '.join(readers)} taps the head" if readers else ""
 
 
 def lazily(request: Request) -> Request:

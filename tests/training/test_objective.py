@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Trainer
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from distill import Batch, Distillation, OptimizerConfig
 from distill.callbacks import GradualMagnitudePruning, QuantizationAwareTraining
 from distill.compression.quantization.scheme import ActivationScheme
+from distill.core.signals import Needs, Request, Signals
+from distill.core.utils.errors import UserError
 from distill.losses import DIST, CrossEntropy, FitNetHint, HintonKL
+from distill.losses.base import DistillationLoss, LossSum
 from distill.losses.callable import CallableLoss
 from distill.training import objective
 
@@ -157,3 +160,70 @@ def test_a_copy_of_the_student_still_knows_its_head() -> None:
     module = pair(lambda: [CrossEntropy()])()
     assert module.why_whole() == ""
     assert copy.deepcopy(module).why_whole() == ""
+
+
+class Own(DistillationLoss):
+    """Reads what it is told to, times a number that it learns."""
+
+    row_wise = True
+
+    def __init__(self, student: Request, teacher: Request, learns: bool = False) -> None:
+        super().__init__(name="own")
+        self.asked, self.factor = Needs(student, teacher), nn.Parameter(torch.tensor(1.5), requires_grad=learns)
+
+    @property
+    def needs(self) -> Needs:
+        return self.asked
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:
+        def read(signals: Signals, asked: Request) -> Tensor:
+            found = [signals.logits] if asked.logits else []
+            found += [signals.hidden_states[k] for k in asked.hidden_states] + [signals.taps[k] for k in asked.taps]
+            return torch.stack([part.mean(-1) for part in found if part is not None]).sum(0)
+
+        apart = self.factor * read(student, self.asked.student) - read(teacher, self.asked.teacher)
+        return LossSum((apart if batch.mask is None else apart[batch.mask]).square().sum(), batch.count)
+
+
+LOGITS = Request(logits=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Own(LOGITS, LOGITS, learns=True),
+        lambda: Own(Request(hidden_states=frozenset({-1})), LOGITS),
+        lambda: Own(LOGITS | Request(hidden_states=frozenset({-1})), LOGITS),
+        lambda: Own(LOGITS, LOGITS | Request(hidden_states=frozenset({1}))),
+        lambda: Own(Request(taps=frozenset({"lm_head"})), Request(taps=frozenset({"lm_head"}))),
+        lambda: Own(Request(hidden_states=frozenset({-1})), Request(taps=frozenset({"lm_head"}))),
+    ],
+    ids=["learns", "teacher's logits", "hidden states too", "teacher's hidden states", "tapped", "teacher tapped"],
+)
+def test_a_loss_that_reads_more_than_rows_of_logits_is_as_with_all_of_them(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[], DistillationLoss]
+) -> None:
+    found = []
+    for least in (64, 10**9):
+        monkeypatch.setattr(objective, "_LARGE", least)
+        module = pair(lambda: [CrossEntropy(), HintonKL(), make()])()
+        total, _ = module.terms(batches(2)[1].at(0, 10))
+        total.backward()
+        found.append([total, *(p.grad for p in module.parameters() if p.requires_grad)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+class OfSome(Own):
+    """Counts other positions than the batch's."""
+
+    row_wise = True
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:
+        return LossSum(super().forward(student, teacher, batch).total, (batch.count + 1) // 2)
+
+
+def test_a_row_wise_loss_that_counts_other_positions_is_refused() -> None:
+    module = pair(lambda: [OfSome(LOGITS, LOGITS)])()
+    with pytest.raises(UserError, match=r"positions are not batch\.count"):
+        module.terms(batches(1)[0].at(0, 10))
