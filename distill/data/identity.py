@@ -14,7 +14,7 @@ __all__ = ["identity"]
 
 _SETTINGS = (
     *("max_length", "pack_length", "isolate_documents", "completion_only_loss", "add_special_tokens"),
-    *("document", "validation_fraction", "train_samples"),
+    *("document", "join", "teacher_system", "validation_fraction", "train_samples"),
 )
 """Settings that decide which samples come of the same rows."""
 
