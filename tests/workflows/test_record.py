@@ -184,6 +184,7 @@ def test_what_does_not_belong_is_refused_and_named(
     assert "another teacher" in refused("--model.teacher.path", "other")
     hint = json.dumps([{"class_path": "FitNetHint", "init_args": {"layers": {1: 1}}}])
     assert "reads hidden states" in refused("--model.losses", hint)
+    assert "nowhere': holds no recording" in refused("--model.teacher", "{recorded: nowhere}")
     shard = Path("kept/shard-00001.safetensors")
     content = shard.read_bytes()
     shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -14,7 +14,7 @@ from pytorch_lightning import LightningDataModule
 
 from distill.core.internals.jsonargparse import import_object, resolve_class_path_by_name
 from distill.core.utils.errors import UserError
-from distill.core.utils.paths import resolve
+from distill.core.utils.paths import find_local, resolve
 from distill.data import TextData
 from distill.workflows.job.explain import class_arguments
 
@@ -90,8 +90,10 @@ def tokenizer_of(model: Mapping[str, Any]) -> tuple[str, str | None]:
         for name in names:
             if isinstance(found, dict) and isinstance(found.get(name), str):
                 return f"{key}.{name}", found[name]
-        if isinstance(found, dict) and isinstance(found.get("recorded"), str):
-            return f"{key}.recorded", f"{found['recorded']}/teacher"
+        recorded = found.get("recorded") if isinstance(found, dict) else None
+        folder = find_local(recorded) if isinstance(recorded, str) else None
+        if folder is not None and (folder / "teacher").is_dir():
+            return f"{key}.recorded", str(folder / "teacher")
     return "data.tokenizer", None
 
 
