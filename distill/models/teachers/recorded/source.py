@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -132,6 +133,8 @@ class RecordedTeacher(TeacherSource):
     def signals(self, batch: Batch, request: Request) -> Signals:
         if not request:
             return Signals()
+        if batch.ids is None and self._live is not None:  # what a student wrote
+            return self._live.signals(batch, replace(request, lazy=request.lazy and self._live.lazy))
         if batch.ids is None:
             problem, hint = "its samples are known by their ids, and these batches have none", "set Batch.ids"
             raise UserError(problem, key=self._key, value=str(self.folder), hint=hint)
