@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.core.document_masking import FAILURES, still
-from distill.core.internals.torch import hooks
+from distill.core.internals.torch import hooks, pre_hooks
 from distill.core.lazy_logits import Curve, LazyLogits
 from distill.core.model_call import call, logits_of, of_transformers
 from distill.core.signals import Request
@@ -76,10 +76,10 @@ def _tried(model: nn.Module, head: nn.Module) -> str:
 def can_be_lazy(model: nn.Module) -> bool:
     """Whether a model for which :func:`why_not_lazy` has found nothing still has the head that it was tried with.
 
-    A compression may have replaced it.
+    A compression may have replaced it, or a callback looks at what it gives.
     """
     head = _head(model) if _KNOWN in model.__dict__ else None
-    return head is not None and _multiplies(head)
+    return head is not None and _multiplies(head) and len(hooks(head)) == len(pre_hooks(head))
 
 
 def within_taps(model: nn.Module, names: Collection[str]) -> bool:

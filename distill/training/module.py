@@ -259,7 +259,7 @@ class Distillation(LightningModule):
             return self._whole
         if self.device_mesh is not None:
             return "the student is sharded"
-        return "" if can_be_lazy(self.student) else "a compression has replaced the head"
+        return "" if can_be_lazy(self.student) else "the head has been replaced, or has hooks"
 
     def training_step(self, raw_batch: Any, batch_idx: int) -> Tensor:
         batch = self.task.batch(raw_batch).at(self.global_step, self.total_steps)

@@ -142,5 +142,17 @@ def test_a_head_with_hooks_is_left_to_compute() -> None:
     assert why_not_lazy(model) == "its head has hooks"
 
 
+def test_a_head_that_is_given_a_hook_later_computes_from_then_on() -> None:
+    model = made("llama")
+    assert why_not_lazy(model) == ""
+    reads = model.lm_head.register_forward_pre_hook(lambda module, args: None)
+    assert can_be_lazy(model)  # what it reads is there as ever
+    reads.remove()
+    hook = model.lm_head.register_forward_hook(lambda module, args, output: output + 1)
+    assert not can_be_lazy(model)
+    hook.remove()
+    assert can_be_lazy(model)
+
+
 def test_a_plain_module_is_left_to_compute() -> None:
     assert why_not_lazy(nn.Linear(2, 3)) == "it is not a model of transformers"
