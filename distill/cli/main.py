@@ -27,6 +27,7 @@ COMMANDS = {
     "fit": "fit",
     "init": "init",
     "record": "record",
+    "generate": "generate",
     "resume": "resume",
     "validate": "evaluate",
     "test": "evaluate",
@@ -59,6 +60,7 @@ distill trains a small model from a large one.
   distill fit -c FILE [-c FILE ...] [--key value ...]   train, save and score a student
   distill init DATA [--task TASK]                       look at a folder or files of data, write a YAML for fit
   distill record -c FILE --to FOLDER --as KIND          run a recipe's teacher once, and keep what it says
+  distill generate MODEL FILE --to FILE                 a language model's answers to prompts, as data to learn from
   distill resume RUN [--max-epochs N] [--max-steps N]   resume a run that was interrupted, or extend it
   distill validate RUN [--key value ...]                score a run's student on its validation data
   distill test RUN [--key value ...]                    score a run's student on its test data

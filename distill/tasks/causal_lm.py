@@ -143,7 +143,7 @@ class CausalLM(TokenTask):
         metrics["token_accuracy"].update((scores.predicted == batch.labels) & valid, valid)
 
     def guess(self, counts: Counts, tokens: Tensor | None) -> Guess | None:
-        if tokens is None or not counts.total:
+        if tokens is None or not counts.total or not counts.sums["bytes"]:  # answers of nothing but an end, say
             return None
         scores, nats = unigram(counts, tokens)
         return Guess(scores | {"bits_per_byte": nats / (math.log(2) * counts.sums["bytes"])}, UNIGRAM)

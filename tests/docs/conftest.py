@@ -78,6 +78,8 @@ class World:
             if any(word.startswith("causal-lm/") for word in argv):
                 del kept["data.max_length"]  # they pack
             argv += [word for key, value in kept.items() for word in (f"--{key}", value)]
+        if argv[0] == "generate":  # these models know no end
+            argv += ["--keep-unfinished", "--max-new-tokens", "6"]
         return self.distill(*argv, stdin=stdin)
 
     def well(self, *words: str) -> Result:
@@ -117,6 +119,8 @@ def write_chats(folder: Path, chat_model: Path) -> None:
         ]
         lines = [json.dumps({"messages": chat}) + "\n" for chat in chats]
         (folder / f"{name}.jsonl").write_text("".join(lines))
+    asked = [json.dumps({"prompt": f"y = {row}"}) + "\n" for row in range(16)]
+    (folder / "prompts.jsonl").write_text("".join(asked))
     wiki = [json.dumps({"text": f"line {row}", "title": row // 8}) + "\n" for row in range(64)]
     (folder / "wiki.jsonl").write_text("".join(wiki))
     for name in ("my-chat-model", "my-small-chat-model"):

@@ -12,7 +12,7 @@ from distill.core.signals import Batch
 from distill.core.utils.quiet import quiet_transformers
 from distill.workflows.predict.opened import Opened
 
-__all__ = ["complete"]
+__all__ = ["added_text", "complete"]
 
 
 @torch.inference_mode()
@@ -26,7 +26,7 @@ def complete(opened: Opened, prompts: Sequence[Sequence[int]], count: int) -> li
     """
     ids = torch.tensor(prompts, dtype=torch.long)
     made = _in_onnxruntime(opened, ids, count) if opened.model is None else _in_torch(opened, ids, count)
-    return [_decoded(opened.tokenizer, row.tolist(), ids.shape[1]) for row in made]
+    return [added_text(opened.tokenizer, row.tolist(), ids.shape[1]) for row in made]
 
 
 def _in_torch(opened: Opened, ids_BT: Tensor, count: int) -> Tensor:
@@ -58,7 +58,7 @@ def _in_onnxruntime(opened: Opened, ids_BT: Tensor, count: int) -> Tensor:
     return ids_BT
 
 
-def _decoded(tokenizer: Any, ids: list[int], prompt: int) -> str:
+def added_text(tokenizer: Any, ids: list[int], prompt: int) -> str:
     """The text behind the prompt: a token may begin with a blank that it loses where it comes first."""
     if tokenizer.eos_token_id in ids[prompt:]:
         ids = ids[: ids.index(tokenizer.eos_token_id, prompt)]

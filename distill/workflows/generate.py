@@ -1,0 +1,226 @@
+"""``distill generate``: the answers of a language model to prompts, as data for a student.
+
+Reference:
+    Kim, Rush: Sequence-Level Knowledge Distillation, EMNLP 2016.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from distill.core.generators import forked, seed_at
+from distill.core.utils.errors import UserError
+from distill.core.utils.files import make, replace
+from distill.core.utils.paths import at_home
+from distill.core.utils.progress import track
+from distill.models.compatibility import positions_of
+from distill.models.sampling import continuations, reads_padding_on_the_left
+from distill.models.teachers import fingerprint
+from distill.models.tokens import ends_of
+from distill.tasks import CausalLM
+from distill.tasks.next_token import Encode
+from distill.workflows.data_overrides import data_overrides
+from distill.workflows.predict.complete import added_text
+from distill.workflows.predict.opened import Opened, open_folder
+from distill.workflows.predict.rows import file_rows
+
+__all__ = ["Writing", "generate"]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How answers are written.
+
+    Attributes:
+        max_new_tokens: Of an answer, at most.
+        temperature: Of the softmax that is drawn from; ``None`` takes the most likely token.
+        batch_size: Prompts that are answered at once.
+        seed: Of what is drawn.
+        keep_unfinished: Whether answers that come to no end are kept.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float | None = None
+    batch_size: int = 16
+    seed: int = 0
+    keep_unfinished: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "batch_size"):
+            if (value := getattr(self, name)) < 1:
+                key = f"--{name.replace('_', '-')}"
+                raise UserError("must be at least 1", key=key, value=value, hint="give a larger number")
+        if self.temperature is not None and not 0 < self.temperature < float("inf"):
+            hint = "leave it out for the most likely tokens"
+            raise UserError("must be greater than 0", key="--temperature", value=self.temperature, hint=hint)
+
+
+def generate(
+    model: str, file: str, to: str | Path, writing: Writing, overrides: Sequence[tuple[str, str]] = ()
+) -> Path:
+    """Write the answers of ``model`` to the prompts of ``file``, each as ``prompt`` and ``completion``, in their order.
+
+    Until all are there they lie beside it (``.NAME.part``), from which the same command goes on. Prompts that leave no
+    room for an answer are left out, and answers without an end, unless these are to be kept. How many, is said.
+
+    Args:
+        model: A run, a saved student, or a folder of transformers.
+        file: Rows with a column ``prompt`` or ``text``; lines of a .txt.
+        to: The file to write, ``NAME.jsonl``.
+        writing: How.
+        overrides: Keys and YAML texts: ``data.columns.text``, ``data.reader.OPTION``.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: if that is no language model, there are no prompts, or the file is there already.
+    """
+    path = at_home(to)
+    if path.suffix != ".jsonl":
+        raise UserError("must be a .jsonl file", key="--to", value=str(to), hint="write --to answers.jsonl")
+    if path.exists():
+        raise UserError("is there already", key="--to", value=str(to), hint="remove it, or name another")
+    data = data_overrides(overrides, ("columns", "reader"), "prompts", " alone")
+    opened = _language_model(model)
+    rows, notes = file_rows(file, opened.task, opened.columns, data.get("columns") or {}, data.get("reader"))
+    for note in notes:
+        print(f"data: {note}", file=sys.stderr)
+    answering = _Answering(opened, [str(row["text"] or "") for row in rows], writing)
+    make(path.parent)
+    part = path.with_name(f".{path.name}.part")
+    answers = _all_answers(answering, part, str(to))
+    lines, kept = [], 0
+    for number, prompt in enumerate(answering.texts):
+        if (answer := answers.get(number)) is not None and (answer["finished"] or writing.keep_unfinished):
+            lines.append(json.dumps({"prompt": prompt, "completion": answer["completion"]}, ensure_ascii=False) + "\n")
+            kept += 1
+    unfinished = sum(not answer["finished"] for answer in answers.values())
+    _say(len(answering.texts), len(answering.texts) - len(answers), unfinished, kept, writing, path)
+    if not kept:
+        hint = "raise --max-new-tokens, or give --keep-unfinished"
+        raise UserError("no answer came to its end", key="--max-new-tokens", value=writing.max_new_tokens, hint=hint)
+    replace(path, "".join(lines).encode())
+    part.unlink()
+    return path
+
+
+def _say(rows: int, long: int, unfinished: int, kept: int, writing: Writing, path: Path) -> None:
+    left = f"; {long:,} prompts leave no room for an answer, or are empty" if long else ""
+    what = "kept" if writing.keep_unfinished else "left out (--keep-unfinished keeps them)"
+    left += f"; {unfinished:,} answers without an end are {what}" if unfinished else ""
+    print(f"{kept:,} answers to {rows:,} prompts{left}: {path}", flush=True)
+
+
+def _language_model(model: str) -> Opened:
+    opened = open_folder(model)
+    if not isinstance(opened.task, CausalLM):
+        hint = "name a causal language model"
+        raise UserError(f"its task is {opened.task.name}, which writes no text", key="MODEL", value=model, hint=hint)
+    if opened.model is None:
+        problem, hint = "an export for onnxruntime reads all anew for each token", "name the run, or its student/"
+        raise UserError(problem, key="MODEL", value=model, hint=hint)
+    if opened.task.chat_template is None:
+        opened.task.chat_template = bool(getattr(opened.tokenizer, "chat_template", None))
+    return opened
+
+
+class _Answering:
+    """Prompts in batches, the longest first: what lacks memory shows at once.
+
+    Attributes:
+        texts: The prompts.
+        batches: Numbers of those that are answered at once.
+    """
+
+    def __init__(self, opened: Opened, texts: Sequence[str], writing: Writing) -> None:
+        encode = opened.task.encode(opened.tokenizer, None)
+        assert isinstance(encode, Encode)
+        self.opened, self.texts, self.writing = opened, list(texts), writing
+        self._prompts = [torch.tensor(ids, dtype=torch.long) for ids in encode.prompts(self.texts)]
+        model: Any = opened.model
+        room = positions_of(model)
+        fits = [
+            number
+            for number, prompt in enumerate(self._prompts)
+            if self.texts[number] and len(prompt) and (room is None or len(prompt) + writing.max_new_tokens <= room)
+        ]
+        if not fits:
+            hint = "give shorter prompts, or fewer --max-new-tokens"
+            raise UserError(f"none of {len(self.texts)} prompts can be answered", key="FILE", hint=hint)
+        order = sorted(fits, key=lambda number: -len(self._prompts[number]))
+        size = writing.batch_size
+        self.batches = [order[start : start + size] for start in range(0, len(order), size)]
+        self._ends = ends_of(model)
+        self._together = reads_padding_on_the_left(model)
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What the answers follow from."""
+        read = hashlib.sha256(json.dumps([prompt.tolist() for prompt in self._prompts]).encode()).hexdigest()
+        model: Any = self.opened.model
+        settings = {name: value for name, value in asdict(self.writing).items() if name != "keep_unfinished"}
+        return {"model": fingerprint(model, self.opened.tokenizer), "prompts": read, **settings}
+
+    def answer(self, place: int) -> list[dict[str, Any]]:
+        """The answers to the batch of that place."""
+        numbers, most = self.batches[place], self.writing.max_new_tokens
+        model: Any = self.opened.model
+        with forked(seed_at(self.writing.seed, place, 0)):
+            prompts = [self._prompts[number] for number in numbers]
+            temperature = self.writing.temperature
+            made = continuations(model, prompts, most, temperature=temperature, together=self._together)
+        return [self._answer(number, answer) for number, answer in zip(numbers, made, strict=True)]
+
+    def _answer(self, number: int, answer: Tensor) -> dict[str, Any]:
+        prompt, ids = self._prompts[number].tolist(), answer.tolist()
+        finished = bool(ids) and ids[-1] in self._ends
+        text = added_text(self.opened.tokenizer, prompt + (ids[:-1] if finished else ids), len(prompt))
+        return {"row": number, "completion": text, "finished": finished}
+
+
+def _all_answers(answering: _Answering, part: Path, to: str) -> dict[int, dict[str, Any]]:
+    """Row -> answer; those that lie in ``part`` are not written once more."""
+    plan, done = answering.plan, list[list[dict[str, Any]]]()
+    with suppress(FileNotFoundError):
+        done = _done(part, plan, to)
+    content = "".join(json.dumps(line) + "\n" for line in [plan, *done])
+    replace(part, content.encode())  # without a line that a kill has cut
+    places = range(len(done), len(answering.batches))
+    with part.open("a", encoding="utf-8") as file:
+        for place in track(places, "batches of prompts", Console(stderr=True)):
+            done.append(answering.answer(place))
+            file.write(json.dumps(done[-1]) + "\n")
+            file.flush()
+    return {answer["row"]: answer for batch in done for answer in batch}
+
+
+def _done(part: Path, plan: dict[str, Any], to: str) -> list[list[dict[str, Any]]]:
+    """The batches that lie in ``part``.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        UserError: if these are answers of another model, to other prompts, or written otherwise.
+    """
+    lines = part.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]  # behind the last break it was cut
+    try:
+        found, *done = [json.loads(line) for line in lines] or [plan]
+    except ValueError as error:
+        hint = f"remove {part.name}, or name another"
+        raise UserError("what was begun of it cannot be read", key="--to", value=to, hint=hint) from error
+    if found != plan:
+        other = ", ".join(name for name in plan if found.get(name) != plan[name])
+        hint = f"give them as they were, or remove {part.name}"
+        raise UserError(f"was begun with another {other}", key="--to", value=to, hint=hint)
+    return done
