@@ -22,7 +22,8 @@ def observed(criterion, module, *batches):
 
 def test_magnitude_is_the_absolute_value():
     module = nn.Linear(3, 2)
-    assert torch.equal(Magnitude().score(module), module.weight.detach().abs())
+    module.weight.data = torch.tensor([[-1.0, 2.0, 0.0], [3.0, -0.5, -4.0]])
+    assert torch.equal(Magnitude().score(module), torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.5, 4.0]]))
 
 
 def test_movement_is_minus_the_sum_of_weight_times_gradient():
