@@ -218,9 +218,14 @@ class TokenTask(TextTask):
         """Show one batch's scores to :meth:`metrics`."""
 
     def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
-        self.score(metrics, Signals(logits), batch)
+        self.judge(metrics, TokenScores.of(Signals(logits), batch), batch)
 
     def score(self, metrics: Mapping[str, Metric], signals: Signals, batch: Batch) -> Scored:
         scores = TokenScores.of(signals, batch)
-        self.judge(metrics, scores, batch)
+        if type(self).update is TokenTask.update:
+            self.judge(metrics, scores, batch)
+        else:  # of a task of one's own, which reads the logits themselves
+            logits = signals.logits if signals.lazy_logits is None else signals.lazy_logits.whole()
+            assert logits is not None
+            self.update(metrics, logits, batch)
         return Scored(scores.predicted, scores)

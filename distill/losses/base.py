@@ -26,6 +26,7 @@ __all__ = [
     "check_some",
     "counted",
     "is_row_wise",
+    "of_rows_alone",
 ]
 
 
@@ -137,15 +138,11 @@ class DistillationLoss(nn.Module, ABC):
 
 
 def is_row_wise(loss: DistillationLoss) -> bool:
-    """Whether ``loss`` says that it is row-wise, and nobody has changed since what it computes.
+    """Whether ``loss`` can be computed of parts: it says so, and nobody has changed what it computes since.
 
-    A class that computes otherwise than the one it inherits from has to say so again. What reads more than logits,
-    or trains parameters, cannot be computed of some rows at a time: these would have no gradient.
+    A class that computes otherwise than the one it inherits from has to say so again.
     """
-    logits = Request(logits=True)
-    if loss.needs.student != logits or loss.needs.teacher not in (logits, Request()):
-        return False
-    if any(parameter.requires_grad for parameter in loss.parameters()):
+    if not of_rows_alone(loss):
         return False
     if "row_wise" in vars(loss):
         return loss.row_wise
@@ -155,6 +152,13 @@ def is_row_wise(loss: DistillationLoss) -> bool:
         if vars(kind).keys() & {"forward", "summed", "divergence"}:
             return False
     return False
+
+
+def of_rows_alone(loss: DistillationLoss) -> bool:
+    """Whether ``loss`` reads nothing but logits, and has no parameters of its own, which would get no gradient."""
+    logits = Request(logits=True)
+    alone = loss.needs.student == logits and loss.needs.teacher in (logits, Request())
+    return alone and not any(parameter.requires_grad for parameter in loss.parameters())
 
 
 def aligned_logits(student: Signals, teacher: Signals, mask: Tensor | None) -> tuple[Tensor, Tensor]:

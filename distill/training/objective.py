@@ -12,7 +12,7 @@ from distill.core.lazy_head import why_not_lazy, within_taps
 from distill.core.signals import Batch, Request, Signals
 from distill.core.task import Task, TokenTask
 from distill.losses import DistillationLoss
-from distill.losses.base import is_row_wise
+from distill.losses.base import is_row_wise, of_rows_alone
 from distill.losses.contract import term
 from distill.losses.head_terms import head_terms
 from distill.models.tokens import embedding_rows
@@ -31,12 +31,10 @@ def why_whole(task: Task, losses: Sequence[DistillationLoss], student: nn.Module
     if size is not None and size < _LARGE:
         return f"the vocabulary is small ({size})"
     reading = [loss for loss in losses if loss.needs.student.logits or loss.needs.teacher.logits]
-    others = [loss for loss in reading if not is_row_wise(loss)]
-    told = [loss.name for loss in others if loss.row_wise]
-    if told:
-        return f"{', '.join(told)} reads more than logits, or has parameters of its own"
-    if others:
-        return f"{', '.join(loss.name for loss in others)} may read all positions together (row_wise is not set)"
+    if more := [loss.name for loss in reading if not of_rows_alone(loss)]:
+        return f"{', '.join(more)} reads more than logits, or has parameters of its own"
+    if others := [loss.name for loss in reading if not is_row_wise(loss)]:
+        return f"{', '.join(others)} may read all positions together (row_wise is not set)"
     return why_not_lazy(student) or _tapped(losses, student)
 
 

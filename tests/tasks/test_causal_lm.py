@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from torchmetrics import MaxMetric
 from transformers import AutoTokenizer
 
-from distill.core.signals import IGNORE, Batch
+from distill.core.lazy_logits import LazyLogits
+from distill.core.signals import IGNORE, Batch, Signals
 from distill.core.utils.paths import resolve
 from distill.tasks import CausalLM
 from distill.tasks.next_token import byte_lengths
@@ -85,3 +87,26 @@ def test_padding_is_no_prediction_and_counts_in_no_mean():
     assert int(batch.count) == 5
     assert batch.labels[1].tolist() == [6, IGNORE, IGNORE, IGNORE]
     assert int(CausalLM().collate(rows[:1], tokenizer).count) == 4  # without padding there is no mask
+
+
+class WithLargest(CausalLM):
+    """A metric of its own, of the logits themselves."""
+
+    def metrics(self):
+        return super().metrics() | {"largest": MaxMetric()}
+
+    def update(self, metrics, logits, batch):
+        super().update(metrics, logits, batch)
+        metrics["largest"].update(logits)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_metric_of_ones_own_is_shown_the_logits(lazy):
+    logits = LazyLogits(torch.randn(2, 3, 4), torch.randn(7, 4))
+    batch = Batch({"input_ids": torch.zeros(2, 3).long()}, torch.ones(2, 3).long(), extras={"bytes": torch.ones(2, 3)})
+    task = WithLargest()
+    metrics = task.metrics()
+    task.score(metrics, Signals(lazy_logits=logits) if lazy else Signals(logits.whole()), batch)
+    assert metrics["largest"].compute() == logits.whole().max()
+    expected = torch.nn.functional.cross_entropy(logits.whole().flatten(0, 1), batch.labels.flatten()).exp()
+    torch.testing.assert_close(metrics["perplexity"].compute().float(), expected)

@@ -137,6 +137,8 @@ def test_why_the_logits_are_whole_is_said() -> None:
     assert own.why_whole() == "mine may read all positions together (row_wise is not set)"
     told = pair(lambda: [CallableLoss(lambda s, t: (s - t).square().mean(-1), name="mine", row_wise=True)])()
     assert told.why_whole() == ""
+    learning = pair(lambda: [CrossEntropy(), Own(LOGITS, LOGITS, learns=True)])()
+    assert learning.why_whole() == "own reads more than logits, or has parameters of its own"
     model = OwnForward(llama(16, 1).config)
     assert "none of a factor and a soft cap" in Distillation(model, "causal-lm").why_whole()
 
