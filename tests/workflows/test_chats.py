@@ -102,6 +102,23 @@ def overlap(student: Any, teacher: Any, tokenizer: Any) -> float:
     return float(torch.cat(found).mean())
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("--model.on_policy.max_new_tokens", "0"), "model.on_policy.max_new_tokens = 0: must be 1 or more"),
+        (("--model.on_policy.share", "2"), "model.on_policy.share = 2"),
+        (("--model.on_policy.share", "0.5", "--trainer.strategy", "sharded"), "model.on_policy: cannot be had under"),
+    ],
+)
+def test_a_student_that_cannot_write_is_refused_before_anything_is_written(
+    argv: tuple[str, ...], said: str, recipe_file: str, distill: Distill
+) -> None:
+    refused = distill("fit", "-c", recipe_file, *argv)
+    assert refused.code == 2
+    assert said in refused.err
+    assert not Path("runs").exists()
+
+
 def test_a_teacher_of_another_chat_template_is_told_of(recipe_file: str, distill: Distill) -> None:
     Path("other.jinja").write_text(
         "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<|im_end|>{% endfor %}"

@@ -26,6 +26,7 @@ from distill.models.students import StudentConfig
 from distill.run.loggers.config import LoggingConfig
 from distill.tasks import make_task
 from distill.training.module import Distillation
+from distill.training.on_policy import OnPolicyConfig
 from distill.training.optimizer import OptimizerConfig
 from distill.workflows.job.explain import class_arguments, explain_arguments, explain_value, prefer_ours, refuse_null
 from distill.workflows.job.lightning_limits import refusal
@@ -121,6 +122,8 @@ class Sections:
         if isinstance(values.task, str):
             make_task(values.task)
         self._part(OptimizerConfig, values.optimizer, "model.optimizer", written["optimizer"])
+        if values.on_policy is not None:
+            self._part(OnPolicyConfig, values.on_policy, "model.on_policy", written["on_policy"])
         if isinstance(values.student, Namespace) and "class_path" not in values.student:
             student = self._part(StudentConfig, values.student, "model.student", written["student"])
             student.check(has_teacher=values.teacher is not None)
