@@ -200,12 +200,12 @@ def not_given(error: Exception, key: str, value: object) -> UserError | None:
     """What to say if ``error`` is the hub's refusal of a model, or that it cannot be reached; else ``None``."""
     if not _NOT_GIVEN.search(str(error)):
         return None
-    return UserError(
-        "there is no such folder, and the hub did not give a model of that name",
-        key=key,
-        value=value,
-        hint="check the name and the connection, or give a local folder",
-    )
+    hint = "check the name and the connection, or give a local folder"
+    if key == "model.student.path":
+        part = "--model.student.path null --model.student.layers uniform --model.student.num_layers 0.5"
+        hint += f"; for half of the teacher's layers: {part}"
+    problem = "there is no such folder, and the hub did not give a model of that name"
+    return UserError(problem, key=key, value=value, hint=hint)
 
 
 def load_tokenizer(path: str, key: str, *, words: bool = False, pads_with_eos: bool = True) -> Any:

@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from rich.console import Console
 from rich.table import Table
 
+from distill.callbacks.progress_lines import ProgressLines
 from distill.compression.base import compressions, hurried
 from distill.core.internals.lightning import accumulates, stop_after
 from distill.core.step_callback import step_callbacks
@@ -160,6 +161,10 @@ def dry_run(
             limit_val_batches=0,
             num_sanity_val_steps=0,
         )
+        # They would speak of the whole run.
+        trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, ProgressLines)]  # type: ignore[attr-defined]
+        if trainer.is_global_zero:
+            print("dry run: two steps are measured, and nothing is written", flush=True)
         trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]  # others write into the run
         explaining = explained(trainer, job.callbacks, job.config["trainer"])
         with shared_id(job.run.id), none_left(trainer), explaining, meeting(trainer):

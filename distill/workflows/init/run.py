@@ -26,7 +26,7 @@ from distill.data.features import Ragged, Samples
 from distill.data.raw_data import RawData, read_raw_data
 from distill.data.reader import reader_config
 from distill.data.sources import Source, load
-from distill.tasks import TASKS, make_task
+from distill.tasks import TASKS, CausalLM, make_task
 from distill.workflows.data_overrides import data_overrides
 from distill.workflows.init.files import Found, find_files
 from distill.workflows.init.guess import Guess, guess
@@ -101,7 +101,9 @@ def init(
         data["max_length"], told = chosen_length(kind, read.splits["train"], guessed.columns, tokenizer)
         why["max_length"] = [told]
     elif tokenizer is not None:
-        raise idle("--tokenizer", tokenizer, "a length that is given or not needed", "leave out data.max_length")
+        other = "a language model, whose texts are cut into blocks" if kind.packs else "a length that is given"
+        hint = "set data.pack_length for longer blocks" if kind.packs else "leave out data.max_length"
+        raise idle("--tokenizer", tokenizer, other, hint)
     write(file, _yaml(guessed.task, data, why, paths, output).encode())
     print(_shown(output, guessed.task, why, read))
     return file
@@ -228,7 +230,12 @@ def _next(task: str, output: str) -> str:
     recipe = f"{task}/teacher"
     chosen = f"-c {recipe} " if recipe in recipes() else ""
     model = "" if chosen else " --model.student FOLDER"
-    return f"distill fit {chosen}-c {output}{model} --name my-teacher"
+    trains = f"distill fit {chosen}-c {output}{model} --name my-teacher"
+    if task != CausalLM.name:
+        return trains
+    part = "--model.student.path null --model.student.layers uniform --model.student.num_layers 0.5"
+    taught = f"distill fit -c {task}/distill -c {output} --model.teacher FOLDER {part} --name my-student"
+    return f"{trains}\nor, with a teacher that you have, into half of its layers: {taught}"
 
 
 def _shown(output: str, task: str, why: _Why, read: RawData) -> str:
