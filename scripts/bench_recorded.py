@@ -12,13 +12,15 @@ reverse divergence says what is left of the tail. Takes about four minutes on on
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench.report import Row, machine, show, write
+from bench.report import Row, machine, row, show, write
 from rich.console import Console
 from torch import Tensor
 
@@ -26,9 +28,11 @@ from distill.config.files import long_form
 from distill.core.lazy_head import why_not_lazy
 from distill.core.signals import Batch, Request, Signals
 from distill.data.loader import Collate
-from distill.losses import HintonKL, ReverseKL
+from distill.losses import CrossEntropy, HintonKL, ReverseKL
 from distill.losses.head_terms import head_terms
+from distill.models.teachers.recorded.shards import counts_of
 from distill.training.module import Distillation
+from distill.training.objective import objective
 from distill.workflows.job.build import build
 from distill.workflows.record import Form
 
@@ -51,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--train-split", default="validation", help="of the data; WikiText-2's is small")
     parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--blocks", type=int, default=8)
+    parser.add_argument("--only", choices=("errors", "steps"))
+    parser.add_argument("--repeats", type=int, default=3, help="steps that are timed")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(argv)
     torch.manual_seed(0)
@@ -58,31 +64,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     model |= {"student": {"layers": "uniform", "num_layers": given.layers}, "optimizer": {"lr": 1e-4}}
     data = {"path": given.data, "splits": {"train": given.train_split}, "pack_length": 256}
     job = build(long_form({"name": "bench", "model": model, "data": data, "trainer": {"max_steps": 1}}))
-    rows = measured(job.module, job.data, given.blocks)
-    show(f"beside the teacher that runs, {given.blocks} blocks of 256 tokens", rows, Console())
+    sections: dict[str, list[Row]] = {}
+    if given.only != "steps":
+        sections["errors"] = measured(job.module, job.data, given.blocks)
+        show(f"beside the teacher that runs, {given.blocks} blocks of 256 tokens", sections["errors"], Console())
+    if given.only != "errors":
+        sections["steps"] = steps(job.module, job.data, min(given.blocks, 4), given.repeats)
+        show("a step on 4 blocks, in seconds of this process's processor time", sections["steps"], Console())
     if given.out:
         settings = {name: value for name, value in vars(given).items() if name not in ("out", "teacher", "data")}
-        write(given.out, machine(torch.get_num_threads(), "32-true"), settings, {"recorded": rows})
+        write(given.out, machine(torch.get_num_threads(), "32-true"), settings, sections)
 
 
 def measured(module: Distillation, data: Any, blocks: int) -> list[Row]:
     """The figures of every form."""
-    teacher, samples = module.teacher, data.samples("train")
+    teacher, batch = module.teacher, batch_of(module, data, blocks)
     assert teacher is not None
-    if why := why_not_lazy(module.student):
-        raise SystemExit(f"the student's logits are not the product of a head: {why}")
-    collate = Collate(data.task, data.tokenizer)
-    batch: Batch = collate([samples[(0, row)] for row in range(blocks)])
     said = teacher.evaluate_lazily(batch)
     with torch.no_grad():
         student = module.task.forward(module.student.eval(), batch, LAZY)
     live = divergences(student, said, batch, reverse=True)
     rows = [Row("live: KL", live[0], "nats"), Row("live: reverse KL", live[1], "nats")]
     for form in FORMS:
-        name = " ".join(str(part) for part in (form.kind, form.dtype, form.k, form.draws) if part is not None)
+        name, counts = named(form), counts_of(batch, int(batch.count))
         codec = form.codec(teacher, module.task, data, said)
         kept = codec.encode(said, batch)
-        counts = batch.labels.ne(-100).sum(1).tolist() if batch.labels is not None else []
         read = codec.decode(kept, counts, batch, LAZY)
         found = divergences(student, read, batch, reverse=form.kind != "sampled")
         rows.append(Row(f"{name}: bytes a position", sum(t.nbytes for t in kept.values()) / sum(counts), "B"))
@@ -92,6 +98,43 @@ def measured(module: Distillation, data: Any, blocks: int) -> list[Row]:
         for what, one, other in zip(("by position", "of the head"), found[2], live[2], strict=True):
             rows.append(Row(f"{name}: gradient {what}", float(100 * (one - other).norm() / other.norm()), "% off"))
     return rows
+
+
+def batch_of(module: Distillation, data: Any, blocks: int) -> Batch:
+    """The first blocks; the student's head is tried, as a run tries it."""
+    if why := why_not_lazy(module.student):
+        raise SystemExit(f"the student's logits are not the product of a head: {why}")
+    samples, collate = data.samples("train"), Collate(data.task, data.tokenizer)
+    batch: Batch = collate([samples[(0, row)] for row in range(blocks)])
+    return batch
+
+
+def named(form: Form) -> str:
+    """``topk 50``."""
+    return " ".join(str(part) for part in (form.kind, form.dtype, form.k, form.draws) if part is not None)
+
+
+def steps(module: Distillation, data: Any, blocks: int, repeats: int) -> list[Row]:
+    """What the passes of a training step take: alone (cross entropy), beside the live teacher, and with each form."""
+    teacher, batch = module.teacher, batch_of(module, data, blocks)
+    assert teacher is not None
+    said, counts = teacher.evaluate_lazily(batch), counts_of(batch, int(batch.count))
+    sources: dict[str, Callable[[], Signals]] = {"alone": Signals, "live": lambda: teacher.signals(batch, LAZY)}
+    for form in FORMS:
+        codec = form.codec(teacher, module.task, data, said)
+        kept = codec.encode(said, batch)
+        sources[named(form)] = partial(codec.decode, kept, counts, batch, LAZY)
+    module.student.train()
+    taken: dict[str, list[float]] = {name: [] for name in sources}
+    for _ in range(repeats):
+        for name, source in sources.items():
+            losses = [CrossEntropy() if name == "alone" else HintonKL(temperature=1.0)]
+            started = time.process_time()
+            student = module.task.forward(module.student, batch, LAZY)
+            objective(losses, student, source(), batch)[0].backward()  # type: ignore[no-untyped-call]
+            taken[name].append(time.process_time() - started)
+            module.student.zero_grad()
+    return [row(name, seconds, "s") for name, seconds in taken.items()]
 
 
 def divergences(student: Signals, teacher: Signals, batch: Batch, reverse: bool) -> tuple[float, float, list[Tensor]]:

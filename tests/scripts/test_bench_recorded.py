@@ -17,9 +17,11 @@ def test_every_form_is_measured_beside_the_model_that_runs(
     import bench_recorded
 
     out = tmp_path / "figures.json"
-    options = {"teacher": chat_dir, "data": text_folder, "layers": 1, "blocks": 2, "out": out}
+    options = {"teacher": chat_dir, "data": text_folder, "layers": 1, "blocks": 2, "repeats": 1, "out": out}
     bench_recorded.main([word for name, value in options.items() for word in (f"--{name}", str(value))])
-    rows = {row["name"]: row["value"] for row in json.loads(out.read_text())["sections"]["recorded"]}
+    sections = json.loads(out.read_text())["sections"]
+    assert [row["name"] for row in sections["steps"]][:3] == ["alone", "live", "hidden bf16"]
+    rows = {row["name"]: row["value"] for row in sections["errors"]}
     assert rows["hidden bf16: bytes a position"] == 32
     assert rows["hidden int8: bytes a position"] == 20
     assert rows["sampled 12: bytes a position"] == 24

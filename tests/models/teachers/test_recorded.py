@@ -67,6 +67,17 @@ def test_int8_takes_a_byte_a_number_and_four(mask: Tensor) -> None:
     assert sum(tensor.nbytes for tensor in rows.values()) == 9 * (8 + 4)
 
 
+def test_int8_serves_channels_of_all_sizes(mask: Tensor) -> None:
+    lazy = head()
+    sizes = torch.tensor([100.0, 1, 1, 1, 1, 1, 1, 0.01])
+    lazy = LazyLogits(lazy.hidden * sizes + 10 * sizes, lazy.weight)
+    read = kept_and_read(HiddenCodec("int8", lazy), Signals(lazy_logits=lazy), batch_of(mask)).lazy_logits
+    assert read is not None
+    error = (read.hidden - lazy.hidden)[mask].abs().amax(0) / sizes
+    assert float(error.max()) < 0.02
+    assert kept_and_read(HiddenCodec("int8", lazy), Signals(lazy_logits=lazy), batch_of(None)).lazy_logits is not None
+
+
 def test_logits_of_one_prediction_a_sample_are_kept_as_they_are() -> None:
     logits = torch.randn(3, 4)
     batch = Batch({"input_ids": torch.zeros(3, 5, dtype=torch.long)}, labels=torch.tensor([0, -100, 2]))

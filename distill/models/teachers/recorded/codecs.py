@@ -78,18 +78,26 @@ class Codec(ABC):
 class HiddenCodec(Codec):
     """What the head reads, and the head: every divergence of them is exact, but for the rounding of the former.
 
-    A position takes 4 H bytes (float32), 2 H (bf16), or H + 4: int8 with the scale max |h| / 127 of its row.
+    A position takes 4 H bytes (float32), 2 H (bf16), or H + 4: int8 of x = (h - center) / spread, with the scale
+    max |x| / 127 of its row. Some channels are twenty times as large as most; without these two the others would have
+    few of the 255 steps (KL of SmolLM2-135M's logits 0.0066 nats, with them 0.0003).
 
     Args:
         dtype: Of what is kept: ``float32``, ``bf16`` or ``int8``.
-        head: What makes logits of it; its hidden states are not looked at.
+        head: What makes logits of it; its hidden states give center and spread where these are not given.
+        channels: Mean and standard deviation of each channel, ``[2, H]``.
     """
 
     kind = "hidden"
     lazy = True
 
-    def __init__(self, dtype: str, head: LazyLogits) -> None:
+    def __init__(self, dtype: str, head: LazyLogits, channels: Tensor | None = None) -> None:
         self.dtype = dtype
+        if channels is None:
+            seen_MH = head.hidden.detach().flatten(0, -2).float().cpu()
+            spread = seen_MH.std(0).nan_to_num(1.0).clamp(min=1e-6 * seen_MH.abs().max().clamp(min=1e-30))
+            channels = torch.stack([seen_MH.mean(0), spread])
+        self._channels = channels
         self._weight, self._bias, self._curve = head.weight.detach(), head.bias, head.curve
 
     @property
@@ -103,6 +111,7 @@ class HiddenCodec(Codec):
         weight = self._weight.cpu()
         half = weight.bfloat16()
         found = {"weight": half if bool((half == weight).all()) else weight}  # most were stored so, and lose nothing
+        found |= {"channels": self._channels.cpu()} if self.dtype == "int8" else {}
         return found if self._bias is None else found | {"bias": self._bias.detach().cpu()}
 
     @classmethod
@@ -110,14 +119,16 @@ class HiddenCodec(Codec):
         weight = common["weight"].to(getattr(torch, settings["computed"]))
         bias = common["bias"].to(weight.dtype) if "bias" in common else None
         curve = Curve(float(settings["scale"]), settings["cap"])
-        return cls(settings["dtype"], LazyLogits(weight.new_empty(0, weight.shape[1]), weight, bias, curve))
+        head = LazyLogits(weight.new_zeros(1, weight.shape[1]), weight, bias, curve)
+        return cls(settings["dtype"], head, common.get("channels"))
 
     def encode(self, signals: Signals, batch: Batch) -> Kept:
         assert signals.lazy_logits is not None
         rows_NH = signals.lazy_logits.at(batch.mask).hidden.cpu()
         if self.dtype != "int8":
             return {"hidden": rows_NH.to(DTYPES[self.dtype])}
-        exact_NH = rows_NH.float()
+        center, spread = self._channels.cpu()
+        exact_NH = (rows_NH.float() - center) / spread
         scale_N1 = (exact_NH.abs().amax(1, keepdim=True) / 127).clamp(min=torch.finfo(torch.float32).tiny)
         return {"hidden": (exact_NH / scale_N1).round().to(torch.int8), "scale": scale_N1}
 
@@ -125,13 +136,14 @@ class HiddenCodec(Codec):
         device = self._weight.device
         hidden_NH = rows["hidden"].to(device, non_blocking=True)
         if "scale" in rows:
-            hidden_NH = hidden_NH.float() * rows["scale"].to(device, non_blocking=True)
+            center, spread = self._channels
+            hidden_NH = hidden_NH.float() * rows["scale"].to(device, non_blocking=True) * spread + center
         hidden = at_positions(hidden_NH.to(self._weight.dtype), batch)
         lazy = LazyLogits(hidden, self._weight, self._bias, self._curve)
         return Signals(lazy_logits=lazy) if request.lazy else Signals(lazy.whole())
 
     def to(self, device: torch.device | str) -> None:
-        self._weight = self._weight.to(device)
+        self._weight, self._channels = self._weight.to(device), self._channels.to(device)
         self._bias = None if self._bias is None else self._bias.to(device)
 
 
