@@ -99,7 +99,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "class that is no loss": (["--model.losses", "[torch.nn.Linear]"], ["'torch.nn.Linear'", "is no DistillationLoss"]),
     "abstract class": (["--model.losses", "[distill.losses.DistillationLoss]"], ["DistillationLoss'", "is abstract"]),
-    "no class_path": (["--model.losses", "[{init_args: {}}]"], ["model.losses.0", "class_path", "HintonKL"]),
+    "no class_path": (["--model.losses", "[{init_args: {}}]"], ["model.losses.0", "class_path", "CrossEntropy"]),
     "class outside the allowed": (["--model.losses", "[evil.Loss]"], ["losses.0 = 'evil.Loss'", "--allow evil"]),
     "function that loads code": (["--callbacks", "[torch.hub.load]"], ["'torch.hub.load'", "loads code"]),
     "no package to allow": (["--allow", "a b"], ["--allow = 'a b'", "must be the name of a package"]),
