@@ -95,7 +95,7 @@ class HiddenCodec(Codec):
         self.dtype = dtype
         if channels is None:
             seen_MH = head.hidden.detach().flatten(0, -2).float().cpu()
-            spread = seen_MH.std(0).nan_to_num(1.0).clamp(min=1e-6 * seen_MH.abs().max().clamp(min=1e-30))
+            spread = seen_MH.std(0, correction=0).clamp(min=1e-6 * seen_MH.abs().max().clamp(min=1e-30))
             channels = torch.stack([seen_MH.mean(0), spread])
         self._channels = channels
         self._weight, self._bias, self._curve = head.weight.detach(), head.bias, head.curve
