@@ -66,7 +66,8 @@ def test_a_run_begins_by_saying_what_it_has_understood_once_and_as_a_dry_run_doe
     dry, wet = distill(*argv, "--dry-run").out.splitlines(), distill(*argv).out.splitlines()
     block = wet[1 : wet.index(next(line for line in wet if line.startswith("steps: "))) + 1]
     assert wet[0] == "run runs/base/one"
-    assert dry[: len(block)] == block
+    assert dry[0] == "dry run: two steps are measured, and nothing is written"
+    assert dry[1 : len(block) + 1] == block
     (repeated,) = [line for line in block if "are in train too" in line]  # they are made of few words
     block.remove(repeated)
     assert [line.partition(":")[0] for line in block] == ["data", "data", "teacher", "student", "device", "steps"]
