@@ -236,7 +236,8 @@ class Run:
         """
         refuse_links(self.folder)
         files = [self.config_file, self.result_file, self.failure_file, self.plan_file, self.lock_file]
-        files += [self.folder / "metrics.csv", self.folder / "timeline.png", *self.folder.glob(".*.new")]
+        files += [self.folder / "metrics.csv", self.folder / "timeline.png"]
+        files += [path.with_name(f".{path.name}.new") for path in files]  # and no folder that a killed save left
         for path in (*files, self.checkpoints, self.student):
             folder = path in (self.checkpoints, self.student)
             if path.exists() and not (path.is_dir() if folder else path.is_file()):

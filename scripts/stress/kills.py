@@ -146,7 +146,7 @@ def written(draw: random.Random, seconds: float) -> Kill:
     """Around the parts of an export, of which not all are there yet."""
     places = [
         (distill.workflows.export, "write"),
-        (distill.workflows.export, "_complete"),
+        (distill.workflows.export, "_write_beside"),
         (distill.workflows.export, "sizes"),
     ]
     return around(draw, places)

@@ -93,3 +93,14 @@ def test_a_run_with_a_checkpoint_is_never_removed(tmp_path: Path) -> None:
     (run.checkpoints / "last.ckpt").touch()
     run.discard()
     assert run.config_file.is_file()
+
+
+def test_a_folder_that_a_killed_save_has_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    run = Run.plan(tmp_path, "a", "one")
+    with run.made({"seed": 0}, "distill quantize RUN"):
+        pass
+    (run.folder / ".student.0badcafe.new").mkdir()
+    run.refuse_links()
+    (run.folder / ".result.json.new").mkdir()  # but where a file is to be written, a folder is refused
+    with pytest.raises(UserError, match="is no file, and could not be written"):
+        run.refuse_links()
