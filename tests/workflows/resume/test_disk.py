@@ -169,7 +169,8 @@ def test_a_quota_that_is_used_up_is_said_and_the_run_ends_as_an_undisturbed_one_
     assert f"distill resume {run}" in err
     assert "Traceback" not in out + err
     assert [path.name for path in run.glob("**/.*.new")] == []
-    assert list(resume_checkpoints(run / "checkpoints")) == [8, 7]  # of which 7 is the end of an epoch
+    # Of which 7 is the end of an epoch; one that the writer's thread was yet to remove may be there too.
+    assert list(resume_checkpoints(run / "checkpoints"))[:2] == [8, 7]
     assert distill("resume", str(run)).code == 0
     elsewhere_the_same(run)
 
