@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from distill.core.lazy_logits import LazyLogits
 from distill.core.numerics import at_least_float32
 from distill.core.signals import IGNORE, Batch, Signals
+from distill.core.sparse_logits import SparseLogits
 
 __all__ = ["LogitRows", "TokenScores"]
 
@@ -75,7 +76,7 @@ class LogitRows:
     """The logits of the positions that count, a block at a time.
 
     Args:
-        signals: With logits, lazy or not.
+        signals: With logits, lazy or not, or sparse ones, which are of these positions alone.
         mask: Which positions count; ``None`` where all do.
 
     Attributes:
@@ -84,17 +85,20 @@ class LogitRows:
     """
 
     def __init__(self, signals: Signals, mask: Tensor | None) -> None:
-        self._rows: LazyLogits | Tensor
+        self._rows: LazyLogits | SparseLogits | Tensor
         if signals.lazy_logits is not None:
             self._rows, self.width = signals.lazy_logits.at(mask).detached(), signals.lazy_logits.width
+            of, self._count = self._rows.hidden, len(self._rows.hidden)
+        elif signals.sparse_logits is not None:
+            self._rows, self.width = signals.sparse_logits, signals.sparse_logits.width
+            of, self._count = self._rows.values, len(self._rows)
         else:
-            self._rows = signals.at(mask)
-            self.width = self._rows.shape[-1]
-        of = self._rows if isinstance(self._rows, Tensor) else self._rows.hidden
+            of = self._rows = signals.at(mask)
+            self.width, self._count = of.shape[-1], len(of)
         self.dtype = torch.promote_types(of.dtype, torch.float32)
 
     def __len__(self) -> int:
-        return len(self._rows if isinstance(self._rows, Tensor) else self._rows.hidden)
+        return self._count
 
     def at(self, block: slice) -> Tensor:
         """Some of them, ``[n, C]``, in at least float32."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from distill.core.idle_settings import idle
 from distill.core.lazy_head import why_not_lazy
@@ -17,7 +18,7 @@ from distill.data import TextData
 from distill.models.teachers.recorded.codecs import Codec, HiddenCodec, LogitsCodec
 from distill.models.teachers.recorded.sparse import SampledCodec, TopKCodec
 
-__all__ = ["Form"]
+__all__ = ["Form", "log_unigram"]
 
 _OPTIONS = {"dtype": ("hidden", "logits"), "k": ("topk",), "draws": ("sampled",)}
 """Option -> the kinds that it is for."""
@@ -77,7 +78,12 @@ class Form:
             return SampledCodec(self.draws or 12, width, data.seed)
         if (k := self.k or 50) >= width:
             raise UserError(f"must be less than the vocabulary, {width}", key="--k", value=k, hint="give a smaller one")
-        counts = torch.ones(width, dtype=torch.float64)  # add-one
-        if (seen := data.token_counts()) is not None:
-            counts[: len(seen)] += seen[:width]
-        return TopKCodec(k, (counts / counts.sum()).log())
+        return TopKCodec(k, log_unigram(data, width))
+
+
+def log_unigram(data: TextData, width: int) -> Tensor:
+    """How likely each of ``width`` tokens is in the training data (add-one), in nats, ``[V]``."""
+    counts = torch.ones(width, dtype=torch.float64)
+    if (seen := data.token_counts()) is not None:
+        counts[: len(seen)] += seen[:width]
+    return (counts / counts.sum()).log()

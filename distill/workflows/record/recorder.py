@@ -7,24 +7,24 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pytorch_lightning import Trainer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from distill.core.model_spec import megabytes, parameter_count
 from distill.core.signals import IGNORE, Batch, Signals
 from distill.core.utils.console import duration, number, wide
 from distill.core.utils.errors import UserError
 from distill.core.utils.files import read, replace
 from distill.core.utils.json_file import Unreadable, read_mapping
 from distill.core.utils.paths import at_home, check_folder
-from distill.core.utils.progress import track
+from distill.core.utils.progress import spoken, track
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.replacing import make_folder, replacing
 from distill.data import TextData
@@ -47,6 +47,7 @@ from distill.models.teachers.recorded.index import (
 from distill.models.teachers.recorded.shards import Kept, counts_of, pack
 from distill.workflows.job.build import Job, build, make_trainer
 from distill.workflows.record.form import Form
+from distill.workflows.record.origin import Origin, Running
 
 __all__ = ["record"]
 
@@ -58,14 +59,21 @@ _FIRST = 8
 
 
 def record(
-    config: Mapping[str, Any], to: str | Path, form: Form, *, part: str = "1/1", allow: Sequence[str] = ()
+    config: Mapping[str, Any],
+    to: str | Path,
+    form: Form,
+    origin: Origin | None = None,
+    *,
+    part: str = "1/1",
+    allow: Sequence[str] = (),
 ) -> Path:
-    """Record the teacher of ``config`` on its training data.
+    """Record a teacher on the training data of ``config``.
 
     Args:
         config: As :func:`distill.config.files.load` gives it; a recording that it names is not read.
         to: The folder to write to. One that holds a part of the same recording is completed.
         form: What is kept.
+        origin: Whence its signals come; the teacher of ``config`` runs, if not given.
         part: ``I/N``: the I-th of N parts, each of which another process records.
         allow: Packages whose classes the configuration may name, besides our own.
 
@@ -76,12 +84,12 @@ def record(
         UserError: if the teacher cannot be recorded so, or the folder holds something else.
     """
     check_folder(to, "--to")
-    folder, share = at_home(to), _share(part)
-    job = build(_unrecorded(config), allow=allow)
-    recorder = _Recorder(job, folder, form)
-    recorder.begin()
-    recorder.record(share)
-    recorder.conclude()
+    folder, share, origin = at_home(to), _share(part), origin or Running()
+    job = build(origin.config(config), allow=allow)
+    with closing(_Recorder(job, folder, form, origin)) as recorder:
+        recorder.begin()
+        recorder.record(share)
+        recorder.conclude()
     return folder
 
 
@@ -92,21 +100,11 @@ def _share(part: str) -> tuple[int, int]:
     return int(number) - 1, int(of)
 
 
-def _unrecorded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` with its teacher run, as the recipe may name the recording that is about to be made."""
-    model = dict(config.get("model") or {})
-    if isinstance(teacher := model.get("teacher"), Mapping):
-        model["teacher"] = {key: value for key, value in teacher.items() if key != "recorded"}
-    return {**config, "model": model}
-
-
 class _Recorder:
-    """Records the teacher of ``job`` to ``folder``."""
+    """Records what a teacher says of the data of ``job`` to ``folder``."""
 
-    def __init__(self, job: Job, folder: Path, form: Form) -> None:
-        self.task, self.folder = job.module.task, folder
-        if job.module.teacher is None:
-            raise UserError("there is no teacher to record", key="model.teacher", hint="name one")
+    def __init__(self, job: Job, folder: Path, form: Form, origin: Origin) -> None:
+        self.task, self.folder, self.origin = job.module.task, folder, origin
         if not isinstance(job.data, TextData):
             kind = type(job.data).__name__
             raise UserError("only TextData can be recorded", key="data", value=kind, hint="use TextData")
@@ -115,10 +113,10 @@ class _Recorder:
             raise UserError(
                 problem, key="model.task", value=self.task.name, hint="let the teacher run beside the student"
             )
-        self.teacher, self.data = job.module.teacher, job.data
+        self.teacher, self.data = origin.teacher(job), job.data
         with quiet_lightning():
             self.trainer: Trainer = make_trainer(job, enable_checkpointing=False, callbacks=[])
-        self.device = self.trainer.strategy.root_device
+        self.device = self.trainer.strategy.root_device if self.teacher.models else torch.device("cpu")
         self.teacher.to(self.device)
         self.samples: Samples = self.data.samples("train")
         self._limit = self.trainer.limit_val_batches
@@ -133,15 +131,20 @@ class _Recorder:
         self.plan = self._plan()
 
     def _plan(self) -> Plan:
-        model = self.teacher.models[0]
         labels = self.samples.features.get("labels")
         counted = int((labels.values != IGNORE).sum()) if isinstance(labels, Ragged) else len(self.samples)
         tokens, count = int(self.samples.lengths.sum()), len(self.samples)
-        most = min(_SHARD_TOKENS / (tokens / count), _SHARD_BYTES / (self._bytes * max(1, counted) / count))
-        who = {"name": type(model).__name__, "parameters": parameter_count(model), "megabytes": megabytes(model)}
+        most = min(
+            self.origin.share_of_shard * _SHARD_TOKENS / (tokens / count),
+            _SHARD_BYTES / (self._bytes * max(1, counted) / count),
+        )
         given = {name: value for name, value in identity(self.data).items() if name != "validation"}
         given |= {"teacher": self.teacher.fingerprint, "precision": str(self.trainer.precision)}
-        return Plan(given, self.codec.settings, count, max(1, counted), max(1, int(most)), who)
+        return Plan(given, self.codec.settings, count, max(1, counted), max(1, int(most)), self.origin.who)
+
+    def close(self) -> None:
+        """Let go of what the origin holds."""
+        self.origin.close()
 
     # ------------------------------------------------------------------ what lies in the folder
 
@@ -164,10 +167,7 @@ class _Recorder:
             hint = "name a folder on another disk, or record in a smaller form"
             raise UserError(problem, key="--to", value=str(self.folder), hint=hint)
         with replacing(self.folder / TEACHER, "--to") as fresh:
-            config: Any = self.teacher.models[0].config
-            config.save_pretrained(fresh)
-            if self.teacher.tokenizers[0] is not None:
-                self.teacher.tokenizers[0].save_pretrained(fresh)
+            self.origin.save(fresh)
         if self.codec.common:
             replace(self.folder / COMMON, save({k: t.contiguous() for k, t in self.codec.common.items()}))
         replace(self.folder / PLAN, json.dumps(self.plan.record(), indent=1).encode())
@@ -181,6 +181,8 @@ class _Recorder:
         if said := different(*(_flat(plan) for plan in (before, self.plan))):
             problem, hint = f"holds a recording of {said}", "name another folder, or remove this one"
             raise UserError(problem, key="--to", value=str(self.folder), hint=hint)
+        if said := self.origin.differs(before.teacher):
+            raise UserError(said, key="--to", value=str(self.folder), hint="see that the server has the same model")
 
     def _lacking(self) -> list[int]:
         """The shards that are not there; what is there under such a name is one of this recording, or is replaced."""
@@ -230,7 +232,7 @@ class _Recorder:
         """A shard's samples in batches of similar length, which depend on nothing but the shard."""
         rows = np.arange(shard.start, shard.stop)
         rows = rows[np.argsort(self.samples.lengths[rows], kind="stable")]
-        size = self.data.eval_batch_size
+        size = max(self.data.eval_batch_size, self.origin.at_once)
         for start in range(0, len(rows), size):
             yield rows[start : start + size].tolist()
 
@@ -278,7 +280,7 @@ class _Recorder:
             metric.to(self.device)
         loader: Any = self.data.val_dataloader()
         limit = self._limit if isinstance(self._limit, int) else int(self._limit * len(loader))
-        for raw in islice(loader, limit):
+        for raw in spoken(islice(loader, limit), "validation batches", limit, wide()):
             batch = self.task.batch(raw).to(self.device)
             self.task.score(metrics, self._signals(batch), batch)
         return {name: float(metric.compute()) for name, metric in metrics.items()} if limit else {}

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from distill.core.model_spec import ModelSpec
 from distill.core.signals import Batch, Request, Signals
@@ -31,6 +31,15 @@ __all__ = ["CODECS", "RecordedTeacher"]
 
 CODECS: dict[str, type[Codec]] = {codec.kind: codec for codec in (HiddenCodec, LogitsCodec, TopKCodec, SampledCodec)}
 """Kind -> how it is kept."""
+
+
+class _Unseen(nn.Module):
+    """Stands for a model of which only its vocabulary is known."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.config: Any = PretrainedConfig()
+        self.config.vocab_size = vocabulary
 
 
 class RecordedTeacher(TeacherSource):
@@ -89,6 +98,8 @@ class RecordedTeacher(TeacherSource):
         """Of the teacher's configuration; without weights, unless it is there."""
         if self._live is not None:
             return self._live.spec
+        if self.index.plan.teacher.get("server"):  # of which no more is known
+            return ModelSpec(_Unseen(int(self.index.plan.teacher["vocabulary"])), self._key)
         with quiet_transformers(), torch.device("meta"):
             config = AutoConfig.from_pretrained(self.folder / TEACHER, trust_remote_code=False)
             return ModelSpec(self._task.auto_model.from_config(config), self._key)
@@ -101,8 +112,8 @@ class RecordedTeacher(TeacherSource):
     @property
     def described(self) -> str:
         plan = self.index.plan
-        size = plan.teacher.get("parameters", 0)
-        who = f"{plan.teacher.get('name', 'a teacher')} of {size / 1e6:,.1f} M parameters"
+        size, who = plan.teacher.get("parameters", 0), plan.teacher.get("name", "a teacher")
+        who = f"{who} of a server" if plan.teacher.get("server") else f"{who} of {size / 1e6:,.1f} M parameters"
         return f"{who}, recorded in {self.folder}: {describe(plan, self.index.files)}"
 
     def meet(self, data: Mapping[str, Any]) -> None:

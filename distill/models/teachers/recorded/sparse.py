@@ -80,9 +80,12 @@ class TopKCodec(_Sparse):
 
     def encode(self, signals: Signals, batch: Batch) -> Kept:
         values, ids, tails = [], [], []
+        done = 0
         for logits_nV in LogitRows(signals, batch.mask).blocks():
             logp_nV = logits_nV.log_softmax(-1)
-            value_nK, id_nK = logp_nV.topk(self.k)
+            listed = None if signals.sparse_logits is None else signals.sparse_logits.ids[done : done + len(logp_nV)]
+            value_nK, id_nK = _most_likely(logp_nV, self.k, listed)
+            done += len(logp_nV)
             rest_nV = logp_nV.scatter(1, id_nK, -torch.inf)  # not 1 less the others, which has no digits left
             values.append(value_nK.cpu())
             ids.append(id_nK.cpu())
@@ -132,6 +135,19 @@ class TopKCodec(_Sparse):
         values = logits.log_softmax(-1) + torch.log(-torch.expm1(tail))[:, None]
         others = (-self._base.cpu().double()[ids].exp().sum(1)).log1p()
         return self._signals((ids, values.float(), (tail - others).float()), batch, request)
+
+
+def _most_likely(logp_nV: Tensor, k: int, listed_nM: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Values and ids of the k most likely tokens, the likeliest first.
+
+    Where only those of some tokens are known (``listed_nM``), these come before all others, whose own are a guess.
+    """
+    if listed_nM is None:
+        return logp_nV.topk(k)
+    first_nV = (logp_nV + _NOWHERE).scatter_(1, listed_nM, logp_nV.gather(1, listed_nM))
+    id_nK = first_nV.topk(k).indices
+    value_nK, order = logp_nV.gather(1, id_nK).sort(1, descending=True)
+    return value_nK, id_nK.gather(1, order)
 
 
 class SampledCodec(_Sparse):
