@@ -29,8 +29,9 @@ COMMANDS = {
     "record": "record",
     "generate": "generate",
     "resume": "resume",
-    "validate": "evaluate",
-    "test": "evaluate",
+    "validate": "validate",
+    "test": "validate",
+    "evaluate": "evaluate",
     "predict": "predict",
     "quantize": "quantize",
     "export": "export",
@@ -64,6 +65,7 @@ distill trains a small model from a large one.
   distill resume RUN [--max-epochs N] [--max-steps N]   resume a run that was interrupted, or extend it
   distill validate RUN [--key value ...]                score a run's student on its validation data
   distill test RUN [--key value ...]                    score a run's student on its test data
+  distill evaluate MODEL --tasks NAME|FILE|FOLDER       a language model on lm_eval's tasks, beside its teacher
   distill predict RUN [FILE] [--jsonl]                  what a run's student, or any folder's model, says of texts
   distill quantize RUN [--calibrate N] [--bits B]       quantize a run's student without training
   distill export RUN --to hf|onnx|onnx-int8             write a run's student for others to run, verified

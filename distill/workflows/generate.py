@@ -35,7 +35,7 @@ from distill.workflows.predict.complete import added_text
 from distill.workflows.predict.opened import Opened, open_folder
 from distill.workflows.predict.rows import file_rows
 
-__all__ = ["Writing", "generate"]
+__all__ = ["Writing", "generate", "language_model"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def generate(
     if path.exists():
         raise UserError("is there already", key="--to", value=str(to), hint="remove it, or name another")
     data = data_overrides(overrides, ("columns", "reader"), "prompts", " alone")
-    opened = _language_model(model)
+    opened = language_model(model)
     rows, notes = file_rows(file, opened.task, opened.columns, data.get("columns") or {}, data.get("reader"))
     for note in notes:
         print(f"data: {note}", file=sys.stderr)
@@ -123,7 +123,12 @@ def _say(rows: int, long: int, unfinished: int, kept: int, writing: Writing, pat
     print(f"{kept:,} answers to {rows:,} prompts{left}: {path}", flush=True)
 
 
-def _language_model(model: str) -> Opened:
+def language_model(model: str) -> Opened:
+    """A model that writes, with its tokenizer.
+
+    Raises:
+        UserError: if that is none.
+    """
     opened = open_folder(model)
     if not isinstance(opened.task, CausalLM):
         hint = "name a causal language model"

@@ -24,6 +24,19 @@ served: Any = runpy.run_path(str(Path(__file__).parents[1] / "workflows/completi
 INSTEAD = {"ENCODER": "encoder", "SST2": "sst2", "bf16-mixed": "32-true"}
 """Words of a command -> what stands for them here."""
 
+CAPITALS = """\
+task: capitals
+dataset_path: json
+dataset_kwargs: {data_files: {test: capitals.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "The capital of {{country}} is"
+doc_to_choice: "{{choices}}"
+doc_to_target: answer
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+"""The task that a page shows."""
+
 SMALL = {
     "data.train_samples": "16",
     "data.batch_size": "8",
@@ -130,6 +143,8 @@ def write_chats(folder: Path, chat_model: Path) -> None:
     (folder / "prompts.jsonl").write_text("".join(asked))
     wiki = [json.dumps({"text": f"line {row}", "title": row // 8}) + "\n" for row in range(64)]
     (folder / "wiki.jsonl").write_text("".join(wiki))
+    (folder / "capitals.yaml").write_text(CAPITALS)
+    (folder / "capitals.jsonl").write_text('{"country": "France", "choices": ["Rome", "Paris"], "answer": 1}\n' * 2)
     for name in ("my-chat-model", "my-small-chat-model"):
         shutil.copytree(chat_model, folder / name)
 

@@ -9,6 +9,7 @@ from distill.core.utils.errors import UserError
 __all__ = ["EXTRAS", "installing", "missing", "require"]
 
 EXTRAS = {
+    "evaluate": ("lm_eval", "accelerate", "jinja2", "tqdm"),
     "export": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
     "plots": ("matplotlib",),
     "sweep": ("sklearn", "scipy"),

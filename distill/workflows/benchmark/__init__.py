@@ -1,0 +1,1 @@
+"""``distill evaluate``: language models on the tasks of lm_eval."""
