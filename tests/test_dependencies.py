@@ -21,6 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PLACES = {
     "evaluate": r"distill/workflows/benchmark/",
     "export": r"distill/export/",
+    "lora": r"distill/models/students/adapter\.py",
     "plots": r"distill/core/utils/plots\.py",
     "sweep": r"distill/workflows/sweep/",
     "wandb": r"distill/run/loggers/wandb_\w+\.py",

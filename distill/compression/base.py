@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelPruning, StochasticWeig
 from torch import Tensor, nn
 
 from distill.compression.bypass import Held, refuse_bypass
+from distill.core.internals.peft import adapter_layers
 from distill.core.signals import Needs, Request
 from distill.core.signatures import refuse_signatures
 from distill.core.step_callback import StepCallback
@@ -57,6 +58,7 @@ class Compression(StepCallback, ABC):
         if stage != "fit" and self._prepared is student:
             return  # it is being trained, or finished
         refuse_rivals(trainer.callbacks)  # type: ignore[attr-defined]
+        _refuse_adapter(self, student)
         self._check_order(compressions(trainer))
         self.prepare(student)
         self._prepared = student
@@ -185,6 +187,18 @@ def _held(ours: Sequence[Compression], student: nn.Module) -> Held:
         by={name: by for by, parts in named.items() for part in parts for name in part},
         changed=[type(one).__name__ for one in ours if not one.order],
     )
+
+
+def _refuse_adapter(callback: Callback, student: nn.Module) -> None:
+    """Refuse to compress weights beside which an adapter is trained: merged, it would fill zeros and leave grids.
+
+    Raises:
+        UserError: saying what to do instead.
+    """
+    if adapter_layers(student):
+        problem = "compresses weights that model.student.lora has frozen, and merging the adapter would undo it"
+        hint = "train the adapter first, then compress what it was merged into: --model.student.path RUN"
+        raise UserError(problem, key="callbacks", value=type(callback).__name__, hint=hint)
 
 
 def refuse_twice(callbacks: Iterable[Callback]) -> None:

@@ -56,7 +56,7 @@ def save(
     model: nn.Module,
     tokenizer: Any = None,
     steps: Sequence[Mapping[str, Any]] | None = None,
-    files: Mapping[str, str] | None = None,
+    files: Mapping[str, str | bytes] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write ``model`` as a folder that :func:`load` opens; an older one there is replaced.
@@ -69,7 +69,7 @@ def save(
         tokenizer: Of transformers, saved beside it.
         steps: What was done to the model, in order, each with its ``kind`` (:data:`STEP_KINDS`) and what is needed
             to do it again; :func:`steps_of` the model if not given.
-        files: Name -> text of further files, which are there when the folder is.
+        files: Name -> content of further files, which are there when the folder is.
         dtype: Of the parameters in the file, which must be rounded to it already (:func:`round_parameters`); as they
             are if not given.
 
@@ -87,7 +87,8 @@ def save(
     with replacing(folder, "folder") as fresh, _held_as(model, dtype):
         _write(fresh, model, tokenizer, record)
         for name, text in (files or {}).items():
-            (fresh / name).write_text(text, encoding="utf-8")
+            (fresh / name).parent.mkdir(exist_ok=True)
+            (fresh / name).write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
 def round_parameters(model: nn.Module, dtype: torch.dtype) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from distill.compression.base import compressions
 from distill.core.document_masking import check_causal, check_isolation
+from distill.core.internals.peft import adapter_layers
 from distill.core.model_spec import ModelSpec
 from distill.core.ranks import is_rank_zero
 from distill.core.record import steps_of
@@ -29,6 +30,7 @@ from distill.models.students.build import refuse_quantized
 from distill.models.teachers import Ensemble, LiveTeacher, TeacherConfig, TeacherSource, build_teacher
 from distill.models.tokens import check_same, check_tokenizer, set_ends, set_padding
 from distill.tasks import CausalLM, Task, TextTask
+from distill.training.lora import shares_base
 from distill.training.padding_probe import meet_padding
 from distill.training.reads import check_reads
 
@@ -67,15 +69,28 @@ def make_teacher(
 
 
 def make_student(
-    student: StudentConfig | str | nn.Module, task: Task, teacher: TeacherSource | None, labels: list[str] | None
+    student: StudentConfig | str | nn.Module,
+    task: Task,
+    teacher: TeacherSource | None,
+    labels: list[str] | None,
+    named: Any = None,
 ) -> nn.Module:
-    """The student, which may be made of its (first) teacher's layers."""
+    """The student, which may be made of its (first) teacher's layers.
+
+    Args:
+        student: As it is named, or ready.
+        task: Its own.
+        teacher: Ready.
+        labels: Names of the classes.
+        named: The teacher as it is named.
+    """
     if isinstance(student, nn.Module):
         _refuse_shared(student, teacher)
         return student
     config = StudentConfig(path=student) if isinstance(student, str) else student
     tokenizer = teacher.tokenizers[0] if teacher else None
-    return build_student(config, task, next(iter(teacher.models if teacher else ()), None), labels, tokenizer)
+    base = teacher.lend() if shares_base(config, named, task) and isinstance(teacher, LiveTeacher) else None
+    return build_student(config, task, next(iter(teacher.models if teacher else ()), None), labels, tokenizer, base)
 
 
 def _refuse_shared(student: nn.Module, teacher: TeacherSource | None) -> None:
@@ -152,7 +167,7 @@ def try_reading(data: Any, task: Task, student: nn.Module, teacher: TeacherSourc
     """
     if isinstance(data, TextData) and isinstance(task, TextTask):
         for who, model, _ in _named(student, None, teacher):
-            request = needs.student if model is student else needs.teacher
+            request = needs.student if who == "model.student" else needs.teacher
             check_reads(who, model, task, data.tokenizer, request)
 
 
@@ -200,6 +215,10 @@ def bind(losses: Sequence[DistillationLoss], task: Task, student: nn.Module, tea
     spec, needs = ModelSpec(student, "model.student"), Needs()
     for index, loss in enumerate(losses):
         _check_outputs(loss, task, f"model.losses.{index}")
+        if loss.reads_weights and adapter_layers(student):
+            problem = "reads weights that model.student.lora has frozen"
+            key, name = f"model.losses.{index}", type(loss).__name__
+            raise UserError(problem, key=key, value=name, hint="leave one of them out")
         try:
             loss.bind(spec, teacher.spec if teacher else None)
             needs = needs | checked_needs(loss, teacher.spec if teacher else None)

@@ -39,6 +39,7 @@ from distill.training.assemble import (
 from distill.training.averaging import GlobalMean
 from distill.training.evidence import Evidence
 from distill.training.judging import Judge
+from distill.training.lora import refuse_agreement, shares_base
 from distill.training.metrics import StepSums, logged_names, term_metrics
 from distill.training.nonfinite import FiniteWatch
 from distill.training.objective import lazily, objective, why_whole
@@ -95,8 +96,9 @@ class Distillation(LightningModule):
         self.task = make_task(task, labels)
         terms = make_losses(losses, self.task)  # before a model is loaded, which takes long
         self.teacher = make_teacher(teacher, self.task, labels)
-        self.student = make_student(student, self.task, self.teacher, labels)
-        self.save_dtype = student.save_dtype if isinstance(student, StudentConfig) else None
+        self.student = make_student(student, self.task, self.teacher, labels, teacher)
+        self.student_config = student if isinstance(student, StudentConfig) else None
+        self.own_base = shares_base(student, teacher, self.task)
         self.losses = nn.ModuleList(terms)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.needs = bind(self._losses(), self.task, self.student, self.teacher)
@@ -140,6 +142,8 @@ class Distillation(LightningModule):
         if data is not None and (self._met is None or data is not self._met()):
             meet_data(data, self.task, self.student, self._tokenizer, self.teacher)
             try_reading(data, self.task, self.student, self.teacher, self.needs)
+            if self.own_base:
+                refuse_agreement(data, self._losses())
             if self.on_policy is not None:
                 self.on_policy.meet(data)
             self._met = weakref.ref(data)

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from distill.core.internals.lightning import DataParallelStrategy
+from distill.core.internals.peft import adapter_layers
 from distill.core.internals.torch import RunningNorm
 from distill.core.utils.errors import UserError
 from distill.losses import DistillationLoss
@@ -226,6 +227,9 @@ def check_modules(student: nn.Module, losses: Sequence[DistillationLoss]) -> Non
     Raises:
         UserError: naming the key.
     """
+    if adapter_layers(student):
+        problem = f"is not for trainer.strategy: {NAME}, which gathers the student as it was loaded"
+        raise UserError(problem, key="model.student.lora", hint="use ddp: the frozen weights need no optimizer state")
     for place, module in (("model.student", student), *((f"model.losses.{i}", loss) for i, loss in enumerate(losses))):
         for name, part in module.named_modules():
             if isinstance(part, RunningNorm) and part.running_mean is not None:

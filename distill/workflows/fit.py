@@ -36,6 +36,7 @@ from distill.run.lineage import lineage
 from distill.run.listing import read_json
 from distill.run.loggers.make import keep_student, make_loggers
 from distill.training.evidence import empty_layers
+from distill.training.lora import merge_adapter
 from distill.training.module import Distillation
 from distill.training.processes import meeting, none_left, shared_id
 from distill.workflows.best_student import restore_best
@@ -217,10 +218,13 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     changed = compressions(trainer)
     unfinished = [type(c).__name__ for c in changed if not c.target_reached(step, total)]
     _finish(trainer, job.module.student, states)
-    dtype = torch.bfloat16 if job.module.save_dtype == "bfloat16" else None
+    config = job.module.student_config
+    merged = config is not None and config.lora is not None
+    job.module.student, adapter = merge_adapter(job.module.student, config, job.module.own_base)
+    dtype = torch.bfloat16 if config and config.save_dtype == "bfloat16" else None
     if dtype is not None:
         saved_student.round_parameters(job.module.student, dtype)
-    judged_anew = changed or dtype is not None or not scores or job.module.measures_acceptance
+    judged_anew = changed or merged or dtype is not None or not scores or job.module.measures_acceptance
     if trainer.enable_validation and judged_anew:
         scores = _validated(job, trainer)  # what is saved is what is judged
         evidence = job.module.evidence.found
@@ -229,7 +233,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         return
     steps_done = record.steps_of(job.module.student)
     tokenizer = getattr(job.data, "tokenizer", None)
-    saved_student.save(job.run.student, student, tokenizer, steps_done, task_file(job.data), dtype)
+    saved_student.save(job.run.student, student, tokenizer, steps_done, {**task_file(job.data), **adapter}, dtype)
     result = make_result(
         job.module,
         scores,

@@ -37,11 +37,7 @@ def opening(job: Job, trainer: Trainer, check: TeacherCheck) -> list[str]:
     """
     module = job.module
     lines = [*getattr(job.data, "account", [])]
-    if module.teacher is not None and module.teacher.described:
-        lines.append(f"teacher: {module.teacher.described}")
-    for place, model in enumerate(module.teacher.models if module.teacher else ()):
-        score = f"; {check.score}" if check.score and place == 0 else ""
-        lines.append(f"teacher: {described(model)}{score}")
+    lines += _teachers(module, f"; {check.score}" if check.score else "")
     lines.append(f"student: {described(module.student)}")
     if ours := compressions(trainer):
         lines.append(str(coverage(module.student, {type(one).__name__: one.reached(module.student) for one in ours})))
@@ -57,6 +53,17 @@ def opening(job: Job, trainer: Trainer, check: TeacherCheck) -> list[str]:
         lines.append(f"to expect: {expected}")
     doubts = [*check.lines, *_template_doubts(job)]
     return [*lines, *(f"warning: {line}" for line in doubts)]
+
+
+def _teachers(module: Distillation, score: str) -> list[str]:
+    """A line for each model that teaches, the first with its ``score``."""
+    if module.teacher is None:
+        return []
+    whole = [f"teacher: {module.teacher.described}"] if module.teacher.described else []
+    if module.own_base:  # the model is the student, which has a line of its own
+        return [f"{whole[0]}{score}"]
+    models = [f"teacher: {described(model)}" for model in module.teacher.models]
+    return [*whole, *(f"{line}{'' if place else score}" for place, line in enumerate(models))]
 
 
 def _template_doubts(job: Job) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,27 @@ def test_the_recipes_for_chats_need_nothing_but_chats_and_models(
     assert ("50 % of the batches are written by the student" in out) is (name == "on-policy")
     assert ("ms a step whose batch the student writes" in out) is (name == "on-policy")
     assert "prompts and completions through the tokenizer's chat template; completions count" in out
+
+
+def test_the_recipe_for_an_adapter_takes_a_larger_teacher_or_the_models_own_base(
+    chat_dir: Path, distill: Distill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"x = {row}", "completion": f"return {row}"} for row in range(40)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("my.yaml").write_text(
+        yaml.safe_dump({"data": {"files": {"train": "pairs.jsonl"}, "validation_fraction": 0.2}})
+    )
+    shutil.copytree(chat_dir, "larger")
+    for more in (
+        ["--model.teacher", "larger"],
+        ["--model.teacher", str(chat_dir), "--data.teacher_system", "Be brief."],
+    ):
+        models = [*more, "--model.student.path", str(chat_dir)]
+        code, out, err = distill("fit", "-c", "causal-lm/lora", "-c", "my.yaml", *models, "--dry-run")
+        assert code == 0, err
+        assert ("teacher: the student without its adapter" in out) is (len(more) > 2)
+        assert "trained), " in out
 
 
 @pytest.mark.parametrize("task", TASKS)

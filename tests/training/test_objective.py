@@ -21,6 +21,9 @@ from distill.core.utils.errors import UserError
 from distill.losses import DIST, CrossEntropy, FitNetHint, HintonKL
 from distill.losses.base import DistillationLoss, LossSum
 from distill.losses.callable import CallableLoss
+from distill.models.students import LoraConfig
+from distill.models.students.adapter import add_adapter
+from distill.tasks import make_task
 from distill.training import objective
 
 VOCABULARY = 97
@@ -117,6 +120,34 @@ def test_the_gradient_of_one_batch_is_that_of_all_logits_at_once(monkeypatch: py
         total.backward()
         gradients.append([raw["hinton_kl"], raw["cross_entropy"], *(p.grad for p in module.student.parameters())])
     assert list(raw) == ["hinton_kl", "cross_entropy"]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("tied", "targets"), [(True, ["q_proj", "down_proj"]), (False, ["v_proj", "lm_head"]), (False, ["lm_head"])]
+)
+def test_the_gradient_of_an_adapter_is_that_of_all_logits_at_once(
+    tied: bool, targets: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradients = []
+    for least in (64, 10**9):
+        monkeypatch.setattr(objective, "_LARGE", least)
+        student = llama(16, 1, tied=tied)
+        add_adapter(student, LoraConfig(r=4, target_modules=targets, lora_dropout=0.4), make_task("causal-lm"))
+        module = Distillation(student, "causal-lm", llama(24, 2), [HintonKL(), CrossEntropy(weight=0.5)]).double()
+        assert bool(module.why_whole()) is (least != 64)
+        assert module.teacher is not None
+        module.teacher.models[0].double()
+        learning = {name: p for name, p in student.named_parameters() if p.requires_grad}
+        assert len(learning) == 2 * len([name for name, _ in student.named_modules() if name.endswith("lora_A")])
+        torch.manual_seed(5)
+        for parameter in learning.values():
+            torch.nn.init.normal_(parameter)
+        total, raw = module.terms(batches(2)[1].at(0, 10))
+        total.backward()
+        gradients.append([*raw.values(), *(p.grad for p in learning.values())])
+        assert all(p.grad is None for p in student.parameters() if not p.requires_grad)
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 

@@ -3,6 +3,7 @@
 from distill.models.students.build import build_student
 from distill.models.students.config import StudentConfig
 from distill.models.students.layers import choose_layers, keep_layers
+from distill.models.students.lora import LoraConfig
 from distill.models.students.width import narrow
 
-__all__ = ["StudentConfig", "build_student", "choose_layers", "keep_layers", "narrow"]
+__all__ = ["LoraConfig", "StudentConfig", "build_student", "choose_layers", "keep_layers", "narrow"]

@@ -14,11 +14,13 @@ from distill.core.model_spec import ModelSpec
 from distill.core.record import note, steps_of
 from distill.core.task import Task, TextTask
 from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.extras import require
 from distill.core.utils.quiet import quiet_transformers
 from distill.models.folder import check_memory, check_sizes, parameters_of
 from distill.models.pretrained import FAILURES, explain, load_model, load_tokenizer, mark_padding
 from distill.models.students.config import StudentConfig
 from distill.models.students.layers import choose_layers, keep_layers
+from distill.models.students.lora import LoraConfig
 from distill.models.students.width import narrow, widths
 
 __all__ = ["build_student", "freeze", "refuse_quantized"]
@@ -34,8 +36,9 @@ def build_student(
     teacher: nn.Module | None = None,
     labels: Sequence[str] | None = None,
     tokenizer: Any = None,
+    base: nn.Module | None = None,
 ) -> nn.Module:
-    """The student, in train mode, on the host, in float32, with nothing shared with the teacher.
+    """The student, in train mode, on the host, in float32; it shares nothing with the teacher but ``base``.
 
     Fresh weights come from torch's global generator: seed it first.
 
@@ -45,11 +48,14 @@ def build_student(
         teacher: The model to copy from where the configuration says so.
         labels: Names of the classes in the order of their ids; the task's if not given.
         tokenizer: The teacher's, which gives the padding of a student of fresh weights.
+        base: What is loaded already of ``config.path``, to have the adapter.
 
     Raises:
         UserError: if the configuration does not describe a model that can be made.
     """
     config.check(teacher is not None)
+    if config.lora is not None:
+        require("lora", f"{_KEY}.lora")
     if not isinstance(task, TextTask):
         raise UserError(
             f"a student for {task.name} cannot be described in words",
@@ -60,9 +66,18 @@ def build_student(
     if config.config is not None:
         student: nn.Module = _fresh(config, task, teacher, head, tokenizer)
     else:
-        student = _loaded_or_copied(config, task, teacher, head)
+        student = _loaded_or_copied(config, task, teacher, head) if base is None else base
     freeze(student, config.freeze)
+    if config.lora is not None:
+        _add_adapter(student, config.lora, task)
     return student.train()
+
+
+def _add_adapter(student: nn.Module, config: LoraConfig, task: Task) -> None:
+    from distill.models.students.adapter import add_adapter  # imports peft
+
+    assert isinstance(student, PreTrainedModel)
+    add_adapter(student, config, task)
 
 
 def _head(task: TextTask, labels: Sequence[str] | None) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from distill.core.idle_settings import idle
 from distill.core.utils.errors import UserError
+from distill.models.students.lora import LoraConfig
 
 __all__ = ["StudentConfig"]
 
@@ -30,6 +32,7 @@ class StudentConfig:
         intermediate_size: Neurons of each feed-forward block, those with the largest weights.
         attn_implementation: ``eager`` (needed for losses on attention maps), ``sdpa``, ...
         freeze: Regular expressions; parameters are not trained where one is found in their name.
+        lora: An adapter of low rank, which alone is trained; merged into the weights at the end.
         tokenizer: Hub id or folder of the tokenizer where ``path`` has none or another is meant.
         save_dtype: In what its weights are saved, rounded to it at the end, before they are judged: ``float32`` (also
             if not given) or ``bfloat16``. It is trained in float32 in any case.
@@ -44,6 +47,7 @@ class StudentConfig:
     intermediate_size: int | None = None
     attn_implementation: str | None = None
     freeze: list[str] = field(default_factory=list)
+    lora: LoraConfig | None = None
     tokenizer: str | None = None
     save_dtype: Literal["float32", "bfloat16"] | None = None
 
@@ -84,6 +88,7 @@ class StudentConfig:
                 key="model.student",
                 hint="give path (a saved model), config (fresh weights), or layers (copied from the teacher)",
             )
+        self._check_lora()
         if part and self.path is None and not has_teacher:
             raise UserError(
                 "there is no teacher to copy from",
@@ -91,6 +96,16 @@ class StudentConfig:
                 value=getattr(self, self._first_of_part()),
                 hint="give model.teacher, or model.student.path",
             )
+
+    def _check_lora(self) -> None:
+        if self.lora is None:
+            return
+        if self.config is not None:
+            problem = "trains an adapter beside frozen weights, and those of config are fresh"
+            raise UserError(problem, key="model.student.lora", hint="leave it out, or give path")
+        if self.freeze:
+            hint = "say by model.student.lora.target_modules what has an adapter"
+            raise idle("model.student.freeze", self.freeze, "model.student.lora, which freezes all of them", hint)
 
     def _first_of_part(self) -> str:
         names = ("layers", "num_layers", "hidden_size", "num_heads", "intermediate_size")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
@@ -11,7 +12,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from distill.core.document_masking import still
 from distill.core.forward import detached
+from distill.core.internals.peft import without_adapter
 from distill.core.lazy_head import why_not_lazy
 from distill.core.model_spec import ModelSpec
 from distill.core.signals import Batch, Request, Signals
@@ -48,6 +51,7 @@ class LiveTeacher(TeacherSource):
         self.model, self.task, self.tokenizer, self.remember = model, task, tokenizer, remember and not task.stochastic
         self._spec = ModelSpec(model, key)
         self._memory = LogitMemory()
+        self._lent = False
         model.requires_grad_(False).eval()
         self._modules = list(model.modules())
         # Its dtype is its own: features arrive in that of the student.
@@ -100,16 +104,39 @@ class LiveTeacher(TeacherSource):
     def evaluate_lazily(self, batch: Batch) -> Signals:
         return self._run(batch, Request(logits=True, lazy=self.lazy))
 
-    def _run(self, batch: Batch, request: Request) -> Signals:
+    def lend(self) -> nn.Module:
+        """The model, for a student that trains an adapter beside its weights; the teacher goes on without the adapter.
+
+        So one copy of the weights is in memory.
+        """
+        self.fingerprint  # noqa: B018  (of the plain model)
+        self._lent = True
+        return self.model
+
+    @property
+    def described(self) -> str:
+        return "the student without its adapter, in the same memory" if self._lent else ""
+
+    @contextmanager
+    def _plain(self) -> Iterator[None]:
+        """The model as it is to answer: frozen, in eval mode, and without what a student has put into it."""
+        if self._lent:
+            with still(self.model), without_adapter(self.model), torch.no_grad():
+                yield
+            return
         if any(module.training for module in self._modules):  # 10 microseconds for 100 modules
             self.model.eval()
+        # As fast as inference mode (measured), whose tensors autograd may not save: logits over a vocabulary
+        # would have to be copied.
+        with torch.no_grad():
+            yield
+
+    def _run(self, batch: Batch, request: Request) -> Signals:
         inputs = {
             name: tensor.to(self._dtype) if tensor.is_floating_point() else tensor
             for name, tensor in batch.inputs.items()
         }
-        # As fast as inference mode (measured), whose tensors autograd may not save: logits over a vocabulary
-        # would have to be copied.
-        with torch.no_grad():
+        with self._plain():
             return detached(self.task.teach(self.model, replace(batch, inputs=inputs), request))
 
     def to(self, device: torch.device | str) -> Self:

@@ -149,7 +149,7 @@ def build(
         if module.on_policy is not None:
             module.on_policy.seed = seed
         if stage == "fit":
-            check_save_dtype(module.save_dtype, made["callbacks"])
+            check_save_dtype(module.student_config, made["callbacks"])
             student = sections.config["model"]["student"]
             refuse_quantized(module.student, student.get("path") if isinstance(student, Mapping) else student)
             check_monitors(made["callbacks"], module.metric_names(_validates(arguments, data)))

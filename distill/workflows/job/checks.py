@@ -13,6 +13,7 @@ from distill.callbacks import QuantizationAwareTraining
 from distill.config.yaml import texts
 from distill.core.utils.errors import UserError
 from distill.core.utils.secrets import HIDDEN
+from distill.models.students import StudentConfig
 from distill.training.sharding import NAME, UNSHARDED
 
 __all__ = ["check_save_dtype", "check_sharding", "high_rate", "idle_settings", "refuse_hidden"]
@@ -34,12 +35,13 @@ def refuse_hidden(config: Any) -> None:
             raise UserError(problem, key=shown, value=text, hint=f"give it with --{shown}")
 
 
-def check_save_dtype(save_dtype: str | None, callbacks: Sequence[Callback]) -> None:
+def check_save_dtype(student: StudentConfig | None, callbacks: Sequence[Callback]) -> None:
     """Refuse to round weights that a quantization has put on grids of their own.
 
     Raises:
         UserError: naming the key.
     """
+    save_dtype = student and student.save_dtype
     if save_dtype == "bfloat16" and any(isinstance(callback, QuantizationAwareTraining) for callback in callbacks):
         problem = "would round the weights that QuantizationAwareTraining has rounded"
         hint = "leave one of them out, or have the callback store integers"

@@ -141,10 +141,10 @@ LLAMA: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=["causal-lm", "masked-lm", "causal-lm on policy"])
+@pytest.fixture(params=["causal-lm", "masked-lm", "causal-lm on policy", "causal-lm on policy with an adapter"])
 def language_model(request: pytest.FixtureRequest, teacher_dir: str, tiny_tokenizer_dir: str, tmp_path: Path) -> Any:
-    """What is changed in the recipe for a language model: packed blocks, masks that are drawn anew every epoch, or
-    batches that the student writes."""
+    """What is changed in the recipe for a language model: packed blocks, masks that are drawn anew every epoch,
+    batches that the student writes, or such batches and an adapter that its own base teaches."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
     torch.manual_seed(0)
@@ -161,9 +161,14 @@ def language_model(request: pytest.FixtureRequest, teacher_dir: str, tiny_tokeni
     tokenizer.save_pretrained(folder)
     data = {"columns": {"text": "sentence"}} | ({"pack_length": 24} if task == "causal-lm" else {})
     changes = {"task": task, "teacher": folder, "student": {"layers": "uniform", "num_layers": 1}}
+    callbacks = [PRUNE, QUANTIZE]
     if on_policy:
         changes["on_policy"] = {"share": 0.7, "prompt_length": 5, "max_new_tokens": 6}
-    return {"model": changes | {"losses": ["HintonKL", "CrossEntropy"]}, "data": data, "callbacks": [PRUNE, QUANTIZE]}
+    if "adapter" in on_policy:
+        lora = {"r": 2, "lora_dropout": 0.3, "modules_to_save": ["norm"]}
+        changes |= {"student": {"path": folder, "lora": lora}, "optimizer": {"lr": 1e-2}}
+        callbacks = [AVERAGE]
+    return {"model": changes | {"losses": ["HintonKL", "CrossEntropy"]}, "data": data, "callbacks": callbacks}
 
 
 def test_a_language_model_resumed_from_anywhere_ends_with_the_same_bits(
