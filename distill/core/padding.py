@@ -18,9 +18,9 @@ Side = Literal["right", "left"]
 
 
 def pad(samples: Sequence[dict[str, Any]], name: str, value: int, side: Side = "right") -> Tensor:
-    """The feature ``name`` of every sample, padded on ``side`` with ``value``: int64 ``[B, T]``."""
+    """The feature ``name`` of every sample, padded on ``side`` with ``value``: int64 ``[B, T]``, T at least 1."""
     rows = [sample[name] for sample in samples]
-    padded = np.full((len(rows), max(map(len, rows))), value, np.int64)
+    padded = np.full((len(rows), max(1, *map(len, rows))), value, np.int64)
     for i, row in enumerate(rows):
         start = padded.shape[1] - len(row) if side == "left" else 0
         padded[i, start : start + len(row)] = row

@@ -20,10 +20,14 @@ from distill.core.lazy_logits import LazyLogits
 from distill.core.sparse_logits import SparseLogits
 from distill.core.utils.errors import UserError
 
-__all__ = ["IGNORE", "Batch", "Needs", "OutputKind", "Request", "Signals", "tokens_within"]
+__all__ = ["IGNORE", "TEACHER_AT", "Batch", "Needs", "OutputKind", "Request", "Signals", "tokens_within"]
 
 IGNORE = -100
 """Label of a position that does not count, as everywhere in torch and transformers."""
+
+TEACHER_AT = "teacher_at"
+"""Of a batch's extras: which position of a teacher that reads other tokens belongs to each of the student's,
+``[B, T]``; -1 where none does."""
 
 OutputKind = Literal["any", "classes", "labels"]
 """What the C outputs of a head are: the alternatives of one softmax (``classes``), or each a yes or no of its own

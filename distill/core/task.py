@@ -211,7 +211,13 @@ class TextTask(Task):
 
 
 class TokenTask(TextTask):
-    """A task whose predictions are tokens of a vocabulary, judged without all of their logits at once."""
+    """A task whose predictions are tokens of a vocabulary, judged without all of their logits at once.
+
+    Attributes:
+        of_text: Metrics that compare models of different tokenizers: they are of the text, and not of its tokens.
+    """
+
+    of_text: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def judge(self, metrics: Mapping[str, Metric], scores: TokenScores, batch: Batch) -> None:

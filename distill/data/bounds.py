@@ -12,7 +12,10 @@ __all__ = ["check_numbers", "check_packing", "refuse_idle_settings"]
 
 _LEAST = {"max_length": 2, "batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "train_samples": 1, "seed": 0}
 
-_LANGUAGE = ("completion_only_loss", "chat_template", "add_special_tokens", "join", "eval_stride", "teacher_system")
+_LANGUAGE = (
+    *("completion_only_loss", "chat_template", "add_special_tokens", "join", "eval_stride"),
+    *("teacher_system", "teacher_tokenizer"),
+)
 """For causal language models alone."""
 
 

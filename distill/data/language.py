@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distill.core.idle_settings import idle
-from distill.core.signals import IGNORE
+from distill.core.signals import IGNORE, TEACHER_AT
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import at_home
 from distill.data.features import Ragged, Samples
 from distill.data.packing import PackedSamples, sliding_windows
 from distill.data.raw_data import RawData
+from distill.data.tokenize import tokenizer_fingerprint
+from distill.tasks.alignment import OtherTokenizer
 from distill.tasks.chat import special_tokens
 
 if TYPE_CHECKING:
     from distill.data.text import TextData
 
 __all__ = [
+    "aligned_lines",
     "block_length",
     "cut_off",
     "form_lines",
@@ -71,6 +74,8 @@ def in_blocks(data: TextData, task: TextTask, roles: Mapping[str, str], use: str
     """
     length, turns, stride = block_length(task, data.pack_length, roles), has_turns(task, roles), data.eval_stride
     isolate = data.isolate_documents
+    if stride is not None and data.teacher_tokenizer is not None:
+        raise idle("data.eval_stride", stride, "data.teacher_tokenizer", "judge by blocks that do not overlap")
     if stride is not None:
         if not length or turns:
             raise idle("data.eval_stride", stride, "samples that are read whole", "pack plain texts: data.pack_length")
@@ -114,6 +119,9 @@ def settle(task: TextTask, data: TextData, rows: RawData) -> None:
     for name in ("completion_only_loss", "add_special_tokens", "teacher_system"):
         if given[name] is not None:
             setattr(kinds, name, given[name])
+    if data.teacher_tokenizer is not None:
+        _refuse_beside(data, has_turns(task, roles))
+        kinds.teacher_tokenizer = OtherTokenizer(data.other_tokenizer, tokenizer_fingerprint(data.other_tokenizer))
     template = given["chat_template"] if given["chat_template"] is not None else kinds.chat_template
     if not has_turns(task, roles):
         for name in ("completion_only_loss", "chat_template", "teacher_system"):
@@ -137,6 +145,50 @@ def settle(task: TextTask, data: TextData, rows: RawData) -> None:
     if kinds.chat_template and given["add_special_tokens"] is not None:
         hint = "set data.chat_template: false"
         raise idle("data.add_special_tokens", given["add_special_tokens"], "a chat template", hint)
+
+
+def _refuse_beside(data: TextData, turns: bool) -> None:
+    """Refuse what a teacher with a tokenizer of its own cannot read.
+
+    Raises:
+        UserError: naming it.
+    """
+    key, value = "data.teacher_tokenizer", data.teacher_tokenizer
+    if data.teacher_system is not None:
+        problem = "cannot be had beside data.teacher_system"
+        raise UserError(problem, key=key, value=value, hint="leave one of them out")
+    if turns and data.chat_template is not False:
+        problem = "a chat template writes another text for each tokenizer, of which no position is that of the other"
+        raise UserError(problem, key=key, value=value, hint="join prompts and completions: data.chat_template: false")
+
+
+def aligned_lines(data: TextData, samples: Samples) -> list[str]:
+    """Lines on how much of the training data a teacher of another tokenizer can be compared at.
+
+    Args:
+        data: The data.
+        samples: Of training, each document one.
+
+    Raises:
+        UserError: if it is nothing.
+    """
+    labels, at, apart = (samples.features[name] for name in ("labels", TEACHER_AT, "apart"))
+    assert isinstance(labels, Ragged)
+    assert isinstance(at, Ragged)
+    counted = labels.values != IGNORE
+    aligned, every = int((at.values[counted] >= 0).sum()), int(counted.sum())
+    if not aligned:
+        problem = "no token of the training data ends where one of the student's does"
+        hint = "name the teacher's own tokenizer, one that does not change the text"
+        raise UserError(problem, key="data.teacher_tokenizer", value=data.teacher_tokenizer, hint=hint)
+    share = f"{aligned:,} of {every:,} predicted tokens of train ({aligned / every:.1%})"
+    lines = [f"teacher and student are compared at {share}, before which both have read the same bytes"]
+    if differing := int(np.asarray(apart).sum()):
+        lines.append(
+            f"a tokenizer spells {differing:,} of {len(samples):,} texts of train otherwise (it normalizes, or knows "
+            "not all characters): there they are not compared from the first difference on"
+        )
+    return [f"data: {line}" for line in lines]
 
 
 def cut_off(samples: Samples) -> tuple[int, int] | None:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.core.signals import IGNORE
+from distill.core.signals import IGNORE, TEACHER_AT
 from distill.data.features import Key, Ragged, Samples
 
 __all__ = ["PackedSamples", "sliding_windows"]
 
 
-_THEIRS = "teacher_input_ids"
+_THEIRS = ("teacher_input_ids", "teacher_labels", "teacher_bytes")
 
 
 class PackedSamples(Samples):
@@ -44,7 +44,7 @@ class PackedSamples(Samples):
         features = {
             name: Ragged(values.values, cuts)
             for name, values in samples.features.items()
-            if isinstance(values, Ragged) and name != _THEIRS
+            if isinstance(values, Ragged) and name not in _THEIRS
         }
         super().__init__(features | _of_teacher(samples, cuts, isolate), samples.seed)
         self.starts, self.isolate = documents.offsets, isolate
@@ -74,23 +74,32 @@ class PackedSamples(Samples):
 
 
 def _of_teacher(samples: Samples, cuts: NDArray[np.int64], isolate: bool) -> dict[str, Any]:
-    """What the teacher reads of each block, where it reads longer documents: the same ones, side by side too.
+    """What the teacher reads of each block, where it reads the documents in other tokens.
+
+    A block of its tokens begins with a document of the block, or where one is cut behind the tokens that belong to the
+    block before. So each of its tokens is in one block, and each partner of a position in the block of that.
 
     Args:
         samples: The documents.
-        cuts: Where blocks begin and end, none of them within a document.
+        cuts: Where blocks begin and end.
         isolate: Whether documents in one block are hidden from each other.
     """
-    theirs, at, ours = (samples.features.get(name) for name in (_THEIRS, "teacher_at", "input_ids"))
+    theirs, at, ours = (samples.features.get(name) for name in ("teacher_input_ids", TEACHER_AT, "input_ids"))
     if not (isinstance(theirs, Ragged) and isinstance(at, Ragged) and isinstance(ours, Ragged)):
         return {}
-    first = theirs.offsets[np.searchsorted(ours.offsets, cuts)]
-    document = np.repeat(theirs.offsets[:-1], ours.lengths)
-    place = at.values + document - np.repeat(first[:-1], np.diff(cuts))
-    found = {_THEIRS: Ragged(theirs.values, first), "teacher_at": Ragged(place, cuts)}
+    total = len(theirs.values)
+    document = np.append(np.repeat(theirs.offsets[:-1], ours.lengths), total)
+    place = np.where(at.values >= 0, at.values + document[:-1], -1)
+    read = np.append(0, np.maximum.accumulate(place) + 1)
+    first = np.maximum(read, document)[cuts]
+    inside = np.where(place >= 0, place - np.repeat(first[:-1], np.diff(cuts)), -1)
+    found = {TEACHER_AT: Ragged(inside, cuts)}
+    for name in _THEIRS:
+        if isinstance(values := samples.features.get(name), Ragged):
+            found[name] = Ragged(values.values, first)
     if isolate:
-        positions = np.arange(len(theirs.values)) - np.repeat(theirs.offsets[:-1], theirs.lengths)
-        found["teacher_position_ids"] = Ragged(positions, first)
+        starts = np.maximum(np.repeat(theirs.offsets[:-1], theirs.lengths), np.repeat(first[:-1], np.diff(first)))
+        found["teacher_position_ids"] = Ragged(np.arange(total) - starts, first)
     return found
 
 

@@ -19,6 +19,8 @@ __all__ = ["TASK_FILE", "TaskFile", "read_task_file", "task_file"]
 TASK_FILE = "task.json"
 """Lies beside a saved student and every export, so that either can be used without the run that made it."""
 
+_NOT_OF_THE_STUDENT = ("labels", "side", "teacher_system", "teacher_tokenizer")
+
 
 @dataclass(frozen=True)
 class TaskFile:
@@ -41,9 +43,7 @@ class TaskFile:
         """How the models of ``data`` read; ``None`` where that is not text, or a task of the user's own."""
         if not isinstance(data, TextData) or type(data.task) is not TASKS.get(data.task.name):
             return None
-        given = {
-            name: value for name, value in vars(data.task).items() if name not in ("labels", "side", "teacher_system")
-        }
+        given = {name: value for name, value in vars(data.task).items() if name not in _NOT_OF_THE_STUDENT}
         columns = {role: name for role, name in data.training_columns.items() if role != "label"}
         if data.task.forms:  # what a model is asked is a text, whatever it was trained on
             asked = columns.get("text") or columns.get("prompt")

@@ -16,7 +16,16 @@ from distill.data.batches import EvaluationBatches, TrainingBatches
 from distill.data.bounds import check_numbers, check_packing, refuse_idle_settings
 from distill.data.features import Samples
 from distill.data.labels import Outputs
-from distill.data.language import block_length, cut_off, form_lines, has_turns, in_blocks, settle, use_template
+from distill.data.language import (
+    aligned_lines,
+    block_length,
+    cut_off,
+    form_lines,
+    has_turns,
+    in_blocks,
+    settle,
+    use_template,
+)
 from distill.data.loader import Collate, Loader, make_loader, ranks_of
 from distill.data.raw_data import RawData, read_raw_data
 from distill.data.reader import reader_config
@@ -69,6 +78,8 @@ class TextData(LightningDataModule):
             begins, or ends, with a special token of its own.
         teacher_system: What the teacher is told before each prompt or chat, and the student is not: it learns to answer
             as if it were (context distillation).
+        teacher_tokenizer: That of a teacher with other tokens than the student: it then reads each text in its own, and
+            losses compare the two where both have read the same (:mod:`distill.losses.across`).
         seed: Seed of the order of samples and of random masking.
         num_workers: Processes that make batches; 0 makes them in the training process.
 
@@ -103,6 +114,7 @@ class TextData(LightningDataModule):
         chat_template: str | bool | None = None,
         add_special_tokens: bool | None = None,
         teacher_system: str | None = None,
+        teacher_tokenizer: str | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -113,7 +125,7 @@ class TextData(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.bucketing = batch_size, eval_batch_size, bucketing
         self.isolate_documents, self.seed, self.num_workers = isolate_documents, seed, num_workers
         self.reader, self.document, self.chat_template, self.join = reader, document, chat_template, join
-        self.eval_stride, self.teacher_system = eval_stride, teacher_system
+        self.eval_stride, self.teacher_system, self.teacher_tokenizer = eval_stride, teacher_system, teacher_tokenizer
         self.completion_only_loss, self.add_special_tokens = completion_only_loss, add_special_tokens
         self._task, self._names = task, labels
         self.epoch = 0
@@ -121,6 +133,7 @@ class TextData(LightningDataModule):
         self._samples: dict[str, Samples] = {}
         self._left_out: dict[str, int] = {}
         self._cut: dict[str, tuple[int, int] | None] = {}
+        self._aligned: list[str] = []
 
     # ------------------------------------------------------------------ what the data is
 
@@ -173,7 +186,7 @@ class TextData(LightningDataModule):
         splits = find_splits(self._source.splits, self.splits, self.validation_fraction)
         lines = sizes(self._rows, self._samples, splits)
         lines += said(self._rows, self._left_out, self.columns or {}, notes, self._samples.get("train"))
-        lines += form_lines(self, self.task, self.training_columns, self._samples)
+        lines += form_lines(self, self.task, self.training_columns, self._samples) + self._aligned
         for use, samples in self._samples.items():
             lines += unread(use, self._rows, samples, self.tokenizer, self.longest, self._cut[use])
         return lines + repeated(self._rows, self._samples)
@@ -208,6 +221,12 @@ class TextData(LightningDataModule):
         use_template(tokenizer, self.chat_template)
         warn_of_length(tokenizer, *self.longest)
         return tokenizer
+
+    @cached_property
+    def other_tokenizer(self) -> Any:
+        """The tokenizer of a teacher that has another one; ``None`` where all have one."""
+        key = "data.teacher_tokenizer"
+        return None if not self.teacher_tokenizer else load_tokenizer(self.teacher_tokenizer, self._checked_task(), key)
 
     @property
     def longest(self) -> tuple[str, int]:
@@ -258,6 +277,7 @@ class TextData(LightningDataModule):
             if use not in self._samples and use in self._rows.splits:
                 samples = self._tokenized(use)
                 self._left_out[use] = len(self._rows.splits[use]) - len(samples)
+                self._aligned += aligned_lines(self, samples) if use == "train" and self.teacher_tokenizer else []
                 self._cut[use] = (0, 0) if self._block_length and not self._has_turns else cut_off(samples)
                 self._samples[use] = in_blocks(self, self.task, self.training_columns, use, samples)
 

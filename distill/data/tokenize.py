@@ -27,15 +27,19 @@ __all__ = ["check_room", "load_tokenizer", "tokenize", "tokenizer_fingerprint", 
 _log = logging.getLogger(__name__)
 
 
-def load_tokenizer(path: str, task: TextTask) -> Any:
+def load_tokenizer(path: str, task: TextTask, key: str = "data.tokenizer") -> Any:
     """The tokenizer at ``path``, able to pad.
+
+    Args:
+        path: Hub id, folder or run.
+        task: That makes batches by it.
+        key: Where it stands in the configuration.
 
     Raises:
         UserError: if there is none, or it cannot do what the task asks of it.
     """
     from distill.models import pretrained  # which takes transformers' time to import
 
-    key = "data.tokenizer"
     tokenizer = pretrained.load_tokenizer(path, key, words=task.words, pads_with_eos=task.pads_with_eos)
     if not tokenizer.is_fast:
         raise UserError("must be a fast tokenizer", key=key, value=path, hint="convert it")

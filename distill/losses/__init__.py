@@ -17,10 +17,12 @@ from distill.losses.logit_mse import LogitMSE
 from distill.losses.minilm import RelationTransfer
 from distill.losses.relational_kd import RelationalKD
 from distill.losses.reverse import ReverseKL
+from distill.losses.shared_vocabulary import SharedVocabularyKL
 from distill.losses.similarity import SimilarityPreserving
 from distill.losses.skew import SkewKL
 from distill.losses.top_k import TopKKL
 from distill.losses.total_variation import TotalVariation
+from distill.losses.universal_logit import UniversalLogitDistillation
 
 __all__ = [
     "DIST",
@@ -41,8 +43,10 @@ __all__ = [
     "RelationTransfer",
     "RelationalKD",
     "ReverseKL",
+    "SharedVocabularyKL",
     "SimilarityPreserving",
     "SkewKL",
     "TopKKL",
     "TotalVariation",
+    "UniversalLogitDistillation",
 ]

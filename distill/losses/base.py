@@ -70,6 +70,9 @@ class DistillationLoss(nn.Module, ABC):
     with labels ``[n]``, several times a batch, and logits over a large vocabulary need never be there as a whole
     (:mod:`distill.losses.head_terms`). One that reads more than logits, or trains parameters of its own, is not."""
 
+    across_tokenizers: ClassVar[bool] = False
+    """Whether it compares a student with a teacher of another tokenizer (:mod:`distill.losses.across`)."""
+
     tried = False
     """Whether a loss of one's own was tried for what it must hold to (:mod:`distill.losses.contract`)."""
 

@@ -15,7 +15,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 from distill.core.internals.torch import graph_is_kept
 from distill.core.lazy_logits import LazyLogits
 from distill.core.numerics import at_least_float32, full_precision
-from distill.core.signals import Batch, Signals
+from distill.core.signals import TEACHER_AT, Batch, Signals
 from distill.core.sparse_logits import SparseLogits
 from distill.core.utils.errors import UserError
 from distill.losses.base import DistillationLoss, counted
@@ -71,8 +71,9 @@ def head_terms(
     else:
         theirs = None if teacher is None else counted(batch.mask, teacher.flatten(0, -2))[0]
     labels = None if batch.labels is None else counted(batch.mask, batch.labels.flatten())[0]
+    paired = {name: counted(batch.mask, x.flatten())[0] for name, x in batch.extras.items() if name == TEACHER_AT}
     weights = [loss.weight(batch.step, batch.total_steps) for loss in losses]
-    rows = _Rows(losses, ours, theirs, labels, batch, weights)
+    rows = _Rows(losses, ours, theirs, labels, paired, batch, weights)
     total, sums = _HeadTerms.apply(rows, ours.hidden, ours.weight, ours.bias)  # type: ignore[no-untyped-call]
     return total, list(sums.unbind())
 
@@ -85,6 +86,7 @@ class _Rows:
     student: LazyLogits
     teacher: LazyLogits | SparseLogits | Tensor | None
     labels_N: Tensor | None
+    paired: Mapping[str, Tensor]
     batch: Batch
     weights: Sequence[float]
     scratch: Scratch = field(default_factory=Scratch)
@@ -93,7 +95,8 @@ class _Rows:
         """The sum of every loss over some rows; and of the weighted ones the gradient, ``[n, V]``, if one is needed."""
         labels_n = None if self.labels_N is None else self.labels_N[part]
         step, total_steps = self.batch.step, self.batch.total_steps
-        batch = Batch({"rows": student_nV}, labels=labels_n, step=step, total_steps=total_steps)
+        extras = {name: one[part] for name, one in self.paired.items()}
+        batch = Batch({"rows": student_nV}, labels=labels_n, extras=extras, step=step, total_steps=total_steps)
         known: dict[tuple[float, bool], Softened] = {}
         self.scratch.free()
 

@@ -66,15 +66,20 @@ def check_vocabularies(
         ours, others = said(student_tokenizer, example), said(teacher_tokenizer, example)
         theirs = f"id {example} is {ours} for the student, {others} for the teacher"
         why = (
-            "so their logits cannot be compared position by position; that takes a cross-tokenizer loss, which does "
-            "not exist here yet"
+            "so their logits cannot be compared token by token"
             if predicts_tokens(task)
             else "and both models read the same ids"
         )
         raise UserError(
             f"the vocabularies of student and teacher differ in {len(different)} tokens ({theirs}), {why}",
             key="model.student.tokenizer",
-            hint="choose a student of the teacher's family, or one made from the teacher by layers or config",
+            hint="choose a student of the teacher's family, or one made from the teacher by layers or config"
+            + (
+                "; or compare them across tokenizers: losses SharedVocabularyKL or UniversalLogitDistillation, with the "
+                "teacher's tokenizer in data.teacher_tokenizer"
+                if predicts_tokens(task)
+                else ""
+            ),
         )
     beyond = max(by_id(student_tokenizer), default=0)
     if beyond >= shared:

@@ -54,7 +54,7 @@ def said(tokenizer: Any, number: int) -> str:
     return repr(tokens[number]) if number in tokens else "nothing"
 
 
-def check_same(data: Any, own: Any, who: str) -> None:
+def check_same(data: Any, own: Any, who: str, key: str = "data.tokenizer") -> None:
     """Refuse a tokenizer of the data that is not the one that the model was trained with.
 
     Compared are the ids of all tokens, the special tokens that the model's own names, and what three texts become.
@@ -64,6 +64,7 @@ def check_same(data: Any, own: Any, who: str) -> None:
         data: The tokenizer that makes the batches.
         own: The model's.
         who: The model's key.
+        key: Where the data's stands.
 
     Raises:
         UserError: with the first difference.
@@ -72,7 +73,7 @@ def check_same(data: Any, own: Any, who: str) -> None:
     if found:
         raise UserError(
             f"this is not the tokenizer of {who}, which would read other tokens than it was trained on: {found}",
-            key="data.tokenizer",
+            key=key,
             value=str(getattr(data, "name_or_path", "")) or None,
             hint=_one_tokenizer(data, own, who),
         )

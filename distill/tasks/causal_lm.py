@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from distill.core.tally import Counts
 from distill.core.task import UNIGRAM, Guess, TokenTask
 from distill.core.token_scores import TokenScores
 from distill.core.utils.errors import UserError
+from distill.tasks.alignment import OtherTokenizer
 from distill.tasks.context import for_teacher, teach
 from distill.tasks.metrics import BitsPerByte, Perplexity, Ratio, unigram
 from distill.tasks.next_token import Encode
@@ -45,6 +47,7 @@ class CausalLM(TokenTask):
         chat_template: Whether prompts and completions are put through the tokenizer's chat template; ``None``: if it
             has one. A chat always is.
         teacher_system: What the teacher is told before a prompt or chat, and the student is not (:meth:`teach`).
+        teacher_tokenizer: The teacher's, where it reads texts in other tokens than the student.
     """
 
     name: ClassVar[str] = "causal-lm"
@@ -64,6 +67,7 @@ class CausalLM(TokenTask):
     )
     turns: ClassVar[frozenset[str]] = frozenset({"messages", "prompt", "completion"})
     predicted: ClassVar[str | None] = "labels"
+    of_text: ClassVar[frozenset[str]] = frozenset({"bits_per_byte"})
     packs: ClassVar[bool] = True
     pads_with_eos: ClassVar[bool] = True
     monitor = "bits_per_byte"
@@ -76,10 +80,12 @@ class CausalLM(TokenTask):
         add_special_tokens: bool | None = None,
         chat_template: bool | None = None,
         teacher_system: str | None = None,
+        teacher_tokenizer: OtherTokenizer | None = None,
     ) -> None:
         super().__init__(labels)
         self.completion_only_loss, self.add_special_tokens = completion_only_loss, add_special_tokens
         self.chat_template, self.teacher_system = chat_template, teacher_system
+        self.teacher_tokenizer = teacher_tokenizer
 
     @property
     def auto_model(self) -> Any:
@@ -88,11 +94,16 @@ class CausalLM(TokenTask):
         return AutoModelForCausalLM
 
     def encode(self, tokenizer: Any, max_length: int | None) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
+        other = self.teacher_tokenizer
+        teacher = None if other is None else self._reader(other.tokenizer, None, "data.teacher_tokenizer")
+        return replace(self._reader(tokenizer, max_length, "data.tokenizer"), teacher=teacher)
+
+    def _reader(self, tokenizer: Any, max_length: int | None, key: str) -> Encode:
         end = tokenizer.eos_token_id
         if end is None:
             raise UserError(
                 "a language model's tokenizer needs an end-of-text token",
-                key="data.tokenizer",
+                key=key,
                 value=tokenizer.name_or_path,
                 hint="set its eos_token, or choose the tokenizer of a causal language model",
             )
@@ -128,8 +139,8 @@ class CausalLM(TokenTask):
         )
 
     def teach(self, model: nn.Module, batch: Batch, request: Request) -> Signals:
-        """A teacher's pass: over what it reads itself where it is told more than the student, with its logits at the
-        student's positions (Snell, Klein, Zhong, 2022, "Learning by distilling context")."""
+        """A teacher's pass: over what it reads itself where it is told more than the student (Snell, Klein, Zhong,
+        2022, "Learning by distilling context") or has another tokenizer, with its logits at the student's positions."""
         return teach(self, model, batch, request)
 
     def metrics(self) -> dict[str, Metric]:

@@ -1,4 +1,4 @@
-"""Context distillation: a teacher that is told more than the student, and its signals at the student's positions."""
+"""A teacher that reads other tokens than the student, told more or by its own tokenizer, at the student's positions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from distill.core.padding import pad
-from distill.core.signals import Batch, Request, Signals
+from distill.core.signals import IGNORE, TEACHER_AT, Batch, Request, Signals
 from distill.core.task import Task
 from distill.core.utils.errors import UserError
 
-__all__ = ["for_teacher", "teach"]
+__all__ = ["for_teacher", "of_teacher", "teach"]
 
 _THEIRS = "teacher_"
-_AT = "teacher_at"
+_FILLS = {TEACHER_AT: -1, "teacher_labels": IGNORE, "teacher_bytes": 0, "teacher_position_ids": 0}
+_NOT_READ = ("at", "labels", "bytes")
 
 
 def for_teacher(features: Sequence[dict[str, Any]], padding: int) -> dict[str, Tensor]:
@@ -28,33 +29,53 @@ def for_teacher(features: Sequence[dict[str, Any]], padding: int) -> dict[str, T
         features: Samples with ``teacher_input_ids`` and ``teacher_at``, or without.
         padding: Id of the padding.
     """
-    if _AT not in features[0]:
+    if TEACHER_AT not in features[0]:
         return {}
-    found = {name: pad(features, name, fill) for name, fill in (("teacher_input_ids", padding), (_AT, 0))}
-    if "teacher_position_ids" in features[0]:  # as of the student, no mask is given beside them
-        return found | {"teacher_position_ids": pad(features, "teacher_position_ids", 0)}
+    fills = {"teacher_input_ids": padding, **_FILLS}
+    found = {name: pad(features, name, fill) for name, fill in fills.items() if name in features[0]}
+    if "teacher_position_ids" in found:  # as of the student, no mask is given beside them
+        return found
     lengths = np.array([len(sample["teacher_input_ids"]) for sample in features])
-    real = np.arange(lengths.max()) < lengths[:, None]
+    real = np.arange(found["teacher_input_ids"].shape[1]) < lengths[:, None]
     return found | {"teacher_attention_mask": torch.from_numpy(real).long()}
+
+
+def of_teacher(batch: Batch) -> Batch | None:
+    """The texts of a batch as a teacher of another tokenizer reads and predicts them; ``None`` where it has the same.
+
+    Without ids, as they are of the student's samples.
+    """
+    theirs = _theirs(batch)
+    if "labels" not in theirs:
+        return None
+    inputs = {name: tensor for name, tensor in theirs.items() if name not in _NOT_READ}
+    mask, real = theirs["labels"] != IGNORE, inputs.get("attention_mask")
+    return Batch(
+        inputs, theirs["labels"], mask, None if real is None else real.bool(), extras={"bytes": theirs["bytes"]}
+    )
+
+
+def _theirs(batch: Batch) -> dict[str, Tensor]:
+    return {name.removeprefix(_THEIRS): x for name, x in batch.extras.items() if name.startswith(_THEIRS)}
 
 
 def teach(task: Task, model: nn.Module, batch: Batch, request: Request) -> Signals:
     """A teacher's pass over its own inputs, where ``batch`` holds such, with its signals at the student's positions.
 
-    Positions that do not count have those of the teacher's first one, which nothing reads.
+    Positions that have none there have those of the teacher's first one, which nothing reads.
 
     Raises:
         UserError: if signals are asked for that have no place at the student's positions.
     """
-    theirs = {name.removeprefix(_THEIRS): x for name, x in batch.extras.items() if name.startswith(_THEIRS)}
-    at = theirs.pop("at", None)
-    if at is None:
+    theirs = _theirs(batch)
+    if "at" not in theirs:
         return task.forward(model, batch, request)
     if replace(request, logits=False, lazy=False):  # of tokens that do not count there would be none to compare
         problem = "the teacher reads other texts than the student, so losses can compare the logits of answers alone"
         raise UserError(problem, key="data.teacher_system", hint="leave out losses on layers, or this setting")
-    signals = task.forward(model, replace(batch, inputs=theirs, tokens=None), request)
-    return _moved(signals, at)
+    inputs = {name: tensor for name, tensor in theirs.items() if name not in _NOT_READ}
+    signals = task.forward(model, replace(batch, inputs=inputs, tokens=None), request)
+    return _moved(signals, theirs["at"].clamp(min=0))
 
 
 def _moved(signals: Signals, at: Tensor) -> Signals:

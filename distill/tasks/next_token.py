@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.core.signals import IGNORE
+from distill.core.token_bytes import token_bytes
 from distill.core.utils.errors import UserError
+from distill.tasks.alignment import partners, read_up_to
 from distill.tasks.chat import (
     Messages,
     Span,
@@ -43,8 +45,8 @@ class _Written:
     marked: tuple[Messages, Any, int] | None = None
 
 
-_Sample = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], int]
-"""Inputs, labels and bytes of a row, and how many of its tokens were cut off."""
+_Sample = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], int, int]
+"""Inputs, labels and bytes of a row, how many of its tokens were cut off, and how many stand before its text."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,12 @@ class Encode:
             a special token of its own.
         template: Whether prompts, and texts to go on with, are put through the tokenizer's template.
         teacher_system: What the teacher is told besides (context distillation): ``teacher_input_ids`` are then what it
-            reads of a row, and ``teacher_at`` says of each position that counts where the teacher predicts it.
+            reads of a row, and ``teacher_at`` says of each position that counts where the teacher predicts it, and is
+            -1 at others.
+        teacher: Reads the same texts with the teacher's tokenizer, where that is another: ``teacher_input_ids`` are
+            then what it reads of a row as far as the student does, with its own ``teacher_labels`` and
+            ``teacher_bytes``; ``teacher_at`` is the teacher's position that has read up to the same byte, and -1 where
+            there is none. ``apart`` says of each row whether one of the two tokenizers spells another text.
     """
 
     tokenizer: Any
@@ -85,6 +92,7 @@ class Encode:
     add_special_tokens: bool | None = None
     template: bool = False
     teacher_system: str | None = None
+    teacher: Encode | None = None
     _special: Mapping[int, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,13 +102,16 @@ class Encode:
         features: dict[str, list[Any]] = {"input_ids": [], "labels": [], "bytes": []}
         features |= {} if self.max_length is None else {"beyond": []}
         rows = [row for row in self._written(columns, None) if row.text]
-        for made in self._samples(rows, self.max_length):
-            for name, values in zip(features, made, strict=False):  # the last only where there is a limit
+        samples = list(self._samples(rows, self.max_length))
+        for made in samples:
+            for name, values in zip(features, made, strict=False):  # the fourth only where there is a limit
                 features[name].append(values)
         if self.teacher_system is not None:
             theirs = [row for row in self._written(columns, self.teacher_system) if row.text]
             found = [_aligned(*pair) for pair in zip(features["labels"], self._samples(theirs, None), strict=True)]
             features |= {"teacher_input_ids": [ids for ids, _ in found], "teacher_at": [at for _, at in found]}
+        if self.teacher is not None:
+            features |= self._beside(self.teacher, rows, samples)
         return features
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
@@ -109,6 +120,30 @@ class Encode:
         encoded = self.tokenizer([row.text for row in rows], add_special_tokens=False, verbose=False)["input_ids"]
         around = (self._surrounded(row, np.asarray(ids, np.int32)) for row, ids in zip(rows, encoded, strict=True))
         return [[self.start] * starts + list(ids) for (starts, _), ids in zip(around, encoded, strict=True)]
+
+    def _beside(self, teacher: Encode, rows: Sequence[_Written], samples: Sequence[_Sample]) -> dict[str, list[Any]]:
+        """The rows in the teacher's tokens, and where these end with the student's.
+
+        Args:
+            teacher: Reads them.
+            rows: Texts.
+            samples: What the student makes of each.
+        """
+        found: dict[str, list[Any]] = {f"teacher_{name}": [] for name in ("at", "input_ids", "labels", "bytes")}
+        apart = []
+        tables = token_bytes(self.tokenizer), token_bytes(teacher.tokenizer, "data.teacher_tokenizer")
+        for row, *both in zip(rows, samples, teacher._samples(rows, None), strict=True):
+            text = row.text.encode("utf-8", "surrogatepass")
+            ours, theirs = (
+                read_up_to(ids, starts, table, text)
+                for (ids, _, _, _, starts), table in zip(both, tables, strict=True)
+            )
+            at = partners(ours, theirs)
+            upto = int(at.max(initial=-1)) + 1
+            for name, values in zip(found, (at, *(part[:upto] for part in both[1][:3])), strict=True):
+                found[name].append(values)
+            apart.append(int(bool((ours < 0).any() or (theirs < 0).any())))
+        return found | {"apart": apart}
 
     # ------------------------------------------------------------------ rows to texts
 
@@ -187,7 +222,7 @@ class Encode:
         last = _until(predicted)
         length = _until(predicted[:limit])
         labels = np.where(predicted, tokens[1:], np.int32(IGNORE))
-        return tokens[:length], labels[:length], np.where(predicted, sizes, 0)[:length], last - length
+        return tokens[:length], labels[:length], np.where(predicted, sizes, 0)[:length], last - length, starts
 
     def _surrounded(self, row: _Written, ids: NDArray[np.int32]) -> tuple[int, int]:
         """How many BOS to put before the tokens, and how many EOS behind them."""
@@ -229,13 +264,13 @@ def _aligned(labels: NDArray[np.int32], theirs: _Sample) -> tuple[NDArray[np.int
     Raises:
         UserError: if other tokens count there.
     """
-    ids, their_labels, _, _ = theirs
+    ids, their_labels, *_ = theirs
     here = np.flatnonzero(labels != IGNORE)
     there = np.flatnonzero(their_labels != IGNORE)[: len(here)]
     if len(here) != len(there) or (labels[here] != their_labels[there]).any():
         problem = "with this instruction the chat template writes the answers otherwise"
         raise UserError(problem, key="data.teacher_system", hint="give a template: data.chat_template: FILE")
-    at = np.zeros(len(labels), np.int32)
+    at = np.full(len(labels), -1, np.int32)
     at[here] = there
     return ids[: int(there[-1]) + 1] if len(there) else ids[:0], at
 

@@ -30,6 +30,7 @@ from distill.models.students.build import refuse_quantized
 from distill.models.teachers import Ensemble, LiveTeacher, TeacherConfig, TeacherSource, build_teacher
 from distill.models.tokens import check_same, check_tokenizer, set_ends, set_padding
 from distill.tasks import CausalLM, Task, TextTask
+from distill.training.across import longest_of_teacher, tokenizer_read_by
 from distill.training.lora import shares_base
 from distill.training.padding_probe import meet_padding
 from distill.training.reads import check_reads
@@ -136,20 +137,24 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
         UserError: if the tokenizer is not that of both models, samples are longer than one of them reads, or packed
             documents would see each other.
     """
-    maker = getattr(data, "tokenizer", None)
+    maker, across = getattr(data, "tokenizer", None), getattr(data, "other_tokenizer", None) is not None
     models = list(_named(student, tokenizer, teacher))
     for who, model, own in models if hasattr(maker, "get_vocab") else ():
+        read = tokenizer_read_by(who, data)
         if own is not None:
-            check_same(maker, own, who)
-        check_tokenizer(maker, who, model)
-        set_padding(model, maker)
+            check_same(read, own, who, "data.tokenizer" if read is maker else "data.teacher_tokenizer")
+        check_tokenizer(read, who, model)
+        set_padding(model, read)
     if isinstance(task, CausalLM) and hasattr(maker, "get_vocab"):
-        set_ends(student, maker, teacher.models if teacher else ())
+        set_ends(student, maker, teacher.models if teacher and not across else ())
     if isinstance(data, TextData):
         if teacher is not None:
             teacher.meet(identity(data))
         key, length = data.longest
-        check_length(key, length, [(who, model) for who, model, _ in models])
+        check_length(key, length, [(who, model) for who, model, _ in models if model is student or not across])
+        if across:
+            theirs = longest_of_teacher(data)
+            check_length("data.teacher_tokenizer", theirs, [(who, model) for who, model, _ in models[:-1]])
         for who, model, _ in models:
             if isinstance(task, CausalLM):
                 check_causal(who, model)
@@ -168,7 +173,7 @@ def try_reading(data: Any, task: Task, student: nn.Module, teacher: TeacherSourc
     if isinstance(data, TextData) and isinstance(task, TextTask):
         for who, model, _ in _named(student, None, teacher):
             request = needs.student if who == "model.student" else needs.teacher
-            check_reads(who, model, task, data.tokenizer, request)
+            check_reads(who, model, task, tokenizer_read_by(who, data), request)
 
 
 def _named(student: nn.Module, own: Any, teacher: TeacherSource | None) -> Iterator[tuple[str, nn.Module, Any]]:

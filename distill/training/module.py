@@ -26,6 +26,7 @@ from distill.models.compatibility import check_pair, check_widths
 from distill.models.students import StudentConfig
 from distill.models.teachers import TeacherConfig, TeacherSource
 from distill.tasks import Task, make_task
+from distill.training.across import check_across, meet_tokenizers
 from distill.training.assemble import (
     bind,
     check_trainable,
@@ -105,8 +106,9 @@ class Distillation(LightningModule):
         if self.teacher is not None:
             self.teacher.check_losses(self._losses())
         # Where the tokenizers agree one head may be a padded version of the other; no other widths may differ.
-        self._tokenizer = own_tokenizer(student, self.task, self.teacher)
-        self._may_be_padded = check_pair(self.task, self._tokenizer, self.student, self.teacher)
+        self._across = check_across(self._losses(), self.task, self.teacher, on_policy is not None)
+        self._tokenizer = own_tokenizer(student, self.task, None if self._across else self.teacher)
+        self._may_be_padded = self._across or check_pair(self.task, self._tokenizer, self.student, self.teacher)
         self._judge = Judge(self.task, self.teacher)
         self._counted: tuple[weakref.ref[Trainer], int] | None = None
         self.on_policy: OnPolicy | None = None
@@ -140,6 +142,7 @@ class Distillation(LightningModule):
             UserError: if its tokenizer is not theirs, its samples are longer than they read, or they read none.
         """
         if data is not None and (self._met is None or data is not self._met()):
+            meet_tokenizers(self._losses(), data)
             meet_data(data, self.task, self.student, self._tokenizer, self.teacher)
             try_reading(data, self.task, self.student, self.teacher, self.needs)
             if self.own_base:
@@ -245,7 +248,8 @@ class Distillation(LightningModule):
         teacher = Signals()
         if self.teacher is not None and self.needs.teacher:
             asked = self.needs.teacher
-            teacher = self.teacher.signals(batch, lazily(asked) if lazy and self.teacher.lazy else asked)
+            blocks = (lazy or self._across) and self.teacher.lazy
+            teacher = self.teacher.signals(batch, lazily(asked) if blocks else asked)
         asked = self.needs.student
         student = self.task.forward(self.student, batch, lazily(asked) if lazy else asked)
         if not self._may_be_padded:

@@ -46,6 +46,7 @@ def opening(job: Job, trainer: Trainer, check: TeacherCheck) -> list[str]:
         lines.append(
             f"logits: {f'computed as a whole: {whole}' if whole else 'computed a block of positions at a time'}"
         )
+    lines += [f"loss: {loss.name}: {said}" for loss in module.losses if (said := getattr(loss, "described", ""))]
     if module.on_policy is not None:
         lines.append(f"on policy: {module.on_policy.described}")
     lines += [_device(trainer), _length(job, trainer)]

@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from distill.core.internals.lightning import on_device
 from distill.core.signals import IGNORE, Batch
 from distill.core.tally import Tally
+from distill.core.task import Task, TokenTask
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
 from distill.core.verdict import Verdict
+from distill.tasks.context import of_teacher
 from distill.training.evidence import counted
 from distill.training.module import Distillation
 
@@ -138,12 +140,14 @@ def _scored(
     for metric in metrics.values():
         metric.distributed_available_fn = lambda: False  # the other ranks are not here
     most = min(len(chunks), SAMPLES // _AT_ONCE)
-    predictions = 0
+    predictions, theirs = 0, None
     for at in (int((i + 0.5) * len(chunks) / most) for i in range(most)):
         loader, rows = chunks[at]
         # One of its own, without workers, which would take longer to start than this takes.
         for raw in DataLoader(loader.dataset, batch_sampler=[rows], collate_fn=loader.collate_fn):
             batch = _batch(raw, module, trainer)
+            theirs = of_teacher(batch)
+            batch = batch if theirs is None else theirs
             with trainer.precision_plugin.val_step_context():
                 scored = task.score(metrics, teacher.evaluate_lazily(batch), batch)
             tally.add(scored.classes, batch, scored.by)
@@ -153,7 +157,10 @@ def _scored(
             break
     counts = tally.take(1)
     scores = {name: float(metric.compute()) for name, metric in metrics.items()} if counts.total else {}
-    measured = counted(task, counts, metrics[task.monitor], module.evidence.token_counts(trainer))
+    tokens = module.evidence.token_counts(trainer)
+    if theirs is not None:  # in tokens of its own
+        scores, tokens = {name: scores[name] for name in scores.keys() & _of_text(task)}, None
+    measured = counted(task, counts, metrics[task.monitor], tokens)
     if not scores:
         raise _NotScored(f"none of {looked:,} validation samples has a label")
     found: Mapping[str, Any] = {"teacher": scores, "guess": measured.pop("guess", {})}
@@ -164,6 +171,10 @@ def _scored(
         "measured": measured,
         "samples": [seen, samples],
     }
+
+
+def _of_text(task: Task) -> frozenset[str]:
+    return task.of_text if isinstance(task, TokenTask) else frozenset()
 
 
 def _labeled(batch: Batch) -> int:

@@ -12,6 +12,7 @@ from distill.core.signals import Batch, Signals
 from distill.core.task import Task, TokenTask
 from distill.core.teacher import TeacherSource
 from distill.core.token_scores import TokenScores
+from distill.tasks.context import of_teacher
 
 __all__ = ["TeacherScores"]
 
@@ -27,7 +28,7 @@ class TeacherScores:
         self._teacher, self._task = teacher, task
         self._metrics, self._agreement, self._acceptance = task.metrics(), MeanMetric(), MeanMetric()
         self._predictions: dict[tuple[int, ...], Tensor] = {}
-        self._of_other_data = False
+        self._of_other_data, self._of_text = False, False
         self.scores: dict[str, float] = {}
 
     def to(self, device: torch.device) -> Self:
@@ -58,6 +59,11 @@ class TeacherScores:
         """
         if self._teacher.known_scores is not None:  # it does not run
             return
+        if (theirs := of_teacher(batch)) is not None:  # of its own tokens: there is nothing to compare by position
+            if not self.scores:
+                self._of_text = True
+                self._judge(self._teacher.evaluate_lazily(theirs), theirs, None)
+            return
         key = (*batch.ids, *batch.input_digests.tolist()) if batch.ids is not None else None
         expected = None if key is None else self._predictions.get(key)
         if expected is None or student is not None:
@@ -82,10 +88,14 @@ class TeacherScores:
         if (known := self._teacher.known_scores) is not None:
             self.scores = {} if self._of_other_data else dict(known)
             return self.scores, compared
-        self.scores = {name: float(metric.compute()) for name, metric in self._metrics.items()}
+        self.scores = {name: float(metric.compute()) for name, metric in self._metrics.items() if self._says(name)}
         for metric in self._metrics.values():
             metric.reset()
         return self.scores, compared
+
+    def _says(self, metric: str) -> bool:
+        """Whether a metric of the teacher says something beside the student's."""
+        return not self._of_text or (isinstance(self._task, TokenTask) and metric in self._task.of_text)
 
     def _judge(self, signals: Signals, batch: Batch, key: tuple[int, ...] | None) -> Tensor | None:
         """The classes of the teacher, which are remembered."""

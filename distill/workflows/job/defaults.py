@@ -16,9 +16,12 @@ from distill.core.internals.jsonargparse import import_object, resolve_class_pat
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import find_local, resolve
 from distill.data import TextData
+from distill.losses import SharedVocabularyKL, UniversalLogitDistillation
 from distill.workflows.job.explain import class_arguments
 
 __all__ = ["classifier_of", "default_precision", "origin", "with_defaults"]
+
+_ACROSS = frozenset(kind.__name__ for kind in (SharedVocabularyKL, UniversalLogitDistillation))
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,12 +61,27 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _filled(given: dict[str, Any], full: Mapping[str, Any], accepted: set[str]) -> dict[str, Any]:
     """``given`` and what else the data takes from the rest of the configuration."""
+    model = full["model"]
     found = {
-        "task": copy.deepcopy(full["model"].get("task")),
-        "tokenizer": tokenizer_of(full["model"])[1],
+        "task": copy.deepcopy(model.get("task")),
+        "tokenizer": tokenizer_of(_read(model))[1],
+        "teacher_tokenizer": tokenizer_of({"teacher": model.get("teacher")})[1] if _compares_tokenizers(model) else None,
         "seed": full["seed"],
     }
     return given | {k: v for k, v in found.items() if k in accepted and k not in given and v is not None}
+
+
+def _compares_tokenizers(model: Mapping[str, Any]) -> bool:
+    """Whether one of the losses is one of ours that compares a student with a teacher of another tokenizer."""
+    losses = model.get("losses")
+    specs = losses if isinstance(losses, list) else []
+    paths = (spec.get("class_path") if isinstance(spec, Mapping) else spec for spec in specs)
+    return any(str(path).rpartition(".")[2] in _ACROSS for path in paths)
+
+
+def _read(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The model, without a teacher whose tokenizer is its own."""
+    return {**model, "teacher": None} if _compares_tokenizers(model) else model
 
 
 def _accepted(class_path: Any) -> set[str]:
@@ -123,7 +141,7 @@ def classifier_of(model: Mapping[str, Any]) -> tuple[str, int] | None:
 def origin(error: UserError, given: Mapping[str, Any], full: Mapping[str, Any]) -> UserError:
     """``error`` with the key that the user wrote, where it speaks of what :func:`complete` filled in."""
     name = error.key.removeprefix("data.")
-    keys = {"task": "model.task", "seed": "seed", "tokenizer": tokenizer_of(full["model"])[0]}
+    keys = {"task": "model.task", "seed": "seed", "tokenizer": tokenizer_of(_read(full["model"]))[0]}
     written = (given.get("data") or {}).get("init_args") or {}
     if name not in keys or name == error.key or name in written or keys[name] == error.key:
         return error
