@@ -256,6 +256,14 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
         sys.modules.pop(name, None)
 
 
+@pytest.fixture(scope="session")
+def small_tokenizers() -> Any:
+    """Makes tokenizers of two kinds (``small_tokenizers.py``)."""
+    from types import SimpleNamespace
+
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_tokenizers.py"))))
+
+
 # ---------------------------------------------------------------------- processes
 
 

@@ -1,9 +1,9 @@
 """What losses share that compare a student with a teacher of another tokenizer.
 
 Both models read the same text, each in its own tokens. They can be compared where both have read up to the same byte
-(``Batch.extras[TEACHER_AT]``, made with the data): the texts that they then predict begin at the same place. That is not
-yet the same event. A token is predicted together with where it ends, and a text that begins with the token ``in`` is
-no text that begins with ``ing``; so what such a loss compares is exact only up to tokenization.
+(``Batch.extras[TEACHER_AT]``, made with the data): the texts that they then predict begin at the same place. That is
+not yet the same event. A token is predicted together with where it ends, and a text that begins with the token ``in``
+is no text that begins with ``ing``; so what such a loss compares is exact only up to tokenization.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from distill.core.lazy_logits import LazyLogits
 from distill.core.schedules import Schedule
 from distill.core.signals import TEACHER_AT, Batch, Signals
-from distill.losses.base import LossSum
+from distill.losses.base import LossSum, counted
 from distill.losses.blockwise import sum_over_rows
 from distill.losses.logit_loss import SoftenedLoss
 
@@ -64,17 +64,17 @@ class AcrossTokenizers(SoftenedLoss):
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> LossSum:
         assert student.logits is not None
-        paired = batch.extras[TEACHER_AT] >= 0
-        rows = (paired if batch.mask is None else paired & batch.mask).flatten().nonzero().squeeze(1)
-        student_NC = student.logits.flatten(0, -2).index_select(0, rows)
+        counts, at = batch.mask, batch.extras.get(TEACHER_AT)  # of one tokenizer each position is its own partner
+        if at is not None:
+            counts = at >= 0 if counts is None else counts & (at >= 0)
+        (student_NC,) = counted(counts, student.logits.flatten(0, -2))
         temperature = self.temperature(batch.step, batch.total_steps)
         lazy = teacher.lazy_logits
         if lazy is None:
             assert teacher.logits is not None
-            total = self.divergence(student_NC, teacher.logits.flatten(0, -2).index_select(0, rows), temperature)
+            total = self.divergence(student_NC, *counted(counts, teacher.logits.flatten(0, -2)), temperature)
         else:
-            hidden = lazy.hidden.flatten(0, -2).index_select(0, rows)
-            total = self._over_hidden(student_NC, replace(lazy, hidden=hidden), temperature)
+            total = self._over_hidden(student_NC, lazy.at(counts), temperature)
         return LossSum(total, batch.count)
 
     def _over_hidden(self, student_NC: Tensor, teacher: LazyLogits, temperature: float) -> Tensor:

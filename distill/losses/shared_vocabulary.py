@@ -71,7 +71,9 @@ def _beginnings(
 ) -> dict[int, int]:
     """Which token begins the bytes of each of ``tokens``, where one does."""
     readable = {number: text for number, data in tokens.items() if (text := _text(data)) is not None}
-    encoded = tokenizer(list(readable.values()), add_special_tokens=False, verbose=False)["input_ids"] if readable else []
+    encoded = (
+        tokenizer(list(readable.values()), add_special_tokens=False, verbose=False)["input_ids"] if readable else []
+    )
     first = {number: ids[0] for number, ids in zip(readable, encoded, strict=True) if ids}
     found = {}
     for number, data in tokens.items():
@@ -162,10 +164,12 @@ class SharedVocabularyKL(AcrossTokenizers):
         if not alike:
             problem = "the tokenizers of student and teacher share no token"
             raise UserError(problem, key=self.name, hint="use UniversalLogitDistillation")
-        events = self._tokens.events
-        counted = f"{int((events < len(self._tokens.student)).sum()):,} of the teacher's {len(events):,}"
-        how = " by their beginnings" if self.beginnings else ""
-        self.described = f"{alike:,} of the student's {len(student):,} tokens are the teacher's too, and {counted} count for them{how}"
+        shared, events = len(self._tokens.student), self._tokens.events
+        self.described = (
+            f"{alike:,} of the student's {len(student):,} tokens are the teacher's too; "
+            f"{int((events < shared).sum()):,} of the teacher's {len(events):,} count for one"
+            + (", by what they begin with" if self.beginnings else "")
+        )
 
     def compared(self, student_NC: Tensor, teacher_NV: Tensor, temperature: float) -> Tensor:
         return shared_vocabulary_kl(student_NC, teacher_NV, *self._on(student_NC), temperature)

@@ -65,6 +65,11 @@ def check_vocabularies(
         example = different[0]
         ours, others = said(student_tokenizer, example), said(teacher_tokenizer, example)
         theirs = f"id {example} is {ours} for the student, {others} for the teacher"
+        across = (
+            ", or compare texts and not tokens: SharedVocabularyKL or UniversalLogitDistillation"
+            if predicts_tokens(task)
+            else ""
+        )
         why = (
             "so their logits cannot be compared token by token"
             if predicts_tokens(task)
@@ -73,13 +78,7 @@ def check_vocabularies(
         raise UserError(
             f"the vocabularies of student and teacher differ in {len(different)} tokens ({theirs}), {why}",
             key="model.student.tokenizer",
-            hint="choose a student of the teacher's family, or one made from the teacher by layers or config"
-            + (
-                "; or compare them across tokenizers: losses SharedVocabularyKL or UniversalLogitDistillation, with the "
-                "teacher's tokenizer in data.teacher_tokenizer"
-                if predicts_tokens(task)
-                else ""
-            ),
+            hint="choose a student of the teacher's family, or one made from the teacher by layers or config" + across,
         )
     beyond = max(by_id(student_tokenizer), default=0)
     if beyond >= shared:

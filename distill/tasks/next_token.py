@@ -135,8 +135,7 @@ class Encode:
         for row, *both in zip(rows, samples, teacher._samples(rows, None), strict=True):
             text = row.text.encode("utf-8", "surrogatepass")
             ours, theirs = (
-                read_up_to(ids, starts, table, text)
-                for (ids, _, _, _, starts), table in zip(both, tables, strict=True)
+                read_up_to(ids, starts, table, text) for (ids, _, _, _, starts), table in zip(both, tables, strict=True)
             )
             at = partners(ours, theirs)
             upto = int(at.max(initial=-1)) + 1

@@ -1,4 +1,4 @@
-"""A student and a teacher of different tokenizers: what losses can compare them, and that they meet the data's tokens."""
+"""A student and a teacher of different tokenizers: which losses can compare them, and in what tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ __all__ = ["check_across", "longest_of_teacher", "meet_tokenizers", "tokenizer_r
 _KEY = "data.teacher_tokenizer"
 
 
-def check_across(losses: Sequence[DistillationLoss], task: Task, teacher: TeacherSource | None, on_policy: bool) -> bool:
+def check_across(
+    losses: Sequence[DistillationLoss], task: Task, teacher: TeacherSource | None, on_policy: bool
+) -> bool:
     """Whether losses compare a student with a teacher of another tokenizer.
 
     Args:

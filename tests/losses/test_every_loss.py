@@ -27,12 +27,15 @@ from distill.losses import (
     RelationalKD,
     RelationTransfer,
     ReverseKL,
+    SharedVocabularyKL,
     SimilarityPreserving,
     SkewKL,
     TopKKL,
     TotalVariation,
+    UniversalLogitDistillation,
 )
 from distill.losses import blockwise as rows_module
+from distill.losses.shared_vocabulary import SharedTokens
 
 B, T, H, HEADS, C = 8, 5, 8, 2, 4
 LENGTHS = (5, 3, 1, 4, 2, 5, 2, 3)
@@ -50,6 +53,13 @@ def spec(layers, key):
     return ModelSpec(BertForSequenceClassification(config), key)
 
 
+def shared_vocabulary_kl(weight=1.0, name=None):
+    """Of two vocabularies that share all tokens but one of each."""
+    loss = SharedVocabularyKL(temperature=2.0, weight=weight, name=name)
+    loss._tokens = SharedTokens(torch.tensor([0, 2, 3]), torch.tensor([0, 3, 1, 2]))
+    return loss
+
+
 STUDENT, TEACHER = spec(2, "model.student"), spec(4, "model.teacher")
 PER_SAMPLE = {
     "cross_entropy": lambda: CrossEntropy(label_smoothing=0.1, class_weights=[1.0, 2.0, 3.0, 0.5]),
@@ -61,6 +71,8 @@ PER_SAMPLE = {
     "total_variation": lambda: TotalVariation(2.0),
     "alpha_beta": lambda: AlphaBeta(0.2, 0.7, 2.0),
     "top_k": lambda: TopKKL(2, 2.0),
+    "shared_vocabulary": shared_vocabulary_kl,
+    "universal_logit": lambda: UniversalLogitDistillation(2.0),
     "logit_mse": LogitMSE,
     "dkd": DecoupledKD,
     "dist_inter": lambda: DIST(gamma=0.0),

@@ -65,7 +65,9 @@ def _filled(given: dict[str, Any], full: Mapping[str, Any], accepted: set[str]) 
     found = {
         "task": copy.deepcopy(model.get("task")),
         "tokenizer": tokenizer_of(_read(model))[1],
-        "teacher_tokenizer": tokenizer_of({"teacher": model.get("teacher")})[1] if _compares_tokenizers(model) else None,
+        "teacher_tokenizer": tokenizer_of({"teacher": model.get("teacher")})[1]
+        if _compares_tokenizers(model)
+        else None,
         "seed": full["seed"],
     }
     return given | {k: v for k, v in found.items() if k in accepted and k not in given and v is not None}
