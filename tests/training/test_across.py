@@ -108,19 +108,17 @@ def test_a_run_says_what_is_compared_and_scores_the_teacher_by_bytes_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: Any, teacher_dir: str, distill: Callable[..., Any]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    recipe = {
+    mine = {
         "name": "run",
         "model": {
-            "task": "causal-lm",
             "teacher": teacher_dir,
-            "student": {"config": STUDENT, "tokenizer": "distill:quickstart/tokenizer"},
-            "losses": [{"class_path": "CrossEntropy"}, {"class_path": "SharedVocabularyKL"}],
+            "student": {"path": None, "config": STUDENT, "tokenizer": "distill:quickstart/tokenizer"},
         },
         "data": {"files": files, "pack_length": 0, "max_length": 500, "batch_size": 4},
-        "trainer": {"max_steps": 3, "accelerator": "cpu", "log_every_n_steps": 1},
+        "trainer": {"min_epochs": None, "min_steps": None, "max_steps": 3, "accelerator": "cpu"},
     }
-    Path("cross.yaml").write_text(yaml.safe_dump(recipe))  # both tokenizers are found in the model's section
-    code, out, err = distill("fit", "-c", "cross.yaml", "--id", "one")
+    Path("my.yaml").write_text(yaml.safe_dump(mine))  # both tokenizers are found in the model's section
+    code, out, err = distill("fit", "-c", "causal-lm/cross-tokenizer", "-c", "my.yaml", "--id", "one")
     assert code == 0, err
     assert "data: teacher and student are compared at" in out
     assert "loss: shared_vocabulary_kl: " in out

@@ -108,6 +108,10 @@ class _Recorder:
         if not isinstance(job.data, TextData):
             kind = type(job.data).__name__
             raise UserError("only TextData can be recorded", key="data", value=kind, hint="use TextData")
+        if job.data.other_tokenizer is not None:
+            problem = "a recording is of the student's tokens, and this teacher reads its own"
+            hint = "record without it, with a loss that compares token by token"
+            raise UserError(problem, key="data.teacher_tokenizer", value=job.data.teacher_tokenizer, hint=hint)
         if self.task.stochastic:
             problem = f"{self.task.name} draws its inputs anew in each epoch, so what is recorded is of no other"
             raise UserError(
