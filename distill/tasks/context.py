@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from distill.core.padding import pad
 from distill.core.signals import IGNORE, TEACHER_AT, Batch, Request, Signals
 from distill.core.task import Task
+from distill.core.teacher_inputs import teacher_inputs
 from distill.core.utils.errors import UserError
 
-__all__ = ["for_teacher", "of_teacher", "teach"]
+__all__ = ["for_teacher", "teach"]
 
-_THEIRS = "teacher_"
 _FILLS = {TEACHER_AT: -1, "teacher_labels": IGNORE, "teacher_bytes": 0, "teacher_position_ids": 0}
-_NOT_READ = ("at", "labels", "bytes")
 
 
 def for_teacher(features: Sequence[dict[str, Any]], padding: int) -> dict[str, Tensor]:
@@ -40,25 +39,6 @@ def for_teacher(features: Sequence[dict[str, Any]], padding: int) -> dict[str, T
     return found | {"teacher_attention_mask": torch.from_numpy(real).long()}
 
 
-def of_teacher(batch: Batch) -> Batch | None:
-    """The texts of a batch as a teacher of another tokenizer reads and predicts them; ``None`` where it has the same.
-
-    Without ids, as they are of the student's samples.
-    """
-    theirs = _theirs(batch)
-    if "labels" not in theirs:
-        return None
-    inputs = {name: tensor for name, tensor in theirs.items() if name not in _NOT_READ}
-    mask, real = theirs["labels"] != IGNORE, inputs.get("attention_mask")
-    return Batch(
-        inputs, theirs["labels"], mask, None if real is None else real.bool(), extras={"bytes": theirs["bytes"]}
-    )
-
-
-def _theirs(batch: Batch) -> dict[str, Tensor]:
-    return {name.removeprefix(_THEIRS): x for name, x in batch.extras.items() if name.startswith(_THEIRS)}
-
-
 def teach(task: Task, model: nn.Module, batch: Batch, request: Request) -> Signals:
     """A teacher's pass over its own inputs, where ``batch`` holds such, with its signals at the student's positions.
 
@@ -67,15 +47,14 @@ def teach(task: Task, model: nn.Module, batch: Batch, request: Request) -> Signa
     Raises:
         UserError: if signals are asked for that have no place at the student's positions.
     """
-    theirs = _theirs(batch)
-    if "at" not in theirs:
+    at = batch.extras.get(TEACHER_AT)
+    if at is None:
         return task.forward(model, batch, request)
     if replace(request, logits=False, lazy=False):  # of tokens that do not count there would be none to compare
         problem = "the teacher reads other texts than the student, so losses can compare the logits of answers alone"
         raise UserError(problem, key="data.teacher_system", hint="leave out losses on layers, or this setting")
-    inputs = {name: tensor for name, tensor in theirs.items() if name not in _NOT_READ}
-    signals = task.forward(model, replace(batch, inputs=inputs, tokens=None), request)
-    return _moved(signals, theirs["at"].clamp(min=0))
+    signals = task.forward(model, replace(batch, inputs=teacher_inputs(batch), tokens=None), request)
+    return _moved(signals, at.clamp(min=0))
 
 
 def _moved(signals: Signals, at: Tensor) -> Signals:

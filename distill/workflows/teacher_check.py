@@ -17,10 +17,10 @@ from distill.core.internals.lightning import on_device
 from distill.core.signals import IGNORE, Batch
 from distill.core.tally import Tally
 from distill.core.task import Task, TokenTask
+from distill.core.teacher_inputs import of_teacher
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
 from distill.core.verdict import Verdict
-from distill.tasks.context import of_teacher
 from distill.training.evidence import counted
 from distill.training.module import Distillation
 

@@ -11,8 +11,8 @@ from torchmetrics import MeanMetric
 from distill.core.signals import Batch, Signals
 from distill.core.task import Task, TokenTask
 from distill.core.teacher import TeacherSource
+from distill.core.teacher_inputs import of_teacher
 from distill.core.token_scores import TokenScores
-from distill.tasks.context import of_teacher
 
 __all__ = ["TeacherScores"]
 
