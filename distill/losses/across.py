@@ -72,7 +72,8 @@ class AcrossTokenizers(SoftenedLoss):
         lazy = teacher.lazy_logits
         if lazy is None:
             assert teacher.logits is not None
-            total = self.divergence(student_NC, *counted(counts, teacher.logits.flatten(0, -2)), temperature)
+            (teacher_NV,) = counted(counts, teacher.logits.flatten(0, -2))
+            total = self.divergence(student_NC, teacher_NV, temperature)
         else:
             total = self._over_hidden(student_NC, lazy.at(counts), temperature)
         return LossSum(total, batch.count)
