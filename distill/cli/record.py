@@ -74,7 +74,9 @@ RECORD = Command(
         ),
         argument("--k", type=int, help="tokens of topk (50; of a server 20, the most that vLLM gives by default)"),
         argument("--draws", type=int, help="tokens of sampled (12)"),
-        argument("--part", default="1/1", metavar="I/N", help="record the I-th of N parts; one process each"),
+        argument(
+            "--part", metavar="I/N", help="record the I-th of N parts, one process each; torchrun gives each its own"
+        ),
         argument(
             "--from-server", metavar="URL", help="ask an OpenAI-compatible server, instead of running the teacher"
         ),

@@ -14,9 +14,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from distill.cli.main import main
-from distill.models.teachers import RecordedTeacher
+from distill.models.teachers import LiveTeacher, RecordedTeacher
 from distill.training import objective
-from distill.workflows.record import recorder
+from distill.workflows.record import origin, recorder
 
 Distill = Callable[..., Any]
 
@@ -63,7 +63,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: Callable[...
     return written
 
 
-def student(run: str) -> dict[str, Any]:
+def student_of(run: str) -> dict[str, Any]:
     return load_file(Path("runs", run, "student", "model.safetensors"))
 
 
@@ -96,8 +96,8 @@ def test_hidden_states_teach_as_the_model_that_runs(
     assert done.code == 0, done.err
     assert "recorded in kept: hidden" in done.out
     if dtype == "float32":  # Adam makes steps of one size of gradients of any: rounding may turn the smallest
-        read = student("lm/read")
-        for name, weight in student("lm/live").items():
+        read = student_of("lm/read")
+        for name, weight in student_of("lm/live").items():
             torch.testing.assert_close(read[name], weight, rtol=near, atol=near, msg=name)
     assert scores("lm/read")["student"]["perplexity"] == pytest.approx(scores("lm/live")["student"]["perplexity"], near)
     assert scores("lm/read")["teacher"] == pytest.approx(scores("lm/live")["teacher"], 1e-6)
@@ -219,7 +219,7 @@ def test_a_run_on_a_recording_resumes_to_the_same_bits(
     assert main(["fit", "-c", recipe, "--id", "killed", *options]) == 130
     monkeypatch.setattr(RecordedTeacher, "signals", read)
     assert distill("resume", "runs/lm/killed").code == 0
-    one, other = student("lm/undisturbed"), student("lm/killed")
+    one, other = student_of("lm/undisturbed"), student_of("lm/killed")
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert scores("lm/killed") == scores("lm/undisturbed")
 
@@ -234,8 +234,127 @@ def test_logits_of_a_classifier_teach_as_the_model_that_runs(
     assert distill("fit", "-c", config, "--id", "live").code == 0
     done = distill("fit", "-c", config, "--id", "read", "--model.teacher.recorded", "kept")
     assert done.code == 0, done.err
-    for name, weight in student("classes/live").items():
-        torch.testing.assert_close(student("classes/read")[name], weight, rtol=1e-4, atol=1e-5)
+    for name, weight in student_of("classes/live").items():
+        torch.testing.assert_close(student_of("classes/read")[name], weight, rtol=1e-4, atol=1e-5)
     assert scores("classes/read").keys() == scores("classes/live").keys()
     done = distill("record", "-c", config, "--to", "none", "--as", "hidden")
     assert (done.code, "predicts no tokens" in done.err) == (2, True)
+
+
+def test_processes_that_torchrun_starts_share_the_work(
+    write: Callable[..., str], base_config: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write(base_config, {"trainer": {"devices": 2}})
+    assert distill("record", "-c", recipe, "--to", "whole", "--as", "topk", "--k", "5").code == 0
+    for rank in ("1", "0"):
+        for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("GROUP_RANK", "0"), ("WORLD_SIZE", "2")):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+        done = distill("record", "-c", recipe, "--to", "shared", "--as", "topk", "--k", "5")
+        assert done.code == 0, done.err
+        assert ("left to the other parts" in done.out) == (rank == "1")
+    assert contents("shared") == contents("whole")
+
+
+def test_what_a_kill_leaves_before_the_first_shard_is_gone_on_with(
+    write: Callable[..., str], base_config: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, saved = write(base_config), origin.Running.save
+
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(origin.Running, "save", killed)
+    assert distill("record", "-c", recipe, "--to", "kept", "--as", "hidden").code == 130
+    monkeypatch.setattr(origin.Running, "save", saved)
+    assert distill("record", "-c", recipe, "--to", "kept", "--as", "hidden").code == 0
+
+
+def test_another_tokenizer_and_another_template_are_refused(
+    write: Callable[..., str], base_config: dict[str, Any], distill: Distill, chat_dir: Path
+) -> None:
+    chats = [[{"role": "user", "content": f"x = {i}"}, {"role": "assistant", "content": f"y{i}"}] for i in range(24)]
+    Path("chats.jsonl").write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    data = {
+        "files": {"train": "chats.jsonl", "validation": "chats.jsonl"},
+        "path": None,
+        "train_samples": None,
+        "pack_length": 64,
+    }
+    recipe = write(base_config, {"data": data})
+    assert distill("record", "-c", recipe, "--to", "kept", "--as", "topk", "--k", "5").code == 0
+    for name in ("lower", "polite"):
+        shutil.copytree(chat_dir, name)
+    tokenizer = json.loads(Path("lower/tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Lowercase"}  # the same tokens, of other texts
+    Path("lower/tokenizer.json").write_text(json.dumps(tokenizer))
+    template = Path("polite/chat_template.jinja")
+    template.write_text(template.read_text().replace("Be brief.", "Be polite."))
+
+    def refused(other: str) -> str:
+        student = ("--model.student.path", other, "--data.tokenizer", other)
+        done = distill("fit", "-c", recipe, "--model.teacher", "{recorded: kept, path: null}", *student)
+        assert (done.code, Path("runs").exists()) == (2, False), done.out
+        return " ".join(done.err.split())
+
+    assert "was recorded of another tokenizer" in refused("lower")
+    assert "was recorded of another chat template" in refused("polite")
+
+
+def test_an_ensemble_is_recorded_as_one_teacher(
+    write: Callable[..., str], recipe: dict[str, Any], distill: Distill
+) -> None:
+    path = recipe["model"]["teacher"]["path"]
+    shutil.copytree(path, "other")
+    weights = load_file("other/model.safetensors")
+    save_file({name: weight * 1.5 for name, weight in weights.items()}, "other/model.safetensors", {"format": "pt"})
+    teachers = [{"path": path, "weight": 2.0}, {"path": "other"}]
+    student = {"path": path, "layers": "uniform", "num_layers": 2}
+    config = write(recipe, {"model": {"teacher": teachers, "student": student}}, "both.yaml")
+    done = distill("record", "-c", config, "--to", "kept", "--as", "logits")
+    assert done.code == 0, done.err
+    assert distill("fit", "-c", config, "--id", "live").code == 0
+    done = distill("fit", "-c", config, "--id", "read", "--model.teacher", "{recorded: kept}")
+    assert done.code == 0, done.err
+    for name, weight in student_of("both/live").items():
+        torch.testing.assert_close(student_of("both/read")[name], weight, rtol=1e-4, atol=1e-5)
+    assert scores("both/read")["teacher"] == pytest.approx(scores("both/live")["teacher"])
+
+
+def test_a_model_beside_a_recording_judges_what_the_student_writes(
+    write: Callable[..., str], base_config: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_policy = {"share": 0.5, "max_new_tokens": 4}
+    recipe = write(base_config, {"model": {"on_policy": on_policy}, "trainer": {"max_steps": 8}})
+    assert distill("record", "-c", recipe, "--to", "kept", "--as", "hidden").code == 0
+    done = distill("fit", "-c", recipe, "--model.teacher", "{recorded: kept, path: null}")
+    assert (done.code, "says nothing of what the student writes" in done.err) == (2, True)
+    judged, asked = LiveTeacher.signals, list[bool]()
+
+    def counted(self: LiveTeacher, batch: Any, request: Any) -> Any:
+        asked.append(batch.ids is None)
+        return judged(self, batch, request)
+
+    monkeypatch.setattr(LiveTeacher, "signals", counted)
+    done = distill("fit", "-c", recipe, "--id", "read", "--model.teacher.recorded", "kept")
+    assert done.code == 0, done.err
+    assert all(asked)  # of the student's own alone
+    assert 0 < len(asked) < 8
+
+
+def test_two_ranks_learn_of_a_recording_what_one_does(
+    write: Callable[..., str], base_config: dict[str, Any], distill: Distill, script: Callable[..., Any]
+) -> None:
+    changes = {"optimizer": {"name": "sgd", "lr": 0.5, "warmup": 0}, "teacher": {"path": None, "recorded": "kept"}}
+    recipe = write(base_config, {"model": {"optimizer": changes["optimizer"]}})
+    assert distill("record", "-c", recipe, "--to", "kept", "--as", "topk", "--k", "30").code == 0
+    recipe = write(base_config, {"model": changes})
+    assert distill("fit", "-c", recipe, "--id", "one").code == 0
+    options = ("--trainer.devices", "2", "--data.batch_size", "2")
+    fit = Path(__file__).parents[1] / "training/distributed/fit.py"
+    script(fit, "plain", "-c", recipe, "--id", "two", *options)
+    one, two = student_of("lm/one"), student_of("lm/two")
+    begun = load_file(Path(base_config["model"]["student"]["path"], "model.safetensors"))
+    assert any((one[name] - begun[name]).abs().max() > 1e-3 for name in one if name in begun)
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5)

@@ -86,8 +86,12 @@ class Running(Origin):
 
     @property
     def who(self) -> dict[str, Any]:
-        model = self._source.models[0]
-        return {"name": type(model).__name__, "parameters": parameter_count(model), "megabytes": megabytes(model)}
+        models = self._source.models
+        return {
+            "name": ", ".join(type(model).__name__ for model in models),
+            "parameters": sum(map(parameter_count, models)),
+            "megabytes": sum(map(megabytes, models)),
+        }
 
     def save(self, folder: Path) -> None:
         config: Any = self._source.models[0].config

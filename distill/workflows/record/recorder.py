@@ -48,6 +48,7 @@ from distill.models.teachers.recorded.shards import Kept, counts_of, pack
 from distill.workflows.job.build import Job, build, make_trainer
 from distill.workflows.record.form import Form
 from distill.workflows.record.origin import Origin, Running
+from distill.workflows.record.parts import alone, own_device, share_of
 
 __all__ = ["record"]
 
@@ -64,7 +65,7 @@ def record(
     form: Form,
     origin: Origin | None = None,
     *,
-    part: str = "1/1",
+    part: str | None = None,
     allow: Sequence[str] = (),
 ) -> Path:
     """Record a teacher on the training data of ``config``.
@@ -74,7 +75,8 @@ def record(
         to: The folder to write to. One that holds a part of the same recording is completed.
         form: What is kept.
         origin: Whence its signals come; the teacher of ``config`` runs, if not given.
-        part: ``I/N``: the I-th of N parts, each of which another process records.
+        part: ``I/N``: the I-th of N parts, each of which another process records; where torchrun has started several,
+            each one takes its own.
         allow: Packages whose classes the configuration may name, besides our own.
 
     Returns:
@@ -84,20 +86,13 @@ def record(
         UserError: if the teacher cannot be recorded so, or the folder holds something else.
     """
     check_folder(to, "--to")
-    folder, share, origin = at_home(to), _share(part), origin or Running()
-    job = build(origin.config(config), allow=allow)
+    folder, share, origin = at_home(to), share_of(part), origin or Running()
+    job = build(origin.config(config), allow=allow, run_id="recording" if share[1] > 1 else None)  # no run is made
     with closing(_Recorder(job, folder, form, origin)) as recorder:
         recorder.begin()
         recorder.record(share)
         recorder.conclude()
     return folder
-
-
-def _share(part: str) -> tuple[int, int]:
-    number, _, of = part.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number[:9]) <= int(of[:9])):
-        raise UserError("must be I/N, with I from 1 to N", key="--part", value=part, hint="write 1/4, 2/4, ...")
-    return int(number) - 1, int(of)
 
 
 class _Recorder:
@@ -119,7 +114,9 @@ class _Recorder:
             )
         self.teacher, self.data = origin.teacher(job), job.data
         with quiet_lightning():
-            self.trainer: Trainer = make_trainer(job, enable_checkpointing=False, callbacks=[])
+            self.trainer: Trainer = make_trainer(
+                job, enable_checkpointing=False, callbacks=[], **own_device(job.arguments)
+            )
         self.device = self.trainer.strategy.root_device if self.teacher.models else torch.device("cpu")
         self.teacher.to(self.device)
         self.samples: Samples = self.data.samples("train")
@@ -159,9 +156,19 @@ class _Recorder:
             UserError: if the folder holds something else, or the disk has too little room.
         """
         make_folder(self.folder, "--to")
-        if (self.folder / PLAN).is_file():
-            self._refuse_other()
-            return
+        with alone(self.folder):
+            if (self.folder / PLAN).is_file():
+                self._refuse_other()
+            else:
+                self._check_room()
+                replace(self.folder / PLAN, json.dumps(self.plan.record(), indent=1).encode())
+            if not (self.folder / TEACHER).is_dir():
+                with replacing(self.folder / TEACHER, "--to") as fresh:
+                    self.origin.save(fresh)
+            if self.codec.common and not (self.folder / COMMON).is_file():
+                replace(self.folder / COMMON, save({k: t.contiguous() for k, t in self.codec.common.items()}))
+
+    def _check_room(self) -> None:
         if any(self.folder.iterdir()):
             problem = "holds other files"
             raise UserError(problem, key="--to", value=str(self.folder), hint="name a new folder, or an empty one")
@@ -170,11 +177,6 @@ class _Recorder:
             problem = f"has room for {free / 1e9:,.1f} GB, and the recording takes {needed / 1e9:,.1f} GB"
             hint = "name a folder on another disk, or record in a smaller form"
             raise UserError(problem, key="--to", value=str(self.folder), hint=hint)
-        with replacing(self.folder / TEACHER, "--to") as fresh:
-            self.origin.save(fresh)
-        if self.codec.common:
-            replace(self.folder / COMMON, save({k: t.contiguous() for k, t in self.codec.common.items()}))
-        replace(self.folder / PLAN, json.dumps(self.plan.record(), indent=1).encode())
 
     def _refuse_other(self) -> None:
         try:
@@ -262,18 +264,21 @@ class _Recorder:
         if lacking := self._lacking():
             print(f"{len(lacking)} of {len(self.plan.shards)} shards are left to the other parts", flush=True)
             return
-        if not (self.folder / INDEX).is_file():
-            names = [*([COMMON] if self.codec.common else []), *map(shard_name, range(len(self.plan.shards)))]
-            files = tuple(File.of(self.folder / name) for name in names)
-            scores = self._scores()
-            validation = str(identity(self.data).get("validation", ""))
-            Index(self.plan, files, scores, validation).write(self.folder)
+        with alone(self.folder):
+            if not (self.folder / INDEX).is_file():
+                self._index().write(self.folder)
         index = Index.open(self.folder, "--to")
         scored = (
             f"; the teacher's {self.task.monitor}: {number(index.scores[self.task.monitor])}" if index.scores else ""
         )
         print(f"{self.folder}: {describe(index.plan, index.files)}{scored}", flush=True)
         print(f"to train on it: distill fit -c RECIPE --model.teacher.recorded {self.folder}", flush=True)
+
+    def _index(self) -> Index:
+        names = [*([COMMON] if self.codec.common else []), *map(shard_name, range(len(self.plan.shards)))]
+        files = tuple(File.of(self.folder / name) for name in names)
+        validation = str(identity(self.data).get("validation", ""))
+        return Index(self.plan, files, self._scores(), validation)
 
     def _scores(self) -> dict[str, float]:
         """The teacher's metrics on the validation data that a run of the recipe would take."""
