@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,9 @@ from distill.export.onnx.integer_layers import (
     DynamicInput,
     DynamicLinear,
     IntegerEmbedding,
+    NibbleEmbedding,
     NibbleLinear,
+    Nibbles,
     StaticInput,
     StaticLinear,
     WeightOnlyLinear,
@@ -74,11 +77,12 @@ def with_integers(model: nn.Module, *, unsigned: bool) -> nn.Module:
         unsigned: Store the weights of integer products as uint8 around 128.
     """
     model = copy.deepcopy(model)
-    integers: dict[int, Tensor] = {}  # one matrix a weight, however many layers compute with it
+    integers: dict[int, _Integers] = {}  # one matrix a weight, however many layers compute with it
     made: dict[nn.Module, nn.Module] = {}
     for layer in frozen_layers(model).values():
-        q = integers.setdefault(id(layer.weight), layer.integers())
-        made[layer] = _integer_layer(layer, q, unsigned)
+        if id(layer.weight) not in integers:
+            integers[id(layer.weight)] = _Integers(layer)
+        made[layer] = _integer_layer(layer, integers[id(layer.weight)], unsigned)
     for name, module in list(model.named_modules(remove_duplicate=False)):  # a layer may stand under several names
         if module in made:
             parent, _, attribute = name.rpartition(".")
@@ -86,22 +90,39 @@ def with_integers(model: nn.Module, *, unsigned: bool) -> nn.Module:
     return model
 
 
-def _integer_layer(layer: QuantizedLayer, q: Tensor, unsigned: bool) -> nn.Module:
+class _Integers:
+    """The integers of a weight, made once in each form that layers hold."""
+
+    def __init__(self, layer: QuantizedLayer) -> None:
+        self._layer, integers = layer, layer.integers()
+        self.rows = integers.t() if isinstance(layer, QuantizedTransposedLinear) else integers
+
+    @cached_property
+    def nibbles(self) -> Nibbles | None:
+        """Two to a byte; ``None`` where they are larger, or no operator reads them so."""
+        if self._layer.scheme.weights.bits > 4:
+            return None
+        return Nibbles.of(self.rows, self._layer.weight_scale, self._layer.weight_zero_point)
+
+
+def _integer_layer(layer: QuantizedLayer, q: _Integers, unsigned: bool) -> nn.Module:
     if isinstance(layer, QuantizedEmbedding):
-        return IntegerEmbedding(q, layer.weight_scale, layer.weight_zero_point)
+        if q.nibbles is not None:
+            return NibbleEmbedding(q.nibbles)
+        return IntegerEmbedding(q.rows, layer.weight_scale, layer.weight_zero_point)
     bias = layer.bias.detach() if isinstance(layer.bias, Tensor) else None
     if isinstance(layer, (QuantizedConv, QuantizedConvTranspose)):
-        return _conv(layer, q, unsigned, bias)
-    return _linear(layer, q.t() if isinstance(layer, QuantizedTransposedLinear) else q, unsigned, bias)
+        return _conv(layer, q.rows, unsigned, bias)
+    return _linear(layer, q, unsigned, bias)
 
 
-def _linear(layer: QuantizedLayer, rows: Tensor, unsigned: bool, bias: Tensor | None) -> nn.Module:
+def _linear(layer: QuantizedLayer, q: _Integers, unsigned: bool, bias: Tensor | None) -> nn.Module:
     input = _input(layer)
     if not multiplies_integers(layer):
-        scheme = layer.scheme.weights
-        weights_only = NibbleLinear if NibbleLinear.holds(scheme.bits, scheme.group_size) else WeightOnlyLinear
-        return weights_only(input, rows.contiguous(), layer.weight_scale, layer.weight_zero_point, bias)
-    weight, zero_point = _stored(layer, rows.t().contiguous(), unsigned)
+        if q.nibbles is not None:
+            return NibbleLinear(input, q.nibbles, bias)
+        return WeightOnlyLinear(input, q.rows.contiguous(), layer.weight_scale, layer.weight_zero_point, bias)
+    weight, zero_point = _stored(layer, q.rows.t().contiguous(), unsigned)
     if isinstance(input, DynamicInput):
         return DynamicLinear(input, weight, layer.weight_scale, zero_point, bias)
     assert input is not None  # or its product would not be one of integers

@@ -20,6 +20,8 @@ from distill.export.onnx.graph import to_onnx
 from distill.export.onnx.runtime import integer_matmuls, logits, session
 
 WIDTH, OUT = 48, 10
+TOKENS = 200
+"""More than the exporter folds into a constant of another shape."""
 FULL = ActivationScheme()
 SCHEMES: dict[str, tuple[type[nn.Module], WeightScheme, ActivationScheme | None]] = {
     "static": (nn.Linear, WeightScheme(), FULL),
@@ -34,6 +36,7 @@ SCHEMES: dict[str, tuple[type[nn.Module], WeightScheme, ActivationScheme | None]
     "groups_asymmetric": (nn.Linear, WeightScheme(bits=3, granularity="group", group_size=8, symmetric=False), FULL),
     "nibbles": (nn.Linear, WeightScheme(bits=4, granularity="group", group_size=16), None),
     "nibbles_asymmetric": (nn.Linear, WeightScheme(bits=4, granularity="group", group_size=16, symmetric=False), FULL),
+    "nibbles_of_a_channel": (nn.Linear, WeightScheme(bits=4), None),
     "groups_dynamic": (
         nn.Linear,
         WeightScheme(granularity="group", group_size=12),
@@ -42,6 +45,24 @@ SCHEMES: dict[str, tuple[type[nn.Module], WeightScheme, ActivationScheme | None]
     "weights_only": (nn.Linear, WeightScheme(granularity="tensor", bits=2), None),
 }
 INTEGER = [name for name in SCHEMES if name.startswith(("static", "dynamic"))]
+
+
+class Tied(nn.Module):
+    """A table, a head that is tied to it, and one that reads the table's weights itself."""
+
+    def __init__(self, weights: WeightScheme) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = nn.Embedding(TOKENS, 2 * WIDTH), nn.Linear(2 * WIDTH, TOKENS, bias=False)
+        self.head.weight = self.table.weight
+        made = [
+            quantize_layer(layer, LayerScheme(weights=weights, activations=None)) for layer in (self.table, self.head)
+        ]
+        freeze(made)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        return torch.cat([x, self.head(x), nn.functional.linear(x, self.table.weight)], -1)
 
 
 class Layers(nn.Module):
@@ -132,10 +153,11 @@ def test_their_weights_are_integers_in_the_file(path: Path, request: pytest.Fixt
         assert found[name].data_type == wanted
 
 
-def test_weights_of_4_bits_in_groups_are_stored_two_to_a_byte(path: Path) -> None:
+def test_weights_of_4_bits_that_are_not_multiplied_as_integers_are_stored_two_to_a_byte(path: Path) -> None:
     nodes = [node for node in onnx.load(path).graph.node if node.op_type == "MatMulNBits"]
     stored = {i.name: i for i in onnx.load(path).graph.initializer}
-    assert [list(stored[node.input[1]].dims) for node in nodes] == [[OUT, WIDTH // 16, 8]] * 2
+    assert [list(stored[node.input[1]].dims) for node in nodes] == [[OUT, WIDTH // 16, 8]] * 4
+    assert all(stored[node.input[1]].data_type == onnx.TensorProto.UINT8 for node in nodes)
 
 
 def test_the_largest_integer_is_that_of_the_products(layers: Layers) -> None:
@@ -152,3 +174,40 @@ def test_without_quantization_the_weights_stay_and_the_inputs_pass(layers: Layer
     weight = layers.layers["static"].weight
     torch.testing.assert_close(plain.layers["static"](x), x @ weight.T + layers.layers["static"].bias)
     assert len(frozen_layers(layers)) == len(SCHEMES)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        WeightScheme(bits=4),
+        WeightScheme(bits=2, granularity="tensor"),
+        WeightScheme(bits=4, granularity="group", group_size=16, symmetric=False),
+        WeightScheme(bits=3, granularity="group", group_size=48, symmetric=False),
+    ],
+    ids=str,
+)
+def test_a_table_of_4_bits_is_stored_once_two_to_a_byte_with_the_head_that_is_tied_to_it(
+    weights: WeightScheme, tmp_path: Path
+) -> None:
+    model, ids = Tied(weights).eval(), torch.tensor([[0, 3, 9], [1, 1, 5]])
+    to_onnx(with_integers(model, unsigned=False), tmp_path / "model.onnx", {"ids": ids})
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert {"GatherBlockQuantized", "MatMulNBits"} <= {node.op_type for node in graph.node}
+    assert [list(i.dims) for i in graph.initializer if np.prod(i.dims) >= TOKENS * WIDTH] == [[TOKENS, WIDTH]]
+    q = model.table.integers().double()
+    scale = model.table.weight_scale.double().reshape(-1, 1) if weights.group_size is None else model.table.weight_scale
+    groups = 1 if weights.group_size is None else 2 * WIDTH // weights.group_size
+    zero = model.table.weight_zero_point
+    zero = torch.zeros_like(scale) if zero is None else zero.double().reshape(scale.shape)
+    values = ((q.unflatten(1, (groups, -1)) - zero.unsqueeze(-1)) * scale.double().unsqueeze(-1)).flatten(1)
+    rows = values[ids]
+    expected = torch.cat([rows, rows @ values.T, rows @ values.T], -1)
+    found = logits(session(tmp_path / "model.onnx"), {"ids": ids}).double()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_table_whose_blocks_the_runtime_does_not_know_is_stored_a_byte_each(tmp_path: Path) -> None:
+    model, ids = Tied(WeightScheme(bits=4, granularity="group", group_size=8)).eval(), torch.tensor([[0, 3]])
+    to_onnx(with_integers(model, unsigned=False), tmp_path / "model.onnx", {"ids": ids})
+    assert "GatherBlockQuantized" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    torch.testing.assert_close(logits(session(tmp_path / "model.onnx"), {"ids": ids}), model(ids), rtol=1e-5, atol=1e-4)
