@@ -38,6 +38,8 @@ class Run:
     * ``plan.json``: how many steps it has, and by which metric its best student is chosen;
     * ``result.json``: the metrics of the final table;
     * ``failure.json``: why training failed, where it did;
+    * ``completions.jsonl``: of a language model, what it and its teacher write after a few held-out prompts;
+    * ``evaluations/``: what ``distill evaluate`` found;
     * ``metrics.csv`` and the folders of the other loggers.
 
     Nothing is on the disk before :meth:`create`.
@@ -236,7 +238,7 @@ class Run:
         """
         refuse_links(self.folder)
         files = [self.config_file, self.result_file, self.failure_file, self.plan_file, self.lock_file]
-        files += [self.folder / "metrics.csv", self.folder / "timeline.png"]
+        files += [self.folder / name for name in ("metrics.csv", "timeline.png", "completions.jsonl")]
         files += [path.with_name(f".{path.name}.new") for path in files]  # and no folder that a killed save left
         for path in (*files, self.checkpoints, self.student):
             folder = path in (self.checkpoints, self.student)

@@ -38,6 +38,7 @@ from distill.training.assemble import (
     try_reading,
 )
 from distill.training.averaging import GlobalMean
+from distill.training.completions import CompletionsConfig, settle_completions
 from distill.training.evidence import Evidence
 from distill.training.judging import Judge
 from distill.training.lora import refuse_agreement, shares_base
@@ -76,6 +77,7 @@ class Distillation(LightningModule):
         optimizer: Optimizer and learning-rate schedule.
         labels: Names of the classes. On the command line they come from the data.
         on_policy: Which batches the student writes itself (:mod:`distill.training.on_policy`); none if not given.
+        completions: What a language model writes after held-out prompts when a run ends, to be read and to be scored.
 
     Raises:
         UserError: for whatever cannot work, before anything is trained or written.
@@ -90,16 +92,18 @@ class Distillation(LightningModule):
         optimizer: OptimizerConfig | None = None,
         labels: list[str] | None = None,
         on_policy: OnPolicyConfig | None = None,
+        completions: CompletionsConfig | None = None,
     ) -> None:
         super().__init__()
-        given = {"student": student, "optimizer": optimizer, "labels": labels, "on_policy": on_policy}
-        refuse_types(Distillation, given, "model.")
+        given = {"student": student, "optimizer": optimizer, "labels": labels}
+        refuse_types(Distillation, given | {"on_policy": on_policy, "completions": completions}, "model.")
         self.task = make_task(task, labels)
         terms = make_losses(losses, self.task)  # before a model is loaded, which takes long
         self.teacher = make_teacher(teacher, self.task, labels)
         self.student = make_student(student, self.task, self.teacher, labels, teacher)
         self.student_config = student if isinstance(student, StudentConfig) else None
         self.own_base = shares_base(student, teacher, self.task)
+        self.completions = settle_completions(completions, self.task, self.student)
         self.losses = nn.ModuleList(terms)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.needs = bind(self._losses(), self.task, self.student, self.teacher)
@@ -330,11 +334,7 @@ class Distillation(LightningModule):
         self.log(self.task.monitor, best, prog_bar=True, logger=False, sync_dist=several)
 
     def metric_names(self, validates: bool = True) -> list[str]:
-        """The names of all metrics that a run logs, those of callbacks left out.
-
-        Args:
-            validates: Whether it is validated.
-        """
+        """The names of all metrics that a run logs, validated or not (``validates``), those of callbacks left out."""
         scores = (self.task.monitor, *self._judge.metrics) if validates else ()
         return logged_names(self._losses(), scores, self.teacher is not None, self.on_policy is not None)
 

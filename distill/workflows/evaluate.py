@@ -25,6 +25,7 @@ from distill.run.listing import read_json
 from distill.tasks import Task
 from distill.training.evidence import empty_layers
 from distill.training.processes import meeting, none_left
+from distill.workflows.completions import complete_held_out
 from distill.workflows.fit import interruptible
 from distill.workflows.job.build import Job, build, make_trainer
 from distill.workflows.result import make_result, show_result
@@ -124,11 +125,19 @@ def evaluate(
         check_baseline(beside, run.config)
         _, alone = reopen(beside, split, overrides=overrides, allow=allow, with_teacher=False)
         other = {"run": str(beside), "scores": of_student(score(alone, split)[1])}
+        other["scores"] |= (_written(alone, split) or {"scores": {"student": {}}})["scores"]["student"]
     main, scores = score(job, split)
     if main:
         name = {"name": run.name, "id": f"{run.id}: {split}"}
-        show_result(scored(job, scores, run, run.student, beside=other, **name))
+        more = {"beside": other, "completions": _written(job, split)}
+        show_result(scored(job, scores, run, run.student, **more, **name))
     return scores
+
+
+def _written(job: Job, split: str) -> dict[str, Any] | None:
+    """What texts that the models write score, where that is asked for."""
+    written = complete_held_out(job, {"validate": "validation"}.get(split, split), shown=False)
+    return None if written is None else written.record
 
 
 def of_student(scores: Mapping[str, float]) -> dict[str, float]:

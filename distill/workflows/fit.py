@@ -34,13 +34,14 @@ from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
 from distill.run.lineage import lineage
 from distill.run.listing import read_json
-from distill.run.loggers.make import keep_student, make_loggers
+from distill.run.loggers.make import keep_completions, keep_student, make_loggers
 from distill.training.evidence import empty_layers
 from distill.training.lora import merge_adapter
 from distill.training.module import Distillation
 from distill.training.processes import meeting, none_left, shared_id
 from distill.workflows.best_student import restore_best
 from distill.workflows.card import CARD, card
+from distill.workflows.completions import COMPLETIONS, complete_held_out
 from distill.workflows.job.build import Job, build, make_trainer
 from distill.workflows.job.lightning_limits import explained
 from distill.workflows.opening import opening
@@ -108,7 +109,8 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
         checkpoint: What it resumes from; the start if not given.
     """
     main = trainer.is_global_zero
-    trainer.loggers = loggers = make_loggers(job.logging, job.run, job.config, at=at)
+    more = job.module.completions is not None and job.module.completions.shown > 0
+    trainer.loggers = loggers = make_loggers(job.logging, job.run, job.config, at=at, more=more)
     check = None if at is not None else TeacherCheck()
     first = [*([] if check is None else [check]), _WritePlan(job, check)]
     picture = DrawTimeline(job.run.folder / "timeline.png")
@@ -150,6 +152,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
         raise
     if main:
         picture.draw(trainer)
+        keep_completions(loggers, job.run.folder / COMPLETIONS)
         keep_student(loggers, job.run)
 
 
@@ -234,6 +237,9 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     steps_done = record.steps_of(job.module.student)
     tokenizer = getattr(job.data, "tokenizer", None)
     saved_student.save(job.run.student, student, tokenizer, steps_done, {**task_file(job.data), **adapter}, dtype)
+    written = complete_held_out(job, "validation", student)
+    if written is not None and written.shown:
+        write(job.run.folder / COMPLETIONS, written.jsonl)
     result = make_result(
         job.module,
         scores,
@@ -241,6 +247,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         job.run.student,
         measured={"empty_layers": empty_layers(student), "hurried": hurried(changed, total, step)},
         beside=_beside(job),
+        completions=None if written is None else written.record,
         **lineage(job.config, job.data),
         name=job.run.name,
         id=job.run.id,
@@ -255,6 +262,8 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     chosen = f"the {'next ' if instead else ''}best by {job.module.task.monitor}"
     which = f"{step} of {steps} ({chosen})" if step != steps else f"{step} (the last)"
     print(f"student of step {which}: {Path(job.run.shown) / 'student'}", flush=True)
+    if written is not None and written.shown:
+        print(f"completions of {len(written.lines)} held-out prompts: {Path(job.run.shown) / COMPLETIONS}", flush=True)
     if instead:
         _log.warning("%s: the student of step %d is saved in its place", instead, step)
     if unfinished:

@@ -33,7 +33,8 @@ def make_result(
         scores: The student's, by metric; ``agreement`` among them.
         evidence: What else its validation measured, as :attr:`Evidence.found`.
         saved: The student's folder, whose files of weights are its size.
-        more: Whatever else is to be recorded; ``measured`` adds to the evidence, ``beside`` is another run's scores.
+        more: Whatever else is to be recorded; ``measured`` adds to the evidence, ``beside`` is another run's scores,
+            ``completions`` what texts that were written scored.
     """
     monitor, mode = module.task.monitor, module.task.mode
     teacher = module.teacher_scores
@@ -55,6 +56,11 @@ def make_result(
     if module.teacher is not None and module.teacher.models:
         result["parameters"]["teacher"] = sum(parameter_count(model) for model in module.teacher.models)
         result["megabytes"]["teacher"] = sum(megabytes(model) for model in module.teacher.models)
+    if written := more.pop("completions", None):
+        for who, found_scores in written.pop("scores").items():
+            result["scores"][who] = result["scores"].get(who, {}) | found_scores
+        result["means"] = result.get("means", {}) | written.pop("means")
+        result["completions"] = written
     if beside := more.pop("beside", None):
         result["beside"] = beside["run"]
         result["scores"] |= {"alone": beside["scores"]} if beside["scores"] else {}
@@ -118,6 +124,14 @@ def _stored(result: Mapping[str, Any]) -> list[str]:
     return [f"MB: student/ keeps every weight as a float of 32 bits, zeros and rounded ones too; smaller: {smaller}"]
 
 
+def _completions(written: Mapping[str, Any]) -> str:
+    """Of how many answers these scores are, and of which length."""
+    ended = written.get("unfinished") or {}
+    cut = " and ".join(f"{count} of the {who}'s" for who, count in ended.items() if count)
+    said = f"; {cut} came to no end" if cut else ""
+    return f"completions: {written['prompts']} answers of up to {written['max_new_tokens']} tokens{said}"
+
+
 def show_verdict(result: Mapping[str, Any], console: Console | None = None) -> None:
     """Print what the table's rows are, and what must be said of the outcome."""
     console, lines = console or wide(), []
@@ -128,6 +142,8 @@ def show_verdict(result: Mapping[str, Any], console: Console | None = None) -> N
     measured = result.get("measured")  # which a run of an older version has not
     if guessed := measured.get("guess_is") if measured else None:
         lines.append(f"constant guess: {guessed}")
+    if isinstance(written := result.get("completions"), Mapping):
+        lines.append(_completions(written))
     if "beside" in result:
         lines.append(f"without a teacher: {result['beside'] or 'no such run was found; name one by --beside RUN'}")
     if expected := expectation(result):

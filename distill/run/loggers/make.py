@@ -23,6 +23,7 @@ __all__ = [
     "SafeTensorBoardLogger",
     "SafeWandbLogger",
     "check_installed",
+    "keep_completions",
     "keep_export",
     "keep_student",
     "make_loggers",
@@ -30,7 +31,12 @@ __all__ = [
 
 
 def make_loggers(
-    config: LoggingConfig, run: Run, hyperparameters: Mapping[str, Any], *, at: int | None = None
+    config: LoggingConfig,
+    run: Run,
+    hyperparameters: Mapping[str, Any],
+    *,
+    at: int | None = None,
+    more: bool = False,
 ) -> list[Logger]:
     """The loggers of ``run``, started on rank zero, with ``hyperparameters`` (scrubbed of secrets) logged.
 
@@ -40,6 +46,7 @@ def make_loggers(
         hyperparameters: Its configuration.
         at: The optimizer step that a resumed run starts from, 0 if from its beginning; ``None`` for a new run. What
             was logged beyond it is logged again, and is in the history once.
+        more: Whether :func:`keep_completions` will have something to show.
     """
     loggers: list[Logger] = []
     if config.csv:
@@ -53,7 +60,7 @@ def make_loggers(
         # The decision is rank zero's alone: the others send nothing.
         decision = _decide(config.wandb) if is_rank_zero() else Decision("offline", "not rank zero")
         if decision.mode != "disabled":
-            loggers.append(SafeWandbLogger(config.wandb, run, decision.mode, at))
+            loggers.append(SafeWandbLogger(config.wandb, run, decision.mode, at, more))
     for logger in loggers:
         logger.log_hyperparams(scrub(hyperparameters))
     return loggers
@@ -67,6 +74,13 @@ def check_installed(config: LoggingConfig) -> None:
     """
     if config.wandb is not None and config.wandb.mode != "disabled":
         require("wandb", "logging.wandb")
+
+
+def keep_completions(loggers: Sequence[Logger], file: Path) -> None:
+    """Have W&B show what was written after held-out prompts as a table, where the run has such a file."""
+    for logger in loggers:
+        if isinstance(logger, SafeWandbLogger) and file.is_file():
+            logger.log_completions(file)
 
 
 def keep_student(loggers: Sequence[Logger], run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import warnings
@@ -66,11 +67,12 @@ class SafeWandbLogger(FailSafe, OpenWandbLogger):
         run: The run.
         mode: ``online`` or ``offline``, as :func:`distill.run.loggers.wandb_mode.decide` found.
         at: The optimizer step that a resumed run starts from.
+        more: Whether something is logged when the training has ended, before :meth:`log_artifact` of the student.
     """
 
     label = "W&B"
 
-    def __init__(self, config: WandbConfig, run: Run, mode: str, at: int | None = None) -> None:
+    def __init__(self, config: WandbConfig, run: Run, mode: str, at: int | None = None, more: bool = False) -> None:
         logging.getLogger("wandb").setLevel(logging.ERROR)
         super().__init__(
             name=f"{run.name} {run.id}",
@@ -82,6 +84,7 @@ class SafeWandbLogger(FailSafe, OpenWandbLogger):
             tags=scrub(config.tags) or None,
         )
         self._run, self._artifacts = run, config.artifacts
+        self._more = more or "student" in config.artifacts
         self._recorded: set[tuple[int, str]] = set()
         self._hyperparameters: Any = None
         self._fallen = self._unsent = False
@@ -168,6 +171,17 @@ class SafeWandbLogger(FailSafe, OpenWandbLogger):
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         """Nothing: checkpoints stay in the run's folder."""
 
+    def log_completions(self, file: Path) -> None:
+        """Show the texts of ``file``, a mapping a line, as a table."""
+        self._try("show the completions", lambda: self._show("completions", file))
+
+    def _show(self, name: str, file: Path) -> None:
+        import wandb
+
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
+        columns = list(rows[0])
+        self.begun.log({name: wandb.Table(columns=columns, data=[[row[column] for column in columns] for row in rows])})
+
     def log_artifact(self, kind: str, folder: str | Path) -> None:
         """Keep ``folder`` with the run, if the configuration asks for artifacts of this kind.
 
@@ -180,7 +194,7 @@ class SafeWandbLogger(FailSafe, OpenWandbLogger):
 
     def finalize(self, status: str) -> None:
         """End the run, so that its file is complete when the command ends; wait :data:`FINISH_SECONDS` at most."""
-        if status != "success" or "student" not in self._artifacts:
+        if status != "success" or not self._more:
             self._finish(status)
 
     def _finish(self, status: str) -> None:

@@ -16,6 +16,7 @@ from distill.data import TextData
 from distill.models.students import StudentConfig
 from distill.models.teachers import TeacherConfig
 from distill.run.loggers.config import LoggingConfig, WandbConfig
+from distill.training.completions import CompletionsConfig
 from distill.training.module import Distillation
 from distill.training.optimizer import OptimizerConfig
 from distill.workflows.job.explain import class_arguments
@@ -33,6 +34,7 @@ _SECTIONS = (
     ("model.student", StudentConfig, set[str]()),
     ("model.teacher", TeacherConfig, set[str]()),
     ("model.optimizer", OptimizerConfig, set[str]()),
+    ("model.completions", CompletionsConfig, set[str]()),
     ("data", TextData, set[str]()),
     ("trainer", Trainer, set(TRAINER_SKIPPED)),
     ("logging", LoggingConfig, set[str]()),

@@ -25,6 +25,7 @@ from distill.losses import DistillationLoss
 from distill.models.students import StudentConfig
 from distill.run.loggers.config import LoggingConfig
 from distill.tasks import make_task
+from distill.training.completions import CompletionsConfig
 from distill.training.module import Distillation
 from distill.training.on_policy import OnPolicyConfig
 from distill.training.optimizer import OptimizerConfig
@@ -124,6 +125,8 @@ class Sections:
         self._part(OptimizerConfig, values.optimizer, "model.optimizer", written["optimizer"])
         if values.on_policy is not None:
             self._part(OnPolicyConfig, values.on_policy, "model.on_policy", written["on_policy"])
+        if values.completions is not None:
+            self._part(CompletionsConfig, values.completions, "model.completions", written["completions"])
         if isinstance(values.student, Namespace) and "class_path" not in values.student:
             student = self._part(StudentConfig, values.student, "model.student", written["student"])
             student.check(has_teacher=values.teacher is not None)
