@@ -36,6 +36,7 @@ INDIRECT = {
 """What is declared though no line imports it, and why."""
 
 UNDECLARED = {
+    "sacrebleu": "an oracle that comes with lm_eval",
     "torchao": "measured where it is installed",
     "lightning-utilities": "told which rank a process is, beneath Lightning",
 }

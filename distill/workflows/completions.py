@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from distill.core.internals.peft import without_adapter
 from distill.core.signals import IGNORE
 from distill.core.utils.errors import first_line
 from distill.data import TextData
@@ -214,7 +215,9 @@ def _written(
     by, unfinished = {}, {}
     for who, model in models.items():
         asked = [torch.tensor(p.teacher_ids if who == "teacher" else p.ids, dtype=torch.long) for p in prompts]
-        answers, ends = _answers(model, asked, config.max_new_tokens), ends_of(model)
+        # A teacher may be the student's own base: what it writes is without the adapter.
+        with without_adapter(model) if who == "teacher" else nullcontext():
+            answers, ends = _answers(model, asked, config.max_new_tokens), ends_of(model)
         by[who] = [_text(tokenizer, *pair, ends) for pair in zip(asked, answers, strict=True)]
         unfinished[who] = sum(not len(answer) or int(answer[-1]) not in ends for answer in answers)
     read = [torch.tensor(prompt.ids, dtype=torch.long) for prompt in prompts]

@@ -15,7 +15,7 @@ import pytest
 from distill.run.folder import Run
 from distill.run.loggers import wandb_service
 from distill.run.loggers.config import LoggingConfig, WandbConfig
-from distill.run.loggers.make import SafeWandbLogger, keep_export, make_loggers
+from distill.run.loggers.make import SafeWandbLogger, keep_completions, keep_export, make_loggers
 from distill.run.loggers.wandb_file import history, records
 
 
@@ -233,3 +233,23 @@ def test_an_export_is_kept_without_opening_the_finished_run_again(play: Any, tmp
     assert (started.run_id, started.job_type) == ("one-onnx", "export")
     [artifact] = artifacts(second)
     assert [entry.path for entry in artifact.manifest.contents] == ["model.onnx"]
+
+
+def test_completions_are_shown_as_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Begun:
+        dir, logged = str(tmp_path), list[dict[str, Any]]()
+
+        def log(self, row: dict[str, Any]) -> None:
+            self.logged.append(row)
+
+    monkeypatch.setattr(SafeWandbLogger, "_start", lambda *_: None)
+    logger = SafeWandbLogger(WandbConfig(), Run.create(tmp_path, "mine", {}), "offline", more=True)
+    logger.begun = begun = Begun()
+    (tmp_path / "completions.jsonl").write_text(
+        '{"prompt": "a\u2028b", "student": "c"}\n{"prompt": "d", "student": "e"}\n'
+    )
+    logger.finalize("success")  # waits for what is to come
+    keep_completions([logger], tmp_path / "completions.jsonl")
+    [row] = begun.logged
+    table = row["completions"]
+    assert (table.columns, table.data) == (["prompt", "student"], [["a\u2028b", "c"], ["d", "e"]])
