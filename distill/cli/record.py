@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from distill.cli.command import ALLOW, Command, argument, config_files
 from distill.cli.parser import Overrides
 from distill.core.idle_settings import idle
 from distill.core.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from distill.workflows.record import Form
+    from distill.workflows.record.origin import Origin
 
 __all__ = ["RECORD"]
 
@@ -17,6 +22,9 @@ A run then reads it instead of running the teacher. After a kill, the same comma
   distill fit -c RECIPE --model.teacher.recorded recorded/NAME
 A teacher that does not fit here is asked for its most likely tokens where it is served (vLLM and others):
   distill record -c RECIPE --to recorded/NAME --from-server http://HOST:8000/v1 --k 20
+Or vLLM writes its hidden states for the prompts of the data:
+  distill record -c RECIPE --write-prompts prompts.jsonl
+  distill record -c RECIPE --to recorded/NAME --from-hidden-states FOLDER --verify 1
 """
 
 _OF_SERVER = ("served_model", "api_key_env", "concurrency", "requests_per_minute")
@@ -24,35 +32,55 @@ _OF_SERVER = ("served_model", "api_key_env", "concurrency", "requests_per_minute
 
 def _record(options: Namespace, overrides: Overrides) -> None:
     from distill.config.files import load
-    from distill.workflows.record import Form, Server, record
+    from distill.workflows.record import Form, record, write_prompts
 
-    if served := bool(options.from_server):
-        options.kind = options.kind or "topk"
+    _refuse_idle(options)
+    elsewhere = "topk" if options.from_server else "hidden" if options.from_hidden_states else None
+    options.kind = options.kind or elsewhere
     for key, value, hint in (
         ("-c", options.config, "name the recipe of the run that is to learn from it"),
-        ("--to", options.to, "name a folder"),
-        ("--as", options.kind, "name a kind: hidden for language models, logits for classifiers"),
+        ("--to", options.to or options.write_prompts, "name a folder"),
+        (
+            "--as",
+            options.kind or options.write_prompts,
+            "name a kind: hidden for language models, logits for classifiers",
+        ),
     ):
         if not value:
             raise UserError("must be given", key=key, hint=hint)
-    for name in _OF_SERVER:
-        if not served and (value := getattr(options, name)) is not None:
-            raise idle(f"--{name.replace('_', '-')}", value, "a teacher that runs here", "give --from-server too")
-    k = options.k or (20 if served and options.kind == "topk" else None)
+    config = load(options.config, overrides)
+    if options.write_prompts:
+        write_prompts(config, options.write_prompts, allow=options.allow)
+        return
+    k = 20 if options.from_server and options.k is None and options.kind == "topk" else options.k
     form = Form(options.kind, options.dtype, k, options.draws)
-    origin = (
-        Server(
-            options.from_server,
-            form,
-            options.served_model,
-            options.api_key_env,
-            8 if options.concurrency is None else options.concurrency,
-            options.requests_per_minute,
-        )
-        if served
-        else None
-    )
-    record(load(options.config, overrides), options.to, form, origin, part=options.part, allow=options.allow)
+    record(config, options.to, form, _origin(options, form), part=options.part, allow=options.allow)
+
+
+def _origin(options: Namespace, form: Form) -> Origin | None:
+    from distill.core.utils.paths import at_home
+    from distill.workflows.record import Files, Server
+
+    if options.from_hidden_states:
+        return Files(at_home(options.from_hidden_states), form, options.verify or 0)
+    if not options.from_server:
+        return None
+    concurrency = 8 if options.concurrency is None else options.concurrency
+    of_server = options.served_model, options.api_key_env, concurrency, options.requests_per_minute
+    return Server(options.from_server, form, *of_server)
+
+
+def _refuse_idle(options: Namespace) -> None:
+    """Refuse options that say something of what is not asked for."""
+    for name in _OF_SERVER:
+        if not options.from_server and (value := getattr(options, name)) is not None:
+            raise idle(f"--{name.replace('_', '-')}", value, "a teacher that runs here", "give --from-server too")
+    if options.verify is not None and not options.from_hidden_states:
+        raise idle("--verify", options.verify, "a teacher that runs here", "give --from-hidden-states too")
+    for one, other in (("write_prompts", "to"), ("from_server", "from_hidden_states")):
+        if getattr(options, one) and (value := getattr(options, other)):
+            beside = f"--{one.replace('_', '-')}"
+            raise idle(f"--{other.replace('_', '-')}", value, beside, f"leave {beside} out")
 
 
 RECORD = Command(
@@ -83,6 +111,13 @@ RECORD = Command(
         argument("--served-model", metavar="NAME", help="the model of the server, if it has several"),
         argument("--api-key-env", metavar="NAME", help="environment variable with the server's key (none is sent)"),
         argument("--concurrency", type=int, metavar="N", help="requests to the server at once (8)"),
+        argument(
+            "--from-hidden-states",
+            metavar="FOLDER",
+            help="take the last hidden states that vLLM's ExampleHiddenStatesConnector has written",
+        ),
+        argument("--verify", type=int, metavar="N", help="run the whole teacher on N samples, and compare its states"),
+        argument("--write-prompts", metavar="FILE", help="write the data's prompts as token ids for vLLM, and no more"),
         argument("--requests-per-minute", type=float, metavar="N", help="the most requests a minute"),
         ALLOW,
     ),

@@ -20,7 +20,7 @@ import yaml
 
 from distill.cli.main import main
 
-served: Any = runpy.run_path(str(Path(__file__).parents[1] / "workflows/completions.py"))["served"]
+VLLM: Any = runpy.run_path(str(Path(__file__).parents[1] / "workflows/completions.py"))
 INSTEAD = {"ENCODER": "encoder", "SST2": "sst2", "bf16-mixed": "32-true"}
 """Words of a command -> what stands for them here."""
 
@@ -95,8 +95,11 @@ class World:
             argv += [word for key, value in kept.items() for word in (f"--{key}", value)]
         if argv[0] == "generate":  # these models know no end
             argv += ["--keep-unfinished", "--max-new-tokens", "6"]
+        if "--from-hidden-states" in argv:
+            at = argv[argv.index("--from-hidden-states") + 1]
+            VLLM["connector"](self.folder / "my-chat-model", self.folder / "prompts-of-chats.jsonl", self.folder / at)
         if "--from-server" in argv:
-            with served(self.folder / "my-chat-model") as completions:
+            with VLLM["served"](self.folder / "my-chat-model") as completions:
                 argv[argv.index("--from-server") + 1] = completions.url
                 os.environ["TEACHER_KEY"] = "the-key-of-a-server"
                 return self.distill(*argv, stdin=stdin)

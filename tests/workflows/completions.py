@@ -1,4 +1,4 @@
-"""A server on loopback that runs a small model, and speaks as vLLM does, or as those that echo."""
+"""What stands for vLLM: a server on loopback that runs a small model, and its connector for hidden states."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 Answer = dict[str, Any]
@@ -134,3 +135,23 @@ def served(folder: Path) -> Iterator[Completions]:
         http.shutdown()
         http.server_close()
         thread.join()
+
+
+def connector(
+    model: str | Path, prompts: str | Path, folder: str | Path, layers: tuple[int, ...] = (1, 2), norm: bool = False
+) -> None:
+    """Write what vLLM's ExampleHiddenStatesConnector writes, of the layers that are asked for (1 is the first)."""
+    runs: Any = AutoModelForCausalLM.from_pretrained(model).eval()
+    Path(folder).mkdir()
+    taken: list[torch.Tensor] = []
+    for layer in runs.model.layers:
+        layer.register_forward_hook(lambda module, args, out: taken.append(out))
+    for number, line in enumerate(Path(prompts).read_text().splitlines()):
+        ids = torch.tensor(json.loads(line)["prompt_token_ids"])
+        taken.clear()
+        with torch.no_grad():
+            runs(ids[None])
+        states = torch.stack([taken[k - 1].view(len(ids), -1) for k in layers], dim=1)
+        states = runs.model.norm(states).detach() if norm else states
+        save_file({"hidden_states": states.contiguous(), "token_ids": ids}, Path(folder, f"cmpl-{number}.safetensors"))
+        Path(folder, f"cmpl-{number}.safetensors.lock").touch()

@@ -1,4 +1,4 @@
-"""Whence a recording's signals come: from the teacher of the recipe, which runs, or from a server."""
+"""Whence a recording's signals come: from the teacher of the recipe, which runs, from a server, or from files."""
 
 from __future__ import annotations
 
@@ -9,21 +9,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+
 from distill.core.model_spec import megabytes, parameter_count
 from distill.core.teacher import TeacherSource
+from distill.core.token_scores import LogitRows
 from distill.core.utils.errors import UserError
 from distill.data import TextData
 from distill.data.features import Ragged
+from distill.data.loader import Collate
+from distill.models.pretrained import load_model, load_tokenizer
+from distill.models.teachers.hidden_states import HiddenStates, StoredStates
+from distill.models.teachers.live import LiveTeacher
 from distill.models.teachers.server import Client, ServerTeacher
 from distill.models.tokens import by_id
-from distill.tasks import CausalLM
 from distill.workflows.job.build import Job
 from distill.workflows.record.form import Form, log_unigram
+from distill.workflows.record.prompts import check_causal, prompts_of, without_teacher
 
-__all__ = ["Origin", "Running", "Server"]
+__all__ = ["Files", "Origin", "Running", "Server"]
 
 _SAME = 0.1
 """Nats a token: half precision and other kernels make less."""
+
+_FAR = 0.05
+"""Likewise, of the divergence of stored states from those of the teacher that runs."""
 
 
 class Origin(ABC):
@@ -137,16 +147,11 @@ class Server(Origin):
         self.at_once = 4 * self.concurrency  # else many requests would wait for the last of a few
 
     def config(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """``config`` without the teacher, and without what cannot be built without one."""
-        model = dict(config.get("model") or {})
-        for name in ("teacher", "losses", "on_policy"):
-            model.pop(name, None)
-        return {**config, "model": model}
+        return without_teacher(config)
 
     def teacher(self, job: Job) -> TeacherSource:
-        if not isinstance(job.module.task, CausalLM) or not isinstance(job.data, TextData):
-            problem, hint = "a server knows causal language models alone", "let the teacher run"
-            raise UserError(problem, key="model.task", value=job.module.task.name, hint=hint)
+        check_causal(job.module.task, job.data)
+        assert isinstance(job.data, TextData)
         self._tokenizer = job.data.tokenizer
         self._width = max(by_id(self._tokenizer)) + 1
         unigram, k = log_unigram(job.data, self._width), self.form.k
@@ -179,3 +184,81 @@ class Server(Origin):
 
     def close(self) -> None:
         self._client.close()
+
+
+@dataclass
+class Files(Origin):
+    """Hidden states that vLLM's connector has written (:mod:`distill.models.teachers.hidden_states`).
+
+    Attributes:
+        folder: Of the files.
+        form: What is kept; ``hidden``.
+        verify: Samples of which the whole teacher is run, and compared.
+    """
+
+    folder: Path
+    form: Form
+    verify: int = 0
+
+    def __post_init__(self) -> None:
+        if self.form.kind not in ("hidden", "topk", "sampled"):
+            raise UserError("is for one prediction a sample", key="--as", value=self.form.kind, hint="use --as hidden")
+        if self.verify < 0:
+            raise UserError("must not be negative", key="--verify", value=self.verify, hint="give 1")
+
+    def config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        teacher = (config.get("model") or {}).get("teacher")
+        path = teacher.get("path") if isinstance(teacher, Mapping) else teacher
+        if not isinstance(path, str):
+            problem, hint = "says whose hidden states they are", "name the one teacher that vLLM ran"
+            raise UserError(problem, key="model.teacher.path", value=path, hint=hint)
+        self._path = path
+        return without_teacher(config)
+
+    def teacher(self, job: Job) -> TeacherSource:
+        check_causal(job.module.task, job.data)
+        states = StoredStates(self.folder)
+        lacking, count = states.lacking(prompts_of(job))
+        if lacking:
+            problem = f"{lacking:,} of {count:,} documents have no hidden states there"
+            hint = "have vLLM run the prompts that --write-prompts FILE writes of this recipe"
+            raise UserError(problem, key="--from-hidden-states", value=str(self.folder), hint=hint)
+        task: Any = job.module.task
+        self._tokenizer = load_tokenizer(self._path, "model.teacher.path", words=task.words)
+        self._source = HiddenStates(states, self._path, task, self._tokenizer)
+        if self.verify:
+            self._compare(job)
+        return self._source
+
+    def _compare(self, job: Job) -> None:
+        """Run the whole teacher on a few samples.
+
+        Raises:
+            UserError: if it says something else.
+        """
+        data, task = job.data, job.module.task
+        assert isinstance(data, TextData)
+        model = load_model(self._path, task.auto_model, "model.teacher.path", head={}, trained=True)  # type: ignore[attr-defined]
+        samples = data.samples("train")
+        rows = range(min(self.verify, len(samples)))
+        batch = task.batch(Collate(data.task, data.tokenizer)([samples[(0, row)] for row in rows]))
+        live = LogitRows(LiveTeacher(model, task).evaluate_lazily(batch), batch.mask)
+        ours = LogitRows(self._source.evaluate(batch), batch.mask)
+        pairs = zip(live.blocks(), ours.blocks(), strict=True)
+        sums = [(p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum() for p, q in pairs]
+        far = float(torch.stack(sums).sum()) / max(1, len(live))
+        print(f"verified: {far:.2g} nats a token from the teacher that runs, on {len(live):,} tokens", flush=True)
+        if not far < _FAR:
+            problem = f"the teacher that runs says something else ({far:.2g} nats a token)"
+            hint = "see that vLLM ran this teacher, and that the last of the layers was num_hidden_layers"
+            raise UserError(problem, key="--from-hidden-states", value=str(self.folder), hint=hint)
+
+    @property
+    def who(self) -> dict[str, Any]:
+        with torch.device("meta"):
+            whole = type(self._source.model)(self._source.config)
+        return {"name": type(whole).__name__, "parameters": parameter_count(whole), "megabytes": megabytes(whole)}
+
+    def save(self, folder: Path) -> None:
+        self._source.config.save_pretrained(folder)
+        self._tokenizer.save_pretrained(folder)

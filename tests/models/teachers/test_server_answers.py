@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from distill.core.signals import Batch
+from distill.models.teachers.documents import documents
 from distill.models.teachers.server.answers import (
     Refused,
     Vocabulary,
@@ -20,7 +21,6 @@ from distill.models.teachers.server.answers import (
     same_tokens,
     unknown_tokens,
 )
-from distill.models.teachers.server.documents import documents
 
 TEXTS = ["<s>", " the", " cat", " sat", "\ufffd", "\ufffd", " mat"]
 PROMPT = [0, 1, 2, 3]

@@ -15,6 +15,7 @@ from distill.core.signals import Batch, Request, Signals
 from distill.core.sparse_logits import SparseLogits
 from distill.core.teacher import TeacherSource
 from distill.core.utils.errors import TrainingError, UserError
+from distill.models.teachers.documents import Document, documents
 from distill.models.teachers.server.answers import (
     Absent,
     Answer,
@@ -28,7 +29,6 @@ from distill.models.teachers.server.answers import (
     unknown_tokens,
 )
 from distill.models.teachers.server.client import Client, Unanswered
-from distill.models.teachers.server.documents import Document, documents
 
 __all__ = ["ServerTeacher"]
 
