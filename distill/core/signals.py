@@ -20,7 +20,7 @@ from distill.core.lazy_logits import LazyLogits
 from distill.core.sparse_logits import SparseLogits
 from distill.core.utils.errors import UserError
 
-__all__ = ["IGNORE", "TEACHER_AT", "Batch", "Needs", "OutputKind", "Request", "Signals", "tokens_within"]
+__all__ = ["IGNORE", "ROUTE", "TEACHER_AT", "Batch", "Needs", "OutputKind", "Request", "Signals", "tokens_within"]
 
 IGNORE = -100
 """Label of a position that does not count, as everywhere in torch and transformers."""
@@ -28,6 +28,10 @@ IGNORE = -100
 TEACHER_AT = "teacher_at"
 """Of a batch's extras: which position of a teacher that reads other tokens belongs to each of the student's,
 ``[B, T]``; -1 where none does."""
+
+ROUTE = "route"
+"""Of a batch's extras: which of several teachers each row is for, ``[B]``, by the number of its name among those that
+the data has."""
 
 OutputKind = Literal["any", "classes", "labels"]
 """What the C outputs of a head are: the alternatives of one softmax (``classes``), or each a yes or no of its own
@@ -231,6 +235,12 @@ class Batch:
     def at(self, step: int, total_steps: int) -> Batch:
         """The same batch at a step of the run."""
         return replace(self, step=step, total_steps=total_steps)
+
+    def rows(self, rows: list[int]) -> Batch:
+        """Some of its samples, with their ids."""
+        index = torch.tensor(rows, device=next(iter(self.inputs.values())).device)
+        ids = None if self.ids is None else [self.ids[row] for row in rows]
+        return replace(self._map(lambda tensor: tensor.index_select(0, index)), ids=ids, on_host=None)
 
     def first(self, count: int) -> Batch:
         """The first ``count`` of its samples."""

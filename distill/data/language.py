@@ -16,6 +16,7 @@ from distill.core.utils.paths import at_home
 from distill.data.features import Ragged, Samples
 from distill.data.packing import PackedSamples, sliding_windows
 from distill.data.raw_data import RawData
+from distill.data.routes import refuse_blocks
 from distill.data.tokenize import tokenizer_fingerprint
 from distill.tasks.alignment import OtherTokenizer
 from distill.tasks.chat import special_tokens
@@ -30,6 +31,7 @@ __all__ = [
     "form_lines",
     "has_turns",
     "in_blocks",
+    "row_length",
     "settle",
     "template_doubts",
     "use_template",
@@ -59,6 +61,11 @@ def block_length(task: TextTask, given: int | None, roles: Mapping[str, str]) ->
     return given if given is not None else _CHAT_BLOCK if has_turns(task, roles) else _TEXT_BLOCK
 
 
+def row_length(data: TextData) -> int | None:
+    """To how many tokens a row is cut; ``None`` where texts are cut into blocks."""
+    return None if data.block_length and not has_turns(data.task, data.training_columns) else data.longest[1]
+
+
 def in_blocks(data: TextData, task: TextTask, roles: Mapping[str, str], use: str, samples: Samples) -> Samples:
     """``samples`` packed into blocks, or cut into windows to be judged by, as the settings of ``data`` say.
 
@@ -74,6 +81,8 @@ def in_blocks(data: TextData, task: TextTask, roles: Mapping[str, str], use: str
     """
     length, turns, stride = block_length(task, data.pack_length, roles), has_turns(task, roles), data.eval_stride
     isolate = data.isolate_documents
+    if data.routes and length:
+        refuse_blocks(roles)
     if stride is not None and data.teacher_tokenizer is not None:
         raise idle("data.eval_stride", stride, "data.teacher_tokenizer", "judge by blocks that do not overlap")
     if stride is not None:
@@ -162,16 +171,19 @@ def _refuse_beside(data: TextData, turns: bool) -> None:
         raise UserError(problem, key=key, value=value, hint="join prompts and completions: data.chat_template: false")
 
 
-def aligned_lines(data: TextData, samples: Samples) -> list[str]:
-    """Lines on how much of the training data a teacher of another tokenizer can be compared at.
+def aligned_lines(data: TextData, use: str, samples: Samples) -> list[str]:
+    """Lines on how much of the training data a teacher of another tokenizer can be compared at; none without one.
 
     Args:
         data: The data.
-        samples: Of training, each document one.
+        use: Of the samples.
+        samples: Each document one.
 
     Raises:
         UserError: if it is nothing.
     """
+    if use != "train" or data.teacher_tokenizer is None:
+        return []
     labels, at, apart = (samples.features[name] for name in ("labels", TEACHER_AT, "apart"))
     assert isinstance(labels, Ragged)
     assert isinstance(at, Ragged)

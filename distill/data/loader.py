@@ -16,7 +16,7 @@ from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
 
 from distill.core.internals.lightning import distributes_samples
-from distill.core.signals import Batch
+from distill.core.signals import ROUTE, Batch
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 from distill.data.batches import EvaluationBatches, TrainingBatches
@@ -89,7 +89,10 @@ class Collate:
     tokenizer: Any
 
     def __call__(self, features: list[dict[str, Any]]) -> Batch:
-        return self.task.collate(features, self.tokenizer)
+        batch = self.task.collate(features, self.tokenizer)
+        if ROUTE in features[0]:
+            batch.extras[ROUTE] = torch.tensor([int(sample[ROUTE]) for sample in features])
+        return batch
 
 
 def make_loader(

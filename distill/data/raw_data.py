@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill.core.idle_settings import idle
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 from distill.data import arrow
 from distill.data.columns import check_rows, check_tags, find_columns
 from distill.data.joining import join_rows
 from distill.data.labels import Labels, Outputs, read_labels
+from distill.data.routes import ROLE, read_routes
 from distill.data.sources import find_splits, hold_out, sample
 
 __all__ = ["RawData", "read_raw_data"]
@@ -26,17 +28,27 @@ class RawData:
         columns: Use -> role -> column.
         labels: How labels become ids; ``None`` where the data has none.
         joined: Use -> rows that were joined, where they were; :attr:`splits` then has the texts made of them.
+        routes: What the column of teachers says -> the first row that says so (:func:`read_routes`); empty without.
     """
 
     splits: dict[str, Any]
     columns: dict[str, dict[str, str]]
     labels: Labels | None
     joined: Mapping[str, int] = field(default_factory=dict)
+    routes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def without_label(self) -> dict[str, int]:
         """Use -> rows that have no label; empty where the task has none."""
         return {} if self.labels is None else {use: self.labels.missing(rows) for use, rows in self.splits.items()}
+
+    @property
+    def learned_from(self) -> dict[str, int] | None:
+        """Training ``rows``, and those that are ``labelled``; ``None`` where the data has no labels."""
+        if self.labels is None:
+            return None
+        rows = len(self.splits["train"])
+        return {"rows": rows, "labelled": rows - self.without_label["train"]}
 
     def holds_lists(self, role: str) -> bool:
         """Whether the training data has a list in each row of a role's column."""
@@ -93,10 +105,14 @@ def read_raw_data(
     """
     chosen = {use: source[name] for use, name in find_splits(source, splits, validation_fraction).items()}
     every = list(dict.fromkeys(column for rows in chosen.values() for column in rows.column_names))
-    found = find_columns(task, every, columns, mixed or {})
+    teachers = (columns or {}).get(ROLE)
+    given = {role: column for role, column in (columns or {}).items() if role != ROLE}
+    found = find_columns(task, every, given, mixed or {})
     if labels is not None and "label" not in task.columns:
         raise UserError(f"{task.name} has no classes", key="data.labels", value=list(labels), hint="leave it out")
     joins = join is not None or "document" in found
+    if joins and teachers is not None:
+        raise idle(f"data.columns.{ROLE}", teachers, "rows joined into texts", "do not join them")
     joined = {use: len(rows) for use, rows in chosen.items() if joins}
     chosen = join_rows(task, chosen, found, join, validation_fraction)
     whole = dict(chosen)
@@ -107,6 +123,9 @@ def read_raw_data(
     if train_samples is not None:
         chosen["train"] = sample(chosen["train"], train_samples)
     present = {use: check_rows(task, use, rows, found) for use, rows in chosen.items()}
+    routes = {} if teachers is None else read_routes(chosen, teachers)
+    if teachers is not None:
+        present = {use: roles | {ROLE: teachers} for use, roles in present.items()}
     if "tags" in task.takes:
         for use, rows in chosen.items():
             if "label" in present[use]:
@@ -118,4 +137,4 @@ def read_raw_data(
             value=found.get("label"),
             hint="name the column of the labels, or another split",
         )
-    return RawData(chosen, present, read, joined)
+    return RawData(chosen, present, read, joined, routes)

@@ -11,21 +11,12 @@ from pytorch_lightning import LightningDataModule
 
 from distill.core.internals.lightning import batches_done
 from distill.core.utils.errors import UserError
+from distill.data import language
 from distill.data.account import repeated, said, sizes, statistics, token_counts, unread
 from distill.data.batches import EvaluationBatches, TrainingBatches
 from distill.data.bounds import check_numbers, check_packing, refuse_idle_settings
 from distill.data.features import Samples
 from distill.data.labels import Outputs
-from distill.data.language import (
-    aligned_lines,
-    block_length,
-    cut_off,
-    form_lines,
-    has_turns,
-    in_blocks,
-    settle,
-    use_template,
-)
 from distill.data.loader import Collate, Loader, make_loader, ranks_of
 from distill.data.raw_data import RawData, read_raw_data
 from distill.data.reader import reader_config
@@ -53,7 +44,8 @@ class TextData(LightningDataModule):
             breaks; the default for language models that pack), ``file``, or ``line`` (else the default).
         task: Name of a text task, or a task of your own.
         tokenizer: Hub id, folder, run, or ``distill:quickstart/tokenizer``.
-        columns: Role (``text``, ``text_pair``, ``label``) -> column; recognized by their names if not given.
+        columns: Role (``text``, ``text_pair``, ``label``) -> column; recognized by their names if not given. One for
+            the role ``teacher`` says which of several teachers teaches a row.
         labels: Names of the classes in the order of their ids, where they are not to be found in the data: a teacher
             has them in another order, or has more of them.
         join: Rows are pieces of one text (lines of a book), joined by this. With a column for the role ``document``
@@ -135,8 +127,6 @@ class TextData(LightningDataModule):
         self._cut: dict[str, tuple[int, int] | None] = {}
         self._aligned: list[str] = []
 
-    # ------------------------------------------------------------------ what the data is
-
     @cached_property
     def _source(self) -> Source:
         """The rows as they were read."""
@@ -186,21 +176,23 @@ class TextData(LightningDataModule):
         splits = find_splits(self._source.splits, self.splits, self.validation_fraction)
         lines = sizes(self._rows, self._samples, splits)
         lines += said(self._rows, self._left_out, self.columns or {}, notes, self._samples.get("train"))
-        lines += form_lines(self, self.task, self.training_columns, self._samples) + self._aligned
+        lines += language.form_lines(self, self.task, self.training_columns, self._samples) + self._aligned
         for use, samples in self._samples.items():
             lines += unread(use, self._rows, samples, self.tokenizer, self.longest, self._cut[use])
         return lines + repeated(self._rows, self._samples)
 
     @property
+    def routes(self) -> Mapping[str, str]:
+        """Which teachers the rows name -> the first row that does; none without such a column. Reads the data."""
+        return self._rows.routes
+
+    @property
     def learned_from(self) -> dict[str, int] | None:
         """Training ``rows``, and those that are ``labelled``; ``None`` where the data has no labels. Reads the data."""
-        if self._rows.labels is None:
-            return None
-        rows = len(self._rows.splits["train"])
-        return {"rows": rows, "labelled": rows - self._rows.without_label["train"]}
+        return self._rows.learned_from
 
     def require_labels(self, use: str) -> None:
-        """Refuse rows of which none has a label, where nothing can be learnt from them or said of them without."""
+        """As :meth:`RawData.require_labels`."""
         self._rows.require_labels(use)
 
     @cached_property
@@ -209,7 +201,7 @@ class TextData(LightningDataModule):
         task = make_task(self._task, self.labels, key="data.task")
         assert isinstance(task, TextTask)
         if task.packs:
-            settle(task, self, self._rows)
+            language.settle(task, self, self._rows)
         return task
 
     @cached_property
@@ -218,37 +210,32 @@ class TextData(LightningDataModule):
         if not self.tokenizer_path:
             raise UserError("a tokenizer is missing", key="data.tokenizer", hint="name the one of the student")
         tokenizer = load_tokenizer(self.tokenizer_path, self._checked_task())
-        use_template(tokenizer, self.chat_template)
+        language.use_template(tokenizer, self.chat_template)
         warn_of_length(tokenizer, *self.longest)
         return tokenizer
 
     @cached_property
     def other_tokenizer(self) -> Any:
         """The tokenizer of a teacher that has another one; ``None`` where all have one."""
-        key = "data.teacher_tokenizer"
-        return None if not self.teacher_tokenizer else load_tokenizer(self.teacher_tokenizer, self._checked_task(), key)
+        given, key = self.teacher_tokenizer, "data.teacher_tokenizer"
+        return load_tokenizer(given, self._checked_task(), key) if given else None
 
     @property
     def longest(self) -> tuple[str, int]:
         """The setting that bounds the length of a sample, and its tokens."""
-        block = self._block_length
+        block = self.block_length
         return ("data.pack_length", block) if block else ("data.max_length", self.max_length)
 
     @property
-    def _block_length(self) -> int:
+    def block_length(self) -> int:
         """Tokens of a packed block; 0 where samples stay as they are."""
         task = self._checked_task()
-        return block_length(task, self.pack_length, self.training_columns) if task.packs else 0
-
-    @property
-    def _has_turns(self) -> bool:
-        """Whether rows are prompts with completions, or chats."""
-        return has_turns(self._checked_task(), self.training_columns)
+        return language.block_length(task, self.pack_length, self.training_columns) if task.packs else 0
 
     @property
     def isolates(self) -> bool:
         """Whether documents share blocks, and must not see each other there."""
-        return bool(self._block_length) and self.isolate_documents
+        return bool(self.block_length) and self.isolate_documents
 
     @cached_property
     def fingerprint(self) -> str:
@@ -277,9 +264,9 @@ class TextData(LightningDataModule):
             if use not in self._samples and use in self._rows.splits:
                 samples = self._tokenized(use)
                 self._left_out[use] = len(self._rows.splits[use]) - len(samples)
-                self._aligned += aligned_lines(self, samples) if use == "train" and self.teacher_tokenizer else []
-                self._cut[use] = (0, 0) if self._block_length and not self._has_turns else cut_off(samples)
-                self._samples[use] = in_blocks(self, self.task, self.training_columns, use, samples)
+                self._aligned += language.aligned_lines(self, use, samples)
+                self._cut[use] = (0, 0) if language.row_length(self) is None else language.cut_off(samples)
+                self._samples[use] = language.in_blocks(self, self.task, self.training_columns, use, samples)
 
     def _tokenized(self, use: str) -> Samples:
         return tokenize(
@@ -287,13 +274,12 @@ class TextData(LightningDataModule):
             use,
             task=self.task,
             tokenizer=self.tokenizer,
-            max_length=self.longest[1] if self._has_turns or not self._block_length else None,
+            max_length=language.row_length(self),
             columns=self._rows.columns[use],
             labels=self._rows.labels,
+            routes=list(self._rows.routes),
             seed=self.seed,
         )
-
-    # ------------------------------------------------------------------ loaders
 
     def train_dataloader(self) -> Loader:
         return self._loader("train", self.training_batches())
@@ -323,8 +309,7 @@ class TextData(LightningDataModule):
         if use not in self._samples:
             self.setup({"train": "fit", "validation": "validate"}.get(use, use))
         if use not in self._samples:
-            there = ", ".join(self._rows.splits)
-            problem = f"the data has no split for {use}, only for {there}"
+            problem = f"the data has no split for {use}, only for {', '.join(self._rows.splits)}"
             raise UserError(problem, key=f"data.splits.{use}", hint=f"name one: --data.splits.{use} SPLIT")
         return self._samples[use]
 
@@ -344,7 +329,7 @@ class TextData(LightningDataModule):
             position=self._position,
             rank=rank,
             world_size=world_size,
-            bucketing=self.bucketing and not self._block_length,
+            bucketing=self.bucketing and not self.block_length,
         )
 
     def _evaluation_loader(self, use: str) -> Loader:
@@ -358,9 +343,7 @@ class TextData(LightningDataModule):
     def _position(self) -> int:
         """Batches trained so far, as the trainer counts them."""
         trainer = self.trainer
-        if trainer is None or not trainer.training:
-            return self.epoch * len(self.training_batches())
-        return batches_done(trainer)
+        return batches_done(trainer) if trainer and trainer.training else self.epoch * len(self.training_batches())
 
     def describe(self) -> dict[str, Any]:
         """Statistics of the data as it is trained on: samples of each split, tokens, batches, padding, classes."""

@@ -8,18 +8,20 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distill.core.internals.datasets import fingerprint
+from distill.core.signals import ROUTE
 from distill.core.task import Task, TextTask
 from distill.core.utils.errors import UserError
 from distill.core.utils.progress import due
 from distill.core.utils.quiet import quiet_datasets
 from distill.data.features import Samples, read_column
 from distill.data.labels import Labels
+from distill.data.routes import ROLE, route
 
 __all__ = ["check_room", "load_tokenizer", "tokenize", "tokenizer_fingerprint", "warn_of_length"]
 
@@ -82,6 +84,7 @@ def tokenize(
     max_length: int | None,
     columns: Mapping[str, str],
     labels: Labels | None,
+    routes: Sequence[str] = (),
     seed: int,
 ) -> Samples:
     """A split's samples, tokenized or read from the cache of an earlier time.
@@ -97,6 +100,7 @@ def tokenize(
         max_length: Longer samples are cut to it.
         columns: Role -> column of this split.
         labels: How labels become ids; ``None`` where the task has none.
+        routes: What the role ``teacher`` may say: its place among them is the feature :data:`ROUTE` then.
         seed: The run's seed.
 
     Raises:
@@ -109,7 +113,7 @@ def tokenize(
     # Names that no feature has: a column "label" of text would have ``datasets`` keep numbers and ids as text.
     read = {column: f"{column} as read" for column in sorted(set(columns.values()))}
     made = task.encode(copy.deepcopy(tokenizer), max_length)
-    encode = _Encode(made, {role: read[one] for role, one in columns.items()}, labels)
+    encode = _Encode(made, {role: read[one] for role, one in columns.items()}, labels, list(routes))
     key = _hash(
         [
             fingerprint(dataset),
@@ -123,6 +127,7 @@ def tokenize(
             sorted((name, repr(value)) for name, value in vars(task).items()),
             tokenizer_fingerprint(tokenizer),
             max_length,
+            *([list(routes)] if routes else []),
         ]
     )
     cache = Path(config.HF_DATASETS_CACHE) / "distill" / f"{key}.arrow"
@@ -197,9 +202,22 @@ class _Encode:
     encode: Callable[[dict[str, list[Any]]], dict[str, list[Any]]]
     columns: dict[str, str]
     labels: Labels | None
+    routes: list[str]
 
     def __call__(self, rows: Any) -> dict[str, list[Any]]:
         roles = {role: list(rows[column]) for role, column in self.columns.items()}
+        named = roles.pop(ROLE, None)
+        if named is None:
+            return self._encoded(roles)
+        parts = []  # a task may leave rows out, so those of each teacher are encoded by themselves
+        for number, name in enumerate(self.routes):
+            places = [place for place, value in enumerate(named) if route(value) == name]
+            if places:
+                made = self._encoded({role: [values[i] for i in places] for role, values in roles.items()})
+                parts.append(made | {ROUTE: [number] * len(made["input_ids"])})
+        return {name: [value for part in parts for value in part[name]] for name in parts[0]}
+
+    def _encoded(self, roles: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if self.labels is not None:
             roles["label"] = self.labels.ids(roles.get("label", [None] * len(roles["text"])))
         made = self.encode(roles)

@@ -11,6 +11,7 @@ from torch import nn
 
 from distill.compression.base import compressions
 from distill.core.document_masking import check_causal, check_isolation
+from distill.core.idle_settings import idle
 from distill.core.internals.peft import adapter_layers
 from distill.core.model_spec import ModelSpec
 from distill.core.ranks import is_rank_zero
@@ -27,7 +28,7 @@ from distill.models.compatibility import check_length, check_teachers
 from distill.models.pretrained import load_tokenizer
 from distill.models.students import StudentConfig, build_student
 from distill.models.students.build import refuse_quantized
-from distill.models.teachers import Ensemble, LiveTeacher, TeacherConfig, TeacherSource, build_teacher
+from distill.models.teachers import LiveTeacher, RoutedTeacher, Several, TeacherConfig, TeacherSource, build_teacher
 from distill.models.tokens import check_same, check_tokenizer, set_ends, set_padding
 from distill.tasks import CausalLM, Task, TextTask
 from distill.training.across import longest_of_teacher, tokenizer_read_by
@@ -55,7 +56,7 @@ def make_teacher(
     labels: list[str] | None,
 ) -> TeacherSource | None:
     """The source of a teacher's signals, if there is a teacher."""
-    if isinstance(teacher, Ensemble) and isinstance(task, TextTask):
+    if isinstance(teacher, Several) and isinstance(task, TextTask):
         teacher.one_vocabulary = check_teachers(task, teacher)
     if teacher is None or isinstance(teacher, TeacherSource):
         return teacher
@@ -147,6 +148,7 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
         set_padding(model, read)
     if isinstance(task, CausalLM) and hasattr(maker, "get_vocab"):
         set_ends(student, maker, teacher.models if teacher and not across else ())
+    meet_routes(data, teacher)
     if isinstance(data, TextData):
         if teacher is not None:
             teacher.meet(identity(data))
@@ -162,6 +164,19 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
                 check_isolation(who, model)
         if isinstance(task, TextTask) and not isinstance(task, CausalLM):
             meet_padding([(who, model) for who, model, _ in models], task, data)
+
+
+def meet_routes(data: Any, teacher: TeacherSource | None) -> None:
+    """Have teachers that teach rows of their own know these; of data that is given.
+
+    Raises:
+        UserError: if rows name other teachers, or the teacher is none that heeds what they say.
+    """
+    if isinstance(teacher, RoutedTeacher) and data is not None:
+        teacher.meet_data(data)
+    elif teacher is not None and (routes := getattr(data, "routes", None)):
+        beside = "a teacher of all rows"
+        raise idle("data.columns.teacher", ", ".join(routes), beside, "give several, each with what it teaches")
 
 
 def try_reading(data: Any, task: Task, student: nn.Module, teacher: TeacherSource | None, needs: Needs) -> None:

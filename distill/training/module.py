@@ -160,8 +160,6 @@ class Distillation(LightningModule):
             refuse_broken_contract(callback, "callbacks")
         self.meet(getattr(self.trainer, "datamodule", None))
 
-    # ------------------------------------------------------------------ sharding
-
     def configure_model(self) -> None:
         # Called again for a validation after training.
         if self.device_mesh is not None and self._gather is None:
@@ -251,8 +249,7 @@ class Distillation(LightningModule):
         lazy = not self.why_whole()
         teacher = Signals()
         if self.teacher is not None and self.needs.teacher:
-            asked = self.needs.teacher
-            blocks = (lazy or self._across) and self.teacher.lazy
+            asked, blocks = self.needs.teacher, (lazy or self._across) and self.teacher.lazy
             teacher = self.teacher.signals(batch, lazily(asked) if blocks else asked)
         asked = self.needs.student
         student = self.task.forward(self.student, batch, lazily(asked) if lazy else asked)

@@ -29,6 +29,7 @@ from distill.core.utils.errors import UserError, first_line
 from distill.data import TextData
 from distill.models.compatibility import positions_of
 from distill.models.sampling import continuations, reads_padding_on_the_left
+from distill.models.teachers import RoutedTeacher
 from distill.tasks import CausalLM, Task
 from distill.training.sharding import NAME
 
@@ -192,6 +193,9 @@ class OnPolicy:
         if teacher is None or not needs.teacher:
             problem = "the teacher judges what the student writes, and no loss compares it with one"
             raise UserError(problem, key=_KEY, hint="give model.teacher and a loss such as ReverseKL, or leave it out")
+        if isinstance(teacher, RoutedTeacher):
+            problem = "what the student writes names none of the teachers that teach rows of their own"
+            raise UserError(problem, key=_KEY, hint="leave it out, or take one teacher")
         if teacher.known_scores is not None:
             problem = "a recorded teacher says nothing of what the student writes"
             raise UserError(problem, key=_KEY, hint="take the teacher itself, or leave on_policy out")

@@ -6,11 +6,15 @@ from distill.models.teachers.ensemble import Ensemble
 from distill.models.teachers.fingerprint import fingerprint
 from distill.models.teachers.live import LiveTeacher
 from distill.models.teachers.recorded import RecordedTeacher
+from distill.models.teachers.routed import RoutedTeacher
+from distill.models.teachers.several import Several
 
 __all__ = [
     "Ensemble",
     "LiveTeacher",
     "RecordedTeacher",
+    "RoutedTeacher",
+    "Several",
     "TeacherConfig",
     "TeacherSource",
     "build_teacher",

@@ -17,6 +17,8 @@ from distill.models.pretrained import load_model, load_tokenizer
 from distill.models.teachers.ensemble import Ensemble
 from distill.models.teachers.live import LiveTeacher
 from distill.models.teachers.recorded import RecordedTeacher
+from distill.models.teachers.routed import RoutedTeacher
+from distill.models.teachers.several import Several
 
 __all__ = ["TeacherConfig", "build_teacher"]
 
@@ -33,6 +35,8 @@ class TeacherConfig:
         recorded: Folder of what ``distill record`` has kept of it, which is then read instead of running it. Beside a
             ``path`` the model is loaded too, for validation and for a student that is made of its layers.
         weight: How much it counts among several, greater than 0.
+        teaches: Among several that each teach rows of their own: what the column ``data.columns.teacher`` says of its
+            rows.
         dtype: Of its weights; ``auto`` is as they are stored. Half precision saves memory and time on a GPU.
         attn_implementation: ``eager`` (needed for losses on attention maps), ``sdpa``, ...
         labels: What the data calls its classes, in the order of its outputs, where it has other names for them.
@@ -43,6 +47,7 @@ class TeacherConfig:
     path: str | None = None
     recorded: str | None = None
     weight: float = 1.0
+    teaches: str | None = None
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     attn_implementation: str | None = None
     labels: list[str] | None = None
@@ -52,7 +57,7 @@ class TeacherConfig:
 def build_teacher(
     configs: str | TeacherConfig | Sequence[str | TeacherConfig], task: Task, labels: Sequence[str] | None = None
 ) -> TeacherSource:
-    """The teacher, or the :class:`Ensemble` of several.
+    """The teacher; of several their :class:`Ensemble`, or a :class:`RoutedTeacher` where each says what it teaches.
 
     Args:
         configs: A path, a teacher, or a list of them.
@@ -73,16 +78,47 @@ def build_teacher(
     if isinstance(alone, TeacherConfig) and alone.weight != 1.0:
         key = "model.teacher.weight" if alone is configs else "model.teacher.0.weight"
         raise idle(key, alone.weight, "a single teacher", "name several")
+    if isinstance(alone, TeacherConfig) and alone.teaches is not None:
+        key = "model.teacher.teaches" if alone is configs else "model.teacher.0.teaches"
+        raise idle(key, alone.teaches, "a single teacher, which teaches all rows", "name several")
     if isinstance(configs, str | TeacherConfig):
         return _source(configs, task, labels, "model.teacher")
     for number, one in enumerate(configs):
         if len(configs) > 1 and isinstance(one, TeacherConfig) and one.recorded is not None:
             problem, hint = "a recording stands alone", "record all of them as one teacher: --as logits"
             raise UserError(problem, key=f"model.teacher.{number}.recorded", value=one.recorded, hint=hint)
+    names = _routes(configs)
     sources = [_source(one, task, labels, f"model.teacher.{number}") for number, one in enumerate(configs)]
-    ensemble = Ensemble(sources, [1.0 if isinstance(one, str) else one.weight for one in configs])
-    ensemble.one_vocabulary = check_teachers(task, ensemble)
-    return ensemble if len(sources) > 1 else sources[0]
+    if len(sources) == 1:
+        return sources[0]
+    several: Several
+    if names:
+        several = RoutedTeacher(dict(zip(names, sources, strict=True)))
+    else:
+        several = Ensemble(sources, [1.0 if isinstance(one, str) else one.weight for one in configs])
+    several.one_vocabulary = check_teachers(task, several)
+    return several
+
+
+def _routes(configs: Sequence[str | TeacherConfig]) -> list[str]:
+    """What each of several teachers teaches; none where they are weighed.
+
+    Raises:
+        UserError: if only some say so, two say the same, or one is weighed too.
+    """
+    given = [None if isinstance(one, str) else one.teaches for one in configs]
+    names = [name for name in given if name is not None]
+    for number, (one, name) in enumerate(zip(configs, given, strict=True)):
+        key = f"model.teacher.{number}"
+        if names and name is None:
+            problem = f"does not say which rows it teaches, as {names[0]!r} does"
+            raise UserError(problem, key=f"{key}.teaches", hint="give what data.columns.teacher says of its rows")
+        if name is not None and given.index(name) < number:
+            problem, hint = "two teachers teach the same rows", "name each once"
+            raise UserError(problem, key=f"{key}.teaches", value=name, hint=hint)
+        if name is not None and isinstance(one, TeacherConfig) and one.weight != 1.0:
+            raise idle(f"{key}.weight", one.weight, "teachers that teach rows of their own", "drop teaches")
+    return names
 
 
 def _source(config: str | TeacherConfig, task: TextTask, labels: Sequence[str] | None, key: str) -> TeacherSource:

@@ -116,6 +116,16 @@ def test_a_run_resumed_from_anywhere_ends_with_the_same_bits(
     same_from(some, config, tmp_path, train, differences)
 
 
+def test_teachers_of_rows_of_their_own_are_resumed_with_what_each_has_said(
+    recipe: dict[str, Any], changed: Changed, train: Train, differences: Differences, tmp_path: Path
+) -> None:
+    path = recipe["model"]["teacher"]["path"]
+    teachers = [{"path": path, "teaches": name} for name in ("positive", "negative")]
+    columns = {"text": "sentence", "label": "label", "teacher": "label"}
+    config = case(recipe, changed, {"model": {"teacher": teachers}, "data": {"columns": columns}})
+    same_from(some, config, tmp_path, train, differences)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_resumed_from_every_single_step_ends_with_the_same_bits(
