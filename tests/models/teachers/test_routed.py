@@ -106,6 +106,9 @@ def test_what_one_has_said_is_remembered_by_it_and_is_part_of_a_checkpoint() -> 
     for source in fresh.sources:
         source.model.rows = 0  # type: ignore[attr-defined]
     assert torch.equal(logits(fresh, batch(ids)), expected)
+    back = batch(ids[::-1], ROUTES[::-1])  # another epoch's order
+    back.inputs["input"] = back.inputs["input"].flip(0)
+    assert torch.equal(logits(fresh, back), expected.flip(0))
     assert [source.model.rows for source in fresh.sources] == [0, 0, 0]  # type: ignore[attr-defined]
 
 
