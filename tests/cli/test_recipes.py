@@ -71,6 +71,26 @@ def test_a_recipe_needs_nothing_but_data_and_models(
     assert f"runs/{step}/" in out
 
 
+def test_a_language_model_is_pruned_and_rounded_to_int4_in_one_run(
+    given: dict[str, dict[str, str]], distill: Distill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = given["causal-lm"]
+    Path("my.yaml").write_text(yaml.safe_dump({"data": {"files": {"train": one["train"]}, "validation_fraction": 0.2}}))
+    models = ["--model.student.path", one["model"], "--model.teacher", one["model"], "--trainer.accelerator", "cpu"]
+    # Its matrices are 16 wide.
+    callbacks = load(["causal-lm/prune-int4"])["callbacks"]
+    group = next(i for i, callback in enumerate(callbacks) if "weights" in callback["init_args"])
+    small = ["--data.pack_length", "32", f"--callbacks.{group}.weights.group_size", "8"]
+    code, out, err = distill("fit", "-c", "causal-lm/prune-int4", "-c", "my.yaml", *models, *small, "--dry-run")
+    assert code == 0, err
+    assert "seldom enough" not in out
+    assert [callback["class_path"].rpartition(".")[2] for callback in callbacks] == [
+        "GradualMagnitudePruning",
+        "QuantizationAwareTraining",
+    ]
+
+
 def test_there_is_a_recipe_of_each_kind_for_each_task() -> None:
     assert {f"{task}/{step}" for task in TASKS for step in STEPS} <= set(recipes())
 
