@@ -112,6 +112,19 @@ def test_its_size_is_as_the_formula_says() -> None:
         torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_an_adapter_learns_the_same_where_activations_are_computed_again() -> None:
+    gradients = []
+    for again in (False, True):
+        model = adapted("llama", lora_dropout=0.3).train()
+        if again:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(2)
+        model(**INPUTS).logits.square().sum().backward()
+        gradients.append([p.grad for p in trained(model).values()])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

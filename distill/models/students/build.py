@@ -70,7 +70,24 @@ def build_student(
     freeze(student, config.freeze)
     if config.lora is not None:
         _add_adapter(student, config.lora, task)
+    if config.gradient_checkpointing:
+        _recompute(student)
     return student.train()
+
+
+def _recompute(student: nn.Module) -> None:
+    """Have the layers of ``student`` compute their activations again in the backward pass.
+
+    Raises:
+        UserError: if the architecture cannot.
+    """
+    assert isinstance(student, PreTrainedModel)
+    try:
+        student.activation_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        problem = f"the layers of {type(student).__name__} cannot compute their activations again"
+        key = f"{_KEY}.gradient_checkpointing"
+        raise UserError(problem, key=key, value=True, hint="leave it out, and take smaller batches") from error
 
 
 def _add_adapter(student: nn.Module, config: LoraConfig, task: Task) -> None:
