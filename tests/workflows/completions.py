@@ -120,12 +120,18 @@ def _handler(server: Completions) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that the other side has closed is nothing to speak of."""
+
+
 @contextmanager
 def served(folder: Path) -> Iterator[Completions]:
     """A server of the model in ``folder``."""
     completions = Completions(folder)
-    http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(completions))
-    http.daemon_threads = True
+    http = _Quiet(("127.0.0.1", 0), _handler(completions))
     completions.url = f"http://127.0.0.1:{http.server_address[1]}"
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -20,6 +20,8 @@ from distill.models.teachers.recorded.shards import Kept, counts_of
 __all__ = ["SampledCodec", "TopKCodec"]
 
 _LEVELS, _SCALE = 64, 4.0
+_LEAST = 1e-7
+"""What is left of 1 in float32 is not known to more digits."""
 _NOWHERE = -1e4
 """The logit of a token that was not drawn: softmax makes 0 of it, and no product of it is NaN."""
 
@@ -79,18 +81,7 @@ class TopKCodec(_Sparse):
         return cls(int(settings["k"]), common["unigram"])
 
     def encode(self, signals: Signals, batch: Batch) -> Kept:
-        values, ids, tails = [], [], []
-        done = 0
-        for logits_nV in LogitRows(signals, batch.mask).blocks():
-            logp_nV = logits_nV.log_softmax(-1)
-            listed = None if signals.sparse_logits is None else signals.sparse_logits.ids[done : done + len(logp_nV)]
-            value_nK, id_nK = _most_likely(logp_nV, self.k, listed)
-            done += len(logp_nV)
-            rest_nV = logp_nV.scatter(1, id_nK, -torch.inf)  # not 1 less the others, which has no digits left
-            values.append(value_nK.cpu())
-            ids.append(id_nK.cpu())
-            tails.append(rest_nV.logsumexp(-1).cpu())
-        value_NK, id_NK = torch.cat(values), torch.cat(ids)
+        value_NK, id_NK, tail_N = _most_likely(signals, batch, self.k)
         below = (value_NK[:, :1] - value_NK).double().numpy()
         levels = np.rint(_LEVELS * -np.expm1(-below / _SCALE)).astype(np.int64).clip(0, _LEVELS - 1)
         _, marked, packed, bits = pack_ranks(levels, self._ranks[id_NK.numpy()], _LEVELS, self._bits)
@@ -102,7 +93,7 @@ class TopKCodec(_Sparse):
         return {
             "levels": torch.from_numpy(marked),
             "classes": torch.from_numpy(packed),
-            "tail": torch.cat(tails).clamp(min=-30).to(torch.float16),
+            "tail": tail_N.clamp(min=-30).to(torch.float16),
             "stream": torch.from_numpy(np.concatenate(parts)),
         }
 
@@ -137,17 +128,42 @@ class TopKCodec(_Sparse):
         return self._signals((ids, values.float(), (tail - others).float()), batch, request)
 
 
-def _most_likely(logp_nV: Tensor, k: int, listed_nM: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Values and ids of the k most likely tokens, the likeliest first.
-
-    Where only those of some tokens are known (``listed_nM``), these come before all others, whose own are a guess.
+def _most_likely(signals: Signals, batch: Batch, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each position that counts, on the host: log-probabilities and ids of the k most likely tokens, the likeliest
+    first, ``[N, K]``, and the log of the mass of all others, ``[N]``.
     """
-    if listed_nM is None:
-        return logp_nV.topk(k)
-    first_nV = (logp_nV + _NOWHERE).scatter_(1, listed_nM, logp_nV.gather(1, listed_nM))
-    id_nK = first_nV.topk(k).indices
-    value_nK, order = logp_nV.gather(1, id_nK).sort(1, descending=True)
-    return value_nK, id_nK.gather(1, order)
+    sparse = signals.sparse_logits
+    if sparse is not None and (found := _of_listed(sparse, k)) is not None:
+        return found
+    parts, done = [], 0
+    for logits_nV in LogitRows(signals, batch.mask).blocks():
+        logp_nV = logits_nV.log_softmax(-1)
+        first_nV = logp_nV
+        if sparse is not None:  # what is listed comes before all others, which are a guess
+            listed_nM = sparse.ids[done : done + len(logp_nV)]
+            first_nV = (logp_nV + _NOWHERE).scatter_(1, listed_nM, logp_nV.gather(1, listed_nM))
+        value_nK, order = logp_nV.gather(1, chosen_nK := first_nV.topk(k).indices).sort(1, descending=True)
+        id_nK = chosen_nK.gather(1, order)
+        rest_nV = logp_nV.scatter(1, id_nK, -torch.inf)  # not 1 less the others, which has no digits left
+        parts.append((value_nK.cpu(), id_nK.cpu(), rest_nV.logsumexp(-1).cpu()))
+        done += len(logp_nV)
+    values, ids, tails = (torch.cat(part) for part in zip(*parts, strict=True))
+    return values, ids, tails
+
+
+def _of_listed(sparse: SparseLogits, k: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The same, where the values are log-probabilities of at least k tokens of every position; else ``None``.
+
+    So no row over the vocabulary is made, which would take longer than a server does.
+    """
+    ids_NM, values_NM = sparse.ids.cpu(), sparse.values.cpu()
+    again_NM = torch.zeros_like(ids_NM, dtype=torch.bool)
+    again_NM[:, 1:] = ids_NM[:, 1:] == ids_NM[:, :1]
+    if bool(((~again_NM).sum(1) < k).any()):
+        return None
+    value_NK, place_NK = values_NM.masked_fill(again_NM, -torch.inf).topk(k)
+    tail_N = (1 - value_NK.double().exp().sum(1)).clamp(min=_LEAST)
+    return value_NK, ids_NM.gather(1, place_NK), tail_N.log().float()
 
 
 class SampledCodec(_Sparse):
