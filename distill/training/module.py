@@ -258,10 +258,7 @@ class Distillation(LightningModule):
         return objective(self._losses(), student, teacher, batch)
 
     def why_whole(self) -> str:
-        """Why logits are computed as a whole, in words; nothing where they are computed a block at a time.
-
-        (:mod:`distill.losses.head_terms`)
-        """
+        """Why logits are computed as a whole; nothing where they are not (:mod:`distill.losses.head_terms`)."""
         if self._whole is None:
             self._whole = why_whole(self.task, self._losses(), self.student)
         if self._whole:

@@ -123,9 +123,12 @@ def complete_held_out(job: Job, split: str, student: nn.Module | None = None, sh
         return None
     count = max(config.shown if shown else 0, config.scored)
     models: dict[str, Any] = {"student": student if student is not None else job.module.student}
-    teachers = [] if job.module.teacher is None else job.module.teacher.models
-    if len(teachers) == 1 and getattr(teachers[0], "can_generate", lambda: False)():
+    tokenizers = {"student": job.data.tokenizer}
+    teacher = job.module.teacher
+    teachers = [] if teacher is None else teacher.models
+    if teacher is not None and len(teachers) == 1 and getattr(teachers[0], "can_generate", lambda: False)():
         models = {"teacher": teachers[0], **models}
+        tokenizers["teacher"] = teacher.tokenizers[0] or job.data.tokenizer
     if not count:
         return None
     rooms = [room for model in models.values() if (room := positions_of(model)) is not None]
@@ -134,7 +137,7 @@ def complete_held_out(job: Job, split: str, student: nn.Module | None = None, sh
         return None
     try:
         with _placed(models["student"], job.arguments.get("accelerator", "auto")):
-            return _written(models, prompts, job.data.tokenizer, config, config.shown if shown else 0)
+            return _written(models, prompts, tokenizers, config, config.shown if shown else 0)
     except Exception as error:  # models of others can stumble anywhere
         _log.warning("no completions: the models could not write (%s)", first_line(error))
         return None
@@ -198,6 +201,8 @@ def _prompt(sample: Mapping[str, NDArray[Any]], first: int, last: int, config: C
     theirs = ids[: at + 1]
     if "teacher_input_ids" in sample:
         place = int(sample["teacher_at"][first + at])
+        if place < 0:  # by its own tokenizer it reads to another place
+            return None
         positions = sample.get("teacher_position_ids")
         begin = 0 if positions is None else place - int(positions[place])
         theirs = sample["teacher_input_ids"][begin : place + 1]
@@ -210,7 +215,11 @@ def _evenly(size: int, count: int) -> list[int]:
 
 
 def _written(
-    models: Mapping[str, Any], prompts: Sequence[Prompt], tokenizer: Any, config: CompletionsConfig, shown: int
+    models: Mapping[str, Any],
+    prompts: Sequence[Prompt],
+    tokenizers: Mapping[str, Any],
+    config: CompletionsConfig,
+    shown: int,
 ) -> Completions:
     by, unfinished = {}, {}
     for who, model in models.items():
@@ -218,8 +227,9 @@ def _written(
         # A teacher may be the student's own base: what it writes is without the adapter.
         with without_adapter(model) if who == "teacher" else nullcontext():
             answers, ends = _answers(model, asked, config.max_new_tokens), ends_of(model)
-        by[who] = [_text(tokenizer, *pair, ends) for pair in zip(asked, answers, strict=True)]
+        by[who] = [_text(tokenizers[who], *pair, ends) for pair in zip(asked, answers, strict=True)]
         unfinished[who] = sum(not len(answer) or int(answer[-1]) not in ends for answer in answers)
+    tokenizer = tokenizers["student"]
     read = [torch.tensor(prompt.ids, dtype=torch.long) for prompt in prompts]
     ends = ends_of(models["student"])
     expected = [

@@ -53,6 +53,8 @@ def test_each_document_of_a_block_is_one_and_a_teacher_reads_what_it_is_told() -
         "teacher_at": [0, 2, 0, 0, 7, 8],
     }
     assert prompts(block) == [([1, 2], [90, 1, 2], [3]), ([3, 4, 5], [90, 91, 3, 4, 5], [6, 7])]
+    apart = {"input_ids": [1, 2, 3], "labels": [X, 3, 4], "teacher_input_ids": [7, 8, 9], "teacher_at": [-1, -1, 2]}
+    assert prompts(apart) == []  # by its own tokenizer the teacher reads to another place
     assert prompts(block, room=12, max_new_tokens=8) == [([1, 2], [90, 1, 2], [3])]
 
 
