@@ -215,9 +215,11 @@ class TokenTask(TextTask):
 
     Attributes:
         of_text: Metrics that compare models of different tokenizers: they are of the text, and not of its tokens.
+        reads_on: Whether each token is predicted from those before it, so that scores by their number say something.
     """
 
     of_text: ClassVar[frozenset[str]] = frozenset()
+    reads_on: ClassVar[bool] = False
 
     @abstractmethod
     def judge(self, metrics: Mapping[str, Metric], scores: TokenScores, batch: Batch) -> None:

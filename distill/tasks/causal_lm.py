@@ -69,6 +69,7 @@ class CausalLM(TokenTask):
     predicted: ClassVar[str | None] = "labels"
     of_text: ClassVar[frozenset[str]] = frozenset({"bits_per_byte"})
     packs: ClassVar[bool] = True
+    reads_on: ClassVar[bool] = True
     pads_with_eos: ClassVar[bool] = True
     monitor = "bits_per_byte"
     mode = "min"

@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer
 
+from distill.core.context_scores import ContextScores
 from distill.core.signals import Batch, Signals
+from distill.core.task import TokenTask
 from distill.core.teacher import TeacherSource
+from distill.core.token_scores import TokenScores
 from distill.models.teachers.validation import TeacherScores
 from distill.tasks import Task
 from distill.training.evidence import Evidence
@@ -33,6 +36,7 @@ class Judge:
 
     def __init__(self, task: Task, teacher: TeacherSource | None) -> None:
         self._task, self.metrics, self.evidence = task, task.metrics(), Evidence()
+        self._contexts = ContextScores() if isinstance(task, TokenTask) and task.reads_on else None
         self.teacher = None if teacher is None else TeacherScores(teacher, task)
 
     @property
@@ -42,10 +46,14 @@ class Judge:
 
     def to(self, device: torch.device) -> None:
         """Move the metrics, and the teacher."""
-        for metric in self.metrics.values():
+        for metric in (*self.metrics.values(), *self._by_context):
             metric.to(device)
         if self.teacher is not None:
             self.teacher.to(device)
+
+    @property
+    def _by_context(self) -> list[ContextScores]:
+        return [] if self._contexts is None else [self._contexts]
 
     def add(self, signals: Signals, batch: Batch, trainer: Trainer) -> None:
         """Judge a batch.
@@ -59,6 +67,8 @@ class Judge:
         if trainer.sanity_checking:
             return
         self.evidence.add(scored, batch)
+        if self._contexts is not None and isinstance(scored.by, TokenScores):
+            self._contexts.update(scored.by, batch)
         if self.teacher is not None:
             accepts = self.measures_acceptance and trainer.state.fn != "fit"
             self.teacher.compare(scored.classes, batch, signals if accepts else None)
@@ -74,4 +84,8 @@ class Judge:
             found, compared = self.teacher.conclude()
             scores |= {f"teacher/{name}": value for name, value in found.items()}
             scores |= {f"{split}/{name}": value for name, value in compared.items()}
+        if self._contexts is not None and not trainer.sanity_checking:
+            theirs = {} if self.teacher is None or not self.teacher.by_context else {"teacher": self.teacher.by_context}
+            self.evidence.found["by_context"] = {**theirs, "student": self._contexts.record()}
+            self._contexts.reset()
         return scores

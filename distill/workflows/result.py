@@ -22,6 +22,8 @@ from distill.training.module import Distillation
 
 __all__ = ["make_result", "show_result", "show_verdict"]
 
+_BY_CONTEXT = ("perplexity", "bits_per_byte")
+
 
 def make_result(
     module: Distillation, scores: Mapping[str, float], evidence: Mapping[str, Any], saved: Path, **more: Any
@@ -90,7 +92,27 @@ def show_result(result: Mapping[str, Any], console: Console | None = None) -> No
         cells = [number(scores[name]) if name in scores else "" for name in names]
         table.add_row(rows[who], *cells, *(mine.get(column, "") for column in columns))
     console.print(table)
+    _show_contexts(result, console)
     show_verdict(result, console)
+
+
+def _show_contexts(result: Mapping[str, Any], console: Console) -> None:
+    """Print how a language model does by the length of its context, where the data has several."""
+    found = (result.get("measured") or {}).get("by_context")
+    if not isinstance(found, Mapping) or len(found["student"]["context"]) < 2:
+        return
+    table = plain_table()
+    for name in ("tokens of context", "predictions", *(f"{who}: {name}" for who in found for name in _BY_CONTEXT)):
+        table.add_column(name, justify="right")
+    columns = {who: {context: place for place, context in enumerate(one["context"])} for who, one in found.items()}
+    for place, context in enumerate(found["student"]["context"]):
+        cells = [context, f"{found['student']['predictions'][place]:,}"]
+        for who, one in found.items():
+            at = columns[who].get(context)
+            values = [None if at is None or name not in one else one[name][at] for name in _BY_CONTEXT]
+            cells += ["" if value is None else number(value) for value in values]
+        table.add_row(*cells)
+    console.print(table)
 
 
 def _cells(result: Mapping[str, Any], who: str) -> dict[str, str]:

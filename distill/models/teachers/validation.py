@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from distill.core.context_scores import ContextScores
 from distill.core.signals import Batch, Signals
 from distill.core.task import Task, TokenTask
 from distill.core.teacher import TeacherSource
@@ -22,6 +23,7 @@ class TeacherScores:
 
     Attributes:
         scores: Its scores by metric; empty before the first validation has ended.
+        by_context: Likewise by the length of the context (:meth:`ContextScores.record`), where that is known.
     """
 
     def __init__(self, teacher: TeacherSource, task: Task) -> None:
@@ -30,17 +32,20 @@ class TeacherScores:
         self._predictions: dict[tuple[int, ...], Tensor] = {}
         self._of_other_data, self._of_text = False, False
         self.scores: dict[str, float] = {}
+        self._contexts = ContextScores() if isinstance(task, TokenTask) and task.reads_on else None
+        self.by_context: dict[str, Any] = {}
 
     def to(self, device: torch.device) -> Self:
         """Move the teacher, and what judges it."""
         self._teacher.to(device)
-        for metric in (*self._metrics.values(), self._agreement, self._acceptance):
-            metric.to(device)
+        for metric in (*self._metrics.values(), self._agreement, self._acceptance, self._contexts):
+            if metric is not None:
+                metric.to(device)
         return self
 
     def clear(self) -> None:
         """Forget all, as other data comes, whose ids begin at 0 again."""
-        self.scores = {}
+        self.scores, self.by_context = {}, {}
         self._predictions.clear()
         self._of_other_data = True
 
@@ -83,6 +88,10 @@ class TeacherScores:
         compared = {name: mean.compute() for name, mean in measured.items() if mean.update_called}
         for mean in measured.values():
             mean.reset()
+        if self._contexts is not None and self._contexts.update_called:  # the model has run over the data
+            found = self._contexts.record()
+            self.by_context = {name: part for name, part in found.items() if not self._of_text or name != "perplexity"}
+            self._contexts.reset()
         if self.scores:
             return {}, compared
         if (known := self._teacher.known_scores) is not None:
@@ -100,7 +109,10 @@ class TeacherScores:
     def _judge(self, signals: Signals, batch: Batch, key: tuple[int, ...] | None) -> Tensor | None:
         """The classes of the teacher, which are remembered."""
         metrics = self._task.metrics() if self.scores else self._metrics
-        predicted = self._task.score(metrics, signals, batch).classes
+        scored = self._task.score(metrics, signals, batch)
+        predicted = scored.classes
+        if self._contexts is not None and isinstance(scored.by, TokenScores):
+            self._contexts.update(scored.by, batch)
         if key is not None and predicted is not None:
             self._predictions[key] = predicted.to(torch.int32).cpu()
         return predicted
