@@ -45,7 +45,8 @@ class TeacherScores:
 
     def clear(self) -> None:
         """Forget all, as other data comes, whose ids begin at 0 again."""
-        self.scores, self.by_context = {}, {}
+        self.by_context = {}
+        self.scores = {}
         self._predictions.clear()
         self._of_other_data = True
 
