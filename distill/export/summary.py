@@ -53,13 +53,15 @@ def _rows(report: Mapping[str, Any]) -> dict[str, str]:
         ratio = reference["bytes"] / report["bytes"]
         size += f", {ratio:.2f} times smaller than {reference['name']} ({megabytes(reference['bytes'])})"
     rows = {"size": size}
-    if "integer_matmuls" in report:
+    if "integer_matmuls" in report and report["integer_products"]:
         matmuls = report["integer_matmuls"]
         names = ", ".join(f"{count} {name}" for name, count in matmuls.items())
         rows["integer matmuls"] = f"{sum(matmuls.values())} of {report['integer_products']}" + (
             f" ({names})" if names else ""
         )
         rows["weights"] = f"{report['weights']} for {report['isa']}, the largest is {report['largest_weight']}"
+    elif "integer_matmuls" in report and report["quantized_layers"]:
+        rows["quantized layers"] = f"{report['quantized_layers']}, weights stored as integers and multiplied as floats"
     elif report["quantized_layers"]:
         rows["quantized layers"] = (
             f"{report['quantized_layers']}, weights rounded, stored as floats, inputs not rounded"

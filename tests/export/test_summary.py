@@ -75,6 +75,14 @@ def test_plain_formats_say_what_became_of_the_quantization() -> None:
     assert "16, weights rounded, stored as floats, inputs not rounded" in console.export_text()
 
 
+def test_weights_that_are_multiplied_as_floats_are_no_integers_for_a_processor() -> None:
+    console = Console(width=160, record=True, file=StringIO())
+    show(REPORT | {"integer_products": 0, "integer_matmuls": {}, "largest_weight": 0}, console)
+    text = console.export_text()
+    assert "16, weights stored as integers and multiplied as floats" in text
+    assert "avx2" not in text
+
+
 def test_decisions_that_are_all_one_class_are_no_proof() -> None:
     console = Console(width=160, record=True, file=StringIO())
     verified = {**REPORT["verified"], "agreement": 1.0, "one_class": True}  # type: ignore[dict-item]
