@@ -1,0 +1,59 @@
+"""The comparison of ways to teach a language model: configurations, and the table of what was found."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.config.files import load
+from distill.workflows.job.build import resolve
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return import_module("language_models")
+
+
+def test_every_way_is_a_configuration_that_the_command_takes(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def keep(*words: str) -> dict[str, int]:
+        seen.append(words[words.index("-c") + 1] if "-c" in words else "")
+        raise SystemExit
+
+    monkeypatch.setattr(script, "distill", keep)
+    pair = script.smollm2(tmp_path, 10, "somewhere", {"path": "anywhere"})
+    monkeypatch.setattr(pair, "recording", lambda form: tmp_path / form)
+    monkeypatch.setattr(pair, "texts", lambda: tmp_path / "texts.jsonl")
+    for way in script.WAYS:
+        with pytest.raises(SystemExit):
+            pair.run(way, 0)
+    assert len(set(seen)) == len(script.WAYS)
+    for file in seen:
+        resolve(load([file]))
+
+
+def test_the_table_has_means_over_seeds_and_what_is_gained_on_the_same_seed(script: Any) -> None:
+    found = [
+        {
+            "pair": "p",
+            "way": way,
+            "seed": seed,
+            "bits_per_byte": bits,
+            "acceptance": 0.5,
+            "cpu_seconds": 10,
+            "peak_mb": 7,
+        }
+        for way, seed, bits in (("alone", 0, 2.0), ("alone", 1, 3.0), ("KL", 0, 1.5), ("KL", 1, 2.75))
+    ]
+    lines = list(script.table(found))
+    assert "| alone | 2.500 ± 0.707 | 0.000 ± 0.000 | 0.500 ± 0.000 | 10 | 7 | 2 |" in lines
+    assert "| KL | 2.125 ± 0.884 | 0.375 ± 0.177 | 0.500 ± 0.000 | 10 | 7 | 2 |" in lines
