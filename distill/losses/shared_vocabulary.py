@@ -70,15 +70,18 @@ def _beginnings(
     tokenizer: Any, table: Sequence[bytes], by_bytes: dict[bytes, int], tokens: dict[int, bytes]
 ) -> dict[int, int]:
     """Which token begins the bytes of each of ``tokens``, where one does."""
-    readable = {number: text for number, data in tokens.items() if (text := _text(data)) is not None}
-    encoded = (
-        tokenizer(list(readable.values()), add_special_tokens=False, verbose=False)["input_ids"] if readable else []
-    )
-    first = {number: ids[0] for number, ids in zip(readable, encoded, strict=True) if ids}
+    texts = {number: text for number, data in tokens.items() if (text := _text(data)) is not None}
+    first: dict[int, int] = {}
+    for space in ("", " "):  # which SentencePiece puts before each text
+        left = {n: text.removeprefix(space) for n, text in texts.items() if n not in first and text.startswith(space)}
+        encoded = tokenizer(list(left.values()), add_special_tokens=False, verbose=False)["input_ids"] if left else []
+        for number, ids in zip(left, encoded, strict=True):
+            if ids and b"".join(table[i] for i in ids) == tokens[number]:
+                first[number] = ids[0]
     found = {}
     for number, data in tokens.items():
         begin = first.get(number)
-        if begin is None or not table[begin] or not data.startswith(table[begin]):  # a part of a character
+        if begin is None:  # a part of a character, or within a word of SentencePiece
             begin = next((by_bytes[data[:n]] for n in range(len(data), 0, -1) if data[:n] in by_bytes), None)
         if begin is not None:
             found[number] = begin

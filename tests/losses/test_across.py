@@ -110,6 +110,19 @@ def test_the_rows_of_a_padded_teacher_are_no_tokens(agrees: Any) -> None:
 # ---------------------------------------------------------------------- which tokens are shared
 
 
+def test_a_word_counts_for_the_token_that_begins_it_within_a_text_of_sentencepiece(small_tokenizers: Any) -> None:
+    student, teacher = small_tokenizers.spaced(120), small_tokenizers.byte_level(900)
+    tokens, known, words = shared_tokens(student, teacher), set(student.get_vocab()), 0
+    for number in range(len(teacher)):
+        text = str(teacher.decode([number]))
+        if text.startswith(" ") and text.isascii() and text[1:].isalpha() and text.replace(" ", "▁") not in known:
+            within = student.convert_ids_to_tokens(student("x" + text, add_special_tokens=False)["input_ids"])
+            found = student.convert_ids_to_tokens([int(tokens.student[tokens.events[number]])])
+            assert found == [within[2]], (text, within)
+            words += within[2] != "▁"
+    assert words > 2
+
+
 @pytest.fixture(scope="module")
 def quickstart() -> Any:
     return AutoTokenizer.from_pretrained(resolve("distill:quickstart/tokenizer", "tokenizer"))
