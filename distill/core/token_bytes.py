@@ -54,7 +54,9 @@ def token_bytes(tokenizer: Any, key: str = "data.tokenizer") -> list[bytes]:
     return found
 
 
-def spelled_up_to(ids: Sequence[int] | NDArray[np.int32], table: Sequence[bytes], text: bytes) -> NDArray[np.int64]:
+def spelled_up_to(
+    ids: Sequence[int] | NDArray[np.int32], table: Sequence[bytes], text: bytes
+) -> tuple[NDArray[np.int64], bool]:
     """How many bytes of ``text`` the tokens up to each spell, ``[n]``; -1 from the first that spells another text.
 
     A space that the tokenizer puts before a text that has none counts for nothing. A normalizer that writes
@@ -64,12 +66,16 @@ def spelled_up_to(ids: Sequence[int] | NDArray[np.int32], table: Sequence[bytes]
         ids: Of one text, n of them.
         table: Of :func:`token_bytes`.
         text: In UTF-8.
+
+    Returns:
+        The bytes, and whether such a space is the beginning of the first token.
     """
     pieces = [table[number] for number in ids]
     spelled = b"".join(pieces)
     lead = int(spelled[:1] == b" " and _agreed(spelled[1:], text) > _agreed(spelled, text))
     ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64) - lead
-    return np.where(ends <= _agreed(spelled[lead:], text), ends, -1)
+    found = np.where(ends <= _agreed(spelled[lead:], text), ends, -1)
+    return found, bool(lead and len(found) and found[0] > 0)
 
 
 def _agreed(one: bytes, other: bytes) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from distill.core.token_bytes import spelled_up_to
 
-__all__ = ["OtherTokenizer", "partners", "read_up_to"]
+__all__ = ["OtherTokenizer", "partners", "read_up_to", "spells_another"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,14 @@ class OtherTokenizer:
     fingerprint: str
 
 
+_UNKNOWN, _BEFORE = -1, -2
+
+
 def read_up_to(ids: NDArray[np.int32], starts: int, table: Sequence[bytes], text: bytes) -> NDArray[np.int64]:
     """Up to which byte of ``text`` each position has read, ``[n]``; -1 where that is not known.
+
+    Before a text whose first token begins with a space of the tokenizer's own it is -2: what is predicted there is the
+    beginning of another text than the one that a tokenizer without such a space begins.
 
     Args:
         ids: What a model reads.
@@ -36,7 +42,8 @@ def read_up_to(ids: NDArray[np.int32], starts: int, table: Sequence[bytes], text
         table: The bytes of the tokens.
         text: In UTF-8.
     """
-    return np.append(np.zeros(starts, np.int64), spelled_up_to(ids[starts:], table, text))
+    ends, spaced = spelled_up_to(ids[starts:], table, text)
+    return np.append(np.full(starts, _BEFORE if spaced else 0, np.int64), ends)
 
 
 def partners(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -45,15 +52,21 @@ def partners(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> NDArray[np.i
     Of several that have (behind a token that spells nothing) it is the last, on either side: partners rise.
 
     Args:
-        ours: Up to which byte each position of the student has read, ``[n]``, rising; -1 where not known.
+        ours: Up to which byte each position of the student has read, ``[n]``, as :func:`read_up_to` has it.
         theirs: Likewise of the teacher, ``[m]``.
 
     Returns:
         ``[n]``, each from -1 to m - 1.
     """
-    known = theirs[theirs >= 0]
-    place = np.searchsorted(known, ours, "right") - 1
-    found = (ours >= 0) & (place >= 0)
-    found &= known[place.clip(0)] == ours if len(known) else False
+    known = np.flatnonzero(theirs != _UNKNOWN)
+    if not len(known):
+        return np.full(len(ours), -1, np.int32)
+    place = (np.searchsorted(theirs[known], ours, "right") - 1).clip(0)
+    found = (ours != _UNKNOWN) & (theirs[known][place] == ours)
     found[:-1] &= ours[:-1] != ours[1:]
-    return np.where(found, place, -1).astype(np.int32)
+    return np.where(found, known[place], -1).astype(np.int32)
+
+
+def spells_another(read: NDArray[np.int64]) -> bool:
+    """Whether the tokens of a text spell another one, of what :func:`read_up_to` gives."""
+    return bool((read == _UNKNOWN).any())

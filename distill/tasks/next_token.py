@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from distill.core.signals import IGNORE
 from distill.core.token_bytes import token_bytes
 from distill.core.utils.errors import UserError
-from distill.tasks.alignment import partners, read_up_to
+from distill.tasks.alignment import partners, read_up_to, spells_another
 from distill.tasks.chat import (
     Messages,
     Span,
@@ -141,7 +141,7 @@ class Encode:
             upto = int(at.max(initial=-1)) + 1
             for name, values in zip(found, (at, *(part[:upto] for part in both[1][:3])), strict=True):
                 found[name].append(values)
-            apart.append(int(bool((ours < 0).any() or (theirs < 0).any())))
+            apart.append(int(spells_another(ours) or spells_another(theirs)))
         return found | {"apart": apart}
 
     # ------------------------------------------------------------------ rows to texts

@@ -35,18 +35,19 @@ def tokens(tokenizer: Any, text: str) -> list[bytes]:
             out.append(bytes(BYTES[c] for c in token))
         else:
             out.append(bytes([int(token[3:5], 16)]) if token.startswith("<0x") else token.replace("▁", " ").encode())
-    if tokenizer.unk_token is not None and out:
-        out[0] = out[0][1:]  # the space that stands before each text
     return out
 
 
 def read(tokenizer: Any, document: int, text: str) -> Iterator[tuple[int, bytes]]:
-    """What each position has read: the document and its bytes."""
+    """What each position has read: the document and its bytes; before a text that is about to begin with the space that
+    SentencePiece puts there, and more, it is this space that is yet to come."""
+    spelled = tokens(tokenizer, text)
+    own = tokenizer.unk_token is not None and bool(spelled)
     done = b""
-    yield document, done
-    for token in tokens(tokenizer, text):
+    yield document, b"a space" if own and len(spelled[0]) > 1 else b""
+    for token in spelled:
         done += token
-        yield document, done
+        yield document, done[own:]
 
 
 @pytest.fixture(params=["byte level", "spaced"])
@@ -187,4 +188,7 @@ def test_partners_rise_and_of_equal_ends_the_last_ones_meet() -> None:
     ours, theirs = np.array([0, 0, 2, 3, 5, -1]), np.array([0, 0, 0, 3, 4, 5, -1, -1])
     assert partners(ours, theirs).tolist() == [-1, 2, -1, 3, 5, -1]
     assert partners(np.array([0, 1]), np.array([-1, -1])).tolist() == [-1, -1]
+    assert partners(np.array([-2, 2]), np.array([0, 2])).tolist() == [-1, 1]
+    assert partners(np.array([0, 2]), np.array([-2, 2])).tolist() == [-1, 1]
+    assert partners(np.array([-2, 2]), np.array([-2, 1, 2])).tolist() == [0, 2]
     assert partners(np.array([], np.int64), theirs).tolist() == []
