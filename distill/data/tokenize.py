@@ -189,7 +189,8 @@ def _source(task: Task, encode: Any) -> list[str]:
     kinds = [kind for kind in type(task).__mro__ if issubclass(kind, Task) and kind.__module__ != Task.__module__]
     own = sys.modules[type(encode).__module__]
     used = {getattr(value, "__module__", None) or "" for value in vars(own).values()}
-    beside = sorted(name for name in used if name.startswith(f"{own.__package__}."))
+    package = (own.__package__ or "").partition(".")[0]
+    beside = sorted(name for name in used if name.startswith(f"{package}."))
     names = dict.fromkeys([*(kind.__module__ for kind in kinds), own.__name__, *beside])
     files = [getattr(sys.modules.get(name), "__file__", None) for name in names]
     return [type(task).__qualname__, *(Path(file).read_text(encoding="utf-8") for file in files if file)]

@@ -4,13 +4,17 @@ import json
 import subprocess
 import sys
 from itertools import chain
+from pathlib import Path
 
 import pytest
 from pytorch_lightning import Trainer
 from transformers import AutoTokenizer
 
+from distill.core import token_bytes
 from distill.core.utils.errors import UserError
+from distill.core.utils.paths import resolve
 from distill.data import TextData, tokenize
+from distill.tasks import alignment, causal_lm, make_task, next_token
 
 WATCH = """
 import sys
@@ -297,3 +301,11 @@ def test_a_length_beyond_the_tokenizers_note_is_reported_and_works(text_folder, 
     assert data.tokenizer.model_max_length == 128
     assert "data.max_length = 129, and the tokenizer says model_max_length: 128" in caplog.text
     assert "--data.max_length 128 keeps to it" in caplog.text
+
+
+def test_whoever_edits_what_encodes_rows_gets_no_samples_of_an_earlier_time():
+    task = make_task("causal-lm")
+    encode = task.encode(AutoTokenizer.from_pretrained(resolve("distill:quickstart/tokenizer", "tokenizer")), 8)
+    read = tokenize._source(task, encode)
+    for module in (causal_lm, next_token, alignment, token_bytes):
+        assert Path(module.__file__).read_text() in read
