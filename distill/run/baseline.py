@@ -21,6 +21,7 @@ _ALONE = ("CrossEntropy", "BinaryCrossEntropy", "L1")
 _FREE = (
     *("name", "runs", "seed", "logging", "trainer", "model.losses", "model.teacher", "model.optimizer"),
     *(f"data.{key}" for key in ("seed", "batch_size", "eval_batch_size", "num_workers", "bucketing", "tokenizer")),
+    *("data.teacher_tokenizer", "data.teacher_system"),
 )
 """Keys in which the two may differ: how it was trained, and not what on, or what."""
 

@@ -35,6 +35,9 @@ __all__ = ["evaluate", "first_batches", "refuse_quantized_run", "reopen", "score
 _ALONE = {"strategy": "auto", "devices": 1, "num_nodes": 1}
 """Settings of a trainer that starts no other process."""
 
+_OF_TEACHER = ("teacher_tokenizer", "teacher_system")
+"""Settings of the data that only a teacher reads."""
+
 _TRAINING = (
     *("name", "runs", "seed", "logging", "callbacks", "model.optimizer"),
     *(
@@ -85,6 +88,7 @@ def reopen(
     config["callbacks"] = []  # what they did is in the student
     if not with_teacher:
         config["model"] |= {"teacher": None, "losses": None}
+        config["data"] = _of_student(config.get("data"))
     for key, text in overrides:
         _refuse_idle(key, text, heeds, described)
         apply_override(config, key, parse_value(text, f"--{key}"))
@@ -97,6 +101,14 @@ def reopen(
     if not described:
         saved_student.load(run.student, job.module.student)
     return run, job
+
+
+def _of_student(data: Any) -> Any:
+    """The configuration of the data, without what is made of it for a teacher."""
+    if not isinstance(data, dict) or not isinstance(data.get("init_args"), dict):
+        return data
+    given = {name: value for name, value in data["init_args"].items() if name not in _OF_TEACHER}
+    return data | {"init_args": given}
 
 
 def evaluate(

@@ -118,8 +118,12 @@ def test_a_run_says_what_is_compared_and_scores_the_teacher_by_bytes_alone(
         "trainer": {"min_epochs": None, "min_steps": None, "max_steps": 3, "accelerator": "cpu"},
     }
     Path("my.yaml").write_text(yaml.safe_dump(mine))  # both tokenizers are found in the model's section
+    twin = ("--model.teacher", "null", "--model.losses", "[CrossEntropy]")
+    code, _, err = distill("fit", "-c", "causal-lm/cross-tokenizer", "-c", "my.yaml", "--id", "alone", *twin)
+    assert code == 0, err
     code, out, err = distill("fit", "-c", "causal-lm/cross-tokenizer", "-c", "my.yaml", "--id", "one")
     assert code == 0, err
+    assert "without a teacher  " in out  # which reads the same texts, and is found
     assert "data: teacher and student are compared at" in out
     assert "loss: shared_vocabulary_kl: " in out
     result = json.loads(Path("runs/run/one/result.json").read_text())
@@ -138,6 +142,8 @@ def test_a_run_says_what_is_compared_and_scores_the_teacher_by_bytes_alone(
     code, out, err = distill("validate", "runs/run/one")
     assert code == 0, err
     assert "acceptance" not in out
+    code, _, err = distill("sensitivity", "runs/run/one", "--samples", "2")  # which needs no teacher
+    assert code == 0, err
     assert (
         json.loads(Path("runs/run/one/student/task.json").read_text())["settings"]
         .keys()
