@@ -61,9 +61,9 @@ def merge_adapter(
     """The plain model with its adapter merged, if ``model.student.lora`` gave it one, and the adapter's own files.
 
     Args:
-        student: As it was trained; changed in place, unless it is the teacher too.
+        student: As it was trained; changed in place.
         config: What it is made of.
-        own_base: Whether it is the teacher too, which goes on without the adapter.
+        own_base: Whether it is the teacher too, and goes on as that: the plain model again.
 
     Returns:
         The model, and name -> content; no files where there is no base to open them beside.
@@ -75,5 +75,7 @@ def merge_adapter(
     whole = config.path is not None and not (config.cuts_layers or config.narrows)
     files = adapter.adapter_files(student, resolve(str(config.path), "model.student.path")) if whole else {}
     merged = copy.deepcopy(student) if own_base else student
-    adapter.merge_adapter(merged)
+    if own_base:
+        adapter.remove_adapter(student, merge=False)
+    adapter.remove_adapter(merged, merge=True)
     return merged, {f"adapter/{name}": content for name, content in files.items()}

@@ -17,7 +17,7 @@ from distill.core.signals import Batch, Request
 from distill.core.utils import extras
 from distill.core.utils.errors import UserError
 from distill.models.students import LoraConfig, StudentConfig, build_student
-from distill.models.students.adapter import adapter_files, add_adapter, merge_adapter
+from distill.models.students.adapter import adapter_files, add_adapter, remove_adapter
 from distill.models.teachers import LiveTeacher
 from distill.tasks import Task, make_task
 
@@ -86,9 +86,12 @@ def test_an_adapter_begins_as_its_base_is_switched_off_and_merged(
     opened: Any = PeftModel.from_pretrained(plain(kind), str(tmp_path)).eval()
     torch.testing.assert_close(logits(opened), learned, rtol=1e-5, atol=1e-5)
 
-    merge_adapter(model)
-    assert [*model.state_dict()] == [*base.state_dict()]
+    other = copy.deepcopy(model)
+    remove_adapter(model, merge=True)
     torch.testing.assert_close(logits(model), learned, rtol=1e-5, atol=1e-5)
+    remove_adapter(other, merge=False)
+    assert torch.equal(logits(other), logits(base))
+    assert [*model.state_dict()] == [*base.state_dict()] == [*other.state_dict()]
 
 
 def test_the_adapter_alone_is_trained_and_the_head_of_a_classifier() -> None:

@@ -76,12 +76,16 @@ def test_what_is_saved_is_the_base_with_the_adapter_merged_and_the_adapter_besid
     assert settings["target_modules"] == ["lm_head", "q_proj", "up_proj"]
     assert json.loads((student / "task.json").read_text())["task"] == "causal-lm"
 
-    scores = json.loads(Path("runs/lora/one/result.json").read_text())["scores"]
+    result = json.loads(Path("runs/lora/one/result.json").read_text())
+    assert result["parameters"]["teacher"] == result["parameters"]["student"] == base.num_parameters()
     judged = distill("validate", "runs/lora/one")
     assert judged.code == 0, judged.err
     again = distill("fit", "-c", recipe_file, "--id", "two", "--model.teacher", f"{chat_dir}/.")
     assert again.code == 0, again.err
-    assert json.loads(Path("runs/lora/two/result.json").read_text())["scores"] == scores
+    for name in ("scores", "parameters"):
+        assert json.loads(Path("runs/lora/two/result.json").read_text())[name] == result[name]
+    one, two = (Path("runs/lora", run, "completions.jsonl").read_text() for run in ("one", "two"))
+    assert one == two
 
 
 def test_one_copy_of_the_weights_trains_as_two_do(recipe_file: str, chat_dir: Path) -> None:

@@ -25,7 +25,7 @@ from distill.core.utils.errors import UserError, first_line, nearest
 from distill.models.compatibility import predicts_tokens
 from distill.models.students.lora import LoraConfig
 
-__all__ = ["adapter_files", "add_adapter", "merge_adapter"]
+__all__ = ["adapter_files", "add_adapter", "remove_adapter"]
 
 _KEY = "model.student.lora"
 _NAME = "default"
@@ -170,14 +170,20 @@ def adapter_files(model: Any, base: str) -> dict[str, bytes]:
 
 
 @torch.no_grad()
-def merge_adapter(model: nn.Module) -> None:
-    """Give ``model`` its plain layers back, in place, with W + s B A for their weight."""
+def remove_adapter(model: nn.Module, *, merge: bool) -> None:
+    """Give ``model`` its plain layers back, in place.
+
+    Args:
+        model: With an adapter.
+        merge: Whether their weight is then W + s B A, and what was trained in full stays; or all is as it was before.
+    """
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
-            module.merge()
+            if merge:
+                module.merge()
             plain = module.get_base_layer()
         elif isinstance(module, ModulesToSaveWrapper):
-            plain = module.modules_to_save[_NAME]
+            plain = module.modules_to_save[_NAME] if merge else module.original_module
         else:
             continue
         parent, _, last = name.rpartition(".")
