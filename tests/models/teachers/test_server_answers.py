@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from distill.core.signals import Batch
+from distill.core.signals import Batch, Request, Signals
 from distill.models.teachers.documents import documents
+from distill.models.teachers.recorded.sparse import TopKCodec
 from distill.models.teachers.server.answers import (
     Refused,
     Vocabulary,
@@ -21,6 +22,7 @@ from distill.models.teachers.server.answers import (
     same_tokens,
     unknown_tokens,
 )
+from distill.models.teachers.server.source import _sparse
 
 TEXTS = ["<s>", " the", " cat", " sat", "\ufffd", "\ufffd", " mat"]
 PROMPT = [0, 1, 2, 3]
@@ -107,6 +109,15 @@ def put(place: int, token: str, value: Any) -> Callable[[list[Any]], Any]:
 def test_what_cannot_be_used_is_refused_with_the_reason(change: Any, why: str) -> None:
     with pytest.raises(Refused, match=why):
         judge(prompt_logprobs(changed(change), PROMPT, WORDS), [0, 1, 2], 2, WORDS.size)
+
+
+def test_a_label_among_the_most_likely_tokens_is_kept_once() -> None:
+    rows = [{1: -0.5, 2: -1.5}, {1: -0.7, 6: -1.2, 2: -3.0}]  # the first one's label is one of its two
+    sparse = _sparse(rows, torch.full((7,), 1 / 7).log())
+    kept = TopKCodec(2, sparse.base).encode(Signals(sparse_logits=sparse), Batch({"input_ids": torch.zeros(1, 2)}))
+    read = TopKCodec(2, sparse.base).decode(kept, [2], Batch({}), Request(logits=True, lazy=True)).sparse_logits
+    assert read is not None
+    assert [sorted(ids) for ids in read.ids.tolist()] == [[1, 2], [1, 6]]
 
 
 def test_another_prompt_than_the_one_that_was_sent_is_refused() -> None:
