@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace as replace_in
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from distill.core.signals import IGNORE, Batch, Signals
 from distill.core.utils.console import duration, number, wide
@@ -124,7 +125,7 @@ class _Recorder:
         self._collate = Collate(self.data.task, self.data.tokenizer)
         first = self._batch(range(min(len(self.samples), _FIRST)))
         signals = self._signals(first)
-        self.codec = form.codec(self.teacher, self.task, self.data, signals)
+        self.codec = form.codec(self.teacher, self.task, self.data, _counted(signals, first))
         started = time.perf_counter()  # the first pass makes buffers
         rows = self.codec.encode(self._signals(first), first)
         self._seconds = (time.perf_counter() - started) / int(self.samples.lengths[: first.size].sum())
@@ -167,6 +168,8 @@ class _Recorder:
                     self.origin.save(fresh)
             if self.codec.common and not (self.folder / COMMON).is_file():
                 replace(self.folder / COMMON, save({k: t.contiguous() for k, t in self.codec.common.items()}))
+            elif self.codec.common:  # what is kept is read with what others have found, which may differ in its digits
+                self.codec = type(self.codec).read(self.plan.codec, load_file(self.folder / COMMON))
 
     def _check_room(self) -> None:
         if any(self.folder.iterdir()):
@@ -293,6 +296,12 @@ class _Recorder:
             batch = self.task.batch(raw).to(self.device)
             self.task.score(metrics, self._signals(batch), batch)
         return {name: float(metric.compute()) for name, metric in metrics.items()} if limit else {}
+
+
+def _counted(signals: Signals, batch: Batch) -> Signals:
+    """Lazy logits of the positions alone that count."""
+    lazy = signals.lazy_logits
+    return signals if lazy is None else replace_in(signals, lazy_logits=lazy.at(batch.mask))
 
 
 def _flat(plan: Plan) -> dict[str, Any]:
