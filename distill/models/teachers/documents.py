@@ -28,7 +28,8 @@ def documents(batch: Batch) -> Iterator[Document]:
 
     A server knows nothing of packed blocks: where ``position_ids`` begin again, another prompt begins, so no document
     sees another. A label that stands at its last position is sent behind it, as what is said of a prompt's token is
-    what was predicted from those before it.
+    what was predicted from those before it. Where documents of a block see each other, a document's last label is not
+    the token that follows: what comes after it is asked for by another prompt, from the block's beginning on.
 
     Where the teacher reads other inputs than the student (context distillation), these are sent.
     """
@@ -45,8 +46,9 @@ def documents(batch: Batch) -> Iterator[Document]:
         wanted = dict(zip(places, labels, strict=True))
         for first, end in pairwise([*sorted({0, *begins}), len(tokens)]):
             inside = [place for place in places if first <= place < end]
-            if inside:
-                last = inside[-1]
-                prompt = [*tokens[first : last + 1], wanted[last]]
-                assert all(prompt[place - first + 1] == wanted[place] for place in inside)
-                yield Document(prompt, [place - first for place in inside])
+            while inside:
+                ended = (n for n, p in enumerate(inside) if p + 1 == len(tokens) or tokens[p + 1] != wanted[p])
+                count = next(ended, len(inside) - 1) + 1
+                last = inside[count - 1]
+                yield Document([*tokens[first : last + 1], wanted[last]], [place - first for place in inside[:count]])
+                inside = inside[count:]

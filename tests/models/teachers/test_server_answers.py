@@ -156,6 +156,13 @@ def test_each_document_of_a_block_is_asked_for_by_itself_up_to_its_last_label() 
     assert together == [([0, 1, 2, 0, 3, 1, 5], [0, 1, 2, 3, 4, 5])]
 
 
+def test_behind_a_document_that_later_ones_see_the_block_is_asked_for_once_more() -> None:
+    ids, labels = torch.tensor([[0, 1, 2, 0, 3, 1]]), torch.tensor([[1, 2, 6, 3, 1, 5]])
+    mask = torch.tensor([[True, True, True, False, True, True]])
+    found = list(documents(Batch({"input_ids": ids}, labels=labels, mask=mask)))
+    assert found == [([0, 1, 2, 6], [0, 1, 2]), ([0, 1, 2, 0, 3, 1, 5], [4, 5])]
+
+
 def test_a_teacher_that_is_told_more_is_asked_about_what_it_reads() -> None:
     extras = {"teacher_input_ids": torch.tensor([[6, 6, 0, 1, 2]]), "teacher_at": torch.tensor([[0, 3, 4]])}
     batch = Batch(
