@@ -174,6 +174,9 @@ def test_the_key_is_sent_to_the_server_and_kept_nowhere(
     assert not Path("new").exists()
     done = distill("record", "-c", recipe, "--to", "new", "--from-server", server.url, "--api-key-env", "NO_KEY")
     assert (done.code, "is not set" in done.err) == (2, True)
+    monkeypatch.setenv("MY_KEY", "very-secret-7311é")
+    done = distill(*options, "--api-key-env", "MY_KEY")
+    assert (done.code, "is no key" in done.err, "7311" in done.err) == (2, True, False)
 
 
 def test_an_answer_of_the_most_likely_tokens_alone_is_refused_before_anything_is_written(

@@ -143,6 +143,13 @@ class Server(Origin):
         if self.api_key_env is not None and not (key := os.environ.get(self.api_key_env)):
             problem, hint = "this environment variable is not set", "set it to the key, or leave the option out"
             raise UserError(problem, key="--api-key-env", value=self.api_key_env, hint=hint)
+        key = key and key.strip()  # as a file ends in a line break
+        if key and not (key.isascii() and key.isprintable()):
+            problem, hint = (
+                "what it holds is no key (line breaks, or characters beyond ASCII)",
+                "set it to the key alone",
+            )
+            raise UserError(problem, key="--api-key-env", value=self.api_key_env, hint=hint)
         self._client = Client(self.url, key, self.requests_per_minute)
         self.at_once = 4 * self.concurrency  # else many requests would wait for the last of a few
 
