@@ -207,8 +207,12 @@ class OnPolicy:
         """Try whether the student can write, and has room for it.
 
         Raises:
-            UserError: if it cannot, or has not.
+            UserError: if it cannot, or has not, or its teacher is to be told more than itself.
         """
+        if isinstance(data, TextData) and data.teacher_system is not None:
+            problem = "is told the teacher with the data's own texts alone, and not with what the student writes"
+            hint = "leave model.on_policy out, or have it in the data"
+            raise UserError(problem, key="data.teacher_system", value=data.teacher_system, hint=hint)
         rooms = [room for model in self._models if (room := positions_of(model)) is not None]
         if rooms and isinstance(data, TextData):
             setting, longest = data.longest
