@@ -126,7 +126,10 @@ def sparsity_step(model: nn.Module, layers: Iterable[str]) -> dict[str, Any]:
         layers: Names of modules whose ``weight`` is meant, or of parameters; those that are not there are left out.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    weights = {name: parameters.get(f"{name}.weight", parameters.get(name)) for name in layers}
+    ends = (".weight", ".base_layer.weight", "")  # the second of a layer that has an adapter
+    weights = {
+        name: next((parameters[name + end] for end in ends if name + end in parameters), None) for name in layers
+    }
     counts = {
         name: {"weights": weight.numel(), "zeros": int((weight == 0).sum())}
         for name, weight in weights.items()

@@ -271,4 +271,6 @@ def check_trainable(student: nn.Module, trainer: Trainer) -> None:
     refuse_quantized(student, None)
     pruned = any(step["kind"] == "sparsity" for step in steps_of(student))
     if pruned and not any(c.masked(student) for c in compressions(trainer)) and is_rank_zero():
-        _log.warning("model.student was pruned, and nothing holds its zeros; add GradualMagnitudePruning")
+        merged = "merging its adapter fills its zeros; prune what comes of it"
+        held = "nothing holds its zeros; add GradualMagnitudePruning"
+        _log.warning("model.student was pruned, and %s", merged if adapter_layers(student) else held)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from distill.core import record
 from distill.core.schedules import never
 from distill.core.task import Task, TokenTask
 from distill.core.utils.errors import UserError
@@ -78,4 +79,5 @@ def merge_adapter(
     if own_base:
         adapter.remove_adapter(student, merge=False)
     adapter.remove_adapter(merged, merge=True)
+    record.recount_zeros(merged)
     return merged, {f"adapter/{name}": content for name, content in files.items()}

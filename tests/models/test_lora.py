@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from distill.core.internals.peft import without_adapter
+from distill.core.record import note, recount_zeros, sparsity_step, steps_of
 from distill.core.signals import Batch, Request
 from distill.core.utils import extras
 from distill.core.utils.errors import UserError
@@ -20,6 +21,7 @@ from distill.models.students import LoraConfig, StudentConfig, build_student
 from distill.models.students.adapter import adapter_files, add_adapter, remove_adapter
 from distill.models.teachers import LiveTeacher
 from distill.tasks import Task, make_task
+from distill.training.lora import merge_adapter as merge_student
 
 LLAMA = {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 SIZES: dict[str, dict[str, Any]] = {
@@ -55,6 +57,26 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         return model(**INPUTS).logits  # type: ignore[no-any-return]
+
+
+def test_zeros_that_an_adapter_fills_are_not_said_to_be_there_and_its_base_keeps_them() -> None:
+    model = plain("llama")
+    layer = model.model.layers[0].mlp.up_proj
+    with torch.no_grad():
+        layer.weight[:12] = 0
+    note(model, sparsity_step(model, ["model.layers.0.mlp.up_proj"]))
+    add_adapter(model, LoraConfig(r=4), LM)
+    recount_zeros(model)  # as when the training ends
+    assert steps_of(model)[0]["actual"] == 0.5
+    with torch.no_grad():
+        for parameter in trained(model).values():
+            parameter.normal_()
+    config = StudentConfig(path=None, lora=LoraConfig(r=4))
+    merged, _ = merge_student(model, config, True)
+    assert steps_of(merged)[0]["actual"] == 0
+    assert steps_of(merged)[0]["layers"]["model.layers.0.mlp.up_proj"]["zeros"] == 0
+    assert model.model.layers[0].mlp.up_proj is layer
+    assert int((layer.weight == 0).sum()) == layer.weight.numel() // 2
 
 
 CASES: list[tuple[str, Task, dict[str, Any]]] = [

@@ -132,6 +132,7 @@ def test_with_the_teacher_alone_that_reads_the_same_there_is_nothing_to_learn(
         (["--callbacks", "[QuantizationAwareTraining]"], "train the adapter first, then compress"),
         (["--callbacks", "[{class_path: LowRank, init_args: {rank: 4}}]"], "callbacks = 'LowRank'"),
         (["--model.losses", "[HintonKL, L1]"], "model.losses.1 = 'L1': reads weights that model.student.lora"),
+        (["--model.on_policy", "{max_new_tokens: 4}"], "data.teacher_system = 'Answer as a pirate.': is told the"),
         (["--trainer.strategy", "sharded"], "model.student.lora: is not for trainer.strategy: sharded"),
         (["--model.student.lora.r", "0"], "model.student.lora.r = 0: must be 1 or more"),
         (["--model.student.lora.rank", "4"], "model.student.lora.rank"),
