@@ -18,7 +18,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.quiet import quiet_transformers
 
-__all__ = ["check_config", "check_folder", "check_memory", "check_sizes", "parameters_of"]
+__all__ = ["MERGE", "UNMERGED", "check_config", "check_folder", "check_memory", "check_sizes", "parameters_of"]
 
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "tf_model.h5", "flax_model.msgpack")
 
@@ -53,6 +53,8 @@ def check_folder(folder: Path, path: str, auto_model: Any, key: str) -> None:
     """
 
     refuse = partial(_refusal, key, path)
+    if (folder / "adapter_config.json").is_file():  # beside a model, which transformers reads only where peft is there
+        raise refuse(UNMERGED, MERGE)
     if not (folder / "config.json").is_file():
         raise refuse("this folder holds no model of transformers: it has no config.json", _SAVED)
     check_config(folder, path, key)
@@ -72,6 +74,9 @@ def check_folder(folder: Path, path: str, auto_model: Any, key: str) -> None:
 
 
 _SAVED = "give the folder that save_pretrained wrote"
+
+UNMERGED = "there is an adapter of peft (adapter_config.json), which is no part of the weights"
+MERGE = "save what merge_and_unload() of peft's model gives, and name that"
 
 
 def _refusal(key: str, path: str, problem: str, hint: str) -> UserError:

@@ -12,12 +12,13 @@ from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel
 
+from distill.core.internals.peft import adapter_layers
 from distill.core.internals.transformers import class_made_by
 from distill.core.record import note, read_steps, structural
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import resolve
 from distill.core.utils.quiet import quiet_transformers
-from distill.models.folder import check_config, check_folder
+from distill.models.folder import MERGE, UNMERGED, check_config, check_folder
 from distill.models.saved_student import load
 
 __all__ = ["FAILURES", "explain", "load_model", "load_tokenizer", "mark_padding", "not_given"]
@@ -86,6 +87,8 @@ def load_model(
             )
     except Exception as error:  # a configuration that is not right can make a modelling file stumble anywhere
         raise explain(error, auto_model, key, path, attn_implementation) from error
+    if adapter_layers(model):
+        raise UserError(UNMERGED, key=key, value=path, hint=MERGE)
     _check_complete(model, report, path, key, trained)
     mark_padding(model, auto_model)
     note(model, *steps)

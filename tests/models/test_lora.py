@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig as PeftConfig
+from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -17,6 +19,7 @@ from distill.core.record import note, recount_zeros, sparsity_step, steps_of
 from distill.core.signals import Batch, Request
 from distill.core.utils import extras
 from distill.core.utils.errors import UserError
+from distill.models.pretrained import load_model
 from distill.models.students import LoraConfig, StudentConfig, build_student
 from distill.models.students.adapter import adapter_files, add_adapter, remove_adapter
 from distill.models.teachers import LiveTeacher
@@ -77,6 +80,18 @@ def test_zeros_that_an_adapter_fills_are_not_said_to_be_there_and_its_base_keeps
     assert steps_of(merged)[0]["layers"]["model.layers.0.mlp.up_proj"]["zeros"] == 0
     assert model.model.layers[0].mlp.up_proj is layer
     assert int((layer.weight == 0).sum()) == layer.weight.numel() // 2
+
+
+def test_an_adapter_that_is_not_merged_is_no_teacher_and_no_base(tmp_path: Path) -> None:
+    """transformers would put it into the model, or where there is no peft leave it out without a word."""
+    model = plain("llama")
+    model.save_pretrained(tmp_path / "base")
+    get_peft_model(model, PeftConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(tmp_path / "adapter" / name, tmp_path / "base")
+    for folder in ("base", "adapter"):
+        with pytest.raises(UserError, match=r"model\.teacher\.path = .*there is an adapter of peft"):
+            load_model(str(tmp_path / folder), LM.auto_model, "model.teacher.path", head={})
 
 
 CASES: list[tuple[str, Task, dict[str, Any]]] = [
