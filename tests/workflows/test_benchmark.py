@@ -246,3 +246,18 @@ def test_only_a_language_model_is_asked(here: Path, teacher_dir: str, distill: D
     done = distill("evaluate", teacher_dir, "--tasks", "tasks")
     assert done.code == 2
     assert "which writes no text" in done.err
+
+
+def test_more_tokens_than_a_model_has_positions_for_are_refused(
+    here: Path, distill: Distill, chat_tokenizer: Callable[..., Any]
+) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = chat_tokenizer()
+    sizes = {"vocab_size": len(tokenizer), "n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 24}
+    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained("small")
+    tokenizer.save_pretrained("small")
+    code, _, err = distill("evaluate", "small", "--tasks", "tasks", "--max-length", "25")
+    assert code == 2, err
+    assert "--max-length = 25: this GPT2LMHeadModel reads 24 tokens" in err
+    assert distill("evaluate", "small", "--tasks", "tasks", "--max-length", "24").code == 0

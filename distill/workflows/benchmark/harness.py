@@ -26,6 +26,7 @@ from distill.core.generators import reseed
 from distill.core.utils.errors import UserError, first_line, nearest
 from distill.core.utils.hub import settle
 from distill.core.utils.quiet import quiet_datasets, quiet_transformers
+from distill.models.compatibility import positions_of
 from distill.workflows.benchmark.task_files import KEY, Chosen, choose
 
 __all__ = ["VERSION", "Harness", "Settings", "Taken", "load_tasks"]
@@ -144,6 +145,10 @@ class Harness:
         if settings.chat_template and not getattr(tokenizer, "chat_template", None):
             hint = "leave it out"
             raise UserError("the tokenizer has no chat template", key="--chat-template", hint=hint)
+        room = positions_of(model)
+        if settings.max_length is not None and room is not None and settings.max_length > room:
+            problem, hint = f"this {type(model).__name__} reads {room:,} tokens", "give as many, or fewer"
+            raise UserError(problem, key="--max-length", value=settings.max_length, hint=hint)
         self._begin()
         with _still() as lost, _sandboxed():
             asked = _Model(model, tokenizer, settings)
