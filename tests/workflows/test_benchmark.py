@@ -248,7 +248,7 @@ def test_only_a_language_model_is_asked(here: Path, teacher_dir: str, distill: D
     assert "which writes no text" in done.err
 
 
-def test_more_tokens_than_a_model_has_positions_for_are_refused(
+def test_more_tokens_than_a_model_has_positions_for_are_refused_and_texts_that_are_cut_counted(
     here: Path, distill: Distill, chat_tokenizer: Callable[..., Any]
 ) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -260,4 +260,16 @@ def test_more_tokens_than_a_model_has_positions_for_are_refused(
     code, _, err = distill("evaluate", "small", "--tasks", "tasks", "--max-length", "25")
     assert code == 2, err
     assert "--max-length = 25: this GPT2LMHeadModel reads 24 tokens" in err
-    assert distill("evaluate", "small", "--tasks", "tasks", "--max-length", "24").code == 0
+    writes = {name: value for name, value in CHOICES.items() if name != "doc_to_choice"} | {
+        "output_type": "generate_until",
+        "doc_to_target": "x",
+        "generation_kwargs": {"until": ["x"], "max_gen_toks": 9},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+    Path("writes.yaml").write_text(yaml.safe_dump(writes))
+    lengths = [len(tokenizer(f"The capital of {row(number)['country']} is")["input_ids"]) for number in range(8)]
+    long = sum(length > 24 - 9 for length in lengths)
+    assert 1 < long < 8
+    code, out, err = distill("evaluate", "small", "--tasks", "writes.yaml", "--max-length", "24")
+    assert code == 0, err
+    assert f"{long} texts for model were longer than 24 tokens" in out

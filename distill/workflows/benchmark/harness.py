@@ -19,6 +19,7 @@ from lm_eval.api.registry import metric_registry
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from torch import Tensor
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -35,7 +36,7 @@ VERSION: str = lm_eval.__version__
 
 _SEED = 1234  # lm_eval's own, of the examples before a question
 _DRAWS = 1000  # of a bootstrap, for metrics that are no means
-_LOST = re.compile("Combined length of context|Left truncation applied")
+_LOST = re.compile("Combined length of context")
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class _Model(HFLM):  # type: ignore[misc]
             )
         finally:
             del model.tie_weights
+        self.cut = 0
         self._start = self.tokenizer.decode([self.prefix_token_id]) if settings.start_token else ""
 
     def _begun(self, text: str) -> str:
@@ -116,8 +118,19 @@ class _Model(HFLM):  # type: ignore[misc]
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         return super()._encode_pair(self._begun(context), continuation)  # type: ignore[no-any-return]
 
-    def tok_batch_encode(self, strings: Sequence[str], *more: Any, **settings: Any) -> Any:
-        return super().tok_batch_encode([self._begun(text) for text in strings], *more, **settings)
+    def tok_batch_encode(
+        self,
+        strings: Sequence[str],
+        padding_side: str = "left",
+        left_truncate_len: int | None = None,
+        truncation: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        begun = [self._begun(text) for text in strings]
+        ids, mask = super().tok_batch_encode(begun, padding_side, None, truncation)
+        if left_truncate_len is None:
+            return ids, mask
+        self.cut += int((mask.sum(1) > left_truncate_len).sum())
+        return ids[:, -left_truncate_len:], mask[:, -left_truncate_len:]
 
 
 class Harness:
@@ -164,7 +177,7 @@ class Harness:
             except (AssertionError, ValueError, KeyError, TypeError, AttributeError) as error:
                 problem = f"lm_eval cannot score this model on it ({first_line(error)})"
                 raise UserError(problem, key=KEY, hint="leave the task out, or correct its file") from error
-        return _taken(found, asked.max_length, len(lost))
+        return _taken(found, asked.max_length, len(lost) + asked.cut)
 
     def _begin(self) -> None:
         """The same examples and draws for every model, and as lm_eval's own command has them."""
