@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 PLACES = {
-    "evaluate": r"distill/workflows/benchmark/",
+    "evaluate": r"distill/(workflows/benchmark/|core/internals/lm_eval\.py)",
     "export": r"distill/export/",
     "lora": r"distill/models/students/adapter\.py",
     "plots": r"distill/core/utils/plots\.py",

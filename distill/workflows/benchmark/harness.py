@@ -17,13 +17,12 @@ from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api import metrics as _registered  # noqa: F401  (which makes the registry of metrics)
 from lm_eval.api.registry import metric_registry
 from lm_eval.evaluator import evaluate
-from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from torch import Tensor
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
 from distill.core.generators import reseed
+from distill.core.internals.lm_eval import LoadedModel
 from distill.core.utils.errors import UserError, first_line, nearest
 from distill.core.utils.hub import settle
 from distill.core.utils.quiet import quiet_datasets, quiet_transformers
@@ -92,47 +91,6 @@ class Taken:
     cut: int = 0
 
 
-class _Model(HFLM):  # type: ignore[misc]
-    """lm_eval's view of a model that is loaded: no process started, nothing fetched, no weight touched."""
-
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, settings: Settings) -> None:
-        # What ties weights anew would undo those that compression has untied.
-        model.tie_weights = lambda *_, **__: None  # type: ignore[method-assign]
-        try:
-            super().__init__(
-                pretrained=model,
-                backend="causal",
-                tokenizer=tokenizer,
-                batch_size=settings.batch_size,
-                max_length=settings.max_length,
-                softmax_dtype="float32",
-            )
-        finally:
-            del model.tie_weights
-        self.cut = 0
-        self._start = self.tokenizer.decode([self.prefix_token_id]) if settings.start_token else ""
-
-    def _begun(self, text: str) -> str:
-        return text if text.startswith(self._start) else self._start + text
-
-    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        return super()._encode_pair(self._begun(context), continuation)  # type: ignore[no-any-return]
-
-    def tok_batch_encode(
-        self,
-        strings: Sequence[str],
-        padding_side: str = "left",
-        left_truncate_len: int | None = None,
-        truncation: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        begun = [self._begun(text) for text in strings]
-        ids, mask = super().tok_batch_encode(begun, padding_side, None, truncation)
-        if left_truncate_len is None:
-            return ids, mask
-        self.cut += int((mask.sum(1) > left_truncate_len).sum())
-        return ids[:, -left_truncate_len:], mask[:, -left_truncate_len:]
-
-
 class Harness:
     """Tasks, loaded once, on which one model after the other is scored.
 
@@ -164,7 +122,9 @@ class Harness:
             raise UserError(problem, key="--max-length", value=settings.max_length, hint=hint)
         self._begin()
         with _still() as lost, _sandboxed():
-            asked = _Model(model, tokenizer, settings)
+            asked = LoadedModel(
+                model, tokenizer, settings.batch_size, settings.max_length, start_token=settings.start_token
+            )
             try:
                 found = evaluate(
                     lm=asked,
