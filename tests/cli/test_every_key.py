@@ -25,7 +25,7 @@ from distill.core.schedules import Schedule
 from distill.core.utils.errors import UserError
 from distill.data import TextData
 from distill.losses import DistillationLoss
-from distill.models.students import StudentConfig
+from distill.models.students import LoraConfig, StudentConfig
 from distill.models.teachers import TeacherConfig
 from distill.run.loggers.config import LoggingConfig, WandbConfig
 from distill.training.optimizer import OptimizerConfig, learning_rate_factor, make_optimizer
@@ -89,6 +89,7 @@ OTHER: dict[str, Any] = {
     "RelationTransfer.version": 1,
     "RelationalKD.taps": {"a": "b"},
     "SimilarityPreserving.taps": {"a": "b"},
+    "StudentConfig.lora": LoraConfig(r=4),
     "TextData.columns": {"text": "a"},
     "TextData.files": {"train": "a.csv"},
     "TextData.splits": {"train": "a"},

@@ -35,6 +35,12 @@ def test_gradient_over_two_ranks_equals_that_of_one_process(script: Script, tmp_
     assert [evidence.pop("batches") for evidence in found] == [[4, 4], [2, 2], [2, 2]]
     errors = [evidence.pop("standard_error") for evidence in found]
     assert errors == pytest.approx([errors[0]] * 3)
+    contexts = [evidence.pop("by_context", {}) for evidence in found]  # sums of other orders
+    assert contexts[1] == contexts[2]
+    for who, parts in contexts[0].items():
+        assert {key: pytest.approx(values) if key != "context" else values for key, values in parts.items()} == (
+            contexts[1][who]
+        )
     assert found[1] == found[2] == found[0]
 
 
