@@ -99,6 +99,7 @@ WAYS: dict[str, Way] = {
     "KL + hints": Way([KL, loss("FitNetHint", layers="uniform", normalize=True, weight=1.0)]),
     "teacher's texts": Way([loss("CrossEntropy")], answers=True),
     "KL, on-policy in the last third": Way([KL], model={"on_policy": {"share": _LATE, **WRITTEN}}),
+    "then half as long again": Way([KL], "hidden-int8", after="KL, hidden int8"),
     "then 50 % pruned, int8": Way([KL], "hidden-int8", after="KL, hidden int8", callbacks=[_PRUNED, _INT8_QAT]),
     "then 50 % pruned, int4": Way([KL], "hidden-int8", after="KL, hidden int8", callbacks=[_PRUNED, _INT4_QAT]),
 }  # fmt: skip
@@ -281,7 +282,7 @@ def table(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         yield f"\n{pair}\n"
         yield "| taught by | bits per byte | less than alone | acceptance | s | MB | seeds |"
         yield "|---|---|---|---|---|---|---|"
-        of_pair = [row for row in rows if row["pair"] == pair]
+        of_pair = [row for row in rows if row["pair"] == pair and not WAYS[row["way"]].after]
         alone = {row["seed"]: row["bits_per_byte"] for row in of_pair if row["way"] == "alone"}
         for way in dict.fromkeys(row["way"] for row in of_pair):
             found = [row for row in of_pair if row["way"] == way]
@@ -290,6 +291,31 @@ def table(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             cells = [spread(bits), spread(less), spread(accepted)]
             used = [f"{statistics.median(row[key] for row in found):,.0f}" for key in ("cpu_seconds", "peak_mb")]
             yield "| " + " | ".join([way, *cells, *used, str(len(found))]) + " |"
+
+
+def compressed(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Markdown: students that went on from another's, beside the one that did so uncompressed, on the same seed."""
+    rows = [row for row in lines if WAYS[row["way"]].after]
+    for pair in dict.fromkeys(row["pair"] for row in rows):
+        yield f"\n{pair}\n"
+        yield "| | bits per byte | above a constant guess | acceptance | ONNX, MB | bits off in ONNX | seeds |"
+        yield "|---|---|---|---|---|---|---|"
+        dense = {row["seed"]: row for row in rows if row["pair"] == pair and not WAYS[row["way"]].callbacks}
+        for way in sorted({row["way"] for row in rows if row["pair"] == pair}, key=list(WAYS).index):
+            found = [row for row in rows if row["way"] == way and row["pair"] == pair and row["seed"] in dense]
+            kept = [100 * gained(row) / gained(dense[row["seed"]]) for row in found]
+            bits, accepted = ([row[metric] for row in found] for metric in ("bits_per_byte", "acceptance"))
+            checked = [row["verified"] for row in found if "verified" in row]
+            off = max((abs(one["exported"] - one["trained"]) for one in checked), default=None)
+            size = statistics.median(row["onnx_mb"] for row in found) if checked else None
+            cells = [spread(bits), f"{statistics.fmean(kept):.1f} %", spread(accepted)]
+            cells += ["" if size is None else f"{size:.2f}", "" if off is None else f"{off:.4f}", str(len(found))]
+            yield "| " + " | ".join([way, *cells]) + " |"
+
+
+def gained(row: Mapping[str, Any]) -> float:
+    """Bits per byte that a student is better than a constant guess."""
+    return float(row["guess"] - row["bits_per_byte"])
 
 
 def spread(values: Sequence[float]) -> str:
@@ -312,7 +338,8 @@ def main() -> None:
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of what was found")
     given = parser.parse_args()
     if given.table:
-        print("\n".join(table(json.loads(line) for line in given.table.read_text().splitlines())))
+        rows = [json.loads(line) for line in given.table.read_text().splitlines()]
+        print("\n".join([*table(rows), *compressed(rows)]))
         return
     if given.pair is None or given.work is None or given.out is None:
         parser.error("name the pair, --work and --out")

@@ -57,3 +57,14 @@ def test_the_table_has_means_over_seeds_and_what_is_gained_on_the_same_seed(scri
     lines = list(script.table(found))
     assert "| alone | 2.500 ± 0.707 | 0.000 ± 0.000 | 0.500 ± 0.000 | 10 | 7 | 2 |" in lines
     assert "| KL | 2.125 ± 0.884 | 0.375 ± 0.177 | 0.500 ± 0.000 | 10 | 7 | 2 |" in lines
+
+
+def test_what_compression_costs_is_measured_beside_as_many_steps_without_it(script: Any) -> None:
+    dense, int4 = "then half as long again", "then 50 % pruned, int4"
+    off = {"onnx_mb": 0.4, "verified": {"exported": 2.01, "trained": 2.0}}
+    found: list[dict[str, Any]] = [
+        {"pair": "p", "way": dense, "seed": 0, "bits_per_byte": 1.8, "guess": 3.0, "acceptance": 0.5},
+        {"pair": "p", "way": int4, "seed": 0, "bits_per_byte": 2.1, "guess": 3.0, "acceptance": 0.4, **off},
+    ]
+    assert f"| {int4} | 2.100 | 75.0 % | 0.400 | 0.40 | 0.0100 | 1 |" in list(script.compressed(found))
+    assert not [line for line in script.table(found) if int4 in line]
