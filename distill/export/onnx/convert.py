@@ -22,14 +22,12 @@ from distill.export.onnx.integer_layers import (
     DynamicInput,
     DynamicLinear,
     IntegerEmbedding,
-    NibbleEmbedding,
-    NibbleLinear,
-    Nibbles,
     StaticInput,
     StaticLinear,
     WeightOnlyLinear,
     shifted,
 )
+from distill.export.onnx.nibbles import NibbleEmbedding, NibbleLinear, Nibbles
 
 __all__ = ["frozen_layers", "largest_integer", "multiplies_integers", "with_integers", "without_quantization"]
 
