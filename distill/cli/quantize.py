@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from distill.cli.command import argument, of_run
@@ -12,6 +13,7 @@ from distill.core.utils.errors import UserError
 
 if TYPE_CHECKING:
     from distill.compression.quantization.scheme import WeightScheme
+    from distill.compression.quantization.starts.settings import Start
 
 __all__ = ["QUANTIZE"]
 
@@ -22,7 +24,8 @@ def _quantize(options: Namespace, overrides: Overrides) -> None:
     from distill.compression.quantization.scheme import ActivationScheme
     from distill.workflows.quantize import quantize
 
-    if options.calibrate is not None and options.activations != "static":
+    start = _start(options)
+    if options.calibrate is not None and options.activations != "static" and not (start and start.reads_inputs):
         raise idle("--calibrate", options.calibrate, f"--activations {options.activations}", "take static ones")
     quantize(
         options.run,
@@ -30,6 +33,7 @@ def _quantize(options: Namespace, overrides: Overrides) -> None:
         weights=_weights(options),
         activations=None if options.activations == "none" else ActivationScheme(kind=options.activations),
         embeddings=not options.no_embeddings,
+        start=start,
         run_id=options.id,
         overrides=overrides,
         allow=options.allow,
@@ -53,6 +57,24 @@ def _weights(options: Namespace) -> WeightScheme:
         raise UserError(error.problem, key=option, value=error.value, hint=error.hint) from error
 
 
+def _start(options: Namespace) -> Start | None:
+    """What the weights start from; mistakes in it are of the options."""
+    from distill.compression.quantization.starts.settings import Start
+
+    given = {key: getattr(options, key) for key in ("damping", "act_order", "alpha", "steps")}
+    given = {key: value for key, value in given.items() if value is not None and value is not False}
+    calibrate = _CALIBRATE if options.calibrate is None else options.calibrate
+    option = {"method": "--start", "samples": "--calibrate"}
+    try:
+        start = Start(method=options.start, **given)
+        start.refuse_idle("")
+        return None if start.method == "rtn" else replace(start, samples=calibrate)
+    except UserError as error:
+        key = error.key or ""
+        key = option.get(key, f"--{key.replace('_', '-')}")
+        raise UserError(error.problem, key=key, value=error.value, hint=error.hint) from error
+
+
 QUANTIZE = of_run(
     "Quantize the student of a run without training it, into a run of its own: what quantization-aware training\n"
     "has to beat.",
@@ -62,6 +84,17 @@ QUANTIZE = of_run(
     argument("--group", type=int, metavar="N", help="weights that share a scale (a channel's)"),
     argument("--asymmetric", action="store_true", help="weights with a zero point"),
     argument("--reduced-range", action="store_true", help="weights of 7 bits in 8, for x86 without VNNI"),
+    argument(
+        "--start",
+        default="rtn",
+        metavar="METHOD",
+        help="how weights are rounded: rtn (to the nearest, the default), mse, gptq, adaround; or scaled before:\n"
+        "smoothquant, awq, smoothquant+gptq, awq+gptq, ...",
+    ),
+    argument("--damping", type=float, metavar="PART", help="of gptq: added to the Hessian's diagonal (0.01)"),
+    argument("--act-order", action="store_true", help="of gptq: the inputs with the largest mean squares first"),
+    argument("--alpha", type=float, metavar="PART", help="of smoothquant: the weights' part of the range (0.5)"),
+    argument("--steps", type=int, metavar="N", help="of adaround: for how long a layer is trained (500)"),
     argument(
         "--activations",
         choices=("static", "dynamic", "none"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 
 from distill.compression.quantization import ptq
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.compression.quantization.starts.settings import Start
 from distill.core import record
 from distill.core.lazy_head import logits_request
-from distill.core.utils.console import number
+from distill.core.utils.console import number, wide
 from distill.core.utils.errors import UserError
 from distill.core.utils.files import write
+from distill.core.utils.progress import track
 from distill.core.utils.secrets import scrub_override
 from distill.data.task_file import task_file
 from distill.models import saved_student
@@ -34,6 +37,7 @@ def quantize(
     weights: WeightScheme | None = None,
     activations: ActivationScheme | None = None,
     embeddings: bool = True,
+    start: Start | None = None,
     run_id: str | None = None,
     overrides: Sequence[tuple[str, str]] = (),
     allow: Sequence[str] = (),
@@ -42,10 +46,11 @@ def quantize(
 
     Args:
         folder: The run.
-        calibrate: Training samples that static inputs take their ranges from.
+        calibrate: Training samples that static inputs take their ranges from, and a start its statistics.
         weights: 8 bits a channel if not given.
         activations: Inputs of the layers; ``None`` leaves them as they are.
         embeddings: Whether embeddings are quantized too, to 8 bits a row.
+        start: What the weights are scaled and rounded by; to the nearest value if not given.
         run_id: Id of the new run.
         overrides: As of :func:`~distill.workflows.evaluate.reopen`.
         allow: Likewise.
@@ -67,9 +72,10 @@ def quantize(
     student, task = job.module.student, job.module.task
     _, before = score(job, "validate")
     static = activations is not None and activations.kind == "static"
-    if static:
+    reads = static or (start is not None and start.reads_inputs)
+    if reads:
         job.data.setup("fit")
-    batches = first_batches(job.data.train_dataloader(), task, calibrate, torch.device("cpu")) if static else []
+    batches = first_batches(job.data.train_dataloader(), task, calibrate, torch.device("cpu")) if reads else []
     try:
         steps = ptq.quantize(
             student,
@@ -78,6 +84,8 @@ def quantize(
             weights=weights,
             activations=activations,
             embeddings=WeightScheme() if embeddings else None,
+            start=start,
+            progress=partial(track, what="layers rounded", console=wide()),
             key="quantize",
         )
     except UserError as error:
@@ -86,8 +94,10 @@ def quantize(
         raise UserError(error.problem, key="--group", value=error.value, hint="give another size") from error
     record.note(student, *steps)
     _, scores = score(job, "validate")
-    how: dict[str, Any] = {"embeddings": embeddings} | ({"calibrate": calibrate} if static else {})
+    how: dict[str, Any] = {"embeddings": embeddings} | ({"calibrate": calibrate} if reads else {})
     how |= {"weights": asdict(weights or WeightScheme()), "activations": asdict(activations) if activations else None}
+    if start is not None:
+        how["start"] = asdict(start)
     if overrides:
         how["overrides"] = {key: scrub_override(key, text) for key, text in overrides}
     made = {"made_from": str(run.folder), "quantize": how, "train_seconds": 0.0}

@@ -44,6 +44,8 @@ class QuantizedLayer(Moved):
         calls: How often the input of this batch was observed: several times where a module is used at several places.
         places: The most of these.
         ranged: Whether :attr:`input_range` is known; until then static inputs stay as they are.
+        held: Whether the weights' grid stands still, in ``weight_scale`` and ``weight_zero_point``, and does not follow
+            the largest weight.
     """
 
     plain: ClassVar[type[nn.Module]]
@@ -56,6 +58,7 @@ class QuantizedLayer(Moved):
     calls: int
     places: int
     ranged: bool
+    held: bool
     input_range: Tensor
     input_change: Tensor
     weight_scale: Tensor
@@ -125,7 +128,14 @@ class QuantizedLayer(Moved):
             return Grid(self.weight_scale, self.weight_zero_point)
         if self.scheme.weights.learned:
             return Grid(positive(self._scale().detach()), None)
-        return grid(self.rows, self.scheme.weights)
+        return Grid(self.weight_scale, self.weight_zero_point) if self.held else grid(self.rows, self.scheme.weights)
+
+    def hold(self, at: Grid) -> None:
+        """Have the weights' grid be ``at``, from where a trained scale goes on, and any other stands still."""
+        self.weight_scale.copy_(at.scale.reshape(self.weight_scale.shape))
+        if at.zero_point is not None:
+            assert self.weight_zero_point is not None
+            self.weight_zero_point.copy_(at.zero_point)
 
     def initial_scale(self) -> Tensor:
         """What a trained scale starts from; flat, as optimizers let nothing decay that has one dimension."""
@@ -148,10 +158,18 @@ class QuantizedLayer(Moved):
         """Rows of the weights, rounded; ``index`` says which where they are not all."""
         scheme = self.scheme.weights
         whole = scheme.granularity == "tensor"
+        if self.held and not scheme.learned:
+            return fake_quantize_rows(rows, self._held(None if whole else index), scheme, clips=True)
         if not scheme.learned:
             return fake_quantize_rows(rows, grid(self.rows if whole else rows, scheme), scheme)
         scale = self._scale() if whole or index is None else self._scale()[index]
         return fake_quantize_rows_learned(rows, scale, scheme, count(self.rows.shape, scheme))
+
+    def _held(self, index: Tensor | None) -> Grid:
+        scale, zero_point = self.weight_scale, self.weight_zero_point
+        if index is None:
+            return Grid(scale, zero_point)
+        return Grid(scale[index], None if zero_point is None else zero_point[index])
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input that the layer computes with; while observing, its range is noted."""

@@ -38,6 +38,7 @@ from distill.compression.quantization.convolutions import (
 from distill.compression.quantization.learned_inputs import no_change
 from distill.compression.quantization.observers import unseen
 from distill.compression.quantization.scheme import LayerScheme
+from distill.compression.quantization.weights import grid
 
 __all__ = [
     "QUANTIZED",
@@ -113,12 +114,19 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}
 
 
-def quantize_layer(module: nn.Module, scheme: LayerScheme) -> QuantizedLayer:
-    """Make ``module``, of a class in :data:`QUANTIZED`, a quantized layer in ``float`` mode, in place."""
+def quantize_layer(module: nn.Module, scheme: LayerScheme, *, held: bool = False) -> QuantizedLayer:
+    """Make ``module``, of a class in :data:`QUANTIZED`, a quantized layer in ``float`` mode, in place.
+
+    Where its grid is ``held``, it begins as that of the weights as they are.
+    """
     module.__class__ = QUANTIZED[type(module)]
     layer = cast(QuantizedLayer, module)
     layer.scheme, layer.mode, layer.observing, layer.ranged = scheme, "float", False, False
-    layer.seen, layer.tokens, layer.calls, layer.places = None, None, 0, 0
+    layer.seen, layer.tokens, layer.calls, layer.places, layer.held = None, None, 0, 0, held
+    if held and not scheme.weights.learned:
+        at = grid(layer.rows, scheme.weights)
+        layer.register_buffer("weight_scale", at.scale)
+        layer.register_buffer("weight_zero_point", at.zero_point)
     if scheme.weights.learned:
         layer.weight_scale = nn.Parameter(layer.initial_scale())
     if layer.static:

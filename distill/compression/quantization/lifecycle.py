@@ -69,7 +69,7 @@ def find_ranged(layers: Iterable[QuantizedLayer]) -> None:
 def start_scales(layers: Iterable[QuantizedLayer]) -> None:
     """Start the trained scales from the weights as they are now, and those of inputs from the observed ranges."""
     for layer in layers:
-        if layer.scheme.weights.learned:
+        if layer.scheme.weights.learned and not layer.held:
             layer.weight_scale.copy_(layer.initial_scale())
         if layer.learns_input:
             layer.input_change.zero_()
@@ -81,6 +81,8 @@ def restore(layer: QuantizedLayer) -> None:
         "input_range",
         "input_change",
         "weight_scale",
+        "weight_zero_point",
+        "held",
         "scheme",
         "mode",
         "observing",

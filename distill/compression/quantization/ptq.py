@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from distill.compression.bypass import watched_writes, written_by_pass
 from distill.compression.quantization.lifecycle import attend, conclude, follow
 from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
 from distill.compression.quantization.select import choose, swap
+from distill.compression.quantization.starts.begin import Progress, start_weights, tokens_of
+from distill.compression.quantization.starts.settings import Start
 from distill.compression.quantization.storage import Store, step_of
-from distill.core.signals import Batch
 from distill.core.utils.errors import UserError
 
 __all__ = ["quantize"]
@@ -31,7 +32,9 @@ def quantize(
     overrides: Mapping[str, Bits | WeightScheme | None] | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    start: Start | None = None,
     store: Store = "float",
+    progress: Progress = iter,
     key: str = "quantize",
 ) -> list[dict[str, Any]]:
     """Quantize a trained model in place, in the layers that quantization-aware training makes, and without training.
@@ -51,7 +54,9 @@ def quantize(
         overrides: See :func:`~.select.choose`; and likewise ``include`` and ``exclude``.
         include: See above.
         exclude: See above.
+        start: What the weights are scaled and rounded by; to the nearest value if not given.
         store: How the saved student keeps its weights: ``float``, which transformers opens too, or as ``integers``.
+        progress: Wraps the list of layers that a start rounds.
         key: Where the settings stand, for error messages.
 
     Returns:
@@ -72,7 +77,13 @@ def quantize(
         key=key,
     )
     model.eval()
-    layers = swap(model, chosen)
+    start = start or Start()
+    layers = swap(model, chosen, held=start.holds_grids)
+    if start.method != "rtn":
+        batches = list(batches) if start.reads_inputs else batches
+        if start.reads_inputs and not batches:
+            raise _needs_batches(f"{start.method} needs batches to see what layers read", key)
+        start_weights(model, layers, start, cast(Sequence[Any], batches), forward, progress)
     static = [layer for layer in layers.values() if layer.static]
     for layer in static:
         layer.observing = True
@@ -80,7 +91,7 @@ def quantize(
     empty = True
     if static:
         for batch in batches:
-            attend(static, _tokens(batch))
+            attend(static, tokens_of(batch))
             with watched_writes(layers if empty else {}) as written:
                 model(batch) if forward is None else forward(model, batch)
             if written:
@@ -89,15 +100,9 @@ def quantize(
             follow(static)
     model.eval()
     if static and empty:
-        raise UserError(
-            "static inputs need batches to find their ranges", key=f"{key}.calibrate", value=0, hint="give some batches"
-        )
+        raise _needs_batches("static inputs need batches to find their ranges", key)
     return [step_of(conclude(layers), store)]
 
 
-def _tokens(batch: Any) -> Tensor | None:
-    """Which positions of a batch hold a token, ``[B, T]``, where it says so."""
-    if isinstance(batch, Batch):
-        return batch.tokens
-    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+def _needs_batches(problem: str, key: str) -> UserError:
+    return UserError(problem, key=f"{key}.calibrate", value=0, hint="give some batches")

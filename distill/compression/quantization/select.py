@@ -186,11 +186,17 @@ def _with_ties(
     return chosen
 
 
-def swap(model: nn.Module, chosen: Mapping[str, LayerScheme]) -> dict[str, QuantizedLayer]:
-    """Make the chosen layers quantized ones, in ``float`` mode, in place; they share learned scales like weights."""
+def swap(model: nn.Module, chosen: Mapping[str, LayerScheme], *, held: bool = False) -> dict[str, QuantizedLayer]:
+    """Make the chosen layers quantized ones, in ``float`` mode, in place; they share learned scales like weights.
+
+    Args:
+        model: The student.
+        chosen: Of :func:`choose`.
+        held: Whether the weights' grids stand still once something sets them.
+    """
     scales: dict[int, nn.Parameter] = {}
     for name, scheme in chosen.items():
-        layer = quantize_layer(model.get_submodule(name), scheme)
+        layer = quantize_layer(model.get_submodule(name), scheme, held=held)
         if scheme.weights.learned:
             assert isinstance(layer.weight_scale, nn.Parameter)
             layer.weight_scale = scales.setdefault(id(layer.weight), layer.weight_scale)

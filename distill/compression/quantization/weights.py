@@ -81,17 +81,20 @@ def grid(rows: Tensor, scheme: WeightScheme) -> Grid:
     return Grid(*affine_qparams(low, high, scheme.bounds))
 
 
-def fake_quantize_rows(rows: Tensor, at: Grid, scheme: WeightScheme) -> Tensor:
+def fake_quantize_rows(rows: Tensor, at: Grid, scheme: WeightScheme, *, clips: bool = False) -> Tensor:
     """The quantized weights; exact zeros stay exact zeros. The gradient passes straight through.
 
     Args:
-        rows: Weights none of which lies outside the grid by more than rounding.
+        rows: Weights none of which lies outside the grid by more than rounding, unless ``clips``.
         at: Of :func:`grid` of these rows, or of all.
         scheme: The scheme.
+        clips: Whether weights outside the grid are clipped to it, with no gradient.
     """
     blocks = _blocks(rows, scheme)
     scale = _spread(at.scale, scheme)
-    if at.zero_point is None:
+    if clips and at.zero_point is None:
+        quantized = fake_quantize(blocks, scale, torch.zeros_like(scale), scheme.bounds).to(rows.dtype)
+    elif at.zero_point is None:
         quantized = round_to_grid(blocks, scale)
     else:
         quantized = fake_quantize(blocks, scale, _spread(at.zero_point, scheme), scheme.bounds).to(rows.dtype)

@@ -43,6 +43,7 @@ __all__ = [
     "scale",
     "softmax_into",
     "tensors_in",
+    "tree_leaves",
     "unsaved_buffers",
     "version",
     "written",

@@ -29,8 +29,9 @@ Distill = Callable[..., Any]
         (["--calibrate", "32"], 8, "static"),
         (["--activations", "dynamic"], 8, "dynamic"),
         (["--bits", "4", "--group", "16", "--activations", "none"], 4, None),
+        (["--bits", "3", "--start", "gptq", "--act-order", "--activations", "none", "--calibrate", "16"], 3, None),
     ],
-    ids=["static", "dynamic", "int4"],
+    ids=["static", "dynamic", "int4", "gptq"],
 )
 def test_a_run_is_quantized_without_training_into_a_run_of_its_own(
     options: list[str], bits: int, inputs: str | None, plain: Any, distill: Distill
@@ -128,6 +129,10 @@ def test_as_many_batches_are_calibrated_with_as_hold_the_samples(
         (["--bits", "5"], "--bits = 5: must be one of"),
         (["--bits", "4", "--reduced-range"], "--reduced-range = True: is for symmetric weights of 8 bits"),
         (["--group", "1"], "--group = 1: must be at least 2"),
+        (["--start", "gtpq"], "--start = 'gtpq': must be one of rtn, mse, gptq"),
+        (["--alpha", "0"], "--alpha = 0.0: has no effect with method: rtn. leave it out, or take smoothquant"),
+        (["--start", "gptq", "--damping", "0"], "--damping = 0.0: must be greater than 0"),
+        (["--start", "mse", "--activations", "none", "--calibrate", "8"], "--calibrate = 8: has no effect with"),
     ],
 )
 def test_a_mistake_in_an_option_names_the_option(options: list[str], said: str, distill: Distill) -> None:
