@@ -11,6 +11,7 @@ from distill.core.utils.version import VERSION
 __version__ = VERSION
 
 _HOME = {
+    "ActivationScheme": "distill.compression.quantization.scheme",
     "Batch": "distill.core.signals",
     "Compression": "distill.compression.base",
     "Distillation": "distill.training.module",
@@ -27,9 +28,13 @@ _HOME = {
     "TextData": "distill.data.text",
     "TextTask": "distill.core.task",
     "UserError": "distill.core.utils.errors",
+    "WeightScheme": "distill.compression.quantization.scheme",
+    "finish": "distill.workflows.finish",
     "load": "distill.models.saved_student",
+    "quantize": "distill.workflows.quantize_module",
+    "save": "distill.models.saved_student",
 }
-_ROOMS = ("callbacks", "data", "losses", "tasks")
+_ROOMS = ("callbacks", "data", "export", "losses", "tasks")  # of which export is a function too
 
 __all__ = ["__version__", *_HOME, *_ROOMS]
 
@@ -39,6 +44,8 @@ if TYPE_CHECKING:
     from distill import losses as losses
     from distill import tasks as tasks
     from distill.compression.base import Compression as Compression
+    from distill.compression.quantization.scheme import ActivationScheme as ActivationScheme
+    from distill.compression.quantization.scheme import WeightScheme as WeightScheme
     from distill.core.signals import IGNORE as IGNORE
     from distill.core.signals import Batch as Batch
     from distill.core.signals import Needs as Needs
@@ -50,11 +57,15 @@ if TYPE_CHECKING:
     from distill.core.utils.errors import UserError as UserError
     from distill.data.text import TextData as TextData
     from distill.export.base import ExportTarget as ExportTarget
+    from distill.export.student import export as export
     from distill.losses.base import DistillationLoss as DistillationLoss
     from distill.losses.base import LossSum as LossSum
     from distill.models.saved_student import load as load
+    from distill.models.saved_student import save as save
     from distill.training.module import Distillation as Distillation
     from distill.training.optimizer import OptimizerConfig as OptimizerConfig
+    from distill.workflows.finish import finish as finish
+    from distill.workflows.quantize_module import quantize as quantize
 else:
 
     def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import distill
 
@@ -23,9 +24,9 @@ PUBLIC = {
         "TextTask",
         "UserError",
         "__version__",
-        "load",
     ),
-    *("callbacks", "data", "losses", "tasks"),
+    *("ActivationScheme", "WeightScheme", "finish", "load", "quantize", "save"),
+    *("callbacks", "data", "export", "losses", "tasks"),
 }
 
 
@@ -54,4 +55,12 @@ def test_a_static_checker_is_shown_the_names_that_python_gives() -> None:
     imports = [node for node in typed.body if isinstance(node, ast.ImportFrom)]
     shown = {alias.asname: node.module for node in imports for alias in node.names}
     assert {*shown, "__version__"} == PUBLIC
+    assert shown.pop("export") == "distill.export.student"  # a room that is a function too
     assert {name: home for name, home in shown.items() if home != "distill"} == distill._HOME
+
+
+def test_export_is_a_function_whatever_of_its_room_was_imported_before() -> None:
+    import distill.export.base
+
+    with pytest.raises(distill.UserError, match="no such format"):
+        distill.export(torch.nn.Linear(2, 2), "onyx", "nowhere", [(torch.ones(1, 2), torch.zeros(1).long())])

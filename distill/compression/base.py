@@ -112,6 +112,10 @@ class Compression(StepCallback, ABC):
         with trainer.precision_plugin.forward_context():
             refuse_bypass(student, task.batch(batch), lambda b: task.forward(student, b, request), _held(ours, student))
 
+    def prepares(self, student: nn.Module) -> bool:
+        """Whether it has given ``student``, and no other, its structure."""
+        return self._prepared is student
+
     @abstractmethod
     def prepare(self, student: nn.Module) -> None:
         """Give the student its structure for the run, exactly computing what it computed before where that is possible.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -10,7 +11,16 @@ from torch import nn
 
 from distill.core.utils.errors import UserError
 
-__all__ = ["StepCallback", "finished", "logged", "logs_now", "step_callbacks", "total_steps"]
+__all__ = [
+    "StepCallback",
+    "count_steps",
+    "finished",
+    "logged",
+    "logs_now",
+    "step_callbacks",
+    "student_of",
+    "total_steps",
+]
 
 
 class StepCallback(Callback):
@@ -86,11 +96,49 @@ def step_callbacks(trainer: Trainer) -> list[StepCallback]:
     return [callback for callback in trainer.callbacks if isinstance(callback, StepCallback)]  # type: ignore[attr-defined]
 
 
+def student_of(pl_module: LightningModule) -> nn.Module | None:
+    """The part of a Lightning module that is compressed: what ``compressed_module()`` returns, or its ``student``."""
+    named = getattr(pl_module, "compressed_module", None)
+    found = named() if callable(named) else getattr(pl_module, "student", None)
+    return found if isinstance(found, nn.Module) else None
+
+
 def total_steps(pl_module: LightningModule) -> int:
-    """How many optimizer steps the run has."""
-    total = pl_module.total_steps
-    assert isinstance(total, int)
-    return total
+    """How many optimizer steps the run has: what the module says, or else Lightning's estimate.
+
+    Raises:
+        UserError: if it says no whole number above 0, or the run has no end.
+    """
+    said: Any = getattr(pl_module, "total_steps", None)
+    if said is None:
+        return _estimate(pl_module.trainer)
+    if isinstance(said, bool) or not isinstance(said, int) or said < 1:
+        hint = "give how many optimizer steps the run has, or leave total_steps out"
+        raise UserError("must be a whole number above 0", key="total_steps", value=said, hint=hint)
+    return said
+
+
+_estimates: weakref.WeakKeyDictionary[Trainer, tuple[object, int]] = weakref.WeakKeyDictionary()
+
+
+def _estimate(trainer: Trainer) -> int:
+    """Lightning's own, counted once for a run: it goes through the loaders each time."""
+    asked = trainer.max_epochs, trainer.max_steps
+    if trainer not in _estimates or _estimates[trainer][0] != asked:
+        _estimates[trainer] = asked, count_steps(trainer)
+    return _estimates[trainer][1]
+
+
+def count_steps(trainer: Trainer) -> int:
+    """How many optimizer steps a run has.
+
+    Raises:
+        UserError: if it has no end.
+    """
+    total = trainer.estimated_stepping_batches
+    if total == float("inf"):
+        raise UserError("a run needs an end", key="trainer.max_epochs", value=-1, hint="set max_epochs or max_steps")
+    return int(total)
 
 
 def logs_now(trainer: Trainer) -> bool:

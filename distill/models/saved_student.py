@@ -24,6 +24,7 @@ from distill.core.utils.errors import UserError, first_line
 from distill.core.utils.paths import resolve
 from distill.core.utils.quiet import quiet_transformers
 from distill.core.utils.replacing import replacing
+from distill.models.unfinished import refuse_unfinished
 
 __all__ = [
     "INTEGER_WEIGHTS",
@@ -52,8 +53,8 @@ _REBUILD: dict[str, Rebuild] = {
 
 
 def save(
-    folder: str | Path,
     model: nn.Module,
+    folder: str | Path,
     tokenizer: Any = None,
     steps: Sequence[Mapping[str, Any]] | None = None,
     files: Mapping[str, str | bytes] | None = None,
@@ -64,8 +65,8 @@ def save(
     A kill at any time leaves either the old folder, the new one, or none; never a mixture of both.
 
     Args:
-        folder: Where to.
         model: Of transformers (``AutoModel.from_pretrained`` opens the folder too), or any other module.
+        folder: Where to.
         tokenizer: Of transformers, saved beside it.
         steps: What was done to the model, in order, each with its ``kind`` (:data:`STEP_KINDS`) and what is needed
             to do it again; :func:`steps_of` the model if not given.
@@ -75,8 +76,9 @@ def save(
 
     Raises:
         ValueError: if a step is of an unknown kind, which :func:`load` would refuse.
-        UserError: if nothing can be written there.
+        UserError: if nothing can be written there, or compressions are still at work on the model.
     """
+    refuse_unfinished(model)
     done = [dict(step) for step in (steps_of(model) if steps is None else steps)]
     for step in done:
         if step.get("kind") not in STEP_KINDS:

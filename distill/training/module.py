@@ -20,7 +20,7 @@ from distill.core.lazy_head import can_be_lazy
 from distill.core.record import recount_zeros
 from distill.core.schedules import check_schedule, check_schedules
 from distill.core.signals import Batch, Request, Signals
-from distill.core.step_callback import logged
+from distill.core.step_callback import count_steps, logged
 from distill.losses import DistillationLoss
 from distill.models.compatibility import check_pair, check_widths
 from distill.models.students import StudentConfig
@@ -49,7 +49,6 @@ from distill.training.on_policy import OnPolicy, OnPolicyConfig, refuse_sharded,
 from distill.training.optimizer import (
     OptimizerConfig,
     check_steps,
-    count_steps,
     make_optimizer,
     make_scheduler,
     scale_learning_rate,

@@ -24,7 +24,6 @@ __all__ = [
     "OptimizerConfig",
     "check_steps",
     "check_warmup",
-    "count_steps",
     "learning_rate_factor",
     "make_optimizer",
     "make_scheduler",
@@ -84,18 +83,6 @@ class OptimizerConfig:
                 value=self.warmup,
                 hint="give an integer for a number of steps",
             )
-
-
-def count_steps(trainer: Trainer) -> int:
-    """How many optimizer steps a run has.
-
-    Raises:
-        UserError: if it has no end.
-    """
-    total = trainer.estimated_stepping_batches
-    if total == float("inf"):
-        raise UserError("a run needs an end", key="trainer.max_epochs", value=-1, hint="set max_epochs or max_steps")
-    return int(total)
 
 
 def check_steps(module: LightningModule) -> None:

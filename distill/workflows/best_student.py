@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from distill.callbacks import BestCheckpoint, compressions
 from distill.callbacks.scores import Scores
-from distill.core.utils.errors import UserError
+from distill.core.step_callback import total_steps
+from distill.core.utils.errors import UserError, first_line
 from distill.run.checkpoints.file import Damaged, SafeCheckpointIO
-from distill.workflows.job.build import Job
 
 __all__ = ["Restored", "restore_best"]
+
+_log = logging.getLogger(__name__)
 
 
 class Restored(NamedTuple):
@@ -38,14 +43,14 @@ class Restored(NamedTuple):
     instead: str = ""
 
 
-def restore_best(job: Job, trainer: Trainer) -> Restored:
+def restore_best(trainer: Trainer, module: LightningModule) -> Restored:
     """Give the student the weights of the best checkpoint; where that cannot be read, of the next best.
 
     Args:
-        job: That was trained.
-        trainer: Its own, at the end of training.
+        trainer: At the end of training.
+        module: That was trained.
     """
-    callback = next(callback for callback in trainer.callbacks if isinstance(callback, Scores))  # type: ignore[attr-defined]
+    callback = next((c for c in trainer.callbacks if isinstance(c, Scores)), Scores())  # type: ignore[attr-defined]
     kept = callback.by_step
 
     def of(step: int) -> tuple[Mapping[str, float], Mapping[str, Any]]:
@@ -55,10 +60,10 @@ def restore_best(job: Job, trainer: Trainer) -> Restored:
     if isinstance(writer, SafeCheckpointIO):
         writer.settle()  # an older one goes when every rank has the newer one
     trainer.strategy.barrier()  # what rank 0 has written, all read
-    here = Restored(trainer.global_step, job.module.total_steps, {}, *of(trainer.global_step))
+    here = Restored(trainer.global_step, total_steps(module), {}, *of(trainer.global_step))
     best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint) and c.best_model_path), None)
     if best is None:
-        return here
+        return _of_lightning(trainer, here)
     found: dict[str, Any] | None
     instead = ""
     try:
@@ -74,6 +79,29 @@ def restore_best(job: Job, trainer: Trainer) -> Restored:
     trainer.strategy.load_model_state_dict(found)
     step, total = int(found["global_step"]), int(found["total_steps"])
     return Restored(step, total, found["callbacks"], *of(step), instead)
+
+
+def _of_lightning(trainer: Trainer, here: Restored) -> Restored:
+    """The weights of what Lightning's own ``ModelCheckpoint`` calls the best, in a run that has none of ours."""
+    kept = (one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint) and one.monitor)
+    path = next((one.best_model_path for one in kept if one.best_model_path), None)
+    if path is None:
+        return here
+    try:
+        found = trainer.strategy.load_checkpoint(path, weights_only=True)
+    except UnpicklingError as error:
+        problem = f"holds more than tensors and plain values ({first_line(error)})"
+        hint = "leave other objects out of save_hyperparameters and of the callbacks' states"
+        raise UserError(problem, key="checkpoint", value=path, hint=hint) from error
+    step = int(found["global_step"])
+    if step == trainer.global_step:
+        return here
+    if not _small(trainer, step, here.total):
+        message = "the best checkpoint is of step %d, before compressions had reached their targets: the last step's "
+        _log.warning(message + "weights are taken (distill.callbacks.BestCheckpoint keeps none before that)", step)
+        return here
+    trainer.strategy.load_model_state_dict(found)
+    return here._replace(step=step, states=found.get("callbacks", {}), scores={}, evidence={})
 
 
 def _next_best(

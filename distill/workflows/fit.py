@@ -12,17 +12,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError
-from torch import nn
 
-from distill.callbacks import ResumeCheckpoint, compressions
+from distill.callbacks import ResumeCheckpoint
 from distill.compression.base import hurried
 from distill.core import record
-from distill.core.step_callback import finished, step_callbacks
 from distill.core.utils.errors import TrainingError, UserError
 from distill.core.utils.files import write
 from distill.core.utils.quiet import quiet_lightning
@@ -36,12 +33,11 @@ from distill.run.lineage import lineage
 from distill.run.listing import read_json
 from distill.run.loggers.make import keep_completions, keep_student, make_loggers
 from distill.training.evidence import empty_layers
-from distill.training.lora import merge_adapter
 from distill.training.module import Distillation
 from distill.training.processes import meeting, none_left, shared_id
-from distill.workflows.best_student import restore_best
 from distill.workflows.card import CARD, card
 from distill.workflows.completions import COMPLETIONS, complete_held_out
+from distill.workflows.finish import conclude
 from distill.workflows.job.build import Job, build, make_trainer
 from distill.workflows.job.lightning_limits import explained
 from distill.workflows.opening import opening
@@ -217,35 +213,30 @@ def interruptible(trainer: Trainer) -> Iterator[None]:
 def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     """Save the finished student of the best checkpoint, and show the table."""
     steps = trainer.global_step
-    step, total, states, scores, evidence, instead = restore_best(job, trainer)
-    changed = compressions(trainer)
-    unfinished = [type(c).__name__ for c in changed if not c.target_reached(step, total)]
-    _finish(trainer, job.module.student, states)
-    config = job.module.student_config
-    merged = config is not None and config.lora is not None
-    job.module.student, adapter = merge_adapter(job.module.student, config, job.module.own_base)
-    dtype = torch.bfloat16 if config and config.save_dtype == "bfloat16" else None
-    if dtype is not None:
-        saved_student.round_parameters(job.module.student, dtype)
-    judged_anew = changed or merged or dtype is not None or not scores or job.module.measures_acceptance
-    if trainer.enable_validation and judged_anew:
-        scores = _validated(job, trainer)  # what is saved is what is judged
-        evidence = job.module.evidence.found
-    student = job.module.unsharded_student()
+    module = job.module
+
+    def judge(anew: bool) -> dict[str, float] | None:
+        due = trainer.enable_validation and (anew or module.measures_acceptance)
+        return _validated(job, trainer) if due else None  # what is saved is what is judged
+
+    ended = conclude(trainer, module, judge)
+    (step, total), instead = ended.restored[:2], ended.restored.instead
+    student = module.unsharded_student()
     if student is None or not trainer.is_global_zero:
         return
-    steps_done = record.steps_of(job.module.student)
+    steps_done = record.steps_of(module.student)
     tokenizer = getattr(job.data, "tokenizer", None)
-    saved_student.save(job.run.student, student, tokenizer, steps_done, {**task_file(job.data), **adapter}, dtype)
+    files: dict[str, str | bytes] = {**task_file(job.data), **ended.files}
+    saved_student.save(student, job.run.student, tokenizer, steps_done, files, ended.dtype)
     written = complete_held_out(job, "validation", student)
     if written is not None and written.shown:
         write(job.run.folder / COMPLETIONS, written.jsonl)
     result = make_result(
-        job.module,
-        scores,
-        evidence,
+        module,
+        ended.scores,
+        ended.evidence,
         job.run.student,
-        measured={"empty_layers": empty_layers(student), "hurried": hurried(changed, total, step)},
+        measured={"empty_layers": empty_layers(student), "hurried": hurried(ended.changed, total, step)},
         beside=_beside(job),
         completions=None if written is None else written.record,
         **lineage(job.config, job.data),
@@ -253,44 +244,26 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         id=job.run.id,
         steps=steps,
         saved_step=step,
-        complete=not unfinished,
+        complete=not ended.unfinished,
         train_seconds=round(seconds, 3),
     )
     write(job.run.student / CARD, card(job.config, result, student, job.data).encode())
     job.run.write_result(result)
     show_result(result)
-    chosen = f"the {'next ' if instead else ''}best by {job.module.task.monitor}"
+    chosen = f"the {'next ' if instead else ''}best by {module.task.monitor}"
     which = f"{step} of {steps} ({chosen})" if step != steps else f"{step} (the last)"
     print(f"student of step {which}: {Path(job.run.shown) / 'student'}", flush=True)
     if written is not None and written.shown:
         print(f"completions of {len(written.lines)} held-out prompts: {Path(job.run.shown) / COMPLETIONS}", flush=True)
     if instead:
         _log.warning("%s: the student of step %d is saved in its place", instead, step)
-    if unfinished:
+    if ended.unfinished:
         _log.warning(
             "the run ended at step %d of %d, before %s had done what was asked for: the student is larger than that",
             steps,
             total,
-            " and ".join(unfinished),
+            " and ".join(ended.unfinished),
         )
-
-
-def _finish(trainer: Trainer, student: nn.Module, states: Mapping[str, Any]) -> None:
-    """Have every callback leave the student as it is saved: averages first, as they are what is then compressed."""
-    changed = compressions(trainer)
-    for callback in step_callbacks(trainer):
-        if callback.state_key in states:
-            callback.load_state_dict(states[callback.state_key])
-    done = [step for one in step_callbacks(trainer) if one not in changed for step in finished(one, student)]
-    record.recount_zeros(student)
-    record.note(student, *done)
-    for compression in changed:
-        steps = finished(compression, student)
-        for kind in {str(step.get("kind")) for step in steps} - record.STEP_KINDS.keys():
-            problem = f"{type(compression).__name__}.finish returns a step of kind {kind!r}, which nobody can rebuild"
-            hint = "have your module call distill.models.saved_student.register(kind, rebuild), and resume the run"
-            raise TrainingError(f"{problem}: {hint}")
-        record.note(student, *steps)
 
 
 def _beside(job: Job) -> dict[str, Any] | None:

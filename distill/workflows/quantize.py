@@ -103,7 +103,7 @@ def quantize(
     made = {"made_from": str(run.folder), "quantize": how, "train_seconds": 0.0}
     with new.made(run.config, made_by=f"distill quantize {run.folder}") as fresh:
         tokenizer = getattr(job.data, "tokenizer", None)
-        saved_student.save(fresh.student, student, tokenizer, files=task_file(job.data))
+        saved_student.save(student, fresh.student, tokenizer, files=task_file(job.data))
         result = scored(job, scores, run, fresh.student, name=new.name, id=new.id, **made)
         write(fresh.student / CARD, card(run.config, result, student, job.data).encode())
         fresh.write_result(result)

@@ -89,7 +89,7 @@ def teacher(model: PreTrainedModel, task: TextTask) -> None:
     with torch.no_grad():
         expected = read("model.teacher", model, task, batch, Request(logits=True))
     with tempfile.TemporaryDirectory() as folder:
-        saved_student.save(folder, model)
+        saved_student.save(model, folder)
         again = load_model(folder, task.auto_model, "model.teacher.path", head={}, trained=True)
     equal(logits(again, task, batch), expected, "loaded from its folder", TOLERANCE)
 
@@ -166,7 +166,7 @@ def quantized(model: PreTrainedModel, task: TextTask) -> None:
     )
     expected = logits(student, task, batch)
     with tempfile.TemporaryDirectory() as folder:
-        saved_student.save(folder, student, steps=steps)
+        saved_student.save(student, folder, steps=steps)
         equal(logits(saved_student.load(folder), task, batch), expected, "loaded from its folder")
 
 

@@ -20,12 +20,12 @@ import torch
 import distill.core.utils.files
 import distill.core.utils.replacing
 import distill.run.checkpoints.sealed
-import distill.workflows.export
 import distill.workflows.sensitivity
 import distill.workflows.sweep.run
 from distill.cli.main import main as command
 from distill.compression.sensitivity import scan
 from distill.compression.sensitivity.tried import Tried
+from distill.export import student as student_export
 from distill.models import saved_student
 from distill.run.folder import Run
 from distill.training.module import Distillation
@@ -145,9 +145,9 @@ def end(draw: random.Random, seconds: float) -> Kill:
 def written(draw: random.Random, seconds: float) -> Kill:
     """Around the parts of an export, of which not all are there yet."""
     places = [
-        (distill.workflows.export, "write"),
-        (distill.workflows.export, "_write_beside"),
-        (distill.workflows.export, "sizes"),
+        (student_export, "write"),
+        (student_export, "write_beside"),
+        (student_export, "sizes"),
     ]
     return around(draw, places)
 

@@ -62,7 +62,7 @@ def test_trained_factors_are_saved_and_reload_identical(
         assert before - parameters(model) == 2 * (4 * (256 - 3 * 32) + 2 * (384 - 3 * 40)) + 256 - 3 * 32
     else:  # c_attn 16 x 48, c_proj 16 x 16, and two of 16 x 24
         assert before - parameters(model) == 2 * ((768 - 3 * 64) + (256 - 3 * 32) + 2 * (384 - 3 * 40))
-    save(tmp_path / "student", model)
+    save(model, tmp_path / "student")
     loaded = distill.load(tmp_path / "student")
     assert torch.equal(logits(loaded), logits(model))
     assert parameters(loaded) == parameters(model)
@@ -129,7 +129,7 @@ def test_low_rank_sharing_and_removal_go_together(tmp_path: Path, student: Make,
     assert first.attention.self.query.up.weight is second.attention.self.query.up.weight
     assert first.attention.self.query.up.weight.shape == (8, 3)
     assert second.output.dense.down.weight.shape == (3, 12)
-    save(tmp_path / "student", model)
+    save(model, tmp_path / "student")
     loaded = distill.load(tmp_path / "student")
     assert torch.equal(logits(loaded), logits(model))
     assert parameters(loaded) == parameters(model)

@@ -368,7 +368,7 @@ def test_one_run_with_distillation_pruning_l1_and_average_saves_real_zeros(tmp_p
     assert {name: counts["zeros"] for name, counts in step["layers"].items()} == zeros(student)
     json.dumps(steps)
     record.note(student, *steps)
-    saved_student.save(tmp_path / "student", student)
+    saved_student.save(student, tmp_path / "student")
     loaded = saved_student.load(tmp_path / "student", Net())
     assert torch.equal(loaded(x), student.eval()(x))
     assert record.steps_of(loaded) == steps

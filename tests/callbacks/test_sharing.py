@@ -68,7 +68,7 @@ def test_shared_layers_stay_shared_in_training_and_in_the_artifact(
     assert layers[0].output.dense.weight is not layers[2].output.dense.weight
     steps = sharing.finish(model)
     assert steps == [{"kind": "share", "groups": [[1, 2], [3, 4]]}]
-    save(tmp_path / "student", model, steps=steps)
+    save(model, tmp_path / "student", steps=steps)
     loaded: Any = distill.load(tmp_path / "student")
     assert torch.equal(logits(loaded), logits(model))
     assert loaded.bert.encoder.layer[0].output.dense.weight is loaded.bert.encoder.layer[1].output.dense.weight

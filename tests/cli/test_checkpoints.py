@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from distill.run.checkpoints import file as checkpoint
-from distill.workflows import fit as launch
+from distill.workflows import finish
 
 Distill = Callable[..., Any]
 Fitted = Callable[..., Path]
@@ -120,15 +120,15 @@ def test_validation_does_not_open_the_checkpoints(fitted: Fitted, distill: Disti
 def test_a_pickle_in_place_of_the_best_checkpoint_is_not_run(
     base: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    restore = launch.restore_best
+    restore = finish.restore_best
 
-    def planted(job: Any, trainer: Any) -> Any:
+    def planted(trainer: Any, module: Any) -> Any:
         trainer.strategy.checkpoint_io.teardown()
-        [best] = job.run.checkpoints.glob("best-*")
+        [best] = Path("runs/base/one/checkpoints").glob("best-*")
         checkpoint.write(Exploit(), best)
-        return restore(job, trainer)
+        return restore(trainer, module)
 
-    monkeypatch.setattr(launch, "restore_best", planted)
+    monkeypatch.setattr(finish, "restore_best", planted)
     code, _, err = distill("fit", "-c", "base.yaml", "--id", "one")
     assert code == 2
     assert "more than tensors and plain values" in err

@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.core.utils.errors import UserError
+from distill.export import student as student_export
 from distill.export import targets
 from distill.export.onnx.runtime import latency, logits, session
 from distill.export.onnx.write import OnnxInt8
@@ -50,7 +51,7 @@ def run(tmp_path: Path, tiny_tokenizer_dir: str, text_folder: str, quantize: Qua
     """A run whose student was quantized, and whose teacher is no larger than it must be."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
     teacher = tmp_path / "teacher"
-    saved_student.save(teacher, classifier(len(tokenizer), 32), tokenizer)
+    saved_student.save(classifier(len(tokenizer), 32), teacher, tokenizer)
     config = {
         "model": {"task": "text-classification", "teacher": {"path": str(teacher)}, "student": {"path": str(teacher)}},
         "data": {"path": text_folder, "tokenizer": str(teacher), "max_length": 32},
@@ -58,14 +59,14 @@ def run(tmp_path: Path, tiny_tokenizer_dir: str, text_folder: str, quantize: Qua
     }
     made = Run.create(tmp_path / "runs", "small", config, "one")
     student = quantize(classifier(len(tokenizer), 16), WeightScheme(reduced_range=True), ActivationScheme())
-    saved_student.save(made.student, student, tokenizer)
+    saved_student.save(student, made.student, tokenizer)
     return made
 
 
 def test_a_run_becomes_a_folder_with_everything_in_it(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "latency", timing := Mock(wraps=latency))
+    monkeypatch.setattr(student_export, "latency", timing := Mock(wraps=latency))
     report = export(run.folder, "onnx-int8", isa="avx2")
     folder = run.folder / "exports" / "onnx-int8"
     assert {"model.onnx", "config.json", "tokenizer.json", "export.json"} <= {p.name for p in folder.iterdir()}

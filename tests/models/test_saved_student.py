@@ -51,7 +51,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     model = classifier()
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"[UNK]": 0, "a": 1}, "[UNK]")))
-    save(tmp_path / "student", model, words, STEPS)
+    save(model, tmp_path / "student", words, STEPS)
     loaded = distill.load(tmp_path / "student")
     assert type(loaded) is type(model)
     assert same(loaded, model)
@@ -63,13 +63,13 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
 
 def test_transformers_opens_the_folder_too(tmp_path: Path) -> None:
     model = classifier()
-    save(tmp_path / "student", model)
+    save(model, tmp_path / "student")
     assert same(AutoModelForSequenceClassification.from_pretrained(tmp_path / "student"), model)
 
 
 def test_a_run_stands_for_its_student(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: x\n")
-    save(tmp_path / "student", classifier())
+    save(classifier(), tmp_path / "student")
     assert same(load(tmp_path), classifier())
 
 
@@ -77,7 +77,7 @@ def test_steps_noted_on_the_model_are_saved_in_order(tmp_path: Path) -> None:
     model = classifier()
     for step in STEPS:
         note(model, step)
-    save(tmp_path / "student", model)
+    save(model, tmp_path / "student")
     record = json.loads((tmp_path / "student" / "compression.json").read_text())
     assert (record["version"], record["steps"]) == (1, STEPS)
     assert not any("steps" in name for name in model.state_dict())
@@ -86,7 +86,7 @@ def test_steps_noted_on_the_model_are_saved_in_order(tmp_path: Path) -> None:
 def test_a_plain_module_with_tied_weights_is_filled(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Tied()
-    save(tmp_path / "student", model)
+    save(model, tmp_path / "student")
     fresh = Tied()
     assert not same(fresh, model)
     assert load(tmp_path / "student", model=fresh) is fresh
@@ -95,16 +95,16 @@ def test_a_plain_module_with_tied_weights_is_filled(tmp_path: Path) -> None:
 
 
 def test_a_newer_artifact_replaces_the_older_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    save(tmp_path / "student", classifier(0), steps=STEPS)
+    save(classifier(0), tmp_path / "student", steps=STEPS)
     (tmp_path / "student" / "stray").write_text("")
-    save(tmp_path / "student", classifier(1))
+    save(classifier(1), tmp_path / "student")
     assert same(load(tmp_path / "student"), classifier(1))
     assert [p.name for p in tmp_path.iterdir()] == ["student"]
     assert not (tmp_path / "student" / "stray").exists()
 
 
 def test_a_write_that_fails_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path / "student", classifier(0))
+    save(classifier(0), tmp_path / "student")
 
     def fail(*_: Any) -> None:
         raise OSError("no space left on device")
@@ -113,7 +113,7 @@ def test_a_write_that_fails_leaves_the_older_one(tmp_path: Path, monkeypatch: py
         with monkeypatch.context() as patch:
             patch.setattr(f"distill.core.utils.replacing.{step}", fail)
             with pytest.raises(OSError, match="no space left"):
-                save(tmp_path / "student", classifier(1))
+                save(classifier(1), tmp_path / "student")
         assert same(load(tmp_path / "student"), classifier(0))
         assert [p.name for p in tmp_path.iterdir()] == ["student"]
 
@@ -123,7 +123,7 @@ def test_what_a_kill_left_behind_hinders_no_save(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "part").write_text("")
     for seed in (0, 1):
-        save(tmp_path / "student", classifier(seed))
+        save(classifier(seed), tmp_path / "student")
         assert same(load(tmp_path / "student"), classifier(seed))
 
 
@@ -150,7 +150,7 @@ def record(folder: Path, **changes: Any) -> None:
 
 
 def test_an_artifact_that_cannot_be_rebuilt_is_refused(tmp_path: Path) -> None:
-    save(tmp_path / "student", classifier())
+    save(classifier(), tmp_path / "student")
     record(tmp_path / "student", steps=[{"kind": "layres"}])
     with pytest.raises(UserError, match=r"'layres', which this version cannot rebuild.*did you mean 'layers'"):
         load(tmp_path / "student")
@@ -172,14 +172,14 @@ def test_a_few_words_tell_what_was_made_smaller() -> None:
 
 def test_unknown_steps_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown kind"):
-        save(tmp_path / "student", classifier(), steps=[{"kind": "magic"}])
+        save(classifier(), tmp_path / "student", steps=[{"kind": "magic"}])
     assert not list(tmp_path.iterdir())
 
 
 def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         load(tmp_path / "nothing")
-    save(tmp_path / "plain", Tied())
+    save(Tied(), tmp_path / "plain")
     with pytest.raises(UserError, match=r"load\(folder, model=module\)"):
         load(tmp_path / "plain")
     with pytest.raises(UserError, match="not those of this Linear"):
@@ -188,7 +188,7 @@ def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:
     (tmp_path / "export" / "model.onnx").touch()
     with pytest.raises(UserError, match=r"for onnxruntime, not a student.*onnxruntime\.InferenceSession"):
         load(tmp_path / "export")
-    save(tmp_path / "cut", classifier())
+    save(classifier(), tmp_path / "cut")
     (tmp_path / "cut" / "model.safetensors").write_bytes(b"cut off")
     with pytest.raises(UserError, match="cannot be read"):
         load(tmp_path / "cut")
@@ -219,7 +219,7 @@ def test_importing_the_package_imports_no_torch() -> None:
 )
 def test_a_step_that_does_not_say_what_was_done_is_one_message(step: dict[str, Any], tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 4))
-    saved_student.save(tmp_path / "saved", model)
+    saved_student.save(model, tmp_path / "saved")
     (tmp_path / "saved" / RECORD).write_text(json.dumps({"version": 1, "steps": [step]}))
     with pytest.raises(UserError, match=r"compression\.json"):
         saved_student.load(tmp_path / "saved", nn.Sequential(nn.Linear(4, 4)))
@@ -237,9 +237,9 @@ def test_a_kind_of_step_of_ones_own_is_done_again_when_the_folder_is_loaded(
 
     wide = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 5))
     with pytest.raises(ValueError, match="unknown kind"):
-        save(tmp_path / "wide", wide, steps=[{"kind": "widen", "width": 5}])
+        save(wide, tmp_path / "wide", steps=[{"kind": "widen", "width": 5}])
     saved_student.register("widen", widen)
-    save(tmp_path / "wide", wide, steps=[{"kind": "widen", "width": 5}])
+    save(wide, tmp_path / "wide", steps=[{"kind": "widen", "width": 5}])
     again = load(tmp_path / "wide", nn.Sequential(nn.Linear(3, 2)))
     assert torch.equal(again(torch.ones(1, 3)), wide(torch.ones(1, 3)))
     with pytest.raises(ValueError, match="already"):

@@ -92,7 +92,7 @@ def test_decoders_classify_at_the_last_token_of_the_text_whatever_padding_their_
     meet_data(data, TASK, student, None, LiveTeacher(model, TASK, PADDED))
     for one in (model, student):
         torch.testing.assert_close(logits(one), expected)
-    saved_student.save(tmp_path / "student", student, PADDED)
+    saved_student.save(student, tmp_path / "student", PADDED)
     torch.testing.assert_close(logits(saved_student.load(tmp_path / "student")), expected)
     assert AutoConfig.from_pretrained(tmp_path / "student").pad_token_id == PADDED.pad_token_id
 
@@ -134,7 +134,7 @@ def test_models_that_count_positions_from_their_padding_stay_as_they_were_traine
     before = logits(model)
     set_padding(model, PADDED)
     torch.testing.assert_close(logits(model), before)
-    saved_student.save(tmp_path, model, PADDED)
+    saved_student.save(model, tmp_path, PADDED)
     torch.testing.assert_close(logits(saved_student.load(tmp_path)), before)
 
 

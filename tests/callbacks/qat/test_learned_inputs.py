@@ -53,7 +53,7 @@ def test_what_was_trained_is_what_is_saved(
     fit(model, qat)
     assert layer(model.student).input_change.ne(0).all()
     trained = predicted(model.student)
-    saved_student.save(tmp_path / "student", model.student, steps=qat.finish(model.student))
+    saved_student.save(model.student, tmp_path / "student", steps=qat.finish(model.student))
     assert torch.equal(predicted(model.student), trained)
     assert torch.equal(predicted(distill.load(tmp_path / "student")), trained)
 

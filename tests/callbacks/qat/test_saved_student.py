@@ -37,7 +37,7 @@ def test_what_was_trained_is_what_is_saved(tmp_path: Path, module: Make, fit: Ma
     trained = predicted(model.student)
     steps = qat.finish(model.student)
     assert torch.equal(predicted(model.student), trained)
-    saved_student.save(tmp_path / "student", model.student, steps=steps)
+    saved_student.save(model.student, tmp_path / "student", steps=steps)
     loaded = distill.load(tmp_path / "student")
     assert torch.equal(predicted(loaded), trained)
     assert isinstance(loaded.get_submodule(DENSE), QuantizedLinear)
@@ -85,7 +85,7 @@ def test_a_tied_language_model_goes_the_whole_way(tmp_path: Path, batches: Make,
     ids = rows[0].inputs["input_ids"]
     with torch.no_grad():
         trained = student(ids).logits
-        saved_student.save(tmp_path / "student", student, steps=qat.finish(student))
+        saved_student.save(student, tmp_path / "student", steps=qat.finish(student))
         assert torch.equal(student(ids).logits, trained)
         assert torch.equal(distill.load(tmp_path / "student")(ids).logits, trained)
     assert student.lm_head.weight is student.transformer.wte.weight

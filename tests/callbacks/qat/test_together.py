@@ -88,7 +88,7 @@ def test_groups_of_a_quantized_student_keep_their_zeros_to_the_artifact(
     pruning = GradualMagnitudePruning(granularity=granularity, end=6, every_n_steps=2)
     fit(model, pruning, qat)
     steps = [*pruning.finish(model.student), *qat.finish(model.student)]
-    saved_student.save(tmp_path / "student", model.student, steps=steps)
+    saved_student.save(model.student, tmp_path / "student", steps=steps)
     loaded = distill.load(tmp_path / "student")
     names = next(list(step["layers"]) for step in steps if step["kind"] == "sparsity")
     assert len(names) == 7

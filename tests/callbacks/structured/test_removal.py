@@ -39,7 +39,7 @@ def test_what_was_masked_is_removed_and_reloads_identical(
     assert [step["kind"] for step in steps] == ["layers", "remove"]
     assert [len(kept) for kept in steps[1]["heads"].values()] == [2, 2]
     assert [len(kept) for kept in steps[1]["neurons"].values()] == [10, 10]
-    save(tmp_path / "student", student, steps=steps)
+    save(student, tmp_path / "student", steps=steps)
     assert json.loads((tmp_path / "student" / "compression.json").read_text())["steps"] == steps
     assert torch.equal(logits(distill.load(tmp_path / "student")), removed)
 
@@ -52,7 +52,7 @@ def test_a_causal_language_model_keeps_its_tied_head(tmp_path: Path, logits: Mak
     pruning.prepare(student)
     student.model.layers[0].head_mask[1] = False
     note(student, *pruning.finish(student))
-    save(tmp_path / "student", student)
+    save(student, tmp_path / "student")
     loaded = distill.load(tmp_path / "student")
     assert loaded.lm_head.weight is loaded.model.embed_tokens.weight  # type: ignore[union-attr]
     assert torch.equal(logits(loaded), logits(student))
@@ -86,7 +86,7 @@ def test_a_shrunken_student_can_be_shrunken_again(
         pruning = StructuredPruning(heads=0.5, neurons=0.5, end=2)
         fit(module, pruning, max_steps=3)
         note(student, *pruning.finish(student))
-        save(tmp_path / f"student-{part}", student)
+        save(student, tmp_path / f"student-{part}")
         student = distill.load(tmp_path / f"student-{part}")
         assert torch.equal(logits(student), logits(module.student))
     attention = student.bert.encoder.layer[0].attention

@@ -49,7 +49,7 @@ def test_all_compressions_go_together(
     for callback in callbacks:
         note(student, *callback.finish(student))
     torch.testing.assert_close(logits(student), trained, rtol=1e-5, atol=1e-5)
-    save(tmp_path / "student", student)
+    save(student, tmp_path / "student")
     assert torch.equal(logits(distill.load(tmp_path / "student")), logits(student))
 
 
@@ -66,7 +66,7 @@ def test_trained_scales_of_groups_shrink_with_their_outputs(
     for callback in (pruning, qat):
         note(student, *callback.finish(student))
     torch.testing.assert_close(logits(student), trained, rtol=1e-5, atol=1e-5)
-    save(tmp_path / "student", student)
+    save(student, tmp_path / "student")
     assert torch.equal(logits(distill.load(tmp_path / "student")), logits(student))
 
 

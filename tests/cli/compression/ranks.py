@@ -35,7 +35,7 @@ def main(config: str, folder: Path) -> None:
         return jobs[0]
 
     def saving(*given: Any) -> None:
-        saved.append(str(given[0]))
+        saved.append(str(given[1]))
         save(*given)
 
     launch.build, saved_student.save = building, saving  # type: ignore[assignment]

@@ -71,7 +71,7 @@ def test_a_plain_pair_of_convolutions_is_compressed_in_python(tmp_path: Path, co
         note(student, *callback.finish(student))
     weights = torch.cat([student.get_parameter(name).flatten() for name in ("0.weight", "3.weight")])
     assert int((weights == 0).sum()) == round(0.75 * weights.numel())
-    save(tmp_path / "student", student)
+    save(student, tmp_path / "student")
     reloaded = package.load(tmp_path / "student", convolutions.net())
     images = convolutions.images()
     with torch.no_grad():

@@ -331,7 +331,7 @@ def test_a_saved_encoder_rounds_its_inputs_when_it_is_loaded(tmp_path: Any, padd
     model = made(MODELS["padded encoder"])
     scheme = ActivationScheme(bits=4)
     record.note(model, *quantize(model, [padded], weights=INT2, activations=scheme, embeddings=INT2))
-    saved_student.save(tmp_path / "student", model)
+    saved_student.save(model, tmp_path / "student")
     loaded = saved_student.load(tmp_path / "student", made(MODELS["padded encoder"]))
     for result in passes(loaded, padded):
         assert torch.equal(result, model(padded))

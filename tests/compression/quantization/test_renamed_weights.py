@@ -37,7 +37,7 @@ def test_a_quantized_student_of_renamed_weights_is_what_was_saved(kind: str, sto
     steps = quantize(model, store=store)
     with torch.no_grad():
         expected = model(input_ids=ids, use_cache=False).logits
-    saved_student.save(tmp_path / "student", model, steps=steps)
+    saved_student.save(model, tmp_path / "student", steps=steps)
     opened = [saved_student.load(tmp_path / "student")]
     if store == "float":
         opened.append(AutoModelForCausalLM.from_pretrained(tmp_path / "student"))

@@ -49,7 +49,7 @@ def test_the_folder_opens_with_the_same_logits_to_the_bit(
 ) -> None:
     model = bert()
     steps = quantized(model, tokens, settings)
-    saved_student.save(tmp_path / "student", model, steps=steps)
+    saved_student.save(model, tmp_path / "student", steps=steps)
     loaded = distill.load(tmp_path / "student")
     assert torch.equal(loaded(tokens).logits, model(tokens).logits)
     assert isinstance(loaded.bert.pooler.dense, QuantizedLinear)
@@ -57,7 +57,7 @@ def test_the_folder_opens_with_the_same_logits_to_the_bit(
     assert quantized_layers(loaded).keys() == quantized_layers(model).keys() == steps[0]["modules"].keys()
     for name, layer in quantized_layers(loaded).items():
         assert torch.equal(layer.integers(), quantized_layers(model)[name].integers())
-    saved_student.save(tmp_path / "again", loaded)
+    saved_student.save(loaded, tmp_path / "again")
     assert torch.equal(distill.load(tmp_path / "again")(tokens).logits, model(tokens).logits)
 
 
@@ -66,7 +66,7 @@ def test_transformers_opens_the_folder_with_the_values_on_the_grid(
 ) -> None:
     model = bert()
     steps = quantized(model, tokens, {"weights": WeightScheme(bits=4), "embeddings": WeightScheme()})
-    saved_student.save(tmp_path / "student", model, steps=steps)
+    saved_student.save(model, tmp_path / "student", steps=steps)
     plain, report = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student", output_loading_info=True)
     assert not report["missing_keys"]
     assert all(name.endswith("_scale") for name in report["unexpected_keys"])
@@ -79,7 +79,7 @@ def test_a_tied_model_is_saved_and_opened_with_one_matrix(
 ) -> None:
     model = gpt2()
     steps = quantized(model, tokens, SCHEMES[0])
-    saved_student.save(tmp_path / "student", model, steps=steps)
+    saved_student.save(model, tmp_path / "student", steps=steps)
     loaded = distill.load(tmp_path / "student")
     assert torch.equal(loaded(tokens).logits, model(tokens).logits)
     assert loaded.lm_head.weight is loaded.transformer.wte.weight
@@ -89,7 +89,7 @@ def test_a_tied_model_is_saved_and_opened_with_one_matrix(
 
 def test_a_plain_net_is_filled(tmp_path: Path, convnet: Callable[[], nn.Module]) -> None:
     model, x = convnet(), torch.randn(5, 1, 8, 8)
-    saved_student.save(tmp_path / "net", model, steps=quantized(model, x, SCHEMES[0] | {"include": ["."]}))
+    saved_student.save(model, tmp_path / "net", steps=quantized(model, x, SCHEMES[0] | {"include": ["."]}))
     other = convnet()
     nn.init.zeros_(other.second.weight)  # type: ignore[union-attr, arg-type]
     assert torch.equal(distill.load(tmp_path / "net", other)(x), model(x))
@@ -166,7 +166,7 @@ def test_transformers_does_not_make_up_weights_that_are_kept_as_integers(
     tmp_path: Path, bert: Callable[..., Any], tokens: Tensor
 ) -> None:
     model = bert()
-    saved_student.save(tmp_path / "student", model, steps=quantized(model, tokens, {**SCHEMES[2], "store": "integers"}))
+    saved_student.save(model, tmp_path / "student", steps=quantized(model, tokens, {**SCHEMES[2], "store": "integers"}))
     with pytest.raises(OSError, match=r"no file named model\.safetensors"):
         type(model).from_pretrained(tmp_path / "student")
     assert torch.equal(distill.load(tmp_path / "student")(tokens).logits, model(tokens).logits)
@@ -190,7 +190,7 @@ class Sharing(nn.Module):
 def test_what_a_plain_module_shares_is_stored_once_beside_integers(tmp_path: Path) -> None:
     model, x = Sharing(), torch.randn(5, 8)
     steps = quantize(model, [x], store="integers")
-    saved_student.save(tmp_path / "net", model, steps=steps)
+    saved_student.save(model, tmp_path / "net", steps=steps)
     names = set(load_file(tmp_path / "net" / "integers.safetensors"))
     assert not names & {"second.bias", "third.weight", "third.weight_integers", "other_norm.weight"}
     loaded = distill.load(tmp_path / "net", Sharing())
@@ -203,5 +203,5 @@ def test_layers_that_share_all_their_parameters_load_from_integers(tmp_path: Pat
     model = BertForSequenceClassification(BertConfig(vocab_size=40, initializer_range=0.2, **sizes)).eval()
     share(model.bert.encoder.layer, [[1, 2]])
     record.note(model, {"kind": "share", "groups": [[1, 2]]}, *quantize(model, [tokens], store="integers"))
-    saved_student.save(tmp_path / "student", model)
+    saved_student.save(model, tmp_path / "student")
     assert torch.equal(distill.load(tmp_path / "student")(tokens).logits, model(tokens).logits)

@@ -73,7 +73,7 @@ def test_the_shrunken_student_reloads_with_identical_logits(
         "neurons": {str(layer): kept for layer, kept in NEURONS.items()},
     }
     rebuild(model, step)
-    save(tmp_path / "student", model, steps=[step])
+    save(model, tmp_path / "student", steps=[step])
     loaded = distill.load(tmp_path / "student")
     assert torch.equal(logits(loaded, inputs), logits(model, inputs))
     # and can be copied and trained on
@@ -133,7 +133,7 @@ def test_a_narrower_stream_equals_a_silenced_one(
     step = {"kind": "remove", "hidden": {"0": kept}}
     rebuild(model, step)
     torch.testing.assert_close(logits(model, inputs), logits(silenced, inputs), rtol=1e-6, atol=1e-6)
-    save(tmp_path / "student", model, steps=[step])
+    save(model, tmp_path / "student", steps=[step])
     assert torch.equal(logits(distill.load(tmp_path / "student"), inputs), logits(model, inputs))
 
 
@@ -170,7 +170,7 @@ def test_layers_are_taken_out(tiny: Callable[..., Any], family: str, inputs: dic
     remove_layers(model, [1, 3], "key")
     assert torch.equal(logits(model, inputs), logits(skipped, inputs))
     assert len(model(**inputs, output_hidden_states=True).hidden_states) == 3
-    save(tmp_path / "student", model, steps=[{"kind": "layers", "kept": [1, 3], "of": 3}])
+    save(model, tmp_path / "student", steps=[{"kind": "layers", "kept": [1, 3], "of": 3}])
     assert torch.equal(logits(distill.load(tmp_path / "student"), inputs), logits(model, inputs))
 
 

@@ -68,7 +68,7 @@ def test_shared_layers_are_saved_once_and_reload_shared(
     rebuild(model, step)
     of_a_layer = sum(p.numel() for p in shared_layers(model, "key")[1].parameters())
     assert before - sum(p.numel() for p in model.parameters()) == of_a_layer
-    save(tmp_path / "student", model, steps=[step])
+    save(model, tmp_path / "student", steps=[step])
     held = load_file(tmp_path / "student" / "model.safetensors")
     assert sum(value.numel() for value in held.values()) == sum(p.numel() for p in model.parameters())
     loaded = distill.load(tmp_path / "student")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 from distill.export.onnx.graph import Logits, to_onnx
 from distill.export.onnx.padding import said
 from distill.export.onnx.runtime import logits, session
-from distill.workflows.export import _write_beside
+from distill.export.student import write_beside
 
 SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32},
@@ -76,6 +75,5 @@ def test_the_tokenizer_beside_a_file_pads_where_the_file_may_be_padded(
     to: str, sides: list[str], expected: str, tmp_path: Path, tiny_tokenizer_dir: str
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir, padding_side="left")
-    job: Any = SimpleNamespace(data=SimpleNamespace(tokenizer=tokenizer))
-    _write_beside(tmp_path, job, nn.Linear(1, 1), {"to": to, "padding": sides}, pads=to == "onnx")
+    write_beside(tmp_path, tokenizer, nn.Linear(1, 1), {"to": to, "padding": sides}, pads=to == "onnx")
     assert AutoTokenizer.from_pretrained(tmp_path).padding_side == expected

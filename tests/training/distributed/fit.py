@@ -9,7 +9,7 @@ from typing import Any
 
 from distill.cli.main import main
 from distill.training.module import Distillation
-from distill.workflows import fit as launch
+from distill.workflows import finish
 
 
 def fail(*_: Any) -> Any:
@@ -22,5 +22,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "step":
         Distillation.training_step = fail  # type: ignore[method-assign]
     if sys.argv[1] == "end":
-        launch.restore_best = fail
+        finish.restore_best = fail
     sys.exit(main(["fit", *sys.argv[2:]]))

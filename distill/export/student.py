@@ -1,0 +1,261 @@
+"""A student written in a format, verified, measured, and described: what ``distill export`` does to that of a run."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from distill.core.signals import Batch
+from distill.core.task import Task
+from distill.core.utils.console import wide
+from distill.core.utils.errors import UserError
+from distill.core.utils.quiet import quiet_transformers
+from distill.core.utils.replacing import check_output
+from distill.export.base import ExportTarget
+from distill.export.folder import REPORT, replacing_export
+from distill.export.onnx.convert import without_quantization
+from distill.export.onnx.graph import Logits, feed, to_onnx
+from distill.export.onnx.isa import check_isa, host_isa
+from distill.export.onnx.padding import said
+from distill.export.onnx.runtime import latency, session
+from distill.export.onnx.write import MODEL
+from distill.export.summary import STUDENT, TEACHER, show, sizes, slower
+from distill.export.targets import check_packages, find_target, write
+from distill.models.compatibility import positions_of
+from distill.models.unfinished import refuse_unfinished
+from distill.tasks.loaders import batches_of, task_of
+
+__all__ = ["LENGTH", "export", "for_isa", "limited", "written"]
+
+LENGTH = 128
+"""Tokens of the text whose latency is measured, or as many as the models read."""
+
+_REPEATS = 100
+
+
+def export(
+    student: nn.Module,
+    to: str | type[ExportTarget],
+    output: str | Path,
+    data: Any,
+    *,
+    task: str | Task | None = None,
+    teacher: nn.Module | None = None,
+    tokenizer: Any = None,
+    isa: str | None = None,
+    samples: int | None = None,
+) -> dict[str, Any]:
+    """Write ``student`` as ``to``, verify it on ``data``, measure it, and print a table: ``distill.export``.
+
+    It does what ``distill export`` does to the student of a run. What was written is opened in the runtime that it is
+    for and compared with the student; where it does something else there is no folder.
+
+    Args:
+        student: Finished: what :func:`distill.finish` returned, :func:`distill.load` opened, or
+            :func:`distill.quantize` rounded. It is left in eval mode, and otherwise as it is.
+        to: ``hf``, a folder for ``AutoModel.from_pretrained``; ``onnx``, in float32; ``onnx-int8``, a quantized
+            student with its integers; or a class of your own (:class:`~distill.export.base.ExportTarget`).
+        output: The folder to write. An earlier export there is replaced; anything else is left, and refused.
+        data: What it is verified on: a ``DataLoader``, a list of batches, or a data module, whose validation data is
+            read.
+        task: How the student reads a batch, and how it is judged: a name or a task; the data's own if not given, and
+            :class:`~distill.tasks.Plain`, to which a loader yields ``(x, labels)``, where it has none.
+        teacher: Beside whose latency and size, in float, those of the export are given.
+        tokenizer: Saved beside the model; the data's own if not given.
+        isa: What integers are stored for: ``avx2``, ``vnni`` or ``arm``; this machine if not given.
+        samples: How many samples it is verified on; all if not given.
+
+    Returns:
+        The report, which ``export.json`` in the folder holds too.
+
+    Raises:
+        UserError: if the student cannot be written so, or what was written does not do what the student does.
+    """
+    if samples is not None and samples < 1:
+        raise UserError("must be at least 1", key="samples", value=samples, hint="leave it out to verify on all")
+    _refuse_pairs(student)
+    refuse_unfinished(student)
+    judge = task_of(data, task)
+    batches = batches_of(data, judge, "validate")
+    with _named_as_arguments():
+        target = for_isa(find_target(to) if isinstance(to, str) else _own(to), isa, str(to))
+        place = check_output(output)
+        assert place is not None
+        target.check(student.eval())
+        return written(
+            target,
+            student,
+            place,
+            task=judge,
+            batches=lambda: limited(batches(), samples),
+            teacher=None if teacher is None else teacher.eval(),
+            tokenizer=tokenizer or getattr(data, "tokenizer", None),
+        )
+
+
+@contextmanager
+def _named_as_arguments() -> Iterator[None]:
+    """Have errors name arguments, where the command has options."""
+    try:
+        yield
+    except UserError as error:
+        key = error.key.removeprefix("--")
+        raise UserError(error.problem, key=key, value=error.value, hint=error.hint) from error
+
+
+def _own(kind: type[ExportTarget]) -> type[ExportTarget]:
+    check_packages(kind)
+    return kind
+
+
+def _refuse_pairs(student: nn.Module) -> None:
+    """Refuse what is trained in place of what is exported."""
+    inner = getattr(student, "student", None)
+    if isinstance(inner, nn.Module):
+        hint = "give its .student, once distill.finish(trainer) has finished it"
+        raise UserError("is what trains a student", key="student", value=type(student).__name__, hint=hint)
+    devices = {tensor.device.type for tensor in (*student.parameters(), *student.buffers())} - {"cpu"}
+    if devices:
+        problem = f"is on {' and '.join(sorted(devices))}, and exports are written and verified on the CPU"
+        raise UserError(problem, key="student", value=type(student).__name__, hint="give student.cpu()")
+
+
+def for_isa(kind: type[ExportTarget], isa: str | None, to: str) -> ExportTarget:
+    """The target of this kind, called ``to``, for an instruction set.
+
+    Raises:
+        UserError: if it stores no integers.
+    """
+    if isa is not None and check_isa(isa) and not kind.integers:
+        problem, hint = f"{to} stores no integers", "leave it out, or export --to onnx-int8"
+        raise UserError(problem, key="--isa", value=isa, hint=hint)
+    return kind(isa or host_isa())
+
+
+def limited(batches: Iterable[Batch], samples: int | None) -> Iterator[Batch]:
+    """The batches that hold the first ``samples`` samples; all of them if not given."""
+    left = samples
+    for batch in batches:
+        yield batch if left is None or batch.size <= left else batch.first(left)
+        if left is not None:
+            left -= batch.size
+            if left <= 0:
+                return
+
+
+def written(
+    target: ExportTarget,
+    student: nn.Module,
+    place: Path,
+    *,
+    task: Task,
+    batches: Callable[[], Iterable[Batch]],
+    teacher: nn.Module | None = None,
+    tokenizer: Any = None,
+    begun: dict[str, Any] | None = None,
+    verdict: Sequence[str] = (),
+    beside: Callable[[dict[str, Any], Path], None] = lambda report, folder: None,
+) -> dict[str, Any]:
+    """Write, verify and measure ``student``, and print the table.
+
+    Args:
+        target: The format.
+        student: In eval mode, and not refused by the target.
+        place: The folder.
+        task: What the student does.
+        batches: The validation data, from its beginning at every call.
+        teacher: See :func:`export`.
+        tokenizer: See :func:`export`.
+        begun: What the report begins with besides.
+        verdict: What is to be said of the student.
+        beside: Writes further files; called with the report and the new folder.
+    """
+    console = wide()
+    if not console.is_terminal:
+        print(f"writing {target.name}", flush=True)
+    with replacing_export(place) as fresh, console.status(f"writing {target.name}"):
+        report: dict[str, Any] = {"to": target.name, **(begun or {})}
+        report |= write(target, student, fresh, task=task, batches=batches)
+        report |= {**sizes(fresh), "verdict": [*verdict]}
+        first = next(iter(islice(batches(), 1))).first(1)
+        inputs = feed(first)
+        if "attention_mask" in inputs:
+            pads = Logits(without_quantization(student), inputs, counts=target.onnx is not None)
+            report["padding"] = pads.sides(inputs)
+            report["verdict"] += said(report["padding"])
+        if target.onnx is not None:
+            report |= measured(student, teacher, fresh / target.onnx, first, integers=target.integers)
+            report["verdict"] += slower(report["latency_ms"])
+        write_beside(fresh, tokenizer, student, report, pads=target.onnx is not None)
+        beside(report, fresh)
+        (fresh / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    report["folder"] = str(place)
+    show(report)
+    return report
+
+
+def write_beside(folder: Path, tokenizer: Any, student: nn.Module, report: dict[str, Any], *, pads: bool) -> None:
+    """Put the tokenizer and the configuration beside the model.
+
+    Args:
+        folder: Of the export.
+        tokenizer: Of the data, if it has one.
+        student: The student.
+        report: Of the export.
+        pads: Whether the tokenizer's side of padding must be one that is right; transformers counts positions itself.
+    """
+    with quiet_transformers():
+        if tokenizer is not None:
+            sides = report.get("padding") if pads else None
+            if sides and tokenizer.padding_side not in sides:
+                tokenizer.padding_side = sides[0]
+            tokenizer.save_pretrained(folder)
+        if isinstance(student, PreTrainedModel) and not (folder / "config.json").exists():
+            student.config.save_pretrained(folder)
+
+
+# ---------------------------------------------------------------------- latency
+
+
+def measured(
+    student: nn.Module, teacher: nn.Module | None, path: Path, sample: Batch, *, integers: bool
+) -> dict[str, Any]:
+    """Latency of the export beside the float teacher and, of integers, beside the student in float.
+
+    The first of them that there is, is the reference for the size too.
+    """
+    references = {} if teacher is None else {TEACHER: teacher}
+    if integers:
+        references[STUDENT] = without_quantization(student)
+    known = [positions_of(model) for model in (student, *references.values())]
+    length = min([LENGTH, *(positions for positions in known if positions is not None)])
+    inputs = _one(sample, length)
+    found: dict[str, Any] = {"length": length} if "input_ids" in inputs else {}
+    sessions = {"export": session(path)}
+    with tempfile.TemporaryDirectory() as parent:
+        for name, model in references.items():
+            folder = Path(parent) / name
+            folder.mkdir()
+            to_onnx(model, folder / MODEL, inputs, fixed="input_ids" not in inputs)  # which is all it is run with
+            sessions[name] = session(folder / MODEL)
+            found.setdefault("reference", {"name": name, **sizes(folder)})
+        found["latency_ms"] = latency(sessions, dict.fromkeys(sessions, inputs), _REPEATS)
+    return found
+
+
+def _one(batch: Batch, length: int) -> dict[str, Tensor]:
+    """One sample; of text, ``length`` tokens without padding."""
+    inputs = feed(batch)
+    if "input_ids" not in inputs:
+        return {name: tensor[:1] for name, tensor in inputs.items()}
+    inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+    return {name: tensor[:1].repeat(1, length)[:, :length] for name, tensor in inputs.items()}
