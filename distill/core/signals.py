@@ -20,7 +20,18 @@ from distill.core.lazy_logits import LazyLogits
 from distill.core.sparse_logits import SparseLogits
 from distill.core.utils.errors import UserError
 
-__all__ = ["IGNORE", "ROUTE", "TEACHER_AT", "Batch", "Needs", "OutputKind", "Request", "Signals", "tokens_within"]
+__all__ = [
+    "IGNORE",
+    "ROUTE",
+    "TEACHER_AT",
+    "TEACHER_PATH",
+    "Batch",
+    "Needs",
+    "OutputKind",
+    "Request",
+    "Signals",
+    "tokens_within",
+]
 
 IGNORE = -100
 """Label of a position that does not count, as everywhere in torch and transformers."""
@@ -28,6 +39,10 @@ IGNORE = -100
 TEACHER_AT = "teacher_at"
 """Of a batch's extras: which position of a teacher that reads other tokens belongs to each of the student's,
 ``[B, T]``; -1 where none does."""
+
+TEACHER_PATH = "teacher_path"
+"""Of a batch's extras, where the two models' tokenizers differ: what the student has read since the teacher's position,
+``[B, T]``, by the node of :class:`~distill.core.token_paths.TokenPaths`; 0 where both have read the same bytes."""
 
 ROUTE = "route"
 """Of a batch's extras: which of several teachers each row is for, ``[B]``, by the number of its name among those that

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distill.core.idle_settings import idle
-from distill.core.signals import IGNORE, TEACHER_AT
+from distill.core.signals import IGNORE, TEACHER_AT, TEACHER_PATH
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import at_home
@@ -184,17 +184,21 @@ def aligned_lines(data: TextData, use: str, samples: Samples) -> list[str]:
     """
     if use != "train" or data.teacher_tokenizer is None:
         return []
-    labels, at, apart = (samples.features[name] for name in ("labels", TEACHER_AT, "apart"))
+    labels, at, path, apart = (samples.features[name] for name in ("labels", TEACHER_AT, TEACHER_PATH, "apart"))
     assert isinstance(labels, Ragged)
     assert isinstance(at, Ragged)
+    assert isinstance(path, Ragged)
     counted = labels.values != IGNORE
-    aligned, every = int((at.values[counted] >= 0).sum()), int(counted.sum())
+    partner, begun = at.values[counted] >= 0, path.values[counted] > 0
+    aligned, every, within = int((partner & ~begun).sum()), int(counted.sum()), int(begun.sum())
     if not aligned:
         problem = "no token of the training data ends where one of the student's does"
         hint = "name the teacher's own tokenizer, one that does not change the text"
         raise UserError(problem, key="data.teacher_tokenizer", value=data.teacher_tokenizer, hint=hint)
     share = f"{aligned:,} of {every:,} predicted tokens of train ({aligned / every:.1%})"
     lines = [f"teacher and student are compared at {share}, before which both have read the same bytes"]
+    if within:
+        lines.append(f"at {within:,} more ({within / every:.1%}) the student is within one of the teacher's tokens")
     if differing := int(np.asarray(apart).sum()):
         lines.append(
             f"a tokenizer spells {differing:,} of {len(samples):,} texts of train otherwise (it normalizes, or knows "

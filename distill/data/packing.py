@@ -92,8 +92,8 @@ def _of_teacher(samples: Samples, cuts: NDArray[np.int64], isolate: bool) -> dic
     place = np.where(at.values >= 0, at.values + document[:-1], -1)
     read = np.append(0, np.maximum.accumulate(place) + 1)
     first = np.maximum(read, document)[cuts]
-    inside = np.where(place >= 0, place - np.repeat(first[:-1], np.diff(cuts)), -1)
-    found = {TEACHER_AT: Ragged(inside, cuts)}
+    own = place - np.repeat(first[:-1], np.diff(cuts))  # below 0 too within a token that the block before has read
+    found = {TEACHER_AT: Ragged(np.maximum(own, -1), cuts)}
     for name in _THEIRS:
         if isinstance(values := samples.features.get(name), Ragged):
             found[name] = Ragged(values.values, first)

@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 from distill.core.internals.torch import graph_is_kept
 from distill.core.lazy_logits import LazyLogits
 from distill.core.numerics import at_least_float32, full_precision
-from distill.core.signals import TEACHER_AT, Batch, Signals
+from distill.core.signals import TEACHER_AT, TEACHER_PATH, Batch, Signals
 from distill.core.sparse_logits import SparseLogits
 from distill.core.utils.errors import UserError
 from distill.losses.base import DistillationLoss, counted
@@ -71,7 +71,8 @@ def head_terms(
     else:
         theirs = None if teacher is None else counted(batch.mask, teacher.flatten(0, -2))[0]
     labels = None if batch.labels is None else counted(batch.mask, batch.labels.flatten())[0]
-    paired = {name: counted(batch.mask, x.flatten())[0] for name, x in batch.extras.items() if name == TEACHER_AT}
+    aligned = {name: batch.extras[name] for name in (TEACHER_AT, TEACHER_PATH) if name in batch.extras}
+    paired = {name: counted(batch.mask, x.flatten())[0] for name, x in aligned.items()}
     weights = [loss.weight(batch.step, batch.total_steps) for loss in losses]
     rows = _Rows(losses, ours, theirs, labels, paired, batch, weights)
     total, sums = _HeadTerms.apply(rows, ours.hidden, ours.weight, ours.bias)  # type: ignore[no-untyped-call]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -13,10 +12,26 @@ from torch.nn.functional import log_softmax
 
 from distill.core.schedules import Schedule
 from distill.core.token_bytes import token_bytes
+from distill.core.token_paths import TokenPaths, token_paths
 from distill.core.utils.errors import UserError
 from distill.losses.across import AcrossTokenizers
 
-__all__ = ["SharedTokens", "SharedVocabularyKL", "shared_tokens", "shared_vocabulary_kl"]
+__all__ = ["SharedTokens", "SharedVocabularyKL", "Within", "of_spellings", "shared_tokens", "shared_vocabulary_kl"]
+
+
+class Within(NamedTuple):
+    """How the teacher's tokens go on where the student has read a part of one.
+
+    Attributes:
+        offsets: Where the rows below begin of each node of :class:`TokenPaths`, ``[nodes + 1]``; of node 0 there are
+            none.
+        teacher: The tokens of the teacher that go on from there, M in all.
+        events: For which of the K tokens of the student each then counts, ``[M]``.
+    """
+
+    offsets: Tensor
+    teacher: Tensor
+    events: Tensor
 
 
 class SharedTokens(NamedTuple):
@@ -25,10 +40,12 @@ class SharedTokens(NamedTuple):
     Attributes:
         student: Ids of the K tokens of the student that are compared one by one.
         events: Of each token of the teacher, ``[V]``, which of these it counts for; K for none.
+        within: What is known within a token; ``None`` where nothing is compared there.
     """
 
     student: Tensor
     events: Tensor
+    within: Within | None = None
 
 
 def shared_tokens(student: Any, teacher: Any, *, beginnings: bool = True) -> SharedTokens:
@@ -38,65 +55,44 @@ def shared_tokens(student: Any, teacher: Any, *, beginnings: bool = True) -> Sha
         student: Its tokenizer, of transformers.
         teacher: Likewise.
         beginnings: Whether another token of the teacher counts for the one that the student's tokenizer begins it with
-            (`` government`` for `` go``): a text that begins with the first begins with the second.
+            (`` government`` for `` go``), and within it for those that follow.
     """
+    paths = token_paths(student, teacher)
+    return of_spellings(paths) if beginnings else _equal(student, teacher, paths)
+
+
+def of_spellings(paths: TokenPaths) -> SharedTokens:
+    """Each of the teacher's tokens counts for the first of those that spell it, and within it for the others."""
+    ids = sorted({token for spelling in paths.spellings for token in spelling})
+    place = {number: at for at, number in enumerate(ids)}
+    events = [place[spelling[0]] if spelling else len(ids) for spelling in paths.spellings]
+    rows = sorted((node, token, place[following]) for node, token, following in paths.within())
+    nodes, tokens, follow = torch.tensor(rows, dtype=torch.long).view(-1, 3).t().contiguous()
+    offsets = torch.searchsorted(nodes, torch.arange(len(paths.steps) + 2))
+    return SharedTokens(torch.tensor(ids), torch.tensor(events), Within(offsets, tokens, follow))
+
+
+def _equal(student: Any, teacher: Any, paths: TokenPaths) -> SharedTokens:
     ours, theirs = token_bytes(student), token_bytes(teacher, "data.teacher_tokenizer")
-    by_bytes = _by_bytes(student, ours)
-    special = _special(teacher)
-    found = {number: by_bytes[text] for number, text in enumerate(theirs) if text in by_bytes}
-    if beginnings:
-        others = [n for n, text in enumerate(theirs) if text and n not in found and n not in special]
-        found |= _beginnings(student, ours, by_bytes, {n: theirs[n] for n in others})
-    found[teacher.eos_token_id] = student.eos_token_id
+    ends = teacher.eos_token_id
+    found = {
+        number: spelling[0]
+        for number, spelling in enumerate(paths.spellings)
+        if spelling and (number == ends or ours[spelling[0]] == theirs[number])
+    }
     ids = sorted(set(found.values()))
     place = {number: at for at, number in enumerate(ids)}
-    events = [place[found[number]] if number in found else len(ids) for number in range(len(theirs))]
+    events = [place[found[number]] if number in found else len(ids) for number in range(len(paths.spellings))]
     return SharedTokens(torch.tensor(ids), torch.tensor(events))
 
 
-def _by_bytes(tokenizer: Any, table: Sequence[bytes]) -> dict[bytes, int]:
-    """Bytes -> the token that stands for them; of several one that is no single byte's makeshift."""
-    names = tokenizer.convert_ids_to_tokens(range(len(table)))
-    makeshift = [number for number, name in enumerate(names) if str(name).startswith("<0x")]
-    others = sorted(set(range(len(table))) - set(makeshift), reverse=True)
-    return {table[number]: number for number in [*makeshift, *others] if table[number]}
-
-
-def _special(tokenizer: Any) -> set[int]:
-    return {n for n, token in tokenizer.added_tokens_decoder.items() if token.special} | set(tokenizer.all_special_ids)
-
-
-def _beginnings(
-    tokenizer: Any, table: Sequence[bytes], by_bytes: dict[bytes, int], tokens: dict[int, bytes]
-) -> dict[int, int]:
-    """Which token begins the bytes of each of ``tokens``, where one does."""
-    texts = {number: text for number, data in tokens.items() if (text := _text(data)) is not None}
-    first: dict[int, int] = {}
-    for space in ("", " "):  # which SentencePiece puts before each text
-        left = {n: text.removeprefix(space) for n, text in texts.items() if n not in first and text.startswith(space)}
-        encoded = tokenizer(list(left.values()), add_special_tokens=False, verbose=False)["input_ids"] if left else []
-        for number, ids in zip(left, encoded, strict=True):
-            if ids and b"".join(table[i] for i in ids) == tokens[number]:
-                first[number] = ids[0]
-    found = {}
-    for number, data in tokens.items():
-        begin = first.get(number)
-        if begin is None:  # a part of a character, or within a word of SentencePiece
-            begin = next((by_bytes[data[:n]] for n in range(len(data), 0, -1) if data[:n] in by_bytes), None)
-        if begin is not None:
-            found[number] = begin
-    return found
-
-
-def _text(data: bytes) -> str | None:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return None
-
-
 def shared_vocabulary_kl(
-    student_NC: Tensor, teacher_NV: Tensor, tokens: SharedTokens, rest_C: Tensor, temperature: float = 1.0
+    student_NC: Tensor,
+    teacher_NV: Tensor,
+    tokens: SharedTokens,
+    rest_C: Tensor,
+    temperature: float = 1.0,
+    path_N: Tensor | None = None,
 ) -> Tensor:
     """Sum over positions of T^2 * (sum over k of P_k log(P_k / Q_k) + P_rest log(P_rest / Q_rest)).
 
@@ -104,12 +100,16 @@ def shared_vocabulary_kl(
     softmax(student / T), and P_rest and Q_rest what is left of 1. Where the student has no other tokens there is no
     rest, and the teacher's is shared out among the P_k.
 
+    Where the student has read a part of what may be a token of the teacher's, the P_k are of the tokens that go on
+    from there, by the student's token that each goes on with, and add up to 1.
+
     Args:
         student_NC: Logits ``[N, C]``, in float32 or better.
         teacher_NV: Logits ``[N, V]``; ids beyond ``tokens.events`` (a padded head) are of the rest.
         tokens: What is shared, on the device.
         rest_C: Ids of the student's other tokens.
         temperature: T > 0.
+        path_N: The node of each position (:class:`TokenPaths`); ``None`` for 0.
 
     Returns:
         A scalar; 0 with a zero gradient for N = 0.
@@ -125,20 +125,39 @@ def shared_vocabulary_kl(
     else:
         target = target[:, :shared]
         target = target / target.sum(-1, keepdim=True).clamp(min=torch.finfo(p.dtype).tiny)
+    if path_N is not None and tokens.within is not None:
+        inside = path_N.nonzero().flatten()
+        target[inside] = _going_on(p, inside, path_N[inside], tokens.within, target.shape[-1])
     return temperature**2 * (torch.xlogy(target, target).sum() - (target * logp).sum())
 
 
+def _going_on(p_NV: Tensor, rows: Tensor, nodes: Tensor, within: Within, events: int) -> Tensor:
+    """Of some rows of the teacher's probabilities those of what follows each one's node, ``[rows, events]``."""
+    begin = within.offsets[nodes]
+    sizes = within.offsets[nodes + 1] - begin
+    row = torch.arange(len(rows), device=rows.device).repeat_interleave(sizes)
+    entry = torch.arange(len(row), device=rows.device) - (sizes.cumsum(0) - sizes)[row] + begin[row]
+    token, width = within.teacher[entry], p_NV.shape[-1]
+    mass = torch.where(token < width, p_NV[rows[row], token.clamp(max=width - 1)], 0)
+    found = p_NV.new_zeros(len(rows) * events).index_add_(0, row * events + within.events[entry], mass)
+    found = found.view(len(rows), events)
+    return found / found.sum(-1, keepdim=True).clamp(min=torch.finfo(found.dtype).tiny)
+
+
 class SharedVocabularyKL(AcrossTokenizers):
-    """T^2 * KL(teacher || student) over the tokens of both tokenizers, at positions that have read the same bytes.
+    """T^2 * KL(teacher || student) over the tokens of both tokenizers, where both have read the same bytes, and within.
 
     Tokens of equal bytes are compared one by one, the two ends of text are one event, and what is left of either
     distribution is one bucket. A token of equal text is the same event only up to tokenization: that the student goes
     on with ``in`` says that no longer token of its own follows, and the same of the teacher is said of other tokens.
 
+    Where the student's tokenizer cuts a token of the teacher's in several, the teacher teaches each of them: the first
+    by all tokens that begin so, and another by those of them that also have what was read since.
+
     Args:
-        beginnings: Whether the teacher's other tokens count for the token that the student's tokenizer begins them
-            with. Without it all of their probability is in the bucket, and the student is told to give as much to
-            tokens that the teacher does not have.
+        beginnings: Whether the teacher's other tokens count for the tokens that the student's tokenizer spells them
+            with. Without it all of their probability is in the bucket, the student is told to give as much to
+            tokens that the teacher does not have, and within a token nothing is compared.
         temperature: T > 0, or a schedule of it.
         weight: See :class:`DistillationLoss`.
         name: See :class:`DistillationLoss`.
@@ -157,7 +176,7 @@ class SharedVocabularyKL(AcrossTokenizers):
         name: str | None = None,
     ) -> None:
         super().__init__(temperature, weight, name)
-        self.beginnings = beginnings
+        self.beginnings = self.within = beginnings
         self._tokens: SharedTokens | None = None
         self._ready: tuple[int, SharedTokens, Tensor] | None = None
 
@@ -171,11 +190,11 @@ class SharedVocabularyKL(AcrossTokenizers):
         self.described = (
             f"{alike:,} of the student's {len(student):,} tokens are the teacher's too; "
             f"{int((events < shared).sum()):,} of the teacher's {len(events):,} count for one"
-            + (", by what they begin with" if self.beginnings else "")
+            + (", by how it spells them" if self.beginnings else "")
         )
 
-    def compared(self, student_NC: Tensor, teacher_NV: Tensor, temperature: float) -> Tensor:
-        return shared_vocabulary_kl(student_NC, teacher_NV, *self._on(student_NC), temperature)
+    def compared(self, student_NC: Tensor, teacher_NV: Tensor, path_N: Tensor, temperature: float) -> Tensor:
+        return shared_vocabulary_kl(student_NC, teacher_NV, *self._on(student_NC), temperature, path_N)
 
     def _on(self, student_NC: Tensor) -> tuple[SharedTokens, Tensor]:
         """What is shared and the student's other tokens, on the device of its logits."""
@@ -183,6 +202,8 @@ class SharedVocabularyKL(AcrossTokenizers):
         width, device = student_NC.shape[-1], student_NC.device
         if self._ready is None or self._ready[0] != width or self._ready[2].device != device:
             rest = torch.from_numpy(np.setdiff1d(np.arange(width), self._tokens.student.numpy()))
-            tokens = SharedTokens(*(one.to(device) for one in self._tokens))
+            student, events, within = self._tokens
+            within = None if within is None else Within(*(one.to(device) for one in within))
+            tokens = SharedTokens(student.to(device), events.to(device), within)
             self._ready = width, tokens, rest.to(device)
         return self._ready[1:]

@@ -55,5 +55,5 @@ class UniversalLogitDistillation(AcrossTokenizers):
 
     row_wise: ClassVar[bool] = True
 
-    def compared(self, student_NC: Tensor, teacher_NV: Tensor, temperature: float) -> Tensor:
+    def compared(self, student_NC: Tensor, teacher_NV: Tensor, path_N: Tensor, temperature: float) -> Tensor:
         return universal_logit_distance(student_NC, teacher_NV, temperature)

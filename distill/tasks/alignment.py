@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from distill.core.token_bytes import spelled_up_to
 
-__all__ = ["OtherTokenizer", "partners", "read_up_to", "spells_another"]
+__all__ = ["OtherTokenizer", "partners", "read_up_to", "spells_another", "within_tokens"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,40 @@ def partners(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> NDArray[np.i
     found = (ours != _UNKNOWN) & (theirs[known][place] == ours)
     found[:-1] &= ours[:-1] != ours[1:]
     return np.where(found, known[place], -1).astype(np.int32)
+
+
+def within_tokens(
+    at: NDArray[np.int32],
+    ours: NDArray[np.int64],
+    theirs: NDArray[np.int64],
+    ids: NDArray[np.int32],
+    steps: Mapping[tuple[int, int], int],
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Partners also for positions within one of the teacher's tokens, and what the student has read of that.
+
+    At such a position the teacher's last prediction says how the token goes on: it is the teacher's that has read up to
+    where the student's first token within it began.
+
+    Args:
+        at: Of :func:`partners`.
+        ours: Up to which byte each position of the student has read, ``[n]``.
+        theirs: Likewise of the teacher, ``[m]``.
+        ids: What the student reads, ``[n]``.
+        steps: Of :class:`TokenPaths`.
+
+    Returns:
+        The partners, and the nodes: 0 where there is none, or both have read up to the same byte.
+    """
+    found, nodes = at.copy(), np.zeros_like(at)
+    ends, node, partner = [*theirs.tolist(), _UNKNOWN], -1, -1
+    for place, (exact, upto, token) in enumerate(zip(at.tolist(), ours.tolist(), ids.tolist(), strict=True)):
+        if exact >= 0:
+            node, partner = 0, exact
+        elif node >= 0:
+            node = steps.get((node, token), -1) if ends[partner + 1] > upto else -1
+            if node > 0:
+                found[place], nodes[place] = partner, node
+    return found, nodes
 
 
 def spells_another(read: NDArray[np.int64]) -> bool:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from distill.core.padding import pad
-from distill.core.signals import IGNORE, TEACHER_AT, Batch, Request, Signals
+from distill.core.signals import IGNORE, TEACHER_AT, TEACHER_PATH, Batch, Request, Signals
 from distill.core.task import Task
 from distill.core.teacher_inputs import teacher_inputs
 from distill.core.utils.errors import UserError
 
 __all__ = ["for_teacher", "teach"]
 
-_FILLS = {TEACHER_AT: -1, "teacher_labels": IGNORE, "teacher_bytes": 0, "teacher_position_ids": 0}
+_FILLS = {TEACHER_AT: -1, TEACHER_PATH: 0, "teacher_labels": IGNORE, "teacher_bytes": 0, "teacher_position_ids": 0}
 
 
 def for_teacher(features: Sequence[dict[str, Any]], padding: int) -> dict[str, Tensor]:

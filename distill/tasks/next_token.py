@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from distill.core.signals import IGNORE
 from distill.core.token_bytes import token_bytes
+from distill.core.token_paths import token_paths
 from distill.core.utils.errors import UserError
-from distill.tasks.alignment import partners, read_up_to, spells_another
+from distill.tasks.alignment import partners, read_up_to, spells_another, within_tokens
 from distill.tasks.chat import (
     Messages,
     Span,
@@ -80,8 +81,10 @@ class Encode:
             -1 at others.
         teacher: Reads the same texts with the teacher's tokenizer, where that is another: ``teacher_input_ids`` are
             then what it reads of a row as far as the student does, with its own ``teacher_labels`` and
-            ``teacher_bytes``; ``teacher_at`` is the teacher's position that has read up to the same byte, and -1 where
-            there is none. ``apart`` says of each row whether one of the two tokenizers spells another text.
+            ``teacher_bytes``; ``teacher_at`` is the teacher's position that has read up to the same byte, or that
+            predicts the token within which the student's position is, and -1 where there is none; ``teacher_path``
+            says how far within (:func:`~distill.tasks.alignment.within_tokens`). ``apart`` says of each row whether
+            one of the two tokenizers spells another text.
     """
 
     tokenizer: Any
@@ -129,17 +132,18 @@ class Encode:
             rows: Texts.
             samples: What the student makes of each.
         """
-        found: dict[str, list[Any]] = {f"teacher_{name}": [] for name in ("at", "input_ids", "labels", "bytes")}
+        found: dict[str, list[Any]] = {f"teacher_{name}": [] for name in ("at", "path", "input_ids", "labels", "bytes")}
         apart = []
         tables = token_bytes(self.tokenizer), token_bytes(teacher.tokenizer, "data.teacher_tokenizer")
+        steps = token_paths(self.tokenizer, teacher.tokenizer).steps
         for row, *both in zip(rows, samples, teacher._samples(rows, None), strict=True):
             text = row.text.encode("utf-8", "surrogatepass")
             ours, theirs = (
                 read_up_to(ids, starts, table, text) for (ids, _, _, _, starts), table in zip(both, tables, strict=True)
             )
-            at = partners(ours, theirs)
+            at, path = within_tokens(partners(ours, theirs), ours, theirs, both[0][0], steps)
             upto = int(at.max(initial=-1)) + 1
-            for name, values in zip(found, (at, *(part[:upto] for part in both[1][:3])), strict=True):
+            for name, values in zip(found, (at, path, *(part[:upto] for part in both[1][:3])), strict=True):
                 found[name].append(values)
             apart.append(int(spells_another(ours) or spells_another(theirs)))
         return found | {"apart": apart}

@@ -201,7 +201,8 @@ def _prompt(sample: Mapping[str, NDArray[Any]], first: int, last: int, config: C
     theirs = ids[: at + 1]
     if "teacher_input_ids" in sample:
         place = int(sample["teacher_at"][first + at])
-        if place < 0:  # by its own tokenizer it reads to another place
+        begun = "teacher_path" in sample and sample["teacher_path"][first + at] > 0
+        if place < 0 or begun:  # by its own tokenizer it reads to another place
             return None
         positions = sample.get("teacher_position_ids")
         begin = 0 if positions is None else place - int(positions[place])

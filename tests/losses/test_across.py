@@ -14,11 +14,12 @@ from transformers import AutoTokenizer
 
 from distill.core.lazy_logits import Curve, LazyLogits
 from distill.core.signals import IGNORE, TEACHER_AT, Batch, Signals
+from distill.core.token_paths import TokenPaths
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import resolve
 from distill.losses import CrossEntropy, SharedVocabularyKL, UniversalLogitDistillation, blockwise, head_terms
 from distill.losses.across import AcrossTokenizers
-from distill.losses.shared_vocabulary import SharedTokens, shared_tokens, shared_vocabulary_kl
+from distill.losses.shared_vocabulary import SharedTokens, of_spellings, shared_tokens, shared_vocabulary_kl
 from distill.losses.universal_logit import universal_logit_distance
 
 # Texts of two vocabularies by id; "$" is the end of text, and "<x>" is special.
@@ -87,6 +88,60 @@ def test_shared_vocabulary_kl_compares_tokens_by_their_texts(agrees: Any, temper
         lambda s: shared_vocabulary_kl(s, teacher, tokens, rest, temperature),
         lambda s: shared_kl(s, teacher.numpy(), temperature, beginnings),
         torch.randn(3, len(OURS)),
+    )
+
+
+SPELLED = {
+    "$": ["$"],
+    "in": ["in"],
+    "ing": ["in", "g"],
+    "inn": ["in", "n"],
+    "ang": ["a", "n", "g"],
+    "ans": ["a", "n", "$"],
+}
+NODES = {"in": 1, "a": 2, "an": 3}
+
+
+def going_on(teacher: Tensor, since: str) -> dict[str, float]:
+    """By texts: what follows ``since`` within the teacher's tokens, by the student's token that it begins with."""
+    found: dict[str, float] = {}
+    for text, p in zip([*SPELLED, "<x>"], softmax(teacher.tolist(), 1.5), strict=True):
+        spelled = SPELLED.get(text, [])
+        for n in range(1, len(spelled)):
+            if "".join(spelled[:n]) == since:
+                found[spelled[n]] = found.get(spelled[n], 0.0) + p
+    return {text: p / sum(found.values()) for text, p in found.items()}
+
+
+def test_within_a_token_the_teacher_says_how_it_goes_on(agrees: Any) -> None:
+    ours = ["$", "a", "n", "in", "g", "zz"]
+    spellings = [*(tuple(map(ours.index, pieces)) for pieces in SPELLED.values()), ()]
+    tokens = of_spellings(TokenPaths(spellings, {(0, 3): 1, (0, 1): 2, (2, 2): 3}))
+    teacher = torch.randn(4, len(SPELLED) + 1).double()
+    since = ["in", "an", "a", "in"]
+
+    def by_texts(student: Any) -> float:
+        total = 0.0
+        for s, z, read in zip(student, teacher, since, strict=True):
+            q = dict(zip(ours, softmax(s, 1.5), strict=True))
+            total += sum(1.5**2 * p * math.log(p / q[text]) for text, p in going_on(z, read).items())
+        return total
+
+    path = torch.tensor([NODES[read] for read in since])
+    rest = torch.tensor([5])
+    agrees(lambda s: shared_vocabulary_kl(s, teacher, tokens, rest, 1.5, path), by_texts, torch.randn(4, len(ours)))
+    # Beside them, positions where both have read the same are what they are alone; ids beyond a narrower head are none.
+    student = torch.randn(4, len(ours)).double()
+    mixed = shared_vocabulary_kl(student, teacher, tokens, rest, 1.5, path * torch.tensor([1, 0, 1, 0]))
+    parts = [(rows, path[rows] * on) for rows, on in (([0, 2], 1), ([1, 3], 0))]
+    each = [shared_vocabulary_kl(student[r], teacher[r], tokens, rest, 1.5, at) for r, at in parts]
+    torch.testing.assert_close(mixed, each[0] + each[1])
+    narrow = teacher.clone()
+    narrow[:, 5] = -torch.inf
+    cut = narrow[:, :5]
+    torch.testing.assert_close(
+        shared_vocabulary_kl(student[:1], cut[:1], tokens, rest, path_N=path[:1]),
+        shared_vocabulary_kl(student[:1], narrow[:1], tokens, rest, path_N=path[:1]),
     )
 
 

@@ -38,6 +38,13 @@ def tokens(tokenizer: Any, text: str) -> list[bytes]:
     return out
 
 
+def whole_texts(data: TextData) -> set[str]:
+    """Of each of the teacher's tokens what it decodes to behind another, but those that are parts of characters."""
+    other = data.other_tokenizer
+    before = other("x", add_special_tokens=False)["input_ids"][-1]
+    return {text for n in range(len(other)) if "�" not in (text := other.decode([before, n])[1:])}
+
+
 def read(tokenizer: Any, document: int, text: str) -> Iterator[tuple[int, bytes]]:
     """What each position has read: the document and its bytes; before a text that is about to begin with the space that
     SentencePiece puts there, and more, it is this space that is yet to come."""
@@ -79,17 +86,25 @@ def test_partners_are_the_positions_that_have_read_the_same_bytes_of_the_same_do
     theirs = [step for d, text in enumerate(TEXTS) for step in read(data.other_tokenizer, d, text)]
     assert sum(len(row["input_ids"]) for row in rows) == len(ours)
     assert sum(len(row["teacher_input_ids"]) for row in rows) == len(theirs)
-    place = first = aligned = 0
+    spelled = {tuple(data.tokenizer(t, add_special_tokens=False)["input_ids"]) for t in whole_texts(data)}
+    place = first = aligned = within = begun = 0
+    nodes: dict[int, tuple[int, ...]] = {}
     for row in rows:
-        for at in row["teacher_at"]:
+        for offset, (at, node) in enumerate(zip(row["teacher_at"], row["teacher_path"], strict=True)):
             last = place + 1 == len(ours) or ours[place + 1] != ours[place]
             same = [j for j, step in enumerate(theirs) if step == ours[place]] if last else []
-            if at >= 0:
-                assert first <= first + at < first + len(row["teacher_input_ids"])
+            assert at < len(row["teacher_input_ids"])
+            if same:
                 assert [first + at] == same[-1:]
-                aligned += 1
-            else:
-                assert not same
+                assert node == 0
+                aligned, begun = aligned + 1, offset
+            elif at >= 0:  # the text that is read since is the beginning of the teacher's next token, and no more
+                assert ours[begun + place - offset] == theirs[first + at]
+                assert len(ours[place][1]) < len(theirs[first + at + 1][1])
+                since = tuple(int(i) for i in row["input_ids"][begun + 1 : offset + 1])
+                assert any(spelling[: len(since)] == since != spelling for spelling in spelled)
+                assert nodes.setdefault(int(node), since) == since
+                within += 1
             place += 1
         if "position_ids" in row:  # each side begins anew where a document or a block does
             for of, name, start in (
@@ -100,6 +115,8 @@ def test_partners_are_the_positions_that_have_read_the_same_bytes_of_the_same_do
                 assert row[name].tolist() == [i - documents.index(d) for i, d in enumerate(documents)]
         first += len(row["teacher_input_ids"])
     assert aligned > 2 * len(TEXTS)
+    assert within > 0
+    assert len(set(nodes.values())) == len(nodes)
 
 
 def test_within_a_character_both_may_have_read_the_same_bytes(tmp_path: Path, small_tokenizers: Any) -> None:
@@ -151,10 +168,14 @@ def test_the_share_is_said_and_texts_that_a_normalizer_changes_are_counted(
     small_tokenizers.lower_case(320).save_pretrained(tmp_path / "other")
     data = made(tmp_path, str(tmp_path / "other"), ["the north", "the North", "the weather In it"], pack_length=0)
     rows = [data.samples("train")[0, row] for row in range(3)]
-    aligned = sum(int((row["teacher_at"] >= 0).sum()) for row in rows)
+    within = sum(int((row["teacher_path"] > 0).sum()) for row in rows)
+    aligned = sum(int((row["teacher_at"] >= 0).sum()) for row in rows) - within
     every = sum(len(row["labels"]) for row in rows)
     said = [line for line in data.account if "compared" in line]
     assert f"compared at {aligned:,} of {every:,} predicted tokens of train ({aligned / every:.1%})" in said[0]
+    assert any(
+        f"at {within:,} more ({within / every:.1%}) the student is within one of" in line for line in data.account
+    )
     assert "spells 2 of 3 texts of train otherwise" in said[1]
 
 

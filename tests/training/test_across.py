@@ -64,8 +64,8 @@ def pair(teacher: str | None, *losses: DistillationLoss, **options: Any) -> Dist
     return Distillation(student, "causal-lm", named, losses=list(losses), **options)
 
 
-def documents(batch: Batch) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Inputs, labels, the teacher's inputs and partners of each document, of packed blocks."""
+def documents(batch: Batch) -> list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+    """Inputs, labels, the teacher's inputs, partners and nodes of each document, of packed blocks."""
     found, x = [], batch.extras
     for row in range(batch.size):
         ours = (batch.inputs["position_ids"][row] == 0).nonzero()[:, 0].tolist()
@@ -76,7 +76,15 @@ def documents(batch: Batch) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
             at = x["teacher_at"][row, a:b]
             assert batch.labels is not None
             ids, labels = batch.inputs["input_ids"][row, a:b], batch.labels[row, a:b]
-            found.append((ids, labels, x["teacher_input_ids"][row, c:d], torch.where(at < 0, -1, at - c)))
+            found.append(
+                (
+                    ids,
+                    labels,
+                    x["teacher_input_ids"][row, c:d],
+                    torch.where(at < 0, -1, at - c),
+                    x["teacher_path"][row, a:b],
+                )
+            )
     return found
 
 
@@ -89,17 +97,20 @@ def test_the_objective_is_that_of_each_document_read_alone_by_either_model(files
     rest = torch.tensor([i for i in range(2048) if i not in tokens.student.tolist()])
     batch = next(iter(data.train_dataloader()))
     objective, terms = module.terms(batch.at(0, 1))
-    sums, count = torch.zeros(3), 0
-    for ids, labels, theirs, at in documents(batch):
+    sums, count, within = torch.zeros(3), 0, 0
+    for ids, labels, theirs, at, path in documents(batch):
         with torch.no_grad():
             ours, others = module.student(ids[None]).logits[0], teacher(theirs[None]).logits[0]
         keep = labels != IGNORE
         both = keep & (at >= 0)
+        here = both & (path == 0)
         sums[0] += nn.functional.cross_entropy(ours[keep], labels[keep], reduction="sum")
-        sums[1] += shared_vocabulary_kl(ours[both], others[at[both]], tokens, rest)
-        sums[2] += universal_logit_distance(ours[both], others[at[both]])
+        sums[1] += shared_vocabulary_kl(ours[both], others[at[both]], tokens, rest, path_N=path[both])
+        sums[2] += universal_logit_distance(ours[here], others[at[here]])
+        within += int((path[both] > 0).sum())
         count += int(keep.sum())
     assert count == batch.count
+    assert within > 0
     torch.testing.assert_close(torch.stack(list(terms.values())), sums / count, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(objective, (sums * torch.tensor([0.5, 0.7, 1.0])).sum(), rtol=1e-4, atol=1e-4)
 
