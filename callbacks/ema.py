@@ -24,8 +24,9 @@ class ExponentialMovingAverage(StepCallback):
 
     After step t, average = d * average + (1 - d) * weights with d = min(decay, (1 + n) / (10 + n)), n being the
     steps since ``begin``; until ``begin`` the average is the weights. Pruned weights are exactly zero in it, and
-    one that comes back begins at zero. Buffers are the student's own. Training continues from the weights, not from
-    the average. Stands after the callbacks that compress.
+    one that comes back begins at zero. Where weights are set anew (a start of quantization) the average begins with
+    them. Buffers are the student's own. Training continues from the weights, not from the average. Stands after the
+    callbacks that compress.
 
     Args:
         decay: In [0, 1).
@@ -77,6 +78,9 @@ class ExponentialMovingAverage(StepCallback):
                 average = self._average.get(names.get(id(weight), ""))
                 if average is not None:
                     average.mul_(factor.to(average.device))
+
+    def on_weights_set(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._average = {name: p.detach().clone() for name, p in _trained(pl_module).items()}
 
     # ------------------------------------------------------------------ its use
 

@@ -18,6 +18,7 @@ from distill.compression.quantization.lifecycle import as_float, attend, conclud
 from distill.compression.quantization.metrics import quantization_metrics
 from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
 from distill.compression.quantization.select import QUANTIZABLE, check_widths, choose, swap
+from distill.compression.quantization.starts.settings import Start
 from distill.compression.quantization.storage import Store, step_of
 from distill.compression.quantization.temperatures import too_hot
 from distill.core.argument_types import refuse_types
@@ -28,6 +29,7 @@ from distill.core.schedules import check_when, step_at
 from distill.core.step_callback import logs_now, total_steps
 from distill.core.utils.errors import TrainingError, UserError
 from distill.core.verdict import steps_to_quantize
+from distill.training.calibration import start_in_training
 
 __all__ = ["QuantizationAwareTraining"]
 
@@ -73,6 +75,9 @@ class QuantizationAwareTraining(Compression):
         lr_factor: The learning rate is multiplied by it from ``begin`` on.
         float_validation: Whether the last validation of the run is done once more without rounding.
         log_layers: Whether the range and the scale of every layer are logged.
+        start: What the weights are scaled and rounded by at ``begin``, from the first training samples. The grids are
+            then the start's, and stand still, or are trained (``learned``); with ``rtn``, ``smoothquant`` or none given
+            they follow the largest weight.
         store: How the saved student keeps its weights: ``float``, which transformers opens too, or as ``integers``,
             which :func:`distill.load` alone opens.
 
@@ -101,6 +106,7 @@ class QuantizationAwareTraining(Compression):
         lr_factor: float = 1.0,
         float_validation: bool = True,
         log_layers: bool = False,
+        start: Start | None = None,
         store: Store = "float",
     ) -> None:
         refuse_types(QuantizationAwareTraining, locals(), f"{_KEY}.")
@@ -113,6 +119,9 @@ class QuantizationAwareTraining(Compression):
         self.observe, self.begin, self.freeze_observers = observe, begin, freeze_observers
         self.lr_factor, self.float_validation, self.log_layers = lr_factor, float_validation, log_layers
         self.store: Store = store
+        self.start = start or Start()
+        self.start.refuse_idle(f"{_KEY}.start")
+        self._started = False
         self._check()
         self._layers: dict[str, QuantizedLayer] = {}
         self._float_metrics: dict[str, Metric] = {}
@@ -184,7 +193,7 @@ class QuantizationAwareTraining(Compression):
             kinds=self.kinds,
             key=_KEY,
         )
-        self._layers = swap(student, chosen)
+        self._layers, self._started = swap(student, chosen, held=self.start.holds_grids), False
 
     def rounded(self, student: nn.Module) -> Mapping[str, nn.Module]:
         return self._layers
@@ -199,6 +208,8 @@ class QuantizationAwareTraining(Compression):
         if static and not any(layer.ranged or layer.mode == "fake" for layer in static):
             problem = "the run ended before any input's range was observed: nothing can be quantized"
             raise TrainingError(f"{problem}. Train longer, or let {_KEY}.observe and begin be earlier.")
+        for layer in layers.values():
+            layer.held &= self._started  # or its grid is still that of the weights at the run's begin
         self._layers = {}
         return [step_of(conclude(layers), self.store)]
 
@@ -232,7 +243,7 @@ class QuantizationAwareTraining(Compression):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         find_ranged(self._layers.values())
-        self._act(self._step, total_steps(pl_module))
+        self._act(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
@@ -245,13 +256,17 @@ class QuantizationAwareTraining(Compression):
         observed = [layer for layer in self._layers.values() if layer.observing]
         if observed:
             follow(observed)
-        self._act(self._step, total_steps(pl_module))
+        self._act(trainer, pl_module)
         if logs_now(trainer):
             pl_module.log_dict(quantization_metrics(self._layers, self.log_layers))
 
-    def _act(self, step: int, total_steps: int) -> None:
-        """Switch to what holds after ``step`` steps."""
-        begin, observed = self._milestones(total_steps)[1], self._observed(total_steps)
+    def _act(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Switch to what holds after so many steps."""
+        step, total = self._step, total_steps(pl_module)
+        begin, observed = self._milestones(total)[1], self._observed(total)
+        if step == begin and self.start.method != "rtn" and not self._started:
+            start_in_training(trainer, pl_module, self._layers, self.start, f"{_KEY}.start")
+            self._started = True
         for layer in self._layers.values():
             # A scale that is trained has to begin somewhere: an expert's first rows may come late.
             late = layer.learns_input and step >= observed.stop and not layer.ranged
@@ -306,9 +321,11 @@ class QuantizationAwareTraining(Compression):
 
     def state_dict(self) -> dict[str, Any]:
         # The validation of a checkpoint knows no step: it must be told whether the student rounds.
-        return {"rounding": any(layer.mode == "fake" for layer in self._layers.values())}
+        rounding = any(layer.mode == "fake" for layer in self._layers.values())
+        return {"rounding": rounding, "started": self._started}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         find_ranged(self._layers.values())
+        self._started = state_dict["started"]
         for layer in self._layers.values():
             layer.mode = "fake" if state_dict["rounding"] else "float"

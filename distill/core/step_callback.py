@@ -54,6 +54,10 @@ class StepCallback(Callback):
         """Called after every optimizer step, before validation and checkpoints."""
         return
 
+    def on_weights_set(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called when another callback has given the student's weights other values, not by an optimizer step."""
+        return
+
     def learning_rate_factor(self, step: int, total_steps: int) -> float:
         """What the learning rate of optimizer step ``step`` (0 is the first) is multiplied by.
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from distill.config.files import apply_override, parse_value
 from distill.core import record
 from distill.core.idle_settings import idle
-from distill.core.signals import Batch
 from distill.core.utils.errors import UserError
 from distill.core.utils.json_file import number_at
 from distill.core.utils.quiet import quiet_lightning
@@ -22,7 +20,6 @@ from distill.models import saved_student
 from distill.run.baseline import check_baseline
 from distill.run.folder import Run
 from distill.run.listing import read_json
-from distill.tasks import Task
 from distill.training.evidence import empty_layers
 from distill.training.processes import meeting, none_left
 from distill.workflows.completions import complete_held_out
@@ -30,7 +27,7 @@ from distill.workflows.fit import interruptible
 from distill.workflows.job.build import Job, build, make_trainer
 from distill.workflows.result import make_result, show_result
 
-__all__ = ["evaluate", "first_batches", "refuse_quantized_run", "reopen", "score", "scored"]
+__all__ = ["evaluate", "refuse_quantized_run", "reopen", "score", "scored"]
 
 _ALONE = {"strategy": "auto", "devices": 1, "num_nodes": 1}
 """Settings of a trainer that starts no other process."""
@@ -240,13 +237,3 @@ def refuse_quantized_run(job: Job, folder: str | Path, verb: str) -> None:
         problem = "this student is quantized already"
         hint = f"{verb} the student of a run without quantization-aware training, such as the one that it was made from"
         raise UserError(problem, key="RUN", value=str(folder), hint=hint)
-
-
-def first_batches(loader: Iterable[Any], task: Task, samples: int, device: torch.device) -> list[Batch]:
-    """The first batches of ``loader``, until they hold so many samples."""
-    batches: list[Batch] = []
-    for raw in loader:
-        batches.append(task.batch(raw).to(device))
-        if sum(batch.size for batch in batches) >= samples:
-            break
-    return batches

@@ -23,8 +23,9 @@ from distill.core.utils.secrets import scrub_override
 from distill.data.task_file import task_file
 from distill.models import saved_student
 from distill.run.folder import Run
+from distill.training.calibration import first_batches
 from distill.workflows.card import CARD, card
-from distill.workflows.evaluate import first_batches, refuse_quantized_run, reopen, score, scored
+from distill.workflows.evaluate import refuse_quantized_run, reopen, score, scored
 from distill.workflows.result import show_result
 
 __all__ = ["quantize"]

@@ -23,7 +23,8 @@ from distill.core.utils.progress import track
 from distill.core.utils.replacing import check_output, make_folder
 from distill.run.boundary import refuse_inside
 from distill.run.folder import Run
-from distill.workflows.evaluate import first_batches, refuse_quantized_run, reopen
+from distill.training.calibration import first_batches
+from distill.workflows.evaluate import refuse_quantized_run, reopen
 
 __all__ = ["sensitivity"]
 

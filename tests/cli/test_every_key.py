@@ -21,6 +21,7 @@ import distill.core.schedules
 import distill.losses
 from distill.callbacks import Compression
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.compression.quantization.starts.settings import Start
 from distill.core.schedules import Schedule
 from distill.core.utils.errors import UserError
 from distill.data import TextData
@@ -40,6 +41,7 @@ CONFIGS = (
     WandbConfig,
     WeightScheme,
     ActivationScheme,
+    Start,
     TextData,
 )
 # What must be given, and what another argument needs beside it to mean something.
@@ -83,12 +85,14 @@ OTHER: dict[str, Any] = {
     "OptimizerConfig.name": "sgd",
     "QuantizationAwareTraining.activations": None,
     "QuantizationAwareTraining.embeddings": None,
+    "QuantizationAwareTraining.start": Start(method="gptq"),
     "QuantizationAwareTraining.types": ["Conv1D"],
     "QuantizationAwareTraining.overrides": {"classifier": 4},
     "QuantizationAwareTraining.weights": WeightScheme(bits=4),
     "RelationTransfer.version": 1,
     "RelationalKD.taps": {"a": "b"},
     "SimilarityPreserving.taps": {"a": "b"},
+    "Start.method": "gptq",
     "StudentConfig.lora": LoraConfig(r=4),
     "TextData.columns": {"text": "a"},
     "TextData.files": {"train": "a.csv"},

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from distill.callbacks import QuantizationAwareTraining
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.compression.quantization.starts.settings import Start
 from distill.core.signals import Batch
 from distill.losses import CrossEntropy
 from distill.tasks import Plain
@@ -91,6 +92,7 @@ def main(out: Path) -> None:
         begin=2,
         freeze_observers=4,
         include=["."],
+        start=Start(method="gptq"),
     )
     rank = fit(student, Plain(), Deal(range(4), batch_size=None), qat, max_steps=4, lr=0.05)  # type: ignore[arg-type]
     seen = QuantizationAwareTraining(

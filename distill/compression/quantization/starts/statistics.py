@@ -13,13 +13,26 @@ from torch.nn import functional as F
 from distill.compression.quantization.base import QuantizedLayer
 from distill.compression.quantization.convolutions import QuantizedConv, QuantizedConv1d, QuantizedConv2d
 from distill.compression.quantization.layers import QuantizedLinear, QuantizedTransposedLinear
-from distill.core.numerics import at_least_float32
+from distill.core.numerics import at_least_float32, full_precision
 from distill.core.signals import tokens_within
 
-__all__ = ["InputStatistics", "Reader", "gather", "hessian_bytes", "is_read"]
+__all__ = ["InputStatistics", "Reader", "agreed", "gather", "hessian_bytes", "is_read"]
 
 Reader = Callable[[Callable[[Any], None]], None]
 """Runs the model over all batches, and calls back before each with the positions that hold a token."""
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def agreed(holds: bool, device: torch.device) -> bool:
+    """Whether something holds on all ranks."""
+    if not _distributed():
+        return holds
+    found = torch.tensor(int(holds), device=device)
+    torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MIN)
+    return bool(found)
 
 
 class InputStatistics:
@@ -42,7 +55,8 @@ class InputStatistics:
     def add(self, x: Tensor) -> None:
         """Take in inputs ``[parts, n, in]``."""
         x = at_least_float32(x).to(self.squares.dtype)
-        self.squares.baddbmm_(x.mT, x)
+        with full_precision(x):
+            self.squares.baddbmm_(x.mT, x)
         self.sizes += x.abs().sum(1)
         if x.shape[1]:
             self.largest = torch.maximum(self.largest, x.abs().amax(1))
@@ -50,7 +64,7 @@ class InputStatistics:
 
     def reduce(self) -> None:
         """Join what all ranks have seen."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if not _distributed():
             return
         for sums in (self.squares, self.sizes, self.count):
             torch.distributed.all_reduce(sums)

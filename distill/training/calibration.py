@@ -1,0 +1,87 @@
+"""The first batches of a loader, and how a run's student is started by those of its training data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from distill.compression.quantization.layers import QuantizedLayer
+from distill.compression.quantization.starts.begin import start_weights
+from distill.compression.quantization.starts.settings import Start
+from distill.core.document_masking import still
+from distill.core.signals import Batch, Needs, Request
+from distill.core.step_callback import step_callbacks
+from distill.core.task import Task
+from distill.core.utils.errors import UserError
+from distill.data.batches import TrainingBatches
+
+__all__ = ["first_batches", "start_in_training"]
+
+
+def first_batches(loader: Iterable[Any], task: Task, samples: int, device: torch.device) -> list[Batch]:
+    """The first batches of ``loader``, until they hold so many samples."""
+    batches: list[Batch] = []
+    for raw in loader:
+        batches.append(task.batch(raw).to(device))
+        if sum(batch.size for batch in batches) >= samples:
+            break
+    return batches
+
+
+def _from_the_front(loader: Any, key: str) -> Iterable[Any]:
+    """The batches of a loader from its first on, while another pass over it goes on.
+
+    Raises:
+        UserError: if there are several, or it can be passed over once.
+    """
+    if isinstance(loader, (Mapping, Sequence)) or iter(loader) is loader:
+        problem, hint = "looks at the first training batches, of one loader", "give the trainer one DataLoader"
+        raise UserError(problem, key=key, value=type(loader).__name__, hint=hint)
+    sampler = getattr(loader, "batch_sampler", None)
+    if isinstance(sampler, TrainingBatches):
+        sampler = copy.copy(sampler)
+        sampler.position = int  # 0: the same batches, wherever the run is
+    # Workers that persist have one pass at a time.
+    if isinstance(sampler, TrainingBatches) or (isinstance(loader, DataLoader) and sampler and loader.num_workers):
+        return DataLoader(loader.dataset, batch_sampler=sampler, collate_fn=loader.collate_fn)
+    return cast(Iterable[Any], loader)
+
+
+def start_in_training(
+    trainer: Trainer, pl_module: LightningModule, layers: Mapping[str, QuantizedLayer], start: Start, key: str
+) -> None:
+    """Start the student's quantized layers by the first batches of the training data, the same in every such run.
+
+    What other callbacks made of its weights before (averages) they make anew.
+
+    Args:
+        trainer: Of the run.
+        pl_module: With the student, whose layers are in ``float`` mode.
+        layers: By name.
+        start: How.
+        key: Where the settings stand.
+
+    Raises:
+        UserError: if the data are read by no single ``DataLoader``.
+    """
+    module: Any = pl_module
+    request = getattr(module, "needs", Needs()).student | Request(logits=True)
+    batches: list[Batch] = []
+    with torch.random.fork_rng(), still(module.student):
+        torch.manual_seed(0)  # of a loader that shuffles: what it gives next does not change for it
+        if start.reads_inputs:
+            loader = _from_the_front(trainer.train_dataloader, key)
+            batches = first_batches(loader, module.task, start.samples, module.device)
+
+        def forward(student: Any, batch: Batch) -> Any:
+            with trainer.precision_plugin.forward_context():
+                return module.task.forward(student, batch, request)
+
+        start_weights(module.student, layers, start, batches, forward)
+    for callback in step_callbacks(trainer):
+        callback.on_weights_set(trainer, pl_module)
