@@ -9,6 +9,7 @@ from torch import nn
 
 from distill.compression.quantization import ptq
 from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
+from distill.compression.quantization.starts.settings import Start
 from distill.compression.quantization.storage import Store
 from distill.core import record
 from distill.core.lazy_head import logits_request
@@ -16,7 +17,7 @@ from distill.core.task import Task
 from distill.core.utils.errors import UserError
 from distill.models.unfinished import refuse_unfinished
 from distill.tasks.loaders import batches_of, task_of
-from distill.workflows.evaluate import first_batches
+from distill.training.calibration import first_batches
 
 __all__ = ["quantize"]
 
@@ -31,6 +32,7 @@ def quantize(
     overrides: Mapping[str, Bits | WeightScheme | None] | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    start: Start | None = None,
     store: Store = "float",
     task: str | Task | None = None,
     calibrate: int = 256,
@@ -39,14 +41,15 @@ def quantize(
 
     Args:
         student: Trained. It is left in eval mode, with its weights rounded.
-        data: What static inputs take their ranges from: a ``DataLoader``, a list of batches, or a data module, whose
-            training data is read. Not needed without static inputs.
+        data: What static inputs take their ranges from, and what a start looks at: a ``DataLoader``, a list of batches,
+            or a data module, whose training data is read. Not needed without either.
         weights: 8 bits a channel if not given.
         activations: Inputs of layers: ``ActivationScheme()`` for static int8; left as they are if not given.
         embeddings: Likewise.
         overrides: Layer, by a pattern of its name -> its bits, its scheme, or ``None`` to leave it.
         include: Patterns of the layers that are quantized; all but the last if not given.
         exclude: Patterns of layers that are left.
+        start: What the weights are scaled and rounded by; to the nearest value if not given.
         store: How :func:`distill.save` keeps the weights: ``float``, which transformers opens too, or ``integers``.
         task: How the student reads a batch; see :func:`distill.export`.
         calibrate: Samples that the ranges are taken from.
@@ -59,16 +62,23 @@ def quantize(
     """
     refuse_unfinished(student)
     static = activations is not None and activations.kind == "static"
-    if not static and data is not None:
-        problem, hint = "is read for static inputs alone", "give activations=ActivationScheme(), or leave it out"
+    reads = static or (start is not None and start.reads_inputs)
+    if not reads and data is not None:
+        problem, hint = (
+            "is read for static inputs alone, and by starts such as gptq",
+            "give activations=ActivationScheme(), or leave it out",
+        )
         raise UserError(problem, key="data", value=type(data).__name__, hint=hint)
     if calibrate < 1:
         raise UserError("must be at least 1", key="calibrate", value=calibrate, hint="256 are usually enough")
     judge = task_of(data, task)
     like = next(student.parameters())
-    batches = first_batches(batches_of(data or [], judge, "fit")(), judge, calibrate, like.device) if static else []
-    if static and not batches:  # before the layers are other ones
-        problem, hint = "static inputs take their ranges from batches, and there are none", "give a DataLoader"
+    batches = first_batches(batches_of(data or [], judge, "fit")(), judge, calibrate, like.device) if reads else []
+    if reads and not batches:  # before the layers are other ones
+        problem, hint = (
+            "static inputs and starts look at batches, and there are none",
+            "give a DataLoader",
+        )
         raise UserError(problem, key="data", value=data, hint=hint)
     steps = ptq.quantize(
         student,
@@ -80,6 +90,7 @@ def quantize(
         overrides=overrides,
         include=include,
         exclude=exclude,
+        start=start,
         store=store,
     )
     record.note(student, *steps)

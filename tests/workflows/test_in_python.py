@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 import distill
 from distill import ActivationScheme, Distillation, OptimizerConfig, UserError, WeightScheme, callbacks, losses, tasks
+from distill.compression.quantization.starts.settings import Start
 
 ALL = [".*"]
 
@@ -195,7 +196,8 @@ def test_quantize_rounds_in_place_to_what_is_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"activations": ActivationScheme()}, "data: static inputs take their ranges"),
+        ({"activations": ActivationScheme()}, "data: static inputs and starts look at batches"),
+        ({"start": Start(method="gptq")}, "data: static inputs and starts look at batches"),
         ({"data": LOADER}, "data = 'DataLoader': is read for static inputs alone"),
         ({"data": iter(LOADER), "activations": ActivationScheme()}, "is read more than once"),
         ({"data": 3, "activations": ActivationScheme()}, "data = 'int': no batches can be taken"),

@@ -44,8 +44,9 @@ def test_it_starts_from_what_is_quantized_without_training(bert: Make, batches: 
         torch.testing.assert_close(found.weight_scale, layer.weight_scale)
 
 
-@pytest.mark.parametrize("method", ["gptq", "smoothquant"])
-@pytest.mark.parametrize("after", [2, 4, 5])
+@pytest.mark.parametrize(
+    ("after", "method"), [(2, "gptq"), (4, "gptq"), (4, "smoothquant"), (5, "awq")], ids=lambda value: str(value)
+)
 def test_a_resumed_run_ends_with_the_bits_of_an_undisturbed_one(
     tmp_path: Path, after: int, method: str, batches: Make, module: Make, fit: Make
 ) -> None:
