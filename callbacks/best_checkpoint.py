@@ -13,6 +13,7 @@ from pytorch_lightning import Trainer
 from distill.compression.base import compressions
 from distill.core.internals.lightning import CheckpointOnCondition
 from distill.core.ranks import is_rank_zero
+from distill.core.trained_module import total_steps
 from distill.core.utils.visible import visible
 
 __all__ = ["BestCheckpoint", "within"]
@@ -64,7 +65,7 @@ class BestCheckpoint(CheckpointOnCondition):
     """
 
     def ready(self, trainer: Trainer) -> bool:
-        total = int(trainer.lightning_module.total_steps)  # type: ignore[arg-type]
+        total = total_steps(trainer.lightning_module)
         return all(compression.target_reached(trainer.global_step, total) for compression in compressions(trainer))
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from distill.compression.base import compressions
 from distill.core.argument_types import refuse_types
 from distill.core.internals.torch import interpolate
 from distill.core.schedules import check_when, step_at
-from distill.core.step_callback import StepCallback, total_steps
+from distill.core.step_callback import StepCallback
+from distill.core.trained_module import require_student, total_steps
 from distill.core.utils.errors import UserError
 
 __all__ = ["ExponentialMovingAverage"]
@@ -124,9 +125,7 @@ class ExponentialMovingAverage(StepCallback):
 
 
 def _student(pl_module: LightningModule) -> nn.Module:
-    student = pl_module.student
-    assert isinstance(student, nn.Module)
-    return student
+    return require_student(pl_module, "ExponentialMovingAverage")
 
 
 def _trained(pl_module: LightningModule) -> dict[str, nn.Parameter]:

@@ -25,7 +25,8 @@ from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.internals.torch import not_sent_by_ddp
 from distill.core.module_selection import of_types
 from distill.core.schedules import step_at
-from distill.core.step_callback import logs_now, total_steps
+from distill.core.step_callback import logs_now
+from distill.core.trained_module import average_gradients, batch_of, prefix_of, require_student, total_steps
 from distill.core.utils.errors import UserError
 from distill.core.verdict import steps_to_prune
 from distill.losses.base import check_choice
@@ -188,7 +189,8 @@ class GradualMagnitudePruning(Compression):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             # Equal on all ranks by construction; they would be sent with every forward pass.
-            ours = [f"student.{name}" for name in self._masks.buffers] if self._masks else []
+            prefix = prefix_of(pl_module, require_student(pl_module, type(self).__name__))
+            ours = [f"{prefix}{name}" for name in self._masks.buffers] if self._masks else []
             not_sent_by_ddp(pl_module, ours)
 
     def prepare(self, student: nn.Module) -> None:
@@ -246,13 +248,11 @@ class GradualMagnitudePruning(Compression):
             handles = [self.plan.criterion.watch(layer.view) for layer in self._layers]
             self._watching = [handle for handle in handles if handle is not None]
         if self._watching:
-            task: Any = pl_module.task
-            self.plan.criterion.begin(task.batch(batch))
+            self.plan.criterion.begin(batch_of(pl_module, batch))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         # Of all micro-batches and ranks, unscaled, and not clipped yet.
-        module: Any = pl_module
-        module.average_gradients(optimizer)
+        average_gradients(pl_module, optimizer)
         step, total = trainer.global_step, total_steps(pl_module)
         if step < self.schedule.last_step(total):
             for layer in self._layers:

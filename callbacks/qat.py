@@ -26,7 +26,8 @@ from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.lazy_head import logits_request
 from distill.core.module_selection import of_types
 from distill.core.schedules import check_when, step_at
-from distill.core.step_callback import logs_now, total_steps
+from distill.core.step_callback import logs_now
+from distill.core.trained_module import batch_of, require_student, task_of, total_steps
 from distill.core.utils.errors import TrainingError, UserError
 from distill.core.verdict import steps_to_quantize
 from distill.training.calibration import start_in_training
@@ -233,10 +234,10 @@ class QuantizationAwareTraining(Compression):
     # ------------------------------------------------------------------ training
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        total, losses = total_steps(pl_module), pl_module.losses
+        total, losses = total_steps(pl_module), getattr(pl_module, "losses", ())
         self._check_run(total)
         bits = min(layer.scheme.weights.bits for layer in self._layers.values())
-        for key, highest in too_hot(losses, bits, self._milestones(total)[1], total).items():  # type: ignore[arg-type]
+        for key, highest in too_hot(losses, bits, self._milestones(total)[1], total).items():
             if trainer.is_global_zero:
                 _log.warning("%s = %g: can ruin the training of weights of %d bits; set it to 1", key, highest, bits)
 
@@ -249,8 +250,7 @@ class QuantizationAwareTraining(Compression):
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         observed = [layer for layer in self._layers.values() if layer.observing]
         if observed:
-            task: Any = pl_module.task
-            attend(observed, task.batch(batch).tokens)
+            attend(observed, batch_of(pl_module, batch).tokens)
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         observed = [layer for layer in self._layers.values() if layer.observing]
@@ -280,9 +280,9 @@ class QuantizationAwareTraining(Compression):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rounding = any(layer.mode == "fake" for layer in self._layers.values())
         self._float_metrics = {}
-        if self.float_validation and rounding and self._is_last(trainer, pl_module):
-            module: Any = pl_module
-            self._float_metrics = {name: metric.to(module.device) for name, metric in module.task.metrics().items()}
+        task = task_of(pl_module)  # without one only the module knows what its scores are
+        if task is not None and self.float_validation and rounding and self._is_last(trainer, pl_module):
+            self._float_metrics = {name: metric.to(pl_module.device) for name, metric in task.metrics().items()}
 
     @staticmethod
     def _is_last(trainer: Trainer, pl_module: LightningModule) -> bool:
@@ -301,13 +301,13 @@ class QuantizationAwareTraining(Compression):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if not self._float_metrics:
+        task = task_of(pl_module)
+        if not self._float_metrics or task is None:
             return
-        module: Any = pl_module
-        prepared = module.task.batch(batch)
-        with as_float(module.student), trainer.precision_plugin.forward_context():
-            signals = module.task.forward(module.student, prepared, logits_request(module.student))
-        module.task.score(self._float_metrics, signals, prepared)
+        student, prepared = require_student(pl_module, type(self).__name__), task.batch(batch)
+        with as_float(student), trainer.precision_plugin.forward_context():
+            signals = task.forward(student, prepared, logits_request(student))
+        task.score(self._float_metrics, signals, prepared)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         scores: dict[str, Tensor] = {

@@ -18,7 +18,8 @@ from distill.compression.structure.removal_plan import Criterion, RemovalPlan, S
 from distill.core.argument_types import refuse_types
 from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.schedules import step_at
-from distill.core.step_callback import logs_now, total_steps
+from distill.core.step_callback import logs_now
+from distill.core.trained_module import average_gradients, batch_of, require_student, total_steps
 from distill.core.utils.errors import UserError, nearest
 from distill.core.verdict import steps_to_prune
 
@@ -156,8 +157,7 @@ class StructuredPruning(Compression):
         if self.plan.criterion != "magnitude" and self.progress(0, total):
             problem = f"{self.plan.criterion} is measured in training, and units go before the first step"
             raise UserError(problem, key=f"{KEY}.criterion", value=self.plan.criterion, hint="let begin be later")
-        student = pl_module.student
-        assert isinstance(student, nn.Module)
+        student = require_student(pl_module, type(self).__name__)
         self._parts, self._factors = self.plan.parts(student), []
         self.plan.check_quantized(self._parts)
         self._hooks = [trainer.optimizers[0].register_step_post_hook(self._apply)]
@@ -167,13 +167,12 @@ class StructuredPruning(Compression):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._activations.tokens = getattr(batch, "tokens", None)
+        self._activations.tokens = batch_of(pl_module, batch).tokens
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         # Of all micro-batches and ranks, unscaled, and not clipped yet.
         if self.plan.criterion == "taylor" and not self.target_reached(self._step, total_steps(pl_module)):
-            module: Any = pl_module
-            module.average_gradients(optimizer)
+            average_gradients(pl_module, optimizer)
             self.plan.measure(self._parts, {})
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.core.argument_types import refuse_types
+from distill.core.trained_module import require_student
 from distill.core.utils.errors import UserError
 from distill.run.checkpoints.file import Damaged, read
 from distill.run.checkpoints.names import resume_checkpoints
@@ -38,8 +39,7 @@ class WarmStart(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or trainer.ckpt_path is not None:
             return  # a resumed run has weights of its own
-        student = pl_module.student
-        assert isinstance(student, nn.Module)
+        student = require_student(pl_module, type(self).__name__)
         weights = {name.removeprefix(_STUDENT): value for name, value in self._read().items()}
         for name, own in student.state_dict().items():
             if name not in weights or weights[name].shape != own.shape:

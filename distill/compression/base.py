@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 
 from distill.compression.bypass import Held, refuse_bypass
 from distill.core.internals.peft import adapter_layers
-from distill.core.signals import Needs, Request
 from distill.core.signatures import refuse_signatures
 from distill.core.step_callback import StepCallback
+from distill.core.trained_module import batch_of, forward_of, require_student, task_of
 from distill.core.utils.errors import UserError
 
 __all__ = ["Compression", "compressions", "hurried", "refuse_broken_contract", "refuse_rivals", "refuse_twice"]
@@ -48,13 +49,7 @@ class Compression(StepCallback, ABC):
         return type(self).__qualname__
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        student = getattr(pl_module, "student", None)
-        if not isinstance(student, nn.Module):
-            mine, module = type(self).__name__, type(pl_module).__name__
-            problem = f"{mine} compresses the student of a Distillation, and {module} has none"
-            raise UserError(
-                problem, key="callbacks", hint="pair the model by Distillation, whose teacher may be left out"
-            )
+        student = require_student(pl_module, type(self).__name__)
         if stage != "fit" and self._prepared is student:
             return  # it is being trained, or finished
         refuse_rivals(trainer.callbacks)  # type: ignore[attr-defined]
@@ -101,16 +96,17 @@ class Compression(StepCallback, ABC):
 
     def _try(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         """Refuse a student whose code passes by what is done to it, on the first batch that it is to read."""
-        ours, student = compressions(trainer), pl_module.student
-        task: Any = getattr(pl_module, "task", None)
-        assert isinstance(student, nn.Module)
+        ours, student = compressions(trainer), require_student(pl_module, type(self).__name__)
         # Of a sharded student no rank has the weights.
-        if self is not ours[0] or self._tried is student or task is None or pl_module.device_mesh is not None:
+        if self is not ours[0] or self._tried is student or pl_module.device_mesh is not None:
             return
         self._tried = student
-        request = getattr(pl_module, "needs", Needs()).student | Request(logits=True)
-        with trainer.precision_plugin.forward_context():
-            refuse_bypass(student, task.batch(batch), lambda b: task.forward(student, b, request), _held(ours, student))
+        held, read = _held(ours, student), batch_of(pl_module, batch)
+        if task_of(pl_module) is None:  # how its student is called is a guess, of which no failure tells anything
+            held = replace(held, changed=())
+        if read.inputs:
+            with trainer.precision_plugin.forward_context():
+                refuse_bypass(student, read, lambda part: forward_of(pl_module, student, part), held)
 
     def prepares(self, student: nn.Module) -> bool:
         """Whether it has given ``student``, and no other, its structure."""

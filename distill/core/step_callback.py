@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
+from distill.core.trained_module import check_steps, several_steps, total_steps
 from distill.core.utils.errors import UserError
 
 __all__ = [
     "StepCallback",
-    "count_steps",
     "finished",
     "logged",
     "logs_now",
+    "scale_learning_rate",
     "step_callbacks",
-    "student_of",
     "total_steps",
 ]
 
@@ -41,12 +43,17 @@ class StepCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
+        if step_callbacks(trainer)[0] is self:
+            check_steps(pl_module)
+            scale_learning_rate(trainer, total_steps(pl_module))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step == self._step:
             return  # gradients are still accumulated
+        if trainer.global_step > self._step + 1:
+            raise several_steps(pl_module, trainer.global_step - self._step)
         self._step = trainer.global_step
         self.on_step_end(trainer, pl_module)
 
@@ -100,51 +107,6 @@ def step_callbacks(trainer: Trainer) -> list[StepCallback]:
     return [callback for callback in trainer.callbacks if isinstance(callback, StepCallback)]  # type: ignore[attr-defined]
 
 
-def student_of(pl_module: LightningModule) -> nn.Module | None:
-    """The part of a Lightning module that is compressed: what ``compressed_module()`` returns, or its ``student``."""
-    named = getattr(pl_module, "compressed_module", None)
-    found = named() if callable(named) else getattr(pl_module, "student", None)
-    return found if isinstance(found, nn.Module) else None
-
-
-def total_steps(pl_module: LightningModule) -> int:
-    """How many optimizer steps the run has: what the module says, or else Lightning's estimate.
-
-    Raises:
-        UserError: if it says no whole number above 0, or the run has no end.
-    """
-    said: Any = getattr(pl_module, "total_steps", None)
-    if said is None:
-        return _estimate(pl_module.trainer)
-    if isinstance(said, bool) or not isinstance(said, int) or said < 1:
-        hint = "give how many optimizer steps the run has, or leave total_steps out"
-        raise UserError("must be a whole number above 0", key="total_steps", value=said, hint=hint)
-    return said
-
-
-_estimates: weakref.WeakKeyDictionary[Trainer, tuple[object, int]] = weakref.WeakKeyDictionary()
-
-
-def _estimate(trainer: Trainer) -> int:
-    """Lightning's own, counted once for a run: it goes through the loaders each time."""
-    asked = trainer.max_epochs, trainer.max_steps
-    if trainer not in _estimates or _estimates[trainer][0] != asked:
-        _estimates[trainer] = asked, count_steps(trainer)
-    return _estimates[trainer][1]
-
-
-def count_steps(trainer: Trainer) -> int:
-    """How many optimizer steps a run has.
-
-    Raises:
-        UserError: if it has no end.
-    """
-    total = trainer.estimated_stepping_batches
-    if total == float("inf"):
-        raise UserError("a run needs an end", key="trainer.max_epochs", value=-1, hint="set max_epochs or max_steps")
-    return int(total)
-
-
 def logs_now(trainer: Trainer) -> bool:
     """Whether metrics of the step just done are logged."""
     return logged(trainer, trainer.global_step)
@@ -157,3 +119,33 @@ def logged(trainer: Trainer, step: int) -> bool:
     """
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return bool(every) and (step % every == 0 or step == trainer.max_steps)
+
+
+def scale_learning_rate(trainer: Trainer, total_steps: int) -> None:
+    """Have the schedulers multiply the learning rate by the callbacks' factors, so that what is logged is applied.
+
+    Done once: what scales already is left.
+
+    Raises:
+        UserError: if a callback scales it and the run has no ``LambdaLR``.
+    """
+    plain = StepCallback.learning_rate_factor
+    scaling = [one for one in step_callbacks(trainer) if type(one).learning_rate_factor is not plain]
+    schedulers = [c.scheduler for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, LambdaLR)]
+    if not schedulers:
+        for one in scaling:
+            if any(one.learning_rate_factor(step, total_steps) != 1 for step in range(total_steps)):
+                problem, name = "multiplies what a LambdaLR gives, and this run has none", type(one).__name__
+                hint = "have it leave the learning rate, or bring one"
+                raise UserError(problem, key=f"callbacks.{name}.learning_rate_factor", hint=hint)
+    for scheduler in schedulers if scaling else ():
+        if any(getattr(factor, "func", None) is _scaled for factor in scheduler.lr_lambdas):
+            continue
+        scheduler.lr_lambdas = [partial(_scaled, factor, scaling, total_steps) for factor in scheduler.lr_lambdas]
+        groups = scheduler.optimizer.param_groups
+        for group, peak, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+            group["lr"] = peak * factor(scheduler.last_epoch)
+
+
+def _scaled(factor: Callable[[int], float], scaling: Sequence[StepCallback], total_steps: int, step: int) -> float:
+    return factor(step) * math.prod(one.learning_rate_factor(step, total_steps) for one in scaling)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ from distill.core.lazy_head import can_be_lazy
 from distill.core.record import recount_zeros
 from distill.core.schedules import check_schedule, check_schedules
 from distill.core.signals import Batch, Request, Signals
-from distill.core.step_callback import count_steps, logged
+from distill.core.step_callback import logged, scale_learning_rate
+from distill.core.trained_module import check_steps, count_steps
 from distill.losses import DistillationLoss
 from distill.models.compatibility import check_pair, check_widths
 from distill.models.students import StudentConfig
@@ -48,18 +49,17 @@ from distill.training.objective import lazily, objective, why_whole
 from distill.training.on_policy import OnPolicy, OnPolicyConfig, refuse_sharded, written
 from distill.training.optimizer import (
     OptimizerConfig,
-    check_steps,
     make_optimizer,
     make_scheduler,
-    scale_learning_rate,
 )
 from distill.training.resume_state import resume, share, state_of
 from distill.training.sharding import shard_run
+from distill.training.trained import TrainedModule
 
 __all__ = ["Distillation"]
 
 
-class Distillation(LightningModule):
+class Distillation(TrainedModule):
     """Train a student on the weighted sum of pluggable losses against a teacher.
 
     The objective of one optimizer step is the sum over the losses k of w_k * S_k / N, where S_k is the loss

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -17,17 +16,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from distill.core.argument_types import refuse_types
 from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.internals.torch import clip_despite_fusing
-from distill.core.step_callback import StepCallback, step_callbacks
 from distill.core.utils.errors import UserError
 
 __all__ = [
     "OptimizerConfig",
-    "check_steps",
     "check_warmup",
     "learning_rate_factor",
     "make_optimizer",
     "make_scheduler",
-    "scale_learning_rate",
 ]
 
 
@@ -85,22 +81,6 @@ class OptimizerConfig:
             )
 
 
-def check_steps(module: LightningModule) -> None:
-    """Refuse a subclass whose steps are not those by which masks, rounding, weights and temperatures go.
-
-    Raises:
-        UserError: saying what it has instead of one optimizer that Lightning steps.
-    """
-    if module.automatic_optimization and module.trainer.optimizers[0].param_groups:
-        return  # Lightning takes one at the most
-    found = "no optimizer" if module.automatic_optimization else "manual optimization"
-    raise UserError(
-        f"{type(module).__name__} has {found}, and what is scheduled over a run goes by Lightning's own steps",
-        key="model",
-        hint="return one optimizer from configure_optimizers, with a parameter group for each setting",
-    )
-
-
 def check_warmup(config: OptimizerConfig, total_steps: int) -> None:
     """Refuse a warm-up that takes the whole run: its learning rate would never be reached.
 
@@ -153,29 +133,3 @@ def make_optimizer(config: OptimizerConfig, modules: Iterable[nn.Module]) -> Opt
     optimizer = AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
     clip_despite_fusing(optimizer)
     return optimizer
-
-
-def scale_learning_rate(trainer: Trainer, total_steps: int) -> None:
-    """Have the schedulers multiply the learning rate by the callbacks' factors, so that what is logged is applied.
-
-    Raises:
-        UserError: if a callback scales it and the run has no ``LambdaLR``.
-    """
-    plain = StepCallback.learning_rate_factor
-    scaling = [one for one in step_callbacks(trainer) if type(one).learning_rate_factor is not plain]
-    schedulers = [c.scheduler for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, LambdaLR)]
-    if not schedulers:
-        for one in scaling:
-            if any(one.learning_rate_factor(step, total_steps) != 1 for step in range(total_steps)):
-                problem, name = "multiplies what a LambdaLR gives, and this run has none", type(one).__name__
-                hint = "have it leave the learning rate, or bring one"
-                raise UserError(problem, key=f"callbacks.{name}.learning_rate_factor", hint=hint)
-    for scheduler in schedulers if scaling else ():
-        scheduler.lr_lambdas = [partial(_scaled, factor, scaling, total_steps) for factor in scheduler.lr_lambdas]
-        groups = scheduler.optimizer.param_groups
-        for group, peak, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
-            group["lr"] = peak * factor(scheduler.last_epoch)
-
-
-def _scaled(factor: Callable[[int], float], scaling: Sequence[StepCallback], total_steps: int, step: int) -> float:
-    return factor(step) * math.prod(one.learning_rate_factor(step, total_steps) for one in scaling)

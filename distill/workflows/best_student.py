@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from distill.callbacks import BestCheckpoint, compressions
 from distill.callbacks.scores import Scores
-from distill.core.step_callback import total_steps
+from distill.core.trained_module import total_steps
 from distill.core.utils.errors import UserError, first_line
 from distill.run.checkpoints.file import Damaged, SafeCheckpointIO
 

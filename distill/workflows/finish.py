@@ -17,7 +17,8 @@ from torch import nn
 from distill.callbacks import compressions
 from distill.compression.base import Compression
 from distill.core import record
-from distill.core.step_callback import finished, step_callbacks, student_of
+from distill.core.step_callback import finished, step_callbacks
+from distill.core.trained_module import student_of
 from distill.core.utils.errors import TrainingError, UserError
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.replacing import check_output
