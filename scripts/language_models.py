@@ -4,11 +4,12 @@
     python scripts/language_models.py code --work /tmp/code --out docs/results-language-models.jsonl
     python scripts/language_models.py wikitext --teacher SMOLLM2 --data WIKITEXT2 --work /tmp/wiki --out ...
     python scripts/language_models.py chats --teacher SMOLLM2 --data CHATS --work /tmp/chats --out ...
-    python scripts/language_models.py --table docs/results-language-models.jsonl
+    python scripts/language_models.py tokenizers --teacher SMOLLM2 --data WIKITEXT2 --work /tmp/tokens --out ...
 
-``code`` is the quickstart's pair (5.3 M teach 0.5 M parameters) on the standard library's source. The others cut ten of
-thirty layers from SmolLM2: on WikiText-2 (a folder of ``validation``, which trains, and ``test``, which judges), and on
-a folder of chats (``train.jsonl`` and ``validation.jsonl``, with ``messages``). Each run is one line of ``--out``;
+``code`` is the quickstart's pair (5.3 M teach 0.5 M parameters) on the standard library's source. In ``tokenizers``
+SmolLM2 teaches the quickstart's student, whose tokens are others. The other two cut ten of thirty layers from SmolLM2:
+on WikiText-2 (a folder of ``validation``, which trains, and ``test``, which judges), and on a folder of chats
+(``train.jsonl`` and ``validation.jsonl``, with ``messages``). Each run is one line of ``--out``;
 what is there is not trained again. Every run is a process of its own with one thread, so seconds are those of the
 processor and other jobs on the machine do not count.
 """
@@ -19,7 +20,6 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,6 +99,7 @@ WAYS: dict[str, Way] = {
     "KL + hints": Way([KL, loss("FitNetHint", layers="uniform", normalize=True, weight=1.0)]),
     "teacher's texts": Way([loss("CrossEntropy")], answers=True),
     "KL, on-policy in the last third": Way([KL], model={"on_policy": {"share": _LATE, **WRITTEN}}),
+    "KL across tokenizers": Way([loss("CrossEntropy", weight=0.5), loss("SharedVocabularyKL", weight=0.5)]),
     "then half as long again": Way([KL], "hidden-int8", after="KL, hidden int8"),
     "then 50 % pruned, int8": Way([KL], "hidden-int8", after="KL, hidden int8", callbacks=[_PRUNED, _INT8_QAT]),
     "then 50 % pruned, int4": Way([KL], "hidden-int8", after="KL, hidden int8", callbacks=[_PRUNED, _INT4_QAT]),
@@ -109,21 +110,30 @@ class Pair:
     """A teacher, a student and their text.
 
     Args:
+        name: Of the pair.
         base: The configuration all runs share.
         teacher: Path of the teacher.
         work: Where runs, recordings and texts are written.
     """
 
-    def __init__(self, base: Mapping[str, Any], teacher: str, work: Path) -> None:
-        self.base, self.teacher, self.work = base, teacher, work
+    def __init__(self, name: str, base: Mapping[str, Any], teacher: str, work: Path) -> None:
+        self.name, self.base, self.teacher, self.work = name, base, teacher, work
+
+    @property
+    def ways(self) -> list[str]:
+        """Those that it can be taught by."""
+        across = "KL across tokenizers"
+        return ["alone", across] if self.name == "tokenizers" else [way for way in WAYS if way != across]
 
     def run(self, name: str, seed: int) -> dict[str, Any]:
         """Train by one way, and say what came of it."""
         way, folder = WAYS[name], self.work / "runs" / slug(name) / f"seed-{seed}"
         shutil.rmtree(folder, ignore_errors=True)
-        taught: dict[str, Any] = {"path": self.teacher}
+        taught: dict[str, Any] | None = {"path": self.teacher}
         if way.teacher != LIVE:
-            taught["recorded"] = str(self.recording(way.teacher))
+            taught = {"path": self.teacher, "recorded": str(self.recording(way.teacher))}
+        elif self.name == "tokenizers" and name == "alone":
+            taught = None  # of a vocabulary that no loss compares
         config = merged(self.base, {"model": {"teacher": taught, "losses": list(way.losses), **way.model}})
         if way.after is not None:
             started = self.work / "runs" / slug(way.after) / f"seed-{seed}"
@@ -185,7 +195,7 @@ def code(work: Path, steps: int) -> Pair:
     }
     del base["name"]
     base["trainer"] |= {"max_steps": steps, "limit_val_batches": 4}
-    return Pair(base, teacher, work)
+    return Pair("code", base, teacher, work)
 
 
 def starts(texts: Iterable[str], tokenizer: Any, count: int, length: int) -> Iterator[dict[str, str]]:
@@ -196,7 +206,18 @@ def starts(texts: Iterable[str], tokenizer: Any, count: int, length: int) -> Ite
         yield {"prompt": tokenizer.decode(tokens[begin : begin + length])}
 
 
-def smollm2(work: Path, steps: int, teacher: str, data: Mapping[str, Any]) -> Pair:
+def tokenizers(work: Path, steps: int, teacher: str, data: str) -> Pair:
+    """SmolLM2 and the quickstart's student, each with its own tokenizer, on WikiText-2."""
+    from distill.config.files import load
+
+    base = load(["quickstart/alone"])
+    del base["name"]
+    base["data"] = {"pack_length": 256, "batch_size": 4, "eval_batch_size": 4, **_wikitext(data)}
+    base["trainer"] |= {"max_steps": steps, "limit_val_batches": 64, "precision": "bf16-mixed"}
+    return Pair("tokenizers", base, teacher, work)
+
+
+def smollm2(name: str, work: Path, steps: int, teacher: str, data: Mapping[str, Any]) -> Pair:
     """Ten of the layers of SmolLM2."""
     base = {
         "model": {
@@ -205,21 +226,24 @@ def smollm2(work: Path, steps: int, teacher: str, data: Mapping[str, Any]) -> Pa
             "optimizer": {"lr": 3.0e-4, "warmup": 0.1, "schedule": "cosine", "end": 0.1, "weight_decay": 0.0},
         },
         "data": {"pack_length": 256, "batch_size": 4, "eval_batch_size": 4, **data},
-        "trainer": {"max_steps": steps, "limit_val_batches": 16, "gradient_clip_val": 1.0, "precision": "32-true"},
+        "trainer": {"max_steps": steps, "limit_val_batches": 16, "gradient_clip_val": 1.0, "precision": "bf16-mixed"},
     }
-    return Pair(base, teacher, work)
+    return Pair(name, base, teacher, work)
 
 
 def wikitext(work: Path, steps: int, teacher: str, data: str) -> Pair:
     """SmolLM2 on the lines of WikiText-2, joined."""
-    splits = {"train": "validation", "validation": "test"}
-    return smollm2(work, steps, teacher, {"path": data, "splits": splits, "join": "\n"})
+    return smollm2("wikitext", work, steps, teacher, _wikitext(data))
+
+
+def _wikitext(data: str) -> dict[str, Any]:
+    return {"path": data, "splits": {"train": "validation", "validation": "test"}, "join": "\n"}
 
 
 def chats(work: Path, steps: int, teacher: str, data: str) -> Pair:
     """SmolLM2 on chats: what counts are the answers."""
     files = {split: str(Path(data) / f"{split}.jsonl") for split in ("train", "validation")}
-    return smollm2(work, steps, teacher, {"files": files})
+    return smollm2("chats", work, steps, teacher, {"files": files})
 
 
 def write(file: Path, rows: Iterable[Mapping[str, str]]) -> None:
@@ -275,87 +299,31 @@ def facts(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def table(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Markdown: means over the seeds, and the standard deviation."""
-    rows = list(lines)
-    for pair in dict.fromkeys(row["pair"] for row in rows):
-        yield f"\n{pair}\n"
-        yield "| taught by | bits per byte | less than alone | acceptance | s | MB | seeds |"
-        yield "|---|---|---|---|---|---|---|"
-        of_pair = [row for row in rows if row["pair"] == pair and not WAYS[row["way"]].after]
-        alone = {row["seed"]: row["bits_per_byte"] for row in of_pair if row["way"] == "alone"}
-        for way in dict.fromkeys(row["way"] for row in of_pair):
-            found = [row for row in of_pair if row["way"] == way]
-            less = [alone[row["seed"]] - row["bits_per_byte"] for row in found if row["seed"] in alone]
-            bits, accepted = ([row[metric] for row in found] for metric in ("bits_per_byte", "acceptance"))
-            cells = [spread(bits), spread(less), spread(accepted)]
-            used = [f"{statistics.median(row[key] for row in found):,.0f}" for key in ("cpu_seconds", "peak_mb")]
-            yield "| " + " | ".join([way, *cells, *used, str(len(found))]) + " |"
-
-
-def compressed(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Markdown: students that went on from another's, beside the one that did so uncompressed, on the same seed."""
-    rows = [row for row in lines if WAYS[row["way"]].after]
-    for pair in dict.fromkeys(row["pair"] for row in rows):
-        yield f"\n{pair}\n"
-        yield "| | bits per byte | above a constant guess | acceptance | ONNX, MB | bits off in ONNX | seeds |"
-        yield "|---|---|---|---|---|---|---|"
-        dense = {row["seed"]: row for row in rows if row["pair"] == pair and not WAYS[row["way"]].callbacks}
-        for way in sorted({row["way"] for row in rows if row["pair"] == pair}, key=list(WAYS).index):
-            found = [row for row in rows if row["way"] == way and row["pair"] == pair and row["seed"] in dense]
-            kept = [100 * gained(row) / gained(dense[row["seed"]]) for row in found]
-            bits, accepted = ([row[metric] for row in found] for metric in ("bits_per_byte", "acceptance"))
-            checked = [row["verified"] for row in found if "verified" in row]
-            off = max((abs(one["exported"] - one["trained"]) for one in checked), default=None)
-            size = statistics.median(row["onnx_mb"] for row in found) if checked else None
-            cells = [spread(bits), f"{statistics.fmean(kept):.1f} %", spread(accepted)]
-            cells += ["" if size is None else f"{size:.2f}", "" if off is None else f"{off:.4f}", str(len(found))]
-            yield "| " + " | ".join([way, *cells]) + " |"
-
-
-def gained(row: Mapping[str, Any]) -> float:
-    """Bits per byte that a student is better than a constant guess."""
-    return float(row["guess"] - row["bits_per_byte"])
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean, and standard deviation where there are several."""
-    if len(values) < 2:
-        return f"{values[0]:.3f}" if values else "-"
-    return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pair", nargs="?", choices=["code", "wikitext", "chats"])
+    parser.add_argument("pair", choices=["code", "wikitext", "chats", "tokenizers"])
     parser.add_argument("--teacher", help="folder of SmolLM2")
     parser.add_argument("--data", help="folder of the data")
-    parser.add_argument("--work", type=Path)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--steps", type=int, help="of 1,024 tokens (code: 400, else 146)")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, help="of 1,024 tokens (code: 400, tokenizers: 200, else 146)")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help=", ".join(WAYS))
-    parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of what was found")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, metavar="WAY", help=", ".join(WAYS))
     given = parser.parse_args()
-    if given.table:
-        rows = [json.loads(line) for line in given.table.read_text().splitlines()]
-        print("\n".join([*table(rows), *compressed(rows)]))
-        return
-    if given.pair is None or given.work is None or given.out is None:
-        parser.error("name the pair, --work and --out")
     work = given.work.resolve()
     if given.pair == "code":
         pair = code(work, given.steps or 400)
     elif given.teacher and given.data:
-        make = {"wikitext": wikitext, "chats": chats}[given.pair]
+        make = {"wikitext": wikitext, "chats": chats, "tokenizers": tokenizers}[given.pair]
         work.mkdir(parents=True, exist_ok=True)
-        pair = make(work, given.steps or 146, given.teacher, given.data)
+        steps = given.steps or (200 if given.pair == "tokenizers" else 146)
+        pair = make(work, steps, given.teacher, given.data)
     else:
         parser.error(f"{given.pair} needs --teacher and --data")
     lines = given.out.read_text().splitlines() if given.out.exists() else []
     there = {(row["pair"], row["way"], row["seed"]) for row in map(json.loads, lines)}
     for seed in given.seeds:
-        for way in given.ways:
+        for way in given.ways or pair.ways:
             if (given.pair, way, seed) not in there:
                 row = {"pair": given.pair, "way": way, "seed": seed, **pair.run(way, seed)}
                 with given.out.open("a") as file:

@@ -20,6 +20,11 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     return import_module("language_models")
 
 
+@pytest.fixture
+def tables(script: Any) -> Any:
+    return import_module("language_models_table")
+
+
 def test_every_way_is_a_configuration_that_the_command_takes(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -30,18 +35,20 @@ def test_every_way_is_a_configuration_that_the_command_takes(
         raise SystemExit
 
     monkeypatch.setattr(script, "distill", keep)
-    pair = script.smollm2(tmp_path, 10, "somewhere", {"path": "anywhere"})
-    monkeypatch.setattr(pair, "recording", lambda form: tmp_path / form)
-    monkeypatch.setattr(pair, "texts", lambda: tmp_path / "texts.jsonl")
-    for way in script.WAYS:
-        with pytest.raises(SystemExit):
-            pair.run(way, 0)
-    assert len(set(seen)) == len(script.WAYS)
+    for make in (script.wikitext, script.tokenizers):
+        pair = make(tmp_path / make.__name__, 10, "somewhere", "anywhere")
+        pair.work.mkdir()
+        monkeypatch.setattr(pair, "recording", lambda form: tmp_path / form)
+        monkeypatch.setattr(pair, "texts", lambda: tmp_path / "texts.jsonl")
+        for way in pair.ways:
+            with pytest.raises(SystemExit):
+                pair.run(way, 0)
+    assert len(set(seen)) == len(script.WAYS) + 1  # alone twice
     for file in seen:
         resolve(load([file]))
 
 
-def test_the_table_has_means_over_seeds_and_what_is_gained_on_the_same_seed(script: Any) -> None:
+def test_the_table_has_means_over_seeds_and_what_is_gained_on_the_same_seed(tables: Any) -> None:
     found = [
         {
             "pair": "p",
@@ -54,17 +61,17 @@ def test_the_table_has_means_over_seeds_and_what_is_gained_on_the_same_seed(scri
         }
         for way, seed, bits in (("alone", 0, 2.0), ("alone", 1, 3.0), ("KL", 0, 1.5), ("KL", 1, 2.75))
     ]
-    lines = list(script.table(found))
+    lines = list(tables.table(found))
     assert "| alone | 2.500 ± 0.707 | 0.000 ± 0.000 | 0.500 ± 0.000 | 10 | 7 | 2 |" in lines
     assert "| KL | 2.125 ± 0.884 | 0.375 ± 0.177 | 0.500 ± 0.000 | 10 | 7 | 2 |" in lines
 
 
-def test_what_compression_costs_is_measured_beside_as_many_steps_without_it(script: Any) -> None:
+def test_what_compression_costs_is_measured_beside_as_many_steps_without_it(tables: Any) -> None:
     dense, int4 = "then half as long again", "then 50 % pruned, int4"
     off = {"onnx_mb": 0.4, "verified": {"exported": 2.01, "trained": 2.0}}
     found: list[dict[str, Any]] = [
         {"pair": "p", "way": dense, "seed": 0, "bits_per_byte": 1.8, "guess": 3.0, "acceptance": 0.5},
         {"pair": "p", "way": int4, "seed": 0, "bits_per_byte": 2.1, "guess": 3.0, "acceptance": 0.4, **off},
     ]
-    assert f"| {int4} | 2.100 | 75.0 % | 0.400 | 0.40 | 0.0100 | 1 |" in list(script.compressed(found))
-    assert not [line for line in script.table(found) if int4 in line]
+    assert f"| {int4} | 2.100 | 75.0 % | 0.400 | 0.40 | 0.0100 | 1 |" in list(tables.compressed(found))
+    assert not [line for line in tables.table(found) if int4 in line]
