@@ -134,6 +134,21 @@ def test_the_recipe_for_an_adapter_takes_a_larger_teacher_or_the_models_own_base
         assert "trained), " in out
 
 
+def test_a_recipe_reads_what_the_one_beside_it_records(
+    given: dict[str, dict[str, str]], distill: Distill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = given["causal-lm"]
+    Path("my.yaml").write_text(yaml.safe_dump({"data": {"files": {"train": one["train"]}, "validation_fraction": 0.2}}))
+    more = ["-c", "my.yaml", "--model.student.path", one["model"], "--trainer.accelerator", "cpu"]
+    to = ["--to", "recorded/teacher", "--as", "hidden", "--dtype", "int8", "--model.teacher", one["model"]]
+    code, _, err = distill("record", "-c", "causal-lm/distill", *more, *to)
+    assert code == 0, err
+    code, out, err = distill("fit", "-c", "causal-lm/recorded", *more, "--dry-run")
+    assert code == 0, err
+    assert "recorded in recorded/teacher: hidden int8" in out
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_what_is_compared_differs_in_nothing_but_its_losses(task: str) -> None:
     alone, distilled = (load([f"{task}/{step}"]) for step in ("alone", "distill"))
