@@ -39,10 +39,9 @@ def grouped(bits: Bits, size: int) -> WeightScheme:
 
 INPUTS = ActivationScheme(observer="minmax")
 CASES = (
-    Case("W8A8", WeightScheme(), INPUTS, ("rtn", "smoothquant", "gptq", "smoothquant+gptq")),
+    Case("W8A8", WeightScheme(), INPUTS, ("rtn", "smoothquant")),
     Case("W4 in 64", grouped(4, 64), None, ("rtn", "mse", "gptq", "awq", "awq+gptq")),
-    Case("W4 in 32", grouped(4, 32), None, ("rtn", "mse", "gptq", "awq")),
-    Case("W3 in 32", grouped(3, 32), None, ("rtn", "mse", "gptq", "awq", "awq+gptq")),
+    Case("W4 in 32", grouped(4, 32), None, ("rtn", "gptq", "awq")),
 )
 
 
@@ -98,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("model", "data", "calibration"):
         parser.add_argument(name)
-    parser.add_argument("--samples", type=int, default=16, help="blocks of 512 tokens that are scored")
-    parser.add_argument("--calibrate", type=int, default=8, help="blocks that starts look at")
+    parser.add_argument("--samples", type=int, default=8, help="blocks of 512 tokens that are scored")
+    parser.add_argument("--calibrate", type=int, default=4, help="blocks that starts look at")
     options = parser.parse_args(argv)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     data = blocks(options.data, tokenizer, options.samples)

@@ -80,7 +80,7 @@ QUANTIZE = of_run(
     "has to beat.",
     _quantize,
     argument("--calibrate", type=int, metavar="N", help=f"training samples that ranges are from ({_CALIBRATE})"),
-    argument("--bits", type=int, default=8, help="bits of a weight: 2, 3, 4, 6 or 8 (%(default)s)"),
+    argument("--bits", type=int, default=8, help="bits of a weight: 2 to 8, or 16 (%(default)s)"),
     argument("--group", type=int, metavar="N", help="weights that share a scale (a channel's)"),
     argument("--asymmetric", action="store_true", help="weights with a zero point"),
     argument("--reduced-range", action="store_true", help="weights of 7 bits in 8, for x86 without VNNI"),

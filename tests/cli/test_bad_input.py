@@ -56,11 +56,11 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "mapping for a list": (["--callbacks", "{}"], ["callbacks = {}", "must be a list"]),
     "a width that is none": (
         ["--callbacks", "[{class_path: QuantizationAwareTraining, init_args: {weights: {bits: 5.5}}}]"],
-        ["callbacks.0.weights.bits = 5.5", "must be one of 2, 3, 4, 6, 8"],
+        ["callbacks.0.weights.bits = 5.5", "must be one of 2, 3, 4, 5, 6, 7, 8, 16"],
     ),
     "a width of a layer that is none": (
         ["--callbacks", "[{class_path: QuantizationAwareTraining, init_args: {overrides: {dense: 5.5}}}]"],
-        ["callbacks.0.overrides.dense = 5.5", "one of 2, 3, 4, 6, 8"],
+        ["callbacks.0.overrides.dense = 5.5", "one of 2, 3, 4, 5, 6, 7, 8, 16"],
     ),
     "text for the seed": (["--seed", "one"], ["seed = 'one'", "must be an integer"]),
     "unknown choice": (["--model.optimizer.name", "adam"], ["model.optimizer.name = 'adam'", "one of 'adamw', 'sgd'"]),

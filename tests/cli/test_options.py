@@ -15,7 +15,7 @@ Distill = Callable[..., Any]
     ("argv", "said"),
     [
         ("quantize nowhere --bits 5.5", "--bits = '5.5': must be an integer. give one, such as 8"),
-        ("quantize nowhere --bits 5", "--bits = 5: must be one of 2, 3, 4, 6, 8"),
+        ("quantize nowhere --bits 9", "--bits = 9: must be one of 2, 3, 4, 5, 6, 7, 8, 16"),
         ("quantize nowhere --calibrate 1e3", "--calibrate = '1e3': must be an integer"),
         ("quantize nowhere --calibrate ٣", "--calibrate = '٣': must be an integer"),
         ("quantize nowhere --calibrate 1_0", "--calibrate = '1_0': must be an integer"),

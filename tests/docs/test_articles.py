@@ -27,7 +27,7 @@ from distill.losses.l1 import l1_norm
 from distill.losses.reverse import reverse_kl
 
 PAGE = (Path(__file__).parents[2] / "docs/articles.md").read_text(encoding="utf-8")
-BITS = (2, 3, 4, 6, 8)
+BITS = (2, 3, 4, 5, 8, 16)
 
 
 def drawn(*shape: int, seed: int = 0) -> Any:

@@ -109,8 +109,9 @@ class QuantizedLayer(Moved):
         return self.as_rows(self.parameter)
 
     def integers(self) -> Tensor:
-        """The integers q of a frozen layer's weight, int8, of its own shape."""
-        return self.from_rows(integers_of(self.rows, self.grid(), self.scheme.weights)).to(torch.int8).contiguous()
+        """The integers q of a frozen layer's weight, of its own shape: int8, or int16 above 8 bits."""
+        dtype = torch.int8 if self.scheme.weights.bits <= 8 else torch.int16
+        return self.from_rows(integers_of(self.rows, self.grid(), self.scheme.weights)).to(dtype).contiguous()
 
     def on_grid(self, at: Grid) -> Tensor:
         """The weight quantized to the grid ``at``."""
@@ -192,6 +193,8 @@ class QuantizedLayer(Moved):
             return fake_quantize(x, *self.input_qparams(), scheme.bounds)
         assert self.input_scale is not None
         assert self.input_zero_point is not None
+        if scheme.bits > 8:  # the zero point, added before rounding, would take digits
+            return fake_quantize(x, self.input_scale, self.input_zero_point, scheme.bounds)
         # The one operator that exporters know as quantize and dequantize; on numbers it gives the same bits.
         return torch.fake_quantize_per_tensor_affine(
             at_least_float32(x), self.input_scale, self.input_zero_point, *scheme.bounds

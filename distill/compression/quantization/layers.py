@@ -10,7 +10,7 @@ only the input is still rounded. Attributes of a frozen layer, from which an int
 ``weight``              the parameter, scale * (q - zero point) in floating point
 ``weight_scale``        float32: ``[]``, ``[out]`` or ``[out, in / group_size]`` by granularity
 ``weight_zero_point``   int32, of the scale's shape; ``None`` for symmetric weights
-``integers()``          q, int8, of the weight's own shape
+``integers()``          q, int8 (int16 above 8 bits), of the weight's own shape
 ``input_scale``         float32 ``[]``; ``None`` unless inputs are static
 ``input_zero_point``    int32 ``[]``, likewise
 ``scheme``              a :class:`LayerScheme`; its ``bounds`` are the ranges of the integers

@@ -11,7 +11,7 @@ from distill.core.utils.errors import UserError
 
 __all__ = ["BITS", "ActivationScheme", "Bits", "LayerScheme", "WeightScheme", "check_bits", "integer_range"]
 
-Bits = Literal[2, 3, 4, 6, 8]
+Bits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
 
 BITS: tuple[Bits, ...] = get_args(Bits)
 """Widths that can be chosen."""
@@ -30,7 +30,7 @@ def integer_range(bits: int, symmetric: bool, signed: bool = True) -> tuple[int,
 
 
 def check_bits(bits: Any, key: str) -> None:
-    """Refuse a width that cannot be chosen: 5, 5.5, true, or a text.
+    """Refuse a width that cannot be chosen: 9, 5.5, true, or a text.
 
     Raises:
         UserError: with those that can be.
@@ -45,7 +45,7 @@ class WeightScheme:
     """How weights are rounded to integers q: weight = scale * (q - zero point).
 
     Attributes:
-        bits: Width of an integer: 2, 3, 4, 6 or 8.
+        bits: Width of an integer: 2 to 8, or 16.
         granularity: What shares one scale: the whole ``tensor``, an output ``channel`` (a row of an embedding), or a
             ``group`` of successive inputs of one channel.
         group_size: Weights in a group; it must divide a channel's number of inputs.
@@ -108,7 +108,7 @@ class ActivationScheme:
     Attributes:
         kind: ``static``: one scale, from the ranges that an observer saw in training. ``dynamic``: a scale for each
             token (for convolutions: each sample) from its own values. ``none``: inputs stay as they are.
-        bits: Width of an integer: 2, 3, 4, 6 or 8.
+        bits: Width of an integer: 2 to 8, or 16.
         symmetric: Whether the zero point is 0; otherwise integers run from 0, and where inputs do not lie evenly
             round zero more of them are used.
         observer: What a static range follows, batch by batch: ``minmax``, the widest seen; ``moving_average``, of the

@@ -45,7 +45,8 @@ def multiplies_integers(layer: QuantizedLayer) -> bool:
     Of convolutions a runtime knows those whose input has one grid, and whose weights have one zero point.
     """
     weights = layer.scheme.weights
-    if layer.scheme.activations is None or weights.group_size is not None:
+    inputs = layer.scheme.activations
+    if inputs is None or weights.group_size is not None or max(weights.bits, inputs.bits) > 8:
         return False
     if isinstance(layer, QuantizedConv):
         return layer.static and weights.symmetric

@@ -50,7 +50,8 @@ class StaticInput(nn.Module):
     Args:
         scale: Of the grid, ``[]``.
         zero_point: Its integer for 0, ``[]``.
-        bounds: Its smallest and largest integer; where they are not those of 8 bits, inputs are clipped before.
+        bounds: Its smallest and largest integer; where they are not those of 8 bits, inputs are clipped before, and of
+            more than 8 bits are rounded as floats: QuantizeLinear gives bytes.
     """
 
     scale: Tensor
@@ -59,12 +60,15 @@ class StaticInput(nn.Module):
     def __init__(self, scale: Tensor, zero_point: Tensor, bounds: tuple[int, int]) -> None:
         super().__init__()
         shift = 128 if bounds[0] < 0 else 0
+        self.steps = (bounds[0] - int(zero_point), bounds[1] - int(zero_point)) if bounds[1] - bounds[0] > 255 else None
         self.register_buffer("scale", scale.detach().float().reshape(()).clone())
         self.register_buffer("zero_point", (zero_point.detach().reshape(()) + shift).to(torch.uint8))
         low, high = ((bound - float(zero_point)) * float(scale) for bound in bounds)
         self.ends = None if (bounds[0] + shift, bounds[1] + shift) == (0, 255) else (low, high)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.steps is not None:
+            return (x * self.scale.reciprocal()).round().clamp(*self.steps) * self.scale
         x = x if self.ends is None else x.clamp(*self.ends)
         grid = self.scale, self.zero_point
         q = torch.onnx.ops.symbolic("QuantizeLinear", (x, *grid), dtype=torch.uint8, shape=x.shape)

@@ -76,12 +76,12 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
     "bits that there are not": (
-        callbacks("QuantizationAwareTraining: weights: {bits: 5}"),
-        ["callbacks.0.weights.bits = 5: must be one of 2, 3, 4, 6, 8. choose one of these"],
+        callbacks("QuantizationAwareTraining: weights: {bits: 9}"),
+        ["callbacks.0.weights.bits = 9: must be one of 2, 3, 4, 5, 6, 7, 8, 16. choose one of these"],
     ),
     "bits of some layers that there are not": (
-        callbacks("QuantizationAwareTraining: overrides: {query: 16}"),
-        ["callbacks.0.overrides.query = 16: must be ", "one of 2, 3, 4, 6, 8. choose one of these"],
+        callbacks("QuantizationAwareTraining: overrides: {query: 17}"),
+        ["callbacks.0.overrides.query = 17: must be ", "one of 2, 3, 4, 5, 6, 7, 8, 16. choose one of these"],
     ),
     "groups that do not divide a layer": (
         callbacks("QuantizationAwareTraining: weights: {bits: 4, granularity: group, group_size: 24}"),

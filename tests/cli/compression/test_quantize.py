@@ -126,7 +126,7 @@ def test_as_many_batches_are_calibrated_with_as_hold_the_samples(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--bits", "5"], "--bits = 5: must be one of"),
+        (["--bits", "9"], "--bits = 9: must be one of"),
         (["--bits", "4", "--reduced-range"], "--reduced-range = True: is for symmetric weights of 8 bits"),
         (["--group", "1"], "--group = 1: must be at least 2"),
         (["--start", "gtpq"], "--start = 'gtpq': must be one of rtn, mse, gptq"),

@@ -92,7 +92,7 @@ def test_integers_and_scales_give_the_fake_quantized_weights_to_the_bit(scheme: 
     smallest, largest = ends(scheme)
     assert q.min() >= smallest
     assert q.max() <= largest
-    assert torch.equal(values_of(q.to(torch.int8).float(), at, scheme), fake)
+    assert torch.equal(values_of(q.to(torch.int16).float(), at, scheme), fake)
     assert torch.equal(integers_of(fake, at, scheme), q), "weights on the grid are found again"
 
 
@@ -151,7 +151,7 @@ def test_a_peak_weight_is_not_clipped_and_keeps_its_gradient() -> None:
         at = grid(weights, scheme)
         assert integers_of(weights, at, scheme).abs().amax(1).eq(scheme.bounds[1]).all()
         steps = fake_quantize_rows(weights, at, scheme) / at.scale[:, None]
-        assert steps.abs().max() < scheme.bounds[1] + 1e-3
+        assert steps.abs().max() < scheme.bounds[1] * (1 + 1e-6) + 1e-3
     fake_quantize_rows(weights, at, scheme).sum().backward()
     assert weights.grad is not None
     assert weights.grad.eq(1).all()

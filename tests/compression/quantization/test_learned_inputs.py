@@ -52,7 +52,7 @@ def surrogate(x: np.ndarray, scale: float, low: float, at: tuple[float, float], 
     return scale * (np.clip((x - low) / scale, 0, steps) + np.rint(before) - before) + low  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("bits", BITS[:-1])  # of 16 a range changed so much holds all values
 @pytest.mark.parametrize("symmetric", SYMMETRIC)
 def test_gradients_are_those_of_the_definition(bits: int, symmetric: bool) -> None:
     scheme, random, h, features = learned(symmetric, bits), np.random.default_rng(bits), 1e-7, 7

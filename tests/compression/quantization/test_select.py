@@ -157,7 +157,7 @@ def test_one_weight_has_one_scheme(gpt2: Callable[..., Any]) -> None:
         ({"overrides": {"query": 4}, "exclude": ["attention"]}, r"Q\.overrides\.query: .*not compressed"),
         ({"overrides": {"query": 4}, "kinds": (nn.Conv2d,)}, r"Q\.overrides\.query: .*not compressed"),
         ({"overrides": {".": None}}, "no layer of the student is chosen"),
-        ({"overrides": {".": 5}}, r"Q\.overrides\.\. = 5: must be one of 2, 3, 4, 6, 8"),
+        ({"overrides": {".": 9}}, r"Q\.overrides\.\. = 9: must be one of 2, 3, 4, 5, 6, 7, 8, 16"),
         (
             {"weights": WeightScheme(granularity="group", group_size=12)},
             r"group_size = 12: must divide the 16 inputs of",
@@ -181,10 +181,10 @@ def test_what_is_quantized_already_is_refused(bert: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bits": 5}, "bits = 5"),
-        ({"bits": 16}, "bits = 16"),
-        ({"bits": 5.5}, "bits = 5.5: must be one of 2, 3, 4, 6, 8"),
-        ({"bits": 8.0}, "bits = 8.0: must be one of 2, 3, 4, 6, 8"),
+        ({"bits": 9}, "bits = 9"),
+        ({"bits": 12}, "bits = 12"),
+        ({"bits": 5.5}, "bits = 5.5: must be one of 2, 3, 4, 5, 6, 7, 8, 16"),
+        ({"bits": 8.0}, "bits = 8.0: must be one of 2, 3, 4, 5, 6, 7, 8, 16"),
         ({"granularity": "row"}, "granularity = 'row'"),
         ({"granularity": "group"}, "group_size"),
         ({"group_size": 32}, "group_size = 32"),
@@ -199,7 +199,7 @@ def test_schemes_that_contradict_themselves_are_refused(settings: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    "settings", [{"bits": 7}, {"kind": "fixed"}, {"observer": "max"}, {"momentum": 0.0}, {"percentile": 40.0}]
+    "settings", [{"bits": 9}, {"kind": "fixed"}, {"observer": "max"}, {"momentum": 0.0}, {"percentile": 40.0}]
 )
 def test_inputs_schemes_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(settings))):

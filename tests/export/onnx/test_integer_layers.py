@@ -42,6 +42,8 @@ SCHEMES: dict[str, tuple[type[nn.Module], WeightScheme, ActivationScheme | None]
         WeightScheme(granularity="group", group_size=12),
         ActivationScheme(kind="dynamic", bits=6),
     ),
+    "of_16_bits": (nn.Linear, WeightScheme(bits=16), ActivationScheme(bits=16)),
+    "of_5_bits_and_16": (nn.Linear, WeightScheme(bits=5), ActivationScheme(bits=16, kind="dynamic")),
     "weights_only": (nn.Linear, WeightScheme(granularity="tensor", bits=2), None),
 }
 INTEGER = [name for name in SCHEMES if name.startswith(("static", "dynamic"))]
