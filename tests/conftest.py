@@ -264,6 +264,14 @@ def small_tokenizers() -> Any:
     return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_tokenizers.py"))))
 
 
+@pytest.fixture(scope="session")
+def conv_nets() -> Any:
+    """Nets that lose channels (``conv_nets.py``)."""
+    from types import SimpleNamespace
+
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("conv_nets.py"))))
+
+
 # ---------------------------------------------------------------------- processes
 
 

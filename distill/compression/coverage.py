@@ -121,7 +121,8 @@ def reached_by(student: nn.Module, step: Mapping[str, Any]) -> list[str]:
         return [name for name, parameter in student.named_parameters() if id(parameter) in ids]
     if kind == "remove":
         units = [one for what in UNIT_KINDS if what in step for one in find_units(student, what, "compression.json")]
-        return [part.parameter for one in units for part in one.slices]
+        cut = [name for name in step.get("shapes", ()) if name in dict(student.named_parameters())]
+        return [part.parameter for one in units for part in one.slices] + cut
     return []
 
 

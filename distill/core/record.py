@@ -176,7 +176,8 @@ def _quantized(value: Any) -> bool:
 
 _PARTS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "sparsity": {"actual": _or_nothing(_number), "layers": _or_nothing(_mapping(_mapping(_count)))},
-    "remove": dict.fromkeys(("heads", "neurons", "hidden"), _or_nothing(_units)),
+    "remove": dict.fromkeys(("heads", "neurons", "hidden"), _or_nothing(_units))
+    | {"shapes": _or_nothing(_mapping(_list(_count)))},
     "low_rank": {"modules": _mapping(_count)},
     "share": {"groups": _list(_list(_count))},
     "quantize": {"modules": _mapping(_quantized)},

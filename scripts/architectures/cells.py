@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -140,9 +141,10 @@ def pruned(model: PreTrainedModel, task: TextTask) -> None:
     batch, student = batch_of(task), _copy(model)
     callback = StructuredPruning(heads=0.5, neurons=0.5)
     callback.prepare(student)
-    parts = callback.plan.parts(student)
-    callback.plan.switch_off(parts, 1.0)
-    for parameter, factor in callback.plan.factors(parts):
+    plan: Any = callback.plan
+    parts = plan.parts(student)
+    plan.switch_off(parts, 1.0)
+    for parameter, factor in plan.factors(parts):
         with torch.no_grad():
             parameter.mul_(factor)
     expected = logits(student, task, batch)

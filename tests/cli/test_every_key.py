@@ -65,6 +65,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "LowRank.energy": {"rank": None, "energy": 0.9},
     "OptimizerConfig.momentum": {"name": "sgd"},
     "WeightScheme.group_size": {"granularity": "group", "group_size": 16},
+    "StructuredPruning.channels": {"neurons": 0.0, "channels": 0.25},
     "TextData.files": {"path": None},
     "TextData.name": {"path": "a/b"},
     "WeightScheme.granularity": {"group_size": None},

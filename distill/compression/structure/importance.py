@@ -18,8 +18,12 @@ __all__ = [
     "magnitude",
     "output_norm",
     "per_unit",
+    "remembered",
     "taylor",
 ]
+
+MEMORY = 0.99
+"""How much of the importance measured so far the next step keeps: about the last hundred steps count."""
 
 
 def per_unit(values: Tensor, part: Slice) -> Tensor:
@@ -135,3 +139,11 @@ def choose_globally(importances: Sequence[Tensor], masks: Sequence[Tensor], remo
         ranked.append(scores.index_fill(0, best, torch.inf))
     kept = choose(torch.cat(ranked), torch.cat(list(masks)), removed)
     return list(torch.split(kept, [len(mask) for mask in masks]))
+
+
+def remembered(averages: Sequence[Tensor], scores: Sequence[Tensor]) -> list[Tensor]:
+    """Moving averages with the scores of a step, as multiples of their mean: so steps count alike, large losses too."""
+    mean = torch.cat(list(scores)).mean().clamp(min=torch.finfo(torch.float32).tiny)
+    # A gradient that overflowed in half precision, whose step is skipped, says nothing.
+    new = [(score / mean).nan_to_num(0.0, 0.0, 0.0) for score in scores]
+    return [average * MEMORY + score * (1 - MEMORY) for average, score in zip(averages, new, strict=True)]

@@ -34,7 +34,7 @@ def factors(units: Units, mask: Tensor, weights: Mapping[str, Tensor]) -> list[t
     for part in units.slices:
         weight = weights[part.parameter]
         factor = weight.new_ones(weight.shape[part.axis]).index_fill(0, features(part, ~mask), 0.0)
-        found.append((part.parameter, factor[:, None] if part.axis < weight.dim() - 1 else factor))
+        found.append((part.parameter, factor.view(-1, *[1] * (weight.dim() - part.axis - 1))))
     return found
 
 

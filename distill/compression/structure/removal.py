@@ -7,20 +7,20 @@ the model before, and what was removed is a step of ``compression.json``, which 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from distill.compression.structure.masking import features
+from distill.compression.structure.shapes import set_shapes, tell_shape
 from distill.compression.structure.units import UNIT_KINDS, UnitKind, Units, find_units, layer_modules
 from distill.core.internals.torch import own_buffers, own_modules, own_parameters
 from distill.core.layer_config import keep_in_config
 from distill.core.orientation import output_axis
 from distill.core.utils.errors import UserError
 
-__all__ = ["keep_units", "rebuild", "remove_layers"]
+__all__ = ["keep_units", "rebuild", "remove_layers", "remove_units"]
 
 _HEADS = ("num_attention_heads", "num_heads", "n_heads")
 _HEADS_WIDTH = ("all_head_size", "split_size")
@@ -51,24 +51,46 @@ def keep_units(model: nn.Module, kind: UnitKind, kept: Mapping[int, Sequence[int
         chosen = torch.zeros(units.count, dtype=torch.bool)
         chosen[list(stay)] = True
         if not chosen.all():
-            _shrink(model, units, chosen)
+            remove_units(model, [(units, chosen)])
 
 
-def _shrink(model: nn.Module, units: Units, chosen: Tensor) -> None:
+def remove_units(model: nn.Module, chosen: Sequence[tuple[Units, Tensor]]) -> None:
+    """Take out, in place, all units but the chosen ones (boolean, ``[units]``) of each of these."""
     holders = _holders(model)
-    for part in units.slices:
-        index = features(part, chosen.to(part.features.device))
-        old = model.get_parameter(part.parameter)
-        new = nn.Parameter(old.detach().index_select(part.axis, index), requires_grad=old.requires_grad)
-        for module, name in holders[part.parameter]:
-            if name == "weight":
-                _shrink_beside(module, old, part.axis, index)
-            setattr(module, name, new)
-            _tell_shape(module)
-    if units.kind == "heads":
-        before, after = units.count, int(chosen.sum())
-        for owner in _layers_of(model, units):
-            _tell_heads(owner, before, after)
+    # Before the weights, beside which buffers of their shape would be cut too.
+    for (name, axis), gone in _gone(chosen, "buffers").items():
+        owner, _, own = name.rpartition(".")
+        module = model.get_submodule(owner)
+        buffer = module.get_buffer(own)
+        own_buffers(module)[own] = buffer.index_select(axis, _left(buffer.shape[axis], gone))
+        tell_shape(module, buffer.shape)
+    for (name, axis), gone in _gone(chosen, "slices").items():
+        old = model.get_parameter(name)
+        index = _left(old.shape[axis], gone)
+        new = nn.Parameter(old.detach().index_select(axis, index), requires_grad=old.requires_grad)
+        for module, own in holders[name]:
+            if own == "weight":
+                _shrink_beside(module, old, axis, index)
+            setattr(module, own, new)
+            tell_shape(module, old.shape)
+    for units, stay in chosen:
+        if units.kind == "heads":
+            for layer in _layers_of(model, units):
+                _tell_heads(layer, units.count, int(stay.sum()))
+
+
+def _gone(chosen: Sequence[tuple[Units, Tensor]], where: Literal["slices", "buffers"]) -> dict[tuple[str, int], Tensor]:
+    """Tensor and axis -> the features along it that go, of all units together: each tensor is cut once."""
+    gone: dict[tuple[str, int], list[Tensor]] = {}
+    for units, stay in chosen:
+        for part in getattr(units, where):
+            gone.setdefault((part.parameter, part.axis), []).append(features(part, ~stay.to(part.features.device)))
+    return {place: torch.cat(those) for place, those in gone.items()}
+
+
+def _left(size: int, gone: Tensor) -> Tensor:
+    """The places along an axis that are not gone."""
+    return torch.ones(size, dtype=torch.bool, device=gone.device).index_fill(0, gone, False).nonzero().flatten()
 
 
 def _holders(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
@@ -108,20 +130,6 @@ def _layers_of(model: nn.Module, units: Units) -> list[nn.Module]:
     return [layer for layer in layers if dict(layer.named_parameters()).get(inside) is weight]
 
 
-def _tell_shape(module: nn.Module) -> None:
-    """Let a module say the widths that its weight has."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    if isinstance(module, Conv1D):
-        module.nx, module.nf = weight.shape
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = weight.shape
-    elif isinstance(module, nn.Embedding):
-        module.num_embeddings, module.embedding_dim = weight.shape
-    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-        module.normalized_shape = tuple(weight.shape)
-
-
 def _tell_heads(layer: nn.Module, before: int, after: int) -> None:
     for module in layer.modules():
         for name in (*_HEADS, *_HEADS_WIDTH):
@@ -159,7 +167,8 @@ def rebuild(model: nn.Module, step: Mapping[str, Any]) -> None:
 
     Args:
         model: Of transformers, of the structure before.
-        step: ``heads``, ``neurons`` and ``hidden``: layer -> the units that stayed.
+        step: ``heads``, ``neurons`` and ``hidden``: layer -> the units that stayed; ``shapes``: of the tensors that
+            lost channels.
 
     Raises:
         UserError: if this is not the model that it was removed from.
@@ -168,3 +177,4 @@ def rebuild(model: nn.Module, step: Mapping[str, Any]) -> None:
         kept = {int(layer): list(map(int, stay)) for layer, stay in step.get(kind, {}).items()}
         if kept:
             keep_units(model, kind, kept, "compression.json")
+    set_shapes(model, step.get("shapes", {}))

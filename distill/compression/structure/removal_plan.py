@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from distill.compression.pruning.unit_choice import count_at
-from distill.compression.quantization.layers import QuantizedLayer
 from distill.compression.structure import importance
 from distill.compression.structure.activations import ActivationSums
+from distill.compression.structure.grouped_scales import refuse_cut_groups
 from distill.compression.structure.low_rank import LowRankLinear
 from distill.compression.structure.masking import LayerSwitch, factors
 from distill.compression.structure.norms import mask_norm, unmask_norm
@@ -22,7 +22,6 @@ from distill.compression.structure.removal import keep_units, remove_layers
 from distill.compression.structure.units import UNIT_KINDS, UnitKind, Units, find_units, heads_in_group, layer_modules
 from distill.core.internals.torch import own_buffers, own_parameters
 from distill.core.module_selection import LINEAR, refuse_rewritten
-from distill.core.orientation import input_axis
 from distill.core.ranks import is_rank_zero
 from distill.core.record import steps_of, structural
 from distill.core.utils.errors import UserError
@@ -33,9 +32,6 @@ _log = logging.getLogger(__name__)
 
 Criterion = Literal["magnitude", "taylor", "activation"]
 Scope = Literal["layer", "global"]
-
-MEMORY = 0.99
-"""How much of the importance measured so far the next step keeps: about the last hundred steps count."""
 
 
 class Parts:
@@ -110,6 +106,11 @@ class RemovalPlan:
     def layer_count(self) -> int:
         """How many layers are removed."""
         return len(self.layers) if isinstance(self.layers, list) else self.layers
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is known what can be removed: of transformers it always is."""
+        return True
 
     def parts(self, student: nn.Module) -> Parts:
         """What the plan is about, found in a student."""
@@ -226,22 +227,9 @@ class RemovalPlan:
                 activations.watch_change(str(index), layer)
 
     def check_quantized(self, parts: Parts) -> None:
-        """Refuse scales over groups of inputs that lose some of their members: the others would be rounded anew.
-
-        Raises:
-            UserError: naming the map.
-        """
-        for kind in self.fractions:
-            for units in parts.units[kind]:
-                for part in units.slices:
-                    name, _, kind_of_parameter = part.parameter.rpartition(".")
-                    module = parts.student.get_submodule(name)
-                    inputs = kind_of_parameter == "weight" and part.axis == input_axis(module)
-                    if inputs and isinstance(module, QuantizedLayer) and module.scheme.weights.group_size is not None:
-                        size = module.scheme.weights.group_size
-                        problem = f"{name} has a scale for every {size} inputs, of which {kind} go"
-                        hint = "quantize it per channel (overrides), or remove in a run before"
-                        raise UserError(problem, key=f"{self.key}.{kind}", value=self.fractions[kind], hint=hint)
+        """As :func:`refuse_cut_groups`."""
+        for kind, fraction in self.fractions.items():
+            refuse_cut_groups(parts.student, parts.units[kind], self.key, fraction)
 
     def measure(self, parts: Parts, sums: Mapping[str, Tensor]) -> None:
         """Take one step's gradients, or activations, into the moving averages of importance."""
@@ -335,8 +323,5 @@ class RemovalPlan:
 
 
 def _remember(averages: Sequence[Tensor], scores: Sequence[Tensor]) -> None:
-    """Average in the scores of a step as multiples of their mean: so steps count alike, however large the loss is."""
-    mean = torch.cat(list(scores)).mean().clamp(min=torch.finfo(torch.float32).tiny)
-    for average, score in zip(averages, scores, strict=True):
-        # A gradient that overflowed in half precision, whose step is skipped, says nothing.
-        average.mul_(MEMORY).add_((score / mean).nan_to_num(0.0, 0.0, 0.0), alpha=1 - MEMORY)
+    for average, value in zip(averages, importance.remembered(averages, scores), strict=True):
+        average.copy_(value)

@@ -20,10 +20,10 @@ from distill.core.utils.errors import UserError
 
 __all__ = ["UNIT_KINDS", "Slice", "UnitKind", "Units", "find_units", "heads_in_group", "layer_modules"]
 
-UnitKind = Literal["heads", "neurons", "hidden"]
+UnitKind = Literal["heads", "neurons", "hidden", "channels"]
 
 UNIT_KINDS: Mapping[UnitKind, str] = {"heads": "head", "neurons": "neuron", "hidden": "hidden"}
-"""What is removed -> its name in the singular, with which its buffers begin (``head_mask``)."""
+"""What is removed of transformers -> its name in the singular, with which its buffers begin (``head_mask``)."""
 
 _ROLES: Mapping[UnitKind, tuple[Role, ...]] = {
     "heads": ("heads", "kv_heads", "fused"),
@@ -37,7 +37,7 @@ class Slice:
     """The features of one axis of a parameter, by the unit that they belong to.
 
     Attributes:
-        parameter: Its name in the model.
+        parameter: Its name in the model; or that of a buffer.
         axis: Of the parameter.
         features: Indices along the axis, ``[units, features of a unit]``, on the parameter's device.
         reads: Whether this is a map after the units, which reads what they put out.
@@ -51,22 +51,26 @@ class Slice:
 
 @dataclass(frozen=True)
 class Units:
-    """The heads, or the feed-forward neurons, of one layer, or the coordinates of the residual stream of all layers.
+    """The heads, or the feed-forward neurons, of one layer, or the coordinates of the residual stream of all layers; or
+    the channels of a net that are in the same tensors.
 
     Set to zero in every slice, a unit adds nothing. Under grouped-query attention a unit of the heads is a head of keys
     and values with its query heads.
 
     Attributes:
-        kind: ``heads``, ``neurons`` or ``hidden``.
-        layer: 1 is the first; 0 stands for the whole model.
-        owner: Name of the layer's module, or of the model (empty), which carries the mask.
+        kind: ``heads``, ``neurons``, ``hidden`` or ``channels``.
+        layer: 1 is the first; 0 stands for the whole model. Of channels a number that counts their groups.
+        owner: Name of the layer's module, or of the model (empty), which carries the mask; of channels that of the map
+            that makes them.
         slices: Where the units' weights are.
+        buffers: Likewise in the model's buffers, such as running means.
     """
 
     kind: UnitKind
     layer: int
     owner: str
     slices: tuple[Slice, ...]
+    buffers: tuple[Slice, ...] = ()
 
     @property
     def count(self) -> int:
