@@ -10,13 +10,13 @@ from distill.core.utils.errors import UserError
 
 __all__ = ["EXPORT", "FORMATS"]
 
-FORMATS = ("hf", "onnx", "onnx-int8")
+FORMATS = ("hf", "onnx", "onnx-int8", "compressed-tensors")
 """The names of ``distill.export.targets.TARGETS``, which needs torch; a test holds them equal."""
 
 
 def _export(options: Namespace, overrides: Overrides) -> None:
     if options.to is None:
-        raise UserError("must be given", key="--to", hint="hf, onnx or onnx-int8")
+        raise UserError("must be given", key="--to", hint="one of " + ", ".join(FORMATS))
     if "." not in options.to:  # else a class of one's own
         judged("--to", options.to, {"choices": FORMATS})
     from distill.workflows.export import export
@@ -29,7 +29,7 @@ EXPORT = of_run(
     "Write a run's student in a format that others run, verify on its validation data that it does the same,\n"
     "and measure it. Needs the export extra for ONNX.",
     _export,
-    argument("--to", metavar="FORMAT", help="hf, onnx, onnx-int8, or the path of a class of your own (--allow)"),
+    argument("--to", metavar="FORMAT", help=f"{', '.join(FORMATS)}, or the path of a class of your own (--allow)"),
     argument("--output", metavar="DIR", help="folder to write; exports/FORMAT in the run's own if not given"),
     argument("--samples", type=int, metavar="N", help="verify on so many validation samples; all if not given"),
     argument("--isa", choices=("avx2", "vnni", "arm"), help="what integers are for; this machine if not given"),

@@ -68,7 +68,7 @@ distill trains a small model from a large one.
   distill evaluate MODEL --tasks NAME|FILE|FOLDER       a language model on lm_eval's tasks, beside its teacher
   distill predict RUN [FILE] [--jsonl]                  what a run's student, or any folder's model, says of texts
   distill quantize RUN [--calibrate N] [--bits B]       quantize a run's student without training
-  distill export RUN --to hf|onnx|onnx-int8             write a run's student for others to run, verified
+  distill export RUN --to hf|onnx|onnx-int8|...         write a run's student for others to run, verified
   distill sensitivity RUN [--sparsity S] [--bits B]     which layers can be pruned, which rounded, and how far
   distill runs [FOLDER] [--json]                        what became of the runs below a folder
   distill runs --compare RUN RUN [RUN ...]              how runs differ, in configuration and metrics

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from distill.core.utils.quiet import quiet_transformers
 from distill.export.base import ExportTarget, Predict
 from distill.export.verify import torch_logits
 
-__all__ = ["HuggingFace", "check_structure", "to_huggingface"]
+__all__ = ["HuggingFace", "check_structure", "open_huggingface", "to_huggingface"]
 
 _STRUCTURE = {
     "remove": "some of its heads, neurons or layers were taken out",
@@ -41,10 +42,15 @@ class HuggingFace(ExportTarget):
         return {}
 
     def open(self, folder: Path) -> Predict:
-        with quiet_transformers():
-            [name] = AutoConfig.from_pretrained(folder).architectures
-            opened: nn.Module = _model_class(name).from_pretrained(folder)
-        return torch_logits(opened.eval())
+        return open_huggingface(folder)
+
+
+def open_huggingface(folder: Path) -> Predict:
+    """The model in ``folder``, by ``from_pretrained`` of its class."""
+    with quiet_transformers():
+        [name] = AutoConfig.from_pretrained(folder).architectures
+        opened: nn.Module = _model_class(name).from_pretrained(folder)
+    return torch_logits(opened.eval())
 
 
 def _model_class(name: str) -> Any:
@@ -58,12 +64,13 @@ def _subclasses(kind: Any) -> Iterator[Any]:
         yield from _subclasses(below)
 
 
-def check_structure(model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> None:
+def check_structure(model: nn.Module, steps: Sequence[Mapping[str, Any]], to: str = "hf") -> None:
     """Refuse a model that transformers cannot express.
 
     Args:
         model: The model.
         steps: What was done to it.
+        to: The target that asks.
 
     Raises:
         UserError: saying why.
@@ -75,21 +82,30 @@ def check_structure(model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> Non
         raise UserError(
             f"transformers cannot open this student: {'; '.join(reasons)}",
             key="--to",
-            value="hf",
+            value=to,
             hint="export it with --to onnx, or open it with distill.load",
         )
 
 
-def to_huggingface(model: PreTrainedModel, folder: Path) -> None:
+def to_huggingface(
+    model: PreTrainedModel,
+    folder: Path,
+    *,
+    without: Collection[str] = (),
+    beside: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
     """Write the plain weights of ``model`` and its configuration.
 
     Args:
         model: With plain layers. What it holds besides the weights of its class (masks, scales) is left out.
         folder: Where to.
+        without: Names of weights that are left out.
+        beside: What is written beside the others.
     """
     with torch.device("meta"):
-        names = set(type(model)(model.config).state_dict())
+        names = set(type(model)(model.config).state_dict()).difference(without)
     with quiet_transformers():
-        model.save_pretrained(folder, state_dict={k: v for k, v in model.state_dict().items() if k in names})
-    for weights in folder.glob("*.safetensors"):
-        weights.chmod((folder / "config.json").stat().st_mode)  # safetensors lets only their owner read them
+        weights = {name: value for name, value in model.state_dict().items() if name in names}
+        model.save_pretrained(folder, state_dict={**weights, **beside})
+    for file in folder.glob("*.safetensors"):
+        file.chmod((folder / "config.json").stat().st_mode)  # safetensors lets only their owner read them

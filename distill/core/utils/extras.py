@@ -15,6 +15,7 @@ EXTRAS = {
     "plots": ("matplotlib",),
     "sweep": ("sklearn", "scipy"),
     "tensorboard": ("tensorboard",),
+    "vllm": ("compressed_tensors",),
     "wandb": ("wandb",),
 }
 """Name of an extra -> the packages that it brings, as they are imported."""

@@ -169,7 +169,10 @@ def test_a_quantized_student_is_no_start_of_a_training(
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize(("to", "file"), [("hf", "model.safetensors"), ("onnx-int8", "model.onnx")])
+@pytest.mark.parametrize(
+    ("to", "file"),
+    [("hf", "model.safetensors"), ("onnx-int8", "model.onnx"), ("compressed-tensors", "model.safetensors")],
+)
 def test_a_run_is_exported(to: str, file: str, joint: Any, distill: Distill, tmp_path: Path) -> None:
     if to != "hf":
         pytest.importorskip("onnxruntime")
