@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from pytorch_lightning import LightningModule, Trainer
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from distill.compression.base import Compression
+from distill.compression.bypass import smallest_pass
 from distill.compression.quantization.layers import QuantizedLayer, quantized_layers
 from distill.compression.quantization.lifecycle import as_float, attend, conclude, find_ranged, follow, start_scales
 from distill.compression.quantization.metrics import quantization_metrics
+from distill.compression.quantization.outputs import Outputs, points_of, round_outputs, rounds_outputs
 from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
 from distill.compression.quantization.select import QUANTIZABLE, check_widths, choose, swap
 from distill.compression.quantization.starts.settings import Start
@@ -26,6 +28,7 @@ from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.lazy_head import logits_request
 from distill.core.module_selection import of_types
 from distill.core.schedules import check_when, step_at
+from distill.core.signals import Batch, Signals
 from distill.core.step_callback import logs_now
 from distill.core.trained_module import batch_of, require_student, task_of, total_steps
 from distill.core.utils.errors import TrainingError, UserError
@@ -79,6 +82,9 @@ class QuantizationAwareTraining(Compression):
         start: What the weights are scaled and rounded by at ``begin``, from the first training samples. The grids are
             then the start's, and stand still, or are trained (``learned``); with ``rtn``, ``smoothquant`` or none given
             they follow the largest weight.
+        outputs: What is rounded besides the inputs of layers. ``auto``: where convolutions multiply integers of 8 bits,
+            what lies between them too (sums, products, joined tensors, average pools), so that a runtime computes with
+            integers all along; nothing of other students. ``none``: nothing.
         store: How the saved student keeps its weights: ``float``, which transformers opens too, or as ``integers``,
             which :func:`distill.load` alone opens.
 
@@ -108,6 +114,7 @@ class QuantizationAwareTraining(Compression):
         float_validation: bool = True,
         log_layers: bool = False,
         start: Start | None = None,
+        outputs: Outputs = "auto",
         store: Store = "float",
     ) -> None:
         refuse_types(QuantizationAwareTraining, locals(), f"{_KEY}.")
@@ -119,6 +126,7 @@ class QuantizationAwareTraining(Compression):
         self.kinds = of_types(QUANTIZABLE, types, f"{_KEY}.types")
         self.observe, self.begin, self.freeze_observers = observe, begin, freeze_observers
         self.lr_factor, self.float_validation, self.log_layers = lr_factor, float_validation, log_layers
+        self.outputs: Outputs = outputs
         self.store: Store = store
         self.start = start or Start()
         self.start.refuse_idle(f"{_KEY}.start")
@@ -138,10 +146,14 @@ class QuantizationAwareTraining(Compression):
         check_widths(self.overrides, f"{_KEY}.overrides")
         if not self.lr_factor > 0:
             raise UserError("must be greater than 0", key=f"{_KEY}.lr_factor", value=self.lr_factor, hint="0.1 is low")
-        if self.store not in ("float", "integers"):
-            raise UserError(
-                "must be float or integers", key=f"{_KEY}.store", value=self.store, hint="choose one of them"
-            )
+        for key, value, choices in (
+            ("store", self.store, ("float", "integers")),
+            ("outputs", self.outputs, ("auto", "none")),
+        ):
+            if value not in choices:
+                raise UserError(
+                    f"must be {' or '.join(choices)}", key=f"{_KEY}.{key}", value=value, hint="choose one of them"
+                )
 
     @property
     def _static(self) -> bool:
@@ -195,6 +207,14 @@ class QuantizationAwareTraining(Compression):
             key=_KEY,
         )
         self._layers, self._started = swap(student, chosen, held=self.start.holds_grids), False
+
+    def meet(self, student: nn.Module, batch: Batch, read: Callable[[Batch], Signals]) -> None:
+        if not rounds_outputs(self._layers, self.outputs) or points_of(self._layers):
+            return
+        run = smallest_pass(student, batch, read)
+        if run is not None:
+            round_outputs(student, self._layers, run, trains=True, key=_KEY)
+            find_ranged(self._layers.values())
 
     def rounded(self, student: nn.Module) -> Mapping[str, nn.Module]:
         return self._layers

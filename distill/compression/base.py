@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelPruning, StochasticWeightAveraging, WeightAveraging
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from distill.compression.bypass import Held, refuse_bypass
 from distill.core.internals.peft import adapter_layers
+from distill.core.signals import Batch, Signals
 from distill.core.signatures import refuse_signatures
 from distill.core.step_callback import StepCallback
 from distill.core.trained_module import batch_of, forward_of, require_student, task_of
@@ -91,11 +93,11 @@ class Compression(StepCallback, ABC):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             self._try(trainer, pl_module, batch)
 
     def _try(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        """Refuse a student whose code passes by what is done to it, on the first batch that it is to read."""
+        """Have compressions meet the first batch, and refuse a student whose code passes by what is done to it."""
         ours, student = compressions(trainer), require_student(pl_module, type(self).__name__)
         # Of a sharded student no rank has the weights.
         if self is not ours[0] or self._tried is student or pl_module.device_mesh is not None:
@@ -104,8 +106,12 @@ class Compression(StepCallback, ABC):
         held, read = _held(ours, student), batch_of(pl_module, batch)
         if task_of(pl_module) is None:  # how its student is called is a guess, of which no failure tells anything
             held = replace(held, changed=())
-        if read.inputs:
-            with trainer.precision_plugin.forward_context():
+        if not read.inputs:
+            return
+        with trainer.precision_plugin.forward_context():
+            for one in ours:
+                one.meet(student, read, lambda part: forward_of(pl_module, student, part))
+            if trainer.state.fn == TrainerFn.FITTING:
                 refuse_bypass(student, read, lambda part: forward_of(pl_module, student, part), held)
 
     def prepares(self, student: nn.Module) -> bool:
@@ -118,6 +124,18 @@ class Compression(StepCallback, ABC):
 
         Raises:
             UserError: if the settings do not fit this model.
+        """
+
+    def meet(self, student: nn.Module, batch: Batch, read: Callable[[Batch], Signals]) -> None:
+        """See the first batch that the student is to read, in training, or in a validation before.
+
+        What a compression does here adds nothing that is trained, and follows from the student's operations alone:
+        after a resume it is done again.
+
+        Args:
+            student: As it is trained; a pass leaves its state as it was.
+            batch: The batch.
+            read: A pass of the student.
         """
 
     @abstractmethod

@@ -30,7 +30,15 @@ from distill.core.internals.torch import OperatorMode, own_parameters, tensors_i
 from distill.core.signals import Batch, Signals
 from distill.core.utils.errors import UserError
 
-__all__ = ["Held", "find_read", "find_written", "refuse_bypass", "watched_writes", "written_by_pass"]
+__all__ = [
+    "Held",
+    "find_read",
+    "find_written",
+    "refuse_bypass",
+    "smallest_pass",
+    "watched_writes",
+    "written_by_pass",
+]
 
 Run = Callable[[], Sequence[Tensor]]
 """One forward pass, the same every time: what it gave."""
@@ -80,7 +88,7 @@ def refuse_bypass(student: nn.Module, batch: Batch, read: Callable[[Batch], Sign
             student.train(trains)
             for module in (*held.rounded.values(), *hooked):
                 module.training = False  # whatever observes, observes in training
-            run = _smallest(student, batch, read, held.changed)
+            run = smallest_pass(student, batch, read, held.changed)
             if run is None:
                 continue
             if written := find_written(student, held.rounded, held.masked, run):
@@ -107,7 +115,9 @@ def written_by_pass(names: Sequence[str], undone: str, key: str) -> UserError:
     )
 
 
-def _smallest(student: nn.Module, batch: Batch, read: Callable[[Batch], Signals], changed: Sequence[str]) -> Run | None:
+def smallest_pass(
+    student: nn.Module, batch: Batch, read: Callable[[Batch], Signals], changed: Sequence[str] = ()
+) -> Run | None:
     """A pass of two samples, or of the whole batch; ``None`` where the model runs neither.
 
     Raises:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from distill.compression.operations import HOOKS, contained_operations
 from distill.core.internals.torch import hooks, in_backward, pre_hooks
 
 __all__ = ["contained", "guard", "guards", "in_backward", "in_own_pass"]
@@ -40,8 +41,8 @@ def guard(model: nn.Module) -> None:
 
 
 def guards(module: nn.Module) -> bool:
-    """Whether the only hooks of its forward pass are those of :func:`guard`."""
-    return set(hooks(module)) <= {_enter, _leave}
+    """Whether the only hooks of its forward pass are those of :func:`guard` and of what counts operations."""
+    return set(hooks(module)) <= {_enter, _leave} | HOOKS
 
 
 @contextmanager
@@ -53,7 +54,8 @@ def contained() -> Iterator[None]:
     global _depth
     before = _depth
     try:
-        yield
+        with contained_operations():
+            yield
     finally:
         if _depth and not before:
             torch.backends.mha.set_fastpath_enabled(_fused_before)

@@ -11,6 +11,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from distill.compression.operations import aside
 from distill.core.module_selection import CONVOLUTIONS, LINEAR
 from distill.core.signals import Batch
 from distill.core.tally import Counts, Tally, most_common
@@ -39,9 +40,9 @@ class Spreads:
             def look(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
                 if isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor):
                     axis = -1 if isinstance(module, LINEAR) else 1
-                    self._spreads.setdefault(name, []).append(
-                        torch.stack([_spread(of.detach(), axis) for of in (inputs[0], output)])
-                    )
+                    with aside():
+                        spreads = torch.stack([_spread(of.detach(), axis) for of in (inputs[0], output)])
+                    self._spreads.setdefault(name, []).append(spreads)
 
             return module.register_forward_hook(look)
 

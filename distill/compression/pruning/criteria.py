@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from distill.compression.operations import aside
 from distill.core.internals.torch import ConvNd
 from distill.core.orientation import TRANSPOSED, input_axis
 from distill.core.signals import Batch, tokens_within
@@ -155,7 +156,9 @@ class Wanda(Criterion):
 
         def collect(module: nn.Module, args: tuple[Any, ...]) -> None:
             if module.training:
-                self._seen[module] = self._seen.get(module, 0) + _squares(args[0].movedim(dim, -1), self._tokens)
+                with aside():
+                    squares = _squares(args[0].movedim(dim, -1), self._tokens)
+                self._seen[module] = self._seen.get(module, 0) + squares
 
         return module.register_forward_pre_hook(collect)
 

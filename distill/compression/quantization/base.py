@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,9 @@ from distill.compression.quantization.weights import (
 from distill.core.internals.torch import Moved, own_buffers, own_parameters
 from distill.core.numerics import at_least_float32
 
+if TYPE_CHECKING:
+    from distill.compression.quantization.outputs import Point
+
 __all__ = ["Mode", "QuantizedLayer"]
 
 Mode = Literal["float", "fake", "frozen"]
@@ -46,6 +50,8 @@ class QuantizedLayer(Moved):
         ranged: Whether :attr:`input_range` is known; until then static inputs stay as they are.
         held: Whether the weights' grid stands still, in ``weight_scale`` and ``weight_zero_point``, and does not follow
             the largest weight.
+        points: The points whose ranges this layer holds (:mod:`~distill.compression.quantization.outputs`).
+        source: The point that its input comes from, whose range is then that of the input too.
     """
 
     plain: ClassVar[type[nn.Module]]
@@ -59,6 +65,11 @@ class QuantizedLayer(Moved):
     places: int
     ranged: bool
     held: bool
+    points: Sequence[Point]
+    source: Point | None
+    output_ranges: Tensor
+    output_scales: Tensor
+    output_zero_points: Tensor
     input_range: Tensor
     input_change: Tensor
     weight_scale: Tensor
@@ -73,6 +84,17 @@ class QuantizedLayer(Moved):
             now = buffers[name]
             if buffer is not None and now is not None and now.element_size() < buffer.element_size():
                 buffers[name] = buffer.to(now.device)
+
+    def awaits(self, state: Mapping[str, Any], prefix: str) -> None:
+        # Whether anything is rounded between layers is known once a batch is read, which is later.
+        ranges = state.get(f"{prefix}output_ranges")
+        if ranges is not None and self.mode != "frozen" and not hasattr(self, "output_ranges"):
+            self.register_buffer("output_ranges", torch.empty_like(ranges, device=self.parameter.device))
+
+    @property
+    def observed_range(self) -> Tensor:
+        """The range of the input, ``[2]``."""
+        return self.input_range
 
     @property
     def static(self) -> bool:
@@ -177,7 +199,7 @@ class QuantizedLayer(Moved):
         scheme = self.scheme.activations
         if scheme is None:
             return x
-        if self.observing and self.training:
+        if self.observing and self.training and self.source is None:
             self._observe(x)
         if self.mode == "float" or (self.mode == "fake" and self.static and not self.ranged):
             return beside(x, self.input_change) if self.training and self.learns_input else x

@@ -28,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 
 from distill.compression.quantization.base import QuantizedLayer
 from distill.compression.quantization.convolutions import (
+    QuantizedConv,
     QuantizedConv1d,
     QuantizedConv2d,
     QuantizedConv3d,
@@ -46,6 +47,7 @@ __all__ = [
     "QuantizedLayer",
     "QuantizedLinear",
     "QuantizedTransposedLinear",
+    "multiplies_integers",
     "quantize_layer",
     "quantized_layers",
 ]
@@ -114,6 +116,20 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}
 
 
+def multiplies_integers(layer: QuantizedLayer) -> bool:
+    """Whether both sides of the layer's product are integers of one scale each: what a runtime multiplies as such.
+
+    Of convolutions a runtime knows those whose input has one grid, and whose weights have one zero point.
+    """
+    weights = layer.scheme.weights
+    inputs = layer.scheme.activations
+    if inputs is None or weights.group_size is not None or max(weights.bits, inputs.bits) > 8:
+        return False
+    if isinstance(layer, QuantizedConv):
+        return layer.static and weights.symmetric
+    return isinstance(layer, (QuantizedLinear, QuantizedTransposedLinear))
+
+
 def quantize_layer(module: nn.Module, scheme: LayerScheme, *, held: bool = False) -> QuantizedLayer:
     """Make ``module``, of a class in :data:`QUANTIZED`, a quantized layer in ``float`` mode, in place.
 
@@ -123,6 +139,7 @@ def quantize_layer(module: nn.Module, scheme: LayerScheme, *, held: bool = False
     layer = cast(QuantizedLayer, module)
     layer.scheme, layer.mode, layer.observing, layer.ranged = scheme, "float", False, False
     layer.seen, layer.tokens, layer.calls, layer.places, layer.held = None, None, 0, 0, held
+    layer.points, layer.source = [], None
     if held and not scheme.weights.learned:
         at = grid(layer.rows, scheme.weights)
         layer.register_buffer("weight_scale", at.scale)

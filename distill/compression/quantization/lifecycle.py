@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from distill.compression.quantization.layers import QuantizedLayer, quantize_layer, quantized_layers
 from distill.compression.quantization.observers import followed, reduce_over_ranks, unseen
+from distill.compression.quantization.outputs import Point, freeze_outputs
 from distill.compression.quantization.scheme import LayerScheme
 from distill.compression.quantization.weights import Grid, scale_shape
 from distill.core.ranks import is_rank_zero
@@ -34,7 +35,9 @@ _log = logging.getLogger(__name__)
 def attend(layers: Iterable[QuantizedLayer], tokens: Tensor | None) -> None:
     """Have observers look at these positions ``[B, T]`` of the batch that is read next; at all of them if ``None``."""
     for layer in layers:
-        layer.tokens, layer.calls = tokens, 0
+        everyone: list[QuantizedLayer | Point] = [layer, *layer.points]
+        for one in everyone:
+            one.tokens, one.calls = tokens, 0
 
 
 @torch.no_grad()
@@ -44,25 +47,38 @@ def follow(layers: Iterable[QuantizedLayer]) -> None:
     An end that is not finite, of an overflow in half precision, counts as not seen: what is known once stays known.
     """
     static = [layer for layer in layers if layer.static]
+    observers: list[QuantizedLayer | Point] = [layer for layer in static if layer.source is None]
+    observers += _points(static)
     batch = []
+    for one in observers:
+        nothing = unseen(one.observed_range.device)
+        batch.append(nothing if one.seen is None else one.seen.where(one.seen.isfinite(), nothing))
+    for one, seen in zip(observers, reduce_over_ranks(batch), strict=True):
+        inputs = one.scheme.activations if isinstance(one, QuantizedLayer) else one.scheme
+        assert inputs is not None
+        one.observed_range.copy_(followed(one.observed_range, seen, inputs))
+        one.seen, one.tokens = None, None
     for layer in static:
-        nothing = unseen(layer.weight.device)
-        batch.append(nothing if layer.seen is None else layer.seen.where(layer.seen.isfinite(), nothing))
-    for layer, seen in zip(static, reduce_over_ranks(batch), strict=True):
-        assert layer.scheme.activations is not None
-        layer.input_range.copy_(followed(layer.input_range, seen, layer.scheme.activations))
-        layer.seen, layer.tokens = None, None
+        if layer.source is not None:
+            layer.input_range.copy_(layer.source.observed_range)
     # Off the range of all ranks: what one of them saw, all of them round. Asked until it is known, as that waits.
-    find_ranged(layer for layer in static if not layer.ranged)
+    if not all(layer.ranged and all(point.ranged for point in layer.points) for layer in static):
+        find_ranged(static)
+
+
+def _points(layers: Iterable[QuantizedLayer]) -> list[Point]:
+    """The points whose ranges these layers hold."""
+    return [point for layer in layers for point in layer.points]
 
 
 def find_ranged(layers: Iterable[QuantizedLayer]) -> None:
-    """Find out which layers know the range of their inputs; after a state dict was loaded, too."""
-    static = [layer for layer in layers if layer.static]
-    if static:
-        known = torch.stack([layer.input_range for layer in static]).isfinite().all(1)
-        for layer, ranged in zip(static, known.tolist(), strict=True):
-            layer.ranged = ranged
+    """Find out which layers know the range of their inputs, and points theirs; after a state dict was loaded, too."""
+    static = [layer for layer in layers if layer.static and layer.mode != "frozen"]
+    observers: list[QuantizedLayer | Point] = [*static, *_points(static)]
+    if observers:
+        known = torch.stack([one.observed_range for one in observers]).isfinite().all(1)
+        for one, ranged in zip(observers, known.tolist(), strict=True):
+            one.ranged = ranged
 
 
 @torch.no_grad()
@@ -91,6 +107,8 @@ def restore(layer: QuantizedLayer) -> None:
         "calls",
         "places",
         "ranged",
+        "points",
+        "source",
     ):
         if hasattr(layer, name):
             delattr(layer, name)
@@ -106,6 +124,7 @@ def freeze(layers: Iterable[QuantizedLayer]) -> None:
     """
     found = [(layer, layer.grid()) for layer in layers if layer.mode != "frozen"]
     for layer, at in found:
+        freeze_outputs(layer)
         layer.parameter.copy_(layer.on_grid(at))
         scale, zero_point = None, None
         if layer.static:
@@ -163,7 +182,8 @@ def conclude(layers: Mapping[str, QuantizedLayer]) -> dict[str, QuantizedLayer]:
     for name in blind:
         _drop_input(layers[name])
         layers[name].scheme = replace(layers[name].scheme, activations=None)
-    shared = [name for name, layer in layers.items() if layer.places > 1]
+    shared = [name for name, layer in layers.items() if layer.places > 1 and layer.source is None]
+    shared += dict.fromkeys(p.module or "the model" for p in _points(layers.values()) if p.places > 1)
     if blind and is_rank_zero():
         _log.warning("only their weights are rounded, as no input came while ranges were observed: %s", _listed(blind))
     if shared and is_rank_zero():

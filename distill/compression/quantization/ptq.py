@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from distill.compression.bypass import watched_writes, written_by_pass
 from distill.compression.quantization.lifecycle import attend, conclude, follow
+from distill.compression.quantization.outputs import Outputs, round_outputs, rounds_outputs
 from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
 from distill.compression.quantization.select import choose, swap
 from distill.compression.quantization.starts.begin import Progress, start_weights, tokens_of
@@ -33,6 +35,7 @@ def quantize(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     start: Start | None = None,
+    outputs: Outputs = "auto",
     store: Store = "float",
     progress: Progress = iter,
     key: str = "quantize",
@@ -55,6 +58,8 @@ def quantize(
         include: See above.
         exclude: See above.
         start: What the weights are scaled and rounded by; to the nearest value if not given.
+        outputs: Whether what lies between convolutions is rounded where a runtime then computes with integers:
+            ``auto``, or ``none``.
         store: How the saved student keeps its weights: ``float``, which transformers opens too, or as ``integers``.
         progress: Wraps the list of layers that a start rounds.
         key: Where the settings stand, for error messages.
@@ -91,9 +96,12 @@ def quantize(
     empty = True
     if static:
         for batch in batches:
+            run = partial(model, batch) if forward is None else partial(forward, model, batch)
+            if empty and rounds_outputs(layers, outputs):
+                round_outputs(model, layers, run, trains=False, key=key)
             attend(static, tokens_of(batch))
             with watched_writes(layers if empty else {}) as written:
-                model(batch) if forward is None else forward(model, batch)
+                run()
             if written:
                 raise written_by_pass(written, "rounding", key)
             empty = False

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distill.compression.own_pass import guard
 from distill.compression.quantization.layers import QuantizedLayer, quantized_layers
 from distill.compression.quantization.lifecycle import freeze_structure
+from distill.compression.quantization.outputs import rebuild_outputs, record_outputs
 from distill.compression.quantization.scheme import LayerScheme
 from distill.compression.quantization.weights import Grid
 
@@ -26,13 +27,16 @@ INTEGERS = "weight_integers"
 def step_of(layers: Mapping[str, QuantizedLayer], store: Store = "float") -> dict[str, Any]:
     """The step of ``compression.json`` that says how these frozen layers were quantized."""
     modules = {name: layer.scheme.record() for name, layer in layers.items()}
-    return {"kind": "quantize", "store": store, "modules": modules}
+    outputs = record_outputs(layers)
+    return {"kind": "quantize", "store": store, "modules": modules} | ({"outputs": outputs} if outputs else {})
 
 
 def rebuild(model: nn.Module, step: Mapping[str, Any]) -> None:
     """Give a plain ``model`` frozen layers, whose buffers and weights are for a state dict to fill."""
     for name, record in step["modules"].items():
         freeze_structure(model.get_submodule(name), LayerScheme.of(record))
+    if outputs := step.get("outputs"):
+        rebuild_outputs(model, quantized_layers(model), outputs)
     guard(model)
 
 

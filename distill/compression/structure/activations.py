@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from distill.compression.operations import aside
 from distill.core.signals import tokens_within
 
 __all__ = ["ActivationSums"]
@@ -30,7 +31,8 @@ class ActivationSums:
 
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             if module.training:
-                self._add(name, self._squares(args[0]))
+                with aside():
+                    self._add(name, self._squares(args[0]))
 
         self._handles.append(module.register_forward_pre_hook(hook))
 
@@ -39,8 +41,9 @@ class ActivationSums:
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if module.training:
-                x = args[0].detach()
-                self._add(name, torch.stack([self._squares(output.detach() - x).sum(), self._squares(x).sum()]))
+                with aside():
+                    x = args[0].detach()
+                    self._add(name, torch.stack([self._squares(output.detach() - x).sum(), self._squares(x).sum()]))
 
         self._handles.append(module.register_forward_hook(hook, prepend=True))
 

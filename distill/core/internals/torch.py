@@ -5,7 +5,7 @@ Written against torch 2.13. Each function is a contract that ``tests/core/intern
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -40,6 +40,7 @@ __all__ = [
     "own_modules",
     "own_parameters",
     "pre_hooks",
+    "remove_hooks",
     "scale",
     "softmax_into",
     "tensors_in",
@@ -85,16 +86,37 @@ def hooks(module: nn.Module) -> list[Callable[..., Any]]:
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
 
 
+def remove_hooks(module: nn.Module, which: Collection[Callable[..., Any]]) -> None:
+    """Take these from what is called before and after the module's forward."""
+    own = module._forward_pre_hooks, module._forward_hooks
+    for table in own:
+        for number in [number for number, hook in table.items() if hook in which]:
+            del table[number]
+            for more in (
+                module._forward_pre_hooks_with_kwargs,
+                module._forward_hooks_with_kwargs,
+                module._forward_hooks_always_called,
+            ):
+                more.pop(number, None)
+
+
 def flat_weights(module: nn.RNNBase) -> list[str]:
     """Names of the weights and biases of a recurrent module, in the order in which its kernels take them."""
     return list(module._flat_weights_names)
 
 
 class Moved(nn.Module):
-    """A module that is told of each move or conversion (``to``, ``half``, ``cuda``), once its tensors are there."""
+    """A module that is told of moves and conversions (``to``, ``half``, ``cuda``), and of states that are loaded."""
 
     def moved(self, before: dict[str, Tensor | None]) -> None:
         """Called after a move, with the buffers as they were."""
+
+    def awaits(self, state: Mapping[str, Any], prefix: str) -> None:
+        """Called before a state dict is loaded in which the module's own entries begin with ``prefix``."""
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        self.awaits(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = dict(self._buffers)

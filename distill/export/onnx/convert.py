@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from distill.compression.operations import places_of, unwatch, watch
 from distill.compression.quantization.convolutions import QuantizedConv, QuantizedConvTranspose
 from distill.compression.quantization.layers import (
     QuantizedEmbedding,
     QuantizedLayer,
-    QuantizedLinear,
     QuantizedTransposedLinear,
+    multiplies_integers,
     quantized_layers,
 )
 from distill.core.internals.torch import convolution
@@ -29,28 +31,15 @@ from distill.export.onnx.integer_layers import (
 )
 from distill.export.onnx.nibbles import NibbleEmbedding, NibbleLinear, Nibbles
 
-__all__ = ["frozen_layers", "largest_integer", "multiplies_integers", "with_integers", "without_quantization"]
+__all__ = ["frozen_layers", "largest_integer", "with_integers", "without_quantization"]
 
 _FROZEN_STATE = ("weight_scale", "weight_zero_point", "input_scale", "input_zero_point")
+_FROZEN_OUTPUTS = ("output_scales", "output_zero_points")
 
 
 def frozen_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     """The quantized layers of a model whose weights are frozen, by name."""
     return {name: layer for name, layer in quantized_layers(model).items() if layer.mode == "frozen"}
-
-
-def multiplies_integers(layer: QuantizedLayer) -> bool:
-    """Whether both sides of the layer's product are integers of one scale each: what a runtime multiplies as such.
-
-    Of convolutions a runtime knows those whose input has one grid, and whose weights have one zero point.
-    """
-    weights = layer.scheme.weights
-    inputs = layer.scheme.activations
-    if inputs is None or weights.group_size is not None or max(weights.bits, inputs.bits) > 8:
-        return False
-    if isinstance(layer, QuantizedConv):
-        return layer.static and weights.symmetric
-    return isinstance(layer, (QuantizedLinear, QuantizedTransposedLinear))
 
 
 def largest_integer(layers: dict[str, QuantizedLayer]) -> int:
@@ -62,9 +51,11 @@ def without_quantization(model: nn.Module) -> nn.Module:
     """A copy whose frozen layers are plain: weights stay quantized, inputs are no longer rounded."""
     model = copy.deepcopy(model)
     for layer in frozen_layers(model).values():
-        for name in _FROZEN_STATE:
+        for name in (*_FROZEN_STATE, *(_FROZEN_OUTPUTS if layer.points else ())):
             delattr(layer, name)
+        layer.points, layer.source = [], None
         layer.__class__ = layer.plain  # type: ignore[assignment]
+    unwatch(model)
     return model
 
 
@@ -82,11 +73,28 @@ def with_integers(model: nn.Module, *, unsigned: bool) -> nn.Module:
         if id(layer.weight) not in integers:
             integers[id(layer.weight)] = _Integers(layer)
         made[layer] = _integer_layer(layer, integers[id(layer.weight)], unsigned)
-    for name, module in list(model.named_modules(remove_duplicate=False)):  # a layer may stand under several names
+    for frozen, integer in made.items():
+        _take_points(cast(QuantizedLayer, frozen), integer)
+    names = list(model.named_modules(remove_duplicate=False))  # a layer may stand under several names
+    watched = bool(places_of(model))
+    for name, module in names:
         if module in made:
             parent, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(parent), attribute, made[module])
+    if watched:
+        watch(model, set(made.values()))
     return model
+
+
+def _take_points(layer: QuantizedLayer, integer: nn.Module) -> None:
+    """Have the layer in whose place ``integer`` is put hold what rounds at its points, in its stead."""
+    if not layer.points:
+        return
+    grids = zip(layer.output_scales, layer.output_zero_points, strict=True)
+    inputs = [StaticInput(*grid, point.scheme.bounds) for grid, point in zip(grids, layer.points, strict=True)]
+    integer.add_module("outputs", nn.ModuleList(inputs))
+    for point, rounding in zip(layer.points, inputs, strict=True):
+        point.exported = rounding
 
 
 class _Integers:

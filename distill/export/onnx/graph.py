@@ -21,6 +21,7 @@ from distill.core.signals import Batch, Request
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_transformers
 from distill.export.onnx.fold_batch_norms import fold_batch_norms
+from distill.export.onnx.global_pools import write_global_pools
 from distill.export.onnx.padding import count_positions, sides
 
 __all__ = ["OPSET", "Logits", "feed", "to_onnx"]
@@ -125,6 +126,7 @@ def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor], *, fixed
         ) from error
     assert program is not None
     fold_batch_norms(program.model.graph)
+    write_global_pools(program.model.graph)
     _strip(program.model)
     program.save(path, external_data=size > _LARGEST_FILE)
 

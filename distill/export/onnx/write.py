@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from distill.compression.quantization.layers import multiplies_integers
 from distill.core.utils.errors import UserError
 from distill.export.base import ExportTarget, Predict
-from distill.export.onnx.convert import frozen_layers, largest_integer, multiplies_integers, with_integers
+from distill.export.onnx.convert import frozen_layers, largest_integer, with_integers
 from distill.export.onnx.graph import to_onnx
 from distill.export.onnx.isa import weight_type
 from distill.export.onnx.runtime import input_sizes, integer_matmuls, logits, session
