@@ -140,7 +140,8 @@ class QuantizationAwareTraining(Compression):
         for name, when in milestones.items():
             check_when(f"{_KEY}.{name}", when)
         rules = [Idle(key, not self._static, "inputs that are not static", "take kind: static") for key in _OBSERVED]
-        refuse_idle(QuantizationAwareTraining, milestones, rules, f"{_KEY}.")
+        rules.append(Idle("outputs", not self._static, "inputs that are not static", "take kind: static"))
+        refuse_idle(QuantizationAwareTraining, milestones | {"outputs": self.outputs}, rules, f"{_KEY}.")
         if len({type(when) for when in milestones.values()}) == 1:
             self._check_milestones(*milestones.values())
         check_widths(self.overrides, f"{_KEY}.overrides")

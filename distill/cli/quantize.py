@@ -27,6 +27,8 @@ def _quantize(options: Namespace, overrides: Overrides) -> None:
     start = _start(options)
     if options.calibrate is not None and options.activations != "static" and not (start and start.reads_inputs):
         raise idle("--calibrate", options.calibrate, f"--activations {options.activations}", "take static ones")
+    if options.outputs != "auto" and options.activations != "static":
+        raise idle("--outputs", options.outputs, f"--activations {options.activations}", "take static ones")
     quantize(
         options.run,
         calibrate=_CALIBRATE if options.calibrate is None else options.calibrate,
@@ -34,6 +36,7 @@ def _quantize(options: Namespace, overrides: Overrides) -> None:
         activations=None if options.activations == "none" else ActivationScheme(kind=options.activations),
         embeddings=not options.no_embeddings,
         start=start,
+        outputs=options.outputs,
         run_id=options.id,
         overrides=overrides,
         allow=options.allow,
@@ -100,6 +103,12 @@ QUANTIZE = of_run(
         choices=("static", "dynamic", "none"),
         default="static",
         help="inputs of layers (%(default)s)",
+    ),
+    argument(
+        "--outputs",
+        choices=("auto", "none"),
+        default="auto",
+        help="of nets of convolutions: whether sums, products and pools between them are rounded (%(default)s)",
     ),
     argument("--no-embeddings", action="store_true", help="leave embeddings in floating point"),
     argument("--id", help="the new run's id, a new one if not given"),

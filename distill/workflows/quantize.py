@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from distill.compression.quantization import ptq
+from distill.compression.quantization.outputs import Outputs
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.compression.quantization.starts.settings import Start
 from distill.core import record
@@ -39,6 +40,7 @@ def quantize(
     activations: ActivationScheme | None = None,
     embeddings: bool = True,
     start: Start | None = None,
+    outputs: Outputs = "auto",
     run_id: str | None = None,
     overrides: Sequence[tuple[str, str]] = (),
     allow: Sequence[str] = (),
@@ -52,6 +54,8 @@ def quantize(
         activations: Inputs of the layers; ``None`` leaves them as they are.
         embeddings: Whether embeddings are quantized too, to 8 bits a row.
         start: What the weights are scaled and rounded by; to the nearest value if not given.
+        outputs: Whether what lies between convolutions is rounded where a runtime then computes with integers:
+            ``auto``, or ``none``.
         run_id: Id of the new run.
         overrides: As of :func:`~distill.workflows.evaluate.reopen`.
         allow: Likewise.
@@ -86,6 +90,7 @@ def quantize(
             activations=activations,
             embeddings=WeightScheme() if embeddings else None,
             start=start,
+            outputs=outputs,
             progress=partial(track, what="layers rounded", console=wide()),
             key="quantize",
         )
@@ -97,6 +102,8 @@ def quantize(
     _, scores = score(job, "validate")
     how: dict[str, Any] = {"embeddings": embeddings} | ({"calibrate": calibrate} if reads else {})
     how |= {"weights": asdict(weights or WeightScheme()), "activations": asdict(activations) if activations else None}
+    if outputs != "auto":
+        how["outputs"] = outputs
     if start is not None:
         how["start"] = asdict(start)
     if overrides:

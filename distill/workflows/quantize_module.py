@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from distill.compression.quantization import ptq
+from distill.compression.quantization.outputs import Outputs
 from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
 from distill.compression.quantization.starts.settings import Start
 from distill.compression.quantization.storage import Store
@@ -33,6 +34,7 @@ def quantize(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     start: Start | None = None,
+    outputs: Outputs = "auto",
     store: Store = "float",
     task: str | Task | None = None,
     calibrate: int = 256,
@@ -50,6 +52,8 @@ def quantize(
         include: Patterns of the layers that are quantized; all but the last if not given.
         exclude: Patterns of layers that are left.
         start: What the weights are scaled and rounded by; to the nearest value if not given.
+        outputs: Whether what lies between convolutions is rounded where a runtime then computes with integers:
+            ``auto``, or ``none``.
         store: How :func:`distill.save` keeps the weights: ``float``, which transformers opens too, or ``integers``.
         task: How the student reads a batch; see :func:`distill.export`.
         calibrate: Samples that the ranges are taken from.
@@ -91,6 +95,7 @@ def quantize(
         include=include,
         exclude=exclude,
         start=start,
+        outputs=outputs,
         store=store,
     )
     record.note(student, *steps)

@@ -125,6 +125,7 @@ def _full(layer: QuantizedLayer) -> bool:
     )
 
 
+@torch.inference_mode(False)  # what a validation makes is trained afterwards
 def round_outputs(
     model: nn.Module, layers: Mapping[str, QuantizedLayer], run: Callable[[], Any], *, trains: bool, key: str
 ) -> None:

@@ -163,8 +163,8 @@ def graph_is_kept() -> bool:
 
 
 def version(tensor: Tensor) -> int:
-    """A number that grows with every change in place of the tensor or a view of it."""
-    return tensor._version
+    """A number that grows with every change in place of the tensor or a view of it; 0 where none is kept."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def tensors_in(tree: Any) -> list[Tensor]:

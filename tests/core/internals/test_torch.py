@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from distill.core.internals.torch import (
     own_modules,
     own_parameters,
     pre_hooks,
+    remove_hooks,
     scale,
     softmax_into,
     tensors_in,
@@ -82,6 +84,34 @@ def test_weights_of_a_recurrent_module_have_their_names(kind: Any) -> None:
     names = flat_weights(module)
     assert names == [name for name, _ in module.named_parameters()]
     assert names[0] == "weight_ih_l0"
+
+
+def test_a_module_is_told_of_a_state_before_it_takes_it() -> None:
+    class Grows(Moved):
+        def awaits(self, state: Mapping[str, Any], prefix: str) -> None:
+            self.register_buffer("more", torch.zeros_like(state[f"{prefix}more"]))
+
+    module = nn.Sequential(Grows())
+    module.load_state_dict({"0.more": torch.ones(3)})
+    assert torch.equal(module.state_dict()["0.more"], torch.ones(3))
+
+
+def test_hooks_are_taken_away_by_what_they_are() -> None:
+    module, called = nn.Identity(), list[str]()
+
+    def before(*_: Any) -> None:
+        called.append("before")
+
+    def after(*_: Any) -> None:
+        called.append("after")
+
+    for hook in (before, after):
+        module.register_forward_pre_hook(hook)
+        module.register_forward_hook(hook, always_call=True)
+    remove_hooks(module, {before})
+    module(torch.ones(1))
+    assert called == ["after", "after"]
+    assert hooks(module) == [after, after]
 
 
 def test_a_module_is_told_of_each_move_with_what_its_buffers_were() -> None:
@@ -145,6 +175,8 @@ def test_a_backward_pass_knows_that_it_runs_and_whether_another_may_follow(keep:
 
 def test_a_change_in_place_is_seen_through_views() -> None:
     tensor = torch.zeros(4)
+    with torch.inference_mode():
+        assert version(torch.ones(1)) == 0
     before = version(tensor)
     tensor + 1
     assert version(tensor) == before

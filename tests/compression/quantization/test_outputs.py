@@ -1,0 +1,174 @@
+"""Tensors between layers are rounded as the inputs of layers are, in every pass, and in what is saved."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.compression.quantization.layers import QuantizedLayer, quantized_layers
+from distill.compression.quantization.outputs import points_of, rounds_outputs
+from distill.compression.quantization.ptq import quantize
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.compression.quantization.storage import rebuild
+from distill.core.internals.torch import hooks
+
+STATIC = ActivationScheme(observer="minmax")
+
+
+class Residual(nn.Module):
+    """A first layer that stays as it is, and one block that is added to what it read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = (nn.Conv2d(n, 4, 3, padding=1) for n in (1, 4, 4))
+        self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4, 3)
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = F.relu(self.stem(input))
+        x = F.relu(self.norm(self.b(F.relu(self.a(x)))) + x)
+        out: Tensor = self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return out
+
+
+def residual() -> Residual:
+    torch.manual_seed(0)
+    model = Residual()
+    for parameter in (model.norm.weight, model.norm.bias):
+        nn.init.uniform_(parameter, 0.5, 1.5)
+    return model.eval()
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(16, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def grid(values: Tensor) -> tuple[float, int]:
+    """Scale and zero point of the range of these values, by Jacob et al.'s formula, in doubles."""
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    scale = (high - low) / 255
+    return scale, round(-low / scale)
+
+
+def on(values: Tensor, at: tuple[float, int]) -> Tensor:
+    scale, zero = at
+    return ((values / scale).round() + zero).clamp(0, 255).sub(zero) * scale
+
+
+def test_what_is_computed_is_rounded_where_a_runtime_rounds(x: Tensor) -> None:
+    model = residual()
+    plain = copy.deepcopy(model).double()
+    quantize(model, [x], activations=STATIC)
+    for conv, layer in ((plain.a, model.a), (plain.b, model.b)):
+        conv.weight.data.copy_(layer.weight)  # weights have tests of their own
+
+    def passed(x: Tensor, rounds: Any) -> Tensor:
+        stem = rounds("stem", F.relu(plain.stem(x)))
+        a = rounds("a", F.relu(plain.a(stem)))
+        b = rounds("b", plain.norm(plain.b(a)))
+        total = rounds("sum", F.relu(b + stem))
+        return plain.head(rounds("pool", F.adaptive_avg_pool2d(total, 1)).flatten(1))
+
+    grids: dict[str, tuple[float, int]] = {}
+
+    def observe(name: str, values: Tensor) -> Tensor:
+        grids[name] = grid(values)
+        return values
+
+    with torch.no_grad():
+        plain.a.weight.data.copy_(residual().a.weight)
+        plain.b.weight.data.copy_(residual().b.weight)
+        passed(x.double(), observe)
+        plain.a.weight.data.copy_(model.a.weight)
+        plain.b.weight.data.copy_(model.b.weight)
+        expected = passed(x.double(), lambda name, values: on(values, grids[name]))
+        assert (model(x) - expected).abs().max() < 1e-5
+        assert (model(x) - passed(x.double(), lambda _, values: values)).abs().max() > 1e-4
+
+
+def test_layers_that_read_a_point_have_its_grid(x: Tensor) -> None:
+    model = residual()
+    steps = quantize(model, [x], activations=STATIC)
+    layers = quantized_layers(model)
+    anchor, source = layers["a"], layers["a"].source
+    assert [(p.module, p.kinds[p.place]) for p in points_of(layers)] == [
+        ("", kind) for kind in ("relu", "batch_norm", "relu", "pool")
+    ]
+    assert source is anchor.points[0]
+    assert layers["a"].input_scale == anchor.output_scales[0]
+    assert layers["a"].input_zero_point == anchor.output_zero_points[0]
+    assert layers["b"].source is None
+    assert steps[0]["outputs"]["read"] == {"a": 0}
+
+
+def test_what_is_saved_rounds_the_same_when_it_is_built_again(x: Tensor) -> None:
+    model = residual()
+    [step] = quantize(model, [x], activations=STATIC)
+    other = Residual().eval()
+    rebuild(other, json.loads(json.dumps(step)))
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(x), model(x))
+    assert torch.equal(copy.deepcopy(other)(x), model(x))
+    assert other.half().a.output_scales.dtype == torch.float32  # of which half precision would make another grid
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"outputs": "none"},
+        {"activations": ActivationScheme(bits=4)},
+        {"activations": ActivationScheme(symmetric=True)},
+        {"activations": ActivationScheme(kind="dynamic")},
+        {"activations": None},
+        {"weights": WeightScheme(symmetric=False)},
+    ],
+    ids=str,
+)
+def test_nothing_is_rounded_between_layers_where_no_runtime_gains_by_it(settings: dict[str, Any], x: Tensor) -> None:
+    model = residual()
+    [step] = quantize(model, [x], **({"activations": STATIC} | settings))
+    assert "outputs" not in step
+    assert not any("output" in name for name in model.state_dict())
+    assert not any(hook.__module__.endswith(".operations") for module in model.modules() for hook in hooks(module))
+
+
+def test_nets_of_linear_maps_are_left_as_they_are() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    quantize(model, [torch.randn(8, 4)], activations=STATIC)
+    assert not rounds_outputs(quantized_layers(model), "auto")
+
+
+def test_padding_and_parts_of_a_batch_change_no_range(x: Tensor) -> None:
+    whole, parts = residual(), residual()
+    for model, batches in ((whole, [x]), (parts, list(x.split(5)))):
+        quantize(model, batches, activations=STATIC)
+    assert torch.equal(whole.a.output_scales, parts.a.output_scales)
+
+
+def test_a_module_that_trains_by_other_operations_is_passed_over(x: Tensor) -> None:
+    from distill.compression.quantization.outputs import round_outputs
+    from distill.compression.quantization.select import choose, swap
+
+    class Drops(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = residual()
+            self.conv = nn.Conv2d(1, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x) + x
+            return self.inner(y * 2 if self.training else y)
+
+    model = Drops()
+    options: Any = {"weights": WeightScheme(), "activations": STATIC, "embeddings": None, "key": "qat"}
+    layers: dict[str, QuantizedLayer] = swap(model, choose(model, include=[""], **options))
+    round_outputs(model, layers, lambda: model(x), trains=True, key="qat")
+    assert {point.module for point in points_of(layers)} == {"inner"}
+    model.train()(x)
+    model.eval()(x)
