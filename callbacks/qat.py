@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
@@ -147,14 +147,10 @@ class QuantizationAwareTraining(Compression):
         check_widths(self.overrides, f"{_KEY}.overrides")
         if not self.lr_factor > 0:
             raise UserError("must be greater than 0", key=f"{_KEY}.lr_factor", value=self.lr_factor, hint="0.1 is low")
-        for key, value, choices in (
-            ("store", self.store, ("float", "integers")),
-            ("outputs", self.outputs, ("auto", "none")),
-        ):
-            if value not in choices:
-                raise UserError(
-                    f"must be {' or '.join(choices)}", key=f"{_KEY}.{key}", value=value, hint="choose one of them"
-                )
+        for key, kind in (("store", Store), ("outputs", Outputs)):
+            if getattr(self, key) not in get_args(kind):
+                problem = f"must be {' or '.join(get_args(kind))}"
+                raise UserError(problem, key=f"{_KEY}.{key}", value=getattr(self, key), hint="choose one of them")
 
     @property
     def _static(self) -> bool:
