@@ -5,10 +5,13 @@ from distill.losses.attention import AttentionTransfer
 from distill.losses.base import DistillationLoss, LossSum
 from distill.losses.binary_cross_entropy import BinaryCrossEntropy
 from distill.losses.binary_kl import BinaryKL
+from distill.losses.contrastive_representation import ContrastiveRepresentation
 from distill.losses.cosine import CosineHidden
 from distill.losses.cross_entropy import CrossEntropy
 from distill.losses.dist import DIST
 from distill.losses.dkd import DecoupledKD
+from distill.losses.feature_attention import FeatureAttention
+from distill.losses.flow_of_solution import FlowOfSolution
 from distill.losses.hint import FitNetHint
 from distill.losses.hinton import HintonKL
 from distill.losses.jensen_shannon import JensenShannon
@@ -23,6 +26,7 @@ from distill.losses.skew import SkewKL
 from distill.losses.top_k import TopKKL
 from distill.losses.total_variation import TotalVariation
 from distill.losses.universal_logit import UniversalLogitDistillation
+from distill.losses.variational_information import VariationalInformation
 
 __all__ = [
     "DIST",
@@ -31,11 +35,14 @@ __all__ = [
     "AttentionTransfer",
     "BinaryCrossEntropy",
     "BinaryKL",
+    "ContrastiveRepresentation",
     "CosineHidden",
     "CrossEntropy",
     "DecoupledKD",
     "DistillationLoss",
+    "FeatureAttention",
     "FitNetHint",
+    "FlowOfSolution",
     "HintonKL",
     "JensenShannon",
     "LogitMSE",
@@ -49,4 +56,5 @@ __all__ = [
     "TopKKL",
     "TotalVariation",
     "UniversalLogitDistillation",
+    "VariationalInformation",
 ]

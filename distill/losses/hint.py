@@ -15,6 +15,7 @@ from distill.core.signals import Batch, Needs, Request, Signals
 from distill.core.utils.errors import UserError
 from distill.losses.base import DistillationLoss, LossSum, check_choice
 from distill.losses.cosine import cosine_distance
+from distill.losses.feature_maps import key_of, of_one_size
 from distill.losses.features import as_positions, check_same_positions, features_last, position_weights
 from distill.losses.layer_map import LayerMap, check_layers, layer_pairs
 
@@ -54,7 +55,8 @@ class FitNetHint(DistillationLoss):
     feature maps ``[B, C, H, W]`` is a 1x1 convolution. It is trained with the student, saved with the run, and no
     part of the student. Outputs of ``taps`` may be ``[B, F]``, ``[B, T, F]``, ``[B, C, H, W]`` or ``[B, H, W, C]``
     (ConvNeXt, Swin): the features lie where the size is the module's width
-    (:func:`~distill.losses.features.features_last`).
+    (:func:`~distill.losses.features.features_last`). Maps of different sizes are averaged to the smaller height and
+    width, which is said.
 
     Args:
         layers: Student layer -> teacher layer (0 is the embedding output, -1 the last), for transformers;
@@ -142,7 +144,7 @@ class FitNetHint(DistillationLoss):
                 value=self.regressor,
                 hint="set regressor: auto",
             )
-        key = _key(name)
+        key = key_of(name)
         if key in self.regressors and self.regressors[key].weight.shape == (teacher_width, width):
             return
         if width != teacher_width or self.regressor == "always":
@@ -163,9 +165,11 @@ class FitNetHint(DistillationLoss):
     def _distance(self, name: str, ours: Tensor, theirs: Tensor, batch: Batch) -> Tensor:
         mine, other = self._layouts.get(name, (None, None))
         ours, theirs = features_last(ours, mine, name), features_last(theirs, other, name)
+        if ours.dim() == theirs.dim() == 4:
+            ours, theirs = of_one_size(ours, theirs, name)
         check_same_positions(ours, theirs, "taps")
         student_BPF, teacher_BPF = as_positions(ours), as_positions(theirs)
-        if (key := _key(name)) in self.regressors:
+        if (key := key_of(name)) in self.regressors:
             regressor = self.regressors[key]
             student_BPF = regressor(student_BPF.to(next(regressor.parameters()).dtype))
         if student_BPF.shape != teacher_BPF.shape:
@@ -179,7 +183,3 @@ class FitNetHint(DistillationLoss):
         if self.kind == "cosine":
             return cosine_distance(student_BPF, teacher_BPF, weights_BP)
         return hint_mse(student_BPF, teacher_BPF, weights_BP, self.normalize)
-
-
-def _key(name: str) -> str:
-    return name.replace(".", "/")  # keys of a ModuleDict may not hold a dot

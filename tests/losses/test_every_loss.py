@@ -180,6 +180,9 @@ def gradients(loss, student) -> list[torch.Tensor]:
 def test_every_exported_loss_is_tested_here():
     exported = {getattr(package, name) for name in package.__all__} - {DistillationLoss, package.LossSum}
     exported -= {package.L1}  # reads weights and no signals: test_l1.py
+    maps = {package.FeatureAttention, package.FlowOfSolution}
+    maps |= {package.VariationalInformation, package.ContrastiveRepresentation}
+    exported -= maps  # of modules' outputs alone: test_feature_maps.py
     exported -= {package.BinaryCrossEntropy}  # of labels of another shape: test_binary_cross_entropy.py
     assert {type(make()) for make in EVERY.values()} == exported
 

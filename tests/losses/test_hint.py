@@ -102,9 +102,13 @@ def test_a_tap_that_is_not_over_the_tokens_of_a_padded_batch_counts_once_a_sampl
 
 def test_features_of_other_positions_or_widths_are_refused():
     batch, loss = Batch(inputs={"input": torch.zeros(2, 1)}), FitNetHint(taps={"x": "x"}, regressor="never")
-    for theirs, rule in ((torch.randn(2, 3, 4, 2), "same positions"), (torch.randn(2, 5, 4, 4), "3 and 5 wide")):
+    for ours, theirs, rule in (
+        ((2, 4, 3), (2, 5, 3), "same positions"),  # tokens
+        ((2, 3, 4, 4), (2, 16, 3), "same positions"),  # a map and tokens
+        ((2, 3, 4, 4), (2, 5, 4, 4), "3 and 5 wide"),
+    ):
         with pytest.raises(UserError, match=rule):
-            loss(Signals(taps={"x": torch.randn(2, 3, 4, 4)}), Signals(taps={"x": theirs}), batch)
+            loss(Signals(taps={"x": torch.randn(ours)}), Signals(taps={"x": torch.randn(theirs)}), batch)
 
 
 @pytest.mark.parametrize(
