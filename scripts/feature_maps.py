@@ -4,10 +4,10 @@
     python scripts/feature_maps.py --data /usr/share/datasets/fashion-mnist --seeds 0 1 2
 
 The four files of Fashion-MNIST are those of the Debian package dataset-fashion-mnist. One teacher learns from 10,000
-labelled images. Every student learns from 2,000 of these for as many steps, from their labels, and from the teacher in
+labelled images. Every student learns from 1,000 of these for as many steps, from their labels, and from the teacher in
 one of several ways; a seed draws its weights and batches. Scored are the 10,000 test images, after the last step:
 nothing is chosen by them, and neither are the weights of the losses, each of which made its term about as large as
-the cross entropy at the first steps. Three seeds take about 9 minutes on one core.
+the cross entropy at the first steps. Three seeds take about 5 minutes on one core.
 """
 
 from __future__ import annotations
@@ -126,19 +126,21 @@ def fit(
         enable_model_summary=False,
     )
     trainer.fit(module, DataLoader(train, 64, shuffle=True, drop_last=True))
-    [scores] = trainer.test(module, DataLoader(test, 500), verbose=False)
-    return scores["test/accuracy"]
+    x, y = test.tensors
+    with torch.no_grad():
+        answers = torch.cat([student.eval()(part).argmax(-1) for part in torch.split(x, 500)])
+    return float((answers == y).float().mean())
 
 
 def compare(
-    folder: Path, seeds: list[int], ways: list[str], rows: int = 2000, epochs: int = 10, test_rows: int = 10_000
+    folder: Path, seeds: list[int], ways: list[str], rows: int = 1000, epochs: int = 12, test_rows: int = 10_000
 ) -> dict[str, list[float]]:
     """Test accuracy of the teacher, and of a student for each way and seed."""
-    many, few = images(folder, "train", 5 * rows), images(folder, "train", rows)
+    many, few = images(folder, "train", 10 * rows), images(folder, "train", rows)
     test = images(folder, "t10k", test_rows)
     seed_everything(100, verbose=False)
     teacher = Net(TEACHER)
-    scores = {"teacher": [fit(teacher, many, test, max(1, epochs // 2))]}
+    scores = {"teacher": [fit(teacher, many, test, max(1, epochs // 4))]}
     for name in ways:
         scores[name] = []
         for seed in seeds:

@@ -47,7 +47,10 @@ CONFIGS = (
 # What must be given, and what another argument needs beside it to mean something.
 NEEDED: dict[str, dict[str, Any]] = {
     "Constant": {"value": 1.0},
+    "ContrastiveRepresentation": {"taps": {"a": "a"}},
     "Cosine": {"start": 1.0, "end": 0.0},
+    "FeatureAttention": {"taps": {"a": "a"}},
+    "FlowOfSolution": {"taps": {"a": "a", "b": "b"}},
     "GradualMagnitudePruning": {"final_sparsity": 0.5},
     "Linear": {"start": 1.0, "end": 0.0},
     "LowRank": {"rank": 4},
@@ -55,6 +58,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "StructuredPruning": {"neurons": 0.5},
     "TeacherConfig": {"path": "a"},
     "TextData": {"path": "a", "tokenizer": "b"},
+    "VariationalInformation": {"taps": {"a": "a"}},
     "WarmUp": {"value": 1.0},
 }
 BESIDE: dict[str, dict[str, Any]] = {
@@ -73,10 +77,13 @@ BESIDE: dict[str, dict[str, Any]] = {
 OTHER: dict[str, Any] = {
     "ActivationScheme.percentile": 99.0,
     "AttentionTransfer.layers": "last",
+    "ContrastiveRepresentation.taps": {"a": "b"},
     "CrossEntropy.class_weights": [1.0, 2.0],
     "CrossEntropy.label_smoothing": 0.2,
+    "FeatureAttention.taps": {"a": "b"},
     "FitNetHint.layers": "last",
     "FitNetHint.taps": {"a": "b"},
+    "FlowOfSolution.taps": {"a": "b", "c": "d"},
     "GradualMagnitudePruning.criterion": "movement",
     "GradualMagnitudePruning.granularity": "2:4",
     "GradualMagnitudePruning.types": ["Conv1D"],
@@ -99,6 +106,7 @@ OTHER: dict[str, Any] = {
     "TextData.files": {"train": "a.csv"},
     "TextData.splits": {"train": "a"},
     "TextData.task": "causal-lm",
+    "VariationalInformation.taps": {"a": "b"},
     "WandbConfig.artifacts": ["student"],
     "WeightScheme.granularity": "tensor",
     "WeightScheme.group_size": 32,

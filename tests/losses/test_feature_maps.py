@@ -299,9 +299,9 @@ def test_what_a_loss_trains_is_in_the_optimizer_and_the_state_and_bound_once(nam
     module = Distillation(Net(3), tasks.Plain(), Net(5), [loss], OptimizerConfig(lr=0.1, warmup=0))
     assert len(list(loss.parameters())) == trained
     assert len([key for key in module.state_dict() if key.startswith("losses.0.")]) == trained
-    before = [p.clone() for p in loss.parameters()]
+    made, before = list(loss.parameters()), [p.clone() for p in loss.parameters()]
     loss.bind(ModelSpec(module.student, "model.student"), ModelSpec(Net(5), "model.teacher"))
-    assert all(torch.equal(a, b) for a, b in zip(before, loss.parameters(), strict=True))
+    assert all(a is b for a, b in zip(made, loss.parameters(), strict=True))
     rows = Batch({"input": torch.randn(6, 1, 4, 4)}, labels=torch.arange(6) % 3)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
     totals = []
