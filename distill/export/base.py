@@ -33,6 +33,7 @@ class ExportTarget(ABC):
             given plain layers, whose weights lie on their grids, and must compute what these do
             (:func:`~distill.export.verify.check_float`).
         onnx: The ONNX file in its folder, if it writes one: it is timed in onnxruntime beside the teacher's.
+        tokenizer: What makes the student's inputs of texts, for a format that holds it; ``None`` of data without one.
     """
 
     name: ClassVar[str]
@@ -42,6 +43,7 @@ class ExportTarget(ABC):
 
     def __init__(self, isa: str = "avx2") -> None:
         self.isa = isa
+        self.tokenizer: Any = None
 
     def check(self, student: nn.Module) -> None:  # noqa: B027  (many formats hold any student)
         """Refuse a student that the format cannot hold, before anything is written.

@@ -64,7 +64,7 @@ def export(
             :func:`distill.quantize` rounded. It is left in eval mode, and otherwise as it is.
         to: ``hf``, a folder for ``AutoModel.from_pretrained``; ``onnx``, in float32; ``onnx-int8``, a quantized
             student with its integers; ``compressed-tensors``, those for
-            vLLM; or a class of your own (:class:`~distill.export.base.ExportTarget`).
+            vLLM; ``gguf``, a file for llama.cpp; or a class of your own (:class:`~distill.export.base.ExportTarget`).
         output: The folder to write. An earlier export there is replaced; anything else is left, and refused.
         data: What it is verified on: a ``DataLoader``, a list of batches, or a data module, whose validation data is
             read.
@@ -180,6 +180,7 @@ def written(
         verdict: What is to be said of the student.
         beside: Writes further files; called with the report and the new folder.
     """
+    target.tokenizer = tokenizer
     console = wide()
     if not console.is_terminal:
         print(f"writing {target.name}", flush=True)

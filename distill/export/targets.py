@@ -14,6 +14,7 @@ from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.extras import require
 from distill.export.base import ExportTarget
 from distill.export.compressed_tensors import CompressedTensors
+from distill.export.gguf.write import Gguf
 from distill.export.hf import HuggingFace
 from distill.export.onnx.convert import frozen_layers, without_quantization
 from distill.export.onnx.graph import feed
@@ -24,7 +25,7 @@ from distill.tasks import Task
 __all__ = ["TARGETS", "check_packages", "find_target", "write"]
 
 TARGETS: dict[str, type[ExportTarget]] = {
-    target.name: target for target in (HuggingFace, Onnx, OnnxInt8, CompressedTensors)
+    target.name: target for target in (HuggingFace, Onnx, OnnxInt8, CompressedTensors, Gguf)
 }
 """Name -> target, of those that come with the package. ``distill.cli.export`` has the names too: it loads no torch."""
 

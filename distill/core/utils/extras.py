@@ -11,6 +11,7 @@ __all__ = ["EXTRAS", "installing", "missing", "require"]
 EXTRAS = {
     "evaluate": ("lm_eval", "accelerate", "jinja2", "tqdm"),
     "export": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
+    "gguf": ("gguf", "accelerate"),
     "lora": ("peft",),
     "plots": ("matplotlib",),
     "sweep": ("sklearn", "scipy"),

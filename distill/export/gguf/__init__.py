@@ -1,0 +1,1 @@
+"""Files for llama.cpp: blocks of integers, the tokenizer's part, and the target."""
