@@ -82,6 +82,10 @@ def test_what_transformers_opens_computes_what_the_student_does(
         else:
             found = unpack_from_int32(stored[f"{name}.weight_packed"], weights.bits, torch.Size(layer.weight.shape))
         assert torch.equal(found, layer.integers())
+        if layer.static:  # 0 is the integer that it was, counted from -128
+            assert stored[f"{name}.input_scale"] == layer.input_scale
+            zero = 0 if activations.symmetric else stored[f"{name}.input_zero_point"] + 128
+            assert zero == layer.input_zero_point
     # An input of 8 bits may fall on the other side of a rounding, and the package's dynamic scale is amax / 127.5.
     assert report["verified"]["mean_error"] < (1e-5 if activations is None else 0.02)
 
