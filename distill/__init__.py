@@ -31,6 +31,7 @@ _HOME = {
     "WeightScheme": "distill.compression.quantization.scheme",
     "finish": "distill.workflows.finish",
     "load": "distill.models.saved_student",
+    "prune": "distill.workflows.prune",
     "quantize": "distill.workflows.quantize_module",
     "save": "distill.models.saved_student",
 }
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from distill.training.module import Distillation as Distillation
     from distill.training.optimizer import OptimizerConfig as OptimizerConfig
     from distill.workflows.finish import finish as finish
+    from distill.workflows.prune import prune as prune
     from distill.workflows.quantize_module import quantize as quantize
 else:
 

@@ -25,7 +25,7 @@ PUBLIC = {
         "UserError",
         "__version__",
     ),
-    *("ActivationScheme", "WeightScheme", "finish", "load", "quantize", "save"),
+    *("ActivationScheme", "WeightScheme", "finish", "load", "prune", "quantize", "save"),
     *("callbacks", "data", "export", "losses", "tasks"),
 }
 

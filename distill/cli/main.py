@@ -33,6 +33,7 @@ COMMANDS = {
     "test": "validate",
     "evaluate": "evaluate",
     "predict": "predict",
+    "prune": "prune",
     "quantize": "quantize",
     "export": "export",
     "sensitivity": "sensitivity",
@@ -67,6 +68,7 @@ distill trains a small model from a large one.
   distill test RUN [--key value ...]                    score a run's student on its test data
   distill evaluate MODEL --tasks NAME|FILE|FOLDER       a language model on lm_eval's tasks, beside its teacher
   distill predict RUN [FILE] [--jsonl]                  what a run's student, or any folder's model, says of texts
+  distill prune RUN [--method M] [--sparsity S]         prune a run's student without training
   distill quantize RUN [--calibrate N] [--bits B]       quantize a run's student without training
   distill export RUN --to hf|onnx|onnx-int8|...         write a run's student for others to run, verified
   distill sensitivity RUN [--sparsity S] [--bits B]     which layers can be pruned, which rounded, and how far

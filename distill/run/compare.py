@@ -33,8 +33,8 @@ def compare(folders: Sequence[str | Path], console: Console | None = None) -> No
     runs = [Run.open(folder, "--compare") for folder in folders]
     titles = [str(folder) for folder in folders]
     results = [read_json(run.result_file)[0] for run in runs]
-    # Those that `distill quantize` made have the configuration of the run that they were made from.
-    more = [{"quantize": result["quantize"]} if "quantize" in result else {} for result in results]
+    # Those that `distill quantize` and `prune` made have the configuration of the run that they were made from.
+    more = [{by: result[by] for by in ("prune", "quantize") if by in result} for result in results]
     configs = [run.config | extra for run, extra in zip(runs, more, strict=True)]
     console = console or wide()
     _show_configs(titles, config_diff(*configs), console)

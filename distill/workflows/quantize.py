@@ -18,16 +18,12 @@ from distill.core import record
 from distill.core.lazy_head import logits_request
 from distill.core.utils.console import number, wide
 from distill.core.utils.errors import UserError
-from distill.core.utils.files import write
 from distill.core.utils.progress import track
 from distill.core.utils.secrets import scrub_override
-from distill.data.task_file import task_file
-from distill.models import saved_student
 from distill.run.folder import Run
 from distill.training.calibration import first_batches
-from distill.workflows.card import CARD, card
-from distill.workflows.evaluate import refuse_quantized_run, reopen, score, scored
-from distill.workflows.result import show_result
+from distill.workflows.compressed_run import keep
+from distill.workflows.evaluate import refuse_quantized_run, reopen, score
 
 __all__ = ["quantize"]
 
@@ -108,14 +104,7 @@ def quantize(
         how["start"] = asdict(start)
     if overrides:
         how["overrides"] = {key: scrub_override(key, text) for key, text in overrides}
-    made = {"made_from": str(run.folder), "quantize": how, "train_seconds": 0.0}
-    with new.made(run.config, made_by=f"distill quantize {run.folder}") as fresh:
-        tokenizer = getattr(job.data, "tokenizer", None)
-        saved_student.save(student, fresh.student, tokenizer, files=task_file(job.data))
-        result = scored(job, scores, run, fresh.student, name=new.name, id=new.id, **made)
-        write(fresh.student / CARD, card(run.config, result, student, job.data).encode())
-        fresh.write_result(result)
-    show_result(result)
+    keep(new, run, job, scores, how, by="quantize", folder=run.folder)
     print(f"{task.monitor} before: {number(before[f'val/{task.monitor}'])}")
     print(f"quantized student: {new.student}")
     return new

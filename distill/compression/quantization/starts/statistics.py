@@ -16,7 +16,7 @@ from distill.compression.quantization.layers import QuantizedLinear, QuantizedTr
 from distill.core.numerics import at_least_float32, full_precision
 from distill.core.signals import tokens_within
 
-__all__ = ["InputStatistics", "Reader", "agreed", "gather", "hessian_bytes", "is_read"]
+__all__ = ["InputStatistics", "Reader", "agreed", "gather", "hessian_bytes", "is_read", "patches"]
 
 Reader = Callable[[Callable[[Any], None]], None]
 """Runs the model over all batches, and calls back before each with the positions that hold a token."""
@@ -103,25 +103,25 @@ def inputs_of(layer: QuantizedLayer, x: Tensor, tokens: Tensor | None) -> Tensor
     if not isinstance(layer, QuantizedConv):
         within = tokens_within(x, tokens)
         return (x if within is None else x[within]).reshape(1, -1, x.shape[-1])
-    patches = _patches(layer, x)  # [batch, channels * kernel, places]
-    return patches.unflatten(1, (layer.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)  # type: ignore[no-untyped-call, no-any-return]
+    found = patches(layer, x)  # [batch, channels * kernel, places]
+    return found.unflatten(1, (layer.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def _patches(layer: QuantizedConv, x: Tensor) -> Tensor:
-    """What each place of the output is made of, ``[batch, channels * kernel, places]``."""
+def patches(layer: Any, x: Tensor) -> Tensor:
+    """What each place of a convolution's output is made of, ``[batch, channels * kernel, places]``."""
     ends: list[int] = []
     for size, dilation, padding in zip(layer.kernel_size, layer.dilation, _padding(layer), strict=True):
         before = dilation * (size - 1) // 2 if padding is None else padding
         after = dilation * (size - 1) - before if padding is None else padding
         ends = [before, after, *ends]
-    x = F.pad(x if x.dim() == layer.parameter.dim() else x.unsqueeze(0), ends)
-    if isinstance(layer, QuantizedConv1d):
+    x = F.pad(x if x.dim() == len(layer.kernel_size) + 2 else x.unsqueeze(0), ends)
+    if len(layer.kernel_size) == 1:
         one = (1, *layer.kernel_size), (1, *layer.dilation), (1, *layer.stride)
         return F.unfold(x.unsqueeze(-2), one[0], dilation=one[1], stride=one[2])
     return F.unfold(x, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
 
 
-def _padding(layer: QuantizedConv) -> tuple[int | None, ...]:
+def _padding(layer: Any) -> tuple[int | None, ...]:
     """Of each dimension; ``None`` where it is what keeps the size."""
     if isinstance(layer.padding, str):
         return (None if layer.padding == "same" else 0,) * len(layer.kernel_size)
