@@ -101,13 +101,13 @@ def test_wanda_compares_within_an_output_and_groups_of_a_convolution_have_their_
     assert torch.equal(found, torch.tensor([[1.0, 0.0, 3.0, 0.0], [0.0, 0.0, 7.0, 6.0]]))
 
 
-def test_weights_that_are_zero_stay_so() -> None:
-    x, rows = inputs(8), weights(3, 8)
-    rows[0] = torch.tensor([0.0, 0, 0, 0, 0, 1, 2, 3])
-    for sparsity in (0.1, 0.25):  # fewer than are zero already, and more
-        found = sparsegpt(rows, hessian(x), sparsity, SINGLE, 0.01)
-        assert (found[0, :5] == 0).all()
-        assert int((found == 0).sum()) == max(5, round(24 * sparsity))
+@pytest.mark.parametrize("granularity", ["unstructured", "2:4"])
+def test_weights_that_are_zero_stay_so(granularity: str) -> None:
+    x, rows = inputs(136, 300), weights(3, 136)
+    rows[:, 128:] = 0.0  # more of them than half, after others that go
+    found = sparsegpt(rows, hessian(x), 0.5, Granularity.parse(granularity), 0.01)
+    assert (found[:, 128:] == 0).all()
+    assert int((found == 0).sum()) == 3 * (64 + 8)
 
 
 class Net(nn.Module):
