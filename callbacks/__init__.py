@@ -4,6 +4,7 @@ from distill.callbacks.best_checkpoint import BestCheckpoint
 from distill.callbacks.determinism import Determinism
 from distill.callbacks.ema import ExponentialMovingAverage
 from distill.callbacks.low_rank import LowRank
+from distill.callbacks.mixup import Mixup
 from distill.callbacks.pruning import GradualMagnitudePruning
 from distill.callbacks.qat import QuantizationAwareTraining
 from distill.callbacks.resume_checkpoint import ResumeCheckpoint
@@ -19,6 +20,7 @@ __all__ = [
     "ExponentialMovingAverage",
     "GradualMagnitudePruning",
     "LowRank",
+    "Mixup",
     "QuantizationAwareTraining",
     "ResumeCheckpoint",
     "ShareParameters",

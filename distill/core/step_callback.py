@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from distill.core.signals import Batch
 from distill.core.trained_module import check_steps, several_steps, total_steps
 from distill.core.utils.errors import UserError
 
@@ -64,6 +65,13 @@ class StepCallback(Callback):
     def on_weights_set(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called when another callback has given the student's weights other values, not by an optimizer step."""
         return
+
+    def trained_on(self, trainer: Trainer, batch: Batch) -> Batch:
+        """The batch that both models of a :class:`~distill.Distillation` read in place of this one of the training.
+
+        What is drawn for it must follow from the batch's number (and the rank), so that a resumed run draws alike.
+        """
+        return batch
 
     def learning_rate_factor(self, step: int, total_steps: int) -> float:
         """What the learning rate of optimizer step ``step`` (0 is the first) is multiplied by.

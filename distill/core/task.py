@@ -89,6 +89,10 @@ class Task(ABC):
     def metrics(self) -> dict[str, Metric]:
         """Fresh metrics by name."""
 
+    def judged(self, batch: Batch) -> Batch:
+        """A batch of an evaluation with its labels as metrics and counts read them."""
+        return batch
+
     @abstractmethod
     def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
         """Show one batch's logits to :meth:`metrics`."""

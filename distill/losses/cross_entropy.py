@@ -19,7 +19,7 @@ from distill.losses.blockwise import sum_over_rows
 from distill.losses.label_loss import LabelLoss
 from distill.losses.softened import Softened
 
-__all__ = ["CrossEntropy", "cross_entropy", "regression_mse"]
+__all__ = ["CrossEntropy", "cross_entropy", "regression_mse", "soft_cross_entropy"]
 
 
 def cross_entropy(
@@ -46,6 +46,28 @@ def cross_entropy(
     return sum_over_rows(formula, student_NC, labels_N)
 
 
+def soft_cross_entropy(
+    student_NC: Tensor, targets_NC: Tensor, label_smoothing: float = 0.0, class_weights_C: Tensor | None = None
+) -> Tensor:
+    """Sum over positions of -sum_c t[c] * w[c] * log softmax(student)[c], t = (1 - s) * target + s / C.
+
+    Args:
+        student_NC: Logits ``[N, C]``, any float dtype; computed in float32 or better.
+        targets_NC: Rows of probabilities ``[N, C]``; rows with a NaN are no labels and add nothing.
+        label_smoothing: s in [0, 1).
+        class_weights_C: w ``[C]``; ones if not given.
+    """
+
+    def formula(student_nC: Tensor, targets_nC: Tensor) -> Tensor:
+        known_n = ~targets_nC.isnan().any(-1)
+        weight = None if class_weights_C is None else class_weights_C.to(student_nC.dtype)
+        target = targets_nC.nan_to_num().to(student_nC.dtype)
+        each = F.cross_entropy(student_nC, target, weight, reduction="none", label_smoothing=label_smoothing)
+        return (each * known_n).sum()
+
+    return sum_over_rows(formula, student_NC, targets_NC)
+
+
 def regression_mse(student_N: Tensor, labels_N: Tensor) -> Tensor:
     """Sum over samples of (student - label)^2, in at least float32; a label that is NaN is none and adds nothing."""
     labels_N = at_least_float32(labels_N)
@@ -55,8 +77,9 @@ def regression_mse(student_N: Tensor, labels_N: Tensor) -> Tensor:
 class CrossEntropy(LabelLoss):
     """Cross entropy of the student with the labels; with float labels and a head of one output, squared error.
 
-    Reads no teacher. Positions outside ``batch.mask`` or without a label (-100; NaN among numbers) add nothing; the
-    mean is over the positions inside the mask, so that all terms of an objective share one count.
+    A label is a class, or a row of probabilities over all classes (mixup, several annotators). Reads no teacher.
+    Positions outside ``batch.mask`` or without a label (-100; NaN among numbers) add nothing; the mean is over the
+    positions inside the mask, so that all terms of an objective share one count.
 
     Args:
         label_smoothing: Share of the target spread over all classes, in [0, 1).
@@ -97,17 +120,16 @@ class CrossEntropy(LabelLoss):
     outputs: ClassVar[OutputKind] = "classes"
 
     def summed(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+        if labels.is_floating_point() and labels.dim() == logits.dim() and logits.shape[-1] > 1:
+            self._check_rows(logits, labels)
+            self._check_weights(logits.shape[-1])
+            student_NC, targets_NC = counted(mask, logits.flatten(0, -2), labels.flatten(0, -2))
+            return soft_cross_entropy(student_NC, targets_NC, self.label_smoothing, self.class_weights)
         student_NC, labels_N = counted(mask, logits.flatten(0, -2), labels.flatten())
         if labels_N.is_floating_point():
             self._check_regression(student_NC.shape[-1])
             return regression_mse(student_NC.squeeze(-1), labels_N)
-        if self.class_weights is not None and len(self.class_weights) != student_NC.shape[-1]:
-            raise UserError(
-                f"must be one for each of the {student_NC.shape[-1]} classes",
-                key="class_weights",
-                value=self.class_weights.tolist(),
-                hint="give as many weights as classes",
-            )
+        self._check_weights(student_NC.shape[-1])
         return cross_entropy(student_NC, labels_N, self.label_smoothing, self.class_weights)
 
     def closed_form(
@@ -127,6 +149,26 @@ class CrossEntropy(LabelLoss):
         if share:
             expected_n = (1 - share) * expected_n + share * soft.student.mean(-1)
         return ((soft.student_normalizers - expected_n) * known_n1[:, 0]).sum()
+
+    def _check_rows(self, logits: Tensor, labels: Tensor) -> None:
+        problem, hint = "", "give one probability for each output, or a class as an integer"
+        if labels.shape != logits.shape:
+            problem = f"labels are rows of {list(labels.shape)}, and logits are {list(logits.shape)}"
+        elif labels.device.type == "cpu":  # on a device a look would make every step wait
+            wrong = ((labels.sum(-1) - 1).abs() > 1e-3) | (labels < 0).any(-1)  # of a NaN neither holds
+            if bool(wrong.any()):
+                problem, hint = "rows of labels must be probabilities that add up to 1", "divide each row by its sum"
+        if problem:
+            raise UserError(problem, key=self.name, hint=hint)
+
+    def _check_weights(self, classes: int) -> None:
+        if self.class_weights is not None and len(self.class_weights) != classes:
+            raise UserError(
+                f"must be one for each of the {classes} classes",
+                key="class_weights",
+                value=self.class_weights.tolist(),
+                hint="give as many weights as classes",
+            )
 
     def _check_regression(self, width: int) -> None:
         if width != 1:

@@ -70,13 +70,19 @@ def head_terms(
         theirs = teacher
     else:
         theirs = None if teacher is None else counted(batch.mask, teacher.flatten(0, -2))[0]
-    labels = None if batch.labels is None else counted(batch.mask, batch.labels.flatten())[0]
+    labels = None if batch.labels is None else counted(batch.mask, _a_row_each(batch.labels, batch.mask))[0]
     aligned = {name: batch.extras[name] for name in (TEACHER_AT, TEACHER_PATH) if name in batch.extras}
     paired = {name: counted(batch.mask, x.flatten())[0] for name, x in aligned.items()}
     weights = [loss.weight(batch.step, batch.total_steps) for loss in losses]
     rows = _Rows(losses, ours, theirs, labels, paired, batch, weights)
     total, sums = _HeadTerms.apply(rows, ours.hidden, ours.weight, ours.bias)  # type: ignore[no-untyped-call]
     return total, list(sums.unbind())
+
+
+def _a_row_each(labels: Tensor, mask: Tensor | None) -> Tensor:
+    """Labels of all positions ``[M]``, or rows of probabilities ``[M, C]``."""
+    rows = labels.is_floating_point() and mask is not None and labels.dim() > mask.dim()
+    return labels.flatten(0, -2) if rows else labels.flatten()
 
 
 @dataclass

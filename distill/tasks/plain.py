@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -66,6 +67,7 @@ class Plain(Task):
         return {"accuracy": Ratio()}
 
     def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
+        batch = self.judged(batch)
         if batch.labels is not None:
             if batch.labels.is_floating_point():
                 problem = "accuracy is of classes, and the labels are numbers"
@@ -73,6 +75,22 @@ class Plain(Task):
                 raise UserError(problem, key="model.task", value=self.name, hint=hint)
             valid = batch.labels != IGNORE
             metrics["accuracy"].update((logits.argmax(-1) == batch.labels) & valid, valid)
+
+    def judged(self, batch: Batch) -> Batch:
+        """With the likeliest class of each row of probabilities; an ``update`` of one's own gets what was given."""
+        labels = batch.labels
+        if (
+            labels is None
+            or labels.dim() != 2
+            or not labels.is_floating_point()
+            or type(self).update is not Plain.update
+        ):
+            return batch
+        known = labels[~labels.isnan().any(-1)]
+        if not _are_probabilities(known):
+            return batch
+        classes = labels.nan_to_num().argmax(-1).masked_fill(labels.isnan().any(-1), IGNORE)
+        return replace(batch, labels=classes)
 
     def guess(self, counts: Counts, tokens: Tensor | None) -> Guess | None:
         n = int(counts.labels.sum())
@@ -85,7 +103,8 @@ class Plain(Task):
 def pairs(raw: Any) -> Batch:
     """``(x, y)`` or ``(x, y, ids)`` of a loader as ``Batch(inputs={"input": x}, labels=y, ids=ids)``.
 
-    Labels equal to :data:`~distill.core.signals.IGNORE` or -1 are masked out; ids are integers.
+    Labels equal to :data:`~distill.core.signals.IGNORE` or -1 are masked out; ids are integers. Numbers ``[B, C]`` are
+    one label a sample: rows of probabilities, those with a NaN masked out.
 
     Raises:
         UserError: if the loader yields anything else.
@@ -101,9 +120,10 @@ def pairs(raw: Any) -> Batch:
     ids = None if len(raw) == 2 else _ids(raw[2], len(x))
     if not labels.is_floating_point():
         labels = labels.long().masked_fill(labels == -1, IGNORE) if labels.dtype != torch.bool else labels.long()
+    rows = labels.is_floating_point() and labels.dim() == 2
     # On the host this look is free; on a device it would make every step wait.
-    valid = labels != IGNORE
-    mask = None if labels.device.type == "cpu" and bool(valid.all()) else valid
+    valid = ~labels.isnan().any(-1) if rows else labels != IGNORE
+    mask = None if not rows and labels.device.type == "cpu" and bool(valid.all()) else valid
     return Batch(inputs={"input": x}, labels=labels, mask=mask, ids=ids)
 
 

@@ -20,7 +20,7 @@ from distill.core.lazy_head import can_be_lazy
 from distill.core.record import recount_zeros
 from distill.core.schedules import check_schedule, check_schedules
 from distill.core.signals import Batch, Request, Signals
-from distill.core.step_callback import logged, scale_learning_rate
+from distill.core.step_callback import logged, scale_learning_rate, step_callbacks
 from distill.core.trained_module import check_steps, count_steps
 from distill.losses import DistillationLoss
 from distill.models.compatibility import check_pair, check_widths
@@ -268,6 +268,8 @@ class Distillation(TrainedModule):
 
     def training_step(self, raw_batch: Any, batch_idx: int) -> Tensor:
         batch = self.task.batch(raw_batch).at(self.global_step, self.total_steps)
+        for callback in step_callbacks(self.trainer):
+            batch = callback.trained_on(self.trainer, batch)
         objective, terms = self.terms(batch)
         self._finite.watch(terms, batch)
         if logged(self.trainer, self.global_step + 1):
@@ -306,7 +308,7 @@ class Distillation(TrainedModule):
         self._evaluate(raw_batch, batch_idx)
 
     def _evaluate(self, raw_batch: Any, index: int) -> None:
-        batch = self.task.batch(raw_batch)
+        batch = self.task.judged(self.task.batch(raw_batch))
         whole = bool(self.why_whole())
         with self.evidence.watching(self.student, index):
             signals = self.task.forward(self.student, batch, Request(logits=True, lazy=not whole))

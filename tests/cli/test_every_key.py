@@ -54,6 +54,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "GradualMagnitudePruning": {"final_sparsity": 0.5},
     "Linear": {"start": 1.0, "end": 0.0},
     "LowRank": {"rank": 4},
+    "Mixup": {"classes": 10},
     "WarmStart": {"run": "a"},
     "StructuredPruning": {"neurons": 0.5},
     "TeacherConfig": {"path": "a"},
