@@ -24,13 +24,16 @@ from typing import Any
 from distill.core.utils.console import number
 from distill.core.utils.json_file import number_at
 
-__all__ = ["Verdict", "steps_to_prune", "steps_to_quantize"]
+__all__ = ["Verdict", "slower_integers", "steps_to_prune", "steps_to_quantize"]
 
 ONE_CLASS = 0.99
 """Share of the predictions from which on they count as one class."""
 
 ONE_NUMBER = 0.01
 """Spread of predicted numbers, as a part of the labels', up to which they count as one number."""
+
+SLOWER = 1.05
+"""How much longer integers may take than floats: less is noise."""
 
 _SAME = 1e-9
 
@@ -218,6 +221,24 @@ def _no_better(
         return None
     how = f"{number(value)}{where}, no better than a constant guess ({number(guess)}{_margin(error)})"
     return Remark(f"the {who}'s {metric} is {how}: {_SHOWS[who]}", bad=True)
+
+
+def slower_integers(latency_ms: Mapping[int, Mapping[str, float] | None], student: str) -> list[str]:
+    """What to say of batches in which integers take longer than the same student's floats.
+
+    A runtime may lack operators for them.
+
+    Args:
+        latency_ms: Size of the batch -> milliseconds of ``export`` and of other files; ``None`` where it was not timed.
+        student: What the float file of the student is called.
+    """
+    said = []
+    for batch, times in latency_ms.items():
+        if times is None or student not in times or times["export"] <= SLOWER * times[student]:
+            continue
+        both = f"{times['export']:.2f} ms against {times[student]:.2f} ms"
+        said.append(f"the integers are slower here than the same student in float32 (batch {batch}: {both})")
+    return [*said[:-1], f"{said[-1]}; --to onnx writes that one"] if said else []
 
 
 def _margin(error: float) -> str:

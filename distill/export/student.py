@@ -20,6 +20,7 @@ from distill.core.utils.console import wide
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_transformers
 from distill.core.utils.replacing import check_output
+from distill.core.verdict import slower_integers
 from distill.export.base import ExportTarget
 from distill.export.folder import REPORT, replacing_export
 from distill.export.onnx.convert import without_quantization
@@ -28,7 +29,7 @@ from distill.export.onnx.isa import check_isa, host_isa
 from distill.export.onnx.padding import said
 from distill.export.onnx.runtime import latency, session
 from distill.export.onnx.write import MODEL
-from distill.export.summary import STUDENT, TEACHER, show, sizes, slower
+from distill.export.summary import BATCH, MANY, STUDENT, TEACHER, show, sizes
 from distill.export.targets import check_packages, find_target, write
 from distill.models.compatibility import positions_of
 from distill.models.unfinished import refuse_unfinished
@@ -40,6 +41,7 @@ LENGTH = 128
 """Tokens of the text whose latency is measured, or as many as the models read."""
 
 _REPEATS = 100
+_SECONDS, _FEWEST = 2.0, 3  # that the larger batch may take, and how often it is then called at least
 
 
 def export(
@@ -196,7 +198,7 @@ def written(
             report["verdict"] += said(report["padding"])
         if target.onnx is not None:
             report |= measured(student, teacher, fresh / target.onnx, first, integers=target.integers)
-            report["verdict"] += slower(report["latency_ms"])
+            report["verdict"] += slower_integers({1: report["latency_ms"], BATCH: report.get(MANY)}, STUDENT)
         write_beside(fresh, tokenizer, student, report, pads=target.onnx is not None)
         beside(report, fresh)
         (fresh / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -233,7 +235,8 @@ def measured(
 ) -> dict[str, Any]:
     """Latency of the export beside the float teacher and, of integers, beside the student in float.
 
-    The first of them that there is, is the reference for the size too.
+    The first of them that there is, is the reference for the size too. Integers are timed in a larger batch too, if
+    that takes no more than seconds.
     """
     references = {} if teacher is None else {TEACHER: teacher}
     if integers:
@@ -251,6 +254,13 @@ def measured(
             sessions[name] = session(folder / MODEL)
             found.setdefault("reference", {"name": name, **sizes(folder)})
         found["latency_ms"] = latency(sessions, dict.fromkeys(sessions, inputs), _REPEATS)
+        if integers:
+            pair = {name: sessions[name] for name in ("export", STUDENT)}
+            expected = BATCH * sum(found["latency_ms"][name] for name in pair)
+            repeats = min(_REPEATS, int(_SECONDS * 1000 / max(expected, 1e-3)))
+            many = {name: tensor.repeat(BATCH, *[1] * (tensor.dim() - 1)) for name, tensor in inputs.items()}
+            if repeats >= _FEWEST:
+                found[MANY] = latency(pair, dict.fromkeys(pair, many), repeats)
     return found
 
 

@@ -14,11 +14,13 @@ from rich.table import Table
 
 from distill.core.utils.console import number, wide
 
-__all__ = ["STUDENT", "TEACHER", "megabytes", "show", "sizes", "slower"]
+__all__ = ["BATCH", "MANY", "STUDENT", "TEACHER", "megabytes", "show", "sizes"]
 
 _BLOCK = 1 << 20
 
 TEACHER, STUDENT = "the float teacher", "the float student"
+BATCH, MANY = 32, "latency_ms_of_32"
+"""The larger batch that integers are timed with, and where the report has it."""
 
 
 def sizes(folder: Path) -> dict[str, int]:
@@ -54,11 +56,11 @@ def _rows(report: Mapping[str, Any]) -> dict[str, str]:
         size += f", {ratio:.2f} times smaller than {reference['name']} ({megabytes(reference['bytes'])})"
     rows = {"size": size}
     if "integer_matmuls" in report and report["integer_products"]:
-        matmuls = report["integer_matmuls"]
-        names = ", ".join(f"{count} {name}" for name, count in matmuls.items())
-        rows["integer matmuls"] = f"{sum(matmuls.values())} of {report['integer_products']}" + (
-            f" ({names})" if names else ""
-        )
+        left = report.get("float_products", {})
+        names = ", ".join(f"{count} {name}" for name, count in report["integer_matmuls"].items())
+        rows["integer products"] = f"{report['integer_products']} of {report['integer_products'] + len(left)} ({names})"
+        if left:
+            rows["left in floats"] = _reasons(left)
         rows["weights"] = f"{report['weights']} for {report['isa']}, the largest is {report['largest_weight']}"
     elif "integer_matmuls" in report and report["quantized_layers"]:
         rows["quantized layers"] = f"{report['quantized_layers']}, weights stored as integers and multiplied as floats"
@@ -83,13 +85,16 @@ def _rows(report: Mapping[str, Any]) -> dict[str, str]:
     return rows
 
 
-def slower(latency_ms: Mapping[str, float]) -> list[str]:
-    """What to say where integers take longer than the same student's floats do: a runtime may lack the operators."""
-    integers, floats = latency_ms["export"], latency_ms.get(STUDENT)
-    if floats is None or integers <= 1.05 * floats:  # less is noise
-        return []
-    times = f"{integers:.2f} ms against {floats:.2f} ms"
-    return [f"the integers are slower here than the same student in float32 ({times}); --to onnx writes that one"]
+def _reasons(left: Mapping[str, str]) -> str:
+    """The layers that are multiplied as floats, by what keeps them from integers."""
+    layers: dict[str, list[str]] = {}
+    for name, why in left.items():
+        layers.setdefault(why, []).append(name)
+    few = {
+        why: ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+        for why, names in layers.items()
+    }
+    return "; ".join(f"{names}: {why}" for why, names in few.items())
 
 
 def _latency(report: Mapping[str, Any]) -> str:
@@ -99,6 +104,9 @@ def _latency(report: Mapping[str, Any]) -> str:
     if reference:
         taken = times[reference["name"]]
         text += f": {taken / times['export']:.2f} times as fast as {reference['name']} ({taken:.2f} ms)"
+    if many := report.get(MANY):
+        taken, ours = many[STUDENT], many["export"]
+        text += f"; batch {BATCH}: {ours:.2f} ms, {taken / ours:.2f} times as fast as {STUDENT} ({taken:.2f} ms)"
     return text
 
 

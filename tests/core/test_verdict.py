@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distill.core.verdict import Verdict, steps_to_prune, steps_to_quantize
+from distill.core.verdict import Verdict, slower_integers, steps_to_prune, steps_to_quantize
 
 
 def result(student: float = 0.86, teacher: float = 0.9, guess: float = 0.51, **more: Any) -> dict[str, Any]:
@@ -112,3 +112,13 @@ def test_reading_a_verdict_takes_no_torch() -> None:
 def test_one_class_is_spoken_of_from_99_in_a_hundred_predictions_on(share: float, said: bool) -> None:
     found = result(most_predicted={"class": "class 1", "share": share})
     assert ("of the inputs" in lines(found)) is said
+
+
+def test_integers_that_are_slower_than_the_same_floats_are_reported() -> None:
+    both = {1: {"export": 3.0, "teacher": 9.0, "student": 2.0}, 32: {"export": 60.0, "student": 50.0}}
+    first, second = slower_integers(both, "student")
+    assert "batch 1: 3.00 ms against 2.00 ms" in first
+    assert "batch 32: 60.00 ms against 50.00 ms" in second
+    assert second.endswith("--to onnx writes that one")
+    assert slower_integers({1: {"export": 2.0, "student": 2.0}, 32: None}, "student") == []
+    assert slower_integers({1: {"export": 3.0, "teacher": 1.0}}, "student") == []

@@ -79,8 +79,11 @@ def test_a_run_becomes_a_folder_with_everything_in_it(
     assert report["bytes"] == (folder / "model.onnx").stat().st_size < report["reference"]["bytes"]
     assert report["length"] == 64
     assert set(report["latency_ms"]) == {"export", "the float teacher", "the float student"}
-    timed = timing.call_args.args[0]
+    timed, larger = (call.args[0] for call in timing.call_args_list)
     assert timed.keys() == report["latency_ms"].keys()
+    assert larger.keys() == report["latency_ms_of_32"].keys() == {"export", "the float student"}
+    [*_, feeds] = (call.args[1] for call in timing.call_args_list)
+    assert {len(tensor) for tensor in feeds["export"].values()} == {32}
     for timed_session in timed.values():  # of one thread, as is said where latencies are told
         options = timed_session.get_session_options()
         assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from distill.export.summary import show, sizes, slower
+from distill.export.summary import MANY, STUDENT, show, sizes
 
 REPORT = {
     "folder": "runs/a/b/exports/onnx-int8",
@@ -92,10 +92,18 @@ def test_decisions_that_are_all_one_class_are_no_proof() -> None:
     assert "warning: the student predicts class 1 for every input" in text
 
 
-def test_integers_that_are_slower_than_the_same_floats_are_reported() -> None:
-    (line,) = slower({"export": 3.0, "the float teacher": 9.0, "the float student": 2.0})
-    assert "3.00 ms against 2.00 ms" in line
-    assert slower({"export": 2.0, "the float student": 2.0}) == slower({"export": 3.0, "the float teacher": 1.0}) == []
+def test_layers_that_are_left_in_floats_are_named_with_the_reason() -> None:
+    console = Console(width=200, record=True, file=StringIO())
+    show(REPORT | {"float_products": {"a": "its output is not rounded", "b": "its inputs are not rounded"}}, console)
+    text = console.export_text()
+    assert "13 of 15 (13 MatMulIntegerToFloat)" in text
+    assert "a: its output is not rounded; b: its inputs are not rounded" in text
+
+
+def test_the_larger_batch_is_shown_beside_the_student_in_floats() -> None:
+    console = Console(width=200, record=True, file=StringIO())
+    show(REPORT | {MANY: {"export": 20.0, STUDENT: 50.0}}, console)
+    assert "batch 32: 20.00 ms, 2.50 times as fast as the float student (50.00 ms)" in console.export_text()
 
 
 def test_sizes_that_are_fixed_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

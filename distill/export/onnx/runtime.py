@@ -16,7 +16,16 @@ from torch import Tensor
 
 from distill.core.utils.errors import UserError
 
-__all__ = ["INTEGER_MATMULS", "UNWRITTEN", "input_sizes", "integer_matmuls", "latency", "logits", "session"]
+__all__ = [
+    "INTEGER_MATMULS",
+    "UNWRITTEN",
+    "input_sizes",
+    "integer_matmuls",
+    "latency",
+    "logits",
+    "optimized",
+    "session",
+]
 
 INTEGER_MATMULS = frozenset(
     {
@@ -87,15 +96,19 @@ def _feed(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     return {n: (tensor.float() if tensor.is_floating_point() else tensor).numpy() for n, tensor in inputs.items()}
 
 
-def integer_matmuls(path: Path) -> dict[str, int]:
-    """How many of :data:`INTEGER_MATMULS`, by name, are in the graph that onnxruntime makes of the file to run it."""
+def optimized(path: Path) -> Any:
+    """The graph that onnxruntime makes of the file to run it."""
     import onnx
 
     with tempfile.TemporaryDirectory() as folder:
-        optimized = Path(folder) / "optimized.onnx"
-        session(path, optimized=optimized)
-        graph = onnx.load(optimized, load_external_data=False).graph
-    found = Counter(node.op_type for node in graph.node)
+        made = Path(folder) / "optimized.onnx"
+        session(path, optimized=made)
+        return onnx.load(made, load_external_data=False).graph
+
+
+def integer_matmuls(path: Path) -> dict[str, int]:
+    """How many of :data:`INTEGER_MATMULS`, by name, are in the graph that onnxruntime makes of the file to run it."""
+    found = Counter(node.op_type for node in optimized(path).node)
     return {name: found[name] for name in sorted(INTEGER_MATMULS & set(found))}
 
 

@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from distill.compression.quantization.layers import multiplies_integers
 from distill.core.utils.errors import UserError
 from distill.export.base import ExportTarget, Predict
 from distill.export.onnx.convert import frozen_layers, largest_integer, with_integers
 from distill.export.onnx.graph import to_onnx
 from distill.export.onnx.isa import weight_type
-from distill.export.onnx.runtime import input_sizes, integer_matmuls, logits, session
+from distill.export.onnx.products import products
+from distill.export.onnx.runtime import input_sizes, logits, session
 from distill.export.verify import torch_logits
 
 __all__ = ["MODEL", "Onnx", "OnnxInt8"]
@@ -64,8 +64,7 @@ class OnnxInt8(Onnx):
             "isa": self.isa,
             "weights": weights,
             "largest_weight": largest,
-            "integer_products": sum(map(multiplies_integers, layers.values())),
-            "integer_matmuls": integer_matmuls(folder / MODEL),
+            **products(folder / MODEL, student),
         }
 
 

@@ -66,6 +66,7 @@ def test_all_of_a_residual_net_but_its_ends_is_integers(net: Gated, tmp_path: Pa
     quantize(net, [batch.inputs["input"] for batch in images()], activations=ActivationScheme())
     report = write(TARGETS["onnx-int8"]("vnni"), net, tmp_path, task=Plain(), batches=images)
     assert report["integer_matmuls"] == {"QLinearConv": 3}
+    assert (report["integer_products"], report["float_products"]) == (3, {})
     found = operators(tmp_path / MODEL)
     expected = {
         "QLinearAdd": 1,
