@@ -5,12 +5,11 @@ Its head is what the hub reads (https://huggingface.co/docs/hub/model-cards). It
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from distill.config.files import long_form
 from distill.config.yaml import dump
@@ -25,27 +24,20 @@ from distill.core.utils.version import VERSION
 from distill.core.utils.visible import visible
 from distill.core.verdict import Verdict
 from distill.data.task_file import TaskFile
+from distill.export.base import ExportTarget
 from distill.run.folder import Run
+from distill.workflows.how_to_load import PIPELINES, TRANSFORMERS, form_of, how_to_load, opened_by_transformers
 
-__all__ = ["CARD", "card", "how_to_load"]
+__all__ = ["CARD", "card"]
 
 CARD = "README.md"
 
-_PIPELINES = {
-    "text-classification": "text-classification",
-    "multi-label-classification": "text-classification",
-    "token-classification": "token-classification",
-    "masked-lm": "fill-mask",
-    "causal-lm": "text-generation",
-}
 _METRICS = {
     **{name: name for name in ("accuracy", "f1", "perplexity")},
     **{"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"},
 }
 """Our name of a metric -> the hub's."""
 _WHO = {"guess": "constant guess", "teacher": "teacher", "alone": "without a teacher", "student": "this model"}
-_NOT_OURS = ("remove", "low_rank", "share")
-"""Steps after which transformers alone cannot tell the model's structure."""
 _LICENCE = "Not known here: those of the base model, the teacher and the data decide. Name it by `license` at the top."
 _DEPTH = 8
 
@@ -56,6 +48,7 @@ def card(
     student: nn.Module,
     data: Any,
     report: Mapping[str, Any] | None = None,
+    target: ExportTarget | None = None,
 ) -> str:
     """The card's text.
 
@@ -65,35 +58,36 @@ def card(
         student: As it was saved.
         data: The run's.
         report: Of an export; nothing for the student's own folder.
+        target: Of the export.
     """
     task_file = TaskFile.of(data)
-    onnx = bool(report) and str((report or {}).get("to")) != "hf"
+    form = form_of(target)
     parts = [
-        f"---\n{dump(_head(config, result, student, task_file, onnx))}---",
+        f"---\n{dump(_head(config, result, student, task_file, form))}---",
         f"# {visible(str(config.get('name', 'model')))}",
         _what(student, data, task_file, report),
         "## How it was made\n\n" + "\n".join(f"- {line}" for line in _made(config, result, student)),
         "## How good it is\n\n" + _figures(result, report),
-        "## How to load it\n\n" + how_to_load(student, task_file, onnx),
+        "## How to load it\n\n" + how_to_load(student, task_file, form),
         f"## Licence\n\n{_LICENCE}",
     ]
     return str(scrub("\n\n".join(parts))) + "\n"
 
 
 def _head(
-    config: Mapping[str, Any], result: Mapping[str, Any], student: nn.Module, task_file: TaskFile | None, onnx: bool
+    config: Mapping[str, Any], result: Mapping[str, Any], student: nn.Module, task_file: TaskFile | None, form: str
 ) -> dict[str, Any]:
     kinds = {step["kind"] for step in steps_of(student)}
     tags = ["lightning-distill", *(["distillation"] if (config.get("model") or {}).get("teacher") else [])]
     tags += ["pruning"] if kinds & {"sparsity", "remove"} else []
     tags += ["quantization"] if "quantize" in kinds else []
     head: dict[str, Any] = {"license": "unknown"}
-    if onnx:
-        tags.append("onnx")
-    else:
-        head["library_name"] = "transformers" if _opens(student) else "lightning-distill"
+    if form in TRANSFORMERS:
+        head["library_name"] = "transformers" if opened_by_transformers(student) else "lightning-distill"
+    if form != "student":
+        tags.append(form)
     if task_file is not None:
-        head["pipeline_tag"] = _PIPELINES[task_file.task]
+        head["pipeline_tag"] = PIPELINES[task_file.task]
     if base := _base(config):
         head["base_model"] = base
     path = _data(config).get("path")
@@ -102,7 +96,19 @@ def _head(
     scores = (result.get("scores") or {}).get("student") or {}
     if metrics := [_METRICS[name] for name in scores if name in _METRICS]:
         head["metrics"] = metrics
+        head["model-index"] = [_results(config, scores, head.get("datasets"), head.get("pipeline_tag"))]
     return head | {"tags": tags}
+
+
+def _results(
+    config: Mapping[str, Any], scores: Mapping[str, float], datasets: Sequence[str] | None, pipeline: str | None
+) -> dict[str, Any]:
+    """The scores as the hub lists them beside other models'."""
+    data = {"name": datasets[0], "type": datasets[0]} if datasets else {"name": "data of its own", "type": "local"}
+    metrics = [{"type": _METRICS[name], "value": round(scores[name], 6)} for name in scores if name in _METRICS]
+    found: dict[str, Any] = {"task": {"type": pipeline}} if pipeline else {}
+    found |= {"dataset": {**data, "split": "validation"}, "metrics": metrics}
+    return {"name": visible(str(config.get("name", "model"))), "results": [found]}
 
 
 def _what(student: nn.Module, data: Any, task_file: TaskFile | None, report: Mapping[str, Any] | None) -> str:
@@ -167,63 +173,6 @@ def _figures(result: Mapping[str, Any], report: Mapping[str, Any] | None) -> str
     if found:
         lines.insert(0, f"This export's {found['metric']} on the same data: {number(found['exported'])}.")
     return "\n\n".join(["\n".join(rows), *map(visible, lines)])
-
-
-# ---------------------------------------------------------------------- how to load it
-
-
-def _opens(student: nn.Module) -> bool:
-    """Whether transformers alone opens the student's folder."""
-    steps = steps_of(student)
-    packed = any(step["kind"] in _NOT_OURS or step.get("store") == "integers" for step in steps)
-    return isinstance(student, PreTrainedModel) and not packed
-
-
-def how_to_load(student: nn.Module, task_file: TaskFile | None, onnx: bool) -> str:
-    """A few lines of Python, for the folder that the card lies in."""
-    if not isinstance(student, PreTrainedModel):
-        return "`distill.load(folder, model=MODULE)` fills a module of the same structure with its weights."
-    if task_file is None:
-        return "`distill.load(folder)` opens it."
-    pair = "text_pair" in task_file.columns
-    text = '"a [MASK] text"' if task_file.task == "masked-lm" else '"a text"'
-    more = "Or from a shell: `distill predict FOLDER FILE`."
-    if onnx:
-        given = f'{text}, "another"' if pair else text
-        code = f"""\
-import onnxruntime
-from transformers import AutoTokenizer
-
-session = onnxruntime.InferenceSession("model.onnx")
-names = [one.name for one in session.get_inputs()]
-tokenizer = AutoTokenizer.from_pretrained(".")
-inputs = tokenizer({given}, truncation=True, max_length={task_file.max_length}, return_tensors="np")
-print(session.run(["logits"], {{name: inputs[name] for name in names}}))"""
-    elif _opens(student):
-        given = f'{{"text": {text}, "text_pair": "another"}}' if pair else text
-        given = given.replace("[MASK]", '" + model.tokenizer.mask_token + "')
-        if _PIPELINES[task_file.task] == "text-classification":
-            given += f", truncation=True, max_length={task_file.max_length}"
-        if task_file.settings.get("chat_template"):
-            given = f'[{{"role": "user", "content": {given}}}]'
-        if task_file.task == "causal-lm":
-            given += ", max_new_tokens=20"
-        if any(step["kind"] == "quantize" for step in steps_of(student)):
-            more += " Quantized weights are run in floating point here; `distill.load(folder)` rounds inputs as well."
-        code = f"""\
-from transformers import pipeline
-
-model = pipeline("{_PIPELINES[task_file.task]}", ".")
-print(model({given}))"""
-    else:
-        given = f'{text}, "another"' if pair else text
-        code = f"""\
-import distill
-from transformers import AutoTokenizer
-
-model, tokenizer = distill.load("."), AutoTokenizer.from_pretrained(".")
-print(model(**tokenizer({given}, return_tensors="pt")).logits)"""
-    return f"In this folder:\n\n```python\n{code}\n```\n\n{more}"
 
 
 # ---------------------------------------------------------------------- where things come from

@@ -81,7 +81,7 @@ def export(
     def describe(report: dict[str, Any], fresh: Path) -> None:
         for name, text in task_file(job.data).items():
             (fresh / name).write_text(text, encoding="utf-8")
-        described = card(run.config, read_json(run.result_file)[0], student, job.data, report)
+        described = card(run.config, read_json(run.result_file)[0], student, job.data, report, target)
         (fresh / CARD).write_text(described, encoding="utf-8")
 
     report = written(

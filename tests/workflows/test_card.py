@@ -23,7 +23,10 @@ from transformers import (
 
 from distill.core.record import note
 from distill.data.task_file import TaskFile
-from distill.workflows.card import card, how_to_load
+from distill.export.base import ExportTarget
+from distill.export.targets import TARGETS
+from distill.workflows.card import card
+from distill.workflows.how_to_load import form_of, how_to_load
 
 FOLDERS = ("student", "exports/hf", "exports/onnx-int8")
 
@@ -59,6 +62,53 @@ def test_it_has_the_scores_of_the_result_and_no_place_of_this_machine(place: tup
     assert str(data.parent) not in text
     assert "compressed: int8" in text
     assert "2 classes (negative, positive)" in text
+
+
+def test_an_export_is_said_to_be_what_it_is() -> None:
+    class Own(ExportTarget):
+        name = "my-format"
+
+        def write(self, student: Any, folder: Path, example: Any) -> dict[str, Any]:
+            return {}
+
+        def open(self, folder: Path) -> Any:
+            raise NotImplementedError
+
+    reading = TaskFile("text-classification", 32, {"text": "a"})
+    said = {
+        "hf": ("hf", "pipeline("),
+        "onnx": ("onnx", "onnxruntime"),
+        "onnx-int8": ("onnx", "onnxruntime"),
+        "compressed-tensors": ("compressed-tensors", "`compressed-tensors`"),
+        "gguf": ("gguf", 'gguf_file="model.gguf"'),
+    }
+    assert said.keys() == TARGETS.keys()
+    for name, (form, words) in said.items():
+        assert form_of(TARGETS[name]()) == form
+        text = how_to_load(small(), reading, form)
+        assert words in text
+        assert ("onnxruntime" in text) is (form == "onnx")
+        head = head_of(card(CONFIG, {}, small(), None, {"to": name}, TARGETS[name]()))
+        assert form in head["tags"]
+        assert head.get("library_name") == ("transformers" if form in ("hf", "compressed-tensors") else None)
+    assert how_to_load(small(), reading, form_of(Own())) == "It is in the format `my-format`."
+    assert form_of(None) == "student"
+
+
+def test_its_head_lists_the_scores_as_the_hub_does() -> None:
+    result = {"scores": {"student": {"accuracy": 0.91, "mean_error": 1.0}, "teacher": {"accuracy": 0.95}}}
+    [model] = head_of(card(CONFIG, result, small(), None))["model-index"]
+    assert model["name"] == "mine"
+    assert model["results"] == [
+        {
+            "dataset": {"name": "glue", "type": "glue", "split": "validation"},
+            "metrics": [{"type": "accuracy", "value": 0.91}],
+        }
+    ]
+    local = {**CONFIG, "data": {"init_args": {"path": "/a/folder"}}}
+    [model] = head_of(card(local, result, small(), None))["model-index"]
+    assert model["results"][0]["dataset"] == {"name": "data of its own", "type": "local", "split": "validation"}
+    assert "model-index" not in head_of(card(CONFIG, {}, small(), None))
 
 
 def test_its_head_is_what_the_hub_reads(place: tuple[Path, Path]) -> None:
@@ -147,7 +197,7 @@ def test_its_lines_run_for_every_task(
         note(model, {"kind": "share", "groups": []})
     pair = {"text_pair": "b"} if task == "text-classification" else {}
     reading = TaskFile(task, 32, {"text": "a", **pair})
-    [code] = re.findall(r"```python\n(.*?)```", how_to_load(model, reading, onnx=False), re.DOTALL)
+    [code] = re.findall(r"```python\n(.*?)```", how_to_load(model, reading, "student"), re.DOTALL)
     assert len(code.strip().splitlines()) <= 7
     monkeypatch.chdir(folder)
     exec(compile(code, "README.md", "exec"), {})

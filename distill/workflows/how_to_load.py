@@ -1,0 +1,108 @@
+"""How a model's folder is opened: the lines of Python in its card."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from distill.core.record import steps_of
+from distill.core.utils.visible import visible
+from distill.data.task_file import TaskFile
+from distill.export.base import ExportTarget
+
+__all__ = ["PIPELINES", "TRANSFORMERS", "form_of", "how_to_load", "opened_by_transformers"]
+
+PIPELINES = {
+    "text-classification": "text-classification",
+    "multi-label-classification": "text-classification",
+    "token-classification": "token-classification",
+    "masked-lm": "fill-mask",
+    "causal-lm": "text-generation",
+}
+"""Task -> the pipeline of transformers."""
+
+TRANSFORMERS = ("student", "hf", "compressed-tensors")
+"""Forms of a folder that transformers opens, where it opens the student."""
+
+_NOT_OURS = ("remove", "low_rank", "share")
+"""Steps after which transformers alone cannot tell the model's structure."""
+
+
+def form_of(target: ExportTarget | None) -> str:
+    """The form of an export: ``onnx`` of any that is a file for onnxruntime, else the target's name; or ``student``."""
+    if target is None:
+        return "student"
+    return "onnx" if target.onnx else target.name
+
+
+def opened_by_transformers(student: nn.Module) -> bool:
+    """Whether transformers alone opens the student's folder."""
+    steps = steps_of(student)
+    packed = any(step["kind"] in _NOT_OURS or step.get("store") == "integers" for step in steps)
+    return isinstance(student, PreTrainedModel) and not packed
+
+
+def how_to_load(student: nn.Module, task_file: TaskFile | None, form: str) -> str:
+    """A few lines of Python, for the folder that the card lies in.
+
+    Args:
+        student: The model.
+        task_file: How it reads texts, if it does.
+        form: Of :func:`form_of`.
+    """
+    if form not in (*TRANSFORMERS, "onnx", "gguf"):
+        return f"It is in the format `{visible(form)}`."
+    if not isinstance(student, PreTrainedModel):
+        return "`distill.load(folder, model=MODULE)` fills a module of the same structure with its weights."
+    if task_file is None:
+        return "`distill.load(folder)` opens it."
+    pair = "text_pair" in task_file.columns
+    text = '"a [MASK] text"' if task_file.task == "masked-lm" else '"a text"'
+    more = "Or from a shell: `distill predict FOLDER FILE`."
+    if form == "gguf":
+        more = 'Or from a shell: `llama-cli -m model.gguf -p "a text"`.'
+        code = f"""\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForCausalLM.from_pretrained(".", gguf_file="model.gguf")
+inputs = tokenizer({text}, return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))"""
+    elif form == "onnx":
+        given = f'{text}, "another"' if pair else text
+        code = f"""\
+import onnxruntime
+from transformers import AutoTokenizer
+
+session = onnxruntime.InferenceSession("model.onnx")
+names = [one.name for one in session.get_inputs()]
+tokenizer = AutoTokenizer.from_pretrained(".")
+inputs = tokenizer({given}, truncation=True, max_length={task_file.max_length}, return_tensors="np")
+print(session.run(["logits"], {{name: inputs[name] for name in names}}))"""
+    elif opened_by_transformers(student):
+        given = f'{{"text": {text}, "text_pair": "another"}}' if pair else text
+        given = given.replace("[MASK]", '" + model.tokenizer.mask_token + "')
+        if PIPELINES[task_file.task] == "text-classification":
+            given += f", truncation=True, max_length={task_file.max_length}"
+        if task_file.settings.get("chat_template"):
+            given = f'[{{"role": "user", "content": {given}}}]'
+        if task_file.task == "causal-lm":
+            given += ", max_new_tokens=20"
+        if form == "compressed-tensors":
+            more = "It needs the package `compressed-tensors`. vLLM serves the folder as it is: `vllm serve FOLDER`."
+        elif any(step["kind"] == "quantize" for step in steps_of(student)):
+            more += " Quantized weights are run in floating point here; `distill.load(folder)` rounds inputs as well."
+        code = f"""\
+from transformers import pipeline
+
+model = pipeline("{PIPELINES[task_file.task]}", ".")
+print(model({given}))"""
+    else:
+        given = f'{text}, "another"' if pair else text
+        code = f"""\
+import distill
+from transformers import AutoTokenizer
+
+model, tokenizer = distill.load("."), AutoTokenizer.from_pretrained(".")
+print(model(**tokenizer({given}, return_tensors="pt")).logits)"""
+    return f"In this folder:\n\n```python\n{code}\n```\n\n{more}"
