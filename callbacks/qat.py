@@ -20,6 +20,7 @@ from distill.compression.quantization.metrics import quantization_metrics
 from distill.compression.quantization.outputs import Outputs, points_of, round_outputs, rounds_outputs
 from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
 from distill.compression.quantization.select import QUANTIZABLE, check_widths, choose, swap
+from distill.compression.quantization.starts.begin import refuse_formats
 from distill.compression.quantization.starts.settings import Start
 from distill.compression.quantization.storage import Store, step_of
 from distill.compression.quantization.temperatures import too_hot
@@ -203,6 +204,7 @@ class QuantizationAwareTraining(Compression):
             kinds=self.kinds,
             key=_KEY,
         )
+        refuse_formats(self.start, (layer.weights for layer in chosen.values()), _KEY)
         self._layers, self._started = swap(student, chosen, held=self.start.holds_grids), False
 
     def meet(self, student: nn.Module, batch: Batch, read: Callable[[Batch], Signals]) -> None:

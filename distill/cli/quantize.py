@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from distill.cli.command import argument, of_run
 from distill.cli.parser import Overrides
@@ -45,18 +45,22 @@ def _quantize(options: Namespace, overrides: Overrides) -> None:
 
 def _weights(options: Namespace) -> WeightScheme:
     """The scheme that the options describe; mistakes in it are theirs."""
-    from distill.compression.quantization.scheme import WeightScheme
+    from distill.compression.quantization.scheme import Bits, WeightScheme, usual
 
+    bits, group = usual(options.format)
+    bits, group = (bits if options.bits is None else options.bits), options.group or group
     try:
         return WeightScheme(
-            bits=options.bits,
-            granularity="channel" if options.group is None else "group",
-            group_size=options.group,
+            bits=cast(Bits, bits),
+            granularity="channel" if group is None else "group",
+            group_size=group,
+            format=options.format,
             symmetric=not options.asymmetric,
             reduced_range=options.reduced_range,
         )
     except UserError as error:
-        option = {"bits": "--bits", "group_size": "--group", "reduced_range": "--reduced-range"}[error.key]
+        named = {"group_size": "group", "reduced_range": "reduced-range", "symmetric": "asymmetric"}
+        option = f"--{named.get(error.key or '', error.key)}"
         raise UserError(error.problem, key=option, value=error.value, hint=error.hint) from error
 
 
@@ -83,7 +87,14 @@ QUANTIZE = of_run(
     "has to beat.",
     _quantize,
     argument("--calibrate", type=int, metavar="N", help=f"training samples that ranges are from ({_CALIBRATE})"),
-    argument("--bits", type=int, default=8, help="bits of a weight: 2 to 8, or 16 (%(default)s)"),
+    argument("--bits", type=int, help="bits of a weight: 2 to 8, or 16 (8, or as the format has)"),
+    argument(
+        "--format",
+        default="int",
+        metavar="NAME",
+        help="what weights are rounded to: int (evenly spaced, the default), nf4, pot, apot, kmeans, fp4, mxfp4,\n"
+        "nvfp4, fp8_e4m3, fp8_e5m2, fp16, bf16",
+    ),
     argument("--group", type=int, metavar="N", help="weights that share a scale (a channel's)"),
     argument("--asymmetric", action="store_true", help="weights with a zero point"),
     argument("--reduced-range", action="store_true", help="weights of 7 bits in 8, for x86 without VNNI"),

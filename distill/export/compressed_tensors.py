@@ -85,7 +85,9 @@ def _stored(student: nn.Module) -> dict[str, QuantizedLayer]:
 def _check_scheme(name: str, scheme: LayerScheme) -> None:
     weights, inputs = scheme.weights, scheme.activations
     problem = None
-    if inputs is not None and inputs.bits != 8:
+    if weights.format != "int":
+        problem = f"holds weights of evenly spaced values here, and {name} has {weights.format}"
+    elif inputs is not None and inputs.bits != 8:
         problem = f"holds inputs of 8 bits, and {name} has {inputs.bits}"
     elif inputs is not None and weights.bits != 8:
         problem = f"holds weights of 8 bits beside integer inputs, and {name} has {weights.bits}"

@@ -91,9 +91,11 @@ def quantize(
             key="quantize",
         )
     except UserError as error:
-        if error.key != "quantize.weights.group_size":
+        options = {"quantize.weights.group_size": "--group", "quantize.start.method": "--start"}
+        if error.key not in options:
             raise
-        raise UserError(error.problem, key="--group", value=error.value, hint="give another size") from error
+        hint = "give another size" if options[error.key] == "--group" else error.hint
+        raise UserError(error.problem, key=options[error.key], value=error.value, hint=hint) from error
     record.note(student, *steps)
     _, scores = score(job, "validate")
     how: dict[str, Any] = {"embeddings": embeddings} | ({"calibrate": calibrate} if reads else {})

@@ -69,6 +69,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "GradualMagnitudePruning.initial_sparsity": {"schedule": "cubic"},
     "LowRank.energy": {"rank": None, "energy": 0.9},
     "OptimizerConfig.momentum": {"name": "sgd"},
+    "WeightScheme.format": {"bits": 4},
     "WeightScheme.group_size": {"granularity": "group", "group_size": 16},
     "StructuredPruning.channels": {"neurons": 0.0, "channels": 0.25},
     "TextData.files": {"path": None},
@@ -109,6 +110,7 @@ OTHER: dict[str, Any] = {
     "TextData.task": "causal-lm",
     "VariationalInformation.taps": {"a": "b"},
     "WandbConfig.artifacts": ["student"],
+    "WeightScheme.format": "nf4",
     "WeightScheme.granularity": "tensor",
     "WeightScheme.group_size": 32,
 }

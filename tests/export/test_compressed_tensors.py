@@ -144,6 +144,9 @@ def test_what_the_format_cannot_hold_is_refused(bert: nn.Module, quantize: Quant
     wide = quantize(bert, WeightScheme(bits=16), None)
     with pytest.raises(UserError, match=r"holds weights of at most 8 bits, and bert\.\S+ has 16"):
         target.check(wide)
+    table = quantize(bert, WeightScheme(bits=4, format="nf4"), None)
+    with pytest.raises(UserError, match=r"evenly spaced values here, and bert\.\S+ has nf4"):
+        target.check(table)
     uneven = quantize(bert, WeightScheme(bits=4, symmetric=False), None)
     with pytest.raises(UserError, match=r"packs zero points so that .* take symmetric weights"):
         target.check(uneven)

@@ -149,6 +149,8 @@ class QuantizedLayer(Moved):
         """Where the weights lie now, or would lie."""
         if self.mode == "frozen":
             return Grid(self.weight_scale, self.weight_zero_point)
+        if self.scheme.weights.format == "kmeans":
+            return Grid(at_least_float32(self._scale().detach()), None)
         if self.scheme.weights.learned:
             return Grid(positive(self._scale().detach()), None)
         return Grid(self.weight_scale, self.weight_zero_point) if self.held else grid(self.rows, self.scheme.weights)
@@ -174,16 +176,18 @@ class QuantizedLayer(Moved):
 
     def _untouched(self, weight: Tensor) -> Tensor:
         # A trained scale has a gradient, of zeros, before it is used too: DDP waits for one from every parameter.
-        waits = self.training and self.mode == "float" and self.scheme.weights.learned
+        waits = self.training and self.mode == "float" and self.scheme.weights.trains
         return beside(weight, self.weight_scale) if waits else weight
 
     def fake_rows(self, rows: Tensor, index: Tensor | None = None) -> Tensor:
         """Rows of the weights, rounded; ``index`` says which where they are not all."""
         scheme = self.scheme.weights
         whole = scheme.granularity == "tensor"
-        if self.held and not scheme.learned:
+        if self.held and not scheme.trains:
             return fake_quantize_rows(rows, self._held(None if whole else index), scheme, clips=True)
-        if not scheme.learned:
+        if scheme.format == "nvfp4" and index is not None:  # a scale of the whole matrix
+            return fake_quantize_rows(rows, Grid(grid(self.rows, scheme).scale[index], None), scheme)
+        if not scheme.trains:
             return fake_quantize_rows(rows, grid(self.rows if whole else rows, scheme), scheme)
         scale = self._scale() if whole or index is None else self._scale()[index]
         return fake_quantize_rows_learned(rows, scale, scheme, count(self.rows.shape, scheme))

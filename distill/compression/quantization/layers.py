@@ -123,7 +123,9 @@ def multiplies_integers(layer: QuantizedLayer) -> bool:
     """
     weights = layer.scheme.weights
     inputs = layer.scheme.activations
-    if inputs is None or weights.group_size is not None or max(weights.bits, inputs.bits) > 8:
+    if inputs is None or weights.format != "int" or weights.group_size is not None:
+        return False
+    if max(weights.bits, inputs.bits) > 8:
         return False
     if isinstance(layer, QuantizedConv):
         return layer.static and weights.symmetric
@@ -140,11 +142,11 @@ def quantize_layer(module: nn.Module, scheme: LayerScheme, *, held: bool = False
     layer.scheme, layer.mode, layer.observing, layer.ranged = scheme, "float", False, False
     layer.seen, layer.tokens, layer.calls, layer.places, layer.held = None, None, 0, 0, held
     layer.points, layer.source = [], None
-    if held and not scheme.weights.learned:
+    if held and not scheme.weights.trains:
         at = grid(layer.rows, scheme.weights)
         layer.register_buffer("weight_scale", at.scale)
         layer.register_buffer("weight_zero_point", at.zero_point)
-    if scheme.weights.learned:
+    if scheme.weights.trains:
         layer.weight_scale = nn.Parameter(layer.initial_scale())
     if layer.static:
         layer.register_buffer("input_range", unseen(layer.weight.device))

@@ -85,7 +85,7 @@ def find_ranged(layers: Iterable[QuantizedLayer]) -> None:
 def start_scales(layers: Iterable[QuantizedLayer]) -> None:
     """Start the trained scales from the weights as they are now, and those of inputs from the observed ranges."""
     for layer in layers:
-        if layer.scheme.weights.learned and not layer.held:
+        if layer.scheme.weights.trains and not layer.held:
             layer.weight_scale.copy_(layer.initial_scale())
         if layer.learns_input:
             layer.input_change.zero_()
@@ -136,7 +136,7 @@ def freeze(layers: Iterable[QuantizedLayer]) -> None:
 def _drop_trained(layer: QuantizedLayer) -> None:
     """Take from a layer what only training needs."""
     _drop_input(layer)
-    if layer.scheme.weights.learned:
+    if layer.scheme.weights.trains:
         del layer.weight_scale
 
 

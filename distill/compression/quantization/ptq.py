@@ -14,7 +14,7 @@ from distill.compression.quantization.lifecycle import attend, conclude, follow
 from distill.compression.quantization.outputs import Outputs, round_outputs, rounds_outputs
 from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
 from distill.compression.quantization.select import choose, swap
-from distill.compression.quantization.starts.begin import Progress, start_weights, tokens_of
+from distill.compression.quantization.starts.begin import Progress, refuse_formats, start_weights, tokens_of
 from distill.compression.quantization.starts.settings import Start
 from distill.compression.quantization.storage import Store, step_of
 from distill.core.utils.errors import UserError
@@ -83,6 +83,7 @@ def quantize(
     )
     model.eval()
     start = start or Start()
+    refuse_formats(start, (layer.weights for layer in chosen.values()), key)
     layers = swap(model, chosen, held=start.holds_grids)
     if start.method != "rtn":
         batches = list(batches) if start.reads_inputs else batches

@@ -6,15 +6,45 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast, get_args
 
-from distill.core.idle_settings import Idle, refuse_idle
+from distill.core.idle_settings import Idle, idle, refuse_idle
 from distill.core.utils.errors import UserError
 
-__all__ = ["BITS", "ActivationScheme", "Bits", "LayerScheme", "WeightScheme", "check_bits", "integer_range"]
+__all__ = [
+    "BITS",
+    "ActivationScheme",
+    "Bits",
+    "Format",
+    "LayerScheme",
+    "WeightScheme",
+    "check_bits",
+    "integer_range",
+    "usual",
+]
 
 Bits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
 
 BITS: tuple[Bits, ...] = get_args(Bits)
 """Widths that can be chosen."""
+
+Format = Literal["int", "nf4", "pot", "apot", "kmeans", "fp4", "mxfp4", "nvfp4", "fp8_e4m3", "fp8_e5m2", "fp16", "bf16"]
+
+_FORMATS: dict[str, tuple[tuple[int, ...], int | None]] = {
+    **dict.fromkeys(("nf4", "fp4"), ((4,), None)),
+    **dict.fromkeys(("fp8_e4m3", "fp8_e5m2"), ((8,), None)),
+    **dict.fromkeys(("fp16", "bf16"), ((16,), None)),
+    "pot": ((2, 3, 4, 5), None),
+    "apot": ((3, 4, 5, 7), None),
+    "kmeans": ((2, 3, 4, 5, 6, 7, 8), None),
+    "mxfp4": ((4,), 32),
+    "nvfp4": ((4,), 16),
+}
+"""Format -> the widths that it has, and the size of its groups where it says that."""
+
+
+def usual(format: str) -> tuple[int, int | None]:
+    """The width, and the size of the groups, of a format where nothing else is said."""
+    widths, size = _FORMATS.get(format, ((8,), None))
+    return (4 if 4 in widths else widths[0]), size
 
 
 def integer_range(bits: int, symmetric: bool, signed: bool = True) -> tuple[int, int]:
@@ -54,6 +84,10 @@ class WeightScheme:
         reduced_range: Integers of 7 bits, [-63, 63], in 8: without VNNI, x86 adds two products of 8-bit integers in
             16 bits, and with the full range the sum may saturate.
         learned: The scale is trained (LSQ, Esser et al. 2020) instead of following the largest weight.
+        format: What weights are rounded to. ``int``: evenly spaced values. ``nf4`` (QLoRA); ``pot`` and ``apot``,
+            powers of two and sums of them; ``kmeans``, centroids of each block, trained (Deep Compression); ``fp4``
+            (e2m1), ``mxfp4`` (in groups of 32) and ``nvfp4`` (of 16); ``fp8_e4m3``, ``fp8_e5m2``, ``fp16``, ``bf16``:
+            see :mod:`~distill.compression.quantization.formats`.
 
     Raises:
         UserError: if the settings contradict each other.
@@ -65,9 +99,12 @@ class WeightScheme:
     symmetric: bool = True
     reduced_range: bool = False
     learned: bool = False
+    format: Format = "int"
 
     def __post_init__(self) -> None:
         check_bits(self.bits, "bits")
+        if self.format != "int":
+            self._check_format()
         if self.granularity not in ("tensor", "channel", "group"):
             raise UserError(
                 "must be tensor, channel or group", key="granularity", value=self.granularity, hint="choose one of them"
@@ -90,6 +127,27 @@ class WeightScheme:
             )
         if self.learned and not self.symmetric:
             raise UserError("learned scales are symmetric", key="learned", value=True, hint="set symmetric: true")
+
+    def _check_format(self) -> None:
+        known = get_args(Format)
+        if self.format not in known:
+            problem = f"must be one of {', '.join(known)}"
+            raise UserError(problem, key="format", value=self.format, hint="choose one of them")
+        widths, size = _FORMATS[self.format]
+        if self.bits not in widths:
+            problem = f"{self.format} has {' or '.join(map(str, widths))} bits"
+            raise UserError(problem, key="bits", value=self.bits, hint=f"set bits: {widths[0]}")
+        if size is not None and self.group_size != size:
+            hint = f"set granularity: group and group_size: {size}"
+            raise UserError(f"{self.format} has groups of {size}", key="group_size", value=self.group_size, hint=hint)
+        for key, default in (("symmetric", True), ("reduced_range", False), ("learned", False)):
+            if getattr(self, key) != default:
+                raise idle(key, not default, f"format: {self.format}", "take format: int")
+
+    @property
+    def trains(self) -> bool:
+        """Whether its scales, or its centroids, are trained."""
+        return self.learned or self.format == "kmeans"
 
     @property
     def bounds(self) -> tuple[int, int]:

@@ -197,7 +197,7 @@ def swap(model: nn.Module, chosen: Mapping[str, LayerScheme], *, held: bool = Fa
     scales: dict[int, nn.Parameter] = {}
     for name, scheme in chosen.items():
         layer = quantize_layer(model.get_submodule(name), scheme, held=held)
-        if scheme.weights.learned:
+        if scheme.weights.trains:
             assert isinstance(layer.weight_scale, nn.Parameter)
             layer.weight_scale = scales.setdefault(id(layer.weight), layer.weight_scale)
     guard(model)

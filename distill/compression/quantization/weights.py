@@ -21,6 +21,14 @@ from distill.compression.quantization.fake import (
     round_to_grid,
     symmetric_scale,
 )
+from distill.compression.quantization.formats import (
+    centroids,
+    codes,
+    level_values,
+    rounded,
+    rounded_to_clusters,
+    scales,
+)
 from distill.compression.quantization.scheme import WeightScheme
 from distill.core.numerics import at_least_float32
 
@@ -45,12 +53,13 @@ class Grid(NamedTuple):
 
 
 def scale_shape(shape: Sequence[int], scheme: WeightScheme) -> tuple[int, ...]:
-    """Shape of the scales of a matrix of this shape."""
+    """Shape of the scales of a matrix of this shape; of centroids, as many more as there are levels."""
+    each = (2**scheme.bits,) if scheme.format == "kmeans" else ()
     if scheme.granularity == "tensor":
-        return ()
+        return each
     if scheme.group_size is None:
-        return (shape[0],)
-    return (shape[0], shape[1] // scheme.group_size)
+        return (shape[0], *each)
+    return (shape[0], shape[1] // scheme.group_size, *each)
 
 
 def count(shape: Sequence[int], scheme: WeightScheme) -> int:
@@ -72,9 +81,16 @@ def _spread(scale: Tensor, scheme: WeightScheme) -> Tensor:
     return scale if scheme.granularity == "tensor" else scale.unsqueeze(-1)
 
 
+def _factors(at: Grid, scheme: WeightScheme) -> Tensor:
+    """Scales that broadcast against the blocks; centroids as they are."""
+    return at.scale if scheme.format == "kmeans" else _spread(at.scale, scheme)
+
+
 def grid(rows: Tensor, scheme: WeightScheme) -> Grid:
     """Scales by which the smallest and the largest weight of each block are the ends of the grid; no gradient."""
     blocks = at_least_float32(_blocks(rows.detach(), scheme))
+    if scheme.format != "int":
+        return Grid((centroids if scheme.format == "kmeans" else scales)(blocks, scheme), None)
     low, high = torch.aminmax(blocks) if scheme.granularity == "tensor" else (blocks.amin(-1), blocks.amax(-1))
     if scheme.symmetric:
         return Grid(symmetric_scale(torch.maximum(-low, high), scheme.bounds[1]), None)
@@ -92,7 +108,11 @@ def fake_quantize_rows(rows: Tensor, at: Grid, scheme: WeightScheme, *, clips: b
     """
     blocks = _blocks(rows, scheme)
     scale = _spread(at.scale, scheme)
-    if clips and at.zero_point is None:
+    if scheme.format == "kmeans":
+        quantized = rounded_to_clusters(at_least_float32(blocks), at.scale).to(rows.dtype)
+    elif scheme.format != "int":
+        quantized = rounded(at_least_float32(blocks), scale, scheme).to(rows.dtype)
+    elif clips and at.zero_point is None:
         quantized = fake_quantize(blocks, scale, torch.zeros_like(scale), scheme.bounds).to(rows.dtype)
     elif at.zero_point is None:
         quantized = round_to_grid(blocks, scale)
@@ -110,6 +130,8 @@ def fake_quantize_rows_learned(rows: Tensor, scale: Tensor, scheme: WeightScheme
         scheme: The scheme.
         sharing: How many weights share a scale (:func:`count`).
     """
+    if scheme.format == "kmeans":
+        return fake_quantize_rows(rows, Grid(scale, None), scheme)
     bound = scheme.bounds[1]
     factor = lsq_gradient_factor(sharing, bound)
     quantized = fake_quantize_learned(_blocks(rows, scheme), _spread(scale, scheme), bound, factor)
@@ -117,7 +139,9 @@ def fake_quantize_rows_learned(rows: Tensor, scale: Tensor, scheme: WeightScheme
 
 
 def initial_scale(rows: Tensor, scheme: WeightScheme) -> Tensor:
-    """The scales that LSQ starts from."""
+    """The scales that LSQ starts from, or the centroids."""
+    if scheme.format == "kmeans":
+        return grid(rows, scheme).scale
     blocks = at_least_float32(_blocks(rows.detach(), scheme)).abs()
     mean = blocks.mean() if scheme.granularity == "tensor" else blocks.mean(-1)
     return lsq_initial_scale(mean, scheme.bounds[1])
@@ -126,6 +150,9 @@ def initial_scale(rows: Tensor, scheme: WeightScheme) -> Tensor:
 def integers_of(rows: Tensor, at: Grid, scheme: WeightScheme) -> Tensor:
     """The integers q of weights ``[out, in]``, clipped to the grid's range; integral values in the scale's dtype."""
     blocks = at_least_float32(_blocks(rows.detach(), scheme))
+    if scheme.format != "int":
+        found = codes(blocks, _factors(at, scheme), scheme)
+        return found if scheme.group_size is None else found.flatten(1)
     integers = (blocks * _spread(at.scale.reciprocal(), scheme)).round_()
     if at.zero_point is not None:
         integers += _spread(at.zero_point, scheme)
@@ -136,6 +163,9 @@ def integers_of(rows: Tensor, at: Grid, scheme: WeightScheme) -> Tensor:
 def values_of(integers: Tensor, at: Grid, scheme: WeightScheme) -> Tensor:
     """scale * (q - zero point): the weights ``[out, in]`` of such integers."""
     blocks = _blocks(integers, scheme)
+    if scheme.format != "int":
+        found = level_values(blocks, _factors(at, scheme), scheme)
+        return found if scheme.group_size is None else found.flatten(1)
     if at.zero_point is not None:
         blocks = blocks - _spread(at.zero_point, scheme)
     values = blocks * _spread(at.scale, scheme)

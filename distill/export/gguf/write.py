@@ -154,7 +154,8 @@ def _tensors(student: PreTrainedModel) -> Iterator[tuple[str, str, NDArray[Any]]
 def _stored(value: Tensor, layer: QuantizedLayer | None) -> tuple[str, NDArray[Any]]:
     if value.dim() < 2:
         return "F32", value.float().numpy()
-    if isinstance(layer, (QuantizedLinear, QuantizedEmbedding)) and layer.scheme.weights.symmetric:
+    even = layer is not None and layer.scheme.weights.symmetric and layer.scheme.weights.format == "int"
+    if even and isinstance(layer, (QuantizedLinear, QuantizedEmbedding)):
         form = form_of(layer.scheme.weights.bits)
         scales = scales_by_block(layer.weight_scale.float().numpy(), (value.shape[0], value.shape[1]))
         if form is not None and scales is not None:

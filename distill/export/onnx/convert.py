@@ -29,6 +29,7 @@ from distill.export.onnx.integer_layers import (
     WeightOnlyLinear,
     shifted,
 )
+from distill.export.onnx.level_layers import LevelConv, LevelEmbedding, LevelLinear, Levels
 from distill.export.onnx.nibbles import NibbleEmbedding, NibbleLinear, Nibbles
 
 __all__ = ["frozen_layers", "largest_integer", "with_integers", "without_quantization"]
@@ -105,6 +106,12 @@ class _Integers:
         self.rows = integers.t() if isinstance(layer, QuantizedTransposedLinear) else integers
 
     @cached_property
+    def levels(self) -> Levels:
+        """By codes of levels, of a format that is none of integers."""
+        rows = self._layer.as_rows(self._layer.integers())
+        return Levels(rows, self._layer.weight_scale, self._layer.scheme.weights)
+
+    @cached_property
     def nibbles(self) -> Nibbles | None:
         """Two to a byte; ``None`` where they are larger, or no operator reads them so."""
         if self._layer.scheme.weights.bits > 4:
@@ -112,7 +119,22 @@ class _Integers:
         return Nibbles.of(self.rows, self._layer.weight_scale, self._layer.weight_zero_point)
 
 
+def _level_layer(layer: QuantizedLayer, levels: Levels) -> nn.Module:
+    if isinstance(layer, QuantizedEmbedding):
+        return LevelEmbedding(levels)
+    bias = layer.bias.detach() if isinstance(layer.bias, Tensor) else None
+    if isinstance(layer, QuantizedConv):
+        dims = tuple(range(1, layer.weight.dim()))
+        return LevelConv(convolution(layer), _input(layer, dims), levels, layer.weight.shape, bias)
+    if isinstance(layer, QuantizedConvTranspose):
+        dims = tuple(range(1, layer.weight.dim()))
+        return LevelConv(layer.convolve, _input(layer, dims), levels, levels.codes.shape, bias)
+    return LevelLinear(_input(layer), levels, bias)
+
+
 def _integer_layer(layer: QuantizedLayer, q: _Integers, unsigned: bool) -> nn.Module:
+    if layer.scheme.weights.format != "int":
+        return _level_layer(layer, q.levels)
     if isinstance(layer, QuantizedEmbedding):
         if q.nibbles is not None:
             return NibbleEmbedding(q.nibbles)

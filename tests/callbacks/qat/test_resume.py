@@ -19,9 +19,10 @@ from distill.training.module import Distillation
 Make = Callable[..., Any]
 
 LEARNED = WeightScheme(bits=4, learned=True)
+KMEANS = WeightScheme(bits=3, format="kmeans")
 
 
-@pytest.mark.parametrize("weights", [WeightScheme(), LEARNED], ids=["int8", "learned"])
+@pytest.mark.parametrize("weights", [WeightScheme(), LEARNED, KMEANS], ids=["int8", "learned", "kmeans"])
 @pytest.mark.parametrize("after", [2, 4, 7])
 def test_a_resumed_run_ends_with_the_bits_of_an_undisturbed_one(
     tmp_path: Path, after: int, weights: WeightScheme, batches: Make, module: Make, fit: Make

@@ -27,11 +27,15 @@ Make = Callable[..., Any]
 
 DENSE = "bert.encoder.layer.0.intermediate.dense"
 LEARNED = WeightScheme(bits=4, learned=True)
+NF4, KMEANS = WeightScheme(bits=4, format="nf4"), WeightScheme(bits=2, format="kmeans")
 
 
-def test_what_was_trained_is_what_is_saved(tmp_path: Path, module: Make, fit: Make, predicted: Make) -> None:
+@pytest.mark.parametrize("weights", [WeightScheme(), NF4, KMEANS], ids=["int8", "nf4", "kmeans"])
+def test_what_was_trained_is_what_is_saved(
+    weights: WeightScheme, tmp_path: Path, module: Make, fit: Make, predicted: Make
+) -> None:
     # Trap 28, to the bit: last validation, finished student, and the folder opened again.
-    model, qat = module(), QuantizationAwareTraining()
+    model, qat = module(), QuantizationAwareTraining(weights, embeddings=weights)
     before = model.state_dict().keys()
     fit(model, qat)
     trained = predicted(model.student)

@@ -29,9 +29,10 @@ Distill = Callable[..., Any]
         (["--calibrate", "32"], 8, "static"),
         (["--activations", "dynamic"], 8, "dynamic"),
         (["--bits", "4", "--group", "16", "--activations", "none"], 4, None),
+        (["--format", "nf4", "--activations", "dynamic"], 4, "dynamic"),
         (["--bits", "3", "--start", "gptq", "--act-order", "--activations", "none", "--calibrate", "16"], 3, None),
     ],
-    ids=["static", "dynamic", "int4", "gptq"],
+    ids=["static", "dynamic", "int4", "nf4", "gptq"],
 )
 def test_a_run_is_quantized_without_training_into_a_run_of_its_own(
     options: list[str], bits: int, inputs: str | None, plain: Any, distill: Distill
@@ -47,7 +48,7 @@ def test_a_run_is_quantized_without_training_into_a_run_of_its_own(
     assert query["weights"]["bits"] == bits
     assert (query["activations"] or {}).get("kind") == inputs
     weight = load_file(folder / "student/model.safetensors")[f"{name}.weight"]
-    rows = weight.reshape(-1, 16 if bits == 4 else weight.shape[1])
+    rows = weight.reshape(-1, 16 if "--group" in options else weight.shape[1])
     assert max(len(row.unique()) for row in rows) <= 2**bits
     assert not torch.equal(
         weight, plain.module.student.state_dict()["bert.encoder.layer.0.attention.self.query.weight"]
@@ -129,6 +130,8 @@ def test_as_many_batches_are_calibrated_with_as_hold_the_samples(
         (["--bits", "9"], "--bits = 9: must be one of"),
         (["--bits", "4", "--reduced-range"], "--reduced-range = True: is for symmetric weights of 8 bits"),
         (["--group", "1"], "--group = 1: must be at least 2"),
+        (["--format", "nf4", "--bits", "3"], "--bits = 3: nf4 has 4 bits"),
+        (["--format", "nf3"], "--format = 'nf3': must be one of int, nf4"),
         (["--start", "gtpq"], "--start = 'gtpq': must be one of rtn, mse, gptq"),
         (["--alpha", "0"], "--alpha = 0.0: has no effect with method: rtn. leave it out, or take smoothquant"),
         (["--start", "gptq", "--damping", "0"], "--damping = 0.0: must be greater than 0"),

@@ -95,6 +95,14 @@ def test_a_float_student_is_opened_with_its_logits(kind: str, tied: bool, tokeni
     assert set(report["tensors"]) == {"F16", "F32"}
 
 
+def test_codes_of_other_levels_are_no_integers_of_a_block(tokenizer: Any, tmp_path: Path) -> None:
+    student = made(next(iter(KINDS)))
+    quantize(student, weights=WeightScheme(bits=4, format="nf4", granularity="group", group_size=32))
+    report, _ = written(student, tmp_path, tokenizer)
+    assert set(report["tensors"]) == {"F16", "F32"}
+    assert report["verified"]["divergence"] < 1e-5
+
+
 @pytest.mark.parametrize(
     ("weights", "form", "beside"),
     [

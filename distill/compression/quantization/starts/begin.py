@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.compression.quantization.layers import QuantizedLayer, QuantizedLinear, QuantizedTransposedLinear
+from distill.compression.quantization.scheme import WeightScheme
 from distill.compression.quantization.starts.adaround import adaround
 from distill.compression.quantization.starts.blocks import fitted_grid
 from distill.compression.quantization.starts.equalize import awq_scale, smoothquant_scale
@@ -28,8 +29,9 @@ from distill.compression.quantization.weights import integers_of, values_of
 from distill.core.internals.torch import tree_leaves
 from distill.core.ranks import is_rank_zero
 from distill.core.signals import Batch, Signals
+from distill.core.utils.errors import UserError
 
-__all__ = ["Progress", "reader", "start_weights"]
+__all__ = ["Progress", "reader", "refuse_formats", "start_weights"]
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +73,18 @@ def _computed(model: nn.Module, batch: Any, forward: Callable[[nn.Module, Any], 
         result = [head, *(list(signals.values()) for signals in beside)]
     leaves = [leaf.flatten().float() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
     return torch.cat(leaves)
+
+
+def refuse_formats(start: Start, schemes: Iterable[WeightScheme], key: str) -> None:
+    """Refuse a start that finds grids for weights whose format has levels of its own.
+
+    Raises:
+        UserError: naming the format.
+    """
+    formats = sorted({scheme.format for scheme in schemes} - {"int"})
+    if formats and start.holds_grids:
+        problem = f"rounds to evenly spaced values, and format {formats[0]} has others"
+        raise UserError(problem, key=f"{key}.start.method", value=start.method, hint="take rtn or smoothquant")
 
 
 @torch.no_grad()
