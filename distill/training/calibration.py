@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -11,12 +12,15 @@ from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from distill.compression.quantization.layers import QuantizedLayer
+from distill.compression.quantization.lifecycle import attend, find_ranged, follow
+from distill.compression.quantization.observers import unseen
 from distill.compression.quantization.starts.begin import start_weights
 from distill.compression.quantization.starts.settings import Start
 from distill.core.document_masking import still
-from distill.core.signals import Batch, Needs, Request
+from distill.core.signals import Batch
 from distill.core.step_callback import step_callbacks
 from distill.core.task import Task
+from distill.core.trained_module import batch_of, forward_of, require_student
 from distill.core.utils.errors import UserError
 from distill.data.batches import TrainingBatches
 
@@ -25,9 +29,13 @@ __all__ = ["first_batches", "start_in_training"]
 
 def first_batches(loader: Iterable[Any], task: Task, samples: int, device: torch.device) -> list[Batch]:
     """The first batches of ``loader``, until they hold so many samples."""
+    return _first(loader, task.batch, samples, device)
+
+
+def _first(loader: Iterable[Any], read: Callable[[Any], Batch], samples: int, device: torch.device) -> list[Batch]:
     batches: list[Batch] = []
     for raw in loader:
-        batches.append(task.batch(raw).to(device))
+        batches.append(read(raw).to(device))
         if sum(batch.size for batch in batches) >= samples:
             break
     return batches
@@ -52,12 +60,27 @@ def _from_the_front(loader: Any, key: str) -> Iterable[Any]:
     return cast(Iterable[Any], loader)
 
 
+@torch.no_grad()
+def _observe_anew(layers: Iterable[QuantizedLayer], batches: Sequence[Batch], run: Callable[[Batch], Any]) -> None:
+    """Replace the ranges that were observed before channels were scaled by those of these batches."""
+    static = [layer for layer in layers if layer.static and layer.ranged]
+    for layer in static:
+        for seen in (layer.observed_range, *(point.observed_range for point in layer.points)):
+            seen.copy_(unseen(seen.device))
+        layer.observing = layer.training = True
+    find_ranged(static)
+    for batch in batches:
+        attend(static, batch.tokens)
+        run(batch)
+        follow(static)
+
+
 def start_in_training(
     trainer: Trainer, pl_module: LightningModule, layers: Mapping[str, QuantizedLayer], start: Start, key: str
 ) -> None:
     """Start the student's quantized layers by the first batches of the training data, the same in every such run.
 
-    What other callbacks made of its weights before (averages) they make anew.
+    What other callbacks made of its weights before (averages) they make anew, and so are ranges of scaled channels.
 
     Args:
         trainer: Of the run.
@@ -69,19 +92,20 @@ def start_in_training(
     Raises:
         UserError: if the data are read by no single ``DataLoader``.
     """
-    module: Any = pl_module
-    request = getattr(module, "needs", Needs()).student | Request(logits=True)
+    student = require_student(pl_module, "a start")
     batches: list[Batch] = []
-    with torch.random.fork_rng(), still(module.student):
+    with torch.random.fork_rng(), still(student):
         torch.manual_seed(0)  # of a loader that shuffles: what it gives next does not change for it
         if start.reads_inputs:
             loader = _from_the_front(trainer.train_dataloader, key)
-            batches = first_batches(loader, module.task, start.samples, module.device)
+            batches = _first(loader, partial(batch_of, pl_module), start.samples, pl_module.device)
 
-        def forward(student: Any, batch: Batch) -> Any:
+        def forward(model: Any, batch: Batch) -> Any:
             with trainer.precision_plugin.forward_context():
-                return module.task.forward(student, batch, request)
+                return forward_of(pl_module, model, batch)
 
-        start_weights(module.student, layers, start, batches, forward)
+        start_weights(student, layers, start, batches, forward)
+        if start.equalizer is not None:
+            _observe_anew(layers.values(), batches, partial(forward, student))
     for callback in step_callbacks(trainer):
         callback.on_weights_set(trainer, pl_module)

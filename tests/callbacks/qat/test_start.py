@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 
 from distill.callbacks import Determinism, ExponentialMovingAverage, QuantizationAwareTraining
 from distill.compression.quantization.layers import quantized_layers
+from distill.compression.quantization.lifecycle import as_float
 from distill.compression.quantization.ptq import quantize
-from distill.compression.quantization.scheme import WeightScheme
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.compression.quantization.starts.settings import Start
 from distill.core.utils.errors import UserError
 from distill.data.batches import TrainingBatches
@@ -89,6 +90,24 @@ def test_a_grid_stands_still_or_is_trained(module: Make, fit: Make, watching: Ma
         fit(module(), qat(WeightScheme(bits=3, learned=learned)), watch)
         assert not torch.equal(watch.seen[3], watch.seen[4])
         assert torch.equal(watch.seen[4], watch.seen[9]) is not learned
+
+
+def test_ranges_that_were_observed_before_channels_were_scaled_are_observed_anew(
+    module: Make, fit: Make, bert: Make, batches: Make
+) -> None:
+    student, inputs = bert(dropout=0.0), ActivationScheme(observer="minmax")
+    with torch.no_grad():
+        student.bert.encoder.layer[0].attention.self.value.weight.mul_(torch.linspace(1, 40, 16)[:, None])
+    smooth = Start(method="smoothquant", samples=16)
+    callback = QuantizationAwareTraining(activations=inputs, start=smooth, begin=4, freeze_observers=4)
+    fit(module(student, lr=1e-12), callback, max_steps=5)
+    layer = quantized_layers(student)["bert.encoder.layer.0.attention.output.dense"]
+    seen: list[torch.Tensor] = []
+    layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    with as_float(student):
+        for batch in batches(2):
+            student.eval()(**batch.inputs)
+    torch.testing.assert_close(layer.input_range, torch.stack(torch.aminmax(torch.stack(seen))), rtol=1e-4, atol=1e-5)
 
 
 def test_an_average_begins_anew_where_channels_were_scaled(module: Make, fit: Make) -> None:
