@@ -45,9 +45,12 @@ class Structure:
         self.packages = {name for name, path in files.items() if path.name == "__init__.py"}
 
     def room(self, module: str) -> str:
-        """The room that ``module`` stands in: the second part of its name, or the package itself."""
+        """The room that ``module`` stands in: the second part of its name, or the package itself.
+
+        ``python -m distill`` is the command, as everything in ``cli`` is.
+        """
         parts = module.split(".")
-        return parts[1] if len(parts) > 1 else parts[0]
+        return parts[0] if len(parts) == 1 else {"__main__": "cli"}.get(parts[1], parts[1])
 
     @cached_property
     def imports(self) -> list[Import]:

@@ -52,7 +52,7 @@ def house() -> Any:
 
 def test_the_top_of_the_package_holds_the_rooms_alone() -> None:
     files = {path.name for path in (ROOT / "distill").iterdir() if path.name != "__pycache__"}
-    assert files == {*ROOMS, "__init__.py", "py.typed"}
+    assert files == {*ROOMS, "__init__.py", "__main__.py", "py.typed"}
 
 
 def test_no_room_imports_one_that_stands_on_it(house: Any) -> None:

@@ -32,7 +32,7 @@ from distill.tasks import CausalLM
 from distill.tasks.next_token import Encode
 from distill.workflows.data_overrides import data_overrides
 from distill.workflows.predict.complete import added_text
-from distill.workflows.predict.opened import Opened, open_folder
+from distill.workflows.predict.opened import KEY, Opened, open_folder
 from distill.workflows.predict.rows import file_rows
 
 __all__ = ["Writing", "generate", "language_model"]
@@ -129,7 +129,12 @@ def language_model(model: str) -> Opened:
     Raises:
         UserError: if that is none.
     """
-    opened = open_folder(model)
+    try:
+        opened = open_folder(model)
+    except UserError as error:
+        if error.key != KEY:
+            raise
+        raise UserError(error.problem, key="MODEL", value=error.value, hint=error.hint) from error
     if not isinstance(opened.task, CausalLM):
         hint = "name a causal language model"
         raise UserError(f"its task is {opened.task.name}, which writes no text", key="MODEL", value=model, hint=hint)

@@ -248,6 +248,32 @@ def test_only_a_language_model_is_asked(here: Path, teacher_dir: str, distill: D
     assert "which writes no text" in done.err
 
 
+def test_what_is_wrong_with_a_model_is_said_of_the_argument(here: Path, distill: Distill) -> None:
+    done = distill("evaluate", "nowhere", "--tasks", "tasks")
+    assert done.code == 2
+    assert "error: MODEL = 'nowhere': no such folder" in done.err
+
+
+def test_a_folder_that_is_named_like_a_task_of_lm_eval_is_not_taken_in_silence(
+    here: Path, chat_dir: Path, distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distill.workflows.benchmark import harness
+
+    class Few(harness.TaskManager):  # the index of all takes seconds
+        def __init__(self, *args: Any, **arguments: Any) -> None:
+            super().__init__(*args, **arguments | {"include_defaults": False})
+
+        @property
+        def all_tasks(self) -> list[str]:
+            return ["hellaswag"]
+
+    monkeypatch.setattr(harness, "TaskManager", Few)
+    Path("tasks").rename("hellaswag")
+    done = distill("evaluate", str(chat_dir), "--tasks", "hellaswag")
+    assert done.code == 2
+    assert "--tasks = 'hellaswag': is a task of lm_eval, and lies here too. write ./hellaswag" in done.err
+
+
 def test_more_tokens_than_a_model_has_positions_for_are_refused_and_texts_that_are_cut_counted(
     here: Path, distill: Distill, chat_tokenizer: Callable[..., Any]
 ) -> None:

@@ -166,11 +166,25 @@ def load_tasks(given: Sequence[str], allow: Sequence[str], settings: Settings) -
         manager = TaskManager(
             include_path=list(chosen.folders), include_defaults=bool(chosen.names) or chosen.groups, metadata={}
         )
+        _refuse_two(chosen)
         for name in chosen.names:
             if name not in manager.all_tasks:
                 hint = nearest(name, manager.all_tasks)
                 raise UserError("lm_eval has no such task", key=KEY, value=name, hint=hint)
         return Harness(_loaded(manager, chosen), settings)
+
+
+def _refuse_two(chosen: Chosen) -> None:
+    """Refuse a name that a local folder has and a task of lm_eval too: silently one of them would be scored.
+
+    Raises:
+        UserError: naming it.
+    """
+    own = TaskManager(metadata={}).all_tasks if chosen.bare else ()
+    for name in chosen.bare:
+        if name in own:
+            hint = f"write ./{name} for the one that lies here; rename it to have lm_eval's"
+            raise UserError("is a task of lm_eval, and lies here too", key=KEY, value=name, hint=hint)
 
 
 def _loaded(manager: TaskManager, chosen: Chosen) -> Mapping[str, Any]:

@@ -25,12 +25,14 @@ class Chosen:
 
     Attributes:
         names: Of lm_eval's own tasks and groups.
+        bare: Local folders and files that are named like one, by that name.
         files: Task files, each checked.
         folders: Where groups among them find their tasks.
         groups: Whether a group is among the files, whose tasks may be lm_eval's own.
     """
 
     names: list[str] = field(default_factory=list)
+    bare: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     groups: bool = False
@@ -56,6 +58,8 @@ def choose(given: Sequence[str], allow: Sequence[str], metrics: Sequence[str], g
     chosen, judge = Chosen(), _Judge(tuple(allow), frozenset(metrics), frozenset(generation))
     for item in given:
         local = find_local(item) if item else None
+        if local is not None and item.replace("_", "").replace("-", "").isalnum():
+            chosen.bare.append(item)
         if local is not None and local.is_dir():
             _take_folder(local, judge, chosen)
         elif local is not None:

@@ -26,6 +26,7 @@ from distill.data.features import Ragged, Samples
 from distill.data.raw_data import RawData, read_raw_data
 from distill.data.reader import reader_config
 from distill.data.sources import Source, load
+from distill.run.run_id import check_name
 from distill.tasks import TASKS, CausalLM, make_task
 from distill.workflows.data_overrides import data_overrides
 from distill.workflows.init.files import Found, find_files
@@ -212,11 +213,21 @@ def _yaml(
         "Correct what is wrong, and train with it (paths are taken from the folder that you are in):",
         f"  {_next(task, output)}",
     ]
-    lines = [*_comment(head, ""), "model:", *_comment(why["task"], "  "), f"  task: {task}", "data:"]
+    lines = [*_comment(head, ""), *_named(output), "model:", *_comment(why["task"], "  "), f"  task: {task}", "data:"]
     for key, value in data.items():
         lines += _comment(why.get(key, []), "  ")
         lines += [f"  {line}" for line in dump({key: value}).splitlines()]
     return "\n".join(lines) + "\n"
+
+
+def _named(output: str) -> list[str]:
+    """The name of the runs, that of the file; else a recipe that is given before it would name them."""
+    stem = Path(output).stem
+    try:
+        check_name("name", stem)
+    except UserError:
+        return []
+    return dump({"name": stem}).splitlines()
 
 
 def _comment(texts: Sequence[str], indent: str) -> list[str]:
