@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from distill.compression.base import Compression
+from distill.compression.base import Compression, compressions
 from distill.compression.pruning.criteria import CRITERIA, Criterion
 from distill.compression.pruning.granularity import Granularity
 from distill.compression.pruning.masking_plan import MaskingPlan
@@ -65,7 +65,8 @@ class GradualMagnitudePruning(Compression):
     step. A pruned weight stays pruned, unless ``regrow`` is given. Sparsity is of the original number of weights:
     a ranking over n weights prunes the nearest integer to sparsity * n, of equal scores some all over the layers.
     A ranking over several layers compares scores as multiples of their layer's root mean square, and leaves something
-    of each. Frozen layers are left out under a criterion that reads gradients; weights of which training showed a
+    of each. What StructuredPruning before it removes is neither ranked nor counted: sparsity is of what is left.
+    Frozen layers are left out under a criterion that reads gradients; weights of which training showed a
     criterion nothing, as the rows of words that never came, are ranked among themselves, by magnitude.
 
     Embeddings, norms, biases and the head are not pruned; weights that are tied are pruned once.
@@ -173,6 +174,7 @@ class GradualMagnitudePruning(Compression):
         self._gradients: dict[str, Tensor] = {}
         self._metrics: dict[str, float] = {}
         self._pruned = False
+        self._begun = False
 
     @property
     def _key(self) -> str:
@@ -204,6 +206,10 @@ class GradualMagnitudePruning(Compression):
 
     def masked(self, student: nn.Module) -> list[str]:
         return [layer.path for layer in self._layers]
+
+    @property
+    def masks_what_is_left(self) -> bool:
+        return self.plan.granularity.size == 1  # others count their neighbours
 
     def factors(self) -> Sequence[tuple[Tensor, Tensor]]:
         return [(layer.weight, layer.factor) for layer in self._layers]
@@ -237,13 +243,19 @@ class GradualMagnitudePruning(Compression):
         for optimizer in trainer.optimizers:
             if type(optimizer) not in _ELEMENTWISE:
                 self._handles.append(optimizer.register_step_post_hook(lambda *_: self._zero()))
-        if self.schedule.updates_at(self._step, total_steps(pl_module)):
+        self._begun = not self._removers(trainer)
+        if self._begun and self.schedule.updates_at(self._step, total_steps(pl_module)):
             self._update(trainer, total_steps(pl_module))
         self._pruned = bool(self.schedule(self._step, total_steps(pl_module)))
         self._metrics = before or self._metrics  # of a resumed run, whose masks did not change just now
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if not self._begun:  # what is removed may be known from the first batch on
+            self._begun, before = True, self._metrics
+            if self._chooses(trainer, total_steps(pl_module)):
+                self._update(trainer, total_steps(pl_module))
+            self._metrics = before or self._metrics
         if not self._watching and self.schedule.updates_at(trainer.global_step + 1, total_steps(pl_module)):
             handles = [self.plan.criterion.watch(layer.view) for layer in self._layers]
             self._watching = [handle for handle in handles if handle is not None]
@@ -266,7 +278,7 @@ class GradualMagnitudePruning(Compression):
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         total = total_steps(pl_module)
-        if self.schedule.updates_at(self._step, total):
+        if self._chooses(trainer, total):
             self._settle()
             self._update(trainer, total)
         if self._metrics and logs_now(trainer):
@@ -290,6 +302,16 @@ class GradualMagnitudePruning(Compression):
         for layer in self._layers:
             self.plan.criterion.settle(layer.view)
 
+    def _removers(self, trainer: Trainer) -> list[Compression]:
+        """Those before it that take out parts of what it masks."""
+        ours = compressions(trainer)
+        return [other for other in ours[: ours.index(self)] if other.removes]
+
+    def _chooses(self, trainer: Trainer, total: int) -> bool:
+        """Whether masks are chosen anew now: by the schedule, or as something was removed of what they are of."""
+        removed = any(other.cuts_at(self._step, total) for other in self._removers(trainer))
+        return removed or self.schedule.updates_at(self._step, total)
+
     def _update(self, trainer: Trainer, total: int) -> None:
         """Choose the masks of the last update. Once more, as at the start of a resumed run, this changes nothing."""
         target = self.schedule(self._step, total)
@@ -297,7 +319,8 @@ class GradualMagnitudePruning(Compression):
             return
         assert self._masks is not None
         left = (1 + math.cos(math.pi * min(1.0, self._step / max(1, self.schedule.last_step(total))))) / 2
-        self._metrics = self._masks.update(target, self._gradients, self.plan.regrow * left)
+        removed = [pair for other in self._removers(trainer) for pair in other.factors()]
+        self._metrics = self._masks.update(target, self._gradients, self.plan.regrow * left, removed)
         self._gradients, self._pruned = {}, True
         for optimizer in trainer.optimizers:
             for layer in self._layers:

@@ -136,6 +136,14 @@ class StructuredPruning(Compression):
     def masked(self, student: nn.Module) -> list[str]:
         return self.plan.masked(student)
 
+    @property
+    def removes(self) -> bool:  # type: ignore[override]
+        # A layer that goes takes names with it, by which others know the rest.
+        return not self.plan.layers
+
+    def cuts_at(self, step: int, total_steps: int) -> bool:
+        return self.schedule.updates_at(step, total_steps)
+
     def factors(self) -> Sequence[tuple[Tensor, Tensor]]:
         return self._factors
 

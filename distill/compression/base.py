@@ -43,6 +43,9 @@ class Compression(StepCallback, ABC):
 
     needs_unsharded_weights: ClassVar[bool] = True
 
+    removes: bool = False
+    """Whether what it masks is taken out in the end, and so leaves whatever others do with it."""
+
     _prepared: nn.Module | None = None
     _tried: nn.Module | None = None
 
@@ -77,6 +80,8 @@ class Compression(StepCallback, ABC):
     def _check_apart(self, others: list[Compression], student: nn.Module) -> None:
         mine = self.masked(student)
         for other in others[: others.index(self)]:  # those that are prepared
+            if other.removes and self.masks_what_is_left:
+                continue
             both = [name for name in other.masked(student) if name in mine]
             if both:
                 more = f" and {len(both) - 1} other weights" if len(both) > 1 else ""
@@ -84,7 +89,8 @@ class Compression(StepCallback, ABC):
                     f"both would mask {both[0]}{more}, of which neither would then have its part",
                     key="callbacks",
                     value=[type(other).__name__, type(self).__name__],
-                    hint="leave one of them out, or have one leave what the other masks (include, exclude)",
+                    hint="leave one of them out, or have one leave what the other masks (include, exclude); single "
+                    "weights are masked of what StructuredPruning leaves, where that comes first and removes no layers",
                 )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -161,6 +167,15 @@ class Compression(StepCallback, ABC):
     def reached(self, student: nn.Module) -> list[str]:
         """Names of the student's parameters that it makes smaller; asked after :meth:`prepare`."""
         return self.masked(student)
+
+    @property
+    def masks_what_is_left(self) -> bool:
+        """Whether it may mask weights of which one before it removes parts."""
+        return False
+
+    def cuts_at(self, step: int, total_steps: int) -> bool:
+        """Whether it removes something after ``step``."""
+        return False
 
     def factors(self) -> Sequence[tuple[Tensor, Tensor]]:
         """Parameters that it masks now, and what each is multiplied by: 0 where it is masked, else 1."""

@@ -549,9 +549,9 @@ def test_what_may_regrow_falls_to_nothing_as_half_a_cosine(monkeypatch: pytest.M
     swapped: list[float] = []
     update = Masks.update
 
-    def noted(self: Masks, target: float, gradients: Any, part: float) -> dict[str, float]:
+    def noted(self: Masks, target: float, gradients: Any, part: float, *more: Any) -> dict[str, float]:
         swapped.append(part)
-        return update(self, target, gradients, part)
+        return update(self, target, gradients, part, *more)
 
     monkeypatch.setattr(Masks, "update", noted)
     pruning = GradualMagnitudePruning(0.5, begin=2, end=4, every_n_steps=2, regrow=0.4, freeze=8)

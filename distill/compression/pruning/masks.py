@@ -65,29 +65,49 @@ class Masks:
         """Layer -> magnitudes of its gradient now."""
         return {layer.name: _magnitude(layer.weight) for layer in self.layers}
 
-    def update(self, target: float, gradients: Mapping[str, Tensor], swapped: float) -> dict[str, float]:
+    def update(
+        self,
+        target: float,
+        gradients: Mapping[str, Tensor],
+        swapped: float,
+        removed: Sequence[tuple[Tensor, Tensor]] = (),
+    ) -> dict[str, float]:
         """Choose the masks anew, from the scores as they are. Done twice it changes nothing.
 
         Args:
             target: The sparsity, of a way that ends at the plan's; those of overrides are as far on theirs.
             gradients: Of :meth:`gradients`, where pruned weights may come back.
             swapped: The part of the kept weights that may be given for them.
+            removed: Parameters with factors that are 0 where they are to be taken out; what is there is not ranked.
 
         Returns:
             What is logged, under ``prune/``: target, sparsity of all and of each layer, and the part that changed.
         """
         plan, before = self.plan, [layer.mask.clone() for layer in self.layers]
+        present = self._present(removed)
         for ranking in self._rankings:
             sparsity = target * (ranking.final / plan.final)
-            ranking.update(sparsity, plan.granularity, plan.criterion, gradients, swapped)
-        return {"prune/target_sparsity": target} | self._measure(before)
+            ranking.update(sparsity, plan.granularity, plan.criterion, gradients, swapped, present)
+        return {"prune/target_sparsity": target} | self._measure(before, present)
 
-    def _measure(self, before: Sequence[Tensor]) -> dict[str, float]:
+    def _present(self, removed: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Layer -> which of its weights are there in the end, of the layers that lose some."""
+        present: dict[str, Tensor] = {}
+        for parameter, factor in removed:
+            for layer in self.layers:
+                if layer.weight is parameter:
+                    whole = torch.ones_like(layer.mask)
+                    present[layer.name] = present.get(layer.name, whole) & (factor != 0)
+        return present
+
+    def _measure(self, before: Sequence[Tensor], present: Mapping[str, Tensor]) -> dict[str, float]:
         """What became of the masks, read from the device at once."""
-        kept = torch.stack([layer.mask.sum() for layer in self.layers])
+        there = [present.get(layer.name, torch.ones_like(layer.mask)) for layer in self.layers]
+        kept = torch.stack([(layer.mask & own).sum() for layer, own in zip(self.layers, there, strict=True)])
         changed = torch.stack([(layer.mask != old).sum() for layer, old in zip(self.layers, before, strict=True)])
-        *counts, churn = torch.cat([kept, changed.sum()[None]]).tolist()
-        sizes = [layer.weight.numel() for layer in self.layers]
+        left = torch.stack([own.sum() for own in there])
+        *counts, churn = torch.cat([kept, left, changed.sum()[None]]).tolist()
+        counts, sizes = counts[: len(there)], counts[len(there) :]
         whole = {"prune/sparsity": 1 - sum(counts) / sum(sizes), "prune/churn": churn / sum(sizes)}
         return whole | {
             f"prune/sparsity/{layer.name}": 1 - count / size

@@ -135,9 +135,14 @@ class Ranking:
     def _sizes(self, granularity: Granularity) -> list[int]:
         return [layer.weight.numel() // granularity.size for layer in self.layers]
 
-    def _most(self, granularity: Granularity) -> list[int]:
-        """How many units of each layer may be pruned, under a cap which is one of weights."""
-        sizes = self._sizes(granularity)
+    def _most(self, granularity: Granularity, left: Sequence[int] | None = None) -> list[int]:
+        """How many units of each layer may be pruned, under a cap which is one of weights.
+
+        Args:
+            granularity: What is pruned together.
+            left: How many units each layer has, if some are to be taken out.
+        """
+        sizes = self._sizes(granularity) if left is None else [*left]
         if self.cap is not None:
             return [min(count, int(self.cap / granularity.most * count)) for count in sizes]
         if granularity.keep:
@@ -153,6 +158,7 @@ class Ranking:
         criterion: Criterion,
         gradients: Mapping[str, Tensor] | None = None,
         swapped: float = 0.0,
+        present: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Choose the masks anew.
 
@@ -162,19 +168,27 @@ class Ranking:
             criterion: Gives the scores.
             gradients: Layer -> magnitudes of the gradient, where pruned weights may come back.
             swapped: The part of the kept weights that may be given for them.
+            present: Layer -> which of its weights are not to be taken out, of its shape; only single weights are pruned
+                then. Others are not masked, and do not count.
 
         Raises:
             TrainingError: if a score is not finite.
         """
-        units, blind = zip(*(self._units(layer, granularity, criterion) for layer in self.layers), strict=True)
+        found = [self._units(layer, granularity, criterion, (present or {}).get(layer.name)) for layer in self.layers]
+        units, blind = zip(*found, strict=True)
         sizes = [len(part) for part in units]
         costs = on_one_scale(torch.cat([granularity.costs(part) for part in units]), torch.cat(blind))
-        most = zip(torch.split(costs, sizes), self._most(granularity), strict=True)
+        left = sizes
+        if present:
+            there = [self._there(layer, granularity, present) for layer in self.layers]
+            costs = costs.masked_fill(~torch.cat(there), math.inf)
+            left = torch.stack([part.sum() for part in there]).tolist()
+        most = zip(torch.split(costs, sizes), self._most(granularity, left), strict=True)
         cost = torch.cat([protect(part, count) for part, count in most])
-        count = min(count_at(sparsity / granularity.most, len(cost)), int((cost < math.inf).count_nonzero()))
+        count = min(count_at(sparsity / granularity.most, sum(left)), int((cost < math.inf).count_nonzero()))
         if gradients:
             parts = [granularity.units(as_matrix(layer.view, gradients[layer.name])).sum(1) for layer in self.layers]
-            pruned = exchange(cost, torch.cat(parts), count, count_at(swapped, len(cost) - count))
+            pruned = exchange(cost, torch.cat(parts), count, count_at(swapped, sum(left) - count))
         else:
             pruned = choose(cost, count)
         for layer, part, chosen in zip(self.layers, units, torch.split(pruned, sizes), strict=True):
@@ -183,7 +197,15 @@ class Ranking:
             layer.mask.copy_(from_matrix(layer.view, kept))
             layer.zero()
 
-    def _units(self, layer: Layer, granularity: Granularity, criterion: Criterion) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def _there(layer: Layer, granularity: Granularity, present: Mapping[str, Tensor]) -> Tensor:
+        """Which units of a layer are not to be taken out."""
+        own = present.get(layer.name, torch.ones_like(layer.mask))
+        return granularity.units(as_matrix(layer.view, own)).any(1)
+
+    def _units(
+        self, layer: Layer, granularity: Granularity, criterion: Criterion, present: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Scores ``[units, size]``, and of which units none of the weights has one: there they are magnitudes."""
         scores, scored = criterion.score(layer.view), criterion.scored(layer.view)
         if not scores.isfinite().all():
@@ -191,16 +213,20 @@ class Ranking:
             raise TrainingError(
                 f"{problem}. Lower the learning rate, or clip the gradient (trainer.gradient_clip_val)."
             )
-        units = self._of_layer(layer, scores, granularity, as_is=criterion.comparable)
+        # What is to be taken out is 0, and lowers the root mean square that scores are multiples of.
+        part = 1.0 if present is None else float(present.float().mean()) ** 0.5
+        units = self._of_layer(layer, scores, granularity, part, as_is=criterion.comparable)
         if scored is None:
             return units, torch.zeros(len(units), dtype=torch.bool, device=units.device)
         blind = ~granularity.units(as_matrix(layer.view, scored)).any(1)
-        instead = self._of_layer(layer, weight_of(layer.view).abs(), granularity)
+        instead = self._of_layer(layer, weight_of(layer.view).abs(), granularity, part)
         return instead.where(blind[:, None], units), blind
 
-    def _of_layer(self, layer: Layer, scores: Tensor, granularity: Granularity, *, as_is: bool = False) -> Tensor:
+    def _of_layer(
+        self, layer: Layer, scores: Tensor, granularity: Granularity, part: float = 1.0, *, as_is: bool = False
+    ) -> Tensor:
         if len(self.layers) > 1 and not as_is:
-            scores = comparable(scores)
+            scores = comparable(scores) * part
         # Minus infinity for what is pruned, which goes first again; ten times as fast as masked_fill on a CPU.
         scores = scores - layer.factor.reciprocal().sub_(1)
         return granularity.units(as_matrix(layer.view, scores))

@@ -206,7 +206,39 @@ def test_what_does_not_go_with_channels_is_refused_at_once(arguments: dict[str, 
     assert caught.value.key == f"callbacks.StructuredPruning.{key}"
 
 
-def test_two_that_mask_one_weight_are_refused(conv_nets: Any, fit: Make) -> None:
-    both = StructuredPruning(channels=0.5), GradualMagnitudePruning(0.5)
-    with pytest.raises(UserError, match="both would mask"):
-        fit(pair(conv_nets.Residual()), *both, rows=rows())
+def test_single_weights_are_pruned_of_the_channels_that_are_left(tmp_path: Path, conv_nets: Any, fit: Make) -> None:
+    def both() -> tuple[Callback, ...]:
+        channels = StructuredPruning(channels=0.5, criterion="taylor", begin=2, end=6, every_n_steps=2)
+        return channels, GradualMagnitudePruning(0.6, begin=1, end=4, every_n_steps=1)
+
+    same, begin = rows(1) * 8, conv_nets.Residual(8)
+    whole, first, rest = pair(copy.deepcopy(begin)), pair(copy.deepcopy(begin)), pair(conv_nets.Residual(8))
+    callbacks: Any = both()
+    fit(whole, *callbacks, rows=same)
+    fit(first, *both(), Stop(), rows=same).save_checkpoint(tmp_path / "five.ckpt")
+    fit(rest, *both(), resume=tmp_path / "five.ckpt", rows=same)
+    left, right = whole.student.state_dict(), rest.student.state_dict()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    net: Any = whole.student
+    masked = logits(net)
+    for callback in callbacks:
+        note(net, *callback.finish(net))
+    torch.testing.assert_close(logits(net), masked, rtol=1e-6, atol=1e-6)
+    _, step = net._compression_steps
+    weights = sum(counts["weights"] for counts in step["layers"].values())
+    assert weights == sum(m.weight.numel() for m in net.modules() if isinstance(m, nn.Conv2d))
+    assert step["actual"] == pytest.approx(0.6, abs=1 / weights)
+    save(net, tmp_path / "student")
+    assert torch.equal(logits(distill.load(tmp_path / "student", conv_nets.Residual())), logits(net))
+
+
+@pytest.mark.parametrize(
+    "callbacks",
+    [
+        (StructuredPruning(channels=0.5), GradualMagnitudePruning(granularity="2:4", exclude=["stem"])),
+        (GradualMagnitudePruning(0.5), StructuredPruning(channels=0.5)),
+    ],
+)
+def test_two_that_mask_one_weight_otherwise_are_refused(callbacks: Any, conv_nets: Any, fit: Make) -> None:
+    with pytest.raises(UserError, match=r"both would mask.*single weights are masked of what StructuredPruning leaves"):
+        fit(pair(conv_nets.Residual()), *callbacks, rows=rows())
