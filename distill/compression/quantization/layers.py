@@ -21,10 +21,8 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.pytorch_utils import Conv1D
 
 from distill.compression.quantization.base import QuantizedLayer
 from distill.compression.quantization.convolutions import (
@@ -36,7 +34,9 @@ from distill.compression.quantization.convolutions import (
     QuantizedConvTranspose2d,
     QuantizedConvTranspose3d,
 )
+from distill.compression.quantization.derived import computes_like_its_base, derived_class
 from distill.compression.quantization.learned_inputs import no_change
+from distill.compression.quantization.linear import QuantizedLinear, QuantizedTransposedLinear
 from distill.compression.quantization.observers import unseen
 from distill.compression.quantization.scheme import LayerScheme
 from distill.compression.quantization.weights import grid
@@ -47,40 +47,12 @@ __all__ = [
     "QuantizedLayer",
     "QuantizedLinear",
     "QuantizedTransposedLinear",
+    "class_of",
     "multiplies_integers",
+    "quantizable",
     "quantize_layer",
     "quantized_layers",
 ]
-
-
-class QuantizedLinear(QuantizedLayer, nn.Linear):
-    """A linear map."""
-
-    plain = nn.Linear
-
-    def operands(self, input: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Input, weight and bias as they are multiplied."""
-        return self.quantized_input(input), self.quantized_weight(), self.bias
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.linear(*self.operands(input))
-
-
-class QuantizedTransposedLinear(QuantizedLayer, Conv1D):  # type: ignore[misc]
-    """GPT-2's linear map, whose weight is stored as ``[in, out]``."""
-
-    plain = Conv1D
-
-    def as_rows(self, weight: Tensor) -> Tensor:
-        return weight.t()
-
-    def from_rows(self, rows: Tensor) -> Tensor:
-        return rows.t()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.quantized_input(x)
-        out = torch.addmm(self.bias, x.view(-1, x.size(-1)), self.quantized_weight())
-        return out.view(*x.shape[:-1], self.nf)
 
 
 class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
@@ -108,7 +80,17 @@ _CLASSES: tuple[type[QuantizedLayer], ...] = (
     QuantizedConvTranspose3d,
 )
 QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {kind.plain: kind for kind in _CLASSES}
-"""Plain class -> the class that it becomes. Exactly these: what is derived from them may compute something else."""
+"""Plain class -> the class that it becomes. What is derived may compute something else (:func:`quantizable`)."""
+
+
+def quantizable(module: nn.Module) -> bool:
+    """Whether it is of one of these classes, or of a class derived from one that computes nothing else."""
+    return type(module) in QUANTIZED or computes_like_its_base(module)
+
+
+def class_of(kind: type[nn.Module]) -> type[QuantizedLayer]:
+    """What a module of this class becomes."""
+    return QUANTIZED[kind] if kind in QUANTIZED else derived_class(kind)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
@@ -133,11 +115,11 @@ def multiplies_integers(layer: QuantizedLayer) -> bool:
 
 
 def quantize_layer(module: nn.Module, scheme: LayerScheme, *, held: bool = False) -> QuantizedLayer:
-    """Make ``module``, of a class in :data:`QUANTIZED`, a quantized layer in ``float`` mode, in place.
+    """Make ``module``, which is :func:`quantizable`, a quantized layer in ``float`` mode, in place.
 
     Where its grid is ``held``, it begins as that of the weights as they are.
     """
-    module.__class__ = QUANTIZED[type(module)]
+    module.__class__ = class_of(type(module))
     layer = cast(QuantizedLayer, module)
     layer.scheme, layer.mode, layer.observing, layer.ranged = scheme, "float", False, False
     layer.seen, layer.tokens, layer.calls, layer.places, layer.held = None, None, 0, 0, held

@@ -9,7 +9,14 @@ from typing import Any, cast
 from torch import nn
 
 from distill.compression.own_pass import guard
-from distill.compression.quantization.layers import QUANTIZED, QuantizedLayer, quantize_layer, quantized_layers
+from distill.compression.quantization.layers import (
+    QUANTIZED,
+    QuantizedLayer,
+    class_of,
+    quantizable,
+    quantize_layer,
+    quantized_layers,
+)
 from distill.compression.quantization.scheme import ActivationScheme, Bits, LayerScheme, WeightScheme, check_bits
 from distill.core.module_selection import check_overrides, override, refuse_broken, refuse_rewritten, select, sharing
 from distill.core.utils.errors import UserError
@@ -42,7 +49,7 @@ def candidates(
         return chosen
     # Derived classes may compute something else: the projection inside nn.MultiheadAttention does.
     skipped = first(model)
-    return {name: module for name, module in chosen.items() if name not in skipped and type(module) in QUANTIZED}
+    return {name: module for name, module in chosen.items() if name not in skipped and quantizable(module)}
 
 
 def choose(
@@ -118,7 +125,7 @@ def check_widths(overrides: Mapping[str, Bits | WeightScheme | None], key: str) 
 
 
 def _check_class(name: str, module: nn.Module, key: str) -> None:
-    if type(module) not in QUANTIZED:
+    if not quantizable(module):
         raise UserError(
             f"is a {type(module).__name__}, which may compute something else than the class it is derived from",
             key=key,
@@ -139,7 +146,7 @@ def _check_groups(name: str, module: nn.Module, scheme: WeightScheme, key: str) 
         return
     weight = module.weight
     assert isinstance(weight, nn.Parameter)
-    inputs = QUANTIZED[type(module)].as_rows(cast(Any, module), weight).shape[1]
+    inputs = class_of(type(module)).as_rows(cast(Any, module), weight).shape[1]
     if inputs % scheme.group_size:
         raise UserError(
             f"must divide the {inputs} inputs of {name}",

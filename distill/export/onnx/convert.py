@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distill.compression.operations import places_of, unwatch, watch
 from distill.compression.quantization.convolutions import QuantizedConv, QuantizedConvTranspose
+from distill.compression.quantization.derived import DerivedConv, recast
 from distill.compression.quantization.layers import (
     QuantizedEmbedding,
     QuantizedLayer,
@@ -163,11 +164,12 @@ def _conv(layer: QuantizedConv | QuantizedConvTranspose, q: Tensor, unsigned: bo
     if isinstance(layer, QuantizedConvTranspose):  # runtimes have no product of integers for it
         rows = layer.as_rows(q).contiguous()
         return WeightOnlyConv(layer.convolve, input, rows, layer.weight_scale, layer.weight_zero_point, bias)
+    convolve = recast(layer) if isinstance(layer, DerivedConv) else convolution(layer)
     if not multiplies_integers(layer):
-        return WeightOnlyConv(convolution(layer), input, q, layer.weight_scale, layer.weight_zero_point, bias)
+        return WeightOnlyConv(convolve, input, q, layer.weight_scale, layer.weight_zero_point, bias)
     assert isinstance(input, StaticInput)
     weight, zero_point = _stored(layer, q, unsigned)
-    return StaticConv(convolution(layer), input, weight, layer.weight_scale, zero_point, bias)
+    return StaticConv(convolve, input, weight, layer.weight_scale, zero_point, bias)
 
 
 def _stored(layer: QuantizedLayer, integers: Tensor, unsigned: bool) -> tuple[Tensor, Tensor]:
