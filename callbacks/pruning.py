@@ -84,7 +84,7 @@ class GradualMagnitudePruning(Compression):
             in the layers' names: one ranking for each, and one for the layers in which none is found.
         granularity: ``unstructured``; n:m, such as ``2:4``, of neighbours along the inputs; or a block of outputs
             by inputs, such as ``4x1``.
-        criterion: ``magnitude``, ``movement`` (Sanh 2020), ``wanda`` (Sun 2024), or a
+        criterion: ``magnitude``, ``movement`` (Sanh 2020), ``wanda`` (Sun 2024), ``random``, or a
             :class:`~distill.compression.pruning.Criterion` of your own
             (:class:`~distill.compression.pruning.FunctionCriterion` takes a function).
         include: Regular expressions searched in module names; all of the ``types`` below but the head if

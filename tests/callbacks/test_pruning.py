@@ -260,7 +260,7 @@ def test_embeddings_norms_biases_and_the_head_are_left_alone_and_tied_weights_pr
     assert all("LayerNorm" not in name for name in names)
 
 
-@pytest.mark.parametrize("criterion", ["magnitude", "movement", "wanda", "own"])
+@pytest.mark.parametrize("criterion", ["magnitude", "movement", "wanda", "random", "own"])
 @pytest.mark.parametrize("regrow", [0.0, 0.3])
 @pytest.mark.parametrize("after", [3, 5, 8])
 def test_a_resumed_run_ends_with_the_bits_of_an_undisturbed_one(

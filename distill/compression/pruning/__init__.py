@@ -1,6 +1,6 @@
 """Pruning as pure functions: how sparse when, what a weight is worth, and which are kept."""
 
-from distill.compression.pruning.criteria import Criterion, FunctionCriterion, Magnitude, Movement, Wanda
+from distill.compression.pruning.criteria import Criterion, FunctionCriterion, Magnitude, Movement, Random, Wanda
 from distill.compression.pruning.granularity import Granularity
 from distill.compression.pruning.schedule import SparsitySchedule
 from distill.compression.pruning.unit_choice import choose, exchange
@@ -11,6 +11,7 @@ __all__ = [
     "Granularity",
     "Magnitude",
     "Movement",
+    "Random",
     "SparsitySchedule",
     "Wanda",
     "choose",

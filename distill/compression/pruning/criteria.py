@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from distill.core.orientation import TRANSPOSED, input_axis
 from distill.core.signals import Batch, tokens_within
 from distill.core.utils.errors import UserError
 
-__all__ = ["CRITERIA", "Criterion", "FunctionCriterion", "Magnitude", "Movement", "Wanda"]
+__all__ = ["CRITERIA", "Criterion", "FunctionCriterion", "Magnitude", "Movement", "Random", "Wanda"]
 
 
 class Criterion(ABC):
@@ -205,6 +207,29 @@ def _squares(x: Tensor, tokens: Tensor | None) -> Tensor:
     return torch.cat([sums, count])
 
 
+class Random(Criterion):
+    """A number drawn for each weight, uniform in (0, 1): what every other criterion has to beat.
+
+    A weight has the same number as long as the run lasts, and after a resume, so that what is pruned stays so. It is
+    drawn from the run's seed (``seed_everything``) and the layer's name, and is the same on every rank. The seed is a
+    buffer of the module.
+    """
+
+    comparable = True
+    buffers = ("weight_seed",)
+
+    def prepare(self, module: nn.Module, name: str) -> None:
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        device = weight_of(module).device
+        module.register_buffer("weight_seed", torch.tensor(crc32(f"{seed} {name}".encode()), device=device))
+
+    def score(self, module: nn.Module) -> Tensor:
+        weight, seed = weight_of(module), module.weight_seed
+        assert isinstance(seed, Tensor)
+        drawn = torch.rand(weight.shape, generator=torch.Generator().manual_seed(int(seed)), dtype=weight.dtype)
+        return drawn.to(weight.device)
+
+
 class FunctionCriterion(Criterion):
     """Scores by a function of your own.
 
@@ -220,5 +245,10 @@ class FunctionCriterion(Criterion):
         return self.function(weight_of(module), module)
 
 
-CRITERIA: dict[str, type[Criterion]] = {"magnitude": Magnitude, "movement": Movement, "wanda": Wanda}
+CRITERIA: dict[str, type[Criterion]] = {
+    "magnitude": Magnitude,
+    "movement": Movement,
+    "random": Random,
+    "wanda": Wanda,
+}
 """Criteria by the names that a configuration may use."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distill.compression.pruning import FunctionCriterion, Magnitude, Movement, Wanda
+from distill.compression.pruning import FunctionCriterion, Magnitude, Movement, Random, Wanda
 from distill.core.module_selection import Conv1D
 from distill.core.signals import Batch
 from distill.core.utils.errors import UserError
@@ -118,6 +118,27 @@ def test_wanda_does_not_look_in_validation():
 def test_wanda_refuses_an_embedding():
     with pytest.raises(UserError, match="words"):
         Wanda().prepare(nn.Embedding(3, 2), "words")
+
+
+def test_random_scores_are_the_runs_for_good_and_each_layers_own(monkeypatch):
+    def scores(seed, name):
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+        layer = nn.Linear(40, 50)
+        Random().prepare(layer, name)
+        return layer, Random().score(layer)
+
+    layer, first = scores("1", "a")
+    assert torch.equal(first, scores("1", "a")[1])
+    assert not torch.equal(first, scores("2", "a")[1])
+    assert not torch.equal(first, scores("1", "b")[1])
+    assert 0.49 < float(first.mean()) < 0.51
+    assert 0.07 < float(first.var()) < 0.1
+    other, _ = scores("2", "a")
+    other.load_state_dict(layer.state_dict())  # a resumed run
+    assert torch.equal(Random().score(other), first)
+    with torch.no_grad():
+        other.weight.zero_()
+    assert torch.equal(Random().score(other), first)
 
 
 def test_a_function_of_ones_own_gives_the_scores():
