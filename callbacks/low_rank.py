@@ -1,4 +1,4 @@
-"""Linear maps factorized before training, and trained as two thin ones."""
+"""Linear maps and convolutions factorized before training, and trained as two thin ones."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from distill.compression.base import Compression
-from distill.compression.structure.low_rank import LowRankLinear, factorize, rank_of_energy, replace, saves, shape
+from distill.compression.structure.low_rank import (
+    FACTORIZED,
+    LowRankLinear,
+    factorize,
+    rank_of_energy,
+    replace,
+    saves,
+    shape,
+)
 from distill.core.argument_types import refuse_types
 from distill.core.internals.torch import own_parameters
-from distill.core.module_selection import LINEAR, refuse_broken, refuse_rewritten, select, sharing
+from distill.core.module_selection import CONVOLUTIONS, refuse_broken, refuse_rewritten, select, sharing
 from distill.core.orientation import output_axis
 from distill.core.record import steps_of
 from distill.core.utils.errors import UserError
@@ -23,16 +31,17 @@ KEY = "callbacks.LowRank"
 
 
 class LowRank(Compression):
-    """Replace linear maps W by the best product B A of a low rank, and train the two factors.
+    """Replace linear maps and convolutions W by the best product B A of a low rank, and train the two factors.
 
     A is ``[rank, in]`` and B ``[out, rank]``, from the singular value decomposition W = U S V^T: the first ``rank``
     columns of U sqrt(S) and of V sqrt(S). A map is left as it is where its factors would not have fewer weights,
-    or where all of it is 0.
+    or where all of it is 0. A convolution's W is ``[out, in * k * k]``: a convolution with the kernel to ``rank``
+    channels, and one over single places from there. Those with groups, and classes derived from torch's, are left.
 
     Args:
         rank: The rank of every map. Either this or ``energy`` is given.
         energy: In (0, 1): of each map the least rank that keeps this share of the sum of its squared singular values.
-        include: Regular expressions searched in module names; all linear maps but the head if not given.
+        include: Regular expressions searched in module names; all maps and convolutions but the head if not given.
         exclude: Likewise, of those to leave out.
 
     Raises:
@@ -59,7 +68,8 @@ class LowRank(Compression):
         self._replaced: dict[str, Tensor] = {}
 
     def prepare(self, student: nn.Module) -> None:
-        chosen = select(student, LINEAR, self.include, self.exclude, key=KEY)
+        chosen = select(student, FACTORIZED, self.include, self.exclude, key=KEY)
+        chosen = {name: module for name, module in chosen.items() if not _has_groups(module)}
         factors = {id(f) for m in student.modules() if isinstance(m, LowRankLinear) for f in (m.down, m.up)}
         whole = {name: module for name, module in chosen.items() if id(module) not in factors}
         refuse_rewritten(whole, KEY)
@@ -88,8 +98,8 @@ class LowRank(Compression):
             for name, (down, up) in values.items():
                 module = student.get_submodule(name)
                 assert isinstance(module, LowRankLinear)
-                module.down.weight.copy_(down)
-                module.up.weight.copy_(up)
+                module.down.weight.copy_(down.view_as(module.down.weight))
+                module.up.weight.copy_(up.view_as(module.up.weight))
 
     def _check_ties(self, student: nn.Module, modules: dict[str, nn.Module]) -> None:
         for places in sharing(student):
@@ -116,7 +126,7 @@ class LowRank(Compression):
     def finish(self, student: nn.Module) -> list[dict[str, Any]]:
         before = {name for step in steps_of(student) if step["kind"] == "low_rank" for name in step["modules"]}
         ranks = {
-            name: module.down.out_features
+            name: module.rank
             for name, module in student.named_modules(remove_duplicate=False)
             if isinstance(module, LowRankLinear) and name not in before
         }
@@ -132,8 +142,13 @@ def _refuse_written_bias(name: str, module: nn.Module) -> None:
         )
 
 
-def _matrix(linear: nn.Module) -> Tensor:
+def _has_groups(module: nn.Module) -> bool:
+    """Whether it is a convolution that is no product of two: with groups, or that may compute something else."""
+    return isinstance(module, CONVOLUTIONS) and (module.groups > 1 or type(module) not in CONVOLUTIONS)
+
+
+def _matrix(module: nn.Module) -> Tensor:
     """The weight as ``[out, in]``."""
-    weight = linear.weight
+    weight = module.weight
     assert isinstance(weight, Tensor)
-    return weight.detach().movedim(output_axis(linear), 0)
+    return weight.detach().movedim(output_axis(module), 0).flatten(1)

@@ -1,4 +1,4 @@
-"""Linear maps as products of two thin ones, by singular value decomposition."""
+"""Linear maps and convolutions as products of two thin ones, by singular value decomposition."""
 
 from __future__ import annotations
 
@@ -10,11 +10,24 @@ from torch import Tensor, nn
 
 from distill.compression.own_pass import guard
 from distill.core.internals.torch import own_modules
-from distill.core.module_selection import LINEAR
-from distill.core.orientation import input_axis, output_axis
+from distill.core.module_selection import CONVOLUTIONS, LINEAR
+from distill.core.orientation import output_axis
 from distill.core.utils.errors import UserError
 
-__all__ = ["LowRankLinear", "factorize", "rank_of_energy", "rebuild", "replace", "saves", "shape"]
+__all__ = [
+    "FACTORIZED",
+    "LowRankConv",
+    "LowRankLinear",
+    "factorize",
+    "rank_of_energy",
+    "rebuild",
+    "replace",
+    "saves",
+    "shape",
+]
+
+FACTORIZED = (*LINEAR, *CONVOLUTIONS)
+"""Modules that can be factorized; convolutions where they have no groups."""
 
 
 class LowRankLinear(nn.Module):
@@ -33,6 +46,11 @@ class LowRankLinear(nn.Module):
         super().__init__()
         self.down = nn.Linear(in_features, rank, bias=False)
         self.up = nn.Linear(rank, out_features, bias=bias)
+
+    @property
+    def rank(self) -> int:
+        """Width between the two."""
+        return len(self.down.weight)
 
     @property
     def in_features(self) -> int:
@@ -57,11 +75,40 @@ class LowRankLinear(nn.Module):
         return out
 
 
-def shape(linear: nn.Module) -> tuple[int, int]:
-    """Features out and in of a linear map."""
-    weight = linear.weight
+class LowRankConv(LowRankLinear):
+    """A convolution to ``rank`` channels, and one over single places from these: the kernel is in the first.
+
+    With W ``[out, in, k, ...]`` as a matrix ``[out, in * k * ...]`` this is its best approximation of that rank, and
+    stride, padding and dilation stay with the kernel; a Tucker decomposition needs three maps and a second rank.
+
+    Args:
+        conv: In whose place it is; without groups.
+        rank: Channels between the two.
+
+    Reference:
+        Zhang, Zou, He, Sun: Accelerating Very Deep Convolutional Networks for Classification and Detection, 2016.
+    """
+
+    def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, rank: int) -> None:
+        nn.Module.__init__(self)
+        kind: Any = CONVOLUTIONS[len(conv.kernel_size) - 1]
+        place = conv.kernel_size, conv.stride, conv.padding, conv.dilation
+        self.down = kind(conv.in_channels, rank, *place, bias=False, padding_mode=conv.padding_mode)
+        self.up = kind(rank, conv.out_channels, 1, bias=conv.bias is not None)
+
+    @property
+    def weight(self) -> Tensor:
+        """The kernel ``[out, in, k, ...]`` that both are together."""
+        whole = self.up.weight.flatten(1) @ self.down.weight.flatten(1)
+        return whole.view(len(whole), *self.down.weight.shape[1:])
+
+
+def shape(module: nn.Module) -> tuple[int, int]:
+    """Features out and in of a linear map; of a convolution the inputs of one place."""
+    weight = module.weight
     assert isinstance(weight, Tensor)
-    return weight.shape[output_axis(linear)], weight.shape[input_axis(linear)]
+    out = weight.shape[output_axis(module)]
+    return out, weight.numel() // out
 
 
 def saves(out: int, into: int, rank: int) -> bool:
@@ -96,13 +143,13 @@ def factorize(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def replace(model: nn.Module, ranks: Mapping[str, int]) -> None:
-    """Put a :class:`LowRankLinear`, of values yet to come, in the place of linear maps; their biases stay.
+    """Put a :class:`LowRankLinear`, of values yet to come, in the place of maps; their biases stay.
 
     Maps that shared their weight share their factors.
 
     Args:
         model: Changed in place.
-        ranks: Name of a linear map -> rank.
+        ranks: Name of a linear map, or a convolution -> rank.
     """
     twins: dict[int, tuple[Tensor, LowRankLinear]] = {}
     for name, rank in ranks.items():
@@ -127,6 +174,8 @@ def _empty(old: nn.Module, rank: int) -> LowRankLinear:
     assert isinstance(weight, nn.Parameter)
     out, into = shape(old)
     new = LowRankLinear(into, out, rank, bias=bias is not None)
+    if isinstance(old, CONVOLUTIONS):
+        new = LowRankConv(old, rank)
     new.to(device=weight.device, dtype=weight.dtype).train(old.training)
     for factor in (new.down, new.up):
         factor.weight.requires_grad_(weight.requires_grad)
@@ -140,16 +189,16 @@ def rebuild(model: nn.Module, step: Mapping[str, Any]) -> None:
 
     Args:
         model: Of the structure before.
-        step: ``modules``: name of a linear map -> rank.
+        step: ``modules``: name of a linear map, or a convolution -> rank.
 
     Raises:
         UserError: if the model has no such linear maps.
     """
     found = dict(model.named_modules(remove_duplicate=False))
     for name in step["modules"]:
-        if not isinstance(found.get(name), LINEAR):
+        if not isinstance(found.get(name), FACTORIZED):
             raise UserError(
-                f"the model has no linear map {name!r}, and one was factorized",
+                f"the model has no map {name!r}, and one was factorized",
                 key="compression.json",
                 hint="give the model that was compressed",
             )

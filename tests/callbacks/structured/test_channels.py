@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import distill
-from distill.callbacks import GradualMagnitudePruning, QuantizationAwareTraining, StructuredPruning
+from distill.callbacks import GradualMagnitudePruning, LowRank, QuantizationAwareTraining, StructuredPruning
 from distill.core.record import note
 from distill.core.signals import Batch
 from distill.core.utils.errors import UserError
@@ -242,3 +242,22 @@ def test_single_weights_are_pruned_of_the_channels_that_are_left(tmp_path: Path,
 def test_two_that_mask_one_weight_otherwise_are_refused(callbacks: Any, conv_nets: Any, fit: Make) -> None:
     with pytest.raises(UserError, match=r"both would mask.*single weights are masked of what StructuredPruning leaves"):
         fit(pair(conv_nets.Residual()), *callbacks, rows=rows())
+
+
+def test_factorized_convolutions_are_trained_lose_channels_and_are_exported(
+    tmp_path: Path, conv_nets: Any, fit: Make
+) -> None:
+    callbacks = LowRank(rank=4), StructuredPruning(channels=0.25, end=4, every_n_steps=1)
+    module = pair(conv_nets.Residual())
+    fit(module, *callbacks, rows=rows())
+    net = module.student
+    trained = logits(net)
+    for callback in callbacks:
+        note(net, *callback.finish(net))
+    torch.testing.assert_close(logits(net), trained, rtol=1e-5, atol=1e-5)
+    assert net.get_submodule("d.0.down").out_channels == 3
+    save(net, tmp_path / "student")
+    assert torch.equal(logits(distill.load(tmp_path / "student", conv_nets.Residual())), logits(net))
+    batch = Batch(rows(1)[0].inputs, labels=torch.tensor([0, 1, 2, 0]))
+    (tmp_path / "onnx").mkdir()
+    write(TARGETS["onnx"]("vnni"), net, tmp_path / "onnx", task=Plain(), batches=lambda: [batch])

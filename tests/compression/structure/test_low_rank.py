@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from distill.callbacks import LowRank
 from distill.compression.structure.low_rank import (
     LowRankLinear,
     factorize,
@@ -103,3 +104,40 @@ def test_a_map_under_two_names_is_rebuilt_as_it_was() -> None:
     rebuild(opened, {"kind": "low_rank", "modules": {"one": 2, "again": 2}})  # both names are in the record
     assert opened["one"] is opened["again"]
     opened.load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 6, 3, stride=2, padding=1, dilation=2, padding_mode="reflect"),
+        nn.Conv1d(4, 6, 5, padding="same", bias=False),
+        nn.Conv3d(2, 5, (1, 2, 3)),
+    ],
+)
+def test_a_factorized_convolution_is_the_one_with_the_nearest_kernel_of_its_rank(conv: Any) -> None:
+    net = nn.Sequential(conv, nn.ReLU())
+    u, s, v = np.linalg.svd(conv.weight.detach().double().reshape(len(conv.weight), -1).numpy(), full_matrices=False)
+    nearest = torch.tensor((u[:, :2] * s[:2]) @ v[:2]).view_as(conv.weight).float()
+    x = torch.randn(2, conv.in_channels, *[9] * (conv.weight.dim() - 2))
+    whole = copy.deepcopy(conv)
+    with torch.no_grad():
+        whole.weight.copy_(nearest)
+    low_rank = LowRank(rank=2, include=["0"])
+    low_rank.prepare(net)
+    torch.testing.assert_close(net(x), whole(x).relu(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(net[0].weight, nearest, rtol=1e-4, atol=1e-5)
+    assert low_rank.finish(net) == [{"kind": "low_rank", "modules": {"0": 2}}]
+    assert {name: tuple(p.shape) for name, p in net[0].named_parameters()}["down.weight"][:2] == (2, conv.in_channels)
+    fresh = nn.Sequential(copy.deepcopy(whole), nn.ReLU())
+    rebuild(fresh, {"modules": {"0": 2}})
+    fresh.load_state_dict(net.state_dict())
+    assert torch.equal(fresh(x), net(x))
+
+
+def test_convolutions_with_groups_and_derived_ones_stay_whole() -> None:
+    class Own(nn.Conv2d):
+        pass
+
+    net = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), Own(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 2, 1))
+    LowRank(rank=2).prepare(net)
+    assert [type(module).__name__ for module in net] == ["Conv2d", "Own", "LowRankConv", "Conv2d"]
