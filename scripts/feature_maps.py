@@ -113,6 +113,7 @@ def fit(
     epochs: int,
     teacher: nn.Module | None = None,
     losses: list[DistillationLoss] | None = None,
+    batch: int = 64,
 ) -> float:
     """Train ``student``; its accuracy on ``test`` after the last step."""
     taught = teacher if losses else None
@@ -125,7 +126,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, DataLoader(train, 64, shuffle=True, drop_last=True))
+    trainer.fit(module, DataLoader(train, batch, shuffle=True, drop_last=True))
     x, y = test.tensors
     with torch.no_grad():
         answers = torch.cat([student.eval()(part).argmax(-1) for part in torch.split(x, 500)])
@@ -133,19 +134,25 @@ def fit(
 
 
 def compare(
-    folder: Path, seeds: list[int], ways: list[str], rows: int = 1000, epochs: int = 12, test_rows: int = 10_000
+    folder: Path,
+    seeds: list[int],
+    ways: list[str],
+    rows: int = 1000,
+    epochs: int = 12,
+    test_rows: int = 10_000,
+    batch: int = 64,
 ) -> dict[str, list[float]]:
     """Test accuracy of the teacher, and of a student for each way and seed."""
     many, few = images(folder, "train", 10 * rows), images(folder, "train", rows)
     test = images(folder, "t10k", test_rows)
     seed_everything(100, verbose=False)
     teacher = Net(TEACHER)
-    scores = {"teacher": [fit(teacher, many, test, max(1, epochs // 4))]}
+    scores = {"teacher": [fit(teacher, many, test, max(1, epochs // 4), batch=batch)]}
     for name in ways:
         scores[name] = []
         for seed in seeds:
             seed_everything(seed, verbose=False)
-            scores[name].append(fit(Net(STUDENT), few, test, epochs, teacher, WAYS[name]()))
+            scores[name].append(fit(Net(STUDENT), few, test, epochs, teacher, WAYS[name](), batch))
             print(f"{name}, seed {seed}: {scores[name][-1]:.4f}", flush=True)
     return scores
 
