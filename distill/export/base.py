@@ -33,16 +33,21 @@ class ExportTarget(ABC):
             given plain layers, whose weights lie on their grids, and must compute what these do
             (:func:`~distill.export.verify.check_float`).
         onnx: The ONNX file in its folder, if it writes one: it is timed in onnxruntime beside the teacher's.
+        halves: Whether its weights can be kept in 16 bits (``--dtype``).
+        dtype: What its weights are kept in: ``float32``, ``bfloat16`` or ``float16``. Of 16 bits they are rounded, and
+            it may differ by that, as one of integers may.
         tokenizer: What makes the student's inputs of texts, for a format that holds it; ``None`` of data without one.
     """
 
     name: ClassVar[str]
     extra: ClassVar[str | None] = None
     integers: ClassVar[bool] = False
+    halves: ClassVar[bool] = False
     onnx: ClassVar[str | None] = None
 
     def __init__(self, isa: str = "avx2") -> None:
         self.isa = isa
+        self.dtype = "float32"
         self.tokenizer: Any = None
 
     def check(self, student: nn.Module) -> None:  # noqa: B027  (many formats hold any student)

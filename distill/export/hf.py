@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -32,14 +33,22 @@ class HuggingFace(ExportTarget):
     """A folder for ``from_pretrained``, with plain weights."""
 
     name = "hf"
+    halves = True
 
     def check(self, student: nn.Module) -> None:
         check_structure(student, steps_of(student))
+        quantized = any(step["kind"] == "quantize" for step in steps_of(student))
+        if quantized and self.dtype != "float32":
+            problem, hint = "would round weights that lie on grids of their own", "leave it out"
+            raise UserError(problem, key="--dtype", value=self.dtype, hint=hint)
 
     def write(self, student: nn.Module, folder: Path, example: dict[str, Tensor]) -> dict[str, Any]:
         assert isinstance(student, PreTrainedModel)
-        to_huggingface(student, folder)
-        return {}
+        if self.dtype == "float32":
+            to_huggingface(student, folder)
+            return {}
+        to_huggingface(copy.deepcopy(student).to(getattr(torch, self.dtype)), folder)
+        return {"dtype": self.dtype}
 
     def open(self, folder: Path) -> Predict:
         return open_huggingface(folder)
@@ -49,7 +58,8 @@ def open_huggingface(folder: Path) -> Predict:
     """The model in ``folder``, by ``from_pretrained`` of its class."""
     with quiet_transformers():
         [name] = AutoConfig.from_pretrained(folder).architectures
-        opened: nn.Module = _model_class(name).from_pretrained(folder)
+        # Computed in float32, whatever it is kept in.
+        opened: nn.Module = _model_class(name).from_pretrained(folder, dtype=torch.float32)
     return torch_logits(opened.eval())
 
 

@@ -35,7 +35,10 @@ from distill.models.compatibility import positions_of
 from distill.models.unfinished import refuse_unfinished
 from distill.tasks.loaders import batches_of, task_of
 
-__all__ = ["LENGTH", "export", "for_isa", "limited", "written"]
+__all__ = ["DTYPES", "LENGTH", "export", "for_isa", "limited", "written"]
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""What weights can be kept in."""
 
 LENGTH = 128
 """Tokens of the text whose latency is measured, or as many as the models read."""
@@ -55,6 +58,7 @@ def export(
     tokenizer: Any = None,
     isa: str | None = None,
     samples: int | None = None,
+    dtype: str | None = None,
 ) -> dict[str, Any]:
     """Write ``student`` as ``to``, verify it on ``data``, measure it, and print a table: ``distill.export``.
 
@@ -76,6 +80,7 @@ def export(
         tokenizer: Saved beside the model; the data's own if not given.
         isa: What integers are stored for: ``avx2``, ``vnni`` or ``arm``; this machine if not given.
         samples: How many samples it is verified on; all if not given.
+        dtype: What ``hf`` keeps weights in: ``float32``, ``bfloat16`` or ``float16``.
 
     Returns:
         The report, which ``export.json`` in the folder holds too.
@@ -90,7 +95,7 @@ def export(
     judge = task_of(data, task)
     batches = batches_of(data, judge, "validate")
     with _named_as_arguments():
-        target = for_isa(find_target(to) if isinstance(to, str) else _own(to), isa, str(to))
+        target = for_isa(find_target(to) if isinstance(to, str) else _own(to), isa, str(to), dtype)
         place = check_output(output)
         assert place is not None
         target.check(student.eval())
@@ -132,16 +137,25 @@ def _refuse_pairs(student: nn.Module) -> None:
         raise UserError(problem, key="student", value=type(student).__name__, hint="give student.cpu()")
 
 
-def for_isa(kind: type[ExportTarget], isa: str | None, to: str) -> ExportTarget:
-    """The target of this kind, called ``to``, for an instruction set.
+def for_isa(kind: type[ExportTarget], isa: str | None, to: str, dtype: str | None = None) -> ExportTarget:
+    """The target of this kind, called ``to``, for an instruction set, with its weights in ``dtype``.
 
     Raises:
-        UserError: if it stores no integers.
+        UserError: if it stores no integers, or none of 16 bits.
     """
     if isa is not None and check_isa(isa) and not kind.integers:
         problem, hint = f"{to} stores no integers", "leave it out, or export --to onnx-int8"
         raise UserError(problem, key="--isa", value=isa, hint=hint)
-    return kind(isa or host_isa())
+    target = kind(isa or host_isa())
+    if dtype is not None:
+        if dtype not in DTYPES:
+            problem = f"must be one of {', '.join(DTYPES)}"
+            raise UserError(problem, key="--dtype", value=dtype, hint="choose one of them")
+        if not kind.halves:
+            problem, hint = f"{to} has a precision of its own", "leave it out, or export --to hf"
+            raise UserError(problem, key="--dtype", value=dtype, hint=hint)
+        target.dtype = dtype
+    return target
 
 
 def limited(batches: Iterable[Batch], samples: int | None) -> Iterator[Batch]:

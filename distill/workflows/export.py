@@ -39,6 +39,7 @@ def export(
     isa: str | None = None,
     *,
     samples: int | None = None,
+    dtype: str | None = None,
     overrides: Sequence[tuple[str, str]] = (),
     allow: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def export(
         isa: What integers are stored for: ``avx2``, ``vnni`` or ``arm``; this machine if not given.
         samples: How many validation samples (of a packed language model: blocks) it is verified on; all that the
             validation reads if not given. The first batches of a validation hold samples of any length.
+        dtype: What ``hf`` keeps weights in: ``float32``, ``bfloat16`` or ``float16``.
         overrides: Keys and YAML texts that replace parts of the run's configuration.
         allow: Packages whose classes it may name, besides our own.
 
@@ -63,7 +65,7 @@ def export(
         UserError: if the student cannot be written so, or what was written does not do what the student does; then
             there is no folder.
     """
-    target = _target(to, isa, allow)
+    target = _target(to, isa, allow, dtype)
     if samples is not None and samples < 1:
         raise UserError("must be at least 1", key="--samples", value=samples, hint="leave it out to verify on all")
     given = check_output(output)
@@ -101,7 +103,7 @@ def export(
     return report
 
 
-def _target(to: str, isa: str | None, allow: Sequence[str]) -> ExportTarget:
+def _target(to: str, isa: str | None, allow: Sequence[str], dtype: str | None) -> ExportTarget:
     """The target called ``to``, or the class that it is the path of, for an instruction set."""
     kind: type[ExportTarget]
     if "." in to:
@@ -113,7 +115,7 @@ def _target(to: str, isa: str | None, allow: Sequence[str]) -> ExportTarget:
         check_packages(kind)
     else:
         kind = find_target(to)
-    return for_isa(kind, isa, to)
+    return for_isa(kind, isa, to, dtype)
 
 
 def _batches(job: Job, samples: int | None) -> Iterator[Batch]:

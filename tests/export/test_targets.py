@@ -11,8 +11,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModel, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from distill.cli.export import FORMATS
 from distill.compression.own_pass import in_own_pass
@@ -26,6 +33,7 @@ from distill.export import hf
 from distill.export.base import ExportTarget
 from distill.export.onnx.runtime import logits, session
 from distill.export.onnx.write import MODEL, Onnx
+from distill.export.student import for_isa
 from distill.export.targets import TARGETS, find_target, write
 from distill.export.verify import torch_logits
 from distill.tasks import CausalLM, Plain, TextClassification
@@ -369,3 +377,33 @@ def test_a_target_without_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="a target needs a name"):
         export("runs/none", to="nameless_target.T", allow=["nameless_target"])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_are_kept_in_16_bits_where_asked(
+    dtype: str,
+    bert: BertForSequenceClassification,
+    quantized: nn.Module,
+    task: TextClassification,
+    batches: list[Batch],
+    tmp_path: Path,
+) -> None:
+    target = for_isa(TARGETS["hf"], None, "hf", dtype)
+    report = write(target, bert, tmp_path, task=task, batches=lambda: batches)
+    kept = load_file(tmp_path / "model.safetensors")
+    assert {tensor.dtype for tensor in kept.values()} == {getattr(torch, dtype)}
+    for name, tensor in kept.items():
+        assert torch.equal(tensor, bert.state_dict()[name].to(tensor.dtype))
+    assert report["dtype"] == dtype
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path).dtype is getattr(torch, dtype)
+    assert {parameter.dtype for parameter in bert.parameters()} == {torch.float32}, "the student stays"
+    note(rounded := copy.deepcopy(quantized), {"kind": "quantize"})
+    with pytest.raises(UserError, match=rf"--dtype = '{dtype}': would round weights that lie on grids"):
+        target.check(rounded)
+
+
+def test_other_targets_have_a_precision_of_their_own() -> None:
+    with pytest.raises(UserError, match=r"--dtype = 'bfloat16': onnx has a precision of its own.*--to hf"):
+        for_isa(TARGETS["onnx"], None, "onnx", "bfloat16")
+    with pytest.raises(UserError, match="must be one of float32, bfloat16, float16"):
+        for_isa(TARGETS["hf"], None, "hf", "float8")
