@@ -50,7 +50,7 @@ def how_to_load(student: nn.Module, task_file: TaskFile | None, form: str) -> st
         task_file: How it reads texts, if it does.
         form: Of :func:`form_of`.
     """
-    if form not in (*TRANSFORMERS, "onnx", "gguf"):
+    if form not in (*TRANSFORMERS, "onnx", "gguf", "openvino"):
         return f"It is in the format `{visible(form)}`."
     if not isinstance(student, PreTrainedModel):
         return "`distill.load(folder, model=MODULE)` fills a module of the same structure with its weights."
@@ -68,6 +68,16 @@ tokenizer = AutoTokenizer.from_pretrained(".")
 model = AutoModelForCausalLM.from_pretrained(".", gguf_file="model.gguf")
 inputs = tokenizer({text}, return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))"""
+    elif form == "openvino":
+        given = f'{text}, "another"' if pair else text
+        more = "Inputs may be of any number and length."
+        code = f"""\
+import openvino
+from transformers import AutoTokenizer
+
+model, tokenizer = openvino.Core().compile_model("model.xml", "CPU"), AutoTokenizer.from_pretrained(".")
+inputs = tokenizer({given}, truncation=True, max_length={task_file.max_length}, return_tensors="np")
+print(model({{port.any_name: inputs[port.any_name] for port in model.inputs}})[0])"""
     elif form == "onnx":
         given = f'{text}, "another"' if pair else text
         code = f"""\

@@ -26,7 +26,10 @@ Distill = Callable[..., Any]
         ("sensitivity nowhere --bits nan", "--bits = nan: must lie between 2 and 8"),
         ("sensitivity nowhere --output base.yaml", "--output = 'base.yaml': is a file, not a folder"),
         ("export nowhere --to hf --to onnx", "--to = 'onnx': is given twice, and was 'hf' before"),
-        ("export nowhere --to onnxx", "--to = 'onnxx': must be hf, onnx, onnx-int8, compressed-tensors or gguf"),
+        (
+            "export nowhere --to onnxx",
+            "--to = 'onnxx': must be hf, onnx, onnx-int8, compressed-tensors,",
+        ),
         ("export nowhere elsewhere --to hf", "distill export = 'elsewhere': belongs to no option and no key"),
         ("fit", "-c: must be given. distill fit -c FILE"),
         ("fit --model.task masked-lm", "-c: must be given"),

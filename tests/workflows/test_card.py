@@ -81,6 +81,7 @@ def test_an_export_is_said_to_be_what_it_is() -> None:
         "onnx-int8": ("onnx", "onnxruntime"),
         "compressed-tensors": ("compressed-tensors", "`compressed-tensors`"),
         "gguf": ("gguf", 'gguf_file="model.gguf"'),
+        "openvino": ("openvino", 'compile_model("model.xml", "CPU")'),
     }
     assert said.keys() == TARGETS.keys()
     for name, (form, words) in said.items():

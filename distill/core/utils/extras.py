@@ -13,6 +13,7 @@ EXTRAS = {
     "export": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
     "gguf": ("gguf", "accelerate"),
     "lora": ("peft",),
+    "openvino": ("openvino", "onnx", "onnx_ir", "onnxscript", "onnxruntime"),
     "plots": ("matplotlib",),
     "sweep": ("sklearn", "scipy"),
     "tensorboard": ("tensorboard",),

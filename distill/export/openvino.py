@@ -1,0 +1,78 @@
+"""The target ``openvino``: a graph that OpenVINO runs, made of the ONNX one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from distill.core.utils.errors import UserError
+from distill.export.base import ExportTarget, Predict
+from distill.export.onnx.convert import frozen_layers
+from distill.export.onnx.runtime import UNWRITTEN, latency, logits, session
+from distill.export.onnx.write import MODEL, Onnx, OnnxInt8
+
+__all__ = ["FILE", "OpenVino"]
+
+FILE = "model.xml"
+
+_REPEATS = 50
+
+
+class OpenVino(ExportTarget):
+    """``model.xml`` and ``model.bin``: with the integers of a quantized student, else in float32.
+
+    It is timed beside onnxruntime on the graph that it is made of, one sample at a time on one thread.
+    """
+
+    name = "openvino"
+    extra = "openvino"
+    integers = True
+
+    def write(self, student: nn.Module, folder: Path, example: dict[str, Tensor]) -> dict[str, Any]:
+        import openvino
+
+        source = OnnxInt8(self.isa) if frozen_layers(student) else Onnx(self.isa)
+        with tempfile.TemporaryDirectory() as parent:
+            report = source.write(student, Path(parent), example)
+            try:
+                model = openvino.Core().read_model(Path(parent, MODEL))
+                openvino.save_model(model, folder / FILE, compress_to_fp16=False)
+            except Exception as error:  # a RuntimeError that begins with lines of its own source
+                raise _cannot(error) from error
+            runs = {"openvino": _Session(folder / FILE), "onnxruntime": session(Path(parent, MODEL))}
+            one = {name: tensor[:1] for name, tensor in example.items()}
+            report["latency_ms_beside"] = latency(runs, dict.fromkeys(runs, one), _REPEATS)
+        return report
+
+    def open(self, folder: Path) -> Predict:
+        return partial(logits, _Session(folder / FILE))
+
+
+class _Session:
+    """A compiled model, called as a session of onnxruntime is. In float32: by itself it may compute in bfloat16."""
+
+    def __init__(self, path: Path) -> None:
+        import openvino
+
+        settings = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        try:
+            self._run = openvino.Core().compile_model(path, "CPU", settings)
+        except Exception as error:
+            raise _cannot(error) from error
+        self._names = {port.any_name for port in self._run.inputs}
+
+    def run(self, names: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Any]:
+        """The outputs; there is one."""
+        return [np.asarray(self._run({name: value for name, value in inputs.items() if name in self._names})[0])]
+
+
+def _cannot(error: Exception) -> UserError:
+    last = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+    problem = f"OpenVINO cannot run the graph ({last.strip()[-200:]}){UNWRITTEN}"
+    return UserError(problem, key="--to", value=OpenVino.name, hint="export it with --to onnx")
