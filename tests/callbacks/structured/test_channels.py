@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers import AutoConfig, AutoModelForImageClassification
 
 import distill
 from distill.callbacks import GradualMagnitudePruning, LowRank, QuantizationAwareTraining, StructuredPruning
@@ -261,3 +262,30 @@ def test_factorized_convolutions_are_trained_lose_channels_and_are_exported(
     batch = Batch(rows(1)[0].inputs, labels=torch.tensor([0, 1, 2, 0]))
     (tmp_path / "onnx").mkdir()
     write(TARGETS["onnx"]("vnni"), net, tmp_path / "onnx", task=Plain(), batches=lambda: [batch])
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_nets_of_transformers_lose_channels_and_open_by_their_configuration(tmp_path: Path, family: str) -> None:
+    sizes: dict[str, Any] = {"num_channels": 1, "num_labels": 3}
+    if family == "vit":
+        sizes |= {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 10}
+        sizes |= {"image_size": 12, "patch_size": 4}
+    else:
+        sizes |= {"embedding_size": 4, "hidden_sizes": [4, 6], "depths": [1, 1], "layer_type": "basic"}
+    net = AutoModelForImageClassification.from_config(AutoConfig.for_model(family, **sizes)).eval()
+    x = rows(1)[0].inputs["input"]
+    pruning: Any = StructuredPruning(channels=0.5)
+    pruning.prepare(net)
+    pruning.plan.find(net, lambda model: [model(pixel_values=x).logits])
+    pruning.plan.switch_off(net, 1.0)
+    with torch.no_grad():
+        for weight, factor in pruning.plan.factors(net):
+            weight.mul_(factor)
+        masked = net(pixel_values=x).logits
+        (step,) = pruning.finish(net)
+        note(net, step)
+        torch.testing.assert_close(net(pixel_values=x).logits, masked, rtol=1e-5, atol=1e-6)
+        if family == "vit":  # layer norms and attention keep the stream and the heads
+            assert [len(kept) for kept in step["channels"].values()] == [5, 5]
+        save(net, tmp_path / "net")
+        assert torch.equal(distill.load(tmp_path / "net")(pixel_values=x).logits, net(pixel_values=x).logits)
