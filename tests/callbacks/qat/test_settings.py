@@ -27,7 +27,7 @@ Make = Callable[..., Any]
         ({"begin": 1.5}, r"begin = 1\.5: must be a step"),
         ({"observe": -1}, "observe = -1: must be a step"),
         ({"lr_factor": 0.0}, r"lr_factor = 0\.0"),
-        ({"overrides": {"query": 5}}, r"QuantizationAwareTraining\.overrides\.query = 5: must be .*one of"),
+        ({"overrides": {"query": 9}}, r"QuantizationAwareTraining\.overrides\.query = 9: must be .*one of"),
         ({"store": "int8"}, "store = 'int8'"),
         ({"weights": {"bits": 8}}, r"must be a WeightScheme.*from Python write WeightScheme\(bits=8\)"),
     ],
