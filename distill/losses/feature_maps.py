@@ -20,7 +20,7 @@ from distill.core.utils.errors import UserError
 from distill.losses.base import DistillationLoss, LossSum
 from distill.losses.features import check_same_positions, features_last, position_weights
 
-__all__ = ["FeatureMapLoss", "Maps", "PerSampleMapLoss", "key_of", "of_one_size", "pooled_to"]
+__all__ = ["FeatureMapLoss", "Maps", "PerSampleMapLoss", "key_of", "of_one_size", "place_mean", "pooled_to"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,11 +34,15 @@ class Maps(NamedTuple):
         name: The student's module.
         student: ``[B, H, W, F]``.
         teacher: ``[B, H', W', F']``.
+        student_valid: Which places of the student's hold a token, boolean ``[B, H, W]``; ``None`` where all count.
+        teacher_valid: And of the teacher's, ``[B, H', W']``.
     """
 
     name: str
     student: Tensor
     teacher: Tensor
+    student_valid: Tensor | None = None
+    teacher_valid: Tensor | None = None
 
 
 class FeatureMapLoss(DistillationLoss):
@@ -99,7 +103,11 @@ class FeatureMapLoss(DistillationLoss):
                 problem = f"compares maps of one kind, and {{{mine}: {other}}} are {shapes}: one of them tokens"
                 raise UserError(problem, key="taps", hint="name a module of each that puts out maps, or tokens")
             pair = zip((ours, theirs), layouts, (mine, other), strict=True)
-            yield Maps(mine, *(_as_map(f, layout, name, batch, self.flat) for f, layout, name in pair))
+            made = [_as_map(f, layout, name, self.flat) for f, layout, name in pair]
+            valid = [_valid_places(f, one, batch) for f, one in zip((ours, theirs), made, strict=True)]
+            # Filled, not multiplied: what a model puts out at padding may be NaN.
+            clean = (m if v is None else m.masked_fill(~v[..., None], 0) for m, v in zip(made, valid, strict=True))
+            yield Maps(mine, *clean, *valid)
 
 
 class PerSampleMapLoss(FeatureMapLoss):
@@ -115,8 +123,8 @@ class PerSampleMapLoss(FeatureMapLoss):
         return LossSum((losses_B * weights_B).sum(), batch.count)
 
 
-def _as_map(feature: Tensor, layout: Features | None, name: str, batch: Batch, flat: bool) -> Tensor:
-    """``[B, H, W, F]`` of such a map, of tokens ``[B, T, F]``, whose padding becomes 0, or of vectors ``[B, F]``."""
+def _as_map(feature: Tensor, layout: Features | None, name: str, flat: bool) -> Tensor:
+    """``[B, H, W, F]`` of such a map, of tokens ``[B, T, F]`` (``[B, T, 1, F]``), or of vectors ``[B, F]``."""
     feature = features_last(at_least_float32(feature), layout, name)
     if feature.dim() == 4:
         return feature
@@ -125,9 +133,21 @@ def _as_map(feature: Tensor, layout: Features | None, name: str, batch: Batch, f
     if feature.dim() != 3:
         problem = f"a feature map has a height and a width, and this output is {list(feature.shape)}"
         raise UserError(problem, key="taps", value=name, hint="name a module before the pooling or flattening")
-    if batch.tokens is not None and batch.tokens.shape == feature.shape[:2]:
-        feature = feature * batch.tokens[..., None]
     return feature[:, :, None]
+
+
+def _valid_places(feature: Tensor, map_BHWF: Tensor, batch: Batch) -> Tensor | None:
+    """Which places are no padding, ``[B, T, 1]`` of the batch's tokens; ``None`` of anything else."""
+    over_tokens = feature.dim() == 3 and batch.tokens is not None and batch.tokens.shape == map_BHWF.shape[:2]
+    return batch.tokens[:, :, None] if batch.tokens is not None and over_tokens else None
+
+
+def place_mean(map_BHWF: Tensor, valid_BHW: Tensor | None) -> Tensor:
+    """The mean of each feature over the places that count, ``[B, F]``; 0 where none does."""
+    if valid_BHW is None:
+        return map_BHWF.mean((1, 2))
+    weights_BHW = valid_BHW / valid_BHW.sum((1, 2), keepdim=True).clamp(min=1)
+    return (map_BHWF * weights_BHW[..., None]).sum((1, 2))
 
 
 def of_one_size(student: Tensor, teacher: Tensor, name: str) -> tuple[Tensor, Tensor]:

@@ -16,26 +16,38 @@ from distill.losses.feature_maps import Maps, PerSampleMapLoss, key_of
 __all__ = ["FlowOfSolution", "flow_matrix", "flow_of_solution"]
 
 
-def flow_matrix(first_BHWE: Tensor, second_BHWF: Tensor) -> Tensor:
+def flow_matrix(
+    first_BHWE: Tensor, second_BHWF: Tensor, first_valid: Tensor | None = None, second_valid: Tensor | None = None
+) -> Tensor:
     """G = Σ_hw a_hw b_hwᵀ / (H W) of each sample, of two maps of one model, the larger one max-pooled to the smaller.
 
     Args:
         first_BHWE: Feature map of the earlier module, ``[B, H, W, E]``.
         second_BHWF: Of the later one, ``[B, H', W', F]``.
+        first_valid: Which places of the earlier one hold a token, boolean ``[B, H, W]``; H W then counts those that do.
+        second_valid: And of the later one, ``[B, H', W']``.
 
     Returns:
         ``[B, E, F]``.
     """
     size = tuple(min(pair) for pair in zip(first_BHWE.shape[1:3], second_BHWF.shape[1:3], strict=True))
 
-    def places(maps: Tensor) -> Tensor:
-        if maps.shape[1:3] != size:
-            maps = adaptive_max_pool2d(maps.movedim(-1, 1), size).movedim(1, -1)
-        return maps.flatten(1, 2)
+    def pooled(maps: Tensor) -> Tensor:
+        return maps if maps.shape[1:3] == size else adaptive_max_pool2d(maps.movedim(-1, 1), size).movedim(1, -1)
 
-    first, second = places(at_least_float32(first_BHWE)), places(at_least_float32(second_BHWF))
+    def places(maps: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        maps = at_least_float32(maps)
+        if valid is None:
+            return pooled(maps).flatten(1, 2), maps.new_ones(len(maps), size[0] * size[1])
+        # Padding is never the largest; and is 0 where nothing else falls on a place.
+        kept = pooled(valid[..., None].to(maps.dtype))
+        maps = pooled(maps.masked_fill(~valid[..., None], -torch.inf)).masked_fill(kept == 0, 0)
+        return maps.flatten(1, 2), kept.flatten(1)
+
+    (first, valid_BP), (second, second_valid_BP) = places(first_BHWE, first_valid), places(second_BHWF, second_valid)
+    count_B = (valid_BP * second_valid_BP).sum(1).clamp(min=1)
     with full_precision(first):
-        return first.mT @ second / (size[0] * size[1])
+        return first.mT @ second / count_B[:, None, None]
 
 
 def flow_of_solution(student_BEF: Tensor, teacher_BEF: Tensor) -> Tensor:
@@ -83,10 +95,11 @@ class FlowOfSolution(PerSampleMapLoss):
 
     def per_sample(self, maps: list[Maps]) -> Tensor:
         ours = [self._mapped(pair) for pair in maps]
-        losses = [
-            flow_of_solution(flow_matrix(*mine), flow_matrix(first.teacher, second.teacher))
-            for mine, (first, second) in zip(pairwise(ours), pairwise(maps), strict=True)
-        ]
+        losses = []
+        for mine, (first, second) in zip(pairwise(ours), pairwise(maps), strict=True):
+            student = flow_matrix(*mine, first.student_valid, second.student_valid)
+            teacher = flow_matrix(first.teacher, second.teacher, first.teacher_valid, second.teacher_valid)
+            losses.append(flow_of_solution(student, teacher))
         return torch.stack(losses).mean(0)
 
     def _mapped(self, pair: Maps) -> Tensor:

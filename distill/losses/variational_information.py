@@ -11,14 +11,16 @@ from torch.nn.functional import softplus
 from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
 from distill.losses.base import check_positive
-from distill.losses.feature_maps import Maps, PerSampleMapLoss, key_of, of_one_size
+from distill.losses.feature_maps import Maps, PerSampleMapLoss, key_of, of_one_size, place_mean
 
 __all__ = ["VariationalInformation", "negative_log_likelihood"]
 
 _LEAST = 1e-5  # of a variance
 
 
-def negative_log_likelihood(mean_BHWF: Tensor, teacher_BHWF: Tensor, variance_F: Tensor) -> Tensor:
+def negative_log_likelihood(
+    mean_BHWF: Tensor, teacher_BHWF: Tensor, variance_F: Tensor, valid_BHW: Tensor | None = None
+) -> Tensor:
     """The mean over places and features of ½ ((t - μ)² / σ² + ln σ²), of each sample.
 
     It is -ln q(t | s) / (H W F) of a Gaussian q, without the constant ½ ln 2π. Maximizing it maximizes a lower bound of
@@ -28,6 +30,7 @@ def negative_log_likelihood(mean_BHWF: Tensor, teacher_BHWF: Tensor, variance_F:
         mean_BHWF: What the student predicts of the teacher, μ, ``[B, H, W, F]``; computed in float32 or better.
         teacher_BHWF: The teacher's features t, ``[B, H, W, F]``; never written to.
         variance_F: σ² of each feature, ``[F]``.
+        valid_BHW: Which places count, boolean; all of them by default.
 
     Returns:
         ``[B]``.
@@ -37,7 +40,7 @@ def negative_log_likelihood(mean_BHWF: Tensor, teacher_BHWF: Tensor, variance_F:
         arXiv:1904.05835, equation 4; there the sum over places and features.
     """
     squares = (at_least_float32(teacher_BHWF) - at_least_float32(mean_BHWF)).square()
-    return ((squares / variance_F + variance_F.log()) / 2).mean((1, 2, 3))
+    return place_mean((squares / variance_F + variance_F.log()) / 2, valid_BHW).mean(1)
 
 
 class VariationalInformation(PerSampleMapLoss):
@@ -82,6 +85,7 @@ class VariationalInformation(PerSampleMapLoss):
         for pair in maps:
             student, teacher = of_one_size(pair.student, pair.teacher, pair.name)
             key = key_of(pair.name)
+            mean = self.means[key](student)
             variance_F = softplus(self.alphas[key].to(student.dtype)) + _LEAST
-            losses.append(negative_log_likelihood(self.means[key](student), teacher, variance_F))
+            losses.append(negative_log_likelihood(mean, teacher, variance_F, pair.student_valid))
         return torch.stack(losses).mean(0)

@@ -207,6 +207,35 @@ def test_tokens_are_maps_of_one_column_whose_padding_counts_nothing(name: str) -
         )
 
 
+@pytest.mark.parametrize("name", ["attention", "flow", "information", "contrastive"])
+def test_padding_changes_neither_the_loss_nor_a_gradient(name: str) -> None:
+    lengths, found = torch.tensor([4, 2, 1, 3, 4, 2]), []
+    for padding in (0, 6):
+        tokens = torch.arange(4 + padding) < lengths[:, None]
+        ours, theirs = (
+            {
+                n: torch.cat([x.flatten(2).mT[:, :4], torch.full((6, padding, w), torch.nan)], 1)
+                for n, x in given.items()
+            }
+            for given, w in ((maps(0, 3), 3), (maps(1, 5), 5))
+        )
+        loss, leaves = bound(name, "last"), {n: x.requires_grad_() for n, x in ours.items()}
+        total = value(loss, leaves, theirs, batch(tokens=tokens))
+        total.backward()
+        found.append([total, *(x.grad[:, :4] for x in leaves.values()), *(p.grad for p in loss.parameters())])  # type: ignore[index]
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_a_flow_of_padded_tokens_is_that_of_each_sample_alone() -> None:
+    lengths = [4, 6]
+    first, second = torch.randn(2, 6, 1, 2), torch.randn(2, 3, 1, 5)
+    valid = (torch.arange(6) < torch.tensor(lengths)[:, None])[:, :, None]
+    found = flow_matrix(first - 9, second, valid, valid[:, ::2])
+    for b, length in enumerate(lengths):
+        pairs = [((first[b, 2 * t : 2 * t + 2, 0] - 9).amax(0), second[b, t, 0]) for t in range(length // 2)]
+        torch.testing.assert_close(found[b], sum(torch.outer(x, y) for x, y in pairs) / len(pairs))
+
+
 @pytest.mark.parametrize(
     ("student", "teacher", "said"),
     [
