@@ -78,8 +78,8 @@ def save(
         ValueError: if a step is of an unknown kind, which :func:`load` would refuse.
         UserError: if nothing can be written there, or compressions are still at work on the model.
     """
-    refuse_unfinished(model)
     done = [dict(step) for step in (steps_of(model) if steps is None else steps)]
+    refuse_unfinished(model, done)
     for step in done:
         if step.get("kind") not in STEP_KINDS:
             raise ValueError(f"unknown kind of step: {step.get('kind')!r}")

@@ -168,8 +168,15 @@ def test_what_cannot_be_finished_is_refused(what: str, tmp_path: Path) -> None:
         distill.finish(trainer)
 
 
-def test_a_student_that_is_being_compressed_is_neither_saved_nor_exported_nor_quantized(tmp_path: Path) -> None:
-    _, module = trained(tmp_path, prune())
+def narrow() -> callbacks.StructuredPruning:
+    return callbacks.StructuredPruning(channels=0.5, begin=0.1, end=0.5, every_n_steps=1)
+
+
+@pytest.mark.parametrize("compression", [prune, narrow, lambda: callbacks.LowRank(rank=1, include=ALL)])
+def test_a_student_that_is_being_compressed_is_neither_saved_nor_exported_nor_quantized(
+    compression: Callable[[], Any], tmp_path: Path
+) -> None:
+    trainer, module = trained(tmp_path, compression())
     for use in (
         lambda: distill.save(module.student, tmp_path / "student"),
         lambda: distill.export(module.student, "onnx", tmp_path / "out", LOADER),
@@ -181,6 +188,7 @@ def test_a_student_that_is_being_compressed_is_neither_saved_nor_exported_nor_qu
         distill.export(module, "onnx", tmp_path / "out", LOADER)
     assert not (tmp_path / "student").exists()
     assert not (tmp_path / "out").exists()
+    distill.save(distill.finish(trainer).student, tmp_path / "student")
 
 
 def test_quantize_rounds_in_place_to_what_is_saved(tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ from distill.core.orientation import output_axis
 from distill.core.ranks import is_rank_zero
 from distill.core.utils.errors import UserError
 
-__all__ = ["ChannelPlan"]
+__all__ = ["CHANNEL_MASK", "ChannelPlan"]
 
 _log = logging.getLogger(__name__)
 
-_MASK, _IMPORTANCE = "channel_mask", "channel_importance"
+CHANNEL_MASK, _IMPORTANCE = "channel_mask", "channel_importance"
 """Buffers of a map, one value an output."""
 
 
@@ -78,8 +78,8 @@ class ChannelPlan:
         for module in maps.values():
             weight = module.get_parameter("weight")
             count = weight.shape[output_axis(module)] * (getattr(module, "groups", 1) if output_axis(module) else 1)
-            for name, value in ((_MASK, torch.ones(count, dtype=torch.bool)), (_IMPORTANCE, torch.zeros(count))):
-                if name not in own_buffers(module) and (name == _MASK or self.criterion != "magnitude"):
+            for name, value in ((CHANNEL_MASK, torch.ones(count, dtype=torch.bool)), (_IMPORTANCE, torch.zeros(count))):
+                if name not in own_buffers(module) and (name == CHANNEL_MASK or self.criterion != "magnitude"):
                     module.register_buffer(name, value.to(weight.device))
         self._units = self._run = None
         return []
@@ -152,7 +152,7 @@ class ChannelPlan:
         """Bring the masks to where ``progress``, in [0, 1], of all that is to be removed is gone."""
         assert self._units is not None
         weights = dict(student.named_parameters())
-        masks = [_read(student, one, _MASK) for one in self._units]
+        masks = [_read(student, one, CHANNEL_MASK) for one in self._units]
         scores = [self._importance(student, one, weights) for one in self._units]
         counts = [count_at(progress, count) for count in self._removed(self._units)]
         if self.scope == "global":
@@ -160,7 +160,7 @@ class ChannelPlan:
         else:
             kept = [importance.choose(*of) for of in zip(scores, masks, counts, strict=True)]
         for one, stay in zip(self._units, kept, strict=True):
-            _write(student, one, _MASK, stay)
+            _write(student, one, CHANNEL_MASK, stay)
 
     def _importance(self, student: nn.Module, one: Units, weights: Mapping[str, Tensor]) -> Tensor:
         if self.criterion != "magnitude" and (measured := _read(student, one, _IMPORTANCE)).any():
@@ -170,7 +170,7 @@ class ChannelPlan:
     def factors(self, student: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
         """By what parameters are to be multiplied, so that what the masks say is gone is zero."""
         weights = dict(student.named_parameters())
-        found = [pair for one in self._units or () for pair in factors(one, _read(student, one, _MASK), weights)]
+        found = [pair for one in self._units or () for pair in factors(one, _read(student, one, CHANNEL_MASK), weights)]
         return [(weights[name], factor) for name, factor in found]
 
     # ------------------------------------------------------------------ after it
@@ -184,15 +184,15 @@ class ChannelPlan:
         if self._units is None or self._run is None:
             problem = "which channels hang together is found on the first batch, and there was none"
             raise UserError(problem, key=f"{self.key}.channels", hint="train, or validate, before it is finished")
-        stay = [_read(student, one, _MASK) for one in self._units]
+        stay = [_read(student, one, CHANNEL_MASK) for one in self._units]
         before = multiplications(student, self._run)
         kept: dict[str, list[int]] = {}
         for one, mask in zip(self._units, stay, strict=True):
-            count = len(student.get_submodule(one.owner).get_buffer(_MASK))
+            count = len(student.get_submodule(one.owner).get_buffer(CHANNEL_MASK))
             lost = set(_outputs(student, one)[~mask].flatten().tolist())
             kept[one.owner] = [place for place in kept.get(one.owner, range(count)) if place not in lost]
         for module in student.modules():
-            for name in (_MASK, _IMPORTANCE):
+            for name in (CHANNEL_MASK, _IMPORTANCE):
                 own_buffers(module).pop(name, None)
         tensors = {part.parameter for one in self._units for part in (*one.slices, *one.buffers)}
         remove_units(student, list(zip(self._units, stay, strict=True)))
