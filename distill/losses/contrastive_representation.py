@@ -13,7 +13,7 @@ from distill.core.numerics import at_least_float32, full_precision
 from distill.core.schedules import Schedule
 from distill.core.signals import IGNORE, Batch, Signals
 from distill.losses.base import LossSum, check_positive
-from distill.losses.feature_maps import FeatureMapLoss, Maps, key_of, place_mean
+from distill.losses.feature_maps import FeatureMapLoss, Maps, key_of, place_mean, through
 from distill.losses.features import valid_samples
 
 __all__ = ["ContrastiveRepresentation", "contrastive"]
@@ -104,7 +104,7 @@ class ContrastiveRepresentation(FeatureMapLoss):
     def _loss(self, pair: Maps, negatives_BB: Tensor, valid_B: Tensor) -> Tensor:
         heads: nn.ModuleList = self.heads[key_of(pair.name)]  # type: ignore[assignment]
         sides = (pair.student, pair.student_valid), (pair.teacher, pair.teacher_valid)
-        ours, theirs = (head(place_mean(*side)) for head, side in zip(heads, sides, strict=True))
+        ours, theirs = (through(head, place_mean(*side)) for head, side in zip(heads, sides, strict=True))
         return contrastive(ours, theirs, negatives_BB, valid_B, self.temperature, self.odds)
 
 

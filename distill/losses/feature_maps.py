@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from distill.core.model_spec import Features, ModelSpec
@@ -20,7 +20,7 @@ from distill.core.utils.errors import UserError
 from distill.losses.base import DistillationLoss, LossSum
 from distill.losses.features import check_same_positions, features_last, position_weights
 
-__all__ = ["FeatureMapLoss", "Maps", "PerSampleMapLoss", "key_of", "of_one_size", "place_mean", "pooled_to"]
+__all__ = ["FeatureMapLoss", "Maps", "PerSampleMapLoss", "key_of", "of_one_size", "place_mean", "pooled_to", "through"]
 
 _log = logging.getLogger(__name__)
 
@@ -174,6 +174,11 @@ def pooled_to(map_BHWF: Tensor, size: tuple[int, int]) -> Tensor:
     if map_BHWF.shape[1:3] == size:
         return map_BHWF
     return adaptive_avg_pool2d(map_BHWF.movedim(-1, 1), size).movedim(1, -1)
+
+
+def through(head: nn.Module, features: Tensor) -> Tensor:
+    """What a trained head makes of features, computed in the dtype of its parameters, in float32 or better."""
+    return at_least_float32(head(features.to(next(head.parameters()).dtype)))
 
 
 def key_of(name: str) -> str:

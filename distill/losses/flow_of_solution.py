@@ -11,7 +11,7 @@ from torch.nn.functional import adaptive_max_pool2d
 
 from distill.core.numerics import at_least_float32, full_precision
 from distill.core.schedules import Schedule
-from distill.losses.feature_maps import Maps, PerSampleMapLoss, key_of
+from distill.losses.feature_maps import Maps, PerSampleMapLoss, key_of, through
 
 __all__ = ["FlowOfSolution", "flow_matrix", "flow_of_solution"]
 
@@ -104,4 +104,4 @@ class FlowOfSolution(PerSampleMapLoss):
 
     def _mapped(self, pair: Maps) -> Tensor:
         key = key_of(pair.name)
-        return self.regressors[key](pair.student) if key in self.regressors else pair.student
+        return through(self.regressors[key], pair.student) if key in self.regressors else pair.student

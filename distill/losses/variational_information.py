@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
 from distill.losses.base import check_positive
-from distill.losses.feature_maps import Maps, PerSampleMapLoss, key_of, of_one_size, place_mean
+from distill.losses.feature_maps import Maps, PerSampleMapLoss, key_of, of_one_size, place_mean, through
 
 __all__ = ["VariationalInformation", "negative_log_likelihood"]
 
@@ -85,7 +85,7 @@ class VariationalInformation(PerSampleMapLoss):
         for pair in maps:
             student, teacher = of_one_size(pair.student, pair.teacher, pair.name)
             key = key_of(pair.name)
-            mean = self.means[key](student)
+            mean = through(self.means[key], student)
             variance_F = softplus(self.alphas[key].to(student.dtype)) + _LEAST
             losses.append(negative_log_likelihood(mean, teacher, variance_F, pair.student_valid))
         return torch.stack(losses).mean(0)

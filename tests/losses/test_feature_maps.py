@@ -310,6 +310,22 @@ def test_half_precision_is_computed_in_float32_and_the_teacher_is_not_written_to
     assert all(torch.equal(theirs[n], before[n]) for n in TAPS)
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_heads_of_bfloat16_give_nearly_the_loss_of_float32_and_are_trained(name: str) -> None:
+    ours, theirs = maps(0, 3), maps(1, 5)
+    half = bound(name).bfloat16()
+    with torch.no_grad():
+        expected = value(bound(name), ours, theirs, batch())
+    low, other = ({n: x.bfloat16() for n, x in given.items()} for given in (ours, theirs))
+    total = value(half, low, other, batch())
+    assert total.dtype is torch.float32
+    torch.testing.assert_close(total, expected, rtol=0.05, atol=0.01)
+    parameters = list(half.parameters())
+    if parameters:
+        total.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in parameters)
+
+
 class Net(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
