@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from distill.callbacks import BestCheckpoint, compressions
 from distill.callbacks.scores import Scores
+from distill.core.step_callback import StepCallback, step_callbacks
 from distill.core.trained_module import total_steps
 from distill.core.utils.errors import UserError, first_line
 from distill.run.checkpoints.file import Damaged, SafeCheckpointIO
@@ -100,8 +101,19 @@ def _of_lightning(trainer: Trainer, here: Restored) -> Restored:
         message = "the best checkpoint is of step %d, before compressions had reached their targets: the last step's "
         _log.warning(message + "weights are taken (distill.callbacks.BestCheckpoint keeps none before that)", step)
         return here
+    if "callbacks" not in found and (averages := _averages(trainer)):
+        message = "the best checkpoint is of step %d and holds weights only, and not %s's of that step: the last "
+        _log.warning(message + "step's weights are taken (leave out save_weights_only)", step, " and ".join(averages))
+        return here
     trainer.strategy.load_model_state_dict(found)
     return here._replace(step=step, states=found.get("callbacks", {}), scores={}, evidence={})
+
+
+def _averages(trainer: Trainer) -> list[str]:
+    """Names of callbacks that would write what they hold of the last step over the weights of another."""
+    changed = compressions(trainer)
+    writing = (c for c in step_callbacks(trainer) if c not in changed and type(c).finish is not StepCallback.finish)
+    return [type(callback).__name__ for callback in writing if callback.state_dict()]
 
 
 def _next_best(

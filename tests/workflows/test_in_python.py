@@ -117,6 +117,22 @@ def test_a_best_from_before_the_target_is_never_taken(
     assert ("before compressions had reached their targets" in told()) != ours
 
 
+def test_the_average_of_the_last_step_is_not_passed_off_as_that_of_the_best(
+    tmp_path: Path, told: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Distillation, "on_validation_epoch_end", EarlyBest.judge)
+    keep = ModelCheckpoint(tmp_path, monitor="val/accuracy", mode="max", save_weights_only=True)
+    average = callbacks.ExponentialMovingAverage(0.9)
+    trainer, module = trained(tmp_path, keep, average, enable_checkpointing=True)
+    bias = module.student[2].bias.detach().clone()
+    last = {name: value.clone() for name, value in average.state_dict().items()}
+    done = distill.finish(trainer)
+    assert done.step == 18
+    assert all(torch.equal(value, last[name]) for name, value in done.student.state_dict().items())
+    assert not torch.equal(bias, last["2.bias"])
+    assert "holds weights only, and not ExponentialMovingAverage's of that step" in told()
+
+
 def test_a_run_that_ended_early_says_what_is_unfinished(tmp_path: Path, told: Callable[[], str]) -> None:
     stop = EarlyStopping("accuracy", mode="max", stopping_threshold=0.0)
     trainer, _ = trained(tmp_path, prune(), stop)
