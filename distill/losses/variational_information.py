@@ -77,7 +77,8 @@ class VariationalInformation(PerSampleMapLoss):
         for before in (width, teacher_width, teacher_width):
             layers += [nn.Linear(before, teacher_width, device=device), nn.ReLU()]
         self.means[key] = nn.Sequential(*layers[:-1])
-        alpha = math.log(math.expm1(max(self.variance - _LEAST, _LEAST)))
+        start = max(self.variance - _LEAST, _LEAST)
+        alpha = start + math.log(-math.expm1(-start))  # ln(e^v - 1), of a large v too
         self.alphas[key] = nn.Parameter(torch.full((teacher_width,), alpha, device=device))
 
     def per_sample(self, maps: list[Maps]) -> Tensor:

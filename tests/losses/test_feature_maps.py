@@ -98,6 +98,14 @@ def test_information_is_the_likelihood_under_a_gaussian(agrees: Check) -> None:
     agrees(lambda m: negative_log_likelihood(m, teacher, variance).sum(), oracle, torch.randn(B, H, W, 4))
 
 
+@pytest.mark.parametrize("variance", [1e-3, 1.0, 5.0, 709.0, 1000.0, 1e6])
+def test_information_begins_at_the_variance_asked_for(variance: float) -> None:
+    loss = VariationalInformation({"a": "a"}, variance=variance)
+    loss.bind(*specs("first"))
+    alpha = next(p for name, p in loss.named_parameters() if name.startswith("alphas")).detach().double().numpy()
+    np.testing.assert_allclose(np.logaddexp(0, alpha) + 1e-5, np.full(5, variance), rtol=1e-5)
+
+
 def test_contrast_is_the_papers_with_the_micro_batchs_other_samples(agrees: Check) -> None:
     teacher, valid = torch.randn(4, 5).double(), torch.tensor([True, True, False, True])
     negatives = torch.tensor([[0, 1, 1, 0], [1, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 0]]).bool()
