@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distill.compression.quantization.layers import QuantizedLayer, quantize_layer, quantized_layers
 from distill.compression.quantization.observers import followed, reduce_over_ranks, unseen
-from distill.compression.quantization.outputs import Point, freeze_outputs
+from distill.compression.quantization.outputs import Point, freeze_outputs, hand_over
 from distill.compression.quantization.scheme import LayerScheme
 from distill.compression.quantization.weights import Grid, scale_shape
 from distill.core.ranks import is_rank_zero
@@ -179,6 +179,7 @@ def conclude(layers: Mapping[str, QuantizedLayer]) -> dict[str, QuantizedLayer]:
         The layers.
     """
     blind = [name for name, layer in layers.items() if layer.static and not layer.ranged]
+    hand_over(layers, blind)
     for name in blind:
         _drop_input(layers[name])
         layers[name].scheme = replace(layers[name].scheme, activations=None)

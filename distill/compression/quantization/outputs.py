@@ -13,7 +13,7 @@ its layers, the anchor, and so are their scales when they are frozen:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -38,6 +38,7 @@ __all__ = [
     "Outputs",
     "Point",
     "freeze_outputs",
+    "hand_over",
     "points_of",
     "rebuild_outputs",
     "record_outputs",
@@ -106,7 +107,12 @@ class Point:
 
 def rounds_outputs(layers: Mapping[str, QuantizedLayer], outputs: Outputs) -> bool:
     """Whether anything between these layers is rounded: where convolutions multiply integers of 8 bits."""
-    return outputs == "auto" and any(_full(layer) and isinstance(layer, QuantizedConv) for layer in layers.values())
+    return outputs == "auto" and any(_anchors(layer) for layer in layers.values())
+
+
+def _anchors(layer: QuantizedLayer) -> bool:
+    """Whether it may hold the ranges of points."""
+    return _full(layer) and isinstance(layer, QuantizedConv)
 
 
 def _full(layer: QuantizedLayer) -> bool:
@@ -166,7 +172,11 @@ def round_outputs(
         if len(found) == 1 and (only := found.pop()) is not None:
             read[name[layer]] = only
     kinds = {name[module]: kinds for module, kinds in steady.items()}
-    anchor = next(name for name, layer in layers.items() if _full(layer) and isinstance(layer, QuantizedConv))
+    called = {operation.layer for operation in traced.operations}
+    anchor = next((name for name, layer in layers.items() if layer in called and _anchors(layer)), None)
+    if anchor is None:
+        unwatch(model)
+        return
     _attach(model, layers, _Record(anchor, list(index), kinds, read), key)
 
 
@@ -203,6 +213,9 @@ class _Record:
 
 def _attach(model: nn.Module, layers: Mapping[str, QuantizedLayer], record: _Record, key: str) -> None:
     anchor = layers[record.anchor]
+    if anchor.scheme.activations is None:
+        problem = "it holds the scales of what is rounded between layers, and does not round its own inputs"
+        raise UserError(problem, key=f"{key}.outputs", value=record.anchor, hint="quantize the student once more")
     points = [Point(anchor, index, *at, record.kinds[at[0]]) for index, at in enumerate(record.points)]
     if anchor.mode == "frozen":
         one = torch.ones(len(points), device=anchor.weight.device)
@@ -244,6 +257,31 @@ def rebuild_outputs(model: nn.Module, layers: Mapping[str, QuantizedLayer], reco
     watch(model, set(layers.values()))
     points = [(module, place) for module, place in record["points"]]
     _attach(model, layers, _Record(record["anchor"], points, record["kinds"], record["read"]), "compression.json")
+
+
+def hand_over(layers: Mapping[str, QuantizedLayer], blind: Collection[str]) -> None:
+    """Have another layer hold the ranges of points where the one that does is to round no inputs.
+
+    Args:
+        layers: Before they are frozen.
+        blind: Those that are to round no inputs. Where these are all, nothing is rounded between layers.
+    """
+    before = next((layers[name] for name in blind if layers[name].points), None)
+    if before is None:
+        return
+    after = next((layer for name, layer in layers.items() if name not in blind and _anchors(layer)), None)
+    if after is not None:
+        after.register_buffer("output_ranges", before.output_ranges)
+        after.points = before.points
+        for point in after.points:
+            point.anchor = after
+    else:
+        for layer in layers.values():
+            layer.source = None
+        for point in before.points:
+            point.ranged = False
+    del before.output_ranges
+    before.points = []
 
 
 def freeze_outputs(anchor: QuantizedLayer) -> None:

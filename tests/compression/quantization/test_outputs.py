@@ -17,6 +17,7 @@ from distill.compression.quantization.ptq import quantize
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.compression.quantization.storage import rebuild
 from distill.core.internals.torch import hooks
+from distill.core.utils.errors import UserError
 
 STATIC = ActivationScheme(observer="minmax")
 
@@ -172,3 +173,48 @@ def test_a_module_that_trains_by_other_operations_is_passed_over(x: Tensor) -> N
     assert {point.module for point in points_of(layers)} == {"inner"}
     model.train()(x)
     model.eval()(x)
+
+
+class Unused(nn.Module):
+    """Two layers of which what the first gives is added to the second's, and one before them that nobody calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.unused, self.b, self.c = (nn.Conv2d(n, 4, 3, padding=1) for n in (1, 4, 4, 4))
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = F.relu(self.b(F.relu(self.stem(input))))
+        return F.relu(self.c(x) + x)
+
+
+def test_a_layer_that_is_never_called_holds_no_scales_of_others(x: Tensor) -> None:
+    torch.manual_seed(0)
+    model, other = Unused().eval(), Unused().eval()
+    [step] = quantize(model, [x], activations=STATIC)
+    assert step["outputs"]["anchor"] == "b"
+    rebuild(other, json.loads(json.dumps(step)))
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(x), model(x))
+
+
+def test_scales_go_to_another_layer_where_that_of_theirs_saw_no_number(x: Tensor) -> None:
+    class Overflows(Unused):
+        def forward(self, input: Tensor) -> Tensor:
+            self.unused(torch.full_like(input, torch.nan).expand(-1, 4, -1, -1))
+            return super().forward(input)
+
+    torch.manual_seed(0)
+    model, other = Overflows().eval(), Overflows().eval()
+    [step] = quantize(model, [x], activations=STATIC)
+    assert step["modules"]["unused"]["activations"] is None
+    assert step["outputs"]["anchor"] == "b"
+    rebuild(other, json.loads(json.dumps(step)))
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(x), model(x))
+
+
+def test_a_record_whose_layer_rounds_no_inputs_is_refused(x: Tensor) -> None:
+    [step] = quantize(residual(), [x], activations=STATIC)
+    step["modules"]["a"]["activations"] = None
+    with pytest.raises(UserError, match="does not round its own inputs"):
+        rebuild(Residual().eval(), step)
