@@ -88,12 +88,12 @@ class Point:
             return cast(Tensor, self.exported(x))
         if self.anchor.observing and self.anchor.training:
             self._observe(x)
+        if mode == "float" or not self.ranged:
+            return x
         if mode == "frozen":
             scale, zero_point = self.anchor.output_scales[self.index], self.anchor.output_zero_points[self.index]
             bounds = self.scheme.bounds
             return torch.fake_quantize_per_tensor_affine(at_least_float32(x), scale, zero_point, *bounds).to(x.dtype)
-        if mode == "float" or not self.ranged:
-            return x
         return fake_quantize(x, *input_qparams(self.observed_range, self.scheme), self.scheme.bounds).to(x.dtype)
 
     @torch.no_grad()
@@ -221,6 +221,8 @@ def _attach(model: nn.Module, layers: Mapping[str, QuantizedLayer], record: _Rec
         one = torch.ones(len(points), device=anchor.weight.device)
         anchor.register_buffer("output_scales", one)
         anchor.register_buffer("output_zero_points", one.int())
+        for point in points:
+            point.ranged = True
     elif not hasattr(anchor, "output_ranges"):
         anchor.register_buffer("output_ranges", unseen(anchor.weight.device).repeat(len(points), 1))
     elif len(anchor.output_ranges) != len(points):
@@ -248,7 +250,7 @@ def record_outputs(layers: Mapping[str, QuantizedLayer]) -> dict[str, Any] | Non
         return None
     points = layers[anchor].points
     kinds = {point.module: list(point.kinds) for point in points}
-    read = {name: layer.source.index for name, layer in layers.items() if layer.source is not None}
+    read = {name: layer.source.index for name, layer in layers.items() if layer.source and layer.source.ranged}
     return {"anchor": anchor, "points": [[p.module, p.place] for p in points], "kinds": kinds, "read": read}
 
 
@@ -285,10 +287,20 @@ def hand_over(layers: Mapping[str, QuantizedLayer], blind: Collection[str]) -> N
 
 
 def freeze_outputs(anchor: QuantizedLayer) -> None:
-    """Keep of the points whose ranges this layer holds what integers need; those that nothing came to round nothing."""
+    """Keep of the points whose ranges this layer holds what integers need; those that nothing came to are dropped."""
     if not anchor.points:
         return
-    grids = [input_qparams(point.observed_range, point.scheme) for point in anchor.points]
+    kept: list[Point] = []
+    grids: list[tuple[Tensor, Tensor]] = []
+    for point, ranged in zip(anchor.points, anchor.output_ranges.isfinite().all(1).tolist(), strict=True):
+        point.ranged = ranged
+        if ranged:
+            grids.append(input_qparams(point.observed_range, point.scheme))
+            kept.append(point)
     del anchor.output_ranges
-    anchor.register_buffer("output_scales", torch.stack([scale for scale, _ in grids]))
-    anchor.register_buffer("output_zero_points", torch.stack([zero_point for _, zero_point in grids]).int())
+    for index, point in enumerate(kept):
+        point.index = index
+    anchor.points = kept
+    if kept:
+        anchor.register_buffer("output_scales", torch.stack([scale for scale, _ in grids]))
+        anchor.register_buffer("output_zero_points", torch.stack([zero_point for _, zero_point in grids]).int())

@@ -218,3 +218,51 @@ def test_a_record_whose_layer_rounds_no_inputs_is_refused(x: Tensor) -> None:
     step["modules"]["a"]["activations"] = None
     with pytest.raises(UserError, match="does not round its own inputs"):
         rebuild(Residual().eval(), step)
+
+
+class Gained(Residual):
+    """A residual block whose branch is multiplied by a number, which may be none that can be counted to."""
+
+    gain = torch.inf
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = F.relu(self.stem(input))
+        out: Tensor = self.b(F.relu(self.a(x))) * self.gain + x
+        return out
+
+
+def test_what_nothing_came_to_is_not_rounded_once_it_is_frozen(x: Tensor) -> None:
+    model, plain, other = Gained().eval(), residual(), Gained().eval()
+    model.load_state_dict(plain.state_dict())
+    [step] = quantize(model, [x], activations=STATIC)
+    assert step["outputs"]["points"] == [
+        ["", 1],
+        ["", 4],
+    ]  # the stem's ReLU and the layer b, not the product and the sum
+    with torch.no_grad():
+        stem = F.relu(plain.stem(x))
+        a = F.relu(plain.a(stem))
+        grids = [grid(values) for values in (stem, a, plain.b(a))]
+        plain.a.weight.copy_(model.a.weight)
+        plain.b.weight.copy_(model.b.weight)
+        stem = on(stem, grids[0])
+        b = on(plain.b(on(F.relu(plain.a(stem)), grids[1])), grids[2])
+        model.gain = other.gain = 1.0
+        assert (model(x) - (b + stem)).abs().max() < 1e-5
+        rebuild(other, json.loads(json.dumps(step)))
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(other(x), model(x))
+        assert torch.equal(copy.deepcopy(model)(x), model(x))
+
+
+def test_where_no_layer_saw_a_number_nothing_is_rounded_between_them(x: Tensor) -> None:
+    model, other = Gained().eval(), Gained().eval()
+    [step] = quantize(model, [torch.full_like(x, torch.nan)], activations=STATIC)
+    assert "outputs" not in step
+    model.gain = other.gain = 1.0
+    expected = F.relu(model.stem(x))
+    expected = model.b(F.relu(model.a(expected))) + expected
+    assert torch.equal(model(x), expected)
+    rebuild(other, json.loads(json.dumps(step)))
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(x), model(x))
