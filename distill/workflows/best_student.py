@@ -94,6 +94,10 @@ def _of_lightning(trainer: Trainer, here: Restored) -> Restored:
         problem = f"holds more than tensors and plain values ({first_line(error)})"
         hint = "leave other objects out of save_hyperparameters and of the callbacks' states"
         raise UserError(problem, key="checkpoint", value=path, hint=hint) from error
+    except (Damaged, OSError, RuntimeError, EOFError) as error:  # cut off, or not there any more
+        message = "the best checkpoint, %s, cannot be read (%s): the last step's weights are taken"
+        _log.warning(message, path, first_line(error))
+        return here
     step = int(found["global_step"])
     if step == trainer.global_step:
         return here

@@ -119,7 +119,6 @@ def finish(trainer: Trainer, output: str | Path | None = None) -> Finished:
         return {name: float(value) for scores in found for name, value in scores.items()}
 
     steps = trainer.global_step
-    _finished[trainer] = steps
     ended = conclude(trainer, module, judged)
     student = ended.student.cpu().eval()
     if place is not None and trainer.is_global_zero:
@@ -174,6 +173,7 @@ def conclude(
     unfinished = [type(c).__name__ for c in changed if not c.target_reached(restored.step, restored.total)]
     student = student_of(module)
     assert student is not None
+    _finished[trainer] = trainer.global_step  # from here on the student is no longer what could be finished anew
     complete(trainer, student, restored.states)
     files: Mapping[str, bytes] = {}
     dtype, merged, evidence = None, False, restored.evidence

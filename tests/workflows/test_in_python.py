@@ -133,6 +133,34 @@ def test_the_average_of_the_last_step_is_not_passed_off_as_that_of_the_best(
     assert "holds weights only, and not ExponentialMovingAverage's of that step" in told()
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1000])])
+def test_where_the_best_of_lightning_cannot_be_read_the_last_step_is_taken(
+    damage: Callable[[Path], Any], tmp_path: Path, told: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Distillation, "on_validation_epoch_end", EarlyBest.judge)
+    trainer, module = trained(tmp_path, keep := best(tmp_path, ModelCheckpoint), enable_checkpointing=True)
+    last = module.student[0].weight.detach().clone()
+    damage(Path(keep.best_model_path))
+    done = distill.finish(trainer)
+    assert done.step == 18
+    assert torch.equal(done.student[0].weight, last)  # type: ignore[index]
+    assert f"{keep.best_model_path}, cannot be read" in told()
+
+
+def test_a_finish_that_was_refused_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Distillation, "on_validation_epoch_end", EarlyBest.judge)
+    trainer, _ = trained(tmp_path, keep := best(tmp_path, ModelCheckpoint), enable_checkpointing=True)
+    path = Path(keep.best_model_path)
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"mine": DataLoader}, path)
+    with pytest.raises(UserError, match="holds more than tensors and plain values"):
+        distill.finish(trainer)
+    torch.save(content, path)
+    done = distill.finish(trainer)
+    assert done.step == 6
+    assert torch.equal(done.student[0].weight, content["state_dict"]["student.0.weight"])  # type: ignore[index]
+
+
 def test_a_run_that_ended_early_says_what_is_unfinished(tmp_path: Path, told: Callable[[], str]) -> None:
     stop = EarlyStopping("accuracy", mode="max", stopping_threshold=0.0)
     trainer, _ = trained(tmp_path, prune(), stop)
