@@ -82,7 +82,7 @@ class Mixup(StepCallback):
 
     Raises:
         UserError: if a number is out of range; or, as training begins, if the inputs are no floating-point tensors, a
-            teacher is recorded, or the module is no Distillation.
+            label is none of the classes, a teacher is recorded, or the module is no Distillation.
     """
 
     def __init__(
@@ -146,6 +146,17 @@ class Mixup(StepCallback):
         if labels is not None and labels.dim() != (2 if labels.is_floating_point() else 1):
             problem = f"mixes classes [B], or rows of probabilities, and labels are {list(labels.shape)}"
             raise UserError(problem, key=_KEY, hint="leave it out of other tasks")
+        self._check_classes(labels if batch.on_host is None else batch.on_host.labels)
         if batch.tokens is not None or batch.extras:
             problem = "mixes whole samples, and these have tokens or parts of their own"
             raise UserError(problem, key=_KEY, hint="leave it out where models read sequences")
+
+    def _check_classes(self, labels: Tensor | None) -> None:
+        """Refuse labels that are none of the classes; looked at on the host where a copy is there, as that is free."""
+        if labels is None or labels.is_floating_point():
+            return
+        wrong = ((labels < 0) | (labels >= self.classes)) & (labels != IGNORE)
+        if bool(wrong.any()):
+            problem = f"must count all classes, from 0 on, and a label is {int(labels[wrong][0])}"
+            hint = f"give the number of classes, or {IGNORE} as label where there is none"
+            raise UserError(problem, key=f"{_KEY}.classes", value=self.classes, hint=hint)

@@ -163,6 +163,8 @@ def test_a_resumed_run_mixes_as_if_it_had_not_stopped(accumulate: int, tmp_path:
         ({}, Batch({"input_ids": torch.ones(2, 3).long()}), "the input 'input_ids' is of int64"),
         ({"cutmix": 1.0}, Batch({"input": torch.ones(2, 3)}), r"cuts boxes out of images .*\[2, 3\]"),
         ({}, Batch({"input": torch.ones(2, 3)}, labels=torch.ones(2, 3).long()), r"labels are \[2, 3\]"),
+        ({}, Batch({"input": torch.ones(2, 3)}, labels=torch.tensor([0, -1])), "Mixup.classes = 3: .*a label is -1"),
+        ({}, Batch({"input": torch.ones(2, 3)}, labels=torch.tensor([C, IGNORE])), "Mixup.classes = 3: .*a label is 3"),
         ({}, Batch({"input": torch.ones(2, 3)}, tokens=torch.ones(2, 3).bool()), "mixes whole samples"),
     ],
 )
