@@ -135,16 +135,20 @@ def scale_learning_rate(trainer: Trainer, total_steps: int) -> None:
     Done once: what scales already is left.
 
     Raises:
-        UserError: if a callback scales it and the run has no ``LambdaLR``.
+        UserError: if a callback scales it and the run has no ``LambdaLR`` that counts optimizer steps.
     """
     plain = StepCallback.learning_rate_factor
     scaling = [one for one in step_callbacks(trainer) if type(one).learning_rate_factor is not plain]
-    schedulers = [c.scheduler for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, LambdaLR)]
+    every_step = [c.scheduler for c in trainer.lr_scheduler_configs if (c.interval, c.frequency) == ("step", 1)]
+    schedulers = [scheduler for scheduler in every_step if isinstance(scheduler, LambdaLR)]
     if not schedulers:
         for one in scaling:
             if any(one.learning_rate_factor(step, total_steps) != 1 for step in range(total_steps)):
-                problem, name = "multiplies what a LambdaLR gives, and this run has none", type(one).__name__
-                hint = "have it leave the learning rate, or bring one"
+                problem, name = (
+                    "multiplies what a LambdaLR gives for every step, and this run has none",
+                    type(one).__name__,
+                )
+                hint = 'have it leave the learning rate, or bring one with "interval": "step" and "frequency": 1'
                 raise UserError(problem, key=f"callbacks.{name}.learning_rate_factor", hint=hint)
     for scheduler in schedulers if scaling else ():
         if any(getattr(factor, "func", None) is _scaled for factor in scheduler.lr_lambdas):

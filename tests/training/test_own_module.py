@@ -210,6 +210,21 @@ def test_steps_that_no_schedule_can_follow_are_refused(settings: dict[str, Any],
         run(ByHand(**settings), prune())
 
 
+@pytest.mark.parametrize("kind", [Plain, ByHand])
+@pytest.mark.parametrize("pace", [{}, {"interval": "epoch"}, {"interval": "step", "frequency": 2}])
+def test_a_scheduler_that_does_not_count_steps_cannot_scale_the_learning_rate(
+    kind: type[Plain], pace: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def configure(module: Any) -> Any:
+        optimizer = torch.optim.SGD(module.backbone.parameters(), lr=0.01)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, lambda _: 1.0), **pace}}
+
+    monkeypatch.setattr(kind, "configure_optimizers", configure)
+    with pytest.raises(UserError, match=r"learning_rate_factor: multiplies.*\"interval\": \"step\""):
+        run(kind(), qat(lr_factor=0.1))
+    run(kind(), qat(), max_epochs=1)
+
+
 def test_a_closure_that_is_called_many_times_a_step_leaves_the_zeros_zero() -> None:
     spy = Spy()
     run(Plain(torch.optim.LBFGS, lr=0.1, max_iter=4), prune(), spy)
