@@ -36,6 +36,8 @@ class ExportTarget(ABC):
         halves: Whether its weights can be kept in 16 bits (``--dtype``).
         dtype: What its weights are kept in: ``float32``, ``bfloat16`` or ``float16``. Of 16 bits they are rounded, and
             it may differ by that, as one of integers may.
+        counts_positions: Whether its graph counts positions from the attention mask, whatever the model does.
+        for_isas: Whether its integers are stored otherwise for each instruction set.
         tokenizer: What makes the student's inputs of texts, for a format that holds it; ``None`` of data without one.
     """
 
@@ -44,6 +46,8 @@ class ExportTarget(ABC):
     integers: ClassVar[bool] = False
     halves: ClassVar[bool] = False
     onnx: ClassVar[str | None] = None
+    counts_positions: ClassVar[bool] = False
+    for_isas: ClassVar[bool] = False
 
     def __init__(self, isa: str = "avx2") -> None:
         self.isa = isa

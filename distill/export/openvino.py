@@ -33,6 +33,8 @@ class OpenVino(ExportTarget):
     name = "openvino"
     extra = "openvino"
     integers = True
+    counts_positions = True
+    for_isas = True
 
     def write(self, student: nn.Module, folder: Path, example: dict[str, Tensor]) -> dict[str, Any]:
         import openvino

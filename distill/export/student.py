@@ -143,8 +143,9 @@ def for_isa(kind: type[ExportTarget], isa: str | None, to: str, dtype: str | Non
     Raises:
         UserError: if it stores no integers, or none of 16 bits.
     """
-    if isa is not None and check_isa(isa) and not kind.integers:
-        problem, hint = f"{to} stores no integers", "leave it out, or export --to onnx-int8"
+    if isa is not None and check_isa(isa) and not kind.for_isas:
+        problem = f"{to} stores no integers" if not kind.integers else f"{to} is the same for every instruction set"
+        hint = "leave it out, or export --to onnx-int8"
         raise UserError(problem, key="--isa", value=isa, hint=hint)
     target = kind(isa or host_isa())
     if dtype is not None:
@@ -207,13 +208,13 @@ def written(
         first = next(iter(islice(batches(), 1))).first(1)
         inputs = feed(first)
         if "attention_mask" in inputs:
-            pads = Logits(without_quantization(student), inputs, counts=target.onnx is not None)
+            pads = Logits(without_quantization(student), inputs, counts=target.counts_positions)
             report["padding"] = pads.sides(inputs)
             report["verdict"] += said(report["padding"])
         if target.onnx is not None:
             report |= measured(student, teacher, fresh / target.onnx, first, integers=target.integers)
             report["verdict"] += slower_integers({1: report["latency_ms"], BATCH: report.get(MANY)}, STUDENT)
-        write_beside(fresh, tokenizer, student, report, pads=target.onnx is not None)
+        write_beside(fresh, tokenizer, student, report, pads=target.counts_positions)
         beside(report, fresh)
         (fresh / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     report["folder"] = str(place)

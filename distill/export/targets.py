@@ -14,7 +14,7 @@ from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.extras import require
 from distill.export.base import ExportTarget
 from distill.export.compressed_tensors import CompressedTensors
-from distill.export.gguf.write import Gguf
+from distill.export.gguf.target import Gguf
 from distill.export.hf import HuggingFace
 from distill.export.onnx.convert import frozen_layers, without_quantization
 from distill.export.onnx.graph import feed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -47,7 +47,7 @@ def _from_the_front(loader: Any, key: str) -> Iterable[Any]:
     Raises:
         UserError: if there are several, or it can be passed over once.
     """
-    if isinstance(loader, (Mapping, Sequence)) or iter(loader) is loader:
+    if isinstance(loader, (Mapping, Sequence, Iterator)):
         problem, hint = "looks at the first training batches, of one loader", "give the trainer one DataLoader"
         raise UserError(problem, key=key, value=type(loader).__name__, hint=hint)
     sampler = getattr(loader, "batch_sampler", None)
@@ -58,6 +58,15 @@ def _from_the_front(loader: Any, key: str) -> Iterable[Any]:
     if isinstance(sampler, TrainingBatches) or (isinstance(loader, DataLoader) and sampler and loader.num_workers):
         return DataLoader(loader.dataset, batch_sampler=sampler, collate_fn=loader.collate_fn)
     return cast(Iterable[Any], loader)
+
+
+def _on_every_rank(count: int, device: torch.device) -> int:
+    """The least of the ranks' counts: for each batch they reduce what they saw, and all must come."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return count
+    least = torch.tensor(count, device=device)
+    torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
+    return int(least)
 
 
 @torch.no_grad()
@@ -99,6 +108,7 @@ def start_in_training(
         if start.reads_inputs:
             loader = _from_the_front(trainer.train_dataloader, key)
             batches = _first(loader, partial(batch_of, pl_module), start.samples, pl_module.device)
+            del batches[_on_every_rank(len(batches), pl_module.device) :]
 
         def forward(model: Any, batch: Batch) -> Any:
             with trainer.precision_plugin.forward_context():

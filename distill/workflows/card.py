@@ -83,7 +83,7 @@ def _head(
     tags += ["quantization"] if "quantize" in kinds else []
     head: dict[str, Any] = {"license": "unknown"}
     if form in TRANSFORMERS:
-        head["library_name"] = "transformers" if opened_by_transformers(student) else "lightning-distill"
+        head["library_name"] = "transformers" if opened_by_transformers(student, form) else "lightning-distill"
     if form != "student":
         tags.append(form)
     if task_file is not None:

@@ -35,10 +35,10 @@ def form_of(target: ExportTarget | None) -> str:
     return "onnx" if target.onnx else target.name
 
 
-def opened_by_transformers(student: nn.Module) -> bool:
-    """Whether transformers alone opens the student's folder."""
-    steps = steps_of(student)
-    packed = any(step["kind"] in _NOT_OURS or step.get("store") == "integers" for step in steps)
+def opened_by_transformers(student: nn.Module, form: str) -> bool:
+    """Whether transformers opens a folder of that form; an export has weights of its own."""
+    steps, own = steps_of(student), form == "student"
+    packed = any(step["kind"] in _NOT_OURS or (own and step.get("store") == "integers") for step in steps)
     return isinstance(student, PreTrainedModel) and not packed
 
 
@@ -89,7 +89,7 @@ names = [one.name for one in session.get_inputs()]
 tokenizer = AutoTokenizer.from_pretrained(".")
 inputs = tokenizer({given}, truncation=True, max_length={task_file.max_length}, return_tensors="np")
 print(session.run(["logits"], {{name: inputs[name] for name in names}}))"""
-    elif opened_by_transformers(student):
+    elif opened_by_transformers(student, form):
         given = f'{{"text": {text}, "text_pair": "another"}}' if pair else text
         given = given.replace("[MASK]", '" + model.tokenizer.mask_token + "')
         if PIPELINES[task_file.task] == "text-classification":

@@ -77,7 +77,8 @@ def quantize(
         raise UserError("must be at least 1", key="calibrate", value=calibrate, hint="256 are usually enough")
     judge = task_of(data, task)
     like = next(student.parameters())
-    batches = first_batches(batches_of(data or [], judge, "fit")(), judge, calibrate, like.device) if reads else []
+    given = batches_of([] if data is None else data, judge, "fit") if reads else list
+    batches = first_batches(given(), judge, calibrate, like.device)
     if reads and not batches:  # before the layers are other ones
         problem, hint = (
             "static inputs and starts look at batches, and there are none",

@@ -96,6 +96,14 @@ def test_an_export_is_said_to_be_what_it_is() -> None:
     assert form_of(None) == "student"
 
 
+def test_integers_that_a_student_stores_are_not_those_of_its_export() -> None:
+    student, reading = small(), TaskFile("text-classification", 32, {"text": "a"})
+    note(student, {"kind": "quantize", "store": "integers", "layers": {}})
+    assert "distill.load" in how_to_load(student, reading, "student")
+    for form in ("hf", "compressed-tensors"):
+        assert "pipeline(" in how_to_load(student, reading, form)
+
+
 def test_its_head_lists_the_scores_as_the_hub_does() -> None:
     result = {"scores": {"student": {"accuracy": 0.91, "mean_error": 1.0}, "teacher": {"accuracy": 0.95}}}
     [model] = head_of(card(CONFIG, result, small(), None))["model-index"]

@@ -13,10 +13,11 @@ import torch
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 import distill
 from distill import ActivationScheme, Distillation, OptimizerConfig, UserError, WeightScheme, callbacks, losses, tasks
+from distill.compression.quantization.layers import quantized_layers
 from distill.compression.quantization.starts.settings import Start
 
 ALL = [".*"]
@@ -255,6 +256,8 @@ def test_quantize_rounds_in_place_to_what_is_saved(tmp_path: Path) -> None:
         ({"data": 3, "activations": ActivationScheme()}, "data = 'int': no batches can be taken"),
         ({"data": LOADER, "activations": ActivationScheme(), "task": "plane"}, "task = 'plane': no such task"),
         ({"data": LOADER, "activations": ActivationScheme(), "calibrate": 0}, "calibrate = 0"),
+        ({"store": "integer"}, "store = 'integer': must be float or integers"),
+        ({"outputs": "off"}, "outputs = 'off': must be auto or none"),
     ],
 )
 def test_settings_that_cannot_work_leave_the_student_as_it_was(settings: dict[str, Any], said: str) -> None:
@@ -264,12 +267,23 @@ def test_settings_that_cannot_work_leave_the_student_as_it_was(settings: dict[st
     assert [type(layer) for layer in student] == [nn.Linear, nn.ReLU, nn.Linear]
 
 
+def test_data_that_have_no_length_calibrate_too() -> None:
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return ((x, y) for batch in LOADER for x, y in zip(*batch, strict=True))
+
+    student = net()
+    distill.quantize(student, DataLoader(Stream(), 8), activations=ActivationScheme(), include=ALL)
+    assert len(quantized_layers(student)) == 2
+
+
 @pytest.mark.parametrize(
     ("to", "settings", "said"),
     [
         ("onyx", {}, "to = 'onyx': no such format"),
         ("onnx-int8", {}, "to = 'onnx-int8': this student was not quantized"),
         ("onnx", {"isa": "avx2"}, "isa = 'avx2': onnx stores no integers"),
+        ("gguf", {"isa": "avx2"}, "isa = 'avx2': gguf is the same for every instruction set"),
         ("onnx", {"samples": 0}, "samples = 0"),
         ("hf", {}, "to = 'hf': transformers cannot open"),
     ],

@@ -38,7 +38,7 @@ class _Derived(QuantizedLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         x = self.quantized_input(input)
-        if self.training and self.mode == "float" and self.scheme.weights.learned:
+        if self.training and self.mode == "float" and self.scheme.weights.trains:
             x = beside(x, self.weight_scale)  # a trained scale has a gradient before it is used too
         layer: Any = self.plain
         out: Tensor = layer.forward(self, x)
@@ -93,11 +93,13 @@ def computes_like_its_base(module: nn.Module) -> bool:
 
 
 def _numbers(module: Any, weight: Tensor) -> Tensor:
-    """Something that the layer may read, without zeros."""
+    """Something that the layer may read: of both signs, small and large, without zeros."""
     generator = torch.Generator().manual_seed(0)
     shape = [2, module.in_features] if isinstance(module, nn.Linear) else [2, module.in_channels]
     shape += [_SIDE] * (weight.dim() - 2)
-    return (torch.rand(shape, generator=generator) + 1).to(weight.device, weight.dtype)
+    size = torch.rand(shape, generator=generator) * 20 + 0.1
+    sign = torch.randint(0, 2, shape, generator=generator) * 2 - 1
+    return (size * sign).to(weight.device, weight.dtype)
 
 
 def _around(given: Tensor, x: Tensor) -> bool:

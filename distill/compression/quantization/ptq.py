@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import nn
@@ -70,6 +70,10 @@ def quantize(
     Raises:
         UserError: if the settings do not fit the model, or no batch calibrated its static inputs.
     """
+    for name, value, kind in (("store", store, Store), ("outputs", outputs, Outputs)):
+        if value not in get_args(kind):
+            problem = f"must be {' or '.join(get_args(kind))}"
+            raise UserError(problem, key=f"{key}.{name}", value=value, hint="choose one of them")
     inputs = None if activations is None or activations.kind == "none" else activations
     chosen = choose(
         model,

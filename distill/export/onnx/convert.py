@@ -20,7 +20,7 @@ from distill.compression.quantization.layers import (
     quantized_layers,
 )
 from distill.core.internals.torch import convolution
-from distill.export.onnx.integer_convolutions import StaticConv, WeightOnlyConv
+from distill.export.onnx.integer_convolutions import Convolve, StaticConv, WeightOnlyConv
 from distill.export.onnx.integer_layers import (
     DynamicInput,
     DynamicLinear,
@@ -120,13 +120,18 @@ class _Integers:
         return Nibbles.of(self.rows, self._layer.weight_scale, self._layer.weight_zero_point)
 
 
+def _convolve(layer: QuantizedConv) -> Convolve:
+    """What the layer does, its own padding included."""
+    return recast(layer) if isinstance(layer, DerivedConv) else convolution(layer)
+
+
 def _level_layer(layer: QuantizedLayer, levels: Levels) -> nn.Module:
     if isinstance(layer, QuantizedEmbedding):
         return LevelEmbedding(levels)
     bias = layer.bias.detach() if isinstance(layer.bias, Tensor) else None
     if isinstance(layer, QuantizedConv):
         dims = tuple(range(1, layer.weight.dim()))
-        return LevelConv(convolution(layer), _input(layer, dims), levels, layer.weight.shape, bias)
+        return LevelConv(_convolve(layer), _input(layer, dims), levels, layer.weight.shape, bias)
     if isinstance(layer, QuantizedConvTranspose):
         dims = tuple(range(1, layer.weight.dim()))
         return LevelConv(layer.convolve, _input(layer, dims), levels, levels.codes.shape, bias)
@@ -164,7 +169,7 @@ def _conv(layer: QuantizedConv | QuantizedConvTranspose, q: Tensor, unsigned: bo
     if isinstance(layer, QuantizedConvTranspose):  # runtimes have no product of integers for it
         rows = layer.as_rows(q).contiguous()
         return WeightOnlyConv(layer.convolve, input, rows, layer.weight_scale, layer.weight_zero_point, bias)
-    convolve = recast(layer) if isinstance(layer, DerivedConv) else convolution(layer)
+    convolve = _convolve(layer)
     if not multiplies_integers(layer):
         return WeightOnlyConv(convolve, input, q, layer.weight_scale, layer.weight_zero_point, bias)
     assert isinstance(input, StaticInput)

@@ -31,6 +31,7 @@ class Onnx(ExportTarget):
     name = "onnx"
     extra = "export"
     onnx: ClassVar[str | None] = MODEL
+    counts_positions = True
 
     def write(self, student: nn.Module, folder: Path, example: dict[str, Tensor]) -> dict[str, Any]:
         return {"inputs": _write(student, folder / MODEL, example, torch_logits(student))}
@@ -44,6 +45,7 @@ class OnnxInt8(Onnx):
 
     name = "onnx-int8"
     integers = True
+    for_isas = True
 
     def check(self, student: nn.Module) -> None:
         if not frozen_layers(student):

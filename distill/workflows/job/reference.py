@@ -37,7 +37,7 @@ def catalogue(kinds: Iterable[str] | None = None) -> dict[str, list[Entry]]:
         "schedules": lambda: _classes(_Room("core/schedules.py"), "Schedule"),
         "callbacks": lambda: _classes(_Room("callbacks", *_BASES), "Callback", "ModelCheckpoint"),
         "tasks": lambda: _tasks(_Room("tasks", "core/task.py")),
-        "targets": lambda: _targets(_Room("export", "export/onnx/write.py")),
+        "targets": lambda: _targets(_Room("export", "export/onnx/write.py", "export/gguf/target.py")),
         "recipes": lambda: [Entry(name, _comment(path), f"distill fit -c {name}") for name, path in recipes().items()],
     }
     return {kind: made[kind]() for kind in kinds or made}

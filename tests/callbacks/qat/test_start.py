@@ -133,3 +133,20 @@ def test_the_first_batches_are_the_same_wherever_the_run_is() -> None:
 def test_a_setting_of_another_method_is_refused() -> None:
     with pytest.raises(UserError, match=r"QuantizationAwareTraining\.start\.alpha = 0\.3: has no effect"):
         qat(start=Start(method="gptq", alpha=0.3))
+
+
+def test_a_loader_whose_workers_persist_is_not_begun_anew() -> None:
+    class Persistent:
+        """Its one iterator is that which the training reads."""
+
+        begun = 0
+
+        def __iter__(self) -> Any:
+            self.begun += 1
+            return iter([1, 2])
+
+    loader = Persistent()
+    _from_the_front(loader, "start")
+    assert loader.begun == 0
+    with pytest.raises(UserError, match="looks at the first training batches, of one loader"):
+        _from_the_front(iter([1]), "start")

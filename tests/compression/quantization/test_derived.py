@@ -14,7 +14,8 @@ from distill.compression.quantization.derived import computes_like_its_base
 from distill.compression.quantization.layers import quantized_layers
 from distill.compression.quantization.lifecycle import restore
 from distill.compression.quantization.ptq import quantize
-from distill.compression.quantization.scheme import ActivationScheme
+from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
+from distill.compression.quantization.select import choose, swap
 from distill.compression.quantization.storage import rebuild
 from distill.export.onnx.convert import with_integers
 from distill.export.onnx.graph import to_onnx
@@ -62,6 +63,16 @@ class Ones(nn.Conv2d):
         return super().forward(F.pad(input, [1, 1, 1, 1], value=1.0))
 
 
+class Rectified(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.relu())
+
+
+class Clamped(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.clamp(-6, 6))
+
+
 class Twice(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(super().forward(input))
@@ -77,6 +88,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], bool]] = {
     "scaled": (lambda: Scaled(2, 3, 3), False),
     "ones": (lambda: Ones(2, 3, 3), False),
     "twice": (lambda: Twice(4, 4), False),
+    "rectified": (lambda: Rectified(4, 4), False),
+    "clamped": (lambda: Clamped(4, 4), False),
     "attention": (lambda: nn.MultiheadAttention(4, 2).out_proj, False),
     "no_layer": (lambda: nn.ReLU(), False),
     "itself": (lambda: nn.Conv2d(2, 2, 1), False),  # it needs no proof
@@ -119,10 +132,24 @@ def test_a_derived_layer_computes_with_what_is_rounded(tmp_path: Path) -> None:
     assert error.norm() < 0.02 * model(x).norm()
 
 
-def test_a_derived_layer_becomes_again_what_it_was() -> None:
-    from distill.compression.quantization.scheme import WeightScheme
-    from distill.compression.quantization.select import choose, swap
+def test_levels_of_a_derived_layer_are_exported_with_its_own_padding(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), Same(4, 4, 3, 2), nn.Flatten(), nn.Linear(64, 3)).eval()
+    x = torch.randn(2, 1, 9, 9)
+    quantize(model, [], weights=WeightScheme(bits=4, format="nf4"))
+    to_onnx(with_integers(model, unsigned=False), tmp_path / "model.onnx", {"input": x})
+    torch.testing.assert_close(logits(session(tmp_path / "model.onnx"), {"input": x}), model(x), rtol=1e-4, atol=1e-5)
 
+
+def test_centroids_of_a_derived_layer_have_a_gradient_before_they_are_used() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), Named(4, 4), nn.Linear(4, 2))
+    scheme = WeightScheme(bits=2, format="kmeans")
+    layers = swap(model, choose(model, weights=scheme, activations=None, embeddings=None, key="q"))
+    model.train()(torch.randn(2, 3)).sum().backward()
+    assert all(layer.weight_scale.grad is not None for layer in layers.values())
+
+
+def test_a_derived_layer_becomes_again_what_it_was() -> None:
     model, x = net(), torch.randn(2, 1, 9, 9)
     expected = model(x)
     chosen = choose(model, weights=WeightScheme(), activations=None, embeddings=None, key="q")

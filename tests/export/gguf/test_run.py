@@ -14,7 +14,7 @@ from gguf import GGUFReader
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from distill.export.gguf.write import FILE
+from distill.export.gguf.target import FILE
 
 GROUPS = {"granularity": "group", "group_size": 32}
 

@@ -9,6 +9,7 @@ from distill.compression.quantization.scheme import WeightScheme
 from distill.compression.quantization.starts.blocks import each_weight, parted
 from distill.compression.quantization.weights import Grid
 from distill.core.numerics import at_least_float32
+from distill.core.utils.errors import UserError
 
 __all__ = ["gptq", "inverse_factor"]
 
@@ -20,13 +21,21 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     """U, upper triangular, with U^T U = (H + damping * mean(diag H) I)^-1; ``[parts, in, in]``, in float64.
 
     An input that was always 0 has 1 on the diagonal.
+
+    Raises:
+        UserError: if inputs are not finite, or nearly dependent, and the damping is too little for that.
     """
     damped = hessian.double()
     diagonal = damped.diagonal(dim1=-2, dim2=-1)
     level = damping * diagonal.mean(-1, keepdim=True)
     damped = damped + torch.diag_embed(torch.where(diagonal > 0, level, 1))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    lower, failed = torch.linalg.cholesky_ex(damped)
+    factor: Tensor = lower
+    if not bool(failed.any()):
+        factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    if bool(failed.any()) or not bool(factor.isfinite().all()):
+        problem = "inputs of a layer are not finite, or so alike that this is too little beside them"
+        raise UserError(problem, key="damping", value=damping, hint="0.01 is usual; or look at more samples")
     return factor
 
 

@@ -15,6 +15,7 @@ from distill.compression.quantization.starts.blocks import each_weight, fitted_g
 from distill.compression.quantization.starts.equalize import awq_scale, smoothquant_scale
 from distill.compression.quantization.starts.gptq import gptq, inverse_factor
 from distill.compression.quantization.weights import Grid, grid, integers_of, values_of
+from distill.core.utils.errors import UserError
 
 TWO = WeightScheme(bits=2)
 ROUNDINGS: dict[str, Callable[[Tensor, Tensor, Grid, WeightScheme], Tensor]] = {
@@ -175,3 +176,10 @@ def test_awq_takes_the_exponent_with_the_least_error() -> None:
     assert exponent > 0
     expected = mean**exponent
     torch.testing.assert_close(scale, expected / (expected.max() * expected.min()).sqrt())
+
+
+@pytest.mark.parametrize("wrong", ["alike", "infinite"])
+def test_inputs_that_no_factor_is_found_for_are_one_message(wrong: str) -> None:
+    hessian = torch.ones(1, 6, 6) if wrong == "alike" else torch.eye(6)[None] * torch.inf
+    with pytest.raises(UserError, match=r"damping = 1e-20: inputs of a layer are not finite, or so alike"):
+        inverse_factor(hessian, 1e-20)

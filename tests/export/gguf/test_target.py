@@ -30,8 +30,8 @@ from distill.compression.quantization.ptq import quantize
 from distill.compression.quantization.scheme import WeightScheme
 from distill.core.signals import Batch
 from distill.core.utils.errors import UserError
+from distill.export.gguf.target import FILE
 from distill.export.gguf.tokenizer import pre_tokenizer_name
-from distill.export.gguf.write import FILE
 from distill.export.targets import TARGETS, write
 from distill.tasks import CausalLM
 
