@@ -26,7 +26,8 @@ class Plain(Task):
     """Classification by plain modules, fed by a loader of your own.
 
     Logits are ``[B, C]``, or ``[B, T, C]`` with labels ``[B, T]``. The metric is ``accuracy`` over the labels
-    that are not :data:`~distill.core.signals.IGNORE`.
+    that are not :data:`~distill.core.signals.IGNORE`. Labels ``[B, C]`` that are floats are rows of probabilities, one
+    label a sample; without a mask, those with a NaN are masked out.
 
     Args:
         adaptor: Makes a :class:`~distill.core.signals.Batch` of what the loader yields; :func:`pairs` by default.
@@ -47,6 +48,8 @@ class Plain(Task):
             problem = f"the adaptor must return a distill.Batch, and returns a {type(made).__name__}"
             hint = "return Batch(inputs={name: tensor}, labels=tensor)"
             raise UserError(problem, key="model.task", value=self.name, hint=hint)
+        if made.mask is None and made.labels is not None and _are_rows(made.labels):
+            return replace(made, mask=~made.labels.isnan().any(-1))  # a row is one label, not C
         return made
 
     def forward(self, model: nn.Module, batch: Batch, request: Request) -> Signals:
@@ -120,7 +123,7 @@ def pairs(raw: Any) -> Batch:
     ids = None if len(raw) == 2 else _ids(raw[2], len(x))
     if not labels.is_floating_point():
         labels = labels.long().masked_fill(labels == -1, IGNORE) if labels.dtype != torch.bool else labels.long()
-    rows = labels.is_floating_point() and labels.dim() == 2
+    rows = _are_rows(labels)
     # On the host this look is free; on a device it would make every step wait.
     valid = ~labels.isnan().any(-1) if rows else labels != IGNORE
     mask = None if not rows and labels.device.type == "cpu" and bool(valid.all()) else valid
@@ -172,6 +175,11 @@ def _check_classes(logits: Tensor, labels: Tensor, looks: bool) -> None:
         problem = f"a label is {int(labels[wrong][0])}, and {count} outputs are for the classes 0 to {count - 1}"
         hint = f"number the classes from 0 ({IGNORE} is no label), or give the models more outputs"
         raise UserError(problem, key="model.task", value=Plain.name, hint=hint)
+
+
+def _are_rows(labels: Tensor) -> bool:
+    """Whether labels ``[B, C]`` are numbers: one label a sample, a row of probabilities."""
+    return labels.is_floating_point() and labels.dim() == 2
 
 
 def _are_probabilities(logits: Tensor) -> bool:

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from distill.core.signals import IGNORE, Batch, Request
+from distill.core.signals import IGNORE, Batch, Request, Signals
 from distill.core.utils.errors import UserError
+from distill.losses import CrossEntropy
 from distill.tasks import Plain
 
 
@@ -99,3 +100,27 @@ def test_what_is_no_number_of_a_sample_is_no_id(ids):
     with pytest.raises(UserError, match="is an integer for each sample"):
         Plain().batch((LOGITS, torch.zeros(4, dtype=torch.long), ids))
     assert Plain().batch((LOGITS, torch.zeros(4, dtype=torch.long), torch.arange(4)[:, None])).ids == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_row_of_probabilities_is_one_label_whatever_the_adaptor(whole):
+    logits, rows = torch.randn(4, 3).double(), torch.rand(4, 3).double().softmax(-1)
+    rows[1] = torch.nan
+    made = Batch({"input": logits}, labels=rows)
+    batch = (
+        Plain().batch(made)
+        if whole
+        else Plain(adaptor=lambda raw: Batch({"input": raw[0]}, labels=raw[1])).batch((logits, rows))
+    )
+    assert batch.mask.tolist() == [True, False, True, True]
+    assert int(batch.count) == 3
+    found = CrossEntropy()(Signals(logits), Signals(), batch)
+    known = [0, 2, 3]
+    expected = nn.functional.cross_entropy(logits[known], rows[known])  # the mean over rows
+    torch.testing.assert_close(found.total / found.positions, expected)
+
+
+def test_a_mask_that_is_given_stays_and_numbers_of_a_sample_are_left_alone():
+    rows, mask = torch.full((2, 3), 1 / 3), torch.tensor([True, False])
+    assert Plain().batch(Batch({"input": rows}, labels=rows, mask=mask)).mask is mask
+    assert Plain().batch(Batch({"input": rows}, labels=rows[:, 0])).mask is None
