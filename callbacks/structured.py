@@ -23,7 +23,7 @@ from distill.core.model_call import call
 from distill.core.schedules import step_at
 from distill.core.step_callback import logs_now
 from distill.core.trained_module import average_gradients, batch_of, require_student, total_steps
-from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.errors import UserError, first_line, nearest
 from distill.core.verdict import steps_to_prune
 
 __all__ = ["StructuredPruning"]
@@ -205,13 +205,24 @@ class StructuredPruning(Compression):
             self._find_channels(pl_module, batch)
 
     def _find_channels(self, pl_module: LightningModule, raw: Any) -> None:
-        """Follow two samples through the student."""
+        """Follow two samples through the student.
+
+        Raises:
+            UserError: if it cannot be called with what the loader yields.
+        """
         assert isinstance(self.plan, ChannelPlan)
         batch = batch_of(pl_module, raw).first(2)
         inputs = {name: x.float() if x.is_floating_point() else x for name, x in batch.inputs.items()}
-        self.plan.find(
-            require_student(pl_module, type(self).__name__), lambda student: tensors_in(call(student, inputs, {}))
-        )
+
+        def run(student: nn.Module) -> list[Tensor]:
+            try:
+                return tensors_in(call(student, inputs, {}))
+            except TypeError as error:
+                problem = f"the student cannot be called with {' and '.join(inputs)} of a batch ({first_line(error)})"
+                hint = "have the loader yield (x, y), or a mapping of its arguments, labels being called labels"
+                raise UserError(problem, key=f"{KEY}.channels", hint=hint) from error
+
+        self.plan.find(require_student(pl_module, type(self).__name__), run)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         # Of all micro-batches and ranks, unscaled, and not clipped yet.

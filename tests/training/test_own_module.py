@@ -22,6 +22,7 @@ from distill.callbacks import (
     ExponentialMovingAverage,
     GradualMagnitudePruning,
     QuantizationAwareTraining,
+    StructuredPruning,
 )
 from distill.core.trained_module import batch_of
 
@@ -231,6 +232,25 @@ def test_a_closure_that_is_called_many_times_a_step_leaves_the_zeros_zero() -> N
     assert {step: zeros for step, (zeros, _) in spy.seen.items()} == pytest.approx(
         {step: cubic(step, 10) for step in range(1, 21)}, abs=0.01
     )
+
+
+@pytest.mark.parametrize("label", ["target", "labels"])
+def test_what_a_student_cannot_be_called_with_is_said_before_channels_are_followed(label: str) -> None:
+    class Mapped(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return cross_entropy(self.backbone(batch["image"]), batch[label])
+
+    rows = [{"image": x, label: y} for x, y in loader().dataset]
+    quiet: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "max_epochs": 1}
+    narrow = StructuredPruning(channels=0.5, begin=0.1, end=0.5, every_n_steps=1)
+    trainer = Trainer(**quiet, enable_progress_bar=False, limit_val_batches=0, callbacks=[narrow])
+    module, data = Mapped(), DataLoader(rows, batch_size=8)  # type: ignore[arg-type, var-annotated]
+    if label == "labels":
+        trainer.fit(module, data)
+        assert distill.finish(trainer).student[0].out_features == 10  # type: ignore[index]
+        return
+    with pytest.raises(UserError, match=r"channels: .* image and target of a batch .* called labels"):
+        trainer.fit(module, data)
 
 
 def test_what_names_nothing_or_itself_is_refused() -> None:
