@@ -239,10 +239,10 @@ class QuantizedLayer(Moved):
         if not in_backward():  # where a part of the pass is computed again
             self.calls += 1
             self.places = max(self.places, self.calls)
-        found = batch_range(self._by_position(x), self.scheme.activations, self.tokens)
+        found = batch_range(self.by_position(x), self.scheme.activations, self.tokens)
         self.seen = found if self.seen is None else widest(self.seen, found)
 
-    def _by_position(self, x: Tensor) -> Tensor:
+    def by_position(self, x: Tensor) -> Tensor:
         """The input, with its features last where it is a sequence of positions."""
         return x
 

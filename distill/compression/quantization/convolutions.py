@@ -25,6 +25,9 @@ __all__ = [
 class QuantizedConv(QuantizedLayer, ConvNd):
     """What convolutions have in common: a dynamic scale is a sample's."""
 
+    def by_position(self, x: Tensor) -> Tensor:
+        return x.mT if self.parameter.dim() == 3 else x
+
     def _sharing(self, x: Tensor) -> tuple[int, ...]:
         return tuple(range(x.dim() - self.parameter.dim() + 1, x.dim()))
 
@@ -36,9 +39,6 @@ class QuantizedConv1d(QuantizedConv, nn.Conv1d):
     """A convolution over a sequence."""
 
     plain = nn.Conv1d
-
-    def _by_position(self, x: Tensor) -> Tensor:
-        return x.mT
 
 
 class QuantizedConv2d(QuantizedConv, nn.Conv2d):
@@ -67,6 +67,9 @@ class QuantizedConvTranspose(QuantizedLayer, ConvTransposeNd):
         parts = rows.reshape(self.groups, out, into // self.groups, *size)
         return parts.transpose(1, 2).flatten(0, 1)
 
+    def by_position(self, x: Tensor) -> Tensor:
+        return x.mT if self.parameter.dim() == 3 else x
+
     def _sharing(self, x: Tensor) -> tuple[int, ...]:
         return tuple(range(x.dim() - self.parameter.dim() + 1, x.dim()))
 
@@ -90,9 +93,6 @@ class QuantizedConvTranspose1d(QuantizedConvTranspose, nn.ConvTranspose1d):
     """A transposed convolution over a sequence."""
 
     plain, _function = nn.ConvTranspose1d, staticmethod(F.conv_transpose1d)
-
-    def _by_position(self, x: Tensor) -> Tensor:
-        return x.mT
 
 
 class QuantizedConvTranspose2d(QuantizedConvTranspose, nn.ConvTranspose2d):

@@ -32,6 +32,7 @@ from distill.compression.quantization.observers import batch_range, input_qparam
 from distill.compression.quantization.output_plan import plan_outputs
 from distill.compression.tracing import Recorder, recorded
 from distill.core.numerics import at_least_float32
+from distill.core.signals import tokens_within
 from distill.core.utils.errors import UserError
 
 __all__ = [
@@ -101,8 +102,14 @@ class Point:
         if not in_backward():
             self.calls += 1
             self.places = max(self.places, self.calls)
-        found = batch_range(x, self.scheme, self.tokens)
+        found = batch_range(self._by_position(x), self.scheme, self.tokens)
         self.seen = found if self.seen is None else widest(self.seen, found)
+
+    def _by_position(self, x: Tensor) -> Tensor:
+        """With features last, as the anchor reads sequences, unless it is these ``[B, T, features]`` already."""
+        turned = self.anchor.by_position(x) if x.dim() == 3 else x
+        already = tokens_within(x, self.tokens) is not None and tokens_within(turned, self.tokens) is None
+        return x if already else turned
 
 
 def rounds_outputs(layers: Mapping[str, QuantizedLayer], outputs: Outputs) -> bool:

@@ -266,3 +266,44 @@ def test_where_no_layer_saw_a_number_nothing_is_rounded_between_them(x: Tensor) 
     rebuild(other, json.loads(json.dumps(step)))
     other.load_state_dict(model.state_dict())
     assert torch.equal(other(x), model(x))
+
+
+class Scaled(nn.Conv1d):
+    """A class of a library's own that computes what its base does."""
+
+
+class Waves(nn.Module):
+    """A residual block over sequences, whose padding reaches far, and a sum of it with features last."""
+
+    def __init__(self, kind: type[nn.Conv1d]) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = (kind(n, 4, 1) for n in (2, 4, 4))
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        x = self.stem(batch["x"])
+        y = self.b(F.relu(self.a(x))) + x
+        return y.transpose(1, 2) + x.transpose(1, 2)
+
+
+@pytest.mark.parametrize("kind", [nn.Conv1d, Scaled])
+def test_ranges_between_layers_over_sequences_leave_padding_out(kind: type[nn.Conv1d]) -> None:
+    torch.manual_seed(0)
+    model = Waves(kind).eval()
+    plain = copy.deepcopy(model)
+    tokens = torch.arange(6) < torch.tensor([[6], [2], [3]])
+    x = torch.randn(3, 2, 6).masked_fill(~tokens[:, None], 100.0)
+    quantize(model, [{"x": x, "attention_mask": tokens}], activations=STATIC, include=[""])
+    layers = quantized_layers(model)
+    with torch.no_grad():
+        stem = plain.stem(x)
+        b = plain.b(F.relu(plain.a(stem)))
+    expected = [grid(values.mT[tokens]) for values in (stem, b, b + stem, b + stem + stem)]
+    anchor = model.stem
+    assert isinstance(anchor, QuantizedLayer)
+    assert anchor.input_scale is not None
+    assert float(anchor.input_scale) == pytest.approx(grid(x.mT[tokens])[0], rel=1e-5)
+    found = zip(anchor.output_scales.tolist(), anchor.output_zero_points.tolist(), strict=True)
+    for (scale, zero_point), (of, at) in zip(found, expected, strict=True):
+        assert scale == pytest.approx(of, rel=1e-5)
+        assert zero_point == at
+    assert layers["a"].input_scale == anchor.output_scales[0]
