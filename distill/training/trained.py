@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Self
@@ -61,8 +62,9 @@ class TrainedModule(LightningModule):
         Raises:
             UserError: if arguments are missing, or it cannot be read, or is of another module.
         """
-        if "student" not in arguments:
-            hint = f"{cls.__name__}.load_from_checkpoint(path, student=..., task=..., ...), or distill.load(run)"
+        if missing := [name for name in _required(cls) if name not in arguments]:
+            asked = ", ".join(f"{name}=..." for name in missing)
+            hint = f"{cls.__name__}.load_from_checkpoint(path, {asked}, ...), or distill.load(run)"
             problem = "a checkpoint holds weights, and says not what module they are of"
             raise UserError(problem, key="checkpoint_path", value=str(checkpoint_path), hint=hint)
         if hparams_file is not None or not strict or not weights_only:
@@ -77,6 +79,12 @@ class TrainedModule(LightningModule):
         _refuse_another(module.state_dict(), state, str(checkpoint_path))
         module.load_state_dict(state)
         return module
+
+
+def _required(kind: type) -> list[str]:
+    """The parameters without which it cannot be made."""
+    named = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    return [p.name for p in signature(kind).parameters.values() if p.kind in named and p.default is Parameter.empty]
 
 
 def _read(path: str | Path, map_location: Any) -> dict[str, Any]:

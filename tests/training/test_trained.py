@@ -50,6 +50,22 @@ def test_a_checkpoint_gives_the_module_its_weights_and_those_of_its_losses(tmp_p
     assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
 
 
+def test_a_module_that_makes_its_own_student_is_opened_with_its_own_arguments(tmp_path: Path) -> None:
+    class Mine(Distillation):
+        def __init__(self, width: int, *, seed: int = 2, **settings: Any) -> None:
+            torch.manual_seed(seed)
+            super().__init__(nn.Linear(6, width), Plain(), **settings)
+
+    module = Mine(3, seed=0)
+    quiet: dict[str, Any] = {"accelerator": "cpu", "logger": False, "max_epochs": 1, "enable_progress_bar": False}
+    trainer = Trainer(**quiet, enable_checkpointing=False)
+    trainer.fit(module, LOADER)
+    trainer.save_checkpoint(path := tmp_path / "mine.ckpt")
+    assert torch.equal(Mine.load_from_checkpoint(path, width=3).student(X), module.student(X))
+    with pytest.raises(UserError, match=r"Mine\.load_from_checkpoint\(path, width=\.\.\., \.\.\.\)"):
+        Mine.load_from_checkpoint(path)
+
+
 def test_predict_lists_the_students_logits_and_test_its_scores(tmp_path: Path) -> None:
     trainer, module, path = trained(tmp_path)
     expected = module.student(X)
