@@ -1,4 +1,8 @@
-"""A whole model pruned without training, layer after layer, by what each reads of a model pruned so far."""
+"""A whole model pruned without training, in its order, by what its layers read.
+
+Some layers at a time are looked at, as many as 256 MiB hold the statistics of, and then pruned: those of one such part
+read what they did before, and later parts read what comes of pruned layers.
+"""
 
 from __future__ import annotations
 
