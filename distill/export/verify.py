@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,7 @@ class Comparison:
         exported: And for the exported one.
         one_class: Whether all decisions of the trained model are one, which any constant model's equal.
         divergence: Of tokens, KL(trained || exported) in nats, a prediction; ``None`` of anything else.
+        differ: How many decisions are not equal.
     """
 
     predictions: int
@@ -54,6 +56,7 @@ class Comparison:
     exported: float
     one_class: bool = False
     divergence: float | None = None
+    differ: int = 0
 
 
 def torch_logits(model: nn.Module) -> Predict:
@@ -113,6 +116,7 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
         exported=float(metrics[1][task.monitor].compute()),
         one_class=len(taken) == 1,
         divergence=divergence / count if tokens else None,
+        differ=decided - equal,
     )
 
 
@@ -179,7 +183,8 @@ def check_integer(found: Comparison) -> None:
 
     Decisions alone would pass any model that is wrong in the same direction everywhere, or on easy data. Tokens are
     judged by the metric and by their distributions, which may differ by 0.01 nats: among tens of thousands of tokens
-    the most likely one is often one of several that are nearly so.
+    the most likely one is often one of several that are nearly so. A single decision may always differ, and take the
+    metric with it: among 200 it is all that 0.5 % allow, and among a few of a rare class it moves F1 by points.
 
     Raises:
         UserError: with the numbers.
@@ -191,10 +196,12 @@ def check_integer(found: Comparison) -> None:
             "are allowed"
         )
     judged = found.divergence is None  # by decisions and logits
-    if judged and found.agreement is not None and not found.agreement >= AGREEMENT:
+    one = judged and found.differ == 1
+    if judged and not one and found.agreement is not None and not found.agreement >= AGREEMENT:
         faults.append(f"{found.agreement:.2%} of its decisions are the trained model's, and {AGREEMENT:.1%} must be")
     allowed = METRIC * max(1.0, abs(found.trained))
-    if not abs(found.trained - found.exported) <= allowed:
+    off = abs(found.trained - found.exported)
+    if not (off <= allowed or (one and isfinite(off))):
         faults.append(
             f"its {found.metric} is {found.exported:.4g}, the trained model's {found.trained:.4g}, and a difference of "
             f"{allowed:.2g} is allowed"

@@ -51,6 +51,7 @@ def test_the_metrics_are_over_all_batches(task: TextClassification) -> None:
         metric="accuracy",
         trained=0.75,
         exported=1.0,
+        differ=1,
     )
 
 
@@ -125,6 +126,23 @@ def test_the_bounds() -> None:
         check_integer(replace(SAME, mean_error=0.05))
     with pytest.raises(UserError, match="accuracy is nan"):
         check_integer(replace(SAME, exported=float("nan")))
+
+
+def test_one_decision_may_differ_however_few_there_are(task: TextClassification) -> None:
+    labels = [0] * 50
+    sure = [[0.0, 0.01], *[[4.0, 0.0], [0.0, 4.0]] * 24, [4.0, 0.0]]
+    close = [[0.01, 0.0], *sure[1:]]
+    found = compare(task, [batch(50, labels)], turns(sure), turns(close))
+    assert (found.differ, found.agreement) == (1, 0.98)  # and so is the accuracy 2 points off
+    check_integer(found)
+    with pytest.raises(UserError, match="off by"):  # but not because its logits are others
+        check_integer(replace(found, mean_error=0.03))
+    with pytest.raises(UserError, match="accuracy is nan"):
+        check_integer(replace(found, exported=float("nan")))
+    with pytest.raises(UserError, match=r"98\.00% of its decisions.*accuracy"):
+        check_integer(replace(found, differ=2))
+    with pytest.raises(UserError, match="accuracy"):  # a metric that moves although no decision does
+        check_integer(replace(found, differ=0, agreement=1.0))
 
 
 def test_differences_are_reported_beside_the_largest_logit_of_the_trained_model(task: TextClassification) -> None:
