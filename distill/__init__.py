@@ -23,6 +23,7 @@ _HOME = {
     "OptimizerConfig": "distill.training.optimizer",
     "Request": "distill.core.signals",
     "Signals": "distill.core.signals",
+    "Start": "distill.compression.quantization.starts.settings",
     "Task": "distill.core.task",
     "TeacherSource": "distill.core.teacher",
     "TextData": "distill.data.text",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from distill.compression.base import Compression as Compression
     from distill.compression.quantization.scheme import ActivationScheme as ActivationScheme
     from distill.compression.quantization.scheme import WeightScheme as WeightScheme
+    from distill.compression.quantization.starts.settings import Start as Start
     from distill.core.signals import IGNORE as IGNORE
     from distill.core.signals import Batch as Batch
     from distill.core.signals import Needs as Needs

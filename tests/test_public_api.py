@@ -18,6 +18,7 @@ PUBLIC = {
         "OptimizerConfig",
         "Request",
         "Signals",
+        "Start",
         "Task",
         "TeacherSource",
         "TextData",

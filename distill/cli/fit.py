@@ -25,7 +25,7 @@ def _epilog() -> str:
 
 
 def _fit(options: Namespace, overrides: Overrides) -> None:
-    from distill.config.files import load
+    from distill.config.files import given_names, load
     from distill.run.folder import begun_from
 
     if options.resume and (options.id is None or options.dry_run):
@@ -36,7 +36,7 @@ def _fit(options: Namespace, overrides: Overrides) -> None:
     if not files and not any(key == "model" or key.startswith("model.student") for key, _ in overrides):
         hint = "distill fit -c FILE, with a YAML file or a recipe that `distill list recipes` shows"
         raise UserError("must be given", key="-c", hint=hint)
-    config = load(files, overrides)
+    config, recipe = load(files, overrides), given_names(files, overrides)
     if options.start:
         from distill.workflows.resume import starting_from
 
@@ -44,7 +44,7 @@ def _fit(options: Namespace, overrides: Overrides) -> None:
     if options.resume:
         from distill.workflows.resume import fit_or_resume
 
-        fit_or_resume(config, options.id, allow=options.allow, beside=options.beside)
+        fit_or_resume(config, options.id, allow=options.allow, beside=options.beside, recipe=recipe)
     elif options.dry_run:
         from distill.workflows.dry_run import dry_run
 
@@ -52,7 +52,7 @@ def _fit(options: Namespace, overrides: Overrides) -> None:
     else:
         from distill.workflows.fit import fit
 
-        fit(config, allow=options.allow, run_id=options.id, beside=options.beside)
+        fit(config, allow=options.allow, run_id=options.id, beside=options.beside, recipe=recipe)
 
 
 FIT = Command(

@@ -23,6 +23,7 @@ __all__ = [
     "class_spec",
     "dump",
     "find_file",
+    "given_names",
     "load",
     "merge",
     "parse_value",
@@ -75,6 +76,24 @@ def find_file(name: str) -> Path:
     local = (str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else ()
     hint = nearest(name, [*shipped, *local]) if shipped or local else "give the path of a YAML file"
     raise UserError("no such file, and no recipe of this name", key="--config", value=name, hint=hint)
+
+
+def given_names(files: Sequence[str], overrides: Sequence[Any] = ()) -> str:
+    """What a run was given, in words that name no place: ``text-classification/distill, reviews.yaml, 2 more keys``.
+
+    Args:
+        files: As the user named them: recipes, files, runs.
+        overrides: Of single keys.
+    """
+    names = []
+    for path in map(find_file, files):
+        own = path.parent.parent.name if path.name == "config.yaml" else ""
+        shipped = path.is_relative_to(RECIPES)
+        run = f"the run {own}" if own else path.name
+        names.append(path.relative_to(RECIPES).with_suffix("").as_posix() if shipped else run)
+    count = len(overrides)
+    more = [f"{count} {'more ' if names else ''}key{'s' if count > 1 else ''}"] if count else []
+    return ", ".join([*names, *more])
 
 
 def read_file(path: Path) -> dict[str, Any]:

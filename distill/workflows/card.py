@@ -128,7 +128,8 @@ def _what(student: nn.Module, data: Any, task_file: TaskFile | None, report: Map
 def _made(config: Mapping[str, Any], result: Mapping[str, Any], student: nn.Module) -> list[str]:
     model = config.get("model") or {}
     teachers = model.get("teacher")
-    lines = [f"teacher: {_named(one)}" for one in (teachers if isinstance(teachers, list) else [teachers]) if one]
+    lines = [f"recipe: {result['recipe']}"] if result.get("recipe") else []
+    lines += [f"teacher: {_named(one)}" for one in (teachers if isinstance(teachers, list) else [teachers]) if one]
     source = model.get("student")
     if isinstance(source, Mapping) and source.get("layers"):
         lines.append("student: layers of the teacher")

@@ -10,6 +10,7 @@ from distill.core.utils.files import write
 from distill.data.task_file import task_file
 from distill.models import saved_student
 from distill.run.folder import Run
+from distill.run.listing import read_json
 from distill.workflows.card import CARD, card
 from distill.workflows.evaluate import scored
 from distill.workflows.job.build import Job
@@ -32,7 +33,9 @@ def keep(
         by: The command, ``quantize`` or ``prune``.
         folder: What it was given.
     """
-    student, made = job.module.student, {"made_from": str(folder), by: how, "train_seconds": 0.0}
+    before = read_json(run.result_file)[0].get("recipe")
+    recipe = f"{before or f'the run {run.name}'}, then distill {by}"
+    student, made = job.module.student, {"made_from": str(folder), "recipe": recipe, by: how, "train_seconds": 0.0}
     with new.made(run.config, made_by=f"distill {by} {folder}") as fresh:
         tokenizer = getattr(job.data, "tokenizer", None)
         saved_student.save(student, fresh.student, tokenizer, files=task_file(job.data))

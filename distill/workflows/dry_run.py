@@ -104,6 +104,26 @@ class Measured(Callback):
         self.memory = max(self.memory, _peak(pl_module.device) - self._before)
 
 
+class Understood(Callback):
+    """Says what a run has understood, before the steps that may fail or take long.
+
+    Args:
+        job: The run.
+        check: What its teacher scores.
+    """
+
+    def __init__(self, job: Job, check: TeacherCheck) -> None:
+        self.job, self.check = job, check
+        self.opening: list[str] = []
+        self.sample: list[str] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.opening = opening(self.job, trainer, self.check)
+        self.sample = one_sample(self.job.data) if isinstance(self.job.data, TextData) else []
+        if trainer.is_global_zero:
+            print("\n".join([*self.opening, *self.sample]), flush=True)
+
+
 def _status(name: str) -> int | None:
     """A line of Linux's account of this process, in bytes."""
     try:
@@ -139,7 +159,9 @@ def dry_run(
     beside: str | Path | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Build what ``config`` describes, take two steps, and print what a run would do. Writes nothing.
+    """Build what ``config`` describes, say what was understood, take two steps, and print what a run would do.
+
+    Writes nothing.
 
     Returns:
         What is printed.
@@ -151,11 +173,12 @@ def dry_run(
     if beside is not None:
         job.beside = check_baseline(beside, job.config)
     measured, check = Measured(arguments=job.arguments), TeacherCheck()
+    understood = Understood(job, check)
     kept = [callback for callback in job.callbacks if not _is_left_out(callback)]
     with quiet_lightning():
         trainer = make_trainer(
             job,
-            callbacks=[*kept, check, measured],
+            callbacks=[*kept, check, understood, measured],
             enable_checkpointing=False,
             enable_progress_bar=False,
             limit_val_batches=0,
@@ -170,8 +193,7 @@ def dry_run(
         with shared_id(job.run.id), none_left(trainer), explaining, meeting(trainer):
             trainer.fit(job.module, datamodule=job.data)
     report = _report(job, trainer, measured) | {"run_folder": _folder(job.run, run_id)}
-    report |= {"opening": opening(job, trainer, check)}
-    report |= {"sample": one_sample(job.data) if isinstance(job.data, TextData) else []}
+    report |= {"opening": understood.opening, "sample": understood.sample}
     if trainer.is_global_zero:
         _show(report, console or wide())
     return report
@@ -239,7 +261,6 @@ def shown_steps(total: int) -> list[int]:
 
 
 def _show(report: Mapping[str, Any], console: Console) -> None:
-    print("\n".join([*report["opening"], *report["sample"]]), flush=True)
     table = Table(title="dry run: nothing was written", title_justify="left", show_header=False)
     memory = f"{report['memory_of_a_step'] / 2**20:,.0f} MiB"
     real, padded = report["tokens_a_step"], report["padded_tokens_a_step"]

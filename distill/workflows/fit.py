@@ -60,6 +60,7 @@ def fit(
     allow: Sequence[str] = (),
     run_id: str | None = None,
     beside: str | Path | None = None,
+    recipe: str = "",
 ) -> Run:
     """Train what ``config`` describes and save the student.
 
@@ -68,6 +69,7 @@ def fit(
         allow: Packages whose classes it may name, besides our own.
         run_id: The run's id; a new one if not given.
         beside: A run of the same student without a teacher, to show its scores too; looked for if not given.
+        recipe: What ``config`` came from, in words, for the model card.
 
     Returns:
         The run, whose :attr:`~distill.run.folder.Run.result` holds the metrics.
@@ -77,6 +79,7 @@ def fit(
         TrainingError: if the loss stops being finite. The run's folder stays, with its last checkpoint.
     """
     job = build(config, allow=allow, run_id=run_id)
+    job.recipe = recipe
     if beside is not None:
         job.beside = check_baseline(beside, job.config)
     with quiet_lightning():
@@ -181,15 +184,20 @@ class _WritePlan(Callback):
         if not trainer.is_global_zero:
             return
         run, task = self.job.run, pl_module.task
-        if self.check is None and self.job.beside is None and (named := read_json(run.plan_file)[0].get("beside")):
-            self.job.beside = Path(str(named))
-        if self.check is None:  # not before: until here it may be refused, and stays as it is
+        if self.check is None:
+            planned = read_json(run.plan_file)[0]
+            self.job.recipe = str(planned.get("recipe", ""))
+            if self.job.beside is None and (named := planned.get("beside")):
+                self.job.beside = Path(str(named))
+            # Not before: until here it may be refused, and stays as it is.
             run.extend(self.job.config)
         else:
             print("\n".join([f"run {run.shown}", *opening(self.job, trainer, self.check)]), flush=True)
         plan = {"id": run.id, "monitor": task.monitor, "mode": task.mode, "total_steps": pl_module.total_steps}
         if self.job.beside is not None:
             plan["beside"] = str(self.job.beside.absolute())
+        if self.job.recipe:
+            plan["recipe"] = self.job.recipe
         run.write_plan(plan)
 
 
@@ -245,6 +253,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         steps=steps,
         saved_step=step,
         complete=not ended.unfinished,
+        recipe=job.recipe,
         train_seconds=round(seconds, 3),
     )
     write(job.run.student / CARD, card(job.config, result, student, job.data).encode())

@@ -65,7 +65,12 @@ def resume(folder: str | Path, *, overrides: Sequence[tuple[str, str]] = (), all
 
 
 def fit_or_resume(
-    config: Mapping[str, Any], run_id: str, *, allow: Sequence[str] = (), beside: str | Path | None = None
+    config: Mapping[str, Any],
+    run_id: str,
+    *,
+    allow: Sequence[str] = (),
+    beside: str | Path | None = None,
+    recipe: str = "",
 ) -> Run:
     """Whatever a job that may be started again and again has to do: begin the run, resume it, or leave it.
 
@@ -74,6 +79,7 @@ def fit_or_resume(
         run_id: The run's id.
         allow: Packages whose classes it may name, besides our own.
         beside: As of :func:`distill.workflows.fit.fit`; a run that is there keeps its own.
+        recipe: Likewise.
 
     Raises:
         UserError: as :func:`resume` and :func:`distill.workflows.fit.fit`.
@@ -88,7 +94,7 @@ def fit_or_resume(
             for path in run.folder.glob(".config.yaml*.new"):  # killed at its very beginning
                 path.unlink()
             run.folder.rmdir()
-    return fit(config, allow=allow, run_id=run_id, beside=beside)
+    return fit(config, allow=allow, run_id=run_id, beside=beside, recipe=recipe)
 
 
 def starting_from(folder: str | Path, config: Mapping[str, Any]) -> dict[str, Any]:

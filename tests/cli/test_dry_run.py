@@ -32,6 +32,22 @@ def test_a_dry_run_tells_what_would_happen_and_writes_nothing(base: dict[str, An
     assert [word for word in heads.split() if word.isdigit()] == ["0", "2", "10", "20", "29", "39"]
 
 
+def test_what_was_understood_is_said_before_a_step_that_fails(
+    base: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from distill.training.module import Distillation
+    from distill.workflows.dry_run import dry_run
+
+    def fail(*_: Any) -> None:
+        raise MemoryError("a batch does not fit")
+
+    monkeypatch.setattr(Distillation, "training_step", fail)
+    with pytest.raises(MemoryError):
+        dry_run(load(["base.yaml"]))
+    out = capsys.readouterr().out
+    assert out.index("data: 150 rows") < out.index("student: ") < out.index("steps: ")
+
+
 def test_a_dry_run_makes_up_no_id(base: dict[str, Any]) -> None:
     from distill.workflows.dry_run import dry_run
 

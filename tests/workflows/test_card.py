@@ -21,6 +21,7 @@ from transformers import (
     pipeline,
 )
 
+from distill.config.files import given_names
 from distill.core.record import note
 from distill.data.task_file import TaskFile
 from distill.export.base import ExportTarget
@@ -61,6 +62,7 @@ def test_it_has_the_scores_of_the_result_and_no_place_of_this_machine(place: tup
     assert str(run.parents[2]) not in text
     assert str(data.parent) not in text
     assert "compressed: int8" in text
+    assert "\n- recipe: run.yaml\n" in text
     assert "2 classes (negative, positive)" in text
 
 
@@ -167,6 +169,30 @@ def test_local_models_and_secrets_are_not_named(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
     assert "hf_" not in text
     assert "base_model" not in head_of(text)
+
+
+def test_a_card_says_which_recipe_made_it_after_a_resume_and_a_compression_too(
+    base: dict[str, Any], distill: Callable[..., Any]
+) -> None:
+    assert distill("fit", "-c", "base.yaml", "--seed", "1", "--id", "one").code == 0
+    assert distill("resume", "runs/base/one", "--max-steps", "4").code == 0
+    done = distill("quantize", "runs/base/one", "--bits", "8", "--id", "small")
+    assert done.code == 0, done.err
+    said = "recipe: base.yaml, 1 more key"
+    assert f"\n- {said}\n" in Path("runs/base/one/student/README.md").read_text()
+    assert f"\n- {said}, then distill quantize\n" in next(Path("runs").glob("*/small/student/README.md")).read_text()
+
+
+def test_a_recipe_is_named_without_its_place(tmp_path: Path) -> None:
+    run = tmp_path / "here" / "mine" / "one"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "own.yaml").write_text("seed: 2\n")
+    files = ["text-classification/distill", str(tmp_path / "own.yaml"), str(run)]
+    named = "text-classification/distill, own.yaml, the run mine"
+    assert given_names(files) == named
+    assert given_names(files, [("seed", "1"), ("name", "b")]) == f"{named}, 2 more keys"
+    assert given_names([], [("model.student", "x")]) == "1 key"
 
 
 def test_a_student_that_transformers_cannot_open_is_not_said_to_be_one_of_its() -> None:

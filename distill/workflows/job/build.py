@@ -73,6 +73,7 @@ class Job:
         arguments: Of the Trainer, as configured.
         logging: Which loggers the run gets.
         beside: The run without a teacher that it is compared with, where one was named.
+        recipe: The files that its configuration came from, in words; empty where that is not known.
     """
 
     config: dict[str, Any]
@@ -83,6 +84,7 @@ class Job:
     arguments: dict[str, Any]
     logging: LoggingConfig
     beside: Path | None = None
+    recipe: str = ""
 
 
 def build(
