@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from distill.core.idle_settings import idle
 from distill.core.signals import IGNORE, TEACHER_AT, TEACHER_PATH
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import at_home
+from distill.data import arrow
 from distill.data.features import Ragged, Samples
 from distill.data.packing import PackedSamples, sliding_windows
 from distill.data.raw_data import RawData
@@ -34,6 +36,7 @@ __all__ = [
     "row_length",
     "settle",
     "template_doubts",
+    "touching",
     "use_template",
 ]
 
@@ -238,16 +241,35 @@ def template_doubts(data: TextData, teachers: Sequence[Any]) -> list[str]:
     return lines
 
 
-def form_lines(data: TextData, task: TextTask, roles: Mapping[str, str], samples: Mapping[str, Samples]) -> list[str]:
+def touching(prompts: Any, completions: Any) -> list[str]:
+    """A line on prompts and completions that would be joined without white space; none where there are none.
+
+    Args:
+        prompts: Texts, of pyarrow.
+        completions: Likewise.
+    """
+    apart = pc.or_(pc.match_substring_regex(prompts, r"\s$|^$"), pc.match_substring_regex(completions, r"^\s|^$"))
+    together = pc.fill_null(pc.invert(apart), False)
+    count = pc.sum(together).as_py() or 0
+    if not count:
+        return []
+    at = pc.index(together, True).as_py()
+    seam = f"{prompts[at].as_py()[-20:]}{completions[at].as_py()[:20]}"
+    where = f"in {count:,} of {len(prompts):,} rows of train nothing stands between prompt and completion"
+    return [f"{where}: {seam!r}; a space or a line break belongs to one of them"]
+
+
+def form_lines(data: TextData, task: TextTask, rows: RawData, samples: Mapping[str, Samples]) -> list[str]:
     """Lines on how rows are read, and what of them counts.
 
     Args:
         data: The data.
         task: Its task, settled.
-        roles: Role -> column of the training data.
+        rows: The data's.
         samples: Use -> samples as they are trained on.
     """
     kinds: Any = task
+    roles = rows.columns["train"]
     if not task.packs or "train" not in samples:
         return []
     labels = samples["train"].features["labels"]
@@ -258,11 +280,15 @@ def form_lines(data: TextData, task: TextTask, roles: Mapping[str, str], samples
     if has_turns(task, roles):
         how = "through the tokenizer's chat template" if kinds.chat_template else "joined as they are"
         what = ("answers" if "messages" in roles else "completions") if kinds.completion_only_loss else "all turns"
-        rows = "chats" if "messages" in roles else "prompts and completions"
+        form = "chats" if "messages" in roles else "prompts and completions"
         share = f"{len(counted):,} of {len(labels.values):,} tokens of train"
         if kinds.teacher_system is not None:
             lines.append(f"the teacher is told besides, and the student is not: {kinds.teacher_system!r}")
-        lines.append(f"{rows} {how}; {what} count ({share}; data.completion_only_loss)")
+        lines.append(f"{form} {how}; {what} count ({share}; data.completion_only_loss)")
+        if not kinds.chat_template:
+            lines += touching(*(arrow.column(rows.splits["train"], roles[role]) for role in ("prompt", "completion")))
+    else:
+        lines.append(f"{len(counted):,} tokens of train are predicted in an epoch")
     if not np.isin(counted, special).any():
         lines.append("no end of a text or turn is among the tokens that count: the student will not learn to stop")
     return [f"data: {line}" for line in lines]

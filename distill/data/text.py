@@ -176,7 +176,7 @@ class TextData(LightningDataModule):
         splits = find_splits(self._source.splits, self.splits, self.validation_fraction)
         lines = sizes(self._rows, self._samples, splits)
         lines += said(self._rows, self._left_out, self.columns or {}, notes, self._samples.get("train"))
-        lines += language.form_lines(self, self.task, self.training_columns, self._samples) + self._aligned
+        lines += language.form_lines(self, self.task, self._rows, self._samples) + self._aligned
         for use, samples in self._samples.items():
             lines += unread(use, self._rows, samples, self.tokenizer, self.longest, self._cut[use])
         return lines + repeated(self._rows, self._samples)

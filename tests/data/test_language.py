@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa  # type: ignore[import-untyped]
 import pytest
 
 from distill.core.signals import IGNORE
 from distill.core.utils.errors import UserError
 from distill.data import TextData
+from distill.data.language import touching
 
 ROWS = 24
 
@@ -107,12 +109,33 @@ def test_what_counts_and_what_is_cut_is_said(tmp_path: Path, tokenizer: str) -> 
 def test_prompts_are_joined_with_their_completions_where_there_is_no_template(tmp_path: Path, plain: str) -> None:
     data = made(tmp_path, plain, "pairs")
     data.setup("fit")
-    assert "prompts and completions joined as they are; completions count" in "\n".join(data.account)
+    lines = "\n".join(data.account)
+    assert "prompts and completions joined as they are; completions count" in lines
+    seam = f"{sentence(0)[-20:]}{sentence(7)[:20]}"
+    assert f"in 24 of 24 rows of train nothing stands between prompt and completion: {seam!r}" in lines
     assert data.task.chat_template is False  # type: ignore[attr-defined]
     row = data.samples("train")[0, 0]
     start = data.tokenizer.bos_token_id
     assert row["input_ids"][0] == start
     assert data.tokenizer.decode(row["input_ids"]).startswith(f"<|im_start|>{sentence(0)}{sentence(7)}")
+
+
+def test_prompts_and_completions_that_touch_are_counted_and_shown() -> None:
+    prompts = ["who?", "where? ", "when?", "", "what?\n", "why", None, "how?"]
+    completions = ["me", "here", " now", "x", "this", "so", "z", ""]
+    touch = [p and c and p == p.rstrip() and c == c.lstrip() for p, c in zip(prompts, completions, strict=True)]
+    assert sum(map(bool, touch)) == 2
+    [line] = touching(pa.chunked_array([prompts]), pa.chunked_array([completions]))
+    assert line.startswith("in 2 of 8 rows of train nothing stands between prompt and completion: 'who?me';")
+    assert touching(pa.chunked_array([["a "]]), pa.chunked_array([["b"]])) == []
+
+
+def test_the_tokens_of_plain_texts_that_are_predicted_are_counted(tmp_path: Path, tokenizer: str) -> None:
+    data = made(tmp_path, tokenizer, "texts", pack_length=0, max_length=1000)
+    data.setup("fit")
+    ids = [data.tokenizer(sentence(row), add_special_tokens=False)["input_ids"] for row in range(ROWS)]
+    count = sum(len(one) + 1 for one in ids)  # and the end
+    assert f"data: {count:,} tokens of train are predicted in an epoch" in data.account
 
 
 def test_a_template_of_the_users_own_replaces_that_of_the_tokenizer(tmp_path: Path, plain: str) -> None:

@@ -20,7 +20,27 @@ from distill.core.architectures import FAMILIES, Family, Role, Widths
 from distill.core.utils.errors import UserError
 from distill.models.students.layers import rebuilt
 
-__all__ = ["evenly", "narrow", "widths"]
+__all__ = ["evenly", "narrow", "target_widths", "widths"]
+
+
+def target_widths(
+    config: Any, hidden_size: int | None, num_heads: int | None, intermediate_size: int | None
+) -> tuple[Family, Widths, Widths]:
+    """The family of the model that ``config`` describes, its sizes, and those of a narrower copy.
+
+    Raises:
+        UserError: as :func:`narrow`.
+    """
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise UserError(
+            f"narrower copies are made of {', '.join(FAMILIES)}, and this is {config.model_type}",
+            key="model.student.hidden_size",
+            value=hidden_size,
+            hint="leave the widths out, or give the student's structure as config",
+        )
+    wide = Widths.of(config, family)
+    return family, wide, _target(wide, family, hidden_size, num_heads, intermediate_size)
 
 
 def _target(wide: Widths, family: Family, hidden: int | None, heads: int | None, ffn: int | None) -> Widths:
@@ -96,16 +116,7 @@ def narrow(
     Raises:
         UserError: if the architecture is of none of the families, or the sizes do not fit.
     """
-    family = FAMILIES.get(model.config.model_type)
-    if family is None:
-        raise UserError(
-            f"narrower copies are made of {', '.join(FAMILIES)}, and this is {model.config.model_type}",
-            key="model.student.hidden_size",
-            value=hidden_size,
-            hint="leave the widths out, or give the student's structure as config",
-        )
-    wide = Widths.of(model.config, family)
-    target = _target(wide, family, hidden_size, num_heads, intermediate_size)
+    family, wide, target = target_widths(model.config, hidden_size, num_heads, intermediate_size)
     state = model.state_dict()
     axes = {name: family.axes(name) for name in state}
     index = _indices(wide, target)

@@ -129,6 +129,8 @@ def build(
         check_sharding(sections.config["trainer"], made["callbacks"])
         losses = sections.losses()
         sections.check_model()
+        if stage == "fit":
+            sections.check_outline()
         arguments = {k: v for k, v in sections.make("trainer").items() if k in sections.config["trainer"]}
         check_plugins(arguments)
         data = sections.make("data")

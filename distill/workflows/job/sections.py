@@ -23,8 +23,9 @@ from distill.config.known_keys import instead
 from distill.core.utils.errors import TrainingError, UserError, first_line, nearest
 from distill.losses import DistillationLoss
 from distill.models.students import StudentConfig
+from distill.models.students.outline import check_outline
 from distill.run.loggers.config import LoggingConfig
-from distill.tasks import make_task
+from distill.tasks import Task, TextTask, make_task
 from distill.training.completions import CompletionsConfig
 from distill.training.module import Distillation
 from distill.training.on_policy import OnPolicyConfig
@@ -130,6 +131,24 @@ class Sections:
         if isinstance(values.student, Namespace) and "class_path" not in values.student:
             student = self._part(StudentConfig, values.student, "model.student", written["student"])
             student.check(has_teacher=values.teacher is not None)
+
+    def check_outline(self) -> None:
+        """Judge the student by the configuration of what it is made of, before data and models are loaded.
+
+        Raises:
+            UserError: naming the key.
+        """
+        values, written = self._values["model"]["model"], self.config["model"]
+        student, teacher = values.student, written.get("teacher")
+        if not isinstance(student, Namespace) or "class_path" in student:
+            return
+        named = isinstance(values.task, str)
+        task = make_task(values.task) if named else self._part(Task, values.task, "model.task", written["task"])
+        first = teacher[0] if isinstance(teacher, list) and teacher else teacher
+        path = first.get("path") if isinstance(first, Mapping) else first
+        if isinstance(task, TextTask):
+            made = self._part(StudentConfig, student, "model.student", written["student"])
+            check_outline(made, task.auto_model, path if isinstance(path, str) else None)
 
     def _part(self, kind: Any, value: Any, key: str, written: Any) -> Any:
         """One part of a section, made by itself."""

@@ -57,6 +57,43 @@ def test_a_mistake_is_told_before_data_and_models_are_looked_for(key: str) -> No
     assert named in (key, key.removesuffix(".class_path"))
 
 
+@pytest.mark.parametrize(
+    ("student", "key"),
+    [
+        ({"num_layers": 9}, "num_layers"),
+        ({"layers": [1, 7]}, "layers"),
+        ({"hidden_size": 64}, "hidden_size"),
+        ({"num_layers": 2, "freeze": ["embedings"]}, "freeze.0"),
+        ({"num_layers": 2, "freeze": [r"layer\.3"]}, "freeze.0"),  # of four layers two are kept
+        ({"config": {"model_type": "bert", "num_hidden_layers": 1}, "freeze": [r"layer\.1\."]}, "freeze.0"),
+    ],
+)
+def test_what_the_teacher_does_not_have_is_told_before_data_and_weights_are_read(
+    student: dict[str, Any], key: str, teacher_dir: str, tmp_path: Path
+) -> None:
+    # No weights, and no data.
+    (tmp_path / "config.json").write_bytes(Path(teacher_dir, "config.json").read_bytes())
+    config = {
+        "model": {"teacher": str(tmp_path), "student": student},
+        "data": {"init_args": {"path": "./no-such-data"}},
+        "trainer": {"max_steps": 2},
+    }
+    with pytest.raises(UserError) as error:
+        build(config)
+    assert error.value.key == f"model.student.{key}"
+
+
+def test_a_student_that_fits_goes_on_to_the_data(teacher_dir: str) -> None:
+    for student in ({"num_layers": 0.5, "freeze": [r"layer\.1"]}, {"hidden_size": 16, "layers": [1, 4]}):
+        config = {
+            "model": {"teacher": teacher_dir, "student": student},
+            "data": {"init_args": {"path": "./no-such-data"}},
+            "trainer": {"max_steps": 2},
+        }
+        with pytest.raises(UserError, match="no-such-data"):
+            build(config)
+
+
 def test_a_bare_name_stays_ours_beside_a_class_of_ones_own_with_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
