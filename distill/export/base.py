@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from distill.export.script import Lines
+
 __all__ = ["ExportTarget", "Predict"]
 
 Predict = Callable[[dict[str, Tensor]], Tensor]
@@ -38,6 +40,7 @@ class ExportTarget(ABC):
             it may differ by that, as one of integers may.
         counts_positions: Whether its graph counts positions from the attention mask, whatever the model does.
         for_isas: Whether its integers are stored otherwise for each instruction set.
+        more: A sentence of how it is loaded otherwise, for the model card.
         tokenizer: What makes the student's inputs of texts, for a format that holds it; ``None`` of data without one.
     """
 
@@ -48,6 +51,7 @@ class ExportTarget(ABC):
     onnx: ClassVar[str | None] = None
     counts_positions: ClassVar[bool] = False
     for_isas: ClassVar[bool] = False
+    more: ClassVar[str] = ""
 
     def __init__(self, isa: str = "avx2") -> None:
         self.isa = isa
@@ -81,3 +85,7 @@ class ExportTarget(ABC):
     @abstractmethod
     def open(self, folder: Path) -> Predict:
         """What :meth:`write` wrote, in the runtime that it is for, as a function of such inputs."""
+
+    def lines(self, student: nn.Module) -> Lines | None:
+        """How its runtime is used, for ``predict.py`` in the folder; none is written where it is not known."""
+        return None

@@ -17,8 +17,9 @@ from distill.core.module_selection import sharing
 from distill.core.record import steps_of
 from distill.core.utils.errors import UserError
 from distill.export.base import ExportTarget, Predict
-from distill.export.hf import check_structure, open_huggingface, to_huggingface
+from distill.export.hf import by_from_pretrained, check_structure, open_huggingface, to_huggingface
 from distill.export.onnx.convert import frozen_layers, without_quantization
+from distill.export.script import Lines
 
 __all__ = ["CompressedTensors"]
 
@@ -70,6 +71,9 @@ class CompressedTensors(ExportTarget):
 
     def open(self, folder: Path) -> Predict:
         return open_huggingface(folder)
+
+    def lines(self, student: nn.Module) -> Lines | None:
+        return by_from_pretrained(student, packages=("compressed-tensors",))
 
 
 def _stored(student: nn.Module) -> dict[str, QuantizedLayer]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from distill.core.utils.errors import UserError
 from distill.core.utils.replacing import replacing
 
-__all__ = ["REPORT", "replacing_export"]
+__all__ = ["CHECKSUMS", "REPORT", "replacing_export", "write_checksums"]
+
+CHECKSUMS = "SHA256SUMS"
+"""What ``sha256sum --check SHA256SUMS``, in an export's folder, reads."""
 
 REPORT = "export.json"
 """What every export holds besides its model; a folder with it may be exported to again."""
@@ -27,3 +31,12 @@ def replacing_export(target: Path) -> AbstractContextManager[Path]:
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
+
+
+def write_checksums(folder: Path) -> None:
+    """Write :data:`CHECKSUMS` of all files in ``folder``, as ``sha256sum`` does."""
+    lines = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder).as_posix()}\n")
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")

@@ -17,9 +17,10 @@ from distill.core.record import steps_of
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_transformers
 from distill.export.base import ExportTarget, Predict
+from distill.export.script import Lines
 from distill.export.verify import torch_logits
 
-__all__ = ["HuggingFace", "check_structure", "open_huggingface", "to_huggingface"]
+__all__ = ["HuggingFace", "by_from_pretrained", "check_structure", "open_huggingface", "to_huggingface"]
 
 _STRUCTURE = {
     "remove": "some of its heads, neurons or layers were taken out",
@@ -52,6 +53,30 @@ class HuggingFace(ExportTarget):
 
     def open(self, folder: Path) -> Predict:
         return open_huggingface(folder)
+
+    def lines(self, student: nn.Module) -> Lines | None:
+        return by_from_pretrained(student)
+
+
+def by_from_pretrained(student: nn.Module, given: str = "", packages: tuple[str, ...] = ()) -> Lines | None:
+    """Lines that open a folder by the student's class; ``None`` where that is none of transformers itself.
+
+    Args:
+        student: A model of transformers.
+        given: What ``from_pretrained`` is given besides.
+        packages: What it needs besides.
+    """
+    name = type(student).__name__
+    if not hasattr(transformers, name):
+        return None
+    return Lines(
+        packages=("torch", "transformers", *packages),
+        imports=(f"from transformers import {name}",),
+        opens=(f"model = {name}.from_pretrained(folder{given}).eval()",),
+        logits="model(**inputs).logits.detach().float().numpy()",
+        tensors="pt",
+        writes="model.generate(**inputs, max_new_tokens=20)[0]",
+    )
 
 
 def open_huggingface(folder: Path) -> Predict:

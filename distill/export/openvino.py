@@ -16,6 +16,7 @@ from distill.export.base import ExportTarget, Predict
 from distill.export.onnx.convert import frozen_layers
 from distill.export.onnx.runtime import UNWRITTEN, latency, logits, session
 from distill.export.onnx.write import MODEL, Onnx, OnnxInt8
+from distill.export.script import Lines
 
 __all__ = ["FILE", "OpenVino"]
 
@@ -54,6 +55,14 @@ class OpenVino(ExportTarget):
 
     def open(self, folder: Path) -> Predict:
         return partial(logits, _Session(folder / FILE))
+
+    def lines(self, student: nn.Module) -> Lines | None:
+        return Lines(
+            packages=("openvino", "transformers"),
+            imports=("import openvino",),
+            opens=(f'model = openvino.Core().compile_model(folder / "{FILE}", "CPU")',),
+            logits="model({port.any_name: inputs[port.any_name] for port in model.inputs})[0]",
+        )
 
 
 class _Session:

@@ -12,23 +12,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from distill.core.signals import Batch
-from distill.core.task import Task
+from distill.core.task import Task, TextTask
 from distill.core.utils.console import wide
 from distill.core.utils.errors import UserError
-from distill.core.utils.quiet import quiet_transformers
 from distill.core.utils.replacing import check_output
 from distill.core.verdict import slower_integers
 from distill.export.base import ExportTarget
-from distill.export.folder import REPORT, replacing_export
+from distill.export.beside import write_beside
+from distill.export.folder import REPORT, replacing_export, write_checksums
 from distill.export.onnx.convert import without_quantization
 from distill.export.onnx.graph import Logits, feed, to_onnx
 from distill.export.onnx.isa import check_isa, host_isa
 from distill.export.onnx.padding import said
 from distill.export.onnx.runtime import latency, session
 from distill.export.onnx.write import MODEL
+from distill.export.script import Reading, write_script
 from distill.export.summary import BATCH, MANY, STUDENT, TEACHER, show, sizes
 from distill.export.targets import check_packages, find_target, write
 from distill.models.compatibility import positions_of
@@ -106,8 +106,13 @@ def export(
             task=judge,
             batches=lambda: limited(batches(), samples),
             teacher=None if teacher is None else teacher.eval(),
-            tokenizer=tokenizer or getattr(data, "tokenizer", None),
+            tokenizer=(known := tokenizer or getattr(data, "tokenizer", None)),
+            reading=None if known is None or not isinstance(judge, TextTask) else _reading(judge, student),
         )
+
+
+def _reading(task: TextTask, student: nn.Module) -> Reading:
+    return Reading(task.name, positions_of(student), threshold=getattr(task, "threshold", 0.5))
 
 
 @contextmanager
@@ -181,6 +186,7 @@ def written(
     tokenizer: Any = None,
     begun: dict[str, Any] | None = None,
     verdict: Sequence[str] = (),
+    reading: Reading | None = None,
     beside: Callable[[dict[str, Any], Path], None] = lambda report, folder: None,
 ) -> dict[str, Any]:
     """Write, verify and measure ``student``, and print the table.
@@ -195,6 +201,7 @@ def written(
         tokenizer: See :func:`export`.
         begun: What the report begins with besides.
         verdict: What is to be said of the student.
+        reading: How texts are read; by their arrays if not given.
         beside: Writes further files; called with the report and the new folder.
     """
     target.tokenizer = tokenizer
@@ -215,31 +222,13 @@ def written(
             report |= measured(student, teacher, fresh / target.onnx, first, integers=target.integers)
             report["verdict"] += slower_integers({1: report["latency_ms"], BATCH: report.get(MANY)}, STUDENT)
         write_beside(fresh, tokenizer, student, report, pads=target.counts_positions)
+        write_script(fresh, target.lines(student), reading, inputs)
         beside(report, fresh)
         (fresh / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_checksums(fresh)
     report["folder"] = str(place)
     show(report)
     return report
-
-
-def write_beside(folder: Path, tokenizer: Any, student: nn.Module, report: dict[str, Any], *, pads: bool) -> None:
-    """Put the tokenizer and the configuration beside the model.
-
-    Args:
-        folder: Of the export.
-        tokenizer: Of the data, if it has one.
-        student: The student.
-        report: Of the export.
-        pads: Whether the tokenizer's side of padding must be one that is right; transformers counts positions itself.
-    """
-    with quiet_transformers():
-        if tokenizer is not None:
-            sides = report.get("padding") if pads else None
-            if sides and tokenizer.padding_side not in sides:
-                tokenizer.padding_side = sides[0]
-            tokenizer.save_pretrained(folder)
-        if isinstance(student, PreTrainedModel) and not (folder / "config.json").exists():
-            student.config.save_pretrained(folder)
 
 
 # ---------------------------------------------------------------------- latency

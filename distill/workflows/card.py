@@ -68,7 +68,7 @@ def card(
         _what(student, data, task_file, report),
         "## How it was made\n\n" + "\n".join(f"- {line}" for line in _made(config, result, student)),
         "## How good it is\n\n" + _figures(result, report),
-        "## How to load it\n\n" + how_to_load(student, task_file, form),
+        "## How to load it\n\n" + how_to_load(student, task_file, form, target),
         f"## Licence\n\n{_LICENCE}",
     ]
     return str(scrub("\n\n".join(parts))) + "\n"

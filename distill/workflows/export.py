@@ -17,7 +17,7 @@ from distill.core.utils.errors import UserError
 from distill.core.utils.progress import spoken
 from distill.core.utils.replacing import check_output
 from distill.core.verdict import Verdict
-from distill.data.task_file import task_file
+from distill.data.task_file import TaskFile, task_file
 from distill.export.base import ExportTarget
 from distill.export.student import for_isa, limited, written
 from distill.export.targets import check_packages, find_target
@@ -26,6 +26,7 @@ from distill.run.listing import read_json
 from distill.run.loggers.make import check_installed, keep_export
 from distill.workflows.card import CARD, card
 from distill.workflows.evaluate import reopen
+from distill.workflows.how_to_load import reading_of
 from distill.workflows.job.build import Job
 from distill.workflows.job.explain import named_class
 
@@ -96,6 +97,7 @@ def export(
         tokenizer=getattr(job.data, "tokenizer", None),
         begun={"run": f"{run.name} {run.id}"},
         verdict=Verdict.of_file(read_json(run.result_file)[0]).bad,
+        reading=reading_of(TaskFile.of(job.data)),
         beside=describe,
     )
     if given is None:  # what lies elsewhere is the user's
@@ -126,5 +128,5 @@ def _batches(job: Job, samples: int | None) -> Iterator[Batch]:
     share = job.arguments.get("limit_val_batches")  # what the validation reads
     with suppress(TypeError):  # of a loader that does not know how many batches it has
         count = len(loader) if share is None else share if isinstance(share, int) else int(len(loader) * share)
-        loader = spoken(islice(loader, count), "verified", min(count, len(loader)), wide())
+        loader = spoken(islice(loader, count), "batches compared", min(count, len(loader)), wide(), bar=True)
     yield from limited(map(job.module.task.batch, loader), samples)

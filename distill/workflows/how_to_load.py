@@ -9,8 +9,9 @@ from distill.core.record import steps_of
 from distill.core.utils.visible import visible
 from distill.data.task_file import TaskFile
 from distill.export.base import ExportTarget
+from distill.export.script import SCRIPT, Reading, predict_script
 
-__all__ = ["PIPELINES", "TRANSFORMERS", "form_of", "how_to_load", "opened_by_transformers"]
+__all__ = ["PIPELINES", "TRANSFORMERS", "form_of", "how_to_load", "opened_by_transformers", "reading_of"]
 
 PIPELINES = {
     "text-classification": "text-classification",
@@ -42,16 +43,33 @@ def opened_by_transformers(student: nn.Module, form: str) -> bool:
     return isinstance(student, PreTrainedModel) and not packed
 
 
-def how_to_load(student: nn.Module, task_file: TaskFile | None, form: str) -> str:
+def reading_of(task_file: TaskFile | None) -> Reading | None:
+    """How a script is to read texts."""
+    if task_file is None:
+        return None
+    settings = task_file.settings
+    return Reading(
+        task_file.task,
+        task_file.max_length,
+        pair="text_pair" in task_file.columns,
+        threshold=settings.get("threshold", 0.5),
+        chat=bool(settings.get("chat_template")),
+    )
+
+
+def how_to_load(
+    student: nn.Module, task_file: TaskFile | None, form: str = "student", target: ExportTarget | None = None
+) -> str:
     """A few lines of Python, for the folder that the card lies in.
 
     Args:
         student: The model.
         task_file: How it reads texts, if it does.
         form: Of :func:`form_of`.
+        target: Of an export.
     """
-    if form not in (*TRANSFORMERS, "onnx", "gguf", "openvino"):
-        return f"It is in the format `{visible(form)}`."
+    if target is not None and form not in TRANSFORMERS:
+        return _by_script(student, task_file, target)
     if not isinstance(student, PreTrainedModel):
         return "`distill.load(folder, model=MODULE)` fills a module of the same structure with its weights."
     if task_file is None:
@@ -59,37 +77,7 @@ def how_to_load(student: nn.Module, task_file: TaskFile | None, form: str) -> st
     pair = "text_pair" in task_file.columns
     text = '"a [MASK] text"' if task_file.task == "masked-lm" else '"a text"'
     more = "Or from a shell: `distill predict FOLDER FILE`."
-    if form == "gguf":
-        more = 'Or from a shell: `llama-cli -m model.gguf -p "a text"`.'
-        code = f"""\
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(".")
-model = AutoModelForCausalLM.from_pretrained(".", gguf_file="model.gguf")
-inputs = tokenizer({text}, return_tensors="pt")
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))"""
-    elif form == "openvino":
-        given = f'{text}, "another"' if pair else text
-        more = "Inputs may be of any number and length."
-        code = f"""\
-import openvino
-from transformers import AutoTokenizer
-
-model, tokenizer = openvino.Core().compile_model("model.xml", "CPU"), AutoTokenizer.from_pretrained(".")
-inputs = tokenizer({given}, truncation=True, max_length={task_file.max_length}, return_tensors="np")
-print(model({{port.any_name: inputs[port.any_name] for port in model.inputs}})[0])"""
-    elif form == "onnx":
-        given = f'{text}, "another"' if pair else text
-        code = f"""\
-import onnxruntime
-from transformers import AutoTokenizer
-
-session = onnxruntime.InferenceSession("model.onnx")
-names = [one.name for one in session.get_inputs()]
-tokenizer = AutoTokenizer.from_pretrained(".")
-inputs = tokenizer({given}, truncation=True, max_length={task_file.max_length}, return_tensors="np")
-print(session.run(["logits"], {{name: inputs[name] for name in names}}))"""
-    elif opened_by_transformers(student, form):
+    if opened_by_transformers(student, form):
         given = f'{{"text": {text}, "text_pair": "another"}}' if pair else text
         given = given.replace("[MASK]", '" + model.tokenizer.mask_token + "')
         if PIPELINES[task_file.task] == "text-classification":
@@ -116,3 +104,14 @@ from transformers import AutoTokenizer
 model, tokenizer = distill.load("."), AutoTokenizer.from_pretrained(".")
 print(model(**tokenizer({given}, return_tensors="pt")).logits)"""
     return f"In this folder:\n\n```python\n{code}\n```\n\n{more}"
+
+
+def _by_script(student: nn.Module, task_file: TaskFile | None, target: ExportTarget) -> str:
+    lines = target.lines(student)
+    if lines is None:
+        return f"It is in the format `{visible(target.name)}`."
+    code = predict_script(lines, reading_of(task_file), place=".")
+    more = f"{target.more} " if target.more else ""
+    if target.onnx and task_file is not None:
+        more += "Or from a shell: `distill predict FOLDER FILE`."
+    return f"In this folder `python {SCRIPT}`, which is:\n\n```python\n{code}```\n\n{more}".rstrip()

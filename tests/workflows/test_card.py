@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
     pipeline,
@@ -25,9 +29,11 @@ from distill.config.files import given_names
 from distill.core.record import note
 from distill.data.task_file import TaskFile
 from distill.export.base import ExportTarget
+from distill.export.hf import by_from_pretrained
+from distill.export.script import SCRIPT, write_script
 from distill.export.targets import TARGETS
 from distill.workflows.card import card
-from distill.workflows.how_to_load import form_of, how_to_load
+from distill.workflows.how_to_load import form_of, how_to_load, reading_of
 
 FOLDERS = ("student", "exports/hf", "exports/onnx-int8")
 
@@ -46,6 +52,7 @@ def test_its_lines_of_python_run_in_the_folder(
     text = (place[0] / folder / "README.md").read_text()
     [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(place[0] / folder)
+    monkeypatch.setattr("sys.argv", ["predict.py"])
     exec(compile(code, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "negative" in printed or "positive" in printed or "array" in printed
@@ -83,18 +90,18 @@ def test_an_export_is_said_to_be_what_it_is() -> None:
         "onnx-int8": ("onnx", "onnxruntime"),
         "compressed-tensors": ("compressed-tensors", "`compressed-tensors`"),
         "gguf": ("gguf", 'gguf_file="model.gguf"'),
-        "openvino": ("openvino", 'compile_model("model.xml", "CPU")'),
+        "openvino": ("openvino", 'compile_model(folder / "model.xml", "CPU")'),
     }
     assert said.keys() == TARGETS.keys()
     for name, (form, words) in said.items():
         assert form_of(TARGETS[name]()) == form
-        text = how_to_load(small(), reading, form)
+        text = how_to_load(small(), reading, form, TARGETS[name]())
         assert words in text
         assert ("onnxruntime" in text) is (form == "onnx")
         head = head_of(card(CONFIG, {}, small(), None, {"to": name}, TARGETS[name]()))
         assert form in head["tags"]
         assert head.get("library_name") == ("transformers" if form in ("hf", "compressed-tensors") else None)
-    assert how_to_load(small(), reading, form_of(Own())) == "It is in the format `my-format`."
+    assert how_to_load(small(), reading, form_of(Own()), Own()) == "It is in the format `my-format`."
     assert form_of(None) == "student"
 
 
@@ -103,7 +110,7 @@ def test_integers_that_a_student_stores_are_not_those_of_its_export() -> None:
     note(student, {"kind": "quantize", "store": "integers", "layers": {}})
     assert "distill.load" in how_to_load(student, reading, "student")
     for form in ("hf", "compressed-tensors"):
-        assert "pipeline(" in how_to_load(student, reading, form)
+        assert "pipeline(" in how_to_load(student, reading, form, TARGETS[form]())
 
 
 def test_its_head_lists_the_scores_as_the_hub_does() -> None:
@@ -216,6 +223,40 @@ KINDS: dict[str, tuple[Any, dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.parametrize("task", [*KINDS, "pairs"])
+def test_the_script_of_an_export_runs_for_every_task(
+    task: str,
+    saved: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pair, task = task == "pairs", "text-classification" if task == "pairs" else task
+    auto_model, settings, _ = KINDS[task]
+    folder = saved(auto_model, **settings)
+    model = auto_model.from_pretrained(folder)
+    columns = {"text": "a", **({"text_pair": "b"} if pair else {})}
+    reading = reading_of(TaskFile(task, 16, columns, {"threshold": 0.4}))
+    write_script(folder, by_from_pretrained(model), reading, {})
+    texts = ["a good film", "dull"] if task != "masked-lm" else ["a [MASK] film", "dull [MASK]"]
+    monkeypatch.setattr(sys, "argv", [SCRIPT, *texts])
+    runpy.run_path(str(folder / SCRIPT))
+    [first, *more] = capsys.readouterr().out.splitlines()
+    assert len(more) == (0 if pair else 1)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    given = tokenizer(*texts, return_tensors="pt") if pair else tokenizer(texts[0], return_tensors="pt")
+    with torch.no_grad():
+        [logits] = model(**given).logits
+    if task == "multi-label-classification":
+        assert [f"LABEL_{i}" in first for i in range(3)] == (logits.sigmoid() > 0.4).tolist()
+    elif task == "text-classification":
+        assert json.loads(first.split(" ", 1)[1].split("]")[0] + "]") == pytest.approx(logits.tolist(), abs=1e-5)
+    elif task == "token-classification":
+        assert first.count("LABEL_") == len(logits)
+    elif task == "masked-lm":
+        [place] = (given["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0].tolist()
+        assert first.startswith(str(tokenizer.convert_ids_to_tokens([int(logits[place].argmax())])))
+
+
 @pytest.mark.parametrize("taken_apart", [False, True])
 @pytest.mark.parametrize("task", KINDS)
 def test_its_lines_run_for_every_task(
@@ -237,3 +278,15 @@ def test_its_lines_run_for_every_task(
     monkeypatch.chdir(folder)
     exec(compile(code, "README.md", "exec"), {})
     assert ("tensor" if taken_apart else told) in capsys.readouterr().out
+
+
+def test_the_script_of_an_export_runs_without_this_package(place: tuple[Path, Path]) -> None:
+    folder = place[0] / "exports/onnx-int8"
+    without = "import runpy, sys; sys.modules['distill'] = sys.modules['torch'] = None; del sys.argv[0]; "
+    without += "runpy.run_path(sys.argv[0])"
+    texts = ["a good film", "a bad film"]
+    done = subprocess.run(
+        [sys.executable, "-c", without, str(folder / SCRIPT), *texts], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["positive", "negative"]

@@ -48,7 +48,7 @@ def track(items: Sequence[Item], what: str, console: Console) -> Iterator[Item]:
         yield from spoken(items, what, len(items), console)
 
 
-def spoken(items: Iterable[Item], what: str, total: int, console: Console) -> Iterator[Item]:
+def spoken(items: Iterable[Item], what: str, total: int, console: Console, *, bar: bool = False) -> Iterator[Item]:
     """``items``, one after the other, with lines that show how far that is, unless ``console`` is a terminal.
 
     Args:
@@ -56,7 +56,11 @@ def spoken(items: Iterable[Item], what: str, total: int, console: Console) -> It
         what: They are.
         total: How many there are.
         console: Gets the lines; a terminal gets none, where something else shows that work is done.
+        bar: Whether a terminal gets a bar, which goes when all is done.
     """
+    if bar and console.is_terminal:
+        yield from progress.track(items, what, total=total, console=console, transient=True)
+        return
     started = said = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item

@@ -20,8 +20,9 @@ from distill.core.utils.quiet import quiet_transformers
 from distill.export.base import ExportTarget, Predict
 from distill.export.gguf.blocks import form_of, packed, scales_by_block
 from distill.export.gguf.tokenizer import add_tokenizer
-from distill.export.hf import check_structure
+from distill.export.hf import by_from_pretrained, check_structure
 from distill.export.onnx.convert import frozen_layers, without_quantization
+from distill.export.script import Lines
 from distill.export.verify import torch_logits
 
 __all__ = ["FILE", "Gguf"]
@@ -47,6 +48,7 @@ class Gguf(ExportTarget):
     name = "gguf"
     extra = "gguf"
     integers = True
+    more = 'Or from a shell: `llama-cli -m model.gguf -p "a text"`.'
 
     def check(self, student: nn.Module) -> None:
         check_structure(student, steps_of(student), self.name)
@@ -84,6 +86,9 @@ class Gguf(ExportTarget):
         with quiet_transformers():
             opened: nn.Module = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32)
         return torch_logits(opened.eval())
+
+    def lines(self, student: nn.Module) -> Lines | None:
+        return by_from_pretrained(student, f', gguf_file="{FILE}"', ("gguf", "accelerate"))
 
 
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q5_0": 8}

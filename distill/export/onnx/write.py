@@ -18,6 +18,7 @@ from distill.export.onnx.graph import to_onnx
 from distill.export.onnx.isa import weight_type
 from distill.export.onnx.products import products
 from distill.export.onnx.runtime import input_sizes, logits, session
+from distill.export.script import Lines
 from distill.export.verify import torch_logits
 
 __all__ = ["MODEL", "Onnx", "OnnxInt8"]
@@ -38,6 +39,14 @@ class Onnx(ExportTarget):
 
     def open(self, folder: Path) -> Predict:
         return partial(_logits, session(folder / MODEL))
+
+    def lines(self, student: nn.Module) -> Lines | None:
+        return Lines(
+            packages=("onnxruntime", "transformers"),
+            imports=("import onnxruntime",),
+            opens=(f'model = onnxruntime.InferenceSession(folder / "{MODEL}")',),
+            logits='model.run(["logits"], {one.name: inputs[one.name] for one in model.get_inputs()})[0]',
+        )
 
 
 class OnnxInt8(Onnx):

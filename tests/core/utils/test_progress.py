@@ -56,3 +56,10 @@ def test_what_a_terminal_shows_otherwise_is_not_spoken_of_there() -> None:
         list(tracking.spoken(range(40), "verified", 40, Console(file=said, force_terminal=forced)))
     assert terminal.getvalue() == ""
     assert len(file.getvalue().splitlines()) == 10
+
+
+def test_a_bar_is_shown_where_it_is_asked_for_and_goes() -> None:
+    said = io.StringIO()
+    terminal = Console(file=said, force_terminal=True)
+    assert list(tracking.spoken(iter(range(3)), "compared", 3, terminal, bar=True)) == [0, 1, 2]
+    assert "100%" in said.getvalue()
