@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from distill.core.utils.errors import TrainingError, UserError, nearest
+from distill.core.utils.errors import Below, TrainingError, UserError, nearest
 from distill.core.utils.secrets import scrub
 from distill.core.utils.version import VERSION
 from distill.core.utils.visible import visible
@@ -36,6 +36,7 @@ COMMANDS = {
     "prune": "prune",
     "quantize": "quantize",
     "export": "export",
+    "report": "report",
     "sensitivity": "sensitivity",
     "runs": "runs",
     "sweep": "sweep",
@@ -71,6 +72,7 @@ distill trains a small model from a large one.
   distill prune RUN [--method M] [--sparsity S]         prune a run's student without training
   distill quantize RUN [--calibrate N] [--bits B]       quantize a run's student without training
   distill export RUN --to hf|onnx|onnx-int8|...         write a run's student for others to run, verified
+  distill report RUN [RUN ...] [--fail-below RULE]      teacher, student and exports side by side: scores, sizes, speed
   distill sensitivity RUN [--sparsity S] [--bits B]     which layers can be pruned, which rounded, and how far
   distill runs [FOLDER] [--json]                        what became of the runs below a folder
   distill runs --compare RUN RUN [RUN ...]              how runs differ, in configuration and metrics
@@ -87,8 +89,8 @@ FILE is a YAML file, a run's folder (to repeat it), or the name of a recipe that
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    0: done. 1: training could not continue. 2: something the user can correct. 130: interrupted. After SIGTERM a run
-    raises ``SystemExit`` with 143, which passes through here.
+    0: done. 1: training could not continue. 2: something the user can correct. 3: a figure breaks a rule. 130:
+    interrupted. After SIGTERM a run raises ``SystemExit`` with 143, which passes through here.
 
     Args:
         argv: What follows ``distill``; the process's own arguments if not given, and an exception that nothing else has
@@ -100,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), 2)
     except TrainingError as error:
         return _complain(str(error), 1)
+    except Below as error:
+        return _complain(str(error), 3)
     except BrokenPipeError:  # `distill list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from torch import Tensor
 from distill.core.signals import IGNORE, Batch
 from distill.core.token_scores import TokenScores
 
-__all__ = ["Counts", "Moments", "Tally", "most_common"]
+__all__ = ["Counts", "Moments", "Tally", "counted_positions", "most_common"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Tally:
             return
         sums = {name: float(values.sum()) for name, values in batch.extras.items()}
         sets = predicted is not None and predicted.dtype is torch.bool and labels.is_floating_point()
-        valid = _scored(labels, batch.mask, sets)
+        valid = counted_positions(labels, batch.mask, sets)
         count = int(valid.sum())
         if isinstance(by, TokenScores):
             width, undefined = by.width, int(by.undefined[valid].sum())
@@ -151,7 +151,7 @@ class Tally:
         return sum(parts, Counts())
 
 
-def _scored(labels: Tensor, mask: Tensor | None, sets: bool) -> Tensor:
+def counted_positions(labels: Tensor, mask: Tensor | None, sets: bool) -> Tensor:
     """Which predictions have a label, boolean, ``[...]``: of ``sets`` a row is one prediction."""
     if labels.is_floating_point():
         return ~labels.isnan().any(-1) if sets else ~labels.isnan()

@@ -34,6 +34,7 @@ class ExportTarget(ABC):
             trained, and may differ by what rounding does (:func:`~distill.export.verify.check_integer`). Any other is
             given plain layers, whose weights lie on their grids, and must compute what these do
             (:func:`~distill.export.verify.check_float`).
+        runtime: What :meth:`open` runs it in: ``torch``, ``onnxruntime``, ``openvino``.
         onnx: The ONNX file in its folder, if it writes one: it is timed in onnxruntime beside the teacher's.
         halves: Whether its weights can be kept in 16 bits (``--dtype``).
         dtype: What its weights are kept in: ``float32``, ``bfloat16`` or ``float16``. Of 16 bits they are rounded, and
@@ -41,6 +42,7 @@ class ExportTarget(ABC):
         counts_positions: Whether its graph counts positions from the attention mask, whatever the model does.
         for_isas: Whether its integers are stored otherwise for each instruction set.
         more: A sentence of how it is loaded otherwise, for the model card.
+        threads: Of the runtime that :meth:`open` opens; torch has its own setting.
         tokenizer: What makes the student's inputs of texts, for a format that holds it; ``None`` of data without one.
     """
 
@@ -48,6 +50,7 @@ class ExportTarget(ABC):
     extra: ClassVar[str | None] = None
     integers: ClassVar[bool] = False
     halves: ClassVar[bool] = False
+    runtime: ClassVar[str] = "torch"
     onnx: ClassVar[str | None] = None
     counts_positions: ClassVar[bool] = False
     for_isas: ClassVar[bool] = False
@@ -56,6 +59,7 @@ class ExportTarget(ABC):
     def __init__(self, isa: str = "avx2") -> None:
         self.isa = isa
         self.dtype = "float32"
+        self.threads = 1
         self.tokenizer: Any = None
 
     def check(self, student: nn.Module) -> None:  # noqa: B027  (many formats hold any student)

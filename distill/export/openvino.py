@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from distill.export.onnx.runtime import UNWRITTEN, latency, logits, session
 from distill.export.onnx.write import MODEL, Onnx, OnnxInt8
 from distill.export.script import Lines
 
-__all__ = ["FILE", "OpenVino"]
+__all__ = ["FILE", "OpenVino", "Session"]
 
 FILE = "model.xml"
 
@@ -33,6 +33,7 @@ class OpenVino(ExportTarget):
 
     name = "openvino"
     extra = "openvino"
+    runtime: ClassVar[str] = "openvino"
     integers = True
     counts_positions = True
     for_isas = True
@@ -48,13 +49,13 @@ class OpenVino(ExportTarget):
                 openvino.save_model(model, folder / FILE, compress_to_fp16=False)
             except Exception as error:  # a RuntimeError that begins with lines of its own source
                 raise _cannot(error) from error
-            runs = {"openvino": _Session(folder / FILE), "onnxruntime": session(Path(parent, MODEL))}
+            runs = {"openvino": Session(folder / FILE), "onnxruntime": session(Path(parent, MODEL))}
             one = {name: tensor[:1] for name, tensor in example.items()}
             report["latency_ms_beside"] = latency(runs, dict.fromkeys(runs, one), _REPEATS)
         return report
 
     def open(self, folder: Path) -> Predict:
-        return partial(logits, _Session(folder / FILE))
+        return partial(logits, Session(folder / FILE, self.threads))
 
     def lines(self, student: nn.Module) -> Lines | None:
         return Lines(
@@ -65,13 +66,13 @@ class OpenVino(ExportTarget):
         )
 
 
-class _Session:
+class Session:
     """A compiled model, called as a session of onnxruntime is. In float32: by itself it may compute in bfloat16."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int = 1) -> None:
         import openvino
 
-        settings = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         try:
             self._run = openvino.Core().compile_model(path, "CPU", settings)
         except Exception as error:

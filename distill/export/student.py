@@ -35,7 +35,7 @@ from distill.models.compatibility import positions_of
 from distill.models.unfinished import refuse_unfinished
 from distill.tasks.loaders import batches_of, task_of
 
-__all__ = ["DTYPES", "LENGTH", "export", "for_isa", "limited", "written"]
+__all__ = ["DTYPES", "LENGTH", "export", "for_isa", "limited", "one_sample", "written"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 """What weights can be kept in."""
@@ -247,7 +247,7 @@ def measured(
         references[STUDENT] = without_quantization(student)
     known = [positions_of(model) for model in (student, *references.values())]
     length = min([LENGTH, *(positions for positions in known if positions is not None)])
-    inputs = _one(sample, length)
+    inputs = one_sample(sample, length)
     found: dict[str, Any] = {"length": length} if "input_ids" in inputs else {}
     sessions = {"export": session(path)}
     with tempfile.TemporaryDirectory() as parent:
@@ -268,7 +268,7 @@ def measured(
     return found
 
 
-def _one(batch: Batch, length: int) -> dict[str, Tensor]:
+def one_sample(batch: Batch, length: int) -> dict[str, Tensor]:
     """One sample; of text, ``length`` tokens without padding."""
     inputs = feed(batch)
     if "input_ids" not in inputs:

@@ -26,10 +26,10 @@ BATCH, MANY = 32, "latency_ms_of_32"
 def sizes(folder: Path) -> dict[str, int]:
     """Bytes of the files in ``folder``, and what gzip makes of them: only this one grows smaller with zeros."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {"bytes": sum(path.stat().st_size for path in files), "gzipped_bytes": sum(map(_gzipped, files))}
+    return {"bytes": sum(path.stat().st_size for path in files), "gzipped_bytes": sum(map(gzipped_bytes, files))}
 
 
-def _gzipped(path: Path) -> int:
+def gzipped_bytes(path: Path) -> int:
     compress, size = zlib.compressobj(wbits=31), 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

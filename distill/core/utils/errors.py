@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from distill.core.utils.secrets import HIDDEN, scrub, scrub_override
 from distill.core.utils.visible import visible
 
-__all__ = ["TrainingError", "UserError", "first_line", "nearest"]
+__all__ = ["Below", "TrainingError", "UserError", "first_line", "nearest"]
 
 
 class UserError(Exception):
@@ -69,6 +69,13 @@ def first_line(error: BaseException) -> str:
 
 class TrainingError(Exception):
     """Training cannot continue (a loss is no longer finite). One message without secrets, exit code 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(scrub(message)))
+
+
+class Below(Exception):
+    """A figure breaks a rule that the user gave. One message without secrets, exit code 3."""
 
     def __init__(self, message: str) -> None:
         super().__init__(visible(scrub(message)))

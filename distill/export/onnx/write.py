@@ -31,6 +31,7 @@ class Onnx(ExportTarget):
 
     name = "onnx"
     extra = "export"
+    runtime: ClassVar[str] = "onnxruntime"
     onnx: ClassVar[str | None] = MODEL
     counts_positions = True
 
@@ -38,7 +39,7 @@ class Onnx(ExportTarget):
         return {"inputs": _write(student, folder / MODEL, example, torch_logits(student))}
 
     def open(self, folder: Path) -> Predict:
-        return partial(_logits, session(folder / MODEL))
+        return partial(_logits, session(folder / MODEL, threads=self.threads))
 
     def lines(self, student: nn.Module) -> Lines | None:
         return Lines(

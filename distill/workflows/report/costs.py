@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Generation", "Latency", "Machine", "Size"]
+__all__ = ["Generation", "Latency", "Machine", "Memory", "Size"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,6 @@ class Size:
         flops: Of one sample of :attr:`flops_length` tokens, forward, a multiplication and an addition each one; as
             dense as the shapes are.
         flops_length: Tokens; ``None`` of what is no text.
-        peak_bytes: The largest resident memory of a process that opens it and predicts once, less that of the same
-            process before; ``None`` where it was not measured.
     """
 
     parameters: int | None = None
@@ -30,7 +28,6 @@ class Size:
     gzipped_bytes: int | None = None
     flops: int | None = None
     flops_length: int | None = None
-    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,26 @@ class Latency:
     p95_ms: float
     p99_ms: float
     throughput: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The most memory of one call, with the weights.
+
+    Attributes:
+        runtime: As of :class:`Latency`.
+        batch: Likewise.
+        length: Likewise.
+        peak_bytes: At most, as ``how`` says.
+        how: ``allocated``: weights, and what torch's allocator holds at once in the call; ``resident``: what a process
+            grows by as it opens the model and calls it.
+    """
+
+    runtime: str
+    batch: int
+    length: int | None
+    peak_bytes: int
+    how: str
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,7 @@ class Machine:
         memory_bytes: Of the machine.
         system: Operating system and Python.
         versions: Name of a library -> its version.
-        load: Processes that wanted to run, a core, before and after the timing; ``None`` where nobody knows.
+        others: Cores that other processes kept busy while it was timed; ``None`` where nobody knows, or nothing was.
         busy: Whether others were at work while it was timed.
     """
 
@@ -101,5 +118,5 @@ class Machine:
     memory_bytes: int | None
     system: str
     versions: Mapping[str, str]
-    load: Sequence[float] | None = None
+    others: float | None = None
     busy: bool = False

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from distill.core.signals import Batch, Signals
+from distill.core.teacher import TeacherSource
+from distill.core.token_scores import TokenScores
+from distill.export.base import ExportTarget
 from distill.run.folder import Run
 from distill.workflows.job.build import Job
-from distill.workflows.report.schema import Report
+from distill.workflows.report.schema import Report, Role
 
 __all__ = ["Built", "Options", "Predictions", "Subject"]
 
@@ -41,15 +45,31 @@ class Subject:
 
     Attributes:
         key: Its name there.
+        role: What it is to the others.
         run: Of which it is.
         job: That run's data, task and module.
-        model: In torch; ``None`` of an export for another runtime.
+        answers: What it says of a batch: signals with logits, or what is known of a language model's.
+        model: In torch, in eval mode; ``None`` of an export for another runtime, and of a teacher that cannot run.
+        source: Its folder, or what names it.
+        runtime: That ``answers`` computes in.
+        of: The key of the model that it was made of.
+        compressed: What was done to it, in a few words.
+        teacher: Of a teacher: what it is asked through.
+        target: Of an export: its format.
     """
 
     key: str
+    role: Role
     run: Run
     job: Job
+    answers: Callable[[Batch], Signals | TokenScores] | None
     model: nn.Module | None
+    source: str = ""
+    runtime: str = "torch"
+    of: str | None = None
+    compressed: str = ""
+    teacher: TeacherSource | None = None
+    target: ExportTarget | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,7 @@ class Options:
         draws: Of each bootstrap.
         seed: Of the draws.
         seconds: That the timing may take, about.
+        check: Judges what was opened, before it is asked anything.
     """
 
     samples: int | None = None
@@ -90,3 +111,4 @@ class Options:
     draws: int = 1000
     seed: int = 0
     seconds: float = 20.0
+    check: Callable[[Sequence[Subject]], None] | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from distill.core.utils.dataclass_json import read, to_json
-from distill.workflows.report.costs import Generation, Latency, Machine, Size
+from distill.workflows.report.costs import Generation, Latency, Machine, Memory, Size
 
 __all__ = [
     "ROLES",
@@ -25,6 +25,7 @@ __all__ = [
     "Machine",
     "McNemar",
     "Measured",
+    "Memory",
     "Report",
     "Role",
     "Samples",
@@ -123,6 +124,7 @@ class Measured:
         calibration: Of a task with probabilities.
         size: How large it is.
         latency: All kinds of call that were timed.
+        memory: Of the kinds of call of which it was measured.
         generation: Of language models.
         compressed: What was done to it, in a few words: ``50 % zero, int8``.
         of: The key of the model that it was made of: of an export, and of a student in float.
@@ -140,6 +142,7 @@ class Measured:
     calibration: Calibration | None = None
     size: Size = field(default_factory=Size)
     latency: Sequence[Latency] = ()
+    memory: Sequence[Memory] = ()
     generation: Sequence[Generation] = ()
     compressed: str = ""
     of: str | None = None

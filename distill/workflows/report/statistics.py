@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 
 from distill.workflows.report.schema import Bin, Calibration, Class, Difference, Estimate, McNemar
 
-__all__ = ["LEVEL", "by_class", "calibration", "difference", "estimate", "length_bins", "mcnemar", "resamples"]
+__all__ = [
+    "LEVEL",
+    "Numbers",
+    "by_class",
+    "calibration",
+    "difference",
+    "estimate",
+    "length_bins",
+    "mcnemar",
+    "resamples",
+]
 
 LEVEL = 0.95
 """Of the intervals."""

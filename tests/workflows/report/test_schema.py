@@ -22,6 +22,7 @@ from distill.workflows.report.schema import (
     Machine,
     McNemar,
     Measured,
+    Memory,
     Report,
     Samples,
     Size,
@@ -36,8 +37,9 @@ STUDENT = Measured(
     classes=(Class("good", 444, 450, 0.8, 0.81, 0.805), Class("never", 0, 0, None, None, None)),
     lengths=(LengthBin(2, 17, 300, {"accuracy": Estimate(0.9, 0.85, 0.95)}),),
     calibration=Calibration(0.05, 0.3, (Bin(10, 0.95, 0.9),)),
-    size=Size(100, 50, 400, 200, 12_345, 128, 1 << 20),
+    size=Size(100, 50, 400, 200, 12_345, 128),
     latency=(Latency("torch", 1, 1, 128, 50, 6.5, 7.0, 7.5, 153.8),),
+    memory=(Memory("torch", 1, 128, 1 << 20, "allocated"),),
     generation=(Generation("torch", 1, 16, 32, 40.0, 30.5),),
     compressed="50 % zero, int8",
     notes=("warmed up",),
@@ -47,7 +49,7 @@ REPORT = Report(
     monitor="accuracy",
     mode="max",
     samples=Samples("text-classification", "validation", 872, 872, 872, "abc", "data", 1000),
-    machine=Machine("a processor", "vnni", "AVX512", 2, 1 << 33, "Linux", {"torch": "2.13.0"}, (0.1, 0.2)),
+    machine=Machine("a processor", "vnni", "AVX512", 2, 1 << 33, "Linux", {"torch": "2.13.0"}, 0.1),
     models=(Measured("teacher", "teacher"), STUDENT),
     pairs=(
         Compared(

@@ -1,0 +1,77 @@
+"""``distill report RUN [RUN ...]``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from distill.core.utils.errors import Below, UserError
+from distill.core.utils.files import write
+from distill.core.utils.paths import at_home, check_path
+from distill.run.folder import Run
+from distill.workflows.report.build import build_report
+from distill.workflows.report.predictions import Built, Options, Subject
+from distill.workflows.report.rule import Rule, broken, check
+from distill.workflows.report.show import show
+
+__all__ = ["FILE", "report"]
+
+FILE = "report.json"
+
+
+def report(
+    runs: Sequence[str | Path], options: Options, *, rules: Sequence[Rule] = (), json: str | Path | None = None
+) -> Built:
+    """Measure the models of some runs, print what was found, and write it into the first run's folder.
+
+    Args:
+        runs: Their folders.
+        options: What is measured.
+        rules: That what is shipped must keep.
+        json: Another file for the report.
+
+    Raises:
+        UserError: if a run cannot be opened, runs were made on different data, a rule names no figure, or the file
+            cannot be written.
+        Below: if a rule is broken. The report is written all the same.
+    """
+    place = _place(json, runs[0])
+
+    def judge(subjects: Sequence[Subject]) -> None:
+        metrics = list(subjects[0].job.module.task.metrics())
+        check(rules, metrics, {one.role for one in subjects}, timed=options.timed)
+
+    built = build_report(runs, replace(options, check=judge))
+    show(built.report)
+    _write(place, built.report.to_json())
+    print(f"report: {place}")
+    if lines := [line for rule in rules for line in broken(rule, built.report)]:
+        raise Below("; ".join(lines))
+    return built
+
+
+def _place(given: str | Path | None, run: str | Path) -> Path:
+    """The file of the report.
+
+    Raises:
+        UserError: if there can be none.
+    """
+    if given is None:
+        opened = Run.open(run)
+        opened.refuse_links()
+        return opened.folder / FILE
+    check_path(given, "--json")
+    place = at_home(given)
+    if place.is_dir() or not place.parent.is_dir():
+        problem = "is a folder" if place.is_dir() else "lies in no folder"
+        raise UserError(problem, key="--json", value=str(given), hint="name a file in a folder that is there")
+    return place
+
+
+def _write(place: Path, text: str) -> None:
+    try:
+        write(place, text.encode())
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror})"
+        raise UserError(problem, key="--json", value=str(place), hint="make room, or name another file") from None
