@@ -39,7 +39,9 @@ def begun(distill: Distill, *argv: str) -> tuple[dict[str, Any], str]:
     code, out, err = distill("init", *argv)
     assert code == 0, err
     written = Path("my.yaml").read_text()
-    return yaml.safe_load(written), out + written
+    config: dict[str, Any] = yaml.safe_load(written)
+    assert config.keys() == {"name", "model", "data"}
+    return config, out + written
 
 
 def test_what_it_writes_trains(distill: Distill, teacher_dir: str) -> None:

@@ -211,7 +211,7 @@ def _yaml(
     head = [
         visible(f"Made by: distill init {' '.join(paths)}").replace("\n", " "),
         "Correct what is wrong, and train with it (paths are taken from the folder that you are in):",
-        f"  {_next(task, output)}",
+        *(f"  {line}" for line in _next(task, output).splitlines()),
     ]
     lines = [*_comment(head, ""), *_named(output), "model:", *_comment(why["task"], "  "), f"  task: {task}", "data:"]
     for key, value in data.items():
