@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import logging
 import re
 from typing import Any
@@ -64,6 +65,7 @@ class CallableLoss(LogitLoss):
             problem = f"torch's {kind} does not compare logits with logits: one side must be probabilities or labels"
             hint = f"use {_INSTEAD[kind]}" if kind in _INSTEAD else "convert them in a function of your own"
             raise UserError(problem, key="function", value=kind, hint=hint)
+        _refuse_arity(function)
         self.function = function
         self.row_wise = row_wise  # type: ignore[misc]
         self._is_sum: bool | None = None
@@ -119,6 +121,24 @@ class CallableLoss(LogitLoss):
         """Whether the same predictions twice give twice the value."""
         twice: Any = function(torch.cat([student_NC] * 2), torch.cat([teacher_NC] * 2))
         return bool((twice - 2 * value).abs() < 1e-3 * value.abs())
+
+
+def _refuse_arity(function: Any) -> None:
+    """Refuse what cannot be called with two tensors; what does not say what it takes is believed.
+
+    Raises:
+        UserError: with what it takes.
+    """
+    try:
+        takes = inspect.signature(function)
+    except ValueError:  # of a builtin
+        return
+    try:
+        takes.bind(None, None)
+    except TypeError:
+        problem = f"a function of logits takes two, (student, teacher), and this one takes {takes}"
+        hint = "bind what else it takes by functools.partial; labels are read by a DistillationLoss alone"
+        raise UserError(problem, key="function", value=function, hint=hint) from None
 
 
 def as_loss(loss: Any, index: int) -> DistillationLoss:

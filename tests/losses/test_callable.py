@@ -130,6 +130,8 @@ def test_what_is_neither_a_mean_nor_one_value_each_is_refused(returned: Any, sho
         (CrossEntropy, "a loss is a DistillationLoss or a function"),
         ("CrossEntropy", "a loss is a DistillationLoss or a function"),
         (None, "a loss is a DistillationLoss or a function"),
+        (lambda student: student, r"takes two, \(student, teacher\), and this one takes \(student\)"),
+        (lambda student, teacher, labels: labels, r"takes \(student, teacher, labels\).*functools\.partial"),
     ],
 )
 def test_what_is_no_loss_is_refused_and_never_dropped(loss: Any, message: str) -> None:
