@@ -18,7 +18,7 @@ from matplotlib.rcsetup import cycler
 from distill.core.utils.console import number
 from distill.core.utils.files import replace
 
-__all__ = ["DARK", "Line", "Panel", "draw_timeline", "new_figure", "save", "smoothed"]
+__all__ = ["DARK", "Line", "Panel", "draw_panel", "draw_timeline", "new_figure", "save", "smoothed"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Told apart by colour-blind eyes too (Okabe & Ito 2008)."""
@@ -129,6 +129,28 @@ def draw_timeline(
         places[-1].set_xlabel("optimizer step")
         places[-1].set_xlim(0, max(1, total_steps))
         save(drawn, path)
+
+
+def draw_panel(panel: Panel, total_steps: int, width: float = 5.0) -> Figure:
+    """One panel by itself, narrow enough for a phone: its legend is above it.
+
+    Args:
+        panel: What is drawn.
+        total_steps: Of the run: where the axis ends.
+        width: In inches.
+    """
+    named = not panel.phases and (len(panel.lines) > 1 or panel.lines[0].name != panel.title)
+    rows = (len(panel.lines) + 1) // 2 if named else 0
+    drawn = new_figure(width, 0.9 + 0.35 * len(panel.lines) if panel.phases else 2.6 + 0.22 * rows)
+    place = drawn.subplots()
+    _draw(place, panel)
+    if (legend := place.get_legend()) is not None:
+        legend.remove()
+        drawn.legend(*place.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=10)
+    place.set_title("")
+    place.set_xlabel("optimizer step")
+    place.set_xlim(0, max(1, total_steps))
+    return drawn
 
 
 def _draw(place: Axes, panel: Panel) -> None:
