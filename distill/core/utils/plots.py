@@ -147,7 +147,7 @@ def draw_panel(panel: Panel, total_steps: int, width: float = 5.0) -> Figure:
     if (legend := place.get_legend()) is not None:
         legend.remove()
         drawn.legend(*place.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=10)
-    place.set_title("")
+    place.set_title("", loc="left")
     place.set_xlabel("optimizer step")
     place.set_xlim(0, max(1, total_steps))
     return drawn

@@ -30,7 +30,7 @@ _BECOME = {INK: "currentColor", GRID: "var(--grid)", ACCENT: "var(--accent)"} | 
 }
 _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 _EMPTY = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: Any = {
     **dict.fromkeys(_INKED, INK),
     **dict.fromkeys(_EMPTY, "none"),
     "grid.color": GRID,

@@ -64,7 +64,7 @@ def attention_picture(values: Tensor, tokens: Sequence[str], who: str, name: str
     peak = float(values.max()) or 1.0
     pixels = torch.empty(*values.shape, 4)
     pixels[..., :3] = torch.tensor(_HUE)
-    pixels[..., 3] = values / peak
+    pixels[..., 3] = (values / peak).sqrt()  # a first token often takes most of it
     with themed():
         drawn = new_figure(4.4, 4.4)
         place = drawn.subplots()
@@ -74,4 +74,5 @@ def attention_picture(values: Tensor, tokens: Sequence[str], who: str, name: str
         place.set_yticks(range(len(shown)), shown, fontsize=size, color=INK)
         place.tick_params(length=0)
         place.spines[:].set_linewidth(0.5)
-        return Picture(inline_svg(drawn, f"attention of {who}", name), f"{who}; full colour is {peak:.2f}")
+        caption = f"{who}; full colour is {peak:.2f}, half of it a quarter of that"
+        return Picture(inline_svg(drawn, f"attention of {who}", name), caption)

@@ -122,7 +122,9 @@ class Words:
     @property
     def shades(self) -> dict[str, list[tuple[str, float, float]]]:
         """Who -> (word, value, value over the largest magnitude)."""
-        largest = {who: max((abs(value) for _, value in words), default=0.0) or 1.0 for who, words in self.lines.items()}
+        largest = {
+            who: max((abs(value) for _, value in words), default=0.0) or 1.0 for who, words in self.lines.items()
+        }
         return {who: [(word, v, v / largest[who]) for word, v in words] for who, words in self.lines.items()}
 
 

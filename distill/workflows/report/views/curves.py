@@ -9,7 +9,6 @@ from distill.core.utils.plots import Line, Panel, draw_panel
 from distill.core.utils.svg import inline_svg, themed
 from distill.run.history import read_rows
 from distill.workflows.report.views.blocks import Picture, Pictures
-from distill.workflows.timeline import history_panels
 
 __all__ = ["compression_panels", "curve_pictures", "thinned"]
 
@@ -25,12 +24,11 @@ def compression_panels(history: Path) -> list[Panel]:
 
     It is what was done: the schedules say what was to be done.
     """
+    wanted = {*_PHASES, *_PRUNING, "train/learning_rate"}
     found: dict[str, tuple[list[int], list[float]]] = {}
     for row in read_rows(history):
         for name, text in row.items():
-            if text and (name in _PHASES or name in _PRUNING or name.startswith("structure/")):
-                _add(found, name, row["step"], text)
-            elif text and name == "train/learning_rate":
+            if text and (name in wanted or name.startswith("structure/")):
                 _add(found, name, row["step"], text)
     last = max((steps[-1] for steps, _ in found.values()), default=0)
     pruning = [Line(words, *found[name], dashed="target" in name) for name, words in _PRUNING.items() if name in found]
@@ -39,17 +37,19 @@ def compression_panels(history: Path) -> list[Panel]:
         for name, values in found.items()
         if name.startswith("structure/") and len(set(values[1])) > 1
     ]
-    phases = [
-        Line(words, [*found[name][0], last + 1], [*found[name][1], found[name][1][-1]])
-        for name, words in _PHASES.items()
-        if name in found and any(found[name][1])
-    ]
+    phases = [_phase(words, *found[name], last) for name, words in _PHASES.items() if any(found.get(name, ((), ()))[1])]
     panels = [Panel("sparsity", pruning)] if pruning else []
     panels += [Panel("units", removed)] if removed else []
     panels += [Panel("quantization", phases, phases=True)] if phases else []
     if panels and "train/learning_rate" in found:
         panels.append(Panel("learning rate", [Line("learning rate", *found["train/learning_rate"])]))
     return panels
+
+
+def _phase(name: str, steps: Sequence[int], values: Sequence[float], last: int) -> Line:
+    """Where something is on, by the steps at which it changes."""
+    changes = [at for at in range(len(values)) if not at or values[at] != values[at - 1]]
+    return Line(name, [*(steps[at] for at in changes), last], [*(values[at] for at in changes), values[-1]])
 
 
 def _add(found: dict[str, tuple[list[int], list[float]]], name: str, step: str, text: str) -> None:

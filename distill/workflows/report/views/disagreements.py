@@ -44,7 +44,9 @@ def part_in_classes(first: Tensor, second: Tensor, most: int) -> list[Parted]:
     (p, a), (q, b) = (logits.double().softmax(-1).max(-1) for logits in (first, second))
     by = torch.where(a != b, torch.minimum(p, q), -torch.inf)
     return [
-        Parted(i, float(by[i]), int(a[i]), int(b[i]), float(p[i]), float(q[i])) for i in _largest(by, most) if a[i] != b[i]
+        Parted(i, float(by[i]), int(a[i]), int(b[i]), float(p[i]), float(q[i]))
+        for i in _largest(by, most)
+        if a[i] != b[i]
     ]
 
 

@@ -89,6 +89,8 @@ def layer_table(caption: str, layers: Sequence[Layer]) -> Table:
         row += [Cell("" if part is None else f"{100 * part:.1f} %", part)] if pruned else []
         row += [Cell("float" if layer.bits is None else str(layer.bits))] if rounded else []
         error = layer.error
-        row += [Cell("" if error is None else f"{error:.2g}", None if error is None else error / largest)] if known else []
+        row += (
+            [Cell("" if error is None else f"{error:.2g}", None if error is None else error / largest)] if known else []
+        )
         rows.append(row)
     return Table(caption, columns, rows)

@@ -6,7 +6,9 @@ import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from distill.core.utils.console import number
 from distill.core.utils.plots import new_figure
 from distill.core.utils.svg import ACCENT, GRID, inline_svg, themed
 from distill.workflows.report.views.blocks import Picture
@@ -91,6 +93,9 @@ def pareto_picture(points: Sequence[Point], metric: str, mode: str, cost: str, n
         costs, scores = [point.cost for point in points], [point.score for point in points]
         if max(costs) > _FAR * min(costs) > 0:
             place.set_xscale("log")
+            ticks = _ticks(min(costs), max(costs))
+            place.set_xticks(ticks, [number(tick) for tick in ticks])
+            place.set_xticks([], minor=True)
         else:
             place.set_xlim(0, 1.1 * max(costs))
         # Where a point ends what is better than it begins: to the right, and below (above, where less is better).
@@ -115,20 +120,27 @@ def pareto_picture(points: Sequence[Point], metric: str, mode: str, cost: str, n
     return Picture(svg, f"{metric} ({better} is better) against {cost}; coloured: those that no other beats in both")
 
 
-def _letter(place: object, points: Sequence[Point], named: Sequence[str]) -> None:
+def _ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten from ``low`` to ``high``, or the powers alone where these are many."""
+    powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    found = [step * power for power in powers for step in (1, 2, 5) if 0.9 * low <= step * power <= 1.1 * high]
+    return found if len(found) <= 6 else [tick for tick in found if tick in powers]
+
+
+def _letter(axes: Any, points: Sequence[Point], named: Sequence[str]) -> None:
     """Write each point's letter on its right, as far down or up as those of its neighbours leave room."""
-    axes: object = place
-    seen = [axes.transData.transform((p.cost, p.score)) for p in points]  # type: ignore[attr-defined]
-    high = axes.bbox.height  # type: ignore[attr-defined]
+    seen = [axes.transData.transform((point.cost, point.score)) for point in points]
+    wide, high = axes.bbox.width, axes.bbox.height
     moved = [y for _, y in seen]
-    for at, (x, _) in enumerate(seen):
-        near = [other for other, (a, _) in enumerate(seen) if abs(a - x) < 0.06 * axes.bbox.width]  # type: ignore[attr-defined]
-        if near[0] == at:
-            for other, y in zip(near, spread([seen[one][1] for one in near], 0.075 * high), strict=True):
-                moved[other] = y
+    order = sorted(range(len(points)), key=lambda at: seen[at][0])
+    groups: list[list[int]] = []
+    for at in order:
+        near = groups and seen[at][0] - seen[groups[-1][-1]][0] < 0.06 * wide
+        groups[-1].append(at) if near else groups.append([at])
+    for group in groups:
+        for at, y in zip(group, spread([seen[at][1] for at in group], 0.075 * high), strict=True):
+            moved[at] = y
     for letter, point, (_, y), to in zip(named, points, seen, moved, strict=True):
-        shift = (to - y) * 72 / axes.figure.dpi  # type: ignore[attr-defined]
-        if math.isfinite(shift):
-            axes.annotate(  # type: ignore[attr-defined]
-                letter, (point.cost, point.score), xytext=(6, shift), textcoords="offset points", fontsize=10, va="center"
-            )
+        shift = (6, (to - y) * 72 / axes.figure.dpi)
+        place = (point.cost, point.score)
+        axes.annotate(letter, place, xytext=shift, textcoords="offset points", fontsize=10, va="center")
