@@ -22,7 +22,7 @@ PLACES = {
     "evaluate": r"distill/(workflows/benchmark/|core/internals/lm_eval\.py)",
     "export": r"distill/export/",
     "lora": r"distill/models/students/adapter\.py",
-    "plots": r"distill/core/utils/plots\.py",
+    "plots": r"distill/core/utils/(plots|svg)\.py",
     "sweep": r"distill/workflows/sweep/",
     "wandb": r"distill/run/loggers/wandb_\w+\.py",
 }

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
+PAGE = "distill/workflows/report/views/page.html"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_wheel_and_source_hold_callbacks_and_recipes_as_real_files(built: Path) 
     wheel = zipfile.ZipFile(next(built.glob("*.whl")))
     with tarfile.open(next(built.glob("*.tar.gz"))) as source:
         held = {member.name.split("/", 1)[-1] for member in source.getmembers() if member.isfile()}
-    for name in ("distill/callbacks/determinism.py", "distill/recipes/quickstart/alone.yaml", "distill/py.typed"):
+    for name in ("distill/callbacks/determinism.py", "distill/recipes/quickstart/alone.yaml", "distill/py.typed", PAGE):
         assert len(wheel.read(name)) == (ROOT / name).stat().st_size
     assert {"callbacks/determinism.py", "configs/quickstart/alone.yaml"} <= held or {
         "distill/callbacks/determinism.py",

@@ -14,6 +14,7 @@ _EPILOG = """\
 A run stands for its teacher, its student, the same student trained without a teacher, and the exports in its folder.
 --key value replaces a part of the runs' configuration, as for distill fit.
   distill report runs/NAME/ID
+  distill report runs/NAME/ID --html report.html
   distill report runs/NAME/ID --fail-below 'accuracy >= 0.99 * teacher' --fail-below 'bytes <= 20e6'
 
 A rule is FIGURE >= NUMBER, or FIGURE >= NUMBER * MODEL (or <=, >, <). FIGURE is a metric of the task, or bytes,
@@ -46,7 +47,7 @@ def _report(options: Namespace, overrides: Overrides) -> None:
         draws=options.draws,
         seed=options.seed,
     )
-    report(options.run, asked, rules=rules, json=options.json)
+    report(options.run, asked, rules=rules, json=options.json, html=options.html)
 
 
 REPORT = Command(
@@ -54,6 +55,7 @@ REPORT = Command(
     (
         argument("run", metavar="RUN", nargs="*", help="the runs' folders, as `distill fit` named them"),
         argument("--json", metavar="FILE", help="write the report here; report.json in the first run's folder"),
+        argument("--html", metavar="FILE", help="write it as a page too, which needs no network"),
         argument(
             "--fail-below",
             action="append",

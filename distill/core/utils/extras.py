@@ -9,7 +9,7 @@ from distill.core.utils.errors import UserError
 __all__ = ["EXTRAS", "installing", "missing", "require"]
 
 EXTRAS = {
-    "evaluate": ("lm_eval", "accelerate", "jinja2", "tqdm"),
+    "evaluate": ("lm_eval", "accelerate", "tqdm"),
     "export": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
     "gguf": ("gguf", "accelerate"),
     "lora": ("peft",),

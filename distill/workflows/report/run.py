@@ -14,6 +14,8 @@ from distill.workflows.report.build import build_report
 from distill.workflows.report.predictions import Built, Options, Subject
 from distill.workflows.report.rule import Rule, broken, check
 from distill.workflows.report.show import show
+from distill.workflows.report.views.page import write_html
+from distill.workflows.report.views.sections import sections_of
 
 __all__ = ["FILE", "report"]
 
@@ -21,7 +23,12 @@ FILE = "report.json"
 
 
 def report(
-    runs: Sequence[str | Path], options: Options, *, rules: Sequence[Rule] = (), json: str | Path | None = None
+    runs: Sequence[str | Path],
+    options: Options,
+    *,
+    rules: Sequence[Rule] = (),
+    json: str | Path | None = None,
+    html: str | Path | None = None,
 ) -> Built:
     """Measure the models of some runs, print what was found, and write it into the first run's folder.
 
@@ -30,6 +37,7 @@ def report(
         options: What is measured.
         rules: That what is shipped must keep.
         json: Another file for the report.
+        html: A file for it as a page.
 
     Raises:
         UserError: if a run cannot be opened, runs were made on different data, a rule names no figure, or the file
@@ -37,6 +45,7 @@ def report(
         Below: if a rule is broken. The report is written all the same.
     """
     place = _place(json, runs[0])
+    page = None if html is None else _file(html, "--html")
 
     def judge(subjects: Sequence[Subject]) -> None:
         metrics = list(subjects[0].job.module.task.metrics())
@@ -46,6 +55,9 @@ def report(
     show(built.report)
     _write(place, built.report.to_json())
     print(f"report: {place}")
+    if page is not None:
+        write_html(built.report, sections_of(built), page)
+        print(f"page: {page}")
     if lines := [line for rule in rules for line in broken(rule, built.report)]:
         raise Below("; ".join(lines))
     return built
@@ -61,11 +73,20 @@ def _place(given: str | Path | None, run: str | Path) -> Path:
         opened = Run.open(run)
         opened.refuse_links()
         return opened.folder / FILE
-    check_path(given, "--json")
+    return _file(given, "--json")
+
+
+def _file(given: str | Path, key: str) -> Path:
+    """A file to write, in a folder that is there.
+
+    Raises:
+        UserError: if it is none.
+    """
+    check_path(given, key)
     place = at_home(given)
     if place.is_dir() or not place.parent.is_dir():
         problem = "is a folder" if place.is_dir() else "lies in no folder"
-        raise UserError(problem, key="--json", value=str(given), hint="name a file in a folder that is there")
+        raise UserError(problem, key=key, value=str(given), hint="name a file in a folder that is there")
     return place
 
 

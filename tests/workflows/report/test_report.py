@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,25 @@ def test_a_report_has_the_figures_of_a_validation(run: Path, distill: Callable[.
     assert "constant guess" in out
 
 
+def test_the_page_shows_the_run_and_its_samples(run: Path, distill: Callable[..., Any]) -> None:
+    page = run.parent / "report.html"
+    code, out, err = distill("report", str(run), *ARGUMENTS, "--no-timing", "--html", str(page))
+    assert code == 0, err
+    assert f"page: {page}" in out
+    text = page.read_text()
+    shown = re.findall(r'<section id="([\w-]+)"', text)
+    assert shown == [
+        *("models", "pareto", "quality", "confusion"),
+        *(["disagreements"] if "disagreements" in shown else []),  # of weights that are drawn by chance
+        *("explained", "run0-curves", "run1-curves", "conditions"),
+    ]
+    report = Report.from_json((run / "report.json").read_text())
+    assert f'<p class="verdict">{report.verdict[0]}' in text
+    assert text.count("<svg") >= 12  # attention of both in four samples, curves of two runs, the front, calibration
+    assert "could not be explained" not in text
+    assert "teacher says" in text
+
+
 def test_a_rule_that_is_broken_ends_with_code_3_and_the_figure(run: Path, distill: Callable[..., Any]) -> None:
     place = run.parent / "here.json"
     rules = ("--fail-below", "bytes <= 2 * teacher", "--fail-below", "parameters <= 0.001 * teacher")
@@ -83,6 +103,7 @@ def test_a_rule_that_is_broken_ends_with_code_3_and_the_figure(run: Path, distil
         (("--fail-below", "accuracy >= 0.9 * exported"), "no such model"),
         (("--samples", "0"), "must be at least 1"),
         (("--json", "nowhere/report.json"), "lies in no folder"),
+        (("--html", "nowhere/report.html"), "lies in no folder"),
         (("--no-timing", "--fail-below", "latency <= 3"), "nothing is timed"),
     ],
 )

@@ -42,6 +42,12 @@ def _large(count: int | None) -> str:
     return str(count)
 
 
+def _memory(model: Measured) -> str:
+    """The most of a call of one sample."""
+    found = min(model.memory, key=lambda one: (one.batch, one.length or 0), default=None)
+    return "" if found is None else f"{_bytes(found.peak_bytes)} {found.how}"
+
+
 def _estimate(estimate: Estimate | None) -> str:
     if estimate is None:
         return ""
@@ -88,7 +94,7 @@ def cost_table(report: Report) -> Table:
     for model in report.models:
         size, call = model.size, single_call(model, like)
         cells = [model.key, _bytes(size.bytes), _bytes(size.gzipped_bytes), _large(size.parameters)]
-        cells += [_large(size.nonzero), _large(size.flops), _bytes(size.peak_bytes)]
+        cells += [_large(size.nonzero), _large(size.flops), _memory(model)]
         cells += [f"{call.p50_ms:.2f} ms in {call.runtime}" if call else ""]
         if any(cells[1:]):
             rows.append([Cell(text) for text in cells])
@@ -230,7 +236,7 @@ def machine_table(report: Report) -> Table:
     machine, samples = report.machine, report.samples
     memory = "" if machine.memory_bytes is None else f"{machine.memory_bytes / 2**30:.0f} GiB"
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
-    busy = ": others were at work while it was timed" if machine.busy else ""
+    busy = ": times are longer than on a quiet machine" if machine.busy else ""
     made = report.created, f"in {report.seconds:.0f} s", f"by lightning-distill {report.distill}"
     scored = f"{samples.scored:,} of {samples.available:,} of {samples.split}, {samples.predictions:,} predictions"
     facts = {
@@ -241,7 +247,7 @@ def machine_table(report: Report) -> Table:
         "memory": memory,
         "system": machine.system,
         "versions": versions,
-        "load": "" if machine.load is None else " to ".join(f"{load:.2f}" for load in machine.load) + f" a core{busy}",
+        "other work": "" if machine.others is None else f"{machine.others:.2f} cores while it was timed{busy}",
         "made": ", ".join(part for part in made if part),
     }
     rows = [[Cell(name), Cell(text)] for name, text in facts.items() if text]
