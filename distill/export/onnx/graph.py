@@ -21,7 +21,6 @@ from distill.core.signals import Batch, Request
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_transformers
 from distill.export.onnx.fold_batch_norms import fold_batch_norms
-from distill.export.onnx.fold_pads import fold_pads
 from distill.export.onnx.global_pools import write_global_pools
 from distill.export.onnx.padding import count_positions, sides
 
@@ -126,7 +125,6 @@ def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor], *, fixed
             "in torch, with distill.load",
         ) from error
     assert program is not None
-    fold_pads(program.model.graph)
     fold_batch_norms(program.model.graph)
     write_global_pools(program.model.graph)
     _strip(program.model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -72,7 +72,7 @@ class OnnxInt8(Onnx):
         weights = weight_type(self.isa, largest)
         integers = with_integers(student, unsigned=weights == "uint8")
         return {
-            "inputs": _write(integers, folder / MODEL, example, torch_logits(student)),
+            "inputs": _write(integers, folder / MODEL, example, torch_logits(student), suits=_pads_are_known),
             "isa": self.isa,
             "weights": weights,
             "largest_weight": largest,
@@ -80,10 +80,16 @@ class OnnxInt8(Onnx):
         }
 
 
-def _write(model: nn.Module, path: Path, inputs: Mapping[str, Tensor], trained: Predict) -> dict[str, list[int | str]]:
+def _write(
+    model: nn.Module,
+    path: Path,
+    inputs: Mapping[str, Tensor],
+    trained: Predict,
+    suits: Callable[[Path], bool] = lambda path: True,
+) -> dict[str, list[int | str]]:
     """Write the file and give the sizes of its inputs.
 
-    They are free where ``trained`` takes other ones and the file agrees with it there.
+    They are free where ``trained`` takes other ones, the file agrees with it there, and ``suits`` as it is.
     """
     run: Any = None
     if "input_ids" in inputs:
@@ -93,10 +99,24 @@ def _write(model: nn.Module, path: Path, inputs: Mapping[str, Tensor], trained: 
         with suppress(UserError):  # the exporter may not follow it at any size
             to_onnx(model, path, inputs)
             run = session(path)
-        if run is None or not _agrees_at_other_sizes(run, inputs, trained):
+        if run is None or not suits(path) or not _agrees_at_other_sizes(run, inputs, trained):
             to_onnx(model, path, inputs, fixed=True)
             run = session(path)
     return input_sizes(run)
+
+
+def _pads_are_known(path: Path) -> bool:
+    """Whether no convolution reads zeros of which the input's size says how many: onnxruntime multiplies floats there.
+
+    With one size they are numbers, which the exporter makes a part of the convolution.
+    """
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    read = (makers.get(node.input[0]) for node in graph.node if node.op_type == "Conv")
+    counts = (makers.get(node.input[1]) for node in read if node is not None and node.op_type == "Pad")
+    return all(node is None or node.op_type == "Constant" for node in counts)
 
 
 def _logits(run: Any, inputs: dict[str, Tensor]) -> Tensor:

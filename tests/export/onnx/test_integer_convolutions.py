@@ -320,3 +320,24 @@ def test_convolutions_of_all_kinds_compute_in_a_runtime_what_they_compute_here(
     to_onnx(with_integers(model, unsigned=False), tmp_path / MODEL, {"input": x})
     found = logits(session(tmp_path / MODEL), {"input": x})
     torch.testing.assert_close(found, model(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+class PadsBySize(nn.Conv2d):
+    """As many zeros as TensorFlow puts around an image of this size."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        [stride, _], [kernel, _] = self.stride, self.kernel_size
+        down, right = (max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in input.shape[-2:])
+        padded = F.pad(input, [right // 2, right - right // 2, down // 2, down - down // 2])
+        return F.conv2d(padded, self.weight, self.bias, self.stride)
+
+
+def test_where_the_size_says_how_much_is_padded_it_is_fixed_and_integers_are_multiplied(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), PadsBySize(8, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 1)]
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
+    quantize(net, [batch.inputs["input"] for batch in images()], activations=FULL)
+    report = write(TARGETS["onnx-int8"]("avx2"), net, tmp_path, task=Plain(), batches=images)
+    assert report["inputs"] == {"input": ["batch", 1, 8, 8]}
+    assert report["integer_matmuls"] == {"QLinearConv": 2}
+    assert report["float_products"] == {}
