@@ -34,6 +34,8 @@ def _report(options: Namespace, overrides: Overrides) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError("must be at least 1", key=f"--{name}", value=value, hint="leave it out")
+    if not 0 < options.seconds < float("inf"):
+        raise UserError("must be greater than 0", key="--seconds", value=options.seconds, hint="leave it out")
 
     from distill.workflows.report.predictions import Options
     from distill.workflows.report.run import report
@@ -45,6 +47,7 @@ def _report(options: Namespace, overrides: Overrides) -> None:
         allow=options.allow,
         timed=not options.no_timing,
         draws=options.draws,
+        seconds=options.seconds,
         seed=options.seed,
     )
     report(options.run, asked, rules=rules, json=options.json, html=options.html)
@@ -65,7 +68,8 @@ REPORT = Command(
         ),
         argument("--samples", type=int, metavar="N", help="score so many samples; all that validation reads"),
         argument("--test", action="store_true", help="score the test data"),
-        argument("--no-timing", action="store_true", help="measure no latency"),
+        argument("--no-timing", action="store_true", help="measure neither latency nor memory"),
+        argument("--seconds", type=float, default=10.0, metavar="S", help="that timing takes, about (%(default)s)"),
         argument("--draws", type=int, default=1000, metavar="N", help="of each bootstrap (%(default)s)"),
         argument("--seed", type=int, default=0, metavar="N", help="of the draws (%(default)s)"),
         ALLOW,

@@ -42,7 +42,6 @@ class ExportTarget(ABC):
         counts_positions: Whether its graph counts positions from the attention mask, whatever the model does.
         for_isas: Whether its integers are stored otherwise for each instruction set.
         more: A sentence of how it is loaded otherwise, for the model card.
-        threads: Of the runtime that :meth:`open` opens; torch has its own setting.
         tokenizer: What makes the student's inputs of texts, for a format that holds it; ``None`` of data without one.
     """
 
@@ -59,7 +58,6 @@ class ExportTarget(ABC):
     def __init__(self, isa: str = "avx2") -> None:
         self.isa = isa
         self.dtype = "float32"
-        self.threads = 1
         self.tokenizer: Any = None
 
     def check(self, student: nn.Module) -> None:  # noqa: B027  (many formats hold any student)

@@ -55,7 +55,7 @@ class OpenVino(ExportTarget):
         return report
 
     def open(self, folder: Path) -> Predict:
-        return partial(logits, Session(folder / FILE, self.threads))
+        return partial(logits, Session(folder / FILE))
 
     def lines(self, student: nn.Module) -> Lines | None:
         return Lines(

@@ -18,6 +18,7 @@ from distill.core.task import Task, TextTask
 from distill.core.utils.console import wide
 from distill.core.utils.errors import UserError
 from distill.core.utils.replacing import check_output
+from distill.core.utils.turns import timing
 from distill.core.verdict import slower_integers
 from distill.export.base import ExportTarget
 from distill.export.beside import write_beside
@@ -257,14 +258,16 @@ def measured(
             to_onnx(model, folder / MODEL, inputs, fixed="input_ids" not in inputs)  # which is all it is run with
             sessions[name] = session(folder / MODEL)
             found.setdefault("reference", {"name": name, **sizes(folder)})
-        found["latency_ms"] = latency(sessions, dict.fromkeys(sessions, inputs), _REPEATS)
+        with timing():
+            found["latency_ms"] = latency(sessions, dict.fromkeys(sessions, inputs), _REPEATS)
         if integers:
             pair = {name: sessions[name] for name in ("export", STUDENT)}
             expected = BATCH * sum(found["latency_ms"][name] for name in pair)
             repeats = min(_REPEATS, int(_SECONDS * 1000 / max(expected, 1e-3)))
             many = {name: tensor.repeat(BATCH, *[1] * (tensor.dim() - 1)) for name, tensor in inputs.items()}
             if repeats >= _FEWEST:
-                found[MANY] = latency(pair, dict.fromkeys(pair, many), repeats)
+                with timing():
+                    found[MANY] = latency(pair, dict.fromkeys(pair, many), repeats)
     return found
 
 

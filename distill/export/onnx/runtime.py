@@ -23,6 +23,7 @@ __all__ = [
     "integer_matmuls",
     "latency",
     "logits",
+    "numpy_feed",
     "optimized",
     "session",
 ]
@@ -44,12 +45,13 @@ UNWRITTEN = "; nothing was written"
 """How the message ends where a graph that was just made cannot be run."""
 
 
-def session(path: Path, *, threads: int = 1, optimized: Path | None = None) -> Any:
+def session(path: Path, *, threads: int = 1, spins: bool = True, optimized: Path | None = None) -> Any:
     """An ``onnxruntime.InferenceSession`` of the file on the CPU.
 
     Args:
         path: The ONNX file.
         threads: Threads of one operator.
+        spins: Whether they wait for the next call at work, which slows down whatever else is timed in turn.
         optimized: Where to write the graph as it is run.
 
     Raises:
@@ -60,6 +62,8 @@ def session(path: Path, *, threads: int = 1, optimized: Path | None = None) -> A
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
+    if not spins:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     try:
@@ -80,7 +84,7 @@ def logits(run: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         UserError: if it cannot run the graph on them.
     """
     try:
-        [output] = run.run(["logits"], _feed(inputs))
+        [output] = run.run(["logits"], numpy_feed(inputs))
     except Exception as error:
         raise _cannot_run(error) from error
     return torch.from_numpy(np.asarray(output))
@@ -91,8 +95,8 @@ def input_sizes(run: Any) -> dict[str, list[int | str]]:
     return {value.name: list(value.shape) for value in run.get_inputs()}
 
 
-def _feed(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
-    # Files compute in float32, whatever the model did.
+def numpy_feed(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a :func:`session` is run with, in float32 whatever the model computed in."""
     return {n: (tensor.float() if tensor.is_floating_point() else tensor).numpy() for n, tensor in inputs.items()}
 
 
@@ -122,7 +126,7 @@ def latency(sessions: Mapping[str, Any], inputs: Mapping[str, Mapping[str, Tenso
         inputs: Of each session, by its name.
         repeats: Timed calls of each; a tenth as many are made before.
     """
-    feeds = {name: _feed(inputs[name]) for name in sessions}
+    feeds = {name: numpy_feed(inputs[name]) for name in sessions}
     taken: dict[str, list[float]] = {name: [] for name in sessions}
     warm_up = max(1, repeats // 10)
     for repeat in range(-warm_up, repeats):

@@ -39,7 +39,7 @@ class Onnx(ExportTarget):
         return {"inputs": _write(student, folder / MODEL, example, torch_logits(student))}
 
     def open(self, folder: Path) -> Predict:
-        return partial(_logits, session(folder / MODEL, threads=self.threads))
+        return partial(_logits, session(folder / MODEL))
 
     def lines(self, student: nn.Module) -> Lines | None:
         return Lines(

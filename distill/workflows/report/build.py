@@ -15,13 +15,14 @@ from distill.core.utils.version import VERSION
 from distill.data.identity import identity
 from distill.data.text import TextData
 from distill.workflows.report.comparing import Judged, compared, pairs_of
+from distill.workflows.report.costing import Costs, costs_of
 from distill.workflows.report.machine import machine
 from distill.workflows.report.predictions import Built, Options, Subject
-from distill.workflows.report.schema import ROLES, Estimate, Measured, Report, Samples
+from distill.workflows.report.schema import ROLES, Compared, Estimate, Measured, Report, Samples
 from distill.workflows.report.scoring import Answers, batches_of, data_fingerprint, score
 from distill.workflows.report.sizes import sample_input, sample_length, size_of
 from distill.workflows.report.subjects import open_subjects
-from distill.workflows.report.verdict import verdict
+from distill.workflows.report.verdict import faster, verdict
 
 __all__ = ["build_report"]
 
@@ -50,13 +51,14 @@ def build_report(runs: Sequence[str | Path], options: Options) -> Built:
     judged = {key: Judged(task, one, options) for key, one in answers.items()}
     inputs = sample_input(next(batches_of(job, options)[0]), [one.model for one in subjects if one.model is not None])
     length = sample_length(inputs)
-    models = [_measured(one, judged.get(one.key), inputs, length) for one in subjects]
+    costs = costs_of(subjects, inputs, length, options, notes)
+    models = [_measured(one, judged.get(one.key), inputs, length, costs) for one in subjects]
     guess = _guess(subjects, answers)
     if guess is not None:
         scores = {name: Estimate(value) for name, value in guess.scores.items()}
         models.insert(0, Measured(GUESS, "guess", notes=(guess.says,), scores=scores))
     pairs = tuple(
-        compared((one, judged[one.key]), (other, judged[other.key]), task, guess)
+        _with_costs(one, other, compared((one, judged[one.key]), (other, judged[other.key]), task, guess))
         for one, other in pairs_of(models)
         if one.key in judged and other.key in judged
     )
@@ -77,7 +79,7 @@ def build_report(runs: Sequence[str | Path], options: Options) -> Built:
             draws=options.draws,
             seed=options.seed,
         ),
-        machine=machine(),
+        machine=machine(costs.others),
         models=tuple(models),
         pairs=pairs,
         means={name: what for name, what in task.means().items() if name in task.metrics()},
@@ -89,8 +91,10 @@ def build_report(runs: Sequence[str | Path], options: Options) -> Built:
     return Built(replace(report, verdict=verdict(report)), predictions, {one.key: one for one in subjects})
 
 
-def _measured(subject: Subject, judged: Judged | None, inputs: dict[str, Any], length: int | None) -> Measured:
-    """One model, but for its latency."""
+def _measured(
+    subject: Subject, judged: Judged | None, inputs: dict[str, Any], length: int | None, costs: Costs
+) -> Measured:
+    """One model."""
     size = size_of(subject, inputs, length)
     made = Measured(
         key=subject.key,
@@ -99,6 +103,8 @@ def _measured(subject: Subject, judged: Judged | None, inputs: dict[str, Any], l
         source=subject.source,
         runtime=subject.runtime,
         size=size,
+        latency=tuple(costs.latency.get(subject.key, ())),
+        memory=tuple(costs.memory.get(subject.key, ())),
         compressed=subject.compressed,
         of=subject.of,
     )
@@ -113,6 +119,13 @@ def _measured(subject: Subject, judged: Judged | None, inputs: dict[str, Any], l
         lengths=judged.lengths(),
         calibration=judged.calibration(),
     )
+
+
+def _with_costs(first: Measured, second: Measured, pair: Compared) -> Compared:
+    """The comparison, with how much smaller and faster the second model is."""
+    both, times = (first.size.bytes, second.size.bytes), faster(first, second)
+    smaller = both[0] / both[1] if both[0] and both[1] else None
+    return replace(pair, smaller=smaller, faster=None if times is None else times[1])
 
 
 def _guess(subjects: Sequence[Subject], answers: dict[str, Answers]) -> Guess | None:

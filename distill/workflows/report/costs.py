@@ -66,7 +66,7 @@ class Memory:
         batch: Likewise.
         length: Likewise.
         peak_bytes: At most, as ``how`` says.
-        how: ``allocated``: weights, and what torch's allocator holds at once in the call; ``resident``: what a process
+        how: ``tensors``: weights, and the tensors that the call holds at once; ``resident``: what a process of its own
             grows by as it opens the model and calls it.
     """
 

@@ -110,5 +110,5 @@ class Options:
     timed: bool = True
     draws: int = 1000
     seed: int = 0
-    seconds: float = 20.0
+    seconds: float = 10.0
     check: Callable[[Sequence[Subject]], None] | None = None

@@ -97,7 +97,7 @@ def _taught(report: Report) -> Iterator[str]:
             found = pair.differences[report.monitor]
             better = found.value > 0 if report.mode == "max" else found.value < 0
             text = _apart(report, model, found)
-            what = f"{model.key} beside {twin.key}, the same student without a teacher: {report.monitor} {text}"
+            what = f"{model.key}, beside the same student trained without a teacher: {report.monitor} {text}"
             unsure = found.p is None or found.p >= SURE
             yield what if better and not unsure else f"{what}: nothing was gained that these samples show"
 
