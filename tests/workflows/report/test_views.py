@@ -232,9 +232,7 @@ def test_a_long_line_is_drawn_by_means_and_ends_where_it_ends() -> None:
 @pytest.mark.parametrize("mode", ["max", "min"])
 def test_the_front_is_what_no_other_beats(mode: str) -> None:
     sign = 1 if mode == "max" else -1
-    points = [
-        Point(str(at), float(cost), float(score)) for at, (cost, score) in enumerate(drawn(40, 2).round(decimals=1))
-    ]
+    points = [Point(str(at), float(cost), float(score)) for at, (cost, score) in enumerate(drawn(40, 2).mul(2).round())]
 
     def beats(a: Point, b: Point) -> bool:
         no_worse = a.cost <= b.cost and sign * a.score >= sign * b.score

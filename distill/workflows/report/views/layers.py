@@ -34,7 +34,7 @@ class Layer:
 
 def rounding_error(before: Tensor, rounded: Tensor) -> float:
     """||W - Q(W)|| / ||W||, by the norms of Frobenius, in float64."""
-    whole = before.double()
+    whole, rounded = before.detach().double(), rounded.detach()
     size = float(whole.norm())
     return float((whole - rounded.double()).norm()) / size if size else 0.0
 
