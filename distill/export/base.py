@@ -35,6 +35,7 @@ class ExportTarget(ABC):
             given plain layers, whose weights lie on their grids, and must compute what these do
             (:func:`~distill.export.verify.check_float`).
         runtime: What :meth:`open` runs it in: ``torch``, ``onnxruntime``, ``openvino``.
+        coarse: Whether it keeps in 16 bits what is not quantized either; it may then differ by that.
         onnx: The ONNX file in its folder, if it writes one: it is timed in onnxruntime beside the teacher's.
         halves: Whether its weights can be kept in 16 bits (``--dtype``).
         dtype: What its weights are kept in: ``float32``, ``bfloat16`` or ``float16``. Of 16 bits they are rounded, and
@@ -50,6 +51,7 @@ class ExportTarget(ABC):
     integers: ClassVar[bool] = False
     halves: ClassVar[bool] = False
     runtime: ClassVar[str] = "torch"
+    coarse: ClassVar[bool] = False
     onnx: ClassVar[str | None] = None
     counts_positions: ClassVar[bool] = False
     for_isas: ClassVar[bool] = False
@@ -78,7 +80,7 @@ class ExportTarget(ABC):
                 ``attention_mask`` and, where the data has them, ``token_type_ids``.
 
         Returns:
-            What ``export.json`` is to say of it besides.
+            What ``export.json`` is to say of it besides. ``warnings`` among it are lines to be printed.
 
         Raises:
             UserError: if it cannot be written.

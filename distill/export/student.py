@@ -70,7 +70,8 @@ def export(
         student: Finished: what :func:`distill.finish` returned, :func:`distill.load` opened, or
             :func:`distill.quantize` rounded. It is left in eval mode, and otherwise as it is.
         to: ``hf``, a folder for ``AutoModel.from_pretrained``; ``onnx``, in float32; ``onnx-int8``, a quantized
-            student with its integers; ``compressed-tensors``, those for vLLM; ``gguf``, a file for llama.cpp;
+            student with its integers; ``onnx-genai``, a language model for onnxruntime-genai;
+            ``compressed-tensors``, integers for vLLM; ``gguf``, a file for llama.cpp;
             ``openvino``; or a class of your own (:class:`~distill.export.base.ExportTarget`).
         output: The folder to write. An earlier export there is replaced; anything else is left, and refused.
         data: What it is verified on: a ``DataLoader``, a list of batches, or a data module, whose validation data is
@@ -212,7 +213,7 @@ def written(
     with replacing_export(place) as fresh, console.status(f"writing {target.name}"):
         report: dict[str, Any] = {"to": target.name, **(begun or {})}
         report |= write(target, student, fresh, task=task, batches=batches)
-        report |= {**sizes(fresh), "verdict": [*verdict]}
+        report |= {**sizes(fresh), "verdict": [*verdict, *report.pop("warnings", ())]}
         first = next(iter(islice(batches(), 1))).first(1)
         inputs = feed(first)
         if "attention_mask" in inputs:

@@ -14,6 +14,7 @@ from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.extras import require
 from distill.export.base import ExportTarget
 from distill.export.compressed_tensors import CompressedTensors
+from distill.export.genai import OnnxGenAI
 from distill.export.gguf.target import Gguf
 from distill.export.hf import HuggingFace
 from distill.export.onnx.convert import frozen_layers, without_quantization
@@ -26,7 +27,7 @@ from distill.tasks import Task
 __all__ = ["TARGETS", "check_packages", "find_target", "write"]
 
 TARGETS: dict[str, type[ExportTarget]] = {
-    target.name: target for target in (HuggingFace, Onnx, OnnxInt8, CompressedTensors, Gguf, OpenVino)
+    target.name: target for target in (HuggingFace, Onnx, OnnxInt8, OnnxGenAI, CompressedTensors, Gguf, OpenVino)
 }
 """Name -> target, of those that come with the package. ``distill.cli.export`` has the names too: it loads no torch."""
 
@@ -75,8 +76,9 @@ def write(
     example = next(iter(batches()), None)
     if example is None:
         raise nothing_to_compare()
-    report = {"quantized_layers": len(frozen_layers(student)), **target.write(reference, folder, feed(example))}
+    layers = frozen_layers(student)
+    report = {"quantized_layers": len(layers), **target.write(reference, folder, feed(example))}
     found = compare(task, batches(), torch_logits(reference), target.open(folder))
-    rounds = target.integers or target.dtype != "float32"
+    rounds = (target.integers and bool(layers)) or target.coarse or target.dtype != "float32"
     (check_integer if rounds else check_float)(found)
     return report | {"verified": asdict(found)}

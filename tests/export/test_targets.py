@@ -371,6 +371,15 @@ def test_a_target_of_ones_own_is_verified_as_ours_are(tmp_path: Path) -> None:
         write(Pickled(factor=1.01), student, tmp_path, task=Plain(), batches=lambda: [batch])
 
 
+def test_a_float_student_is_judged_as_one_by_targets_of_integers_too(tmp_path: Path) -> None:
+    class Both(Pickled):
+        integers = True
+
+    student, batch = nn.Linear(4, 3, bias=False).eval(), Batch({"input": torch.randn(8, 4)}, labels=torch.arange(8) % 3)
+    with pytest.raises(UserError, match=r"differ.*1e-04 is allowed"):
+        write(Both(factor=1.001), student, tmp_path, task=Plain(), batches=lambda: [batch])
+
+
 def test_a_target_without_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = "from distill import ExportTarget\nclass T(ExportTarget):\n    write = open = None\n"
     (tmp_path / "nameless_target.py").write_text(source)

@@ -88,6 +88,7 @@ def test_an_export_is_said_to_be_what_it_is() -> None:
         "hf": ("hf", "pipeline("),
         "onnx": ("onnx", "onnxruntime"),
         "onnx-int8": ("onnx", "onnxruntime"),
+        "onnx-genai": ("onnx-genai", "import onnxruntime_genai"),
         "compressed-tensors": ("compressed-tensors", "`compressed-tensors`"),
         "gguf": ("gguf", 'gguf_file="model.gguf"'),
         "openvino": ("openvino", 'compile_model(folder / "model.xml", "CPU")'),
@@ -97,7 +98,7 @@ def test_an_export_is_said_to_be_what_it_is() -> None:
         assert form_of(TARGETS[name]()) == form
         text = how_to_load(small(), reading, form, TARGETS[name]())
         assert words in text
-        assert ("onnxruntime" in text) is (form == "onnx")
+        assert ("import onnxruntime\n" in text) is (form == "onnx")
         head = head_of(card(CONFIG, {}, small(), None, {"to": name}, TARGETS[name]()))
         assert form in head["tags"]
         assert head.get("library_name") == ("transformers" if form in ("hf", "compressed-tensors") else None)

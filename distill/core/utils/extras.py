@@ -11,6 +11,7 @@ __all__ = ["EXTRAS", "installing", "missing", "require"]
 EXTRAS = {
     "evaluate": ("lm_eval", "accelerate", "tqdm"),
     "export": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
+    "genai": ("onnxruntime_genai", "onnx", "onnx_ir", "onnxscript", "onnxruntime"),
     "gguf": ("gguf", "accelerate"),
     "lora": ("peft",),
     "openvino": ("openvino", "onnx", "onnx_ir", "onnxscript", "onnxruntime"),

@@ -48,6 +48,7 @@ class Gguf(ExportTarget):
     name = "gguf"
     extra = "gguf"
     integers = True
+    coarse = True
     more = 'Or from a shell: `llama-cli -m model.gguf -p "a text"`.'
 
     def check(self, student: nn.Module) -> None:

@@ -23,8 +23,9 @@ from distill.core.utils.quiet import quiet_transformers
 from distill.export.onnx.fold_batch_norms import fold_batch_norms
 from distill.export.onnx.global_pools import write_global_pools
 from distill.export.onnx.padding import count_positions, sides
+from distill.export.onnx.shared import share_transposed
 
-__all__ = ["OPSET", "Logits", "feed", "to_onnx"]
+__all__ = ["OPSET", "Logits", "feed", "prepared", "save_graph", "to_onnx"]
 
 OPSET = 20  # the first with Gelu
 
@@ -94,39 +95,81 @@ def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor], *, fixed
     Raises:
         UserError: if the exporter cannot follow the model.
     """
-    model = copy.deepcopy(model).eval().float()
-    if isinstance(model, PreTrainedModel):
-        model.set_attn_implementation("eager")  # the others leave more operators behind, which take longer
-        model.set_experts_implementation("batched_mm")  # the others choose rows by what the router says
+    model = prepared(model)
     example = {name: _example(t.float() if t.is_floating_point() else t, name) for name, t in inputs.items()}
     logits = Logits(model, example).eval()
     shapes = {name: dict[int, str]({0: "batch"}) for name in example}
     for dimension, names in ({} if fixed else _free(logits, example)).items():
         for name in names:
             shapes[name][dimension] = "length" if dimension == 1 else f"size_{dimension}"
-    size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    save_graph(
+        logits,
+        tuple(example.values()),
+        path,
+        inputs=list(example),
+        outputs=["logits"],
+        shapes={"inputs": tuple(shapes.values())},
+        of=model,
+    )
+
+
+def prepared(model: nn.Module) -> nn.Module:
+    """A copy in float32 that an exporter can follow."""
+    model = copy.deepcopy(model).eval().float()
+    if isinstance(model, PreTrainedModel):
+        model.set_attn_implementation("eager")  # the others leave more operators behind, which take longer
+        model.set_experts_implementation("batched_mm")  # the others choose rows by what the router says
+    return model
+
+
+def save_graph(
+    module: nn.Module,
+    example: tuple[Any, ...],
+    path: Path,
+    *,
+    inputs: list[str],
+    outputs: list[str],
+    shapes: dict[str, Any],
+    of: nn.Module,
+) -> None:
+    """Write what ``module`` computes. Weights beyond the 2 GB of a protobuf file lie beside it.
+
+    Args:
+        module: In eval mode.
+        example: Its arguments.
+        path: Where to.
+        inputs: Names of the file's inputs.
+        outputs: And of its outputs.
+        shapes: Which sizes are free, as ``torch.export`` has them.
+        of: The model inside.
+
+    Raises:
+        UserError: if the exporter cannot follow it.
+    """
+    size = sum(t.numel() * t.element_size() for t in (*of.parameters(), *of.buffers()))
     try:
         with torch.no_grad(), _silent(), contained():
             program = torch.onnx.export(
-                logits,
-                tuple(example.values()),
+                module,
+                example,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=list(example),
-                output_names=["logits"],
-                dynamic_shapes={"inputs": tuple(shapes.values())},
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_shapes=shapes,
                 verbose=False,
             )
     except Exception as error:  # most are an OnnxExporterError, but its passes raise errors of their own
         raise UserError(
-            f"torch.onnx.export cannot follow this {type(model).__name__} ({_cause(error)})",
+            f"torch.onnx.export cannot follow this {type(of).__name__} ({_cause(error)})",
             key="--to",
-            hint=f"{'export it with --to hf, or ' if isinstance(model, PreTrainedModel) else ''}open the run's student "
+            hint=f"{'export it with --to hf, or ' if isinstance(of, PreTrainedModel) else ''}open the run's student "
             "in torch, with distill.load",
         ) from error
     assert program is not None
     fold_batch_norms(program.model.graph)
     write_global_pools(program.model.graph)
+    share_transposed(program.model.graph)
     _strip(program.model)
     program.save(path, external_data=size > _LARGEST_FILE)
 

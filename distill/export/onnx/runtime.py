@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.core.utils.errors import UserError
+from distill.export.onnx.padding import count_positions
 
 __all__ = [
     "INTEGER_MATMULS",
@@ -23,6 +25,7 @@ __all__ = [
     "integer_matmuls",
     "latency",
     "logits",
+    "no_past",
     "numpy_feed",
     "optimized",
     "session",
@@ -84,10 +87,24 @@ def logits(run: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         UserError: if it cannot run the graph on them.
     """
     try:
-        [output] = run.run(["logits"], numpy_feed(inputs))
+        [output] = run.run(["logits"], {**numpy_feed(inputs), **_nothing_read(run, inputs)})
     except Exception as error:
         raise _cannot_run(error) from error
     return torch.from_numpy(np.asarray(output))
+
+
+def no_past(run: Any, batch: int) -> dict[str, NDArray[np.float32]]:
+    """The keys and values of nothing, for a session of a language model that keeps them; else nothing."""
+    kept = [value for value in run.get_inputs() if value.name.startswith("past_key_values.")]
+    return {value.name: np.zeros((batch, value.shape[1], 0, value.shape[3]), np.float32) for value in kept}
+
+
+def _nothing_read(run: Any, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What such a session is given besides, of texts from their beginning."""
+    given: dict[str, Any] = no_past(run, len(next(iter(inputs.values()))))
+    if given and any(value.name == "position_ids" for value in run.get_inputs()):
+        given["position_ids"] = count_positions(inputs["attention_mask"]).numpy()
+    return given
 
 
 def input_sizes(run: Any) -> dict[str, list[int | str]]:
