@@ -32,6 +32,7 @@ class Lines:
         logits: An expression: the logits, an array, of ``inputs``, which names arrays.
         tensors: What its inputs are: ``np`` or ``pt``.
         writes: Of a language model that continues texts by itself: an expression of the ids, prompt first.
+        standard: Lines that import of the standard library.
     """
 
     packages: tuple[str, ...]
@@ -40,6 +41,7 @@ class Lines:
     logits: str
     tensors: str = "np"
     writes: str | None = None
+    standard: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def predict_script(lines: Lines, reading: Reading | None, *, place: str | None =
     else:
         standard, others, body = _texts(lines, reading)
     # Sorted as formatters sort them.
-    standard = sorted({*standard, "from pathlib import Path"}, key=_order)
+    standard = sorted({*standard, *lines.standard, "from pathlib import Path"}, key=_order)
     outside = sorted({*others, *lines.imports}, key=_order)
     return "\n".join([*head, *standard, "", *outside, "", folder, *lines.opens, *body]) + "\n"
 

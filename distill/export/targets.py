@@ -21,13 +21,15 @@ from distill.export.onnx.convert import frozen_layers, without_quantization
 from distill.export.onnx.graph import feed
 from distill.export.onnx.write import Onnx, OnnxInt8
 from distill.export.openvino import OpenVino
+from distill.export.torch_export import TorchExport
 from distill.export.verify import check_float, check_integer, compare, nothing_to_compare, torch_logits
 from distill.tasks import Task
 
 __all__ = ["TARGETS", "check_packages", "find_target", "write"]
 
 TARGETS: dict[str, type[ExportTarget]] = {
-    target.name: target for target in (HuggingFace, Onnx, OnnxInt8, OnnxGenAI, CompressedTensors, Gguf, OpenVino)
+    target.name: target
+    for target in (HuggingFace, Onnx, OnnxInt8, OnnxGenAI, CompressedTensors, Gguf, OpenVino, TorchExport)
 }
 """Name -> target, of those that come with the package. ``distill.cli.export`` has the names too: it loads no torch."""
 

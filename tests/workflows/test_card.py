@@ -91,6 +91,7 @@ def test_an_export_is_said_to_be_what_it_is() -> None:
         "onnx-genai": ("onnx-genai", "import onnxruntime_genai"),
         "compressed-tensors": ("compressed-tensors", "`compressed-tensors`"),
         "gguf": ("gguf", 'gguf_file="model.gguf"'),
+        "torch-export": ("torch-export", 'torch.export.load(folder / "model.pt2")'),
         "openvino": ("openvino", 'compile_model(folder / "model.xml", "CPU")'),
     }
     assert said.keys() == TARGETS.keys()

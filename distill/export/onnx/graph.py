@@ -25,7 +25,7 @@ from distill.export.onnx.global_pools import write_global_pools
 from distill.export.onnx.padding import count_positions, sides
 from distill.export.onnx.shared import share_transposed
 
-__all__ = ["OPSET", "Logits", "feed", "prepared", "save_graph", "to_onnx"]
+__all__ = ["OPSET", "Logits", "feed", "prepared", "save_graph", "silent", "to_onnx", "traceable"]
 
 OPSET = 20  # the first with Gelu
 
@@ -96,12 +96,7 @@ def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor], *, fixed
         UserError: if the exporter cannot follow the model.
     """
     model = prepared(model)
-    example = {name: _example(t.float() if t.is_floating_point() else t, name) for name, t in inputs.items()}
-    logits = Logits(model, example).eval()
-    shapes = {name: dict[int, str]({0: "batch"}) for name in example}
-    for dimension, names in ({} if fixed else _free(logits, example)).items():
-        for name in names:
-            shapes[name][dimension] = "length" if dimension == 1 else f"size_{dimension}"
+    logits, example, shapes = traceable(model, inputs, fixed=fixed)
     save_graph(
         logits,
         tuple(example.values()),
@@ -111,6 +106,25 @@ def to_onnx(model: nn.Module, path: Path, inputs: Mapping[str, Tensor], *, fixed
         shapes={"inputs": tuple(shapes.values())},
         of=model,
     )
+
+
+def traceable(
+    model: nn.Module, inputs: Mapping[str, Tensor], *, fixed: bool
+) -> tuple[Logits, dict[str, Tensor], dict[str, dict[int, str]]]:
+    """What an exporter follows of a model in float32: its logits, example inputs, and names of their free sizes.
+
+    Args:
+        model: In eval mode.
+        inputs: An example.
+        fixed: Have all sizes but the batch's be those of the example.
+    """
+    example = {name: _example(t.float() if t.is_floating_point() else t, name) for name, t in inputs.items()}
+    logits = Logits(model, example).eval()
+    shapes = {name: dict[int, str]({0: "batch"}) for name in example}
+    for dimension, names in ({} if fixed else _free(logits, example)).items():
+        for name in names:
+            shapes[name][dimension] = "length" if dimension == 1 else f"size_{dimension}"
+    return logits, example, shapes
 
 
 def prepared(model: nn.Module) -> nn.Module:
@@ -148,7 +162,7 @@ def save_graph(
     """
     size = sum(t.numel() * t.element_size() for t in (*of.parameters(), *of.buffers()))
     try:
-        with torch.no_grad(), _silent(), contained():
+        with torch.no_grad(), silent(), contained():
             program = torch.onnx.export(
                 module,
                 example,
@@ -228,7 +242,7 @@ def _free(model: nn.Module, example: Mapping[str, Tensor]) -> dict[int, list[str
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Without what the exporter says of its own working."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
