@@ -95,7 +95,8 @@ def logits(run: Any, inputs: Mapping[str, Tensor]) -> Tensor:
 
 def no_past(run: Any, batch: int) -> dict[str, NDArray[np.float32]]:
     """The keys and values of nothing, for a session of a language model that keeps them; else nothing."""
-    kept = [value for value in run.get_inputs() if value.name.startswith("past_key_values.")]
+    inputs = run.get_inputs() if hasattr(run, "get_inputs") else []
+    kept = [value for value in inputs if value.name.startswith("past_key_values.")]
     return {value.name: np.zeros((batch, value.shape[1], 0, value.shape[3]), np.float32) for value in kept}
 
 
