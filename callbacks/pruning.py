@@ -101,7 +101,7 @@ class GradualMagnitudePruning(Compression):
             above it, and with ``scope: layer`` it has no place. If not given, a layer keeps at least one weight (or
             block), and a quarter of the part that all keep together: at 0.8 it is pruned to 0.95 at most.
         regrow: In [0, 1): the part of the kept weights that an update may give for pruned ones with the largest
-            gradient (Evci 2020); it falls to 0 at ``freeze`` as half a cosine.
+            gradient (Evci 2020); it falls to 0 at ``freeze`` as half a cosine. Frozen weights are ranked by themselves.
         freeze: When masks stop changing; ``end`` if not given. Later than ``end`` is of use with
             ``regrow`` only.
 

@@ -167,7 +167,7 @@ class Ranking:
             granularity: What is pruned together.
             criterion: Gives the scores.
             gradients: Layer -> magnitudes of the gradient, where pruned weights may come back.
-            swapped: The part of the kept weights that may be given for them.
+            swapped: The part of the kept weights with a gradient that may be given for them.
             present: Layer -> which of its weights are not to be taken out, of its shape; only single weights are pruned
                 then. Others are not masked, and do not count.
 
@@ -177,6 +177,9 @@ class Ranking:
         found = [self._units(layer, granularity, criterion, (present or {}).get(layer.name)) for layer in self.layers]
         units, blind = zip(*found, strict=True)
         sizes = [len(part) for part in units]
+        if gradients:
+            # What came back starts at 0, beside weights that no exchange ever touched.
+            blind = tuple(one | ~gradients[layer.name].any() for layer, one in zip(self.layers, blind, strict=True))
         costs = on_one_scale(torch.cat([granularity.costs(part) for part in units]), torch.cat(blind))
         left = sizes
         if present:
@@ -188,7 +191,10 @@ class Ranking:
         count = min(count_at(sparsity / granularity.most, sum(left)), int((cost < math.inf).count_nonzero()))
         if gradients:
             parts = [granularity.units(as_matrix(layer.view, gradients[layer.name])).sum(1) for layer in self.layers]
-            pruned = exchange(cost, torch.cat(parts), count, count_at(swapped, sum(left) - count))
+            learnt = torch.cat(parts)
+            if present:
+                learnt = learnt * torch.cat(there)
+            pruned = exchange(cost, learnt, count, swapped)
         else:
             pruned = choose(cost, count)
         for layer, part, chosen in zip(self.layers, units, torch.split(pruned, sizes), strict=True):

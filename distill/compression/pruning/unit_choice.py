@@ -128,23 +128,25 @@ def _pruned(costs: Tensor) -> int:
     return int((costs == -math.inf).count_nonzero())
 
 
-def exchange(costs: Tensor, gradients: Tensor, count: int, swapped: int) -> Tensor:
-    """Which units are pruned, boolean, where ``swapped`` kept ones are given for pruned ones of large gradient.
+def exchange(costs: Tensor, gradients: Tensor, count: int, share: float) -> Tensor:
+    """Which units are pruned, boolean, where a ``share`` of the kept ones is given for pruned ones of large gradient.
 
-    The ``count + swapped`` cheapest are dropped; of these the ``swapped`` of the largest gradient come back. Units
-    without a gradient are not exchanged: they could leave, and never come back.
+    The ``count`` cheapest are dropped, and as many more as are exchanged; of these those of the largest gradient come
+    back. Units without a gradient are not exchanged, and the share is not of them: they could leave, and never come
+    back, and in their stead more of the others would be exchanged than there are to learn anew.
 
     Args:
         costs: ``[units]``; minus infinity where pruned already, infinity where a cap protects.
         gradients: Magnitudes ``[units]``, 0 where there is none (or it is not finite).
         count: How many are pruned in the end.
-        swapped: How many may be exchanged.
+        share: Of the kept units that have a gradient, those that may be exchanged.
 
     Reference:
         Evci, Gale, Menick, Castro, Elsen: Rigging the Lottery, ICML 2020.
     """
     dropped, moved = choose(costs, count), gradients > 0
     more = costs.masked_fill(dropped | ~moved, math.inf)
+    swapped = count_at(share, int((moved & ~dropped).count_nonzero()))
     swapped = min(swapped, int((more < math.inf).count_nonzero()))
     dropped = dropped | lowest(more, swapped)
     grown = lowest((-gradients).masked_fill(~(dropped & moved), math.inf), swapped)

@@ -257,3 +257,14 @@ def test_scores_that_are_not_finite_are_refused_before_training_and_end_it(value
         ranking.check(Granularity(), wrong)
     with pytest.raises(TrainingError, match="FunctionCriterion gives scores of layer"):
         ranking.update(0.5, Granularity(), wrong)
+
+
+def test_a_frozen_layer_is_pruned_as_much_as_those_whose_weights_come_back():
+    torch.manual_seed(0)
+    frozen, learnt = layer(nn.Linear(40, 40), "frozen"), layer(nn.Linear(10, 10), "learnt")
+    both = Ranking([frozen, learnt], 0.5)
+    for sparsity in (0.1, 0.3, 0.5):
+        learnt.module.weight.data.mul_(0.1)  # what came back is small
+        gradients = {"frozen": torch.zeros(40, 40), "learnt": torch.rand(10, 10)}
+        both.update(sparsity, Granularity(), Magnitude(), gradients, 0.3)
+        assert [int((~one.mask).sum()) for one in both.layers] == [int(1600 * sparsity), int(100 * sparsity)]

@@ -58,22 +58,31 @@ def test_an_exchange_prunes_as_many_and_lets_the_largest_gradients_in():
     costs = torch.tensor([-math.inf, -math.inf, 1.0, 2.0, 3.0, 4.0])
     gradients = torch.tensor([0.1, 9.0, 0.2, 0.05, 99.0, 99.0])
     # 3 are pruned and 1 exchanged: 0, 1, 2, 3 drop, and 1 comes back. What is kept is not asked.
-    assert exchange(costs, gradients, 3, 1).tolist() == [True, False, True, True, False, False]
-    assert exchange(costs, gradients, 3, 0).tolist() == choose(costs, 3).tolist()
+    assert exchange(costs, gradients, 3, 1 / 3).tolist() == [True, False, True, True, False, False]
+    assert exchange(costs, gradients, 3, 0.0).tolist() == choose(costs, 3).tolist()
 
 
 def test_an_exchange_leaves_what_a_cap_protects():
     costs = torch.tensor([-math.inf, 1.0, math.inf, math.inf])
-    assert exchange(costs, torch.ones(4), 1, 3).int().sum() == 1
-    assert exchange(costs, torch.ones(4), 1, 3)[2:].tolist() == [False, False]
+    assert exchange(costs, torch.ones(4), 1, 1.0).int().sum() == 1
+    assert exchange(costs, torch.ones(4), 1, 1.0)[2:].tolist() == [False, False]
 
 
 def test_units_without_a_gradient_are_not_exchanged():
     costs = torch.tensor([-math.inf, -math.inf, 1.0, 2.0, 3.0, 4.0])
-    assert exchange(costs, torch.zeros(6), 3, 2).tolist() == choose(costs, 3).tolist()
+    assert exchange(costs, torch.zeros(6), 3, 0.9).tolist() == choose(costs, 3).tolist()
     # Of 3, which is cheap and was not used, nothing is known: 4 goes for 1.
     gradients = torch.tensor([0.0, 9.0, 0.0, 0.0, 0.1, 0.1])
-    assert exchange(costs, gradients, 3, 1).tolist() == [True, False, True, False, True, False]
+    assert exchange(costs, gradients, 3, 0.5).tolist() == [True, False, True, False, True, False]
+
+
+def test_a_share_is_of_the_kept_units_that_have_a_gradient():
+    costs = torch.cat([torch.tensor([-math.inf] * 4 + [1.0, 2.0, 3.0, 4.0]), torch.full((92,), 9.0)])
+    gradients = torch.cat([torch.ones(4), torch.full((4,), 0.5), torch.zeros(92)])
+    # A quarter of 4, not of 96: one of the four that learn goes, and one comes back.
+    pruned = exchange(costs, gradients, 4, 0.25)
+    assert pruned[4:].tolist() == [True, *[False] * 95]
+    assert pruned[:4].sum() == 3
 
 
 def test_units_of_two_kinds_are_ranked_by_their_place_in_their_own():
