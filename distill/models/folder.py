@@ -18,7 +18,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.quiet import quiet_transformers
 
-__all__ = ["MERGE", "UNMERGED", "check_config", "check_folder", "check_memory", "check_sizes", "parameters_of"]
+__all__ = ["MERGE", "UNMERGED", "check_config", "check_folder", "check_memory", "check_sizes", "parameters_of", "read_config"]
 
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "tf_model.h5", "flax_model.msgpack")
 
@@ -100,6 +100,18 @@ def check_config(folder: Path, path: str, key: str) -> None:
         except Exception as error:  # configurations check themselves, each in its own way
             problem = f"transformers cannot read its config.json ({' '.join(str(error).split())[:200]})"
             raise refuse(problem, "correct it, or take the configuration from the model's origin") from error
+
+
+def read_config(location: str, path: str, key: str) -> Any:
+    """The configuration at ``location``, a folder or a name on the hub, of sizes that a model can be made of.
+
+    transformers makes a name for each of ``num_labels`` as it reads.
+
+    Raises:
+        UserError: as :func:`check_config`.
+    """
+    check_config(Path(location), path, key)
+    return AutoConfig.from_pretrained(location, trust_remote_code=False)
 
 
 def _read(file: Path, refuse: Any) -> dict[str, Any]:

@@ -14,6 +14,10 @@ import pytest
 CASES: dict[str, tuple[Any, list[str]]] = {
     "text for a size": ({"hidden_size": "16"}, ["hidden_size must be a number and is the text '16'"]),
     "a million layers": ({"num_hidden_layers": 1_000_000}, ["num_hidden_layers is 1,000,000", "up to 1,000"]),
+    "a billion classes": (
+        {"num_labels": 10**9, "id2label": None, "label2id": None},
+        ["num_labels is 1,000,000,000", "up to 100,000"],
+    ),
     "more layers than weights": ({"num_hidden_layers": 6}, ["lack"]),
     "a width of 100,000": ({"hidden_size": 100_000}, ["describes", "and the weights are"]),
     "a vocabulary of billions": ({"vocab_size": 4_000_000_000}, ["vocab_size is 4,000,000,000"]),

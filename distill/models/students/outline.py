@@ -18,7 +18,7 @@ from distill.core.model_spec import ModelSpec
 from distill.core.record import read_steps, structural
 from distill.core.utils.paths import resolve
 from distill.core.utils.quiet import quiet_transformers
-from distill.models.folder import check_sizes
+from distill.models.folder import check_sizes, read_config
 from distill.models.students.build import freeze
 from distill.models.students.config import StudentConfig
 from distill.models.students.layers import choose_layers
@@ -72,7 +72,7 @@ def _configuration(student: StudentConfig, teacher: str | None) -> Any:
         location = None if path is None else resolve(path, f"{_KEY}.path")
         if location is None or (Path(location).is_dir() and structural(read_steps(location, f"{_KEY}.path"))):
             return None
-        return AutoConfig.from_pretrained(location, trust_remote_code=False)
+        return read_config(location, str(path), _KEY)
     return None
 
 

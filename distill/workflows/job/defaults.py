@@ -122,7 +122,7 @@ def classifier_of(model: Mapping[str, Any]) -> tuple[str, int] | None:
 
     ``None`` where neither is one, or cannot be read; of that more is said when it is loaded.
     """
-    from transformers import AutoConfig
+    from distill.models.folder import read_config
 
     teacher = model.get("teacher")
     for key, found in (
@@ -134,7 +134,7 @@ def classifier_of(model: Mapping[str, Any]) -> tuple[str, int] | None:
             if not isinstance(path, str):
                 continue
             with suppress(Exception):
-                config = AutoConfig.from_pretrained(resolve(path, key), trust_remote_code=False)
+                config = read_config(resolve(path, key), path, key)
                 if any("SequenceClassification" in kind for kind in config.architectures or ()):
                     return key, int(config.num_labels)
     return None

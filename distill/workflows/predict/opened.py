@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from distill.core.internals.transformers import class_made_by
 from distill.core.signals import Batch, Request
@@ -25,7 +25,7 @@ from distill.export.onnx import runtime
 from distill.export.onnx.graph import feed
 from distill.export.onnx.write import MODEL
 from distill.models.compatibility import positions_of
-from distill.models.folder import check_config
+from distill.models.folder import read_config
 from distill.models.pretrained import load_model
 from distill.models.tokens import set_padding
 from distill.tasks import TASKS
@@ -74,9 +74,8 @@ def open_folder(path: str, max_length: int | None = None) -> Opened:
         problem = "there is no config.json: a module of one's own (the task plain) reads tensors, not texts"
         hint = "open it in Python: distill.load(folder, model=module)"
         raise UserError(problem, key=KEY, value=path, hint=hint)
-    check_config(folder, path, KEY)
     task_file = read_task_file(folder, KEY)
-    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = read_config(str(folder), path, KEY)
     task = _task(folder, path, config, task_file)
     tokenizer = _tokenizer(folder, path, task)
     if exported:
