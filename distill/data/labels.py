@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,9 @@ from distill.data.label_values import (
 
 __all__ = ["Labels", "Outputs", "read_labels"]
 
+_NEAR = -50
+"""Where a number to regress on is lower, -100 may be one too."""
+
 Outputs = tuple[str, int]
 """A classifier that the labels are for: where the configuration names it, and how many outputs it has."""
 
@@ -42,6 +45,7 @@ class Labels:
         names: Classes in the order of their ids; ``None`` where labels are numbers to regress on.
         known: What stands in the data -> id. What does not stand here is no label.
         hot: Of form ``set``: rows give 0 or 1 (or a probability) for every class.
+        absent: Of form ``number``: those that stand for no label.
     """
 
     form: LabelForm
@@ -49,6 +53,7 @@ class Labels:
     names: list[str] | None
     known: Mapping[Any, int]
     hot: bool = False
+    absent: Collection[int] = ()
 
     def ids(self, values: Sequence[Any]) -> list[Any]:
         """What :attr:`~distill.core.task.TextTask.takes` says a task is given for each row."""
@@ -64,7 +69,7 @@ class Labels:
         if self.form == "class":
             return self.known.get(value, IGNORE)
         number = canonical(value)
-        return math.nan if number is None else float(number)
+        return math.nan if number is None or number in self.absent else float(number)
 
     def _vector(self, value: Sequence[Any] | None) -> list[float]:
         count = len(self.names or ())
@@ -80,7 +85,9 @@ class Labels:
         made = self._one(value)
         if self.form == "set":
             return bool(made) and not math.isnan(made[0])
-        return made is not None and made != IGNORE and made == made  # NaN is not itself
+        if self.form == "number":
+            return not math.isnan(made)
+        return made is not None and made != IGNORE
 
     def missing(self, dataset: Any) -> int:
         """Rows without a label."""
@@ -105,7 +112,7 @@ def read_labels(
     in a column of text or booleans, in natural order ("2" before "10", "class 2" before "class 10"). Numbers of
     which one is no integer are for regression where the task takes it, and so are integers written as floats, but
     beside a classifier; beside a model of one output all numbers are. Null, NaN, an empty text, -1 and -100 are no
-    label (-1 and -100 are numbers where labels are, unless a split has nothing else).
+    label. Among numbers -1 is one, unless a split has nothing else, and so is -100 where another is below -50.
 
     Args:
         task: Says what a row's label may be.
@@ -135,7 +142,7 @@ def read_labels(
             split.refuse(lambda v: isinstance(v, str), "which is no number", "give numbers, or names in every row")
             if split.split != "test":
                 split.refuse_constant(absent)
-        return Labels("number", column, None, {})
+        return Labels("number", column, None, {}, absent=_no_numbers(found.values()))
     form = next(f for f in ("class", "tags", "set") if f in task.takes)
     if names is None and first.names is None:
         _refuse_half_numbers(first, absent)
@@ -191,6 +198,12 @@ def _are_numbers(first: LabelColumn, absent: Collection[int], outputs: Callable[
             "give a class to each row, or a model of one output",
         )
     return fractions or count == 1
+
+
+def _no_numbers(found: Iterable[LabelColumn]) -> frozenset[int]:
+    """-100, where it is no label among numbers: none of the others comes near it."""
+    numbers = [value for split in found for value in split.labels({-100}).values()]
+    return frozenset() if any(isinstance(n, int | float) and n < _NEAR for n in numbers) else frozenset({-100})
 
 
 def _refuse_half_numbers(first: LabelColumn, absent: Collection[int]) -> None:

@@ -11,7 +11,10 @@ from typing import Any
 from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.paths import at_home
 
-__all__ = ["ReaderConfig", "file_fingerprint", "read_text", "reader_config"]
+__all__ = ["ReaderConfig", "ReaderOptions", "file_fingerprint", "read_text", "reader_config"]
+
+ReaderOptions = dict[str, str | int | float | bool | list[str | int | float | bool] | None]
+"""As the user writes it. Where anything at all may stand jsonargparse reads texts as YAML once more: '?', '1e3'."""
 
 _QUOTING = {0: "minimal", 3: "none"}  # as the standard library's csv and pandas number them
 _MAGIC = {

@@ -19,7 +19,7 @@ from distill.data.features import Samples
 from distill.data.labels import Outputs
 from distill.data.loader import Collate, Loader, make_loader, ranks_of
 from distill.data.raw_data import RawData, read_raw_data
-from distill.data.reader import reader_config
+from distill.data.reader import ReaderOptions, reader_config
 from distill.data.sources import Source, find_splits, load, set_aside
 from distill.data.tokenize import load_tokenizer, tokenize, tokenizer_fingerprint, warn_of_length
 from distill.tasks import Task, TextTask, make_task
@@ -85,7 +85,7 @@ class TextData(LightningDataModule):
         path: str | None = None,
         name: str | None = None,
         files: dict[str, str | list[str]] | None = None,
-        reader: dict[str, Any] | None = None,
+        reader: ReaderOptions | None = None,
         document: Literal["paragraph", "file", "line"] | None = None,
         task: str | Task = "text-classification",
         tokenizer: str = "",

@@ -18,7 +18,16 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.quiet import quiet_transformers
 
-__all__ = ["MERGE", "UNMERGED", "check_config", "check_folder", "check_memory", "check_sizes", "parameters_of", "read_config"]
+__all__ = [
+    "MERGE",
+    "UNMERGED",
+    "check_config",
+    "check_folder",
+    "check_memory",
+    "check_sizes",
+    "parameters_of",
+    "read_config",
+]
 
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "tf_model.h5", "flax_model.msgpack")
 

@@ -9,10 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jsonargparse import ArgumentParser
 
+from distill.core.internals.jsonargparse import may_import
 from distill.core.utils.errors import UserError
 from distill.data.plain_text import split_documents
-from distill.data.reader import ReaderConfig, reader_config
+from distill.data.reader import ReaderConfig, ReaderOptions, reader_config
 from distill.data.sources import load
 
 BOM = b"\xef\xbb\xbf"
@@ -208,3 +210,11 @@ def test_quotation_marks_are_one_thing_in_all_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"line 2 has 3 fields, and there are 2 columns") as error:
         load(None, None, {"train": str(plain), "validation": str(bad)})
     assert error.value.key == "data.files.validation"
+
+
+def test_what_a_reader_is_told_is_not_read_as_yaml_once_more() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--reader", type=ReaderOptions)
+    given = {"na_values": ["?", "1e3", "~", "[]", "{}", "a: b", "null", 9], "sep": "?", "quoting": 3}
+    with may_import([], []):
+        assert parser.parse_object({"reader": given}).reader == given

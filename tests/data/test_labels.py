@@ -74,12 +74,16 @@ def test_classes_are_understood_and_rows_without_one_are_none(labels: Any, names
         (["0.5", "1", "-1.0", "", "1e-3"], [0.5, 1.0, -1.0, math.nan, 0.001]),
         ([[2.5], [3.0]], [2.5, 3.0]),
         ([0.0, 1.0], [0.0, 1.0]),
+        ([0.5, -2.0, -100.0, -100.0], [0.5, -2.0, math.nan, math.nan]),
+        (["0.5", "1.5", "-100", "-1"], [0.5, 1.5, math.nan, -1.0]),
+        ([0.5, -60.0, -100.0], [0.5, -60.0, -100.0]),
     ],
 )
 def test_numbers_to_regress_on_keep_their_values(labels: Any, numbers: Any) -> None:
     names, values = understood(labels)
     assert names is None
     assert values == pytest.approx(numbers, nan_ok=True)
+    assert read(labels).missing(Dataset.from_dict({"label": labels})) == sum(map(math.isnan, numbers))
 
 
 @pytest.mark.parametrize("labels", [[0.0, 1.0, math.nan], ["0.0", "1.0", ""], [0, 1, None]])
