@@ -167,10 +167,10 @@ def for_isa(kind: type[ExportTarget], isa: str | None, to: str, dtype: str | Non
 
 
 def limited(batches: Iterable[Batch], samples: int | None) -> Iterator[Batch]:
-    """The batches that hold the first ``samples`` samples; all of them if not given."""
+    """The batches that hold the first ``samples`` samples, with their ids; all of them if not given."""
     left = samples
     for batch in batches:
-        yield batch if left is None or batch.size <= left else batch.first(left)
+        yield batch if left is None or batch.size <= left else batch.rows(list(range(left)))
         if left is not None:
             left -= batch.size
             if left <= 0:

@@ -168,9 +168,10 @@ def test_the_page_needs_nothing_else_and_what_strangers_wrote_is_text(report: Re
 
 
 def test_a_page_is_written_as_a_whole_or_not_at_all(report: Report, tmp_path: Path) -> None:
-    lone = Section("x", "half \ud800 of a character", [])
+    lone = Section("x", "half \ud800 of a character", [Text("the key is hf_" + "a" * 34)])
     write_html(report, [lone], tmp_path / "report.html")
-    assert "half ? of" in (tmp_path / "report.html").read_text()
+    assert "half \\ud800 of" in (tmp_path / "report.html").read_text()
+    assert "the key is ***<" in (tmp_path / "report.html").read_text()
     with pytest.raises(UserError, match="cannot be written"):
         write_html(report, [lone], tmp_path / "nowhere" / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.core.signals import IGNORE, Request
+from distill.core.signals import IGNORE, Batch, Request
 from distill.core.utils.plots import Line
+from distill.export.student import limited
 from distill.workflows.report.views.attention import attention_map
 from distill.workflows.report.views.attribution import integrated_gradients, word_ends, word_values
 from distill.workflows.report.views.blocks import Matrix, Table, Words
@@ -173,6 +174,12 @@ def test_attention_is_the_mean_of_the_last_layers_heads_and_the_model_stays_as_f
     attention_map(model, lambda request: forward(model, inputs, request))
     assert model.config._attn_implementation == "sdpa"
     assert forward(model, inputs, Request(hidden_states=frozenset({-1}))).hidden_states
+
+
+def test_samples_of_a_batch_that_is_cut_are_still_those_of_their_rows() -> None:
+    batches = [Batch({"x": torch.arange(4) + start}, ids=list(range(start + 10, start + 14))) for start in (0, 4)]
+    found = [(batch.inputs["x"].tolist(), batch.ids) for batch in limited(batches, 6)]
+    assert found == [([0, 1, 2, 3], [10, 11, 12, 13]), ([4, 5], [14, 15])]
 
 
 # ---------------------------------------------------------------------- layers, curves, costs

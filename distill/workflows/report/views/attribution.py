@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Attribution", "integrated_gradients", "word_ends", "word_values"]
+__all__ = ["STEPS", "Attribution", "Score", "integrated_gradients", "word_ends", "word_values"]
 
 STEPS = 16
 _CLOSE = 0.02

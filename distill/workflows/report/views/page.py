@@ -26,14 +26,18 @@ def page(report: Report, sections: Sequence[Section]) -> str:
         sections: Below that.
     """
     # Texts and names are others': each is escaped where it is written.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_shown)
     template = environment.from_string(
         resources.files("distill.workflows.report.views").joinpath("page.html").read_text(encoding="utf-8")
     )
     runs = ", ".join(report.runs)
     heading = f"{report.samples.task}: {runs}"
-    said = [str(scrub(visible(sentence))) for sentence in report.verdict]
-    return template.render(title=visible(f"{runs} · report"), heading=visible(heading), verdict=said, sections=sections)
+    return template.render(title=f"{runs} · report", heading=heading, verdict=report.verdict, sections=sections)
+
+
+def _shown(value: object) -> object:
+    """What is written of a value: of a text that is no markup, no secret, and nothing that cannot be seen."""
+    return scrub(visible(value)) if type(value) is str else value
 
 
 def write_html(report: Report, sections: Sequence[Section], path: str | Path) -> None:

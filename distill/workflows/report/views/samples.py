@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,15 +16,18 @@ from distill.core.utils.visible import visible
 from distill.data import TextData
 from distill.workflows.report.predictions import Predictions, Subject
 from distill.workflows.report.views.attention import attention_map, attention_picture
-from distill.workflows.report.views.attribution import integrated_gradients, word_values
+from distill.workflows.report.views.attribution import STEPS, Score, integrated_gradients, word_values
 from distill.workflows.report.views.blocks import Block, Cell, Column, Pictures, Table, Text, Words
 from distill.workflows.report.views.disagreements import Parted, part_in_classes, part_in_numbers, part_in_sets
 
 __all__ = ["Sampled", "chosen_rows", "explained", "parted", "parted_table"]
 
 _LONGEST = 300
-_TOKENS = 32
-"""The most of a sample whose attention is shown: more could not be read."""
+_TOKENS, _DRAWN = 32, 64
+"""Tokens of a short sample, and the most of one whose attention is drawn: more could not be read."""
+
+_READ = 8192
+"""Tokens that a model reads to explain a sample, about."""
 
 _LOST = 0.05
 """The part of a score that attributions may leave out without a word."""
@@ -100,15 +103,17 @@ def parted_table(
     shown = set[int]()
     for one in apart:
         at = int(first.sample[one.place])
+        word = one.place - int(torch.searchsorted(first.sample, at))
         if at in shown or len(rows) == most:
             continue
         shown.add(at)
         text = sampled.text(first.ids[at])
         text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
         label = "" if first.labels is None else _label(task, first.labels[one.place], one)
+        label = f"word {word + 1}: {label}" if task.words else label
         rows.append([Cell(text), Cell(label), Cell(_said(task, one, 0)), Cell(_said(task, one, 1))])
     columns = [Column(name, numeric=False) for name in ("text", "label", f"{who[0]} says", f"{who[1]} says")]
-    return Table("those first of which both are sure", columns, rows)
+    return Table("as the models read them; those first of which both are sure", columns, rows)
 
 
 def _label(task: TextTask, label: Tensor, one: Parted) -> str:
@@ -161,7 +166,8 @@ def explained(subjects: Sequence[Subject], rows: Sequence[int], sampled: Sampled
 
 
 def _explained(subjects: Sequence[Subject], row: int, sampled: Sampled, name: str) -> list[Block]:
-    task, ids = sampled.task, sampled.ids(row)[:_TOKENS]
+    task, ids = sampled.task, sampled.ids(row)
+    ids = ids[:_TOKENS] if task.packs else ids  # what a text is, hangs on all of it
     batch = sampled.batch(row, len(ids))
     decode = partial(sampled.tokenizer.decode, clean_up_tokenization_spaces=False)
     lines: dict[str, Any] = {}
@@ -172,23 +178,29 @@ def _explained(subjects: Sequence[Subject], row: int, sampled: Sampled, name: st
             continue
         here = batch.to(next(model.parameters()).device)
         run = partial(task.forward, model, here)
-        said, score = _score(sampled, run(Request(logits=True)))
-        found = integrated_gradients(model, here.inputs, sampled.neutral(here.inputs["input_ids"]), score)
-        lines[subject.key] = word_values(ids, found.tokens.tolist(), decode, list(sampled.special))
-        lost = f"; {100 * found.missing:.0f} % of the score is not accounted for" if found.missing > _LOST else ""
-        notes[subject.key] = f"says {said}{lost}"
+        said = _score(sampled, run(Request(logits=True)))
+        if said is not None:
+            neutral, most = sampled.neutral(here.inputs["input_ids"]), max(STEPS, min(8 * STEPS, _READ // len(ids)))
+            found = integrated_gradients(model, here.inputs, neutral, said[1], most=most)
+            lines[subject.key] = word_values(ids, found.tokens.tolist(), decode, list(sampled.special))
+            lost = f"; {100 * found.missing:.0f} % of the score is not accounted for" if found.missing > _LOST else ""
+            notes[subject.key] = f"says {said[0]}{lost}"
         tokens = [sampled.token(token) for token in ids]
+        if len(tokens) > _DRAWN:
+            continue
         pictures.append(attention_picture(attention_map(model, run), tokens, subject.key, f"{name}a{at}"))
     after = f"Sample {row}: what comes after its first {len(ids)} tokens"
     title = after if task.packs else sampled.text(row)[:_LONGEST]
-    return [Words(title, lines, notes), Pictures(pictures)]
+    return [Words(title, lines, notes), *([Pictures(pictures)] if pictures else [])]
 
 
-def _score(sampled: Sampled, signals: Signals) -> tuple[str, Callable[[nn.Module, Mapping[str, Tensor]], Tensor]]:
+def _score(sampled: Sampled, signals: Signals) -> tuple[str, Score] | None:
     """What the model says of a sample, in words, and the score that says so: the logit of its class, or of the token
-    that comes next, or the number."""
+    that comes next, or the number; nothing where it says many things."""
     task, logits = sampled.task, signals.logits
     assert logits is not None
+    if logits.dim() > 2 and not task.packs:
+        return None
     last = (logits[0] if logits.dim() == 2 else logits[0, -1]).detach()
     target = 0 if task.predict(logits) is None else int(last.argmax())
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from distill.core.record import steps_of, summary
+from distill.core.utils.errors import first_line
 from distill.core.utils.extras import installing, missing
 from distill.core.utils.json_file import number_at
 from distill.data import TextData
@@ -36,6 +39,8 @@ from distill.workflows.report.views.samples import Sampled, chosen_rows, explain
 
 __all__ = ["sections_of"]
 
+_log = logging.getLogger(__name__)
+
 _STUDENTS: tuple[Role, ...] = ("compressed", "distilled", "alone")
 """Roles of the models that are looked into, the last step of a run first."""
 
@@ -50,15 +55,20 @@ def sections_of(built: Built) -> list[Section]:
     """All that the page shows below the verdict, in its order; what there is nothing of is left out."""
     report, plots = built.report, missing("plots") is None
     found = [Section("models", "", [quality_table(report), cost_table(report), *_given(pairs_table(report))])]
-    found += _pareto(report) if plots else []
-    found += _details(report, plots)
-    found += _confusions(built)
-    found += _samples(built, plots)
     runs = {subject.run.folder: subject for subject in built.subjects.values() if subject.model is not None}
-    several = len(runs) > 1
-    for number, subject in enumerate(runs.values()):
-        found += _of_run(subject, f"run{number}", several, plots)
-    notes: list[Block] = [Text(note) for note in report.notes]
+    makers = [
+        *([partial(_pareto, report)] if plots else []),
+        *(partial(_details, report, plots), partial(_confusions, built), partial(_samples, built, plots)),
+        *(partial(_of_run, one, f"run{at}", len(runs) > 1, plots) for at, one in enumerate(runs.values())),
+    ]
+    lost: list[Block] = []
+    for make in makers:
+        try:
+            found += make()
+        except Exception as error:  # of models and files of others; what was measured is shown all the same
+            _log.warning("a part of the page is missing (%s)", first_line(error))
+            lost.append(Text(f"A part of this page could not be made: {first_line(error)}"))
+    notes: list[Block] = [*lost, *(Text(note) for note in report.notes)]
     notes += [Text(f"{name}: {text}") for name, text in report.means.items()]
     notes += [Text(f"{model.key}: {note}") for model in report.models for note in model.notes]
     if not plots:
@@ -118,9 +128,10 @@ def _confusions(built: Built) -> list[Section]:
     blocks = []
     for model in shown[:5]:
         found, subject = built.predictions.get(model.key), built.subjects.get(model.key)
-        names = getattr(subject.job.module.task, "labels", None) if subject else None
-        if found is None or not names or found.labels is None or found.decisions is None or found.logits is None:
+        if found is None or subject is None or found.labels is None or found.decisions is None or found.logits is None:
             continue
+        task = subject.job.module.task
+        names = getattr(task, "labels", None) or [str(label) for label in range(found.logits.shape[-1])]
         if found.labels.dim() == 1 and len(names) > 1:
             blocks.append(confusion_block(model.key, confusion(found.labels, found.decisions, len(names)), names))
     return [Section("confusion", "What is taken for what", blocks)] if blocks else []
