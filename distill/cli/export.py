@@ -10,7 +10,18 @@ from distill.core.utils.errors import UserError
 
 __all__ = ["EXPORT", "FORMATS"]
 
-FORMATS = ("hf", "onnx", "onnx-int8", "onnx-genai", "compressed-tensors", "gguf", "openvino", "torch-export")
+FORMATS = (
+    "hf",
+    "onnx",
+    "onnx-int8",
+    "onnx-fp16",
+    "onnx-genai",
+    "compressed-tensors",
+    "gguf",
+    "openvino",
+    "torch-export",
+    "triton",
+)
 """The names of ``distill.export.targets.TARGETS``, which needs torch; a test holds them equal."""
 
 

@@ -19,18 +19,20 @@ from distill.export.gguf.target import Gguf
 from distill.export.hf import HuggingFace
 from distill.export.onnx.convert import frozen_layers, without_quantization
 from distill.export.onnx.graph import feed
+from distill.export.onnx.half import OnnxFp16
 from distill.export.onnx.write import Onnx, OnnxInt8
 from distill.export.openvino import OpenVino
 from distill.export.torch_export import TorchExport
+from distill.export.triton import Triton
 from distill.export.verify import check_float, check_integer, compare, nothing_to_compare, torch_logits
 from distill.tasks import Task
 
 __all__ = ["TARGETS", "check_packages", "find_target", "write"]
 
-TARGETS: dict[str, type[ExportTarget]] = {
-    target.name: target
-    for target in (HuggingFace, Onnx, OnnxInt8, OnnxGenAI, CompressedTensors, Gguf, OpenVino, TorchExport)
-}
+_ONNX: tuple[type[ExportTarget], ...] = (Onnx, OnnxInt8, OnnxFp16, OnnxGenAI, OpenVino, Triton)
+_KINDS: tuple[type[ExportTarget], ...] = (HuggingFace, *_ONNX, CompressedTensors, Gguf, TorchExport)
+
+TARGETS: dict[str, type[ExportTarget]] = {target.name: target for target in _KINDS}
 """Name -> target, of those that come with the package. ``distill.cli.export`` has the names too: it loads no torch."""
 
 

@@ -28,7 +28,7 @@ Distill = Callable[..., Any]
         ("export nowhere --to hf --to onnx", "--to = 'onnx': is given twice, and was 'hf' before"),
         (
             "export nowhere --to onnxx",
-            "--to = 'onnxx': must be hf, onnx, onnx-int8, onnx-genai,",
+            "--to = 'onnxx': must be hf, onnx, onnx-int8,",
         ),
         ("export nowhere elsewhere --to hf", "distill export = 'elsewhere': belongs to no option and no key"),
         ("fit", "-c: must be given. distill fit -c FILE"),

@@ -88,6 +88,8 @@ def test_an_export_is_said_to_be_what_it_is() -> None:
         "hf": ("hf", "pipeline("),
         "onnx": ("onnx", "onnxruntime"),
         "onnx-int8": ("onnx", "onnxruntime"),
+        "onnx-fp16": ("onnx", "onnxruntime"),
+        "triton": ("onnx", "tritonserver --model-repository"),
         "onnx-genai": ("onnx-genai", "import onnxruntime_genai"),
         "compressed-tensors": ("compressed-tensors", "`compressed-tensors`"),
         "gguf": ("gguf", 'gguf_file="model.gguf"'),
@@ -99,7 +101,7 @@ def test_an_export_is_said_to_be_what_it_is() -> None:
         assert form_of(TARGETS[name]()) == form
         text = how_to_load(small(), reading, form, TARGETS[name]())
         assert words in text
-        assert ("import onnxruntime\n" in text) is (form == "onnx")
+        assert ("import onnxruntime\n" in text) is (form == "onnx" and name != "triton")
         head = head_of(card(CONFIG, {}, small(), None, {"to": name}, TARGETS[name]()))
         assert form in head["tags"]
         assert head.get("library_name") == ("transformers" if form in ("hf", "compressed-tensors") else None)

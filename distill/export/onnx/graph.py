@@ -23,13 +23,12 @@ from distill.core.utils.quiet import quiet_transformers
 from distill.export.onnx.fold_batch_norms import fold_batch_norms
 from distill.export.onnx.global_pools import write_global_pools
 from distill.export.onnx.padding import count_positions, sides
-from distill.export.onnx.shared import share_transposed
 
-__all__ = ["OPSET", "Logits", "feed", "prepared", "save_graph", "silent", "to_onnx", "traceable"]
+__all__ = ["LARGEST_FILE", "OPSET", "Logits", "feed", "prepared", "save_graph", "silent", "to_onnx", "traceable"]
 
 OPSET = 20  # the first with Gelu
 
-_LARGEST_FILE = 2_000_000_000  # of protobuf, in bytes, less some room for the graph
+LARGEST_FILE = 2_000_000_000  # of protobuf, in bytes, less some room for the graph
 
 # What exported models read; position ids they count themselves.
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -183,9 +182,8 @@ def save_graph(
     assert program is not None
     fold_batch_norms(program.model.graph)
     write_global_pools(program.model.graph)
-    share_transposed(program.model.graph)
     _strip(program.model)
-    program.save(path, external_data=size > _LARGEST_FILE)
+    program.save(path, external_data=size > LARGEST_FILE)
 
 
 def _strip(model: Any) -> None:

@@ -45,7 +45,7 @@ class Onnx(ExportTarget):
         return Lines(
             packages=("onnxruntime", "transformers"),
             imports=("import onnxruntime",),
-            opens=(f'model = onnxruntime.InferenceSession(folder / "{MODEL}")',),
+            opens=(f'model = onnxruntime.InferenceSession(folder / "{self.onnx}")',),
             logits='model.run(["logits"], {one.name: inputs[one.name] for one in model.get_inputs()})[0]',
         )
 

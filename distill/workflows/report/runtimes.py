@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from distill.core.utils.errors import UserError
 from distill.export.onnx.graph import to_onnx
 from distill.export.onnx.runtime import input_sizes, numpy_feed, session
-from distill.export.onnx.write import MODEL
 from distill.export.openvino import FILE as OPENVINO_FILE
 from distill.export.openvino import OpenVino, Session
 from distill.export.verify import torch_logits
@@ -57,7 +56,7 @@ def _file(subject: Subject) -> Path | None:
         return None
     if isinstance(subject.target, OpenVino):
         return Path(subject.source) / OPENVINO_FILE
-    return Path(subject.source) / MODEL if subject.target.onnx is not None else None
+    return Path(subject.source) / subject.target.onnx if subject.target.onnx is not None else None
 
 
 def _in_float(subjects: Sequence[Subject]) -> Iterator[Subject]:
