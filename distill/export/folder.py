@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-from contextlib import AbstractContextManager
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from distill.core.utils.errors import UserError
@@ -18,15 +21,37 @@ REPORT = "export.json"
 """What every export holds besides its model; a folder with it may be exported to again."""
 
 
-def replacing_export(target: Path) -> AbstractContextManager[Path]:
+_ROOM = 1 << 20  # bytes: with less left the disk is taken to be full
+
+
+@contextmanager
+def replacing_export(target: Path) -> Iterator[Path]:
     """As :func:`~distill.core.utils.replacing.replacing`, but what is no export is never replaced.
 
     Raises:
-        UserError: if something else than an earlier export stands there, or nothing can be written there.
+        UserError: if something else than an earlier export stands there, or nothing can be written there, or no more.
     """
     if target.exists() and not (target / REPORT).is_file() and not _is_empty_folder(target):
         raise UserError("exists and is no earlier export", key="--output", value=str(target), hint="name another")
-    return replacing(target, "--output")
+    with replacing(target, "--output") as fresh:
+        try:
+            yield fresh
+        except Exception as error:
+            if isinstance(error, UserError) or not _is_full(fresh, error):
+                raise
+            problem, hint = "lies on a disk that is full; nothing was written", "make room, or name another folder"
+            raise UserError(problem, key="--output", value=str(target), hint=hint) from error
+
+
+def _is_full(folder: Path, error: BaseException | None) -> bool:
+    """Whether a disk without room is the cause of an error. Many libraries raise errors of their own for it."""
+    if shutil.disk_usage(folder).free < _ROOM:
+        return True
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "os error 28" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _is_empty_folder(path: Path) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,3 +113,33 @@ def test_a_folder_that_cannot_be_replaced_is_back_in_its_place(tmp_path: Path, m
         (fresh / "model").write_text("new")
     assert (tmp_path / "out" / "model").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+class Unlike(Exception):
+    """As libraries raise errors of their own."""
+
+
+@pytest.mark.parametrize(
+    ("error", "free", "full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 1 << 30, True),
+        (Unlike("I/O error: No space left on device (os error 28)"), 1 << 30, True),
+        (RuntimeError("file write failed"), 100, True),
+        (RuntimeError("file write failed"), 1 << 30, False),
+        (UserError("wrong", key="--to", hint="another"), 100, False),
+    ],
+)
+def test_a_full_disk_is_one_message_and_leaves_nothing(
+    error: Exception, free: int, full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+
+    def fail() -> None:
+        with replacing_export(tmp_path / "exports" / "out") as fresh:
+            (fresh / "model").write_text("half of it")
+            raise error
+
+    said = r"--output = '.*out': lies on a disk that is full; nothing was written. make room"
+    with pytest.raises(UserError if full else type(error), match=said if full else "wr"):
+        fail()
+    assert not list(tmp_path.iterdir())
