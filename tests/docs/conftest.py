@@ -21,7 +21,7 @@ import yaml
 from distill.cli.main import main
 
 VLLM: Any = runpy.run_path(str(Path(__file__).parents[1] / "workflows/completions.py"))
-INSTEAD = {"ENCODER": "encoder", "SST2": "sst2", "bf16-mixed": "32-true"}
+INSTEAD = {"distill:quickstart/teacher": "my-chat-model", "ENCODER": "encoder", "SST2": "sst2", "bf16-mixed": "32-true"}
 """Words of a command -> what stands for them here."""
 
 CAPITALS = """\
@@ -146,6 +146,7 @@ def write_chats(folder: Path, chat_model: Path) -> None:
     (folder / "prompts.jsonl").write_text("".join(asked))
     wiki = [json.dumps({"text": f"line {row}", "title": row // 8}) + "\n" for row in range(64)]
     (folder / "wiki.jsonl").write_text("".join(wiki))
+    (folder / "code.txt").write_text("\n\n".join(f"def f{row}(x):\n    return x + {row}" for row in range(64)))
     (folder / "capitals.yaml").write_text(CAPITALS)
     (folder / "capitals.jsonl").write_text('{"country": "France", "choices": ["Rome", "Paris"], "answer": 1}\n' * 2)
     for name in ("my-chat-model", "my-small-chat-model"):
