@@ -14,8 +14,6 @@ from distill.workflows.report.build import build_report
 from distill.workflows.report.predictions import Built, Options, Subject
 from distill.workflows.report.rule import Rule, broken, check
 from distill.workflows.report.show import show
-from distill.workflows.report.views.page import write_html
-from distill.workflows.report.views.sections import sections_of
 
 __all__ = ["FILE", "report"]
 
@@ -56,6 +54,9 @@ def report(
     _write(place, built.report.to_json())
     print(f"report: {place}")
     if page is not None:
+        from distill.workflows.report.views.page import write_html
+        from distill.workflows.report.views.sections import sections_of
+
         write_html(built.report, sections_of(built), page)
         print(f"page: {page}")
     if lines := [line for rule in rules for line in broken(rule, built.report)]:

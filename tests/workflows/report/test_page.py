@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import runpy
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from distill.core.utils.errors import UserError
 from distill.core.utils.plots import Line, Panel
 from distill.core.utils.svg import inline_svg, themed
+from distill.workflows.report.predictions import Built
 from distill.workflows.report.schema import (
     Bin,
     Calibration,
@@ -32,6 +35,7 @@ from distill.workflows.report.schema import (
 from distill.workflows.report.views import overview
 from distill.workflows.report.views.attention import attention_picture
 from distill.workflows.report.views.blocks import Cell, Column, Pictures, Section, Table, Text, Words
+from distill.workflows.report.views.calibration import calibration_picture
 from distill.workflows.report.views.confusion import confusion_block
 from distill.workflows.report.views.curves import curve_pictures
 from distill.workflows.report.views.page import page, write_html
@@ -93,7 +97,7 @@ def sections(report: Report) -> list[Section]:
     tables += [overview.class_table(report.models), overview.latency_table(report.models)]
     said = Table("apart", [Column("text", numeric=False), Column("label", numeric=False)], [[Cell(EVIL), Cell(EVIL)]])
     maps = [attention_picture(torch.eye(4), tokens, who, f"map{at}") for at, who in enumerate(("teacher", EVIL))]
-    calibration = overview.calibration_picture(report.models, "calibration")
+    calibration = calibration_picture(report.models, "calibration")
     assert calibration is not None
     assert all(tables)
     words = Words(EVIL, {EVIL: [(EVIL, 1.0), ("film", -0.5)]}, {EVIL: f"says {EVIL}"})
@@ -175,6 +179,20 @@ def test_a_page_is_written_as_a_whole_or_not_at_all(report: Report, tmp_path: Pa
     with pytest.raises(UserError, match="cannot be written"):
         write_html(report, [lone], tmp_path / "nowhere" / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_without_matplotlib_the_page_has_its_tables(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing = ("matplotlib", "distill.core.utils.plots", "distill.core.utils.svg", "distill.workflows.report.views")
+    for name in [name for name in sys.modules if name.startswith(drawing)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    fresh = importlib.import_module("distill.workflows.report.views.sections")
+    monkeypatch.setattr(fresh, "missing", lambda extra: "matplotlib")
+    found = fresh.sections_of(Built(report, {}, {}))
+    assert [section.id for section in found] == ["models", "quality", "latency", "conditions"]
+    text = importlib.import_module("distill.workflows.report.views.page").page(report, found)
+    assert "matplotlib is not installed" in text
+    assert "<svg" not in text
 
 
 def test_pictures_keep_their_names_apart_and_take_the_pages_colours() -> None:

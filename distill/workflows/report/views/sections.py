@@ -24,7 +24,6 @@ from distill.workflows.report.views.completions import completion_table, read_co
 from distill.workflows.report.views.confusion import confusion, confusion_block
 from distill.workflows.report.views.layers import compressed_layers, layer_table
 from distill.workflows.report.views.overview import (
-    calibration_picture,
     class_table,
     cost_table,
     generation_table,
@@ -35,7 +34,7 @@ from distill.workflows.report.views.overview import (
     quality_table,
     single_call,
 )
-from distill.workflows.report.views.samples import Sampled, chosen_rows, explained, parted, parted_table
+from distill.workflows.report.views.samples import Sampled, parted, parted_table
 
 __all__ = ["sections_of"]
 
@@ -107,8 +106,11 @@ def _pareto(report: Report) -> list[Section]:
 def _details(report: Report, plots: bool) -> list[Section]:
     models = report.models
     quality = [*_given(class_table(models)), *_given(length_table(models, report.monitor))]
-    if plots and (picture := calibration_picture(models, "calibration")) is not None:
-        quality.append(Pictures([picture]))
+    if plots:
+        from distill.workflows.report.views.calibration import calibration_picture
+
+        picture = calibration_picture(models, "calibration")
+        quality += [] if picture is None else [Pictures([picture])]
     time = [*_given(latency_table(models)), *_given(generation_table(models))]
     sections = [Section("quality", "Quality in detail", quality)] if quality else []
     return sections + ([Section("latency", "Time in detail", time)] if time else [])
@@ -153,6 +155,8 @@ def _samples(built: Built, plots: bool) -> list[Section]:
             sections.append(Section("disagreements", title, [table]))
     if mine is None or not plots:
         return sections
+    from distill.workflows.report.views.explained import chosen_rows, explained
+
     rows = [mine.ids[at] for at in chosen_rows(apart, mine, _EXPLAINED)]
     pair = [one for one in (None if sampled.other_tokens else teacher, student) if one is not None]
     blocks = explained(pair, rows, sampled)
