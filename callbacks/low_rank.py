@@ -74,7 +74,7 @@ class LowRank(Compression):
         whole = {name: module for name, module in chosen.items() if id(module) not in factors}
         refuse_rewritten(whole, KEY)
         for name, module in whole.items():
-            refuse_broken(name, module, KEY, "decomposition")
+            refuse_broken(name, module.weight, KEY, "decomposition")
             _refuse_written_bias(name, module)
         self._check_ties(student, whole)
         self._check_rank(whole)

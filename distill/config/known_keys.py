@@ -37,6 +37,8 @@ _SAME = {
     "--data.max_length": "max_length max_len max_seq_length max_seq_len seq_len seq_length sequence_length",
     "--data.pack_length": "block_size context_length pack_length",
     "--data.num_workers": "workers num_workers dataloader_num_workers preprocessing_num_workers num_proc",
+    "--data.columns.label": "label_column label_col label_name target_column",
+    "--data.columns.text": "text_column text_col text_name",
     "--data.tokenizer": "tokenizer tokenizer_name tokenizer_path",
     "--data.train_samples": "max_train_samples train_samples num_samples",
     "--trainer.max_epochs": "epochs num_epochs n_epochs num_train_epochs train_epochs epoch max_epochs",
@@ -76,12 +78,8 @@ _COMMANDS = {
     "distill validate RUN": "do_eval evaluate eval_only evaluate_only eval",
     "distill export RUN --to onnx": "export onnx",
     "distill quantize RUN": "quantize quantization quant int8 load_in_8bit",
-    "--callbacks '[{class_path: GradualMagnitudePruning, init_args: {final_sparsity: 0.8}}]'": "prune pruning sparsity",
+    "--callbacks '[{class_path: GradualMagnitudePruning, init_args: {final_sparsity: 0.8}}]'": "prune pruning",
     "--callbacks '[{class_path: QuantizationAwareTraining}]'": "qat",
-    "--callbacks '[{class_path: EarlyStopping, init_args: {monitor: val/accuracy, mode: max}}]'": "patience "
-    "early_stopping early_stopping_patience",
-    "--callbacks '[{class_path: ResumeCheckpoint, init_args: {every_n_steps: 100}}]'": "save_steps "
-    "save_every save_interval",
 }
 _PRECISIONS = {"no": "32-true", "fp32": "32-true", "float32": "32-true", "fp16": "16-mixed", "float16": "16-mixed"}
 _PRECISIONS |= {
@@ -162,7 +160,28 @@ def _metric(value: str) -> str:
     return f"--callbacks '[{{class_path: BestCheckpoint, init_args: {{monitor: val/{name}, mode: {mode}}}}}]'"
 
 
+def _bits(value: str) -> str:
+    return _callback("QuantizationAwareTraining", "weights: {{bits: {}}}", "8")(value)
+
+
+def _callback(name: str, arguments: str, usual: str) -> Callable[[str], str]:
+    """A callback with one argument that the value is for; {} stands for it."""
+    return lambda value: f"--callbacks '[{{class_path: {name}, init_args: {{{arguments.format(value or usual)}}}}}]'"
+
+
 _SPECIAL: dict[str, Callable[[str], str]] = {
+    **dict.fromkeys(
+        ("sparsity", "final_sparsity", "target_sparsity", "pruning_ratio"),
+        _callback("GradualMagnitudePruning", "final_sparsity: {}", "0.8"),
+    ),
+    **dict.fromkeys(("bits", "num_bits", "w_bits", "weight_bits"), _bits),
+    **dict.fromkeys(
+        ("patience", "early_stopping", "early_stopping_patience"),
+        _callback("EarlyStopping", "monitor: val/accuracy, mode: max, patience: {}", "3"),
+    ),
+    **dict.fromkeys(
+        ("save_steps", "save_every", "save_interval"), _callback("ResumeCheckpoint", "every_n_steps: {}", "100")
+    ),
     "device": _device,
     "gpu": _gpus,
     "gpus": _gpus,

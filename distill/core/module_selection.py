@@ -171,20 +171,18 @@ def refuse_rewritten(modules: Mapping[str, nn.Module], key: str, *, excludes: bo
             raise UserError(problem, key=key, value=name, hint="run the student once on a batch before it is given")
 
 
-def refuse_broken(name: str, module: nn.Module, key: str, lack: str) -> None:
+def refuse_broken(name: str, weight: Any, key: str, lack: str) -> None:
     """Refuse a weight with values that are no numbers.
 
     Args:
         name: Of the module.
-        module: It has a ``weight``.
+        weight: Its weight.
         key: Where the settings stand in the configuration.
         lack: What there is not for such values.
 
     Raises:
         UserError: with their number.
     """
-    weight = module.weight
-    assert isinstance(weight, nn.Parameter)
     broken = weight.numel() - int(weight.isfinite().sum()) if not weight.is_meta else 0
     if broken:
         problem = f"{broken} of its {weight.numel()} weights are NaN or infinite, for which there is no {lack}"

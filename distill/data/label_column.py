@@ -9,11 +9,13 @@ from typing import Any
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 from distill.data import arrow
-from distill.data.label_values import Value, all_absent, canonical, is_hot, shown
+from distill.data.label_values import Value, all_absent, canonical, is_hot, natural, shown
 
 __all__ = ["KEY", "LabelColumn"]
 
 KEY = "data.columns.label"
+
+_TRUTHS = frozenset({"yes", "no", "on", "off", "true", "false"})
 
 
 class LabelColumn:
@@ -64,8 +66,14 @@ class LabelColumn:
                 if len(names) > 100 and 2 * len(self.unique) > len(self.array):
                     hint = "most rows have a label of their own, as an identifier has: name another column"
                     raise self._error(raw, f"which is none of the {len(names)} classes ({listed})", hint)
+                if {*names} == {"False", "True"} and str(own).casefold() in _TRUTHS:
+                    hint = "YAML reads these words as truth values: quote them in data.labels"
+                    raise self._error(raw, f"which is none of the {len(names)} classes ({listed})", hint)
+                listing = [*names, str(own)]
+                if self.split == "train" and all(canonical(name) == i for i, name in enumerate(names)):
+                    listing = sorted({str(v) for v in self.labels(absent).values()}, key=natural)  # were only counted
                 hint = "list all classes in data.labels"
-                hint += f": {[*names, str(own)]}" if len(names) < 12 else ""
+                hint += f": {listing}" if len(listing) <= 12 else ""
                 if not isinstance(own, str):
                     hint += "; or number them from 0 without a gap, or write numbers to regress on as floats"
                 raise self._error(raw, f"which is none of the {len(names)} classes ({listed})", hint)

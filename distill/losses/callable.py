@@ -82,7 +82,7 @@ class CallableLoss(LogitLoss):
         if version(teacher_NC) != before:
             problem = "it changes the teacher's logits, which other losses read too"
             raise UserError(problem, key=self.name, hint="work on a copy: teacher.clone()")
-        if isinstance(value, Tensor) and value.shape in ((count,), ()):
+        if isinstance(value, Tensor) and value.shape in ((count,), ()) and value.is_floating_point():
             if student_NC.requires_grad and torch.is_grad_enabled() and not value.requires_grad:
                 problem, hint = (
                     "what it returns has no gradient",
@@ -92,7 +92,9 @@ class CallableLoss(LogitLoss):
             value = at_least_float32(value)
             total: Tensor = value.sum() if value.dim() or self._is_sum else value * count
             return total
-        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        got = type(value).__name__
+        if isinstance(value, Tensor):
+            got = f"{list(value.shape)}" if value.is_floating_point() else f"{value.dtype}".removeprefix("torch.")
         raise UserError(
             f"of {count} predictions it must return the mean or the sum, or one value each, and it returns {got}",
             key=self.name,
@@ -110,8 +112,10 @@ class CallableLoss(LogitLoss):
         devices = [student_NC.device] if student_NC.is_cuda else []
         with torch.random.fork_rng(devices=devices):
             value: Any = function(student_NC.clone(), teacher_NC.clone())
-            if not isinstance(value, Tensor) or value.shape not in ((len(student_NC),), ()) or not bool(value.any()):
-                return  # refused by the caller; of zeros nothing can be told
+            if not isinstance(value, Tensor) or value.shape not in ((len(student_NC),), ()):
+                return  # refused by the caller
+            if not value.is_floating_point() or not bool(value.any()):
+                return  # so is this; of zeros nothing can be told
             alike: Any = function(teacher_NC.clone(), teacher_NC.clone())
             if bool(alike.mean() > value.mean() + 1e-4 * value.mean().abs()):
                 _log.warning("%s is greater where the student agrees with the teacher: it drives them apart", self.name)

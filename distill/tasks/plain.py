@@ -161,7 +161,10 @@ def _check_classes(logits: Tensor, labels: Tensor, looks: bool) -> None:
         labels: Whole numbers.
         looks: Whether their values are looked at too.
     """
-    shape, count = list(logits.shape), logits.shape[-1]
+    shape, count = list(logits.shape), logits.shape[-1] if logits.dim() else 0
+    if not logits.dim():
+        problem, hint = "the model gives a single number, and must give logits of [B, C]", "return the logits, no loss"
+        raise UserError(problem, key="model.task", value=Plain.name, hint=hint)
     if labels.shape != logits.shape[:-1]:
         problem = (
             f"labels are {list(labels.shape)} for logits of {shape}, and must be {shape[:-1]}: a class for each row"

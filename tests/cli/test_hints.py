@@ -45,6 +45,11 @@ KNOWN = {
     "--model_name_or_path 'my model'": "--model.student 'my model'",
     "--teacher big": "--model.teacher big",
     "--num_layers 1": "--model.student.num_layers 1",
+    "--label_column y": "--data.columns.label y",
+    "--text_column t": "--data.columns.text t",
+    "--sparsity 0.5": "--callbacks '[{class_path: GradualMagnitudePruning, init_args: {final_sparsity: 0.5}}]'",
+    "--bits 4": "--callbacks '[{class_path: QuantizationAwareTraining, init_args: {weights: {bits: 4}}}]'",
+    "--save_steps 9": "--callbacks '[{class_path: ResumeCheckpoint, init_args: {every_n_steps: 9}}]'",
 }
 
 

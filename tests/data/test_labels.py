@@ -109,6 +109,11 @@ def test_names_that_are_given_say_which_class_is_which(labels: Any, given: Any, 
     assert understood(labels, given=given) == ([str(name) for name in given], ids)
 
 
+def test_words_that_yaml_reads_as_truth_values_are_to_be_quoted() -> None:
+    with pytest.raises(UserError, match=r"the label 'no', .* quote them in data\.labels"):
+        read(["no", "yes"], given=[False, True])
+
+
 def test_names_of_a_hubs_data_set_can_be_put_in_another_order() -> None:
     features = Features({"label": ClassLabel(names=["no", "yes"]), "text": Value("string")})
     rows = Dataset.from_dict({"label": [0, 1, -1], "text": ["a"] * 3}, features=features)
@@ -121,7 +126,7 @@ def test_names_of_a_hubs_data_set_can_be_put_in_another_order() -> None:
     [
         ([[0], [0, 1]], CLASS, r"the split train has the label \[0, 1\], .* one class a row, in row 2"),
         ([{"id": 0}, {"id": 1}], CLASS, r"the label \{'id': 0\}, which is no label .* in row 1"),
-        ([1, 2, 4], CLASS, r"the label 4, which is none of the 3 classes \(0, 1, 2\), in row 3"),
+        ([1, 2, 4], CLASS, r"label 4, which is none of the 3 classes \(0, 1, 2\), in row 3.*labels: \['1', '2', '4'\]"),
         ([2, 2, -1], CLASS, r"every label of the split train is 2, and a classifier needs two"),
         ([None, 1], TAGS, r"the label 1, and token-classification takes a class for each word, in row 2"),
         ([[0.0], [0.0, 0.5]], TAGS, r"the label 0\.5, which is no class, in row 2"),
@@ -155,6 +160,7 @@ def test_other_splits_are_held_against_the_classes_of_training() -> None:
     for train, validation, said in (
         (["3", "7a"], ["7a", "0"], "the split validation has the label '0', which is none of the 2 classes"),
         ([0.5, 1.0], ["a"], "the split validation has the label 'a', which is no number"),
+        ([0, 1], [2, 1], r"the label 2, .*data\.labels: \['0', '1', '2'\]"),
     ):
         with pytest.raises(UserError, match=said):
             read(train, validation)

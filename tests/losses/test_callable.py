@@ -115,7 +115,14 @@ def test_where_nothing_counts_the_loss_is_0_with_a_gradient_of_0() -> None:
 
 
 @pytest.mark.parametrize(
-    ("returned", "shown"), [(STUDENT[0, 0], r"\[5\]"), (0.5, "float"), (torch.zeros(6, C), r"\[6, 5\]")]
+    ("returned", "shown"),
+    [
+        (STUDENT[0, 0], r"\[5\]"),
+        (0.5, "float"),
+        (torch.zeros(6, C), r"\[6, 5\]"),
+        (torch.arange(1, 7), "int64"),
+        (torch.tensor(True), "bool"),
+    ],
 )
 def test_what_is_neither_a_mean_nor_one_value_each_is_refused(returned: Any, shown: str) -> None:
     with pytest.raises(UserError, match=f"squares: of 6 predictions it must return the mean.*returns {shown}"):

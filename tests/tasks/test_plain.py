@@ -82,6 +82,11 @@ def test_labels_that_are_not_one_class_for_each_row_of_logits_are_refused(labels
         read(LOGITS, labels)
 
 
+def test_a_model_that_gives_its_loss_alone_is_refused():
+    with pytest.raises(UserError, match="a single number, and must give logits"):
+        read(torch.tensor(0.3), torch.tensor([0, 1]))
+
+
 def test_images_whose_classes_do_not_come_last_are_refused():
     with pytest.raises(UserError, match=r"must be \[2, 3, 4\].*classes come last"):
         read(torch.randn(2, 3, 4, 5), torch.zeros(2, 4, 5, dtype=torch.long))

@@ -24,6 +24,7 @@ from distill.compression.pruning.unit_choice import (
 )
 from distill.compression.pruning.weights import Sole, name_beside
 from distill.core.internals.torch import own_parameters
+from distill.core.module_selection import refuse_broken
 from distill.core.utils.errors import TrainingError, UserError, nearest
 
 __all__ = ["MASK", "Layer", "Ranking", "rankings"]
@@ -114,6 +115,7 @@ class Ranking:
                 hint=f"for {self.final:.4g} allow more",
             )
         for layer in self.layers:
+            refuse_broken(layer.name, layer.weight, "include", "score")
             scores = criterion.score(layer.view)
             shape = scores.shape
             if shape != layer.weight.shape:

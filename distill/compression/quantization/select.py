@@ -135,7 +135,7 @@ def _check_class(name: str, module: nn.Module, key: str) -> None:
 
 
 def _check_values(name: str, module: nn.Module, key: str) -> None:
-    refuse_broken(name, module, key, "scale")
+    refuse_broken(name, module.weight, key, "scale")
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
         problem = "max_norm shortens its rows anew in every pass, which would undo the rounding"
         raise UserError(problem, key=key, value=name, hint=f"set max_norm to None, or exclude: ['{name}']")

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from distill.core.internals.torch import OperatorMode, tree_leaves
 
 __all__ = ["resident_bytes", "tensor_bytes"]
 
 
-class _Tensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Tensors(OperatorMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors that operators make inside the block, as long as they live.
 
     Attributes:

@@ -259,6 +259,13 @@ def test_scores_that_are_not_finite_are_refused_before_training_and_end_it(value
         ranking.update(0.5, Granularity(), wrong)
 
 
+def test_weights_that_are_no_numbers_are_not_the_criterions_fault():
+    module = nn.Linear(2, 3)
+    module.weight.data[1, 0] = math.nan
+    with pytest.raises(UserError, match=r"include = 'layer': 1 of its 6 weights are NaN"):
+        Ranking([layer(module)], 0.5).check(Granularity(), Magnitude())
+
+
 def test_a_frozen_layer_is_pruned_as_much_as_those_whose_weights_come_back():
     torch.manual_seed(0)
     frozen, learnt = layer(nn.Linear(40, 40), "frozen"), layer(nn.Linear(10, 10), "learnt")

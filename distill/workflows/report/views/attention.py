@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.core.internals.transformers import attention_in_use
 from distill.core.signals import Request, Signals
 from distill.core.utils.plots import new_figure
 from distill.core.utils.svg import INK, inline_svg, themed
@@ -23,8 +24,8 @@ _HUE = (0.85, 0.37, 0.0)
 @contextmanager
 def eager(model: nn.Module) -> Iterator[None]:
     """Have a model of transformers compute its attention maps as such within; other ways do not have them."""
-    config: Any = getattr(model, "config", None)
-    before, change = getattr(config, "_attn_implementation", None), getattr(model, "set_attn_implementation", None)
+    before = attention_in_use(getattr(model, "config", None))
+    change: Any = getattr(model, "set_attn_implementation", None)
     if change is None or before in (None, "eager"):
         yield
         return
