@@ -21,6 +21,7 @@ FORMATS = (
     "openvino",
     "torch-export",
     "triton",
+    "tensorrt",
 )
 """The names of ``distill.export.targets.TARGETS``, which needs torch; a test holds them equal."""
 

@@ -72,7 +72,8 @@ def export(
         to: ``hf``, a folder for ``AutoModel.from_pretrained``; ``onnx``, in float32; ``onnx-int8``, a quantized
             student with its integers; ``onnx-fp16``, in half precision; ``onnx-genai``, a language model for
             onnxruntime-genai; ``compressed-tensors``, integers for vLLM; ``gguf``, a file for llama.cpp; ``openvino``;
-            ``torch-export``; ``triton``; or a class of your own (:class:`~distill.export.base.ExportTarget`).
+            ``torch-export``; ``triton``; ``tensorrt``; or a class of your own
+            (:class:`~distill.export.base.ExportTarget`).
         output: The folder to write. An earlier export there is replaced; anything else is left, and refused.
         data: What it is verified on: a ``DataLoader``, a list of batches, or a data module, whose validation data is
             read.

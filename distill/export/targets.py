@@ -22,6 +22,7 @@ from distill.export.onnx.graph import feed
 from distill.export.onnx.half import OnnxFp16
 from distill.export.onnx.write import Onnx, OnnxInt8
 from distill.export.openvino import OpenVino
+from distill.export.tensorrt import TensorRT
 from distill.export.torch_export import TorchExport
 from distill.export.triton import Triton
 from distill.export.verify import check_float, check_integer, compare, nothing_to_compare, torch_logits
@@ -29,7 +30,7 @@ from distill.tasks import Task
 
 __all__ = ["TARGETS", "check_packages", "find_target", "write"]
 
-_ONNX: tuple[type[ExportTarget], ...] = (Onnx, OnnxInt8, OnnxFp16, OnnxGenAI, OpenVino, Triton)
+_ONNX: tuple[type[ExportTarget], ...] = (Onnx, OnnxInt8, OnnxFp16, OnnxGenAI, OpenVino, Triton, TensorRT)
 _KINDS: tuple[type[ExportTarget], ...] = (HuggingFace, *_ONNX, CompressedTensors, Gguf, TorchExport)
 
 TARGETS: dict[str, type[ExportTarget]] = {target.name: target for target in _KINDS}

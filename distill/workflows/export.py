@@ -51,7 +51,7 @@ def export(
         to: ``hf``, a folder for ``AutoModel.from_pretrained``; ``onnx``, in float32; ``onnx-int8``, a quantized
             student with its integers; ``onnx-fp16``, in half precision; ``onnx-genai``, a language model for
             onnxruntime-genai; ``compressed-tensors``, integers for vLLM; ``gguf``, a file for llama.cpp; ``openvino``;
-            ``torch-export``; ``triton``; or the dotted path of a target of one's own
+            ``torch-export``; ``triton``; ``tensorrt``; or the dotted path of a target of one's own
             (:class:`~distill.export.base.ExportTarget`).
         output: The folder to write; ``<run>/exports/<to>`` if not given. An earlier export there is replaced.
         isa: What integers are stored for: ``avx2``, ``vnni`` or ``arm``; this machine if not given.

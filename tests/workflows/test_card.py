@@ -88,6 +88,7 @@ def test_an_export_is_said_to_be_what_it_is() -> None:
         "hf": ("hf", "pipeline("),
         "onnx": ("onnx", "onnxruntime"),
         "onnx-int8": ("onnx", "onnxruntime"),
+        "tensorrt": ("onnx", "onnxruntime"),
         "onnx-fp16": ("onnx", "onnxruntime"),
         "triton": ("onnx", "tritonserver --model-repository"),
         "onnx-genai": ("onnx-genai", "import onnxruntime_genai"),
