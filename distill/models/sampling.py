@@ -16,7 +16,7 @@ from distill.models.tokens import ends_of
 
 _config: Any = GenerationConfig
 
-__all__ = ["continuations", "reads_padding_on_the_left"]
+__all__ = ["continuations", "exactly", "reads_padding_on_the_left"]
 
 
 @torch.no_grad()
@@ -50,6 +50,20 @@ def continuations(
             made = _written(model, [prompts[place] for place in group], most, settings)
             found |= dict(zip(group, made, strict=True))
     return [found[place] for place in range(len(prompts))]
+
+
+@torch.no_grad()
+def exactly(model: nn.Module, prompt: Tensor, count: int) -> Tensor:
+    """The ``count`` most likely tokens after a prompt, one after the other, past any end.
+
+    Args:
+        model: As of :func:`continuations`.
+        prompt: Ids ``[t]``.
+        count: How many.
+    """
+    with still(model), _plainly(model, None) as settings:
+        settings.eos_token_id = None
+        return _written(model, [prompt], count, settings)[0]
 
 
 def _of_length(prompts: Sequence[Tensor], length: int) -> list[int]:

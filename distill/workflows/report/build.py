@@ -105,6 +105,7 @@ def _measured(
         size=size,
         latency=tuple(costs.latency.get(subject.key, ())),
         memory=tuple(costs.memory.get(subject.key, ())),
+        generation=tuple(costs.generation.get(subject.key, ())),
         compressed=subject.compressed,
         of=subject.of,
     )

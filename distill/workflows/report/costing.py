@@ -13,7 +13,8 @@ from torch import Tensor
 from distill.core.utils.console import wide
 from distill.core.utils.turns import timing
 from distill.export.verify import torch_logits
-from distill.workflows.report.costs import Latency, Memory
+from distill.workflows.report.costs import Generation, Latency, Memory
+from distill.workflows.report.generation import generation_of
 from distill.workflows.report.machine import Others, cores, watched
 from distill.workflows.report.memory import resident_bytes, tensor_bytes
 from distill.workflows.report.predictions import Options, Subject
@@ -28,6 +29,7 @@ class Costs(NamedTuple):
 
     latency: Mapping[str, Sequence[Latency]]
     memory: Mapping[str, Sequence[Memory]]
+    generation: Mapping[str, Sequence[Generation]]
     others: Others
 
 
@@ -44,7 +46,7 @@ def costs_of(
         notes: Gets what is not measured.
     """
     if not options.timed:
-        return Costs({}, {}, Others())
+        return Costs({}, {}, {}, Others())
     console = wide()
     if not console.is_terminal:
         print("timing", flush=True)
@@ -53,12 +55,14 @@ def costs_of(
         calls = calls_of(subjects, files)
         with timing(), watched() as others:
             latency = latencies(calls, sample, kinds_of(length, cores()), options.seconds, notes)
+            torch_keys = [call.key for call in calls if call.runtime == "torch"]
+            written = generation_of(subjects, torch_keys, sample, options.seconds / 4, notes)
         memory: dict[str, list[Memory]] = {}
         for one in subjects:
-            if one.model is not None and any((call.key, call.runtime) == (one.key, "torch") for call in calls):
+            if one.model is not None and one.key in torch_keys:
                 most = tensor_bytes(one.model, partial(torch_logits(one.model), dict(sample)))
                 memory.setdefault(one.key, []).append(Memory("torch", 1, length, most, "tensors"))
         for one, runtime, file in files:
             if (grown := resident_bytes(runtime, file, sample)) is not None:
                 memory.setdefault(one.key, []).append(Memory(runtime, 1, length, grown, "resident"))
-    return Costs(latency, memory, others)
+    return Costs(latency, memory, written, others)

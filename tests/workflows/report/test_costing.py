@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from distill.export.onnx.write import Onnx
+from distill.tasks import TASKS
 from distill.workflows.report.costing import costs_of
+from distill.workflows.report.costs import Generation
+from distill.workflows.report.generation import generation_of
 from distill.workflows.report.predictions import Options, Subject
 
 SAMPLE = {"input": torch.randn(1, 6)}
 
 
-def subject(key: str, role: Any, model: nn.Module | None, **more: Any) -> Subject:
-    unused: Any = None
-    return Subject(key, role, unused, unused, None, model, **more)
+def subject(key: str, role: Any, model: nn.Module | None, task: str = "plain", **more: Any) -> Subject:
+    job: Any = SimpleNamespace(module=SimpleNamespace(task=TASKS[task]()))
+    return Subject(key, role, job, job, None, model, **more)
 
 
 def test_an_export_is_timed_beside_models_in_float_in_its_runtime(tmp_path: Path) -> None:
@@ -47,3 +52,22 @@ def test_nothing_is_timed_where_that_is_not_wanted(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("distill.workflows.report.costing.latencies", pytest.fail)
     found = costs_of([subject("a", "teacher", nn.Linear(6, 2))], SAMPLE, None, Options(timed=False), [])
     assert (dict(found.latency), dict(found.memory), found.others.cores) == ({}, {}, None)
+
+
+def test_language_models_write_as_many_tokens_as_they_have_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"n_embd": 8, "n_head": 2, "n_layer": 1, "vocab_size": 20, "n_positions": 24}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).eval()
+    asked: list[int] = []
+
+    def taken(runs: Any, seconds: float) -> list[list[float]]:
+        asked.extend(len(run()) for run in runs)
+        return [[10.0], [60.0]]
+
+    monkeypatch.setattr("distill.workflows.report.generation.turns", taken)
+    one = [subject("student", "distilled", model, "causal-lm"), subject("mute", "teacher", nn.Linear(2, 2))]
+    notes: list[str] = []
+    found = generation_of(one, ["student", "mute"], {"input_ids": torch.arange(20)[None]}, 1.0, notes)
+    assert asked == [1, 12]  # of 24 positions half are the prompt's; past any end
+    assert found == {"student": [Generation("torch", 1, 12, 11, pytest.approx(1000 * 11 / 50), 10.0)]}
+    assert notes[0].startswith("mute writes nothing")
+    assert generation_of([subject("a", "teacher", model)], ["a"], SAMPLE, 1.0, []) == {}
