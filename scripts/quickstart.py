@@ -5,7 +5,7 @@
 
 Trains one small student twice on the same tokens, alone and from the shipped teacher; prunes and quantizes the
 distilled one while it is distilled on; exports it as integers for onnxruntime. Ends with a table of bits per byte and
-perplexity on held-out modules, a completion by each model, and the export's size and speed.
+perplexity on held-out modules, a completion by each model, the export's size and speed, and a report of all of them.
 """
 
 from __future__ import annotations
@@ -31,11 +31,16 @@ from distill.export.summary import megabytes
 from distill.run.folder import Run
 from distill.workflows.export import export
 from distill.workflows.fit import fit
+from distill.workflows.report.predictions import Options
+from distill.workflows.report.run import FILE, report
 
 ALONE = ["quickstart/alone"]
+PAGE = "report.html"
 DISTILLED = ["quickstart/distilled"]
 COMPRESSED = ["quickstart/compressed"]
 TEACHER = "distill:quickstart/teacher"
+MEASURED = Options(samples=64, seconds=5.0)
+"""How much of the held-out text the report is of, and how long it may measure time."""
 PROMPT = '''def read_lines(path):
     """Return the lines of a file."""
     with open('''
@@ -125,6 +130,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(f"The students are in {distilled.student} and {compressed.student}: distill.load(folder) opens them.")
     console.print("So small a model, trained so briefly, writes no sense: the order of the scores is the point.")
     console.print(shipped(exported) + " It was verified on all held-out modules.")
+    console.rule("report")
+    folders, page = [run.folder for run in (compressed, distilled, alone)], compressed.folder / PAGE
+    console.print("$ distill report", *folders, f"--samples {MEASURED.samples} --html {page}")
+    report(folders, MEASURED, html=page)
+    console.print(f"The report is {page}, and {compressed.folder / FILE} for programs.")
     console.print("Next: your own data, as the README says; `.venv/bin/distill runs` lists what was trained.")
     console.print(f"{time.perf_counter() - started:.0f} s in all.")
 

@@ -60,13 +60,14 @@ def _file(subject: Subject) -> Path | None:
 
 
 def _in_float(subjects: Sequence[Subject]) -> Iterator[Subject]:
-    """What exports are timed beside: teachers, and students that compute in float and have no ONNX file."""
+    """What exports are timed beside: teachers, and the students that they were made of, in float, unless such a file is
+    an export itself."""
     plain = {one.of for one in subjects if one.role == "float"}
-    exported = {one.of for one in subjects if one.target is not None and one.target.name == "onnx"}
+    exported = {one.of for one in subjects if one.target is not None}
+    files = {one.of for one in subjects if one.target is not None and one.target.name == "onnx"}
     for one in subjects:
-        if one.model is None or one.role in ("alone", "exported"):
-            continue
-        if one.role in ("teacher", "float") or (one.key not in plain and one.key not in exported):
+        mine = one.of if one.role == "float" else one.key if one.key not in plain else None
+        if one.model is not None and (one.role == "teacher" or (mine in exported and mine not in files)):
             yield one
 
 
