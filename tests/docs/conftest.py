@@ -93,6 +93,8 @@ class World:
             if any(word.startswith("causal-lm/") for word in argv):
                 del kept["data.max_length"]  # they pack
             argv += [word for key, value in kept.items() for word in (f"--{key}", value)]
+        if argv[0] == "report":
+            argv += ["--draws", "10", *([] if "--no-timing" in argv else ["--seconds", "0.1"])]
         if argv[0] == "generate":  # these models know no end
             argv += ["--keep-unfinished", "--max-new-tokens", "6"]
         if "--from-hidden-states" in argv:
