@@ -47,7 +47,8 @@ def build_report(runs: Sequence[str | Path], options: Options) -> Built:
     job = subjects[0].job
     task = job.module.task
     fingerprint = _same_data(subjects, options)
-    answers, scored, held = score(subjects, options)
+    answers, scored, held = score(subjects, options, notes)
+    subjects = [one for one in subjects if one.key in answers or one.answers is None]
     judged = {key: Judged(task, one, options) for key, one in answers.items()}
     inputs = sample_input(next(batches_of(job, options)[0]), [one.model for one in subjects if one.model is not None])
     length = sample_length(inputs)

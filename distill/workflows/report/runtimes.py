@@ -35,6 +35,8 @@ def files_of(
         notes: Gets what cannot be.
     """
     found = [(one, one.runtime, file) for one in subjects if (file := _file(one)) is not None]
+    timed = {one.key for one, *_ in found}
+    notes += [f"{one.key} is not timed" for one in subjects if one.role == "exported" and one.key not in timed]
     runtimes = list(dict.fromkeys(runtime for _, runtime, _ in found))
     if not runtimes:
         return found

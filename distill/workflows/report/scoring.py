@@ -19,7 +19,7 @@ from distill.core.task import Scored, TokenTask
 from distill.core.teacher_inputs import of_teacher
 from distill.core.token_scores import TokenScores
 from distill.core.utils.console import wide
-from distill.core.utils.errors import UserError
+from distill.core.utils.errors import UserError, first_line
 from distill.core.utils.progress import spoken
 from distill.export.student import limited
 from distill.workflows.job.build import Job
@@ -88,8 +88,10 @@ def data_fingerprint(job: Job, options: Options) -> str:
 
 
 @torch.no_grad()
-def score(subjects: Sequence[Subject], options: Options) -> tuple[dict[str, Answers], int, int]:
+def score(subjects: Sequence[Subject], options: Options, notes: list[str]) -> tuple[dict[str, Answers], int, int]:
     """Have all models say what they do of the samples of the first one's run.
+
+    An export that cannot be asked, as of samples longer than it takes, is left out, and ``notes`` get why.
 
     Returns:
         What each said, by its key; samples that were scored; and those that the split holds.
@@ -108,11 +110,19 @@ def score(subjects: Sequence[Subject], options: Options) -> tuple[dict[str, Answ
     batches, held = batches_of(job, options, "scored")
     for batch in batches:
         teacher: Signals | None = None
-        for subject in asked:
+        for subject in list(asked):
             theirs = of_teacher(batch) if subject.role == "teacher" else None
             read = batch if theirs is None else theirs
             assert subject.answers is not None
-            found = subject.answers(read)
+            try:
+                found = subject.answers(read)
+            except (UserError, RuntimeError) as error:
+                if subject.role != "exported":
+                    raise
+                notes.append(f"{subject.key} was not measured: {first_line(error)}")
+                asked.remove(subject)
+                del answers[subject.key]
+                continue
             one = answers[subject.key]
             one.of_text = theirs is not None
             scored = one.scores.add(found, read)
