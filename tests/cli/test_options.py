@@ -80,6 +80,7 @@ def _refused(distill: Distill, argv: Sequence[str], said: str) -> None:
     [
         ("{model.optimizer.lr: {values: [0.1, x]}}", "", "model.optimizer.lr = 'x': must be a number"),
         ("{model.optimizer.lrr: {values: [0.1]}}", "", "model.optimizer.lrr = 0.1: OptimizerConfig has no 'lrr'"),
+        ("{model.optimizer.lr: {values: [0.1, -1]}}", "", "model.optimizer.lr = -1.0: must be greater than 0"),
         ("{seed: {values: [1]}}", "model: 3", "model = 3: must be a mapping"),
     ],
 )

@@ -55,7 +55,7 @@ from distill.workflows.job.lightning_limits import (
 )
 from distill.workflows.job.sections import Sections, located
 
-__all__ = ["Job", "build", "make_trainer", "resolve"]
+__all__ = ["Job", "build", "judge", "make_trainer", "resolve"]
 
 _log = logging.getLogger(__name__)
 
@@ -177,6 +177,19 @@ def resolve(config: Mapping[str, Any], allow: Sequence[str] = ()) -> dict[str, A
     """
     with only_allowed_imports(allow), quiet_lightning():
         return absolute_paths(_parsed(config, allow).resolved(), Path.cwd())
+
+
+def judge(config: Mapping[str, Any], allow: Sequence[str] = ()) -> None:
+    """Refuse values that no run could have, as far as neither data nor models are needed to tell.
+
+    Raises:
+        UserError: as :func:`build`.
+    """
+    with only_allowed_imports(allow), quiet_lightning():
+        sections = _parsed(config, allow)
+        check_callbacks(sections.make("callbacks"))
+        sections.losses()
+        sections.check_model()
 
 
 def _parsed(config: Mapping[str, Any], allow: Sequence[str]) -> Sections:

@@ -190,7 +190,7 @@ def _check_values(planned: Sequence[Trial], recipe: Recipe) -> None:
     Raises:
         UserError: naming the key.
     """
-    from distill.workflows.job.build import resolve
+    from distill.workflows.job.build import judge
 
     config, seen, checked = load(recipe.files, recipe.overrides), set[str](), 0
     for trial in planned:
@@ -201,7 +201,7 @@ def _check_values(planned: Sequence[Trial], recipe: Recipe) -> None:
         changed = copy.deepcopy(config)
         for key, value in trial.parameters.items():
             apply_override(changed, key, value)
-        resolve(long_form(changed), recipe.allow)
+        judge(long_form(changed), recipe.allow)
 
 
 def _check_name(file: SweepFile, config: Mapping[str, Any]) -> None:
