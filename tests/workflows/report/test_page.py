@@ -96,7 +96,7 @@ def sections(report: Report) -> list[Section]:
     tables = [overview.quality_table(report), overview.cost_table(report), overview.pairs_table(report)]
     tables += [overview.class_table(report.models), overview.latency_table(report.models)]
     said = Table("apart", [Column("text", numeric=False), Column("label", numeric=False)], [[Cell(EVIL), Cell(EVIL)]])
-    maps = [attention_picture(torch.eye(4), tokens, who, f"map{at}") for at, who in enumerate(("teacher", EVIL))]
+    maps = [attention_picture(torch.eye(4), tokens, who) for who in ("teacher", EVIL)]
     calibration = calibration_picture(report.models, "calibration")
     assert calibration is not None
     assert all(tables)
@@ -222,7 +222,8 @@ return {
   width: document.scrollingElement.scrollWidth,
   wide: wide.map(one => one.outerHTML.slice(0, 80)),
   plots: [...document.querySelectorAll('svg')].map(one => {
-    const ink = [...one.querySelectorAll('path, use, image')].filter(part => part.getBoundingClientRect().width > 0);
+    const parts = [...one.querySelectorAll('path, use, image, text')];
+    const ink = parts.filter(part => part.getBoundingClientRect().width > 0);
     return [one.getBoundingClientRect().width, one.getBoundingClientRect().height, ink.length];
   }),
   paper: getComputedStyle(document.body).backgroundColor,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 from distill.core.signals import IGNORE, Batch, Request
 from distill.core.utils.plots import Line
 from distill.export.student import limited
-from distill.workflows.report.views.attention import attention_map
+from distill.workflows.report.views.attention import attention_map, attention_picture
 from distill.workflows.report.views.attribution import integrated_gradients, word_ends, word_values
 from distill.workflows.report.views.blocks import Matrix, Table, Words
 from distill.workflows.report.views.completions import completion_table, read_completions
@@ -180,6 +183,17 @@ def test_samples_of_a_batch_that_is_cut_are_still_those_of_their_rows() -> None:
     batches = [Batch({"x": torch.arange(4) + start}, ids=list(range(start + 10, start + 14))) for start in (0, 4)]
     found = [(batch.inputs["x"].tolist(), batch.ids) for batch in limited(batches, 6)]
     assert found == [([0, 1, 2, 3], [10, 11, 12, 13]), ([4, 5], [14, 15])]
+
+
+def test_a_map_is_as_opaque_as_the_root_of_its_values() -> None:
+    values = torch.tensor([[0.5, 0.0, 0.125], [0.02, 0.08, 0.5], [0.5, 0.32, 0.18]])
+    picture = attention_picture(values, ["a", "<b>", "a-very-long-token"], "teacher")
+    data = base64.b64decode(picture.svg.partition("base64,")[2].partition('"')[0])
+    pixels = matplotlib.image.imread(io.BytesIO(data))
+    assert pixels.shape == (3, 3, 4)
+    assert (pixels[..., 3] ** 2 * 0.5).ravel().tolist() == pytest.approx(values.flatten().tolist(), abs=0.003)
+    assert picture.svg.count("&lt;b&gt;") == 2
+    assert picture.svg.count("a-very-long…") == 2
 
 
 # ---------------------------------------------------------------------- layers, curves, costs

@@ -50,16 +50,16 @@ def explained(subjects: Sequence[Subject], rows: Sequence[int], sampled: Sampled
         sampled: The split.
     """
     blocks: list[Block] = []
-    for number, row in enumerate(rows):
+    for row in rows:
         try:
-            blocks += _explained(subjects, row, sampled, f"x{number}")
+            blocks += _explained(subjects, row, sampled)
         except (UserError, RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
             # models of others stumble anywhere
             blocks.append(Text(f"A sample could not be explained: {first_line(error)}"))
     return blocks
 
 
-def _explained(subjects: Sequence[Subject], row: int, sampled: Sampled, name: str) -> list[Block]:
+def _explained(subjects: Sequence[Subject], row: int, sampled: Sampled) -> list[Block]:
     task, ids = sampled.task, sampled.ids(row)
     ids = ids[:_TOKENS] if task.packs else ids  # what a text is, hangs on all of it
     batch = sampled.batch(row, len(ids))
@@ -67,7 +67,7 @@ def _explained(subjects: Sequence[Subject], row: int, sampled: Sampled, name: st
     lines: dict[str, Any] = {}
     notes: dict[str, str] = {}
     pictures = []
-    for at, subject in enumerate(subjects):
+    for subject in subjects:
         if (model := subject.model) is None:
             continue
         here = batch.to(next(model.parameters()).device)
@@ -82,7 +82,7 @@ def _explained(subjects: Sequence[Subject], row: int, sampled: Sampled, name: st
         tokens = [sampled.token(token) for token in ids]
         if len(tokens) > _DRAWN:
             continue
-        pictures.append(attention_picture(attention_map(model, run), tokens, subject.key, f"{name}a{at}"))
+        pictures.append(attention_picture(attention_map(model, run), tokens, subject.key))
     after = f"Sample {row}: what comes after its first {len(ids)} tokens"
     title = after if task.packs else sampled.text(row)[:LONGEST]
     return [Words(title, lines, notes), *([Pictures(pictures)] if pictures else [])]

@@ -101,7 +101,8 @@ def parted_table(
         label = f"word {word + 1}: {label}" if task.words else label
         rows.append([Cell(text), Cell(label), Cell(_said(task, one, 0)), Cell(_said(task, one, 1))])
     columns = [Column(name, numeric=False) for name in ("text", "label", f"{who[0]} says", f"{who[1]} says")]
-    return Table("as the models read them; those first of which both are sure", columns, rows)
+    order = "those first of which both are sure" if first.decisions is not None else "the furthest apart first"
+    return Table(f"as the models read them; {order}", columns, rows)
 
 
 def _label(task: TextTask, label: Tensor, one: Parted) -> str:

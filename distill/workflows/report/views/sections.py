@@ -22,6 +22,7 @@ from distill.workflows.report.schema import Measured, Report, Role
 from distill.workflows.report.views.blocks import Block, Picture, Pictures, Section, Text
 from distill.workflows.report.views.completions import completion_table, read_completions
 from distill.workflows.report.views.confusion import confusion, confusion_block
+from distill.workflows.report.views.explained import chosen_rows, explained
 from distill.workflows.report.views.layers import compressed_layers, layer_table
 from distill.workflows.report.views.overview import (
     class_table,
@@ -57,7 +58,7 @@ def sections_of(built: Built) -> list[Section]:
     runs = {subject.run.folder: subject for subject in built.subjects.values() if subject.model is not None}
     makers = [
         *([partial(_pareto, report)] if plots else []),
-        *(partial(_details, report, plots), partial(_confusions, built), partial(_samples, built, plots)),
+        *(partial(_details, report, plots), partial(_confusions, built), partial(_samples, built)),
         *(partial(_of_run, one, f"run{at}", len(runs) > 1, plots) for at, one in enumerate(runs.values())),
     ]
     lost: list[Block] = []
@@ -139,7 +140,7 @@ def _confusions(built: Built) -> list[Section]:
     return [Section("confusion", "What is taken for what", blocks)] if blocks else []
 
 
-def _samples(built: Built, plots: bool) -> list[Section]:
+def _samples(built: Built) -> list[Section]:
     teacher, student = _pair(built)
     if student is None or not isinstance(student.job.data, TextData):
         return []
@@ -153,10 +154,8 @@ def _samples(built: Built, plots: bool) -> list[Section]:
             table = parted_table(apart, (teacher.key, student.key), theirs, sampled, _PARTED)
             title = f"Where {teacher.key} and {student.key} part"
             sections.append(Section("disagreements", title, [table]))
-    if mine is None or not plots:
+    if mine is None:
         return sections
-    from distill.workflows.report.views.explained import chosen_rows, explained
-
     rows = [mine.ids[at] for at in chosen_rows(apart, mine, _EXPLAINED)]
     pair = [one for one in (None if sampled.other_tokens else teacher, student) if one is not None]
     blocks = explained(pair, rows, sampled)
