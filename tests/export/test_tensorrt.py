@@ -72,9 +72,9 @@ def test_each_rule_is_told() -> None:
     assert list(violations(graph("QuantizeLinear", **scales))) == ["a.b has 4 scales, where one is allowed"]
     computed = put | {"model.a.b.input.scale": x}
     assert list(violations(graph("QuantizeLinear", **computed))) == ["the scale of a.b is computed, and not a constant"]
-    assert list(violations(graph("QuantizeLinear", **put | {"zero": np.asarray(np.uint8(0))}))) == [
-        "what a.b rounds has a zero point"
-    ]
+    for point in (np.uint8(0), np.int8(3)):
+        [found] = violations(graph("QuantizeLinear", **put | {"zero": np.asarray(point)}))
+        assert found == "what a.b rounds has a zero point"
     table = {"model.words.integers": np.zeros((4, 2), np.int8), "ids": x}
     assert list(violations(graph("Gather", **table))) == ["words looks up integers"]
     nibbles = {"x": x, "model.up.packed": np.zeros((4, 2), np.uint8)}
