@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 import distill.run.checkpoints.file
+from distill.export.folder import CHECKSUMS, REPORT
 from distill.run.checkpoints.names import resume_checkpoints
 
 __all__ = ["Digest", "different", "of_folder", "of_sweep", "of_training"]
 
-_TIMES = ("seconds", "train_seconds", "started", "latency_ms", "verdict")
+_TIMES = ("seconds", "train_seconds", "started", "latency_ms", "latency_ms_of_32", "verdict")
 """Keys of what was measured in time, and what a report says of that."""
 
 Digest = Callable[[Path], dict[str, str]]
@@ -46,6 +47,8 @@ def of_sweep(folder: Path) -> dict[str, str]:
 
 
 def _hash(file: Path) -> str:
+    if file.name == CHECKSUMS:  # times are in export.json
+        return "\n".join(line for line in file.read_text().splitlines() if not line.endswith(REPORT))
     if file.suffix != ".json":
         return hashlib.sha256(file.read_bytes()).hexdigest()
     return json.dumps(_timeless(json.loads(file.read_text())), sort_keys=True)
