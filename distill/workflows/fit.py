@@ -30,7 +30,6 @@ from distill.run.baseline import check_baseline, find_baseline, learns_alone, sc
 from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
 from distill.run.lineage import lineage
-from distill.run.listing import read_json
 from distill.run.loggers.make import keep_completions, keep_student, make_loggers
 from distill.training.evidence import empty_layers
 from distill.training.module import Distillation
@@ -90,12 +89,19 @@ def fit(
         try:
             if trainer.is_global_zero:
                 stack.enter_context(job.run.locked())
+                job.run.write_plan(_given(job))
             train(job, trainer)
         except UserError:
             if trainer.is_global_zero:
                 job.run.discard()
             raise
     return job.run
+
+
+def _given(job: Job) -> dict[str, str]:
+    """What the command said that the configuration does not hold; a run that is resumed has it from its plan."""
+    beside = {} if job.beside is None else {"beside": str(job.beside.absolute())}
+    return beside | ({"recipe": job.recipe} if job.recipe else {})
 
 
 def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path | None = None) -> None:
@@ -185,20 +191,12 @@ class _WritePlan(Callback):
             return
         run, task = self.job.run, pl_module.task
         if self.check is None:
-            planned = read_json(run.plan_file)[0]
-            self.job.recipe = str(planned.get("recipe", ""))
-            if self.job.beside is None and (named := planned.get("beside")):
-                self.job.beside = Path(str(named))
             # Not before: until here it may be refused, and stays as it is.
             run.extend(self.job.config)
         else:
             print("\n".join([f"run {run.shown}", *opening(self.job, trainer, self.check)]), flush=True)
         plan = {"id": run.id, "monitor": task.monitor, "mode": task.mode, "total_steps": pl_module.total_steps}
-        if self.job.beside is not None:
-            plan["beside"] = str(self.job.beside.absolute())
-        if self.job.recipe:
-            plan["recipe"] = self.job.recipe
-        run.write_plan(plan)
+        run.write_plan(plan | _given(self.job))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from distill.core.utils.secrets import scrub
 from distill.run.checkpoints.file import Damaged, read_header, remove
 from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
+from distill.run.listing import read_json
 from distill.training.resume_state import refuse_changed
 from distill.workflows.fit import fit, last_of, train
 from distill.workflows.job.build import Job, build, make_trainer, resolve
@@ -139,6 +140,10 @@ def _resume(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
             if extends and run.result_file.is_file():
                 _refuse_at_its_end(config, checkpoint)
         job = build(config, allow=allow, run=run)
+        planned = read_json(run.plan_file)[0]
+        job.recipe = str(planned.get("recipe", ""))
+        if named := planned.get("beside"):
+            job.beside = Path(str(named))
         if checkpoint is not None:
             refuse_changed(checkpoint, job.module.teacher, getattr(job.data, "fingerprint", None))
         with quiet_lightning():

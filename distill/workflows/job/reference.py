@@ -19,6 +19,7 @@ from distill.core.utils.console import wide
 __all__ = ["Entry", "catalogue", "show"]
 
 _HERE = Path(__file__).parents[2]
+_TARGETS = "export/onnx/write.py", "export/onnx/half.py", "export/gguf/target.py"
 _BASES = ("compression/base.py", "core/step_callback.py", "core/internals/lightning.py")  # of callbacks
 
 
@@ -37,7 +38,9 @@ def catalogue(kinds: Iterable[str] | None = None) -> dict[str, list[Entry]]:
         "schedules": lambda: _classes(_Room("core/schedules.py"), "Schedule"),
         "callbacks": lambda: _classes(_Room("callbacks", *_BASES), "Callback", "ModelCheckpoint"),
         "tasks": lambda: _tasks(_Room("tasks", "core/task.py")),
-        "targets": lambda: _targets(_Room("export", "export/onnx/write.py", "export/gguf/target.py")),
+        "targets": lambda: _targets(
+            _Room("export", "export/onnx/write.py", "export/onnx/half.py", "export/gguf/target.py")
+        ),
         "recipes": lambda: [Entry(name, _comment(path), f"distill fit -c {name}") for name, path in recipes().items()],
     }
     return {kind: made[kind]() for kind in kinds or made}
@@ -63,6 +66,13 @@ class _Room:
     def value(self, name: str) -> ast.expr:
         """What is assigned to ``name`` at the top of a file."""
         return self._values[name]
+
+    def named(self, name: str) -> Iterator[str]:
+        """The classes in what is assigned to ``name``, in other such names too."""
+        nodes = self._values[name].elts if isinstance(self._values[name], ast.Tuple) else []  # type: ignore[attr-defined]
+        for node in (n.value if isinstance(n, ast.Starred) else n for n in nodes):
+            if isinstance(node, ast.Name):
+                yield from [node.id] if node.id in self.classes else self.named(node.id)
 
     @property
     def public(self) -> list[str]:
@@ -170,9 +180,8 @@ def _tasks(room: _Room) -> list[Entry]:
 
 
 def _targets(room: _Room) -> list[Entry]:
-    """The export targets in the order of ``TARGETS``."""
-    named = [n.id for n in ast.walk(room.value("TARGETS")) if isinstance(n, ast.Name) and n.id in room.classes]
-    names = {cls: room.attribute(cls, "name") for cls in dict.fromkeys(named)}
+    """The export targets in the order of ``TARGETS``, which is made of ``_KINDS``."""
+    names = {cls: room.attribute(cls, "name") for cls in dict.fromkeys(room.named("_KINDS"))}
     return [
         Entry(name, _summary(room.classes[cls]), f"distill export RUN --to {name}")
         for cls, name in names.items()

@@ -12,6 +12,7 @@ from typing import Any, cast
 from distill.core.task import Guess
 from distill.core.utils.errors import UserError
 from distill.core.utils.version import VERSION
+from distill.core.utils.visible import visible
 from distill.data.identity import identity
 from distill.data.text import TextData
 from distill.workflows.report.comparing import Judged, compared, pairs_of
@@ -41,9 +42,11 @@ def build_report(runs: Sequence[str | Path], options: Options) -> Built:
     """
     started = time.perf_counter()
     notes: list[str] = []
+    print(visible(f"opens {', '.join(map(str, runs))}"), flush=True)
     subjects = sorted(open_subjects(runs, options, notes), key=lambda one: ROLES.index(one.role))
     if options.check is not None:
         options.check(subjects)
+    print(visible(f"measures {len(subjects)} models: {', '.join(one.key for one in subjects)}"), flush=True)
     job = subjects[0].job
     task = job.module.task
     fingerprint = _same_data(subjects, options)

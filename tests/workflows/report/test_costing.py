@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from distill.export.onnx.write import Onnx
+from distill.export.onnx.write import Onnx, OnnxInt8
 from distill.tasks import TASKS
 from distill.workflows.report.costing import costs_of
 from distill.workflows.report.costs import Generation
@@ -34,7 +34,7 @@ def test_an_export_is_timed_beside_models_in_float_in_its_runtime(tmp_path: Path
         subject("teacher", "teacher", teacher),
         subject("student", "compressed", rounded),
         subject("in float", "float", plain, of="student"),
-        subject("onnx", "exported", None, of="student", source=str(tmp_path), target=Onnx(), runtime="onnxruntime"),
+        subject("onnx", "exported", None, of="student", source=str(tmp_path), target=OnnxInt8(), runtime="onnxruntime"),
     ]
     notes: list[str] = []
     found = costs_of(subjects, SAMPLE, None, Options(seconds=0.3), notes)
