@@ -89,7 +89,7 @@ def browser() -> Iterator[Browser]:
             try:
                 yield Browser(client)
             finally:
-                client.delete("")
+                client.delete(str(client.base_url).rstrip("/"))  # with a slash behind it no session is meant
     finally:
         driver.terminate()
         driver.wait(30)
