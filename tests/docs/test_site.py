@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # a worker of the whole suite ends as it begins, for a reason not found yet; alone it passes
+pytestmark = pytest.mark.slow  # a worker of the whole suite ends as it begins, why is not found yet; alone it passes
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
