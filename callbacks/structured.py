@@ -256,6 +256,7 @@ class StructuredPruning(Compression):
             parameter.mul_(factor)  # ten times as fast as writing zeros into columns
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -12,7 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from distill.core.signals import Batch
-from distill.core.trained_module import check_steps, several_steps, total_steps
+from distill.core.trained_module import check_steps, ended_elsewhere, several_steps, total_steps
 from distill.core.utils.errors import UserError
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "step_callbacks",
     "total_steps",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 class StepCallback(Callback):
@@ -57,6 +60,10 @@ class StepCallback(Callback):
             raise several_steps(pl_module, trainer.global_step - self._step)
         self._step = trainer.global_step
         self.on_step_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if step_callbacks(trainer)[0] is self and trainer.is_global_zero and (said := ended_elsewhere(pl_module)):
+            _log.warning("%s", said)
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called after every optimizer step, before validation and checkpoints."""

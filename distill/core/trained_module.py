@@ -6,6 +6,7 @@ A module of one's own names what is compressed: an ``nn.Module`` called ``studen
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -25,8 +26,11 @@ __all__ = [
     "batch_of",
     "check_steps",
     "count_steps",
+    "ended_elsewhere",
     "forward_of",
+    "most_steps",
     "prefix_of",
+    "refuse_too_many",
     "require_student",
     "several_steps",
     "student_of",
@@ -166,16 +170,58 @@ def check_steps(pl_module: LightningModule) -> None:
     if not optimizers or not optimizers[0].param_groups:
         found = "no optimizer"
     elif pl_module.automatic_optimization:
+        refuse_too_many(pl_module)
         return  # Lightning takes one at the most
     elif len(optimizers) > 1:
         found = f"{len(optimizers)} optimizers"
     elif not hasattr(pl_module, "average_gradients") and hasattr(pl_module, "total_steps"):
+        refuse_too_many(pl_module)
         return
     else:
         found = "manual optimization"
         hint = "let Lightning step; a module that is no Distillation may say how many steps there are: self.total_steps"
     problem = f"{name} has {found}, and what is scheduled over a run goes by the true steps of one"
     raise UserError(problem, key="model", hint=hint)
+
+
+def refuse_too_many(pl_module: LightningModule) -> None:
+    """Refuse a ``total_steps`` that the run cannot reach, with one optimizer step a batch at the most.
+
+    Raises:
+        UserError: saying how many there can be.
+    """
+    said, most = total_steps(pl_module), most_steps(pl_module.trainer)
+    if said > most:
+        problem = f"the run takes {most:,} optimizer steps at the most, and what is scheduled would not reach its end"
+        hint = "say how many steps there are, counting accumulation, or train longer"
+        raise UserError(problem, key="total_steps", value=said, hint=hint)
+
+
+def most_steps(trainer: Trainer) -> int | float:
+    """How many optimizer steps a run can have of which no batch takes two: infinite where nothing ends it.
+
+    min(batches an epoch * ``max_epochs``, ``max_steps``), each where it is known.
+    """
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    counted = epochs is not None and epochs >= 0 and not trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+    batches = trainer.num_training_batches * (epochs or 0) if counted else math.inf
+    return min(batches, math.inf if steps < 0 else steps)
+
+
+def ended_elsewhere(pl_module: LightningModule) -> str:
+    """Where the schedules were as a run came to its end, if they were not at theirs; else nothing.
+
+    A run that something has stopped, as early stopping does, has said so.
+    """
+    trainer = pl_module.trainer
+    took, said = trainer.global_step, total_steps(pl_module)
+    if took == said or trainer.should_stop:
+        return ""
+    what = "as self.total_steps says" if not pl_module.automatic_optimization else "as was to be expected"
+    steps = f"the run took {took:,} optimizer steps, and not {said:,}, {what}"
+    if took < said:
+        return f"{steps}: what is scheduled over it ended at step {took:,} of {said:,}"
+    return f"{steps}: what is scheduled over it was at its end from step {said:,} on"
 
 
 def several_steps(pl_module: LightningModule, steps: int) -> UserError:

@@ -70,7 +70,7 @@ def restore_best(trainer: Trainer, module: LightningModule) -> Restored:
     try:
         found = trainer.strategy.load_checkpoint(best.best_model_path, weights_only=True)
     except Damaged as error:
-        found = _next_best(trainer, best, kept)
+        found = _next_best(trainer, best, kept, here.total)
         taken = trainer.global_step if found is None else found["global_step"]
         chosen = [step for step in kept if _small(trainer, step, here.total)]
         if taken != max(chosen, key=lambda step: _rank(best, kept, step), default=None):
@@ -78,7 +78,7 @@ def restore_best(trainer: Trainer, module: LightningModule) -> Restored:
     if found is None or found["global_step"] == trainer.global_step:
         return here._replace(instead=instead)
     trainer.strategy.load_model_state_dict(found)
-    step, total = int(found["global_step"]), int(found["total_steps"])
+    step, total = int(found["global_step"]), int(found.get("total_steps", here.total))
     return Restored(step, total, found["callbacks"], *of(step), instead)
 
 
@@ -121,7 +121,7 @@ def _averages(trainer: Trainer) -> list[str]:
 
 
 def _next_best(
-    trainer: Trainer, best: BestCheckpoint, kept: Mapping[int, Mapping[str, float]]
+    trainer: Trainer, best: BestCheckpoint, kept: Mapping[int, Mapping[str, float]], here: int
 ) -> dict[str, Any] | None:
     """The best of the intact checkpoints beside one that cannot be read; nothing where the last step does as well.
 
@@ -133,7 +133,7 @@ def _next_best(
             continue  # one rank's part
         try:
             one = trainer.strategy.load_checkpoint(path, weights_only=True)
-            step, total, _ = one["global_step"], one["total_steps"], one["callbacks"]
+            step, total, _ = one["global_step"], one.get("total_steps", here), one["callbacks"]
         except (Damaged, UserError, KeyError, TypeError):  # cut off, altered, or no complete state of a run
             continue
         rank = _rank(best, kept, step)

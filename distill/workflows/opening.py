@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 
 import torch
@@ -52,7 +53,7 @@ def opening(job: Job, trainer: Trainer, check: TeacherCheck) -> list[str]:
     lines += [_device(trainer), _length(job, trainer)]
     if expected := _expected(job, check):
         lines.append(f"to expect: {expected}")
-    doubts = [*check.lines, *_template_doubts(job)]
+    doubts = [*_least(trainer, module.total_steps), *check.lines, *_template_doubts(job)]
     return [*lines, *(f"warning: {line}" for line in doubts)]
 
 
@@ -113,6 +114,17 @@ def _device(trainer: Trainer) -> str:
     threads = f", {count} thread{'s' if count > 1 else ''}" if device.type == "cpu" else ""
     ranks = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     return f"device: {ranks}{name}{threads}, precision {trainer.precision}"
+
+
+def _least(trainer: Trainer, total: int) -> Iterator[str]:
+    """What asks for a longer run than there is: of two limits the nearer one holds."""
+    steps, epochs, epoch = trainer.min_steps or 0, trainer.min_epochs or 0, steps_an_epoch(trainer)
+    limits = (f"trainer.{name}" for name in ("max_steps", "max_epochs") if (getattr(trainer, name) or -1) > 0)
+    ends = f"the run ends after {total:,} ({', '.join(limits)})"
+    if steps > total:
+        yield f"trainer.min_steps asks for {steps:,} steps at least, and {ends}"
+    if epoch and epochs * epoch > total and epochs > 1:
+        yield f"trainer.min_epochs asks for {epochs * epoch:,} steps at least, and {ends}"
 
 
 def _length(job: Job, trainer: Trainer) -> str:

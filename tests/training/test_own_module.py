@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,23 @@ def test_the_best_checkpoint_is_one_after_the_targets(tmp_path: Path) -> None:
     assert (done.step, done.unfinished) == (20, [])  # validated at 10 and 20, and small at 18
 
 
+def test_the_best_checkpoint_may_be_an_earlier_one(tmp_path: Path) -> None:
+    weights: dict[int, Tensor] = {}
+
+    class Worse(Plain):
+        """Its scores fall."""
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val/accuracy", torch.tensor(1 / (1 + self.global_step)))
+            weights[self.global_step] = self.backbone[0].weight.detach().clone()
+
+    keep = BestCheckpoint(dirpath=tmp_path, monitor="val/accuracy", mode="max", filename="{step}")
+    trainer = run(Worse(), prune(end=0.4), keep, enable_checkpointing=True)
+    done = distill.finish(trainer)
+    assert (done.step, done.steps, done.unfinished) == (10, 20, [])
+    assert torch.equal(done.student[0].weight, weights[10])  # type: ignore[index]
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_steps_taken_by_hand_are_followed_where_their_number_is_said(accumulate: int) -> None:
     spy, total = Spy(), 20 // accumulate
@@ -204,11 +222,38 @@ def test_steps_taken_by_hand_are_followed_where_their_number_is_said(accumulate:
         ({"optimizers": 2}, "ByHand has 2 optimizers"),
         ({"steps": 2.5}, r"total_steps = 2\.5: must be a whole number"),
         ({"times": 3}, "takes 3 optimizer steps in one batch"),
+        ({"steps": 21}, "total_steps = 21: the run takes 20 optimizer steps at the most"),  # one for each batch
     ],
 )
 def test_steps_that_no_schedule_can_follow_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         run(ByHand(**settings), prune())
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (ByHand(2, 15), "took 10 optimizer steps, and not 15, as self.total_steps says: .* ended at step 10 of 15"),
+        (ByHand(2, 5), "took 10 optimizer steps, and not 5, .* at its end from step 5 on"),
+        (ByHand(2, 10), None),
+        (Plain(), None),
+    ],
+)
+def test_a_schedule_over_another_number_of_steps_than_the_run_took_is_reported(
+    module: Plain, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    narrow = StructuredPruning(channels=0.5, begin=0.1, end=0.3, every_n_steps=1)  # has an end of its own
+    run(module, narrow, prune(begin=0.4))
+    warned = [one.message for one in caplog.records if one.name.startswith("distill")]
+    assert len(warned) == (said is not None)
+    assert said is None or re.search(said, warned[0])
+
+
+def test_a_count_of_ones_own_beside_lightnings_steps_is_held_to_what_there_can_be() -> None:
+    module = Plain()
+    module.total_steps = 7  # type: ignore[assignment]
+    with pytest.raises(UserError, match="total_steps = 7: the run takes 6 optimizer steps at the most"):
+        run(module, prune(), max_steps=6)
 
 
 @pytest.mark.parametrize("kind", [Plain, ByHand])

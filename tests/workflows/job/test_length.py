@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,28 @@ def test_a_run_without_an_end_gets_one_from_its_data_and_keeps_it(
     again = distill("fit", "-c", "base.yaml", "--id", "one", "--resume", "auto")
     assert again.code == 0, again.err
     assert "has finished" in again.out
+
+
+@pytest.mark.parametrize(
+    ("trainer", "said"),
+    [
+        ({"max_steps": 4, "min_steps": 5}, ["min_steps asks for 5 steps at least, and the run ends after 4 .*max_s"]),
+        ({"max_epochs": 2, "min_steps": 39}, ["min_steps asks for 39 .*after 38 .trainer.max_ep"]),
+        ({"max_epochs": 2, "min_steps": 38, "min_epochs": 2}, []),
+        ({"max_steps": 20, "min_epochs": 2}, ["min_epochs asks for 38 steps at least, and the run ends after 20"]),
+        ({"max_steps": 1}, []),
+    ],
+)
+def test_a_least_length_that_the_run_cannot_have_is_reported(
+    trainer: dict[str, Any], said: list[str], base: dict[str, Any], distill: Distill
+) -> None:
+    base["trainer"].pop("max_steps", None)
+    shortest(base, **trainer)
+    done = distill("fit", "-c", "base.yaml", "--dry-run")
+    assert done.code == 0, done.err
+    warned = [line for line in done.out.splitlines() if "at least, and the run ends" in line]
+    assert len(warned) == len(said)
+    assert all(re.search(part, line) for part, line in zip(said, warned, strict=True))
 
 
 def test_a_run_that_ends_before_its_least_length_is_still_judged_at_its_end(
