@@ -17,6 +17,7 @@ from torch import Tensor
 
 from distill.core.utils.errors import UserError
 from distill.export.onnx.padding import count_positions
+from distill.export.onnx.saturation import for_this_machine
 
 __all__ = [
     "INTEGER_MATMULS",
@@ -49,7 +50,7 @@ UNWRITTEN = "; nothing was written"
 
 
 def session(path: Path, *, threads: int = 1, spins: bool = True, optimized: Path | None = None) -> Any:
-    """An ``onnxruntime.InferenceSession`` of the file on the CPU.
+    """An ``onnxruntime.InferenceSession`` of the file on the CPU, which computes what the file says on any processor.
 
     Args:
         path: The ONNX file.
@@ -69,8 +70,9 @@ def session(path: Path, *, threads: int = 1, spins: bool = True, optimized: Path
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
+    source = for_this_machine(path)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # it has a class of its own for each cause, in common they have none
         raise _cannot_run(error) from error
 
