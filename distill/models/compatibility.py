@@ -95,6 +95,9 @@ def check_vocabularies(
 def label_names(model: nn.Module) -> list[str] | None:
     """The names of a model's classes in the order of their ids."""
     names = getattr(getattr(model, "config", None), "id2label", None)
+    if names and sorted(names) != list(range(len(names))):
+        problem = f"numbers {len(names)} classes, and not from 0 on without a gap: {', '.join(map(str, sorted(names)))}"
+        raise UserError(problem, key="id2label", value=dict(names), hint="correct the model's config.json")
     return [str(names[i]) for i in sorted(names)] if names else None
 
 

@@ -17,6 +17,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 
 from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.quiet import quiet_transformers
+from distill.models.broken_files import ORIGIN, culprit
 
 __all__ = [
     "MERGE",
@@ -107,8 +108,11 @@ def check_config(folder: Path, path: str, key: str) -> None:
             with quiet_transformers():
                 AutoConfig.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # configurations check themselves, each in its own way
-            problem = f"transformers cannot read its config.json ({' '.join(str(error).split())[:200]})"
-            raise refuse(problem, "correct it, or take the configuration from the model's origin") from error
+            found, told = culprit(config, str(error)), " ".join(str(error).split())[:200]
+            problem = f"transformers cannot read its config.json ({told})"
+            if found is not None and found.name.rpartition(".")[2] not in told:
+                problem = f"in its config.json {found} ({told})"
+            raise refuse(problem, found.hint if found else ORIGIN) from error
 
 
 def read_config(location: str, path: str, key: str) -> Any:

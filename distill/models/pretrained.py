@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,6 +19,7 @@ from distill.core.record import note, read_steps, structural
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import resolve
 from distill.core.utils.quiet import quiet_transformers
+from distill.models.broken_files import ORIGIN, broken_json, culprit, read_mapping
 from distill.models.folder import MERGE, UNMERGED, check_config, check_folder
 from distill.models.saved_student import load
 
@@ -35,6 +37,8 @@ FAILURES = (
 )
 """What transformers raises for a folder, name or configuration that is not right."""
 
+_INDEXES = ("model.safetensors.index.json", "generation_config.json")
+_NUMBER = re.compile(r"\.\d+\.")
 _NOT_GIVEN = re.compile("do not have access|not a valid model identifier|connect to")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 
@@ -148,6 +152,10 @@ def _check_complete(model: PreTrainedModel, report: dict[str, Any], path: str, k
     if below:
         problem = f"the weights are not those of a {type(model).__name__}, as config.json has it: they lack {below[0]}"
         raise UserError(problem, key=key, value=path, hint="save the model anew")
+    if beyond := _beyond(model, report["unexpected_keys"]):
+        problem = f"the weights have layers that config.json does not: {beyond}"
+        hint = "correct its number of layers; a student of some layers is had by model.student.layers"
+        raise UserError(problem, key=key, value=path, hint=hint)
     if trained and fresh:
         raise UserError(
             f"this model has no trained head for the task: {', '.join(fresh[:3])} would be random",
@@ -155,6 +163,19 @@ def _check_complete(model: PreTrainedModel, report: dict[str, Any], path: str, k
             value=path,
             hint="fine-tune it on the task first, or name a model that was",
         )
+
+
+def _beyond(model: PreTrainedModel, unexpected: Iterable[str]) -> str | None:
+    """The first weight of a layer after those that the model has; a base model's names lack the prefix."""
+    prefix = f"{model.base_model_prefix}."
+    names = {one for name in model.state_dict() for one in (name, name.removeprefix(prefix))}
+    parts = {one for name, _ in model.named_modules() for one in (name, name.removeprefix(prefix))}
+    alike = {_NUMBER.sub(".#.", name) for name in names}
+    for name in sorted(unexpected):
+        missing = any(name[: at.end() - 1] not in parts for at in _NUMBER.finditer(name))
+        if missing and _NUMBER.sub(".#.", name) in alike:
+            return name
+    return None
 
 
 def explain(error: Exception, auto_model: Any, key: str, value: object, attn_implementation: str | None) -> UserError:
@@ -191,12 +212,17 @@ def explain(error: Exception, auto_model: Any, key: str, value: object, attn_imp
             value=value,
             hint=f"if you trust its origin convert it: {auto_model.__name__}.from_pretrained, then save_pretrained",
         )
-    return UserError(
-        f"transformers cannot make a model of this ({_first_sentence(text)})",
-        key=key,
-        value=value,
-        hint="check the path",
-    )
+    problem, hint = f"transformers cannot make a model of this ({_first_sentence(text)})", "check the path"
+    folder = Path(resolve(value, key)) if isinstance(value, str) else Path()
+    given = value if isinstance(value, Mapping) else read_mapping(folder / "config.json")
+    if found := culprit(given, text):
+        whose = "" if given is value else "in its config.json "
+        problem, hint = f"{whose}{found} ({_first_sentence(text)})", found.hint
+    elif given and given is not value:
+        problem, hint = broken_json(folder, *_INDEXES) or problem, "take the folder anew from the model's origin"
+    elif given:
+        hint = "correct its entries"
+    return UserError(problem, key=key, value=value, hint=hint)
 
 
 def not_given(error: Exception, key: str, value: object) -> UserError | None:
@@ -232,12 +258,12 @@ def load_tokenizer(path: str, key: str, *, words: bool = False, pads_with_eos: b
     except Exception as error:  # the files of a stranger can make it stumble anywhere
         if missing := not_given(error, key, path):
             raise missing from error
-        raise UserError(
-            f"no tokenizer could be loaded ({_first_sentence(str(error))})",
-            key=key,
-            value=path,
-            hint="give a folder or hub id with tokenizer.json",
-        ) from error
+        problem = broken_json(Path(location)) or f"no tokenizer could be loaded ({_first_sentence(str(error))})"
+        raise UserError(problem, key=key, value=path, hint="give a folder or hub id with its tokenizer.json") from error
+    longest = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, int | float):
+        problem = f"in its tokenizer_config.json model_max_length is {longest!r}, and must be a number"
+        raise UserError(problem, key=key, value=path, hint=ORIGIN)
     # Where a folder holds nothing but config.json, transformers makes one that knows its special tokens only.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise UserError("no tokenizer is saved there", key=key, value=path, hint="name the folder or hub id of its own")
