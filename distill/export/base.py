@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from distill.export.fit import Obstacle, Unfit
 from distill.export.script import Lines
 
 __all__ = ["ExportTarget", "Predict"]
@@ -62,12 +63,18 @@ class ExportTarget(ABC):
         self.dtype = "float32"
         self.tokenizer: Any = None
 
-    def check(self, student: nn.Module) -> None:  # noqa: B027  (many formats hold any student)
+    def obstacles(self, student: nn.Module) -> Iterable[Obstacle]:
+        """What keeps the format from holding a student, and which step of its record brought it; many hold any."""
+        return ()
+
+    def check(self, student: nn.Module) -> None:
         """Refuse a student that the format cannot hold, before anything is written.
 
         Raises:
-            UserError: saying why.
+            Unfit: if there are :meth:`obstacles`.
         """
+        if found := list(self.obstacles(student)):
+            raise Unfit(self.name, student, found)
 
     @abstractmethod
     def write(self, student: nn.Module, folder: Path, example: dict[str, Tensor]) -> dict[str, Any]:

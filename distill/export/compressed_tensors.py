@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 from distill.compression.quantization.layers import QuantizedLayer, QuantizedLinear
 from distill.compression.quantization.scheme import ActivationScheme, LayerScheme, WeightScheme
 from distill.core.module_selection import sharing
-from distill.core.record import steps_of
-from distill.core.utils.errors import UserError
 from distill.export.base import ExportTarget, Predict
-from distill.export.hf import by_from_pretrained, check_structure, open_huggingface, to_huggingface
+from distill.export.fit import Obstacle
+from distill.export.hf import by_from_pretrained, open_huggingface, structure, to_huggingface
 from distill.export.onnx.convert import frozen_layers, without_quantization
+from distill.export.onnx.write import UNQUANTIZED
 from distill.export.script import Lines
 
 __all__ = ["CompressedTensors"]
@@ -36,20 +36,19 @@ class CompressedTensors(ExportTarget):
     extra = "vllm"
     integers = True
 
-    def check(self, student: nn.Module) -> None:
-        check_structure(student, steps_of(student), self.name)
-        layers = frozen_layers(student)
+    def obstacles(self, student: nn.Module) -> Iterator[Obstacle]:
+        yield from structure(student)
+        layers, stored = frozen_layers(student), _stored(student)
         if not layers:
-            hint = "train with the callback QuantizationAwareTraining, run `distill quantize RUN`, or export to hf"
-            raise UserError("this student was not quantized", key="--to", value=self.name, hint=hint)
-        stored = _stored(student)
-        if not stored:
+            yield UNQUANTIZED
+        elif not stored:
             first, layer = min(layers.items(), key=lambda found: isinstance(found[1], nn.Embedding))
-            problem = f"holds nn.Linear alone, and what this student has in integers are others ({first}: "
-            problem += f"{layer.plain.__name__})"
-            raise UserError(problem, key="--to", value=self.name, hint="export it with --to onnx-int8")
-        for name, layer in stored.items():
-            _check_scheme(name, layer.scheme)
+            why = f"it holds integers of nn.Linear alone, and these are others ({first}: {layer.plain.__name__})"
+            yield Obstacle(why, "quantize")
+        found = (_other_scheme(name, layer.scheme) for name, layer in stored.items())
+        if first_why := next(filter(None, found), None):
+            hint = "take symmetric weights: of 8 bits by channel, or, of any width, alone (activations: none)"
+            yield Obstacle(first_why, "quantize", hint)
 
     def write(self, student: nn.Module, folder: Path, example: dict[str, Tensor]) -> dict[str, Any]:
         assert isinstance(student, PreTrainedModel)
@@ -86,24 +85,22 @@ def _stored(student: nn.Module) -> dict[str, QuantizedLayer]:
     }
 
 
-def _check_scheme(name: str, scheme: LayerScheme) -> None:
+def _other_scheme(name: str, scheme: LayerScheme) -> str | None:
+    """What the format has no words for."""
     weights, inputs = scheme.weights, scheme.activations
-    problem = None
     if weights.format != "int":
-        problem = f"holds weights of evenly spaced values here, and {name} has {weights.format}"
-    elif inputs is not None and inputs.bits != 8:
-        problem = f"holds inputs of 8 bits, and {name} has {inputs.bits}"
-    elif inputs is not None and weights.bits != 8:
-        problem = f"holds weights of 8 bits beside integer inputs, and {name} has {weights.bits}"
-    elif inputs is not None and weights.group_size is not None:
-        problem = f"holds no groups of weights beside integer inputs, and {name} has them"
-    elif weights.bits > 8:
-        problem = f"holds weights of at most 8 bits, and {name} has {weights.bits}"
-    elif inputs is None and not weights.symmetric:
-        problem = f"packs zero points so that transformers cannot open them, and {name} has such"
-    if problem:
-        hint = "take symmetric weights: of 8 bits by channel, or, of any width, alone (activations: none)"
-        raise UserError(problem, key="--to", value=CompressedTensors.name, hint=hint)
+        return f"it holds weights of evenly spaced values here, and {name} has {weights.format}"
+    if inputs is not None and inputs.bits != 8:
+        return f"it holds inputs of 8 bits, and {name} has {inputs.bits}"
+    if inputs is not None and weights.bits != 8:
+        return f"it holds weights of 8 bits beside integer inputs, and {name} has {weights.bits}"
+    if inputs is not None and weights.group_size is not None:
+        return f"it holds no groups of weights beside integer inputs, and {name} has them"
+    if weights.bits > 8:
+        return f"it holds weights of at most 8 bits, and {name} has {weights.bits}"
+    if inputs is None and not weights.symmetric:
+        return f"it packs zero points so that transformers cannot open them, and {name} has such"
+    return None
 
 
 # ---------------------------------------------------------------------- in the words of compressed-tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from distill.core.record import steps_of
 from distill.core.utils.errors import UserError
 from distill.export.base import ExportTarget, Predict
+from distill.export.fit import Obstacle
 from distill.export.onnx.cache import CacheShape, cache_shape, greedy, step, to_onnx_with_cache
 from distill.export.onnx.convert import frozen_layers, largest_integer, with_integers
 from distill.export.onnx.isa import weight_type
@@ -55,16 +56,11 @@ class OnnxGenAI(ExportTarget):
     counts_positions = True
     for_isas = True
 
-    def check(self, student: nn.Module) -> None:
-        problem = None
+    def obstacles(self, student: nn.Module) -> Iterator[Obstacle]:
         if not isinstance(student, PreTrainedModel) or not _writes(student):
-            problem = f"is for language models of transformers, and this is a {type(student).__name__}"
+            yield Obstacle(f"it is for language models of transformers, and this is a {type(student).__name__}")
         elif isinstance(shape := cache_shape(student), str):
-            removed = any(one["kind"] == "remove" for one in steps_of(student))
-            problem = f"is for models of equal layers, and this student {shape}"
-            problem += " (its heads were removed: the step `remove` of its record)" if removed else ""
-        if problem is not None:
-            raise UserError(problem, key="--to", value=self.name, hint=_HINT)
+            yield Obstacle(f"it is for models of equal layers, and this one {shape}", "remove")
 
     def write(self, student: nn.Module, folder: Path, example: dict[str, Tensor]) -> dict[str, Any]:
         assert isinstance(student, PreTrainedModel)

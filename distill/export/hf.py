@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,21 +13,25 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
-from distill.core.record import steps_of
+from distill.core.record import STEP_KINDS, steps_of
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_transformers
 from distill.export.base import ExportTarget, Predict
+from distill.export.fit import Obstacle
 from distill.export.script import Lines
 from distill.export.verify import torch_logits
 
-__all__ = ["HuggingFace", "by_from_pretrained", "check_structure", "open_huggingface", "to_huggingface"]
+__all__ = ["HuggingFace", "by_from_pretrained", "open_huggingface", "structure", "to_huggingface"]
 
 _STRUCTURE = {
     "remove": "some of its heads, neurons or layers were taken out",
     "low_rank": "some of its linear maps are products of two",
     "share": "some of its layers share their weights",
 }
-"""Kinds of steps whose outcome no configuration of transformers describes -> what they do."""
+"""Kinds of steps whose outcome no configuration of transformers describes -> what they do.
+
+So are the structural ones of a compression of one's own.
+"""
 
 
 class HuggingFace(ExportTarget):
@@ -36,8 +40,11 @@ class HuggingFace(ExportTarget):
     name = "hf"
     halves = True
 
+    def obstacles(self, student: nn.Module) -> Iterable[Obstacle]:
+        return structure(student)
+
     def check(self, student: nn.Module) -> None:
-        check_structure(student, steps_of(student))
+        super().check(student)
         quantized = any(step["kind"] == "quantize" for step in steps_of(student))
         if quantized and self.dtype != "float32":
             problem, hint = "would round weights that lie on grids of their own", "leave it out"
@@ -99,27 +106,13 @@ def _subclasses(kind: Any) -> Iterator[Any]:
         yield from _subclasses(below)
 
 
-def check_structure(model: nn.Module, steps: Sequence[Mapping[str, Any]], to: str = "hf") -> None:
-    """Refuse a model that transformers cannot express.
-
-    Args:
-        model: The model.
-        steps: What was done to it.
-        to: The target that asks.
-
-    Raises:
-        UserError: saying why.
-    """
-    reasons = [_STRUCTURE[kind] for kind in dict.fromkeys(step["kind"] for step in steps) if kind in _STRUCTURE]
+def structure(model: nn.Module) -> Iterator[Obstacle]:
+    """What keeps transformers from opening a model by its configuration."""
     if not isinstance(model, PreTrainedModel):
-        reasons.append(f"{type(model).__name__} is none of its models")
-    if reasons:
-        raise UserError(
-            f"transformers cannot open this student: {'; '.join(reasons)}",
-            key="--to",
-            value=to,
-            hint="export it with --to onnx, or open it with distill.load",
-        )
+        yield Obstacle(f"{type(model).__name__} is none of the models of transformers")
+    for kind in dict.fromkeys(step["kind"] for step in steps_of(model)):
+        if STEP_KINDS[kind] and kind != "quantize":
+            yield Obstacle(_STRUCTURE.get(kind, "its structure is none that a configuration describes"), kind)
 
 
 def to_huggingface(

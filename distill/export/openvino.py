@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distill.core.utils.errors import UserError
 from distill.export.base import ExportTarget, Predict
+from distill.export.fit import Obstacle
 from distill.export.onnx.convert import frozen_layers
 from distill.export.onnx.runtime import UNWRITTEN, latency, logits, session
 from distill.export.onnx.write import MODEL, Onnx, OnnxInt8
@@ -37,6 +38,13 @@ class OpenVino(ExportTarget):
     integers = True
     counts_positions = True
     for_isas = True
+
+    def obstacles(self, student: nn.Module) -> Iterator[Obstacle]:
+        layers = frozen_layers(student).items()
+        dynamic = next((name for name, layer in layers if layer.scheme.activations and not layer.static), None)
+        if dynamic is not None:
+            why = f"it has no grids that follow each input (dynamic), as {dynamic} has"
+            yield Obstacle(why, "quantize", "train with activations: {kind: static}")
 
     def write(self, student: nn.Module, folder: Path, example: dict[str, Tensor]) -> dict[str, Any]:
         import openvino

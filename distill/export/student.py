@@ -31,7 +31,7 @@ from distill.export.onnx.runtime import latency, session
 from distill.export.onnx.write import MODEL
 from distill.export.script import Reading, write_script
 from distill.export.summary import BATCH, MANY, STUDENT, TEACHER, show, sizes
-from distill.export.targets import check_packages, find_target, write
+from distill.export.targets import check, check_packages, find_target, write
 from distill.models.compatibility import positions_of
 from distill.models.unfinished import refuse_unfinished
 from distill.tasks.loaders import batches_of, task_of
@@ -101,7 +101,7 @@ def export(
         target = for_isa(find_target(to) if isinstance(to, str) else _own(to), isa, str(to), dtype)
         place = check_output(output)
         assert place is not None
-        target.check(student.eval())
+        check(target, student.eval())
         return written(
             target,
             student,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.extras import require
 from distill.export.base import ExportTarget
 from distill.export.compressed_tensors import CompressedTensors
+from distill.export.fit import Unfit
 from distill.export.genai import OnnxGenAI
 from distill.export.gguf.target import Gguf
 from distill.export.hf import HuggingFace
@@ -28,7 +30,7 @@ from distill.export.triton import Triton
 from distill.export.verify import check_float, check_integer, compare, nothing_to_compare, torch_logits
 from distill.tasks import Task
 
-__all__ = ["TARGETS", "check_packages", "find_target", "write"]
+__all__ = ["TARGETS", "check", "check_packages", "find_target", "holding", "write"]
 
 _ONNX: tuple[type[ExportTarget], ...] = (Onnx, OnnxInt8, OnnxFp16, OnnxGenAI, OpenVino, Triton, TensorRT)
 _KINDS: tuple[type[ExportTarget], ...] = (HuggingFace, *_ONNX, CompressedTensors, Gguf, TorchExport)
@@ -59,6 +61,29 @@ def check_packages(target: type[ExportTarget]) -> None:
         require(target.extra, "--to")
 
 
+def holding(student: nn.Module) -> list[str]:
+    """The names of the targets that can hold a student."""
+    return [name for name, target in TARGETS.items() if not list(target().obstacles(student))]
+
+
+def check(target: ExportTarget, student: nn.Module) -> None:
+    """Refuse a student that the target cannot hold, before anything is written.
+
+    Raises:
+        UserError: with the steps of its record that are in the way, and the targets that can hold it.
+    """
+    with _naming_others(student):
+        target.check(student)
+
+
+@contextmanager
+def _naming_others(student: nn.Module) -> Iterator[None]:
+    try:
+        yield
+    except Unfit as error:
+        raise error.beside([name for name in holding(student) if name != error.value]) from None
+
+
 def write(
     target: ExportTarget, student: nn.Module, folder: Path, *, task: Task, batches: Callable[[], Iterable[Batch]]
 ) -> dict[str, Any]:
@@ -82,7 +107,8 @@ def write(
     if example is None:
         raise nothing_to_compare()
     layers = frozen_layers(student)
-    report = {"quantized_layers": len(layers), **target.write(reference, folder, feed(example))}
+    with _naming_others(student):
+        report = {"quantized_layers": len(layers), **target.write(reference, folder, feed(example))}
     found = compare(task, batches(), torch_logits(reference), target.open(folder))
     rounds = (target.integers and bool(layers)) or target.coarse or target.dtype != "float32"
     (check_integer if rounds else check_float)(found)

@@ -9,11 +9,21 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from distill.core.utils.errors import UserError
+from distill.compression.quantization.layers import (
+    QuantizedEmbedding,
+    QuantizedLayer,
+    QuantizedLinear,
+    QuantizedTransposedLinear,
+    multiplies_integers,
+)
+from distill.export.fit import Obstacle, Unfit
 from distill.export.onnx.convert import frozen_layers
+from distill.export.onnx.nibbles import block_of
 from distill.export.onnx.write import MODEL, Onnx, OnnxInt8
 
 __all__ = ["TensorRT", "rewrite", "violations"]
+
+_HINT = "train with activations: {symmetric: true} and embeddings: null"
 
 _DYNAMIC = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
 
@@ -29,6 +39,11 @@ class TensorRT(Onnx):
     name = "tensorrt"
     integers = True
 
+    def obstacles(self, student: nn.Module) -> Iterator[Obstacle]:
+        found = (_against(name, layer) for name, layer in frozen_layers(student).items())
+        if (why := next(filter(None, found), None)) is not None:
+            yield Obstacle(why, "quantize", _HINT)
+
     def write(self, student: nn.Module, folder: Path, example: dict[str, Tensor]) -> dict[str, Any]:
         layers = frozen_layers(student)
         if not layers:
@@ -39,12 +54,33 @@ class TensorRT(Onnx):
         model = onnx.load(folder / MODEL)
         rewrite(model.graph)
         if found := next(violations(model.graph), None):
-            hint = "train with activations: {symmetric: true} and embeddings: null, or export it with --to onnx"
-            raise UserError(f"TensorRT does not take it: {found}", key="--to", value=self.name, hint=hint)
+            raise Unfit(self.name, student, [Obstacle(found, "quantize", _HINT)])
         for file in folder.glob(f"{MODEL}*"):
             file.unlink()
         onnx.save(model, folder / MODEL)
         return report
+
+
+def _against(name: str, layer: QuantizedLayer) -> str | None:
+    """The rule that a layer breaks, as far as its scheme tells; :func:`violations` sees the rest in the graph."""
+    weights, inputs = layer.scheme.weights, layer.scheme.activations
+    if isinstance(layer, QuantizedEmbedding) and weights.format == "int":
+        return f"{name} looks up integers"
+    if inputs is not None and not layer.static:
+        return f"the scale of {name}'s inputs is computed (dynamic), and not a constant"
+    if _in_nibbles(layer):
+        return f"{name} is computed by MatMulNBits, an operator that it has not"
+    symmetric = weights.symmetric and (inputs is None or inputs.symmetric)
+    return None if symmetric or not multiplies_integers(layer) else f"what {name} rounds has a zero point"
+
+
+def _in_nibbles(layer: QuantizedLayer) -> bool:
+    """Whether its weights are stored two to a byte."""
+    if not isinstance(layer, (QuantizedLinear, QuantizedTransposedLinear)) or multiplies_integers(layer):
+        return False
+    width = layer.weight.shape[isinstance(layer, QuantizedLinear)]
+    scheme = layer.scheme.weights
+    return scheme.format == "int" and scheme.bits <= 4 and block_of(width, layer.weight_scale) is not None
 
 
 def rewrite(graph: Any) -> None:

@@ -20,7 +20,7 @@ from distill.core.verdict import Verdict
 from distill.data.task_file import TaskFile, task_file
 from distill.export.base import ExportTarget
 from distill.export.student import for_isa, limited, written
-from distill.export.targets import check_packages, find_target
+from distill.export.targets import check, check_packages, find_target
 from distill.run.boundary import refuse_inside
 from distill.run.listing import read_json
 from distill.run.loggers.make import check_installed, keep_export
@@ -79,7 +79,7 @@ def export(
     if given is None and job.logging.wandb is not None and "exports" in job.logging.wandb.artifacts:
         check_installed(job.logging)
     student = job.module.student.eval()
-    target.check(student)
+    check(target, student)
     place = given or run.folder / "exports" / target.name
     teacher = job.module.teacher
 

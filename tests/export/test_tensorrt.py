@@ -17,7 +17,7 @@ from distill.compression.quantization.scheme import ActivationScheme
 from distill.core.signals import Batch
 from distill.core.utils.errors import UserError
 from distill.export.onnx.write import MODEL
-from distill.export.targets import write
+from distill.export.targets import check, write
 from distill.export.tensorrt import TensorRT, violations
 from distill.tasks import Plain
 
@@ -54,8 +54,10 @@ def test_a_zero_point_is_refused_by_the_layer(tmp_path: Path) -> None:
     model, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)).eval(), torch.randn(32, 8)
     quantize(model, [x], activations=ActivationScheme(), include=[".*"])
     batch = Batch({"x": x}, labels=torch.arange(32) % 3)
-    said = r"--to = 'tensorrt': TensorRT does not take it: what \d rounds has a zero point.*symmetric: true"
+    said = r"--to = 'tensorrt': cannot hold .*what \d rounds has a zero point.*symmetric: true.*one of --to onnx, "
     with pytest.raises(UserError, match=said):
+        check(TensorRT(), model)
+    with pytest.raises(UserError, match=said):  # by the graph too, where the scheme does not tell
         write(TensorRT(), model, tmp_path, task=Plain(), batches=lambda: [batch])
 
 

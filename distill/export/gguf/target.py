@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from distill.compression.quantization.layers import QuantizedEmbedding, QuantizedLayer, QuantizedLinear
-from distill.core.record import steps_of
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_transformers
 from distill.export.base import ExportTarget, Predict
+from distill.export.fit import Obstacle
 from distill.export.gguf.blocks import form_of, packed, scales_by_block
 from distill.export.gguf.tokenizer import add_tokenizer
-from distill.export.hf import by_from_pretrained, check_structure
+from distill.export.hf import by_from_pretrained, structure
 from distill.export.onnx.convert import frozen_layers, without_quantization
 from distill.export.script import Lines
 from distill.export.verify import torch_logits
@@ -51,12 +51,10 @@ class Gguf(ExportTarget):
     coarse = True
     more = 'Or from a shell: `llama-cli -m model.gguf -p "a text"`.'
 
-    def check(self, student: nn.Module) -> None:
-        check_structure(student, steps_of(student), self.name)
-        assert isinstance(student, PreTrainedModel)
-        problem = _unknown(student)
-        if problem is not None:
-            raise UserError(problem, key="--to", value=self.name, hint="export it with --to onnx, or --to hf")
+    def obstacles(self, student: nn.Module) -> Iterator[Obstacle]:
+        yield from structure(student)
+        if isinstance(student, PreTrainedModel) and (why := _unknown(student)) is not None:
+            yield Obstacle(f"it {why}")
 
     def write(self, student: nn.Module, folder: Path, example: dict[str, Tensor]) -> dict[str, Any]:
         import gguf

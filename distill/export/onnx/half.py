@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from distill.core.utils.errors import UserError
+from distill.export.fit import Obstacle
 from distill.export.onnx.convert import frozen_layers
 from distill.export.onnx.graph import LARGEST_FILE
 from distill.export.onnx.write import MODEL, Onnx
@@ -26,10 +27,9 @@ class OnnxFp16(Onnx):
     name = "onnx-fp16"
     coarse = True
 
-    def check(self, student: nn.Module) -> None:
+    def obstacles(self, student: nn.Module) -> Iterator[Obstacle]:
         if frozen_layers(student):
-            problem, hint = "would round weights that lie on grids of their own", "export it with --to onnx-int8"
-            raise UserError(problem, key="--to", value=self.name, hint=hint)
+            yield Obstacle("float16 would round weights that lie on grids of their own", "quantize")
 
     def write(self, student: nn.Module, folder: Path, example: dict[str, Tensor]) -> dict[str, Any]:
         report = super().write(student, folder, example)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from distill.export.onnx.integer_layers import DynamicInput, IntegerLayer, StaticInput
 
-__all__ = ["NibbleEmbedding", "NibbleLinear", "Nibbles"]
+__all__ = ["NibbleEmbedding", "NibbleLinear", "Nibbles", "block_of"]
 
 
 class Nibbles(NamedTuple):
@@ -37,14 +37,13 @@ class Nibbles(NamedTuple):
     def of(cls, rows: Tensor, scale: Tensor, zero_point: Tensor | None) -> Nibbles | None:
         """Integers ``[out, in]`` of -8 to 7; scale and zero point are ``[]``, ``[out]`` or ``[out, groups]``.
 
-        A block is the largest power of two that divides a group; ``None`` where that is below 16, of which
-        onnxruntime's operators know none.
+        ``None`` where no block is large enough (:func:`block_of`).
         """
         out, width = rows.shape
         groups = scale.shape[1] if scale.dim() == 2 else 1
         group = width // groups
-        block = group & -group
-        if block < 16:
+        block = block_of(width, scale)
+        if block is None:
             return None
 
         def of_blocks(given: Tensor) -> Tensor:
@@ -52,6 +51,16 @@ class Nibbles(NamedTuple):
 
         zeros = None if zero_point is None else _packed(of_blocks(zero_point))
         return cls(_packed(rows), of_blocks(scale), zeros, width, block)
+
+
+def block_of(width: int, scale: Tensor) -> int | None:
+    """How many weights are a block: the largest power of two that divides a group.
+
+    ``None`` where that is below 16, of which onnxruntime's operators know none.
+    """
+    group = width // (scale.shape[1] if scale.dim() == 2 else 1)
+    block = group & -group
+    return block if block >= 16 else None
 
 
 def _packed(rows: Tensor) -> Tensor:

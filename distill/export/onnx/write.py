@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distill.core.utils.errors import UserError
 from distill.export.base import ExportTarget, Predict
+from distill.export.fit import Obstacle
 from distill.export.onnx.convert import frozen_layers, largest_integer, with_integers
 from distill.export.onnx.graph import to_onnx
 from distill.export.onnx.isa import weight_type
@@ -21,9 +22,14 @@ from distill.export.onnx.runtime import input_sizes, logits, session
 from distill.export.script import Lines
 from distill.export.verify import torch_logits
 
-__all__ = ["MODEL", "Onnx", "OnnxInt8"]
+__all__ = ["MODEL", "UNQUANTIZED", "Onnx", "OnnxInt8"]
 
 MODEL = "model.onnx"
+
+UNQUANTIZED = Obstacle(
+    "it was not quantized",
+    hint="train with the callback QuantizationAwareTraining, run `distill quantize RUN`",
+)
 
 
 class Onnx(ExportTarget):
@@ -57,14 +63,9 @@ class OnnxInt8(Onnx):
     integers = True
     for_isas = True
 
-    def check(self, student: nn.Module) -> None:
+    def obstacles(self, student: nn.Module) -> Iterator[Obstacle]:
         if not frozen_layers(student):
-            raise UserError(
-                "this student was not quantized",
-                key="--to",
-                value=self.name,
-                hint="train with the callback QuantizationAwareTraining, run `distill quantize RUN`, or export to onnx",
-            )
+            yield UNQUANTIZED
 
     def write(self, student: nn.Module, folder: Path, example: dict[str, Tensor]) -> dict[str, Any]:
         layers = frozen_layers(student)

@@ -183,7 +183,7 @@ def test_how_a_text_is_cut_first_has_a_name_or_is_refused(tokenizer: Any, small_
             lambda: made("llama", rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}),
             "positions without scaling, and these are linear",
         ),
-        (lambda: nn.Linear(2, 2), "Linear is none of its models"),
+        (lambda: nn.Linear(2, 2), "Linear is none of the models"),
     ],
 )
 def test_what_llama_cpp_would_compute_otherwise_is_refused(student: Any, problem: str) -> None:

@@ -13,7 +13,7 @@ from distill.core.signals import Batch
 from distill.core.utils.errors import UserError
 from distill.export.onnx.half import OnnxFp16
 from distill.export.onnx.write import MODEL
-from distill.export.targets import write
+from distill.export.targets import check, write
 from distill.tasks import Plain
 
 
@@ -33,5 +33,5 @@ def test_weights_are_halves_inputs_and_logits_as_before(tmp_path: Path) -> None:
 
 
 def test_weights_on_grids_are_not_rounded_again(quantized: nn.Module) -> None:
-    with pytest.raises(UserError, match=r"--to = 'onnx-fp16': would round weights that lie on grids.*--to onnx-int8"):
-        OnnxFp16().check(quantized)
+    with pytest.raises(UserError, match=r"--to = 'onnx-fp16': .*would round weights.*quantize.*onnx-int8"):
+        check(OnnxFp16(), quantized)
