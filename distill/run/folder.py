@@ -132,7 +132,7 @@ class Run:
         Raises:
             UserError: if it cannot be written to.
         """
-        with replacing(self.folder, "runs") as folder:
+        with replacing(self.folder, "runs", alike=True) as folder:
             fresh = Run(folder)
             fresh._write_config(config, made_by)
             yield fresh

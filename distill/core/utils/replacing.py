@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distill.core.utils.errors import UserError
 from distill.core.utils.files import sync
+from distill.core.utils.half_made import begin, clear
 from distill.core.utils.paths import at_home, check_folder
 
 __all__ = ["check_output", "make_folder", "replacing"]
@@ -32,15 +33,16 @@ def check_output(output: str | Path | None) -> Path | None:
 
 
 @contextmanager
-def replacing(target: str | Path, key: str) -> Iterator[Path]:
+def replacing(target: str | Path, key: str, *, alike: bool = False) -> Iterator[Path]:
     """A new folder that takes ``target``'s place when the block ends well; otherwise nothing of it stays.
 
     A kill at any time leaves either the old folder, the new one, or none; never a mixture of both. What it leaves
-    beside them is in nobody's way.
+    beside them is in nobody's way, and the next one that is made there removes it (:func:`half_made.clear`).
 
     Args:
         target: A folder, which need not exist.
         key: Where the user named it.
+        alike: Whether all beside it are made so, each by a name of its own: what any of them has left is removed.
 
     Raises:
         UserError: if nothing can be written there.
@@ -48,14 +50,15 @@ def replacing(target: str | Path, key: str) -> Iterator[Path]:
     place = Path(target).resolve()
     if Path.cwd().is_relative_to(place):
         raise UserError("the current folder cannot be replaced", key=key, value=str(target), hint="name another folder")
-    beside = f".{place.name}.{uuid.uuid4().hex[:8]}"
-    fresh, old = place.with_name(f"{beside}.new"), place.with_name(f"{beside}.old")
+    clear(place, alike=alike)
     above = [folder for folder in place.parents if not folder.exists()]
     try:
-        try:
-            fresh.mkdir(parents=True)
-        except OSError as error:
-            raise _unwritable(error, target, key) from error
+        fresh, held = begin(place)
+    except OSError as error:
+        _remove_empty(above)
+        raise _unwritable(error, target, key) from error
+    old = fresh.with_suffix(".old")
+    try:
         yield fresh
         _sync(fresh)
         _swap(fresh, place, old)
@@ -64,9 +67,14 @@ def replacing(target: str | Path, key: str) -> Iterator[Path]:
         if place.exists():
             shutil.rmtree(old, ignore_errors=True)
         else:
-            with suppress(OSError):  # what else is in one of them stays
-                for folder in above:
-                    folder.rmdir()
+            _remove_empty(above)
+        os.close(held)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    with suppress(OSError):  # what else is in one of them stays
+        for folder in folders:
+            folder.rmdir()
 
 
 def make_folder(target: Path, key: str) -> None:

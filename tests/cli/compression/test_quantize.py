@@ -182,7 +182,9 @@ def test_a_kill_leaves_no_run_and_what_is_half_is_not_resumed(
                 quantize(source, calibrate=8, run_id="new")
         assert [path.name for path in place.iterdir() if not path.name.startswith(".")] == []
         assert "mine-quantized" not in distill("runs", str(tmp_path / "runs")).out
-    made = quantize(source, calibrate=8, run_id="new")
+    assert any(place.glob(".new.*.new"))
+    made = quantize(source, calibrate=8, run_id="other")
+    assert [path.name for path in place.iterdir()] == ["other"]
     made.result_file.unlink()  # as a kill left it when its files were written one after the other
     for argv in (["resume", str(made.folder)], ["resume", str(made.folder), "--max-steps", "9"]):
         code, _, err = distill(*argv)
