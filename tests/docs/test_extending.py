@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -85,6 +86,10 @@ def test_the_pages_settings_make_one_run_and_its_export(here: Path, distill: Cal
     assert scores["guess"]["balanced_accuracy"] == 0.5
     header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"train/teacher_brier", "val/balanced_accuracy"} <= {*header}
+    written = yaml.safe_load((run / "config.yaml").read_text())["model"]["losses"][0]
+    assert written == {"class_path": "examples.loss.TeacherBrier", "init_args": {"weight": 0.5, "power": 1.5}}
+    refused = distill("fit", *given, "--allow", "examples", "--model.losses.0.power", "high")
+    assert (refused.code, "model.losses.0.power" in refused.err, "number" in refused.err) == (2, True, True)
     (step,) = [
         s for s in json.loads((run / "student/compression.json").read_text())["steps"] if s["kind"] == "sparsity"
     ]
@@ -103,17 +108,18 @@ def test_the_pages_settings_make_one_run_and_its_export(here: Path, distill: Cal
         torch.testing.assert_close(program(*inputs.values()), expected)
 
 
-def test_the_loss_is_its_formula_over_the_positions_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("power", [2.0, 1.5])
+def test_the_loss_is_its_formula_over_the_positions_that_count(power: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     from distill import Batch, Signals
     from examples.loss import TeacherBrier
 
     ours, theirs = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     mask = torch.tensor([[True, False, True], [False, False, True]])
-    total, positions = TeacherBrier()(Signals(ours), Signals(theirs), Batch({"x": ours}, mask=mask))
+    total, positions = TeacherBrier(power=power)(Signals(ours), Signals(theirs), Batch({"x": ours}, mask=mask))
     p, q = ours.double().exp(), theirs.double().exp()
     p, q = p / p.sum(-1, keepdim=True), q / q.sum(-1, keepdim=True)
-    assert float(total) == pytest.approx(float(((p - q)[mask] ** 2).sum()), rel=1e-5)
+    assert float(total) == pytest.approx(float(((p - q)[mask].abs() ** power).sum()), rel=1e-5)
     assert int(positions) == 3
 
 
