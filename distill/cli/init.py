@@ -25,6 +25,7 @@ def _init(options: Namespace, overrides: Overrides) -> None:
         output=options.output,
         force=options.force,
         tokenizer=options.tokenizer,
+        model=options.model,
         overrides=overrides,
     )
 
@@ -37,6 +38,7 @@ INIT = Command(
         argument("--output", default="my.yaml", metavar="FILE", help="what to write (%(default)s)"),
         argument("--force", action="store_true", help="replace the file if it is there"),
         argument("--tokenizer", metavar="FOLDER", help="count tokens with this one, a folder or hub id"),
+        argument("--model", metavar="FOLDER", help="of what is to be trained, or hub id: named in the command shown"),
     ),
     run=_init,
     epilog=_EPILOG,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from distill.core.utils.paths import RECIPES
 
 Distill = Callable[..., Any]
 
@@ -32,6 +35,10 @@ def rows_of(count: int, **columns: Callable[[int], Any]) -> list[dict[str, Any]]
 
 def text(row: int) -> str:
     return f"{TEXTS[row % 4]} {row}"
+
+
+def _tags(row: int) -> list[str]:
+    return ["B-X" if word.isdigit() else "O" for word in text(row).split()]
 
 
 def begun(distill: Distill, *argv: str) -> tuple[dict[str, Any], str]:
@@ -59,13 +66,46 @@ def test_what_it_writes_trains(distill: Distill, teacher_dir: str) -> None:
     assert code == 0, err
 
 
-def test_the_command_that_it_prints_names_a_recipe_that_there_is(distill: Distill) -> None:
+@pytest.mark.parametrize(
+    ("task", "columns"),
+    [
+        ("text-classification", {"text": text, "label": lambda row: row % 2}),
+        ("multi-label-classification", {"text": text, "label": lambda row: ["a", "b"][: 1 + row % 2]}),
+        ("token-classification", {"tokens": lambda row: text(row).split(), "ner_tags": _tags}),
+        ("causal-lm", {"text": text}),
+        ("masked-lm", {"text": text}),
+    ],
+)
+def test_the_commands_that_it_prints_work_as_they_stand(
+    task: str, columns: dict[str, Any], distill: Distill, teacher_dir: str
+) -> None:
+    table("my rows.jsonl", rows_of(40, **columns))
+    output = ("--output", "my file.yaml")
+    code, out, err = distill("init", "my rows.jsonl", "--model", _model(task, teacher_dir), *output, "--task", task)
+    assert code == 0, err
+    typed = [line[line.index("distill fit") :] for line in out.splitlines() if "distill fit" in line]
+    assert len(typed) == (2 if task == "causal-lm" else 1)
+    for line in typed:
+        assert line in Path("my file.yaml").read_text()
+        _, *words = shlex.split(line)
+        code, _, err = distill(*words, "--dry-run")
+        assert code == 0, err
+
+
+def _model(task: str, teacher_dir: str) -> str:
+    return "distill:quickstart/teacher" if task == "causal-lm" else teacher_dir
+
+
+def test_without_a_model_the_command_takes_the_recipes_from_the_hub_and_says_how_to_give_another(
+    distill: Distill,
+) -> None:
     words, tags = (lambda row: text(row).split()), (lambda row: ["O"] * len(text(row).split()))
     table("one.jsonl", rows_of(20, tokens=words, ner_tags=tags))
     config, said = begun(distill, "one.jsonl")
     assert config["model"]["task"] == "token-classification"
-    assert "distill fit -c token-classification/teacher -c my.yaml" in said
-    assert distill("fit", "-c", "token-classification/teacher", "-c", "my.yaml", "--help").code == 0
+    assert "distill fit -c token-classification/teacher -c my.yaml --id teacher\n" in said
+    hub = yaml.safe_load(Path(RECIPES, "token-classification/teacher.yaml").read_text())["model"]["student"]["path"]
+    assert f"it trains {hub}, which the hub has; one that you have: --model.student.path FOLDER" in said
 
 
 CASES: dict[str, tuple[dict[str, Callable[[int], Any]], str, dict[str, str]]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.config.files import recipes
+from distill.config.files import read_file, recipes
 from distill.config.yaml import dump
 from distill.core.idle_settings import idle
 from distill.core.signals import IGNORE
@@ -42,6 +43,8 @@ _Why = dict[str, list[str]]
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 2000
 _SEPARATORS = (",", "\t", ";", "|")
 _TEXT_TASKS = [name for name, kind in TASKS.items() if issubclass(kind, TextTask)]
+_LENT = {"multi-label-classification": ("text-classification", ("--model.losses", "[BinaryCrossEntropy]"))}
+"""Task without recipes of its own name -> whose train it, and with which options."""
 _MAY_SAY = ("columns", "labels", "reader", "document", "max_length", "validation_fraction", "splits")
 
 
@@ -52,6 +55,7 @@ def init(
     output: str = OUTPUT,
     force: bool = False,
     tokenizer: str | None = None,
+    model: str | None = None,
     overrides: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Look at data, write a configuration that trains on it, and say what was chosen and why.
@@ -61,7 +65,9 @@ def init(
         task: The name of a text task; found by the columns if not given.
         output: The YAML file to write.
         force: Replace a file that is there.
-        tokenizer: Of the model that will be trained, to count tokens with.
+        tokenizer: A folder or hub id: tokens are counted with it.
+        model: That is to be trained, a folder or hub id: the command that is shown names it, and tokens are counted
+            with its tokenizer if no other is given.
         overrides: Keys of ``data`` and YAML texts, which are written as they are given.
 
     Returns:
@@ -99,14 +105,14 @@ def init(
     )
     why = _why(read, [*found.notes, *source.notes], guessed, data)
     if not kind.packs and "max_length" not in data:
-        data["max_length"], told = chosen_length(kind, read.splits["train"], guessed.columns, tokenizer)
+        data["max_length"], told = chosen_length(kind, read.splits["train"], guessed.columns, tokenizer or model)
         why["max_length"] = [told]
     elif tokenizer is not None:
         other = "a language model, whose texts are cut into blocks" if kind.packs else "a length that is given"
         hint = "set data.pack_length for longer blocks" if kind.packs else "leave out data.max_length"
         raise idle("--tokenizer", tokenizer, other, hint)
-    write(file, _yaml(guessed.task, data, why, paths, output).encode())
-    print(_shown(output, guessed.task, why, read))
+    write(file, _yaml(guessed.task, data, why, paths, output, model).encode())
+    print(_shown(output, guessed.task, why, read, model))
     return file
 
 
@@ -206,12 +212,17 @@ def _texts(rows: Any, columns: Mapping[str, str]) -> list[Any]:
 
 
 def _yaml(
-    task: str, data: Mapping[str, Any], why: Mapping[str, Sequence[str]], paths: Sequence[str], output: str
+    task: str,
+    data: Mapping[str, Any],
+    why: Mapping[str, Sequence[str]],
+    paths: Sequence[str],
+    output: str,
+    model: str | None,
 ) -> str:
     head = [
         visible(f"Made by: distill init {' '.join(paths)}").replace("\n", " "),
         "Correct what is wrong, and train with it (paths are taken from the folder that you are in):",
-        *(f"  {line}" for line in _next(task, output).splitlines()),
+        *(f"  {line}" for line in _next(task, output, model)),
     ]
     lines = [*_comment(head, ""), *_named(output), "model:", *_comment(why["task"], "  "), f"  task: {task}", "data:"]
     for key, value in data.items():
@@ -236,20 +247,29 @@ def _comment(texts: Sequence[str], indent: str) -> list[str]:
     return [f"{indent}# {line}" for lines in folded for line in lines]
 
 
-def _next(task: str, output: str) -> str:
-    """The command that trains on the data."""
-    recipe = f"{task}/teacher"
-    chosen = f"-c {recipe} " if recipe in recipes() else ""
-    model = "" if chosen else " --model.student FOLDER"
-    trains = f"distill fit {chosen}-c {output}{model} --name my-teacher"
-    if task != CausalLM.name:
-        return trains
-    part = "--model.student.path null --model.student.layers uniform --model.student.num_layers 0.5"
-    taught = f"distill fit -c {task}/distill -c {output} --model.teacher FOLDER {part} --name my-student"
-    return f"{trains}\nor, with a teacher that you have, into half of its layers: {taught}"
+def _next(task: str, output: str, model: str | None) -> list[str]:
+    """The command that trains on the data, by a recipe where there is one, and how it is given another model."""
+    lender, options = _LENT.get(task, (task, ()))
+    recipe = f"{lender}/teacher"
+    chosen = recipes().get(recipe)
+    given = model or (None if chosen else "FOLDER")
+    student = [] if given is None else ["--model.student.path" if chosen else "--model.student", given]
+    by, ends = (["-c", recipe], []) if chosen else ([], ["--trainer.max_epochs", "3"])
+    ends += [] if chosen or _named(output) else ["--name", "mine"]
+    lines = [shlex.join(["distill", "fit", *by, "-c", output, *student, *options, *ends, "--id", "teacher"])]
+    if chosen and model is None:
+        hub = read_file(chosen)["model"]["student"]["path"]
+        lines.append(f"it trains {hub}, which the hub has; one that you have: --model.student.path FOLDER")
+    if task == CausalLM.name:
+        part = "--model.student.path null --model.student.layers uniform --model.student.num_layers 0.5"
+        taught = ["distill", "fit", "-c", f"{task}/distill", "-c", output, "--model.teacher", model or "FOLDER"]
+        words = shlex.join([*taught, *part.split(), "--id", "student"])
+        lines.append(f"or, with a teacher that you have, into half of its layers: {words}")
+    return lines
 
 
-def _shown(output: str, task: str, why: _Why, read: RawData) -> str:
+def _shown(output: str, task: str, why: _Why, read: RawData, model: str | None) -> str:
     roles = ", ".join(f"{role} is {column!r}" for role, column in read.columns["train"].items())
     lines = [f"{output}: {task}; {roles}", *(f"  {text}" for texts in why.values() for text in texts)]
-    return visible("\n".join([*lines, f"next: {_next(task, output)}"]))
+    first, *more = _next(task, output, model)
+    return visible("\n".join([*lines, f"next: {first}", *more]))
