@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distill.core.utils.errors import UserError
 from distill.export.base import ExportTarget, Predict
+from distill.export.blame import layers_of
 from distill.export.fit import Obstacle
 from distill.export.onnx.convert import frozen_layers
 from distill.export.onnx.runtime import UNWRITTEN, latency, logits, session
@@ -55,9 +56,11 @@ class OpenVino(ExportTarget):
             try:
                 model = openvino.Core().read_model(Path(parent, MODEL))
                 openvino.save_model(model, folder / FILE, compress_to_fp16=False)
+                openvino_session = Session(folder / FILE)
             except Exception as error:  # a RuntimeError that begins with lines of its own source
-                raise _cannot(error) from error
-            runs = {"openvino": Session(folder / FILE), "onnxruntime": session(Path(parent, MODEL))}
+                cause = error.__cause__ if isinstance(error, UserError) else None
+                raise _cannot(cause or error, Path(parent, MODEL)) from error
+            runs = {"openvino": openvino_session, "onnxruntime": session(Path(parent, MODEL))}
             one = {name: tensor[:1] for name, tensor in example.items()}
             report["latency_ms_beside"] = latency(runs, dict.fromkeys(runs, one), _REPEATS)
         return report
@@ -92,7 +95,8 @@ class Session:
         return [np.asarray(self._run({name: value for name, value in inputs.items() if name in self._names})[0])]
 
 
-def _cannot(error: Exception) -> UserError:
+def _cannot(error: BaseException, graph: Path | None = None) -> UserError:
     last = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-    problem = f"OpenVINO cannot run the graph ({last.strip()[-200:]}){UNWRITTEN}"
+    where = "" if graph is None else layers_of(graph, last)
+    problem = f"OpenVINO cannot run the graph ({last.strip()[-200:]}{where}){UNWRITTEN}"
     return UserError(problem, key="--to", value=OpenVino.name, hint="export it with --to onnx")

@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from distill.compression.own_pass import contained
 from distill.core.utils.errors import UserError
 from distill.export.base import ExportTarget, Predict
+from distill.export.blame import place_of
 from distill.export.folder import REPORT
 from distill.export.onnx.graph import Logits, silent, traceable
 from distill.export.onnx.runtime import UNWRITTEN
@@ -39,7 +40,11 @@ class TorchExport(ExportTarget):
 
     def write(self, student: nn.Module, folder: Path, example: dict[str, Tensor]) -> dict[str, Any]:
         program, shapes = _program(student, example)
-        torch.export.save(program, folder / FILE)
+        try:
+            with silent():
+                torch.export.save(program, folder / FILE)
+        except Exception as error:  # of an operator that has no form in a file
+            raise _cannot("write", error, f"{type(student).__name__}{place_of(error, student)}") from error
         sizes = {
             name: [shapes[name].get(place, size) for place, size in enumerate(tensor.shape)]
             for name, tensor in example.items()
@@ -104,7 +109,7 @@ def _program(student: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Exported
         if fixed or "input_ids" in inputs or _agrees(program, model, example, shapes):
             return program, shapes
     assert failed is not None
-    raise _cannot("follow", failed, type(student).__name__) from failed
+    raise _cannot("follow", failed, f"{type(student).__name__}{place_of(failed, model)}") from failed
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from distill.core.model_call import of_transformers
 from distill.core.signals import Batch, Request
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_transformers
+from distill.export.blame import place_of, scoped
 from distill.export.onnx.fold_batch_norms import fold_batch_norms
 from distill.export.onnx.global_pools import write_global_pools
 from distill.export.onnx.padding import count_positions, sides
@@ -27,6 +28,8 @@ from distill.export.onnx.padding import count_positions, sides
 __all__ = ["LARGEST_FILE", "OPSET", "Logits", "feed", "prepared", "save_graph", "silent", "to_onnx", "traceable"]
 
 OPSET = 20  # the first with Gelu
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
 
 LARGEST_FILE = 2_000_000_000  # of protobuf, in bytes, less some room for the graph
 
@@ -174,7 +177,7 @@ def save_graph(
             )
     except Exception as error:  # most are an OnnxExporterError, but its passes raise errors of their own
         raise UserError(
-            f"torch.onnx.export cannot follow this {type(of).__name__} ({_cause(error)})",
+            f"torch.onnx.export cannot follow this {type(of).__name__}{place_of(error, of)} ({_cause(error)})",
             key="--to",
             hint=f"{'export it with --to hf, or ' if isinstance(of, PreTrainedModel) else ''}open the run's student "
             "in torch, with distill.load",
@@ -189,10 +192,13 @@ def save_graph(
 def _strip(model: Any) -> None:
     """Take out what nobody runs: where in the source a node comes from, and the shapes between nodes.
 
-    It can be as large as a small model, names the paths of this machine, and misleads ``quantize_dynamic``.
+    It can be as large as a small model, names the paths of this machine, and misleads ``quantize_dynamic``. Each node
+    keeps in its name the layer that it is of, which is what a runtime says when it cannot run it.
     """
     graph = model.graph
     nodes = list(graph.all_nodes())
+    for node in nodes:
+        node.name = scoped(node.name, node.metadata_props.get(_SCOPES, ""))
     between = {value for node in nodes for value in node.outputs} - set(graph.outputs)
     for value in (*between, *graph.initializers.values()):
         value.shape, value.type = None, None
@@ -239,10 +245,13 @@ def _free(model: nn.Module, example: Mapping[str, Tensor]) -> dict[int, list[str
     return found
 
 
+_LOGGERS = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
+
+
 @contextmanager
 def silent() -> Iterator[None]:
     """Without what the exporter says of its own working."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.core.utils.errors import UserError
+from distill.export.blame import layers_of
 from distill.export.onnx.padding import count_positions
 from distill.export.onnx.saturation import for_this_machine
 
@@ -74,11 +75,11 @@ def session(path: Path, *, threads: int = 1, spins: bool = True, optimized: Path
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # it has a class of its own for each cause, in common they have none
-        raise _cannot_run(error) from error
+        raise _cannot_run(error, layers_of(path, str(error))) from error
 
 
-def _cannot_run(error: Exception) -> UserError:
-    problem = f"onnxruntime cannot run the graph ({str(error).splitlines()[0][-200:]}){UNWRITTEN}"
+def _cannot_run(error: Exception, where: str = "") -> UserError:
+    problem = f"onnxruntime cannot run the graph ({str(error).splitlines()[0][-200:]}{where}){UNWRITTEN}"
     return UserError(problem, key="--to", hint="open the run's student in torch, with distill.load")
 
 
