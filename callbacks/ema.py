@@ -16,6 +16,7 @@ from distill.core.schedules import check_when, step_at
 from distill.core.step_callback import StepCallback
 from distill.core.trained_module import require_student, total_steps
 from distill.core.utils.errors import UserError
+from distill.core.utils.words import amount
 
 __all__ = ["ExponentialMovingAverage"]
 
@@ -57,7 +58,10 @@ class ExponentialMovingAverage(StepCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if step_at(self.begin, total := total_steps(pl_module)) >= total:
-            problem, key = f"the run ends after {total} steps, before it averages", "ExponentialMovingAverage.begin"
+            problem, key = (
+                f"the run ends after {amount(total, 'step')}, before it averages",
+                "ExponentialMovingAverage.begin",
+            )
             raise UserError(problem, key=f"callbacks.{key}", value=self.begin, hint="begin earlier, or leave it out")
         weights = _trained(pl_module)
         if self._average.keys() != weights.keys():  # not restored from a checkpoint

@@ -13,6 +13,7 @@ from distill.core.internals.lightning import accumulates
 from distill.core.ranks import is_rank_zero
 from distill.core.utils.console import clock, duration, number
 from distill.core.utils.progress import due
+from distill.core.utils.words import amount
 from distill.training.module import Distillation
 
 __all__ = ["ProgressLines"]
@@ -72,7 +73,7 @@ class ProgressLines(Callback):
         if math.isfinite(total) and due(done, int(total), now - self._validating):
             self._validating = now
             if is_rank_zero():
-                print(f"{what} {done:,} of {int(total):,} batches", flush=True)
+                print(f"{what} {done:,} of {amount(int(total), 'batch')}", flush=True)
 
     def _line(self, trainer: Trainer, step: int, total: int, seconds: float) -> str:
         loss = trainer.callback_metrics.get("train/loss")

@@ -33,6 +33,7 @@ from distill.core.signals import Batch, Signals
 from distill.core.step_callback import logs_now
 from distill.core.trained_module import batch_of, require_student, task_of, total_steps
 from distill.core.utils.errors import TrainingError, UserError
+from distill.core.utils.words import amount
 from distill.core.verdict import steps_to_quantize
 from distill.training.calibration import start_in_training
 
@@ -42,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 _INT8 = WeightScheme()
 _INPUTS = ActivationScheme()
-_KEY = "callbacks.QuantizationAwareTraining"
+_KEY, _ORDER = "callbacks.QuantizationAwareTraining", "order them: observe, begin, freeze"
 _OBSERVED = ("observe", "freeze_observers")
 
 
@@ -176,17 +177,16 @@ class QuantizationAwareTraining(Compression):
         )
         for name, holds, problem in rules if self._static else ():
             if not holds:
-                value = getattr(self, name)
-                raise UserError(problem, key=f"{_KEY}.{name}", value=value, hint="order them: observe, begin, freeze")
+                raise UserError(problem, key=f"{_KEY}.{name}", value=getattr(self, name), hint=_ORDER)
 
     def _check_run(self, total_steps: int) -> None:
         """Refuse milestones that are in no order, or too late, in a run of so many steps."""
         observe, begin, freeze = self._milestones(total_steps)
         self._check_milestones(observe, begin, freeze)
-        late = {"begin": begin > total_steps, "observe": self._static and observe >= total_steps}
-        for name in (name for name, is_late in late.items() if is_late):
-            problem, hint = f"the run ends after {total_steps} steps, before this", "let it be earlier, or train longer"
-            raise UserError(problem, key=f"{_KEY}.{name}", value=getattr(self, name), hint=hint)
+        late = ("begin", begin > total_steps), ("observe", self._static and observe >= total_steps)
+        for name in (name for name, is_late in late if is_late):
+            problem, value = f"the run ends after {amount(total_steps, 'step')}, before this", getattr(self, name)
+            raise UserError(problem, key=f"{_KEY}.{name}", value=value, hint="let it be earlier, or train longer")
 
     # ------------------------------------------------------------------ structure
 

@@ -20,6 +20,7 @@ from distill.core.signatures import refuse_signatures
 from distill.core.step_callback import StepCallback
 from distill.core.trained_module import batch_of, forward_of, require_student, task_of
 from distill.core.utils.errors import UserError
+from distill.core.utils.words import amount
 
 __all__ = ["Compression", "compressions", "hurried", "refuse_broken_contract", "refuse_rivals", "refuse_twice"]
 
@@ -84,7 +85,7 @@ class Compression(StepCallback, ABC):
                 continue
             both = [name for name in other.masked(student) if name in mine]
             if both:
-                more = f" and {len(both) - 1} other weights" if len(both) > 1 else ""
+                more = f" and {amount(len(both) - 1, 'other weight')}" if len(both) > 1 else ""
                 raise UserError(
                     f"both would mask {both[0]}{more}, of which neither would then have its part",
                     key="callbacks",

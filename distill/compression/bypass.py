@@ -29,6 +29,7 @@ from distill.core.generators import reseed
 from distill.core.internals.torch import OperatorMode, own_parameters, tensors_in, written
 from distill.core.signals import Batch, Signals
 from distill.core.utils.errors import UserError
+from distill.core.utils.words import amount
 
 __all__ = [
     "Held",
@@ -108,7 +109,7 @@ def refuse_bypass(student: nn.Module, batch: Batch, read: Callable[[Batch], Sign
 def written_by_pass(names: Sequence[str], undone: str, key: str) -> UserError:
     """What is said of weights that a forward pass writes."""
     others = len(set(names)) - 1
-    more = f", and {others} others" if others else ""
+    more = f", and {amount(others, 'other')}" if others else ""
     hint = f"write it outside of the pass, or leave it out: exclude: ['{names[0].removesuffix('.weight')}']"
     return UserError(
         f"the forward pass writes this weight{more}, which would undo {undone}", key=key, value=names[0], hint=hint

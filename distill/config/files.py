@@ -16,6 +16,7 @@ from distill.config.known_keys import instead
 from distill.config.yaml import dump, parse_value, parse_yaml, read_yaml
 from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.paths import RECIPES, at_home, check_path
+from distill.core.utils.words import amount
 
 __all__ = [
     "SECTIONS",
@@ -92,7 +93,7 @@ def given_names(files: Sequence[str], overrides: Sequence[Any] = ()) -> str:
         run = f"the run {own}" if own else path.name
         names.append(path.relative_to(RECIPES).with_suffix("").as_posix() if shipped else run)
     count = len(overrides)
-    more = [f"{count} {'more ' if names else ''}key{'s' if count > 1 else ''}"] if count else []
+    more = [amount(count, f"{'more ' if names else ''}key")] if count else []
     return ", ".join([*names, *more])
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from distill.core.argument_types import refuse_type
 from distill.core.utils.errors import UserError
+from distill.core.utils.words import amount
 
 __all__ = [
     "Constant",
@@ -153,7 +154,7 @@ def check_schedule(value: Schedule, total_steps: int, key: str) -> None:
             f"must not lie after {end!r}", key=f"{key}.begin", value=value.begin, hint=f"it is {value.until}"
         )
     if until > total_steps:
-        problem = f"the run ends after {total_steps} steps, before the change does"
+        problem = f"the run ends after {amount(total_steps, 'step')}, before the change does"
         raise UserError(problem, key=f"{key}.{end}", value=value.until, hint="let it end earlier, or train longer")
 
 

@@ -20,6 +20,7 @@ from distill.core.model_call import call
 from distill.core.signals import Batch, Needs, Request, Signals
 from distill.core.task import Task
 from distill.core.utils.errors import UserError
+from distill.core.utils.words import amount
 
 __all__ = [
     "average_gradients",
@@ -192,7 +193,8 @@ def refuse_too_many(pl_module: LightningModule) -> None:
     """
     said, most = total_steps(pl_module), most_steps(pl_module.trainer)
     if said > most:
-        problem = f"the run takes {most:,} optimizer steps at the most, and what is scheduled would not reach its end"
+        taken = amount(int(most), "optimizer step")
+        problem = f"the run takes {taken} at the most, and what is scheduled would not reach its end"
         hint = "say how many steps there are, counting accumulation, or train longer"
         raise UserError(problem, key="total_steps", value=said, hint=hint)
 
@@ -218,7 +220,7 @@ def ended_elsewhere(pl_module: LightningModule) -> str:
     if took == said or trainer.should_stop:
         return ""
     what = "as self.total_steps says" if not pl_module.automatic_optimization else "as was to be expected"
-    steps = f"the run took {took:,} optimizer steps, and not {said:,}, {what}"
+    steps = f"the run took {amount(took, 'optimizer step')}, and not {said:,}, {what}"
     if took < said:
         return f"{steps}: what is scheduled over it ended at step {took:,} of {said:,}"
     return f"{steps}: what is scheduled over it was at its end from step {said:,} on"
@@ -227,5 +229,5 @@ def ended_elsewhere(pl_module: LightningModule) -> str:
 def several_steps(pl_module: LightningModule, steps: int) -> UserError:
     """What to say where a batch was followed by several optimizer steps."""
     name = type(pl_module).__name__
-    problem = f"{name} takes {steps} optimizer steps in one batch, and what is scheduled acts after each"
+    problem = f"{name} takes {amount(steps, 'optimizer step')} in one batch, and what is scheduled acts after each"
     return UserError(problem, key="model", hint="step at most once in a training_step")

@@ -23,6 +23,7 @@ from typing import Any
 
 from distill.core.utils.console import number
 from distill.core.utils.json_file import number_at
+from distill.core.utils.words import amount
 
 __all__ = ["Verdict", "slower_integers", "steps_to_prune", "steps_to_quantize"]
 
@@ -122,7 +123,9 @@ def _remarks(result: Mapping[str, Any]) -> Iterator[Remark]:
         yield from _scores(result, measured, said=constant is not None)
     yield from _layers(measured)
     for hurry in measured.get("hurried", ()):
-        yield Remark(f"{hurry['what']} in {hurry['steps']:,} steps: fewer than {hurry['needed']:,} are seldom enough")
+        yield Remark(
+            f"{hurry['what']} in {amount(hurry['steps'], 'step')}: fewer than {hurry['needed']:,} are seldom enough"
+        )
     seen, every = measured.get("batches") or (0, 0)
     if seen < every:
         yield Remark(f"scored on {seen:,} of {every:,} batches of the data")
@@ -255,4 +258,4 @@ def _layers(measured: Mapping[str, Any]) -> Iterator[Remark]:
 def _some(names: Sequence[str]) -> str:
     """The first of them, and how many there are besides."""
     shown = ", ".join(names[:2])
-    return shown + (f" and {len(names) - 2} other layers" if len(names) > 2 else "")
+    return shown + (f" and {amount(len(names) - 2, 'other layer')}" if len(names) > 2 else "")

@@ -11,6 +11,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import torch
 
 from distill.core.signals import IGNORE
+from distill.core.utils.words import amount
 from distill.data import arrow
 from distill.data.balance import balance
 from distill.data.features import Ragged, Samples
@@ -44,7 +45,7 @@ def sizes(rows: RawData, samples: Mapping[str, Samples], splits: Mapping[str, st
         count = len(rows.splits[use])
         text = f"{count:,}{'' if parts else ' rows'} for {'training' if use == 'train' else use}"
         text += f" (split {splits[use]!r})" if splits.get(use, use) != use else ""
-        parts.append(text + (f" in {len(one):,} blocks" if isinstance(one, PackedSamples) else ""))
+        parts.append(text + (f" in {amount(len(one), 'block')}" if isinstance(one, PackedSamples) else ""))
     joined = [joined_text(count, len(rows.splits[use]), use) for use, count in rows.joined.items() if use in samples]
     return [f"data: {line}" for line in ([", ".join(parts)] if parts else []) + joined]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.core.utils.words import amount
 from distill.data.features import Ragged, Samples
 from distill.data.labels import Labels
 
@@ -26,7 +27,7 @@ def balance(labels: Labels, samples: Samples | None) -> str:
     names = labels.names
     if names is None:
         return "numbers" if samples is None else _numbers(samples)
-    head = f"{len(names)} classes"
+    head = amount(len(names), "class")
     counts = None if samples is None else class_counts(labels, samples)
     if counts is None or not counts.any():
         return f"{head}: {', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.words import amount
 from distill.data import arrow
 from distill.data.label_values import canonical
 
@@ -141,7 +142,9 @@ def _are_turns(task: TextTask, where: str, dataset: Any, role: str, column: str)
     empty = sum(1 for count in arrow.lengths(values).to_pylist() if not count)
     if empty:
         hint = "fill them in or leave them out"
-        raise UserError(f"{empty} rows of {where} have no turn", key=f"data.columns.{role}", value=column, hint=hint)
+        raise UserError(
+            f"{amount(empty, 'row')} of {where} without a turn", key=f"data.columns.{role}", value=column, hint=hint
+        )
     return True
 
 
@@ -169,7 +172,7 @@ def check_text(task: TextTask, where: str, dataset: Any, role: str, column: str)
         )
     if missing := arrow.count_missing(values):
         raise UserError(
-            f"{missing} rows of {where} have no text",
+            f"{amount(missing, 'row')} of {where} without a text",
             key=f"data.columns.{role}",
             value=column,
             hint="fill them in or leave them out",

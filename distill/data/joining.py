@@ -12,6 +12,7 @@ from distill.core.idle_settings import idle
 from distill.core.internals.datasets import fingerprint
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
+from distill.core.utils.words import amount
 from distill.data import arrow
 from distill.data.columns import check_text
 
@@ -82,4 +83,4 @@ def _together(texts: Sequence[str], documents: Sequence[Any]) -> list[list[str]]
 
 def joined_text(rows: int, texts: int, use: str) -> str:
     """What is said of joined rows."""
-    return f"the {rows:,} rows of {use} are joined into {texts:,} text{'s' if texts > 1 else ''} (data.join)"
+    return f"the {rows:,} rows of {use} are joined into {amount(texts, 'text')} (data.join)"

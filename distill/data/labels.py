@@ -10,6 +10,7 @@ from typing import Any
 from distill.core.signals import IGNORE
 from distill.core.task import LabelForm, TextTask
 from distill.core.utils.errors import UserError
+from distill.core.utils.words import amount
 from distill.data import arrow
 from distill.data.label_column import KEY, LabelColumn
 from distill.data.label_values import (
@@ -194,7 +195,7 @@ def _are_numbers(first: LabelColumn, absent: Collection[int], outputs: Callable[
     if fractions and count > 1:
         first.refuse(
             lambda value: isinstance(value, float),
-            f"and {where} is a classifier of {count} classes",
+            f"and {where} is a classifier of {amount(count, 'class')}",
             "give a class to each row, or a model of one output",
         )
     return fractions or count == 1

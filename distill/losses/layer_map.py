@@ -7,6 +7,7 @@ from typing import Literal
 
 from distill.core.model_spec import ModelSpec, spread
 from distill.core.utils.errors import UserError
+from distill.core.utils.words import amount
 from distill.losses.base import check_choice
 
 __all__ = ["LayerMap", "check_layers", "layer_pairs"]
@@ -69,7 +70,7 @@ def _by_rule(rule: str, depth: int, teacher_depth: int, key: str) -> dict[int, i
         return dict(enumerate(spread(depth, teacher_depth), start=1))
     if depth > teacher_depth:
         raise UserError(
-            f"the student has {depth} layers and the teacher only {teacher_depth}",
+            f"the student has {amount(depth, 'layer')} and the teacher only {teacher_depth}",
             key=key,
             value=rule,
             hint="use uniform",

@@ -12,6 +12,7 @@ from torch import nn
 from distill.core.signals import Signals
 from distill.core.task import Task, TextTask
 from distill.core.utils.errors import UserError
+from distill.core.utils.words import amount
 from distill.models.tokens import by_id, embedding_rows, said, tokens_differ
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def check_vocabularies(
             else "and both models read the same ids"
         )
         raise UserError(
-            f"the vocabularies of student and teacher differ in {len(different)} tokens ({theirs}), {why}",
+            f"the vocabularies of student and teacher differ in {amount(len(different), 'token')} ({theirs}), {why}",
             key="model.student.tokenizer",
             hint="choose a student of the teacher's family, or one made from the teacher by layers or config" + across,
         )
@@ -96,7 +97,8 @@ def label_names(model: nn.Module) -> list[str] | None:
     """The names of a model's classes in the order of their ids."""
     names = getattr(getattr(model, "config", None), "id2label", None)
     if names and sorted(names) != list(range(len(names))):
-        problem = f"numbers {len(names)} classes, and not from 0 on without a gap: {', '.join(map(str, sorted(names)))}"
+        numbers = ", ".join(map(str, sorted(names)))
+        problem = f"numbers its {amount(len(names), 'class')} not from 0 on without a gap: {numbers}"
         raise UserError(problem, key="id2label", value=dict(names), hint="correct the model's config.json")
     return [str(names[i]) for i in sorted(names)] if names else None
 
@@ -156,7 +158,7 @@ def _compare_labels(
     order = f"give the classes in the model's order: data.labels: [{listed}]"
     if count != other_count:
         raise UserError(
-            f"{who} has {count} classes and {other} has {other_count}",
+            f"{who} has {amount(count, 'class')} and {other} has {other_count}",
             key=who,
             hint=order if data and count > other_count and names else "name a model trained on the same classes",
         )

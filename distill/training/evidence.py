@@ -16,6 +16,7 @@ from distill.core.module_selection import CONVOLUTIONS, LINEAR
 from distill.core.signals import Batch
 from distill.core.tally import Counts, Tally, most_common
 from distill.core.task import Scored
+from distill.core.utils.words import amount
 from distill.tasks import Task
 
 __all__ = ["Evidence", "Spreads", "counted", "empty_layers"]
@@ -121,7 +122,7 @@ def _named(task: Task, classes: list[int]) -> str:
     word = "token" if getattr(task, "predicted", None) else "class"
     names = [task.class_name(one) for one in classes[:_SHOWN]]
     if len(classes) > _SHOWN:
-        names.append(f"{len(classes) - _SHOWN} others")
+        names.append(amount(len(classes) - _SHOWN, "other"))
     if len(names) < 2:
         return f"{word} {names[0]}" if names else f"no {word}"
     return f"{word}es {', '.join(names[:-1])} and {names[-1]}"

@@ -17,6 +17,7 @@ from distill.core.argument_types import refuse_types
 from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.internals.torch import clip_despite_fusing
 from distill.core.utils.errors import UserError
+from distill.core.utils.words import amount
 
 __all__ = [
     "OptimizerConfig",
@@ -88,7 +89,7 @@ def check_warmup(config: OptimizerConfig, total_steps: int) -> None:
         UserError: saying how long the run is.
     """
     if isinstance(config.warmup, int) and config.warmup and config.warmup >= total_steps:
-        problem = f"the run has {total_steps} steps, and would never reach its learning rate"
+        problem = f"the run has {amount(total_steps, 'step')}, and would never reach its learning rate"
         hint = "give fewer steps, or a fraction of the run: 0.06"
         raise UserError(problem, key="model.optimizer.warmup", value=config.warmup, hint=hint)
 

@@ -24,6 +24,7 @@ from distill.core.utils.errors import UserError
 from distill.core.utils.files import make, replace
 from distill.core.utils.paths import at_home
 from distill.core.utils.progress import track
+from distill.core.utils.words import amount
 from distill.models.compatibility import positions_of
 from distill.models.sampling import continuations, reads_padding_on_the_left
 from distill.models.teachers import fingerprint
@@ -117,10 +118,10 @@ def generate(
 
 
 def _say(rows: int, long: int, unfinished: int, kept: int, writing: Writing, path: Path) -> None:
-    left = f"; {long:,} prompts leave no room for an answer, or are empty" if long else ""
+    left = f"; too long for an answer, or empty: {amount(long, 'prompt')}" if long else ""
     what = "kept" if writing.keep_unfinished else "left out (--keep-unfinished keeps them)"
-    left += f"; {unfinished:,} answers without an end are {what}" if unfinished else ""
-    print(f"{kept:,} answers to {rows:,} prompts{left}: {path}", flush=True)
+    left += f"; without an end, and {what}: {amount(unfinished, 'answer')}" if unfinished else ""
+    print(f"{amount(kept, 'answer')} to {amount(rows, 'prompt')}{left}: {path}", flush=True)
 
 
 def language_model(model: str) -> Opened:
@@ -168,7 +169,7 @@ class _Answering:
         ]
         if not fits:
             hint = "give shorter prompts, or fewer --max-new-tokens"
-            raise UserError(f"none of {len(self.texts)} prompts can be answered", key="FILE", hint=hint)
+            raise UserError(f"none of {amount(len(self.texts), 'prompt')} can be answered", key="FILE", hint=hint)
         order = sorted(fits, key=lambda number: -len(self._prompts[number]))
         size = writing.batch_size
         self.batches = [order[start : start + size] for start in range(0, len(order), size)]

@@ -17,6 +17,7 @@ from distill.core.model_spec import ModelSpec, megabytes, parameter_count
 from distill.core.task import TokenTask
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
+from distill.core.utils.words import amount
 from distill.data import TextData
 from distill.data.language import template_doubts
 from distill.run.baseline import find_baseline, scores_of
@@ -88,7 +89,7 @@ def described(model: nn.Module) -> str:
     parts = [type(model).__name__]
     with suppress(UserError):  # of a module that does not say
         depth = ModelSpec(model, "model").num_layers
-        parts.append(f"{depth} layer{'s' if depth > 1 else ''}")
+        parts.append(amount(depth, "layer"))
     some = f" ({_count(trained)} trained)" if 0 < trained < count else ""
     return ", ".join([*parts, f"{_count(count)} parameters{some}", f"{number(megabytes(model))} MB"])
 
@@ -111,7 +112,7 @@ def _device(trainer: Trainer) -> str:
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     count = torch.get_num_threads()
-    threads = f", {count} thread{'s' if count > 1 else ''}" if device.type == "cpu" else ""
+    threads = f", {amount(count, 'thread')}" if device.type == "cpu" else ""
     ranks = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     return f"device: {ranks}{name}{threads}, precision {trainer.precision}"
 
@@ -122,15 +123,17 @@ def _least(trainer: Trainer, total: int) -> Iterator[str]:
     limits = (f"trainer.{name}" for name in ("max_steps", "max_epochs") if (getattr(trainer, name) or -1) > 0)
     ends = f"the run ends after {total:,} ({', '.join(limits)})"
     if steps > total:
-        yield f"trainer.min_steps asks for {steps:,} steps at least, and {ends}"
+        yield f"trainer.min_steps asks for {amount(steps, 'step')} at least, and {ends}"
     if epoch and epochs * epoch > total and epochs > 1:
-        yield f"trainer.min_epochs asks for {epochs * epoch:,} steps at least, and {ends}"
+        yield f"trainer.min_epochs asks for {amount(epochs * epoch, 'step')} at least, and {ends}"
 
 
 def _length(job: Job, trainer: Trainer) -> str:
     assert isinstance(trainer.lightning_module, Distillation)
     total, epoch = trainer.lightning_module.total_steps, steps_an_epoch(trainer)
-    text = f"steps: {total:,}" + (f" ({_share(total / epoch)} epochs of {epoch:,})" if epoch else "")
+    text = f"steps: {total:,}" + (
+        f" ({_share(total / epoch)} epoch{'' if total == epoch else 's'} of {epoch:,})" if epoch else ""
+    )
     batch = getattr(job.data, "batch_size", None)
     each = batch * trainer.accumulate_grad_batches * trainer.world_size if isinstance(batch, int) else None
-    return f"{text}, {each:,} samples each" if each else text
+    return f"{text}, {amount(each, 'sample')} each" if each else text

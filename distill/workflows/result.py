@@ -16,6 +16,7 @@ from distill.core.record import steps_of, summary
 from distill.core.retention import kept_of, percent, ratio
 from distill.core.utils.console import duration, number, plain_table, wide
 from distill.core.utils.json_file import number_at
+from distill.core.utils.words import amount
 from distill.core.verdict import Verdict
 from distill.models.saved_student import saved_megabytes
 from distill.training.module import Distillation
@@ -151,7 +152,7 @@ def _completions(written: Mapping[str, Any]) -> str:
     ended = written.get("unfinished") or {}
     cut = " and ".join(f"{count} of the {who}'s" for who, count in ended.items() if count)
     said = f"; {cut} came to no end" if cut else ""
-    return f"completions: {written['prompts']} answers of up to {written['max_new_tokens']} tokens{said}"
+    return f"completions: {amount(written['prompts'], 'answer')} of up to {written['max_new_tokens']} tokens{said}"
 
 
 def show_verdict(result: Mapping[str, Any], console: Console | None = None) -> None:

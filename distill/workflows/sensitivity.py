@@ -21,6 +21,7 @@ from distill.core.utils.extras import installing, missing
 from distill.core.utils.files import replace
 from distill.core.utils.progress import track
 from distill.core.utils.replacing import check_output, make_folder
+from distill.core.utils.words import amount
 from distill.run.boundary import refuse_inside
 from distill.run.folder import Run
 from distill.training.calibration import first_batches
@@ -93,7 +94,7 @@ def sensitivity(
     replace(written / "overrides.yaml", _overrides(run, student, points, sparsity, bits).encode())
     tried.remove()
     seen = sum(batch.size for batch in batches)
-    title = f"{run.name} {run.id}: {task.monitor} {number(metric)} as it is, on the first {seen:,} samples"
+    title = f"{run.name} {run.id}: {task.monitor} {number(metric)} as it is, on the first {amount(seen, 'sample')}"
     _show_points(title, "divergence, nats", points, lambda point: f"{point.divergence:.2g}", console)
     _show_points(title, task.monitor, points, lambda point: number(point.metric), console)
     none = f"no {picture.name}: {lacking} is not installed, {installing('plots')}"

@@ -86,10 +86,10 @@ def test_a_wrong_setting_is_named_with_its_hint(tmp_path, tiny_tokenizer_dir, op
         ),
         ({"validation": rows(["a"], [7])}, "the split validation has the label 7"),
         ({"train": rows(["a", "b"], [0.5, float("inf")])}, "the split train has the label inf, which is no finite"),
-        ({"train": rows(["a", None], [0, 1])}, "1 rows of the split train have no text"),
+        ({"train": rows(["a", None], [0, 1])}, "1 row of the split train without a text"),
         ({"validation": [{"sentence": "a"}]}, "needs labels for validation"),
         ({"validation": rows(["a"], [-1])}, "needs labels for validation"),
-        ({"validation": [{"sentence": None, "label": 0}]}, "1 rows of the split validation have no text"),
+        ({"validation": [{"sentence": None, "label": 0}]}, "1 row of the split validation without a text"),
         ({"validation": [{"words": "a", "label": 0}]}, "data.columns.text = 'sentence': the split validation lacks"),
     ],
 )

@@ -49,7 +49,7 @@ def test_vocabularies_of_equal_length_with_other_tokens_are_refused() -> None:
 
 
 def test_a_token_that_one_vocabulary_lacks_is_refused() -> None:
-    with pytest.raises(UserError, match=r"differ in 1 tokens .id 5 is 'e' for the student, nothing for the teacher"):
+    with pytest.raises(UserError, match=r"differ in 1 token .id 5 is 'e' for the student, nothing for the teacher"):
         check_vocabularies(tokenizer([*WORDS, "e"]), tokenizer(), 8, 8, CausalLM())
 
 

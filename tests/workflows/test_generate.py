@@ -114,8 +114,8 @@ def test_answers_without_an_end_are_left_out_and_told(teacher: str, distill: Dis
     assert ended.code == 0, ended.err
     few = rows_of("ended.jsonl")
     assert 0 < len(few) < 6
-    assert f"; {6 - len(few)} answers without an end are left out" in ended.out
-    assert f"; {6 - len(few)} answers without an end are kept" in kept.out
+    assert f"; without an end, and left out (--keep-unfinished keeps them): {6 - len(few)} answer" in ended.out
+    assert f"; without an end, and kept: {6 - len(few)} answer" in kept.out
     assert [row for row in rows_of("kept.jsonl") if row in few] == few
 
 

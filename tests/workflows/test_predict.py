@@ -313,7 +313,7 @@ def refused(distill: Distill, *argv: object) -> str:
         ("rows.csv", "sentence\n", "holds no data"),
         ("rows.txt", "", "holds no text"),
         ("rows.jsonl", '{"sentence": 3, "id": 1}\n', "must hold text"),
-        ("rows.jsonl", '{"sentence": null}\n{"sentence": "a"}\n', "have no text"),
+        ("rows.jsonl", '{"sentence": null}\n{"sentence": "a"}\n', "without a text"),
         ("rows.xlsx", "", "the ending must be one of"),
         (".", "", "this is a folder"),
         ("none.csv", None, "no such file"),

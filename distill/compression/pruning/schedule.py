@@ -8,6 +8,7 @@ from typing import Literal
 
 from distill.core.schedules import check_when, step_at
 from distill.core.utils.errors import UserError
+from distill.core.utils.words import amount
 
 __all__ = ["CURVES", "GradualSchedule", "SparsitySchedule", "check_sparsity"]
 
@@ -98,7 +99,7 @@ class GradualSchedule:
             self._check_order(earlier, later, total_steps)
         if self.last_step(total_steps) > total_steps:
             key = "end" if self.freeze is None else "freeze"
-            problem = f"the run ends after {total_steps} steps, before pruning does"
+            problem = f"the run ends after {amount(total_steps, 'step')}, before pruning does"
             raise UserError(problem, key=key, value=getattr(self, key), hint="let it end earlier, or train longer")
 
     def end_step(self, total_steps: int) -> int:

@@ -15,6 +15,7 @@ from distill.core.architectures import layer_list
 from distill.core.layer_config import keep_in_config, refuse_changed_layers
 from distill.core.model_spec import spread
 from distill.core.utils.errors import UserError
+from distill.core.utils.words import amount
 
 __all__ = ["choose_layers", "keep_layers", "rebuilt"]
 
@@ -46,7 +47,7 @@ def choose_layers(layers: Sequence[int] | str | None, count: int | float | None,
         count = int(count) if count >= 1 and count.is_integer() else _share(count, depth)
     if not 1 <= count <= depth:
         raise UserError(
-            f"the model to copy from has {depth} layers",
+            f"the model to copy from has {amount(depth, 'layer')}",
             key="model.student.num_layers",
             value=count,
             hint=f"choose 1 to {depth}",

@@ -20,6 +20,7 @@ from distill.core.utils.errors import UserError
 from distill.core.utils.files import write
 from distill.core.utils.paths import at_home, check_folder
 from distill.core.utils.visible import visible
+from distill.core.utils.words import amount
 from distill.data import arrow
 from distill.data.account import doubts
 from distill.data.balance import balance
@@ -153,7 +154,7 @@ def _source(found: Found, data: Mapping[str, Any], task: str | None) -> Source:
 
 def _why(read: RawData, notes: list[str], guessed: Guess, data: Mapping[str, Any]) -> _Why:
     """What was found."""
-    sizes = ", ".join(f"{use} {len(rows):,} rows" for use, rows in read.splits.items())
+    sizes = ", ".join(f"{use} {amount(len(rows), 'row')}" for use, rows in read.splits.items())
     why: _Why = {"task": [guessed.doubt] if guessed.doubt else [], "files": [sizes, *notes, *_shared(read)]}
     if "validation_fraction" in data:
         share = float(data["validation_fraction"])
@@ -177,7 +178,7 @@ def _classes(read: RawData) -> list[str]:
     for use, count in read.without_label.items():
         if count:
             what = "a teacher alone says what to learn there" if use == "train" else "they are not judged"
-            lines.append(f"{count:,} of {len(read.splits[use]):,} rows of {use} have no label: {what}")
+            lines.append(f"{count:,} of {amount(len(read.splits[use]), 'row')} of {use} have no label: {what}")
     return [*lines, *doubts(read, read.labels, read.labels.column)]
 
 

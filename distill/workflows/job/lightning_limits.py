@@ -33,6 +33,7 @@ from distill.compression.base import refuse_broken_contract
 from distill.core.idle_settings import idle
 from distill.core.internals.lightning import start_method
 from distill.core.utils.errors import TrainingError, UserError, nearest
+from distill.core.utils.words import amount
 
 __all__ = [
     "check_callbacks",
@@ -155,7 +156,10 @@ def check_interval(arguments: Mapping[str, Any], batches: float) -> None:
     if arguments.get("limit_val_batches") == 0 or arguments.get("check_val_every_n_epoch", 1) is None:
         return
     if isinstance(every, int) and not isinstance(every, bool) and every > batches:
-        problem, hint = f"an epoch has {batches:g} batches, so no validation comes", "give fewer, or leave it out"
+        problem, hint = (
+            f"an epoch has {amount(int(batches), 'batch')}, so no validation comes",
+            "give fewer, or leave it out",
+        )
         raise UserError(problem, key="trainer.val_check_interval", value=every, hint=hint)
 
 

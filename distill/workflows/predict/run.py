@@ -13,6 +13,7 @@ from distill.core.signals import Batch
 from distill.core.utils.console import duration
 from distill.core.utils.errors import UserError
 from distill.core.utils.progress import due
+from distill.core.utils.words import amount
 from distill.tasks import CausalLM, MaskedLM
 from distill.tasks.next_token import Encode
 from distill.tasks.text_classification import model_inputs
@@ -75,9 +76,10 @@ def predict(
         if not sys.stdout.isatty() and due(done, total or done, now - said):
             said = now
             left = f" of {total:,}, {duration((now - started) / done * (total - done))} left" if total else ""
-            print(f"{done:,} rows{left}", file=sys.stderr, flush=True)
+            print(f"{amount(done, 'row')}{left}", file=sys.stderr, flush=True)
     if predicting.full:
-        cut = f"{predicting.full} of {predicting.seen} rows fill {opened.max_length} tokens: longer ones were cut"
+        seen = amount(predicting.seen, "row")
+        cut = f"{predicting.full} of {seen} fill {opened.max_length} tokens: longer ones were cut"
         print(f"{cut} (--data.max_length)", file=sys.stderr)
 
 

@@ -13,6 +13,7 @@ from distill.core.utils.errors import UserError
 from distill.core.utils.files import replace
 from distill.core.utils.paths import at_home
 from distill.core.utils.quiet import quiet_lightning
+from distill.core.utils.words import amount
 from distill.data import TextData
 from distill.data.loader import Collate
 from distill.models.teachers.documents import Document, documents
@@ -75,5 +76,5 @@ def write_prompts(config: Mapping[str, Any], to: str | Path, allow: Sequence[str
     except OSError as error:
         problem = f"cannot be written ({error.strerror})"
         raise UserError(problem, key="--write-prompts", value=str(to), hint="name another file") from None
-    print(f"{path}: {len(prompts):,} prompts, {sum(map(len, prompts)):,} tokens", flush=True)
+    print(f"{path}: {amount(len(prompts), 'prompt')}, {amount(sum(map(len, prompts)), 'token')}", flush=True)
     return path

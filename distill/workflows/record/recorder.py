@@ -28,6 +28,7 @@ from distill.core.utils.paths import at_home, check_folder
 from distill.core.utils.progress import spoken, track
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.replacing import make_folder, replacing
+from distill.core.utils.words import amount
 from distill.data import TextData
 from distill.data.features import Ragged, Samples
 from distill.data.identity import identity
@@ -233,7 +234,7 @@ class _Recorder:
         size, seconds = positions * self._bytes, tokens * self._seconds
         what = form_of(self.plan.codec)
         return (
-            f"recording {sum(map(len, shards)):,} samples as {what}: about {size / 1e6:,.1f} MB "
+            f"recording {amount(sum(map(len, shards)), 'sample')} as {what}: about {size / 1e6:,.1f} MB "
             f"({self._bytes:,.0f} bytes a position that counts), {duration(seconds)}, in {len(shards)} shards"
         )
 

@@ -13,6 +13,7 @@ from distill.core.task import Guess
 from distill.core.utils.errors import UserError
 from distill.core.utils.version import VERSION
 from distill.core.utils.visible import visible
+from distill.core.utils.words import amount
 from distill.data.identity import identity
 from distill.data.text import TextData
 from distill.workflows.report.comparing import Judged, compared, pairs_of
@@ -46,7 +47,7 @@ def build_report(runs: Sequence[str | Path], options: Options) -> Built:
     subjects = sorted(open_subjects(runs, options, notes), key=lambda one: ROLES.index(one.role))
     if options.check is not None:
         options.check(subjects)
-    print(visible(f"measures {len(subjects)} models: {', '.join(one.key for one in subjects)}"), flush=True)
+    print(visible(f"measures {amount(len(subjects), 'model')}: {', '.join(one.key for one in subjects)}"), flush=True)
     job = subjects[0].job
     task = job.module.task
     fingerprint = _same_data(subjects, options)

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from distill.core.retention import percent
 from distill.core.utils.console import duration, number, plain_table, wide
+from distill.core.utils.words import amount
 from distill.export.summary import megabytes
 from distill.workflows.report.rule import timed
 from distill.workflows.report.schema import Compared, Latency, Measured, Report
@@ -172,7 +173,7 @@ def _said(report: Report) -> Sequence[str]:
     lines = [f"{name}: {meaning}" for name, meaning in report.means.items()]
     lines += [f"{one.key}: {note}" for one in report.models for note in one.notes]
     lines.append(
-        f"data: {samples.split} of {samples.source}, {samples.scored:,} samples{every} "
+        f"data: {samples.split} of {samples.source}, {amount(samples.scored, 'sample')}{every} "
         f"({samples.predictions:,} predictions, {samples.fingerprint}); "
         f"intervals: {samples.draws:,} draws, seed {samples.seed}"
     )

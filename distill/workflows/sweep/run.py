@@ -23,6 +23,7 @@ from distill.core.utils.json_file import number_at
 from distill.core.utils.paths import at_home
 from distill.core.utils.secrets import scrub, scrub_override
 from distill.core.utils.visible import visible
+from distill.core.utils.words import amount
 from distill.run.folder import Run
 from distill.run.listing import read_json
 from distill.run.run_id import new_id
@@ -86,7 +87,7 @@ def sweep(
     _check_name(file, load(recipe.files, recipe.overrides))
     _check_values(planned, recipe)
     if dry_run:
-        _show(f"{file.name}: {len(planned)} trials", planned, file.metric, console)
+        _show(f"{file.name}: {amount(len(planned), 'trial')}", planned, file.metric, console)
         return
     _record(planned, recipe)
     failed: list[str] = []
@@ -105,7 +106,7 @@ def sweep(
     finally:
         _conclude(file, recipe, planned, failed, console)
     if failed:
-        which = f"{len(failed)} of {len(planned)} trials failed: {', '.join(failed)}"
+        which = f"{len(failed)} of {amount(len(planned), 'trial')} failed: {', '.join(failed)}"
         raise TrainingError(f"{which}. What each of them said is above; the same command tries them again.")
 
 
@@ -248,7 +249,7 @@ def _conclude(
         return math.inf if math.isnan(score) else sign * score
 
     ordered = sorted(planned, key=rank)
-    title = f"{file.name}: {len(results)} of {len(planned)} trials, by {metric}"
+    title = f"{file.name}: {len(results)} of {amount(len(planned), 'trial')}, by {metric}"
     _show(title, ordered, metric, console, failed)
     if math.isnan(ordered[0].score(metric)):
         return

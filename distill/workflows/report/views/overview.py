@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from distill.core.utils.console import number
+from distill.core.utils.words import amount
 from distill.workflows.report.schema import Compared, Estimate, Latency, Measured, Report
 from distill.workflows.report.views.blocks import Cell, Column, Table
 
@@ -141,7 +142,7 @@ def latency_table(models: Sequence[Measured]) -> Table | None:
 
 
 def _kind(threads: int, batch: int, length: int) -> str:
-    words = [f"{threads} thread{'s' if threads > 1 else ''}", f"batch of {batch}"]
+    words = [amount(threads, "thread"), f"batch of {batch}"]
     return ", ".join([*words, f"{length} tokens"] if length else words)
 
 

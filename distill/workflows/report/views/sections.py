@@ -14,6 +14,7 @@ from distill.core.record import steps_of, summary
 from distill.core.utils.errors import first_line
 from distill.core.utils.extras import installing, missing
 from distill.core.utils.json_file import number_at
+from distill.core.utils.words import amount
 from distill.data import TextData
 from distill.run.checkpoints.file import Damaged, read
 from distill.run.folder import Run
@@ -88,7 +89,7 @@ def _pareto(report: Report) -> list[Section]:
     costs = {
         "size": ("MB on disk", [(m, None if m.size.bytes is None else m.size.bytes / 1e6) for m in report.models]),
         "time": (
-            f"ms of one sample, {like.threads if like else 1} thread{'s' if like and like.threads > 1 else ''}",
+            f"ms of one sample, {amount(like.threads if like else 1, 'thread')}",
             [(m, call.p50_ms if (call := single_call(m, like)) else None) for m in report.models],
         ),
     }
