@@ -18,8 +18,8 @@ are read, not repeated: the same command resumes where an interrupted one stoppe
 
 
 def _sweep(options: Namespace, overrides: Overrides) -> None:
-    from distill.workflows.sweep.file import Recipe
     from distill.workflows.sweep.run import sweep
+    from distill.workflows.trials.recipe import Recipe
 
     recipe = Recipe(files=tuple(options.config), allow=tuple(options.allow), overrides=tuple(overrides))
     sweep(options.file, recipe, seed=options.seed, dry_run=options.dry_run)

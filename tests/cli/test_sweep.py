@@ -14,7 +14,7 @@ import yaml
 
 from distill.config.files import load
 from distill.run.folder import Run
-from distill.workflows.sweep.file import parse_recipe
+from distill.workflows.trials.recipe import parse_recipe
 
 Distill = Callable[..., Any]
 
@@ -68,7 +68,7 @@ def fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fits:
     write()
     found = Fits()
     monkeypatch.setattr("distill.workflows.sweep.run.run_to_end", found)
-    monkeypatch.setattr("distill.workflows.sweep.run._check_values", lambda *_: None)  # the recipe is no whole one
+    monkeypatch.setattr("distill.workflows.sweep.run.check_values", lambda *_: None)  # the recipe is no whole one
     return found
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.config.files import split_override
 from distill.config.yaml import read_yaml
 from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.paths import RECIPES, at_home, check_path
+from distill.workflows.trials.recipe import Recipe, parse_recipe
 
-__all__ = ["ARGS", "Recipe", "SweepFile", "find_sweep", "read_sweep"]
+__all__ = ["ARGS", "SweepFile", "find_sweep", "read_sweep"]
 
 ARGS = "${args}"
 """Stands in ``command`` where the agent of W&B puts a trial's parameters."""
@@ -23,26 +22,6 @@ GOALS = {"maximize": "max", "minimize": "min"}
 _OURS = ("name", "method", "metric", "parameters", "run_cap", "command")
 _WANDB = ("apiVersion", "description", "entity", "kind", "program", "project")  # mean something to W&B alone
 _AGENT = "start it with `wandb sweep FILE` and `wandb agent`"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What every trial has in common: the arguments of ``distill fit``.
-
-    Attributes:
-        files: After ``-c`` each.
-        allow: After ``--allow`` each.
-        overrides: Keys with their YAML texts.
-    """
-
-    files: tuple[str, ...] = ()
-    allow: tuple[str, ...] = ()
-    overrides: tuple[tuple[str, str], ...] = ()
-
-    def words(self) -> list[str]:
-        """The arguments as they are typed."""
-        given = [("-c", file) for file in self.files] + [("--allow", package) for package in self.allow]
-        return [word for pair in given for word in pair] + [f"--{key}={text}" for key, text in self.overrides]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,27 +140,3 @@ def _recipe(command: Any) -> Recipe:
         hint = 'command: [distill, fit, -c, sst2/hinton, "${args}"]'
         raise UserError("must be distill fit, its arguments and ${args}", key="command", value=command, hint=hint)
     return parse_recipe([word for word in words[2:] if word != ARGS])
-
-
-def parse_recipe(words: Sequence[str]) -> Recipe:
-    """The arguments of ``distill fit`` that a sweep may fix.
-
-    Raises:
-        UserError: if they are others.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("-c", "--config", action="append", default=[])
-    parser.add_argument("--allow", action="append", default=[])
-    try:
-        known, rest = parser.parse_known_args(words)
-    except argparse.ArgumentError as error:
-        raise UserError(str(error), key="command", hint="see distill fit --help") from None
-    overrides = []
-    while rest:
-        token, rest = rest[0], rest[1:]
-        if not token.startswith("--") or token.partition("=")[0] in ("--id", "--resume", "--dry-run"):
-            raise UserError("cannot be given in a sweep", key="command", value=token, hint="leave it out")
-        override, taken = split_override(token, rest)
-        overrides.append(override)
-        rest = rest[taken:]
-    return Recipe(files=tuple(known.config), allow=tuple(known.allow), overrides=tuple(overrides))

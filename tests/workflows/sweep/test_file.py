@@ -10,8 +10,9 @@ import yaml
 
 from distill.config.files import parse_value, recipes, split_override
 from distill.core.utils.errors import UserError
-from distill.workflows.sweep.file import Recipe, find_sweep, read_sweep
+from distill.workflows.sweep.file import find_sweep, read_sweep
 from distill.workflows.sweep.search import trials
+from distill.workflows.trials.recipe import Recipe
 
 GRID: dict[str, Any] = {"method": "grid", "parameters": {"seed": {"values": [0, 1]}}}
 SHIPPED = "sweeps/sst2-hinton"

@@ -12,7 +12,7 @@ import yaml
 from distill.cli.main import main
 from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
-from distill.workflows.sweep.process import run_to_end
+from distill.workflows.trials.process import run_to_end
 
 STEPS, STOP = 5, 3  # of a trial; done when the sweep is stopped
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from distill.core.utils.errors import TrainingError, UserError
-from distill.workflows.sweep.file import parse_recipe
 from distill.workflows.sweep.run import sweep
+from distill.workflows.trials.recipe import parse_recipe
 
 BASE = {"callbacks": [{"class_path": "Notify", "init_args": {}}], "model": {"optimizer": {}}}
 ARGUMENTS = ["-c", "base.yaml", "--data.token=hunter2", "--data.headers={api_key: hunter2, user: me}"]
@@ -25,7 +25,7 @@ PARAMETERS: dict[str, Any] = {
 @pytest.fixture
 def again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the sweep, each of whose trials fails, and gives what it has written."""
-    monkeypatch.setattr("distill.workflows.sweep.run._check_values", lambda *_: None)  # the recipe is no whole one
+    monkeypatch.setattr("distill.workflows.sweep.run.check_values", lambda *_: None)  # the recipe is no whole one
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("distill.workflows.sweep.run.run_to_end", lambda command: 1)
     Path("base.yaml").write_text(yaml.safe_dump(BASE))

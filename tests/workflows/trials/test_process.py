@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.workflows.sweep.process import run_to_end
+from distill.workflows.trials.process import run_to_end
 
 # Waits for the signal that it sends to the one who runs it, and writes down each that reaches it.
 ECHO = """
