@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from distill.core.task import Task
 from distill.core.token_scores import LogitRows
 from distill.core.utils.files import replace
 
-__all__ = ["BITS", "SPARSITIES", "Kind", "Point", "draw", "layers", "overrides", "scan", "write"]
+__all__ = ["BITS", "SPARSITIES", "Kind", "Point", "draw", "layers", "overrides", "scan", "scan_groups", "write"]
 
 Kind = Literal["sparsity", "bits"]
 _Try = tuple[str, nn.Module, Kind, float]
@@ -146,6 +146,40 @@ def scan(
         points.append(Point(name, weight.numel(), kind, level, value, divergence))
         keep(points[-1])
     return metric, points
+
+
+def scan_groups(
+    model: nn.Module,
+    task: Task,
+    batches: Sequence[Batch],
+    tries: Sequence[tuple[str, Kind, float, Sequence[nn.Module]]],
+    *,
+    progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+) -> list[Point]:
+    """As :func:`scan`, but all layers of a group at once.
+
+    Args:
+        model: In eval mode; afterwards it is as before.
+        task: Reads the batches and judges.
+        batches: With labels.
+        tries: Name of a group, what is done, to which level, and the layers.
+        progress: Wraps ``tries``.
+
+    Returns:
+        A point for each, whose ``layer`` is the group.
+    """
+    model.eval()
+    _, reference, _ = _evaluate(model, task, batches)
+    points = []
+    for name, kind, level, modules in progress(tries):
+        with ExitStack() as stack:
+            for module in modules:
+                weight = pruned(module, level) if kind == "sparsity" else rounded(module, int(level))
+                stack.enter_context(_with_weight(module, weight))
+            value, _, divergence = _evaluate(model, task, batches, reference)
+        weights = sum(module.get_parameter("weight").numel() for module in modules)
+        points.append(Point(name, weights, kind, level, value, divergence))
+    return points
 
 
 @torch.inference_mode()

@@ -9,10 +9,11 @@ from typing import Any
 from pytorch_lightning import Trainer
 
 from distill.core.internals.lightning import set_epochs
+from distill.core.utils.errors import UserError
 from distill.data import TextData
 from distill.workflows.job.lightning_limits import no_end
 
-__all__ = ["MOST_EPOCHS", "epochs_for", "settle_length", "with_length"]
+__all__ = ["MOST_EPOCHS", "epochs_for", "settle_length", "steps_of", "with_length"]
 
 MOST_EPOCHS = 50
 """The most epochs that ``min_steps`` asks for: with a handful of rows more would only learn them by heart."""
@@ -51,6 +52,28 @@ def with_length(config: dict[str, Any], began: Mapping[str, Any]) -> dict[str, A
     if not _open(config["trainer"]):
         return config
     return {**config, "trainer": {**config["trainer"], "max_epochs": began["trainer"].get("max_epochs")}}
+
+
+def steps_of(data: object, trainer: Trainer) -> int:
+    """Optimizer steps of a run, before it begins.
+
+    Args:
+        data: The data module.
+        trainer: Made with the run's arguments, its length settled.
+
+    Raises:
+        UserError: if only epochs say how long it is, and the data cannot tell how many steps these have.
+    """
+    most, epochs = trainer.max_steps, trainer.max_epochs
+    if epochs is None or epochs < 0:
+        return most
+    if not isinstance(data, TextData):
+        if most > 0:
+            return most
+        hint = "give trainer.max_steps"
+        raise UserError("is the only length, and this data does not say its own", key="trainer.max_epochs", hint=hint)
+    steps = epochs * _steps_an_epoch(data, trainer)
+    return min(steps, most) if most > 0 else steps
 
 
 def _open(given: Mapping[str, Any]) -> bool:

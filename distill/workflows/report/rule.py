@@ -18,7 +18,7 @@ from distill.core.utils.console import number
 from distill.core.utils.errors import UserError, nearest
 from distill.workflows.report.schema import Compared, Measured, Report, Role
 
-__all__ = ["FIGURES", "ROLES_OF_RULES", "Rule", "broken", "parse"]
+__all__ = ["FIGURES", "ROLES_OF_RULES", "Rule", "broken", "exact", "holds", "parse"]
 
 KEY = "--fail-below"
 
@@ -61,8 +61,8 @@ class Rule:
     role: Role | None
 
 
-def parse(text: str) -> Rule:
-    """The rule that ``text`` is.
+def parse(text: str, key: str = KEY) -> Rule:
+    """The rule that ``text`` is, given at ``key``.
 
     Raises:
         UserError: if it is none.
@@ -70,11 +70,11 @@ def parse(text: str) -> Rule:
     found = _RULE.fullmatch(text)
     if found is None:
         problem = "is no rule: FIGURE >= NUMBER, or FIGURE >= NUMBER * teacher (or <=, >, <)"
-        raise UserError(problem, key=KEY, value=text, hint="write 'accuracy >= 0.99 * teacher', or 'bytes <= 20e6'")
+        raise UserError(problem, key=key, value=text, hint="write 'accuracy >= 0.99 * teacher', or 'bytes <= 20e6'")
     given = found["role"] or found["first"]
     role = next((role for role in ROLES_OF_RULES if role == given), None)
     if given is not None and role is None:
-        raise UserError("no such model", key=KEY, value=given, hint=nearest(given, ROLES_OF_RULES))
+        raise UserError("no such model", key=key, value=given, hint=nearest(given, ROLES_OF_RULES))
     return Rule(text.strip(), found["figure"], found["sign"], float(found["number"] or found["factor"] or 1), role)
 
 
@@ -132,9 +132,14 @@ def _broken(rule: Rule, report: Report, model: Measured) -> str | None:
             return f"{said}, and that of {rule.role} is not known"
         bound = rule.factor * theirs
         what = f"{exact(rule.factor)} * {rule.role} ({exact(theirs)}) = {exact(bound)}"
-    if value is not None and _OPERATORS[rule.sign](value, bound):
+    if value is not None and holds(rule, value, bound):
         return None
     return f"{said}, and must be {rule.sign} {what}"
+
+
+def holds(rule: Rule, value: float, bound: float) -> bool:
+    """Whether a value is on the side of the bound that the rule asks for."""
+    return _OPERATORS[rule.sign](value, bound)
 
 
 def _reference(rule: Rule, report: Report, model: Measured) -> float | None:
