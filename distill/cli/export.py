@@ -34,6 +34,7 @@ def _export(options: Namespace, overrides: Overrides) -> None:
     from distill.workflows.export import export
 
     more = {"samples": options.samples, "dtype": options.dtype, "overrides": overrides, "allow": options.allow}
+    more["timed"] = not options.no_timing
     export(options.run, options.to, options.output, options.isa, **more)
 
 
@@ -44,6 +45,7 @@ EXPORT = of_run(
     argument("--to", metavar="FORMAT", help=f"{', '.join(FORMATS)}, or the path of a class of your own (--allow)"),
     argument("--output", metavar="DIR", help="folder to write; exports/FORMAT in the run's own if not given"),
     argument("--samples", type=int, metavar="N", help="verify on so many validation samples; all if not given"),
+    argument("--no-timing", action="store_true", help="measure no latency, and export no teacher to compare with"),
     argument("--dtype", choices=("float32", "bfloat16", "float16"), help="what hf keeps weights in (float32)"),
     argument("--isa", choices=("avx2", "vnni", "arm"), help="what integers are for; this machine if not given"),
 )

@@ -190,6 +190,7 @@ def written(
     begun: dict[str, Any] | None = None,
     verdict: Sequence[str] = (),
     reading: Reading | None = None,
+    timed: bool = True,
     beside: Callable[[dict[str, Any], Path], None] = lambda report, folder: None,
 ) -> dict[str, Any]:
     """Write, verify and measure ``student``, and print the table.
@@ -205,6 +206,7 @@ def written(
         begun: What the report begins with besides.
         verdict: What is to be said of the student.
         reading: How texts are read; by their arrays if not given.
+        timed: Whether an ONNX file is timed beside the teacher, whose size is told then too.
         beside: Writes further files; called with the report and the new folder.
     """
     target.tokenizer = tokenizer
@@ -221,7 +223,7 @@ def written(
             pads = Logits(without_quantization(student), inputs, counts=target.counts_positions)
             report["padding"] = pads.sides(inputs)
             report["verdict"] += said(report["padding"])
-        if target.onnx is not None:
+        if target.onnx is not None and timed:
             report |= measured(student, teacher, fresh / target.onnx, first, integers=target.integers)
             report["verdict"] += slower_integers({1: report["latency_ms"], BATCH: report.get(MANY)}, STUDENT)
         write_beside(fresh, tokenizer, student, report, pads=target.counts_positions)

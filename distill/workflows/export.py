@@ -41,6 +41,7 @@ def export(
     *,
     samples: int | None = None,
     dtype: str | None = None,
+    timed: bool = True,
     overrides: Sequence[tuple[str, str]] = (),
     allow: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -58,6 +59,7 @@ def export(
         samples: How many validation samples (of a packed language model: blocks) it is verified on; all that the
             validation reads if not given. The first batches of a validation hold samples of any length.
         dtype: What ``hf`` keeps weights in: ``float32``, ``bfloat16`` or ``float16``.
+        timed: Whether an ONNX file is timed, beside the float teacher, whose size is told then too.
         overrides: Keys and YAML texts that replace parts of the run's configuration.
         allow: Packages whose classes it may name, besides our own.
 
@@ -100,6 +102,7 @@ def export(
         begun={"run": f"{run.name} {run.id}"},
         verdict=Verdict.of_file(read_json(run.result_file)[0]).bad,
         reading=reading_of(TaskFile.of(job.data)),
+        timed=timed,
         beside=describe,
     )
     if given is None:  # what lies elsewhere is the user's
