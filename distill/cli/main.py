@@ -40,6 +40,7 @@ COMMANDS = {
     "sensitivity": "sensitivity",
     "runs": "runs",
     "sweep": "sweep",
+    "search": "search",
     "list": "list",
 }
 
@@ -77,6 +78,7 @@ distill trains a small model from a large one.
   distill runs [FOLDER] [--json]                        what became of the runs below a folder
   distill runs --compare RUN RUN [RUN ...]              how runs differ, in configuration and metrics
   distill sweep FILE [-c FILE ...] [--key value ...]    a grid or random search over keys, one run a trial
+  distill search -c FILE --target RULE [--trials N]     the smallest or fastest student that meets a target
   distill list [KIND ...]                               losses, schedules, callbacks, tasks, recipes
 
   distill COMMAND --help                                options of a command

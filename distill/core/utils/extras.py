@@ -16,6 +16,7 @@ EXTRAS = {
     "lora": ("peft",),
     "openvino": ("openvino", "onnx", "onnx_ir", "onnxscript", "onnxruntime"),
     "plots": ("matplotlib",),
+    "search": ("optuna", "sklearn"),
     "sweep": ("sklearn", "scipy"),
     "tensorboard": ("tensorboard",),
     "vllm": ("compressed_tensors",),

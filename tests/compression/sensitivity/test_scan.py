@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,21 @@ import numpy
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import log_softmax
 from torchmetrics import Metric
 from transformers.pytorch_utils import Conv1D
 
-from distill.compression.sensitivity.scan import Point, draw, layers, overrides, pruned, rounded, scan, write
+from distill.compression.sensitivity.scan import (
+    Point,
+    draw,
+    layers,
+    overrides,
+    pruned,
+    rounded,
+    scan,
+    scan_groups,
+    write,
+)
 from distill.core.signals import Batch
 from distill.core.utils import plots
 from distill.tasks import MaskedLM, Plain
@@ -203,3 +215,23 @@ def test_a_metric_that_may_explode_has_a_logarithmic_axis(tmp_path: Path, monkey
     monkeypatch.setattr(plots, "save", lambda figure, _: drawn.append(figure))
     draw(points(), tmp_path / "points.png", metric=20.0, task=MaskedLM())
     assert (drawn[0].axes[2].get_ylabel(), drawn[0].axes[2].get_yscale()) == ("perplexity", "log")
+
+
+def test_a_group_is_compressed_at_once_as_by_hand() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    x, y = torch.randn(12, 6), torch.randint(3, (12,))
+    batches = [Batch({"input": x}, labels=y, ids=list(range(12)))]
+    modules = [model[0], model[2]]
+    kept = [module.weight.detach().clone() for module in modules]
+    tries = [("both", "sparsity", 0.5, modules), ("both", "bits", 4, modules)]
+    for point, compress in zip(scan_groups(model, Plain(), batches, tries), (pruned, rounded), strict=True):
+        by_hand = copy.deepcopy(model)
+        for place in (0, 2):
+            by_hand[place].weight.data = compress(by_hand[place], 0.5 if compress is pruned else 4)
+        theirs, ours = log_softmax(model(x), -1), log_softmax(by_hand(x), -1)
+        expected = (theirs.exp() * (theirs - ours)).sum().item() / 12
+        assert point.divergence == pytest.approx(expected, rel=1e-4)
+        assert (point.layer, point.weights) == ("both", 45)
+    for module, before in zip(modules, kept, strict=True):
+        assert torch.equal(module.weight, before)

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from distill.run.folder import Run
-from distill.workflows.job.length import MOST_EPOCHS, epochs_for
+from distill.workflows.job.build import build, make_trainer
+from distill.workflows.job.length import MOST_EPOCHS, epochs_for, steps_of
 
 Distill = Callable[..., Any]
 
@@ -82,3 +83,19 @@ def test_a_run_that_ends_before_its_least_length_is_still_judged_at_its_end(
     shortest(base, max_steps=2, min_epochs=3, min_steps=500)
     assert Run.open(fitted()).result["steps"] == 2
     assert "val/accuracy" in Path("runs/base/one/metrics.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "steps"),
+    [
+        ({"max_steps": 5}, 5),
+        ({"max_steps": -1, "max_epochs": 2}, 38),
+        ({"max_steps": 30, "max_epochs": 2}, 30),
+        ({"max_steps": -1, "max_epochs": 2, "accumulate_grad_batches": 2, "limit_train_batches": 0.5}, 10),
+    ],
+)
+def test_the_steps_of_a_run_are_known_before_it_begins(
+    base: dict[str, Any], trainer: dict[str, Any], steps: int
+) -> None:
+    job = build({**base, "name": "base", "data": {"init_args": base["data"]}, "trainer": base["trainer"] | trainer})
+    assert steps_of(job.data, make_trainer(job)) == steps

@@ -1,0 +1,1 @@
+"""A search for the smallest or fastest student that still meets a target: ``distill search``."""
