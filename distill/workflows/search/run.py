@@ -37,6 +37,9 @@ __all__ = ["resume", "search"]
 
 _MOST = 10_000
 
+_STOPPED = (130, 143)
+"""Exit codes of commands that were interrupted or terminated."""
+
 _SAMPLES = 64
 """On which the export of a run is verified that is not of the last rung."""
 
@@ -105,6 +108,20 @@ def resume(folder: str, trials: int | None, *, dry_run: bool = False) -> Outcome
 
 class _Failed(Exception):
     """A trial has no figures: why."""
+
+
+def _call(command: Sequence[str], what: str) -> None:
+    """Run a command to its end.
+
+    Raises:
+        KeyboardInterrupt: if someone stopped it: the search is stopped too, and the run can be resumed.
+        _Failed: if it ended badly.
+    """
+    code = run_to_end(command)
+    if code in _STOPPED:
+        raise KeyboardInterrupt
+    if code:
+        raise _Failed(f"{what} ended with exit code {code}")
 
 
 class _Search:
@@ -196,15 +213,13 @@ class _Search:
         trial = Trial(run, parameters_of(self.plan.knobs, values, self.config) | length)
         if run.state != "finished":
             self.console.print(f"rung {rung + 1} of {len(self.plan.steps)}: {steps:,} steps")
-            if code := run_to_end(trial.command(self.plan.recipe)):
-                raise _Failed(f"{run.id} ended with exit code {code}")
+            _call(trial.command(self.plan.recipe), run.id)
         if not (run.folder / "exports" / self.plan.to / "export.json").is_file():
             brief = [] if last else ["--samples", str(_SAMPLES)]
             brief += [] if last or self.plan.asked.minimize == "latency" else ["--no-timing"]
             allow = [word for package in self.plan.recipe.allow for word in ("--allow", package)]
             command = [sys.executable, "-m", "distill.cli", "export", str(run.folder), "--to", self.plan.to]
-            if code := run_to_end([*command, *brief, *allow]):
-                raise _Failed(f"the export of {run.id} ended with exit code {code}")
+            _call([*command, *brief, *allow], f"the export of {run.id}")
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # this run is not resumed any more
         return self._measured(run)
 
