@@ -71,11 +71,18 @@ def layers_of(graph: Path, said: str) -> str:
     Args:
         graph: The file.
         said: What a runtime says of it.
+
+    Returns:
+        Nothing where none is named, or the file is no graph.
     """
     import onnx
 
     found: dict[str, list[str]] = {}
-    for node in onnx.load(graph, load_external_data=False).graph.node:
+    try:
+        nodes = onnx.load(graph, load_external_data=False).graph.node
+    except Exception:  # a DecodeError of protobuf's: then the message is of that
+        return ""
+    for node in nodes:
         layer = node.name.rpartition("/")[0]
         if layer and re.search(rf"\b{re.escape(node.op_type)}\b", said):
             found.setdefault(node.op_type, []).append(layer)

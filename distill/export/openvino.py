@@ -15,7 +15,8 @@ from distill.core.utils.errors import UserError
 from distill.export.base import ExportTarget, Predict
 from distill.export.blame import layers_of
 from distill.export.fit import Obstacle
-from distill.export.onnx.convert import frozen_layers
+from distill.export.onnx.convert import frozen_layers, largest_integer
+from distill.export.onnx.isa import host_isa, weight_type
 from distill.export.onnx.runtime import UNWRITTEN, latency, logits, session
 from distill.export.onnx.write import MODEL, Onnx, OnnxInt8
 from distill.export.script import Lines
@@ -50,7 +51,9 @@ class OpenVino(ExportTarget):
     def write(self, student: nn.Module, folder: Path, example: dict[str, Tensor]) -> dict[str, Any]:
         import openvino
 
-        source = OnnxInt8(self.isa) if frozen_layers(student) else Onnx(self.isa)
+        layers = frozen_layers(student)
+        self._refuse_cut_off(largest_integer(layers) if layers else 0)
+        source = OnnxInt8(self.isa) if layers else Onnx(self.isa)
         with tempfile.TemporaryDirectory() as parent:
             report = source.write(student, Path(parent), example)
             try:
@@ -64,6 +67,13 @@ class OpenVino(ExportTarget):
             one = {name: tensor[:1] for name, tensor in example.items()}
             report["latency_ms_beside"] = latency(runs, dict.fromkeys(runs, one), _REPEATS)
         return report
+
+    def _refuse_cut_off(self, largest: int) -> None:
+        """Refuse integers of whose products this processor keeps no more than 16 bits: nothing could be verified."""
+        if host_isa() == "avx2" and weight_type("avx2", largest) != weight_type(self.isa, largest):
+            problem = "this processor cuts off products of such integers, so that they cannot be verified here"
+            hint = "leave it out, for --isa avx2, or export on a machine of that kind"
+            raise UserError(problem, key="--isa", value=self.isa, hint=hint)
 
     def open(self, folder: Path) -> Predict:
         return partial(logits, Session(folder / FILE))

@@ -152,5 +152,5 @@ def test_what_the_format_cannot_hold_is_refused(bert: nn.Module, quantize: Quant
         target.check(uneven)
     config = GPT2Config(vocab_size=61, n_positions=32, n_embd=32, n_layer=1, n_head=2)
     transposed = quantize(GPT2LMHeadModel(config).eval(), WeightScheme(), None)
-    with pytest.raises(UserError, match=r"holds nn.Linear alone.*Conv1D"):
+    with pytest.raises(UserError, match=r"holds integers of nn.Linear alone.*Conv1D"):
         target.check(transposed)

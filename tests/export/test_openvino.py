@@ -13,14 +13,18 @@ from torch import nn
 
 from distill.core.signals import Batch
 from distill.core.utils.errors import UserError
+from distill.export import openvino as openvino_target
+from distill.export.onnx.isa import host_isa
 from distill.export.openvino import FILE
 from distill.export.targets import TARGETS, write
 from distill.export.verify import torch_logits
 from distill.tasks import Plain, TextClassification
 
 
-def written(student: nn.Module, folder: Path, task: Any, batches: list[Batch]) -> dict[str, Any]:
-    return write(TARGETS["openvino"]("vnni"), student, folder, task=task, batches=lambda: batches)
+def written(
+    student: nn.Module, folder: Path, task: Any, batches: list[Batch], isa: str | None = None
+) -> dict[str, Any]:
+    return write(TARGETS["openvino"](isa or host_isa()), student, folder, task=task, batches=lambda: batches)
 
 
 def test_integers_are_kept_at_any_size(
@@ -30,6 +34,19 @@ def test_integers_are_kept_at_any_size(
     assert report["verified"]["agreement"] >= 0.995
     stored = [node.get_element_type().get_type_name() for node in openvino.Core().read_model(tmp_path / FILE).get_ops()]
     assert sum(kind in ("i8", "u8") for kind in stored) >= 7
+
+
+def test_integers_that_this_processor_cuts_off_are_refused(
+    quantized: nn.Module,
+    task: TextClassification,
+    batches: list[Batch],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(openvino_target, "host_isa", lambda: "avx2")
+    with pytest.raises(UserError, match=r"--isa = 'vnni': this processor cuts off"):
+        written(quantized, tmp_path, task, batches, "vnni")
+    assert not list(tmp_path.iterdir())
 
 
 def net() -> tuple[nn.Module, list[Batch]]:

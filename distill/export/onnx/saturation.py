@@ -34,7 +34,10 @@ def for_this_machine(path: Path) -> str | bytes:
         return str(path)
     import onnx
 
-    model = onnx.load(path, load_external_data=False)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception:  # a DecodeError of protobuf's, which onnxruntime says better
+        return str(path)
     if not any(node.op_type in _WEIGHT_AND_ZERO_POINT for node in model.graph.node):
         return str(path)
     onnx.load_external_data_for_model(model, str(path.parent))
