@@ -18,6 +18,7 @@ from distill.compression.quantization.layers import (
 )
 from distill.export.fit import Obstacle, Unfit
 from distill.export.onnx.convert import frozen_layers
+from distill.export.onnx.graph import rewrite_file
 from distill.export.onnx.nibbles import block_of
 from distill.export.onnx.write import MODEL, Onnx, OnnxInt8
 
@@ -55,9 +56,7 @@ class TensorRT(Onnx):
         rewrite(model.graph)
         if found := next(violations(model.graph), None):
             raise Unfit(self.name, student, [Obstacle(found, "quantize", _HINT)])
-        for file in folder.glob(f"{MODEL}*"):
-            file.unlink()
-        onnx.save(model, folder / MODEL)
+        rewrite_file(model, folder / MODEL)
         return report
 
 

@@ -25,7 +25,7 @@ from distill.export.onnx.fold_batch_norms import fold_batch_norms
 from distill.export.onnx.global_pools import write_global_pools
 from distill.export.onnx.padding import count_positions, sides
 
-__all__ = ["LARGEST_FILE", "OPSET", "Logits", "feed", "prepared", "save_graph", "silent", "to_onnx", "traceable"]
+__all__ = ["OPSET", "Logits", "feed", "prepared", "rewrite_file", "save_graph", "silent", "to_onnx", "traceable"]
 
 OPSET = 20  # the first with Gelu
 
@@ -189,6 +189,16 @@ def save_graph(
     program.save(path, external_data=size > LARGEST_FILE)
 
 
+def rewrite_file(model: Any, path: Path) -> None:
+    """Write an ``onnx.ModelProto`` with its weights in it in place of a file, and of what lay beside that."""
+    import onnx
+
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    large = model.ByteSize() > LARGEST_FILE
+    onnx.save(model, path, save_as_external_data=large, location=f"{path.name}.data")
+
+
 def _strip(model: Any) -> None:
     """Take out what nobody runs: where in the source a node comes from, and the shapes between nodes.
 
@@ -245,7 +255,14 @@ def _free(model: nn.Module, example: Mapping[str, Tensor]) -> dict[int, list[str
     return found
 
 
-_LOGGERS = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
+_LOGGERS = (
+    "torch.onnx",
+    "torch.export",
+    "torch._export.non_strict_utils",
+    "torch.fx.experimental.symbolic_shapes",
+    "onnxscript",
+    "onnx_ir",
+)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distill.export.fit import Obstacle
 from distill.export.onnx.convert import frozen_layers
-from distill.export.onnx.graph import LARGEST_FILE
+from distill.export.onnx.graph import rewrite_file
 from distill.export.onnx.write import MODEL, Onnx
 
 __all__ = ["OnnxFp16"]
@@ -45,7 +45,4 @@ def _halve(path: Path) -> None:
     model = convert_float_to_float16(
         onnx.load(path), keep_io_types=True, max_finite_val=float(np.finfo(np.float16).max), disable_shape_infer=True
     )
-    for file in path.parent.glob(f"{path.name}*"):  # and its weights, if they lay beside it
-        file.unlink()
-    large = sum(len(kept.raw_data) for kept in model.graph.initializer) > LARGEST_FILE
-    onnx.save(model, path, save_as_external_data=large, location=f"{path.name}.data")
+    rewrite_file(model, path)

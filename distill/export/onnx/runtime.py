@@ -71,6 +71,10 @@ def session(path: Path, *, threads: int = 1, spins: bool = True, optimized: Path
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
+        # Beside it, whatever they are: one file of them all may be too large for protobuf.
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{optimized.name}.data"
+        )
     source = for_this_machine(path)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
