@@ -99,12 +99,12 @@ def _layers(job: Job, found: Found) -> None:
         if isinstance(fresh.get(name), int):
             _add_layers(job, Knob("layers", f"model.student.config.{name}", fresh[name], _up_to(fresh[name])), found)
             return
-    count = student.get("num_layers")
-    if count is None and student.get("layers") is None:
+    if isinstance(student.get("layers"), list):
+        found.left.append("layers: the recipe names those of the student one by one")
         return
-    if not isinstance(count, int) or isinstance(student.get("layers"), list):
-        found.left.append("layers: the recipe does not say by a number (num_layers) how many there are")
+    if student.get("num_layers") is None:
         return
+    count = ModelSpec(job.module.student, "model.student").num_layers  # the recipe may give a share
     most = count if student.get("path") else max(count, _depth(job) or count)
     _add_layers(job, Knob("layers", "model.student.num_layers", count, _up_to(most), whole=True), found)
 

@@ -46,6 +46,7 @@ def scan(job: Job, knobs: Sequence[Knob], groups: Iterable[Group]) -> list[Point
     tries = [(name, _kind(name), float(level), wanted[name]) for name in wanted for level in open_[name].values]
     if not tries:
         return []
+    print("scanning groups of layers, to see what may come first", flush=True)
     device = next(model.parameters()).device
     batches = first_batches(job.data.val_dataloader(), job.module.task, _SAMPLES, device)
     bar = partial(track, what="tried", console=wide())

@@ -44,6 +44,11 @@ def test_what_a_recipe_names_is_found(found: Any) -> None:
     }
 
 
+def test_layers_may_be_given_as_a_share(found: Any) -> None:
+    layers = found(model={"student": {"num_layers": 0.5}}).knobs[0]
+    assert (layers.name, layers.recipe, layers.values) == ("layers", 1, (1, 2))
+
+
 def test_what_is_not_named_is_not_searched(found: Any) -> None:
     losses = [{"class_path": "HintonKL"}, {"class_path": "FitNetHint", "init_args": {"layers": {1: 1, 2: 2}}}]
     assert names(found(callbacks=[], model={"losses": losses})) == ["temperature.HintonKL", "weight.FitNetHint"]
