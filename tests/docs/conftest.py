@@ -82,7 +82,7 @@ class World:
     def play(self, words: list[str], stdin: str = "") -> Result:
         """A ``distill`` command of a page, made small; what it says itself holds, but for its length."""
         argv = [INSTEAD.get(word, word) for word in words[1:]]
-        if argv[0] in ("fit", "record"):
+        if argv[0] in ("fit", "record", "search"):
             own = {word.removeprefix("--") for word in argv}
             kept = {key: value for key, value in SMALL.items() if key not in own or key == "trainer.min_steps"}
             if (
@@ -93,6 +93,8 @@ class World:
             if any(word.startswith("causal-lm/") for word in argv):
                 del kept["data.max_length"]  # they pack
             argv += [word for key, value in kept.items() for word in (f"--{key}", value)]
+        if argv[0] == "search":
+            argv += ["--rungs", "1"]  # of two steps
         if argv[0] == "report":
             argv += ["--draws", "10", *([] if "--no-timing" in argv else ["--seconds", "0.1"])]
         if argv[0] == "generate":  # these models know no end

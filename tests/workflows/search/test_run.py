@@ -41,11 +41,11 @@ def fast(searched: dict[str, Any], trials: Any) -> Any:
 
 
 def test_the_best_and_the_fronts_are_what_comparing_all_runs_finds(fast: Any, distill: Any) -> None:
-    code, out, err = distill(*SEARCH, "--trials", "12")
+    code, out, err = distill(*SEARCH, "--trials", "9")
     assert code == 0, err
     found = record()
     runs = [run for trial in found["trials"] for run in trial["rungs"]]
-    assert len(found["trials"]) == 12
+    assert len(found["trials"]) == 9
     assert len(runs) == len(fast.ids) == len(set(fast.ids))
     met = [run for run in runs if run["value"] >= 0.9 * 0.9]
     least = min(met, key=lambda run: run["bytes"])
@@ -98,13 +98,13 @@ def test_what_is_searched_is_said_and_the_recipe_comes_first(fast: Any, distill:
 
 
 def test_an_interrupted_search_goes_on_as_an_undisturbed_one_would(fast: Any, distill: Any) -> None:
-    assert distill(*SEARCH, "--trials", "10", "--name", "whole").code == 0
+    assert distill(*SEARCH, "--trials", "5", "--name", "whole").code == 0
     whole = json.loads(Path("runs/whole/search.json").read_text())
     commands = len(fast.commands)
     fast.commands.clear()
-    for stop in (1, 4, 9, commands - 1):  # in the middle of a trial, between fit and export, at the last one
+    for stop in (1, 4, commands - 1):  # in the middle of a trial, between fit and export, at the last one
         fast.stop_at = stop
-        assert distill(*SEARCH, "--trials", "10").code == 130
+        assert distill(*SEARCH, "--trials", "5").code == 130
     fast.stop_at = None
     resume(str(FOLDER), None)
     assert len(fast.commands) == commands  # nothing was run twice
