@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from distill.export.onnx.runtime import UNWRITTEN, latency, logits, session
 from distill.export.onnx.write import MODEL, Onnx, OnnxInt8
 from distill.export.script import Lines
 
-__all__ = ["FILE", "OpenVino", "Session"]
+__all__ = ["FILE", "OpenVino", "Session", "core"]
 
 FILE = "model.xml"
 
@@ -57,7 +57,7 @@ class OpenVino(ExportTarget):
         with tempfile.TemporaryDirectory() as parent:
             report = source.write(student, Path(parent), example)
             try:
-                model = openvino.Core().read_model(Path(parent, MODEL))
+                model = core().read_model(Path(parent, MODEL))
                 openvino.save_model(model, folder / FILE, compress_to_fp16=False)
                 openvino_session = Session(folder / FILE)
             except Exception as error:  # a RuntimeError that begins with lines of its own source
@@ -87,15 +87,26 @@ class OpenVino(ExportTarget):
         )
 
 
+@cache
+def core() -> Any:
+    """The one ``openvino.Core`` of this process.
+
+    Each gives its thread a stack of its own for the handlers of signals, and as it goes gives back the one that it
+    found. Of two that go in the order in which they came, the second gives back that of the first, which is no more:
+    the next signal with a handler (Ctrl-C, or the end of a child process) ends the process without a word.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class Session:
     """A compiled model, called as a session of onnxruntime is. In float32: by itself it may compute in bfloat16."""
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        import openvino
-
         settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         try:
-            self._run = openvino.Core().compile_model(path, "CPU", settings)
+            self._run = core().compile_model(path, "CPU", settings)
         except Exception as error:
             raise _cannot(error) from error
         self._names = {port.any_name for port in self._run.inputs}

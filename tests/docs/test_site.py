@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # a worker of the whole suite ends as it begins, why is not found yet; alone it passes
-
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
