@@ -67,8 +67,14 @@ class LowRank(Compression):
         self.rank, self.energy, self.include, self.exclude = rank, energy, include, exclude or []
         self._replaced: dict[str, Tensor] = {}
 
+    def check_names(self, student: nn.Module) -> None:
+        self._select(student)
+
+    def _select(self, student: nn.Module) -> dict[str, nn.Module]:
+        return select(student, FACTORIZED, self.include, self.exclude, key=KEY)
+
     def prepare(self, student: nn.Module) -> None:
-        chosen = select(student, FACTORIZED, self.include, self.exclude, key=KEY)
+        chosen = self._select(student)
         chosen = {name: module for name, module in chosen.items() if not _has_groups(module)}
         factors = {id(f) for m in student.modules() if isinstance(m, LowRankLinear) for f in (m.down, m.up)}
         whole = {name: module for name, module in chosen.items() if id(module) not in factors}

@@ -195,6 +195,9 @@ class GradualMagnitudePruning(Compression):
             ours = [f"{prefix}{name}" for name in self._masks.buffers] if self._masks else []
             not_sent_by_ddp(pl_module, ours)
 
+    def check_names(self, student: nn.Module) -> None:
+        self.plan.choose(student, self._key)
+
     def prepare(self, student: nn.Module) -> None:
         self._masks = self.plan.prepare(student, self._key)
         self._gradients, self._metrics, self._pruned = {}, {}, False

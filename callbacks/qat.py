@@ -19,7 +19,7 @@ from distill.compression.quantization.lifecycle import as_float, attend, conclud
 from distill.compression.quantization.metrics import quantization_metrics
 from distill.compression.quantization.outputs import Outputs, points_of, round_outputs, rounds_outputs
 from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
-from distill.compression.quantization.select import QUANTIZABLE, check_widths, choose, swap
+from distill.compression.quantization.select import QUANTIZABLE, check_widths, choose, choose_by_name, swap
 from distill.compression.quantization.starts.begin import refuse_formats
 from distill.compression.quantization.starts.settings import Start
 from distill.compression.quantization.storage import Store, step_of
@@ -190,20 +190,18 @@ class QuantizationAwareTraining(Compression):
 
     # ------------------------------------------------------------------ structure
 
+    @property
+    def _chosen(self) -> dict[str, Any]:
+        names = ("weights", "activations", "embeddings", "overrides", "include", "exclude", "kinds")
+        return {name: getattr(self, name) for name in names} | {"key": _KEY}
+
+    def check_names(self, student: nn.Module) -> None:
+        choose_by_name(student, **self._chosen)
+
     def prepare(self, student: nn.Module) -> None:
         if self._layers and self._layers == quantized_layers(student):
             return  # fit once more, in this process
-        chosen = choose(
-            student,
-            weights=self.weights,
-            activations=self.activations,
-            embeddings=self.embeddings,
-            overrides=self.overrides,
-            include=self.include,
-            exclude=self.exclude,
-            kinds=self.kinds,
-            key=_KEY,
-        )
+        chosen = choose(student, **self._chosen)
         refuse_formats(self.start, (layer.weights for layer in chosen.values()), _KEY)
         self._layers, self._started = swap(student, chosen, held=self.start.holds_grids), False
 

@@ -125,6 +125,16 @@ class Compression(StepCallback, ABC):
         """Whether it has given ``student``, and no other, its structure."""
         return self._prepared is student
 
+    def check_names(self, student: nn.Module) -> None:
+        """Refuse patterns and names that :meth:`prepare` would refuse, before data and weights are read.
+
+        Args:
+            student: Without weights (on the meta device), and as wide as what it is made of; left as it is.
+
+        Raises:
+            UserError: as :meth:`prepare`.
+        """
+
     @abstractmethod
     def prepare(self, student: nn.Module) -> None:
         """Give the student its structure for the run, exactly computing what it computed before where that is possible.

@@ -102,6 +102,28 @@ class MaskingPlan:
             UserError: if a pattern has no effect, the names of one tied weight are given different sparsities, or the
                 granularity or the criterion fits a layer not.
         """
+        layers, names = self.choose(student, key)
+        own = self._own(names, f"{key}.overrides")
+        pruned = [layer for layer in layers if own.get(layer.name) != 0]
+        if not pruned:
+            problem, hint = "leave no layer to prune", "give one of them a sparsity above 0"
+            raise UserError(problem, key=f"{key}.overrides", value=self.overrides, hint=hint)
+        pruned = self._with_scores(pruned, key)
+        try:
+            return Masks(self, pruned, own)
+        except UserError as error:
+            raise error.within(key) from None
+
+    def choose(self, student: nn.Module, key: str) -> tuple[list[Layer], dict[str, Layer]]:
+        """The layers whose names and kinds are asked for, and each by all of its names; no weight is read.
+
+        Args:
+            student: Left as it is; its weights may be on the meta device.
+            key: Where the settings stand in the configuration.
+
+        Raises:
+            UserError: if a pattern has no effect, or somebody else writes a weight.
+        """
         chosen = select(student, self.kinds, self.include, self.exclude, key=key)
         layers: dict[int, Layer] = {}
         for name, module in chosen.items():
@@ -119,16 +141,7 @@ class MaskingPlan:
         check_overrides(student, self.overrides, modules, f"{key}.overrides")
         for index, pattern in enumerate(() if isinstance(self.scope, str) else self.scope):
             check_pattern(student, pattern, modules, f"{key}.scope.{index}", CHOOSE)
-        own = self._own(names, f"{key}.overrides")
-        pruned = [layer for layer in layers.values() if own.get(layer.name) != 0]
-        if not pruned:
-            problem, hint = "leave no layer to prune", "give one of them a sparsity above 0"
-            raise UserError(problem, key=f"{key}.overrides", value=self.overrides, hint=hint)
-        pruned = self._with_scores(pruned, key)
-        try:
-            return Masks(self, pruned, own)
-        except UserError as error:
-            raise error.within(key) from None
+        return list(layers.values()), names
 
     def _with_scores(self, layers: Sequence[Layer], key: str) -> list[Layer]:
         """Those that the criterion can score; the others stay as they are, and are named."""

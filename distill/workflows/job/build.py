@@ -130,7 +130,7 @@ def build(
         losses = sections.losses()
         sections.check_model()
         if stage == "fit":
-            sections.check_outline()
+            sections.check_outline(losses or [], made["callbacks"])
         arguments = {k: v for k, v in sections.make("trainer").items() if k in sections.config["trainer"]}
         check_plugins(arguments)
         data = sections.make("data")

@@ -28,6 +28,7 @@ from distill.run.loggers.config import LoggingConfig
 from distill.tasks import Task, TextTask, make_task
 from distill.training.completions import CompletionsConfig
 from distill.training.module import Distillation
+from distill.training.names import check_names, name_layers, outline_of_teacher
 from distill.training.on_policy import OnPolicyConfig
 from distill.training.optimizer import OptimizerConfig
 from distill.workflows.job.explain import class_arguments, explain_arguments, explain_value, prefer_ours, refuse_null
@@ -132,14 +133,16 @@ class Sections:
             student = self._part(StudentConfig, values.student, "model.student", written["student"])
             student.check(has_teacher=values.teacher is not None)
 
-    def check_outline(self) -> None:
-        """Judge the student by the configuration of what it is made of, before data and models are loaded.
+    def check_outline(self, losses: Sequence[DistillationLoss], callbacks: Sequence[Callback]) -> None:
+        """Judge the student, and what names layers, by the models' configurations, before data and models are loaded.
 
         Raises:
             UserError: naming the key.
         """
         values, written = self._values["model"]["model"], self.config["model"]
         student, teacher = values.student, written.get("teacher")
+        if isinstance(student, str):
+            student = Namespace(path=student)  # type: ignore[no-untyped-call]
         if not isinstance(student, Namespace) or "class_path" in student:
             return
         named = isinstance(values.task, str)
@@ -148,7 +151,11 @@ class Sections:
         path = first.get("path") if isinstance(first, Mapping) else first
         if isinstance(task, TextTask):
             made = self._part(StudentConfig, student, "model.student", written["student"])
-            check_outline(made, task.auto_model, path if isinstance(path, str) else None)
+            named = made.lora is None and name_layers(losses, callbacks)  # an adapter moves names
+            path = path if isinstance(path, str) else None
+            outline = check_outline(made, task.auto_model, path, named=named)
+            if named and outline is not None:
+                check_names(outline, outline_of_teacher(teacher, task.auto_model), losses, callbacks)
 
     def _part(self, kind: Any, value: Any, key: str, written: Any) -> Any:
         """One part of a section, made by itself."""
