@@ -23,7 +23,7 @@ PLACES = {
     "export": r"distill/export/",
     "lora": r"distill/models/students/adapter\.py",
     "plots": r"distill/core/utils/(plots|svg)\.py",
-    "search": r"distill/workflows/(search/(study|run)|sweep/search)\.py",  # both bring scikit-learn
+    "search": r"distill/(core/internals/optuna|workflows/(search/(study|run)|sweep/search))\.py",
     "sweep": r"distill/workflows/sweep/",
     "wandb": r"distill/run/loggers/wandb_\w+\.py",
 }

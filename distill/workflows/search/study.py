@@ -16,6 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from distill.core.internals.optuna import begun_trial
 from distill.workflows.search.knobs import Knob
 from distill.workflows.search.measured import Measured
 
@@ -74,9 +75,9 @@ class Study:
             number = running[0].number if running else len(self._study.get_trials(deepcopy=False)) - len(waiting)
             self._study.sampler = self._sampler_of(number)
             if running:
-                trial = optuna.Trial(self._study, running[0]._trial_id)
-                for name, distribution in self._space().items():  # what was drawn before is known
-                    trial._suggest(name, distribution)
+                trial = begun_trial(self._study, running[0])
+                for knob in self.knobs:  # what was drawn before is known
+                    _suggest(trial, knob)
                 return trial
             if number < len(self._given) and not waiting:
                 self._study.enqueue_trial(self._coded(self._given[number]))
@@ -154,13 +155,22 @@ def _cost(trial: FrozenTrial) -> float:
     return trial.value
 
 
-def _distribution(knob: Knob) -> BaseDistribution:
+def _distribution(knob: Knob) -> IntDistribution | FloatDistribution:
     """Of values the place in their order: a model of them then knows that 4 lies between 2 and 8."""
     if knob.values:
         return IntDistribution(0, len(knob.values) - 1)
     assert knob.low is not None
     assert knob.high is not None
     return FloatDistribution(knob.low, knob.high, log=knob.log)
+
+
+def _suggest(trial: optuna.Trial, knob: Knob) -> None:
+    """Draw a knob's value in a trial, unless it is drawn."""
+    of = _distribution(knob)
+    if isinstance(of, IntDistribution):
+        trial.suggest_int(knob.name, of.low, of.high)
+    else:
+        trial.suggest_float(knob.name, of.low, of.high, log=of.log)
 
 
 def _value(knob: Knob, drawn: Any) -> Any:
