@@ -281,11 +281,11 @@ def test_data_that_have_no_length_calibrate_too() -> None:
     ("to", "settings", "said"),
     [
         ("onyx", {}, "to = 'onyx': no such format"),
-        ("onnx-int8", {}, "to = 'onnx-int8': this student was not quantized"),
+        ("onnx-int8", {}, "to = 'onnx-int8': cannot hold this student: it was not quantized"),
         ("onnx", {"isa": "avx2"}, "isa = 'avx2': onnx stores no integers"),
         ("gguf", {"isa": "avx2"}, "isa = 'avx2': gguf is the same for every instruction set"),
         ("onnx", {"samples": 0}, "samples = 0"),
-        ("hf", {}, "to = 'hf': transformers cannot open"),
+        ("hf", {}, "to = 'hf': cannot hold this student: Sequential is none of the models of transformers"),
     ],
 )
 def test_an_export_that_cannot_be_names_the_argument(
