@@ -82,3 +82,32 @@ def test_a_profiler_writes_nothing_either(base: dict[str, Any], distill: Callabl
     code, _, err = distill("fit", "-c", "base.yaml", "--dry-run", "--trainer.profiler", "pytorch")
     assert code == 0, err
     assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        (
+            ["--model.losses", "[{class_path: FitNetHint, init_args: {layers: {1: 9}}}]"],
+            "model.losses.0.layers",
+        ),
+        (
+            ["--callbacks", "[{class_path: GradualMagnitudePruning, init_args: {include: [atention]}}]"],
+            "include.0 = 'atention'",
+        ),
+        (["--callbacks", "[{class_path: StructuredPruning, init_args: {layers: [9]}}]"], "layers = [9]"),
+        (["--callbacks", "[{class_path: ShareParameters, init_args: {groups: [[1, 9]]}}]"], "groups = [[1, 9]]"),
+    ],
+)
+def test_a_name_that_no_layer_has_is_told_dry_as_it_is_in_a_run_before_data_is_read(
+    argument: list[str], said: str, base: dict[str, Any], distill: Distill
+) -> None:
+    before = set(Path().rglob("*"))
+    told = [
+        distill("fit", "-c", "base.yaml", "--data.path", "./no-such-data", *argument, *more)
+        for more in ([], ["--dry-run"])
+    ]
+    assert [(code, out) for code, out, _ in told] == [(2, "")] * 2
+    assert told[0][2] == told[1][2]
+    assert said in told[1][2]
+    assert set(Path().rglob("*")) == before
