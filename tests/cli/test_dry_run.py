@@ -48,6 +48,18 @@ def test_what_was_understood_is_said_before_a_step_that_fails(
     assert out.index("data: 150 rows") < out.index("student: ") < out.index("steps: ")
 
 
+@pytest.mark.parametrize("name", ["DeviceStatsMonitor", "LearningRateMonitor"])
+def test_a_callback_that_waits_for_a_logger_is_refused_only_where_a_run_has_none(
+    name: str, base: dict[str, Any], distill: Distill
+) -> None:
+    argv = ["fit", "-c", "base.yaml", "--dry-run", "--callbacks", f"[{name}]"]
+    code, _, err = distill(*argv)
+    assert code == 0, err
+    code, _, err = distill(*argv, "--logging.csv", "false")
+    assert code == 2
+    assert f"callbacks.0 = '{name}'" in err
+
+
 def test_a_dry_run_makes_up_no_id(base: dict[str, Any]) -> None:
     from distill.workflows.dry_run import dry_run
 
