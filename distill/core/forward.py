@@ -14,6 +14,7 @@ from distill.core.lazy_head import headless, within_taps
 from distill.core.lazy_logits import LazyLogits
 from distill.core.model_call import call, logits_of, one_tensor
 from distill.core.model_spec import ModelSpec
+from distill.core.pooling import pooled, pooling_of
 from distill.core.signals import Request, Signals
 from distill.core.unpacked_run import run_unpacked
 from distill.core.utils.errors import UserError, nearest
@@ -50,13 +51,19 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
     hidden = _layers(model, output, "hidden_states") if request.hidden_states else ()
     attentions = _layers(model, output, "attentions") if request.attentions else ()
     return Signals(
-        logits=logits_of(model, output) if request.logits and not taken else None,
+        logits=_logits(model, output, inputs) if request.logits and not taken else None,
         lazy_logits=taken[0] if taken else None,
         hidden_states={k: _layer(model, hidden, k) for k in request.hidden_states},
         attentions={k: attentions[number - 1] for k, number in maps.items()},
         projections={k: spec.split_heads(tuple(kept[p] for p in paths), k) for k, paths in projections.items()},
         taps={name: kept[name] for name in request.taps},
     )
+
+
+def _logits(model: nn.Module, output: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The logits of an output, or the vectors of a model that has them in their place."""
+    pooling = pooling_of(model)
+    return logits_of(model, output) if pooling is None else pooled(model, output, inputs, pooling)
 
 
 def detached(signals: Signals) -> Signals:

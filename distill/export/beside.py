@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from distill.core.pooling_files import write_pooling
 from distill.core.utils.quiet import quiet_transformers
 
 __all__ = ["write_beside"]
@@ -29,5 +30,6 @@ def write_beside(folder: Path, tokenizer: Any, student: nn.Module, report: dict[
             if sides and tokenizer.padding_side not in sides:
                 tokenizer.padding_side = sides[0]
             tokenizer.save_pretrained(folder)
+        write_pooling(folder, student, tokenizer)
         if isinstance(student, PreTrainedModel) and not (folder / "config.json").exists():
             student.config.save_pretrained(folder)

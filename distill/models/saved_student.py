@@ -19,6 +19,8 @@ from transformers import PreTrainedModel
 from distill.compression.coverage import coverage_of
 from distill.compression.quantization import storage as quantized
 from distill.compression.structure import low_rank, removal, sharing
+from distill.core.pooling import drop_pooler
+from distill.core.pooling_files import write_pooling
 from distill.core.record import RECORD, STEP_KINDS, VERSION, read_steps, set_steps, steps_of, structural
 from distill.core.utils.errors import UserError, first_line
 from distill.core.utils.paths import resolve
@@ -127,6 +129,7 @@ def _write(folder: Path, model: nn.Module, tokenizer: Any, record: Mapping[str, 
             safetensors.torch.save_model(model, str(folder / WEIGHTS))
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+    write_pooling(folder, model, tokenizer)
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for weights in folder.glob("*.safetensors"):
         # safetensors makes files that only their owner may read; those of a student are as readable as the rest.
@@ -200,6 +203,7 @@ def _rebuilt(path: Path, steps: Sequence[Mapping[str, Any]]) -> nn.Module:
         config = architecture.config_class.from_pretrained(path)
         config.dtype = torch.float32
         model = architecture(config)
+        drop_pooler(model)
     return _fill(path, restructure(model, steps), steps)
 
 
@@ -237,10 +241,9 @@ def _open(path: Path) -> nn.Module:
         raise UserError(
             f"the model cannot be read ({first_line(error)})", key="folder", value=value, hint="save it again"
         ) from error
-    if report["missing_keys"]:
-        raise UserError(
-            f"the weights lack {min(report['missing_keys'])}", key="folder", value=value, hint="save it again"
-        )
+    drop_pooler(loaded)
+    if missing := set(report["missing_keys"]) & set(loaded.state_dict()):
+        raise UserError(f"the weights lack {min(missing)}", key="folder", value=value, hint="save it again")
     model: nn.Module = loaded
     return model
 

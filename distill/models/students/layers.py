@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from distill.core.architectures import layer_list
 from distill.core.layer_config import keep_in_config, refuse_changed_layers
 from distill.core.model_spec import spread
+from distill.core.pooling import drop_pooler
 from distill.core.utils.errors import UserError
 from distill.core.utils.words import amount
 
@@ -135,6 +136,7 @@ def rebuilt(model: PreTrainedModel, config: Any, state: dict[str, Tensor]) -> Pr
     config.dtype = torch.float32
     try:
         student = type(model)(config)
+        drop_pooler(student)
         student.load_state_dict(state)
     except Exception as error:  # the configuration's own checks, or whatever its modelling file stumbles on
         raise UserError(
