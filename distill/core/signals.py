@@ -48,9 +48,10 @@ ROUTE = "route"
 """Of a batch's extras: which of several teachers each row is for, ``[B]``, by the number of its name among those that
 the data has."""
 
-OutputKind = Literal["any", "classes", "labels"]
-"""What the C outputs of a head are: the alternatives of one softmax (``classes``), or each a yes or no of its own
-(``labels``); ``any`` where that is not known, or makes no difference."""
+OutputKind = Literal["any", "classes", "labels", "vectors"]
+"""What the C outputs of a head are: the alternatives of one softmax (``classes``), each a yes or no of its own
+(``labels``), or together a vector, whose width is the model's own (``vectors``); ``any`` where that is not known, or
+makes no difference."""
 
 _QUICK = 2**20
 """Numbers of a batch whose digest is quickly made on the host; of images it is left to the device."""

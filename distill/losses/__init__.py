@@ -14,9 +14,11 @@ from distill.losses.feature_attention import FeatureAttention
 from distill.losses.flow_of_solution import FlowOfSolution
 from distill.losses.hint import FitNetHint
 from distill.losses.hinton import HintonKL
+from distill.losses.in_batch_negatives import InBatchNegatives
 from distill.losses.jensen_shannon import JensenShannon
 from distill.losses.l1 import L1
 from distill.losses.logit_mse import LogitMSE
+from distill.losses.margin_mse import MarginMSE
 from distill.losses.minilm import RelationTransfer
 from distill.losses.relational_kd import RelationalKD
 from distill.losses.reverse import ReverseKL
@@ -27,6 +29,8 @@ from distill.losses.top_k import TopKKL
 from distill.losses.total_variation import TotalVariation
 from distill.losses.universal_logit import UniversalLogitDistillation
 from distill.losses.variational_information import VariationalInformation
+from distill.losses.vector_distance import VectorCosine, VectorMSE
+from distill.losses.vector_similarity import VectorSimilarity
 
 __all__ = [
     "DIST",
@@ -44,9 +48,11 @@ __all__ = [
     "FitNetHint",
     "FlowOfSolution",
     "HintonKL",
+    "InBatchNegatives",
     "JensenShannon",
     "LogitMSE",
     "LossSum",
+    "MarginMSE",
     "RelationTransfer",
     "RelationalKD",
     "ReverseKL",
@@ -57,4 +63,7 @@ __all__ = [
     "TotalVariation",
     "UniversalLogitDistillation",
     "VariationalInformation",
+    "VectorCosine",
+    "VectorMSE",
+    "VectorSimilarity",
 ]

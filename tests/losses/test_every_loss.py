@@ -184,6 +184,8 @@ def test_every_exported_loss_is_tested_here():
     maps |= {package.VariationalInformation, package.ContrastiveRepresentation}
     exported -= maps  # of modules' outputs alone: test_feature_maps.py
     exported -= {package.BinaryCrossEntropy}  # of labels of another shape: test_binary_cross_entropy.py
+    vectors = {package.VectorMSE, package.VectorCosine, package.VectorSimilarity}
+    exported -= vectors | {package.InBatchNegatives, package.MarginMSE}  # of texts' vectors: test_vectors.py
     assert {type(make()) for make in EVERY.values()} == exported
 
 
