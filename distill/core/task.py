@@ -89,6 +89,17 @@ class Task(ABC):
     def metrics(self) -> dict[str, Metric]:
         """Fresh metrics by name."""
 
+    def meet_models(self, student: nn.Module, teachers: Sequence[nn.Module] | None) -> None:  # noqa: B027
+        """Settle what depends on the models of a run, in place, before anything is read of them.
+
+        Args:
+            student: As it was made.
+            teachers: Those that are loaded, of an ensemble all; ``None`` where there is no teacher.
+
+        Raises:
+            UserError: if one of them is none for the task.
+        """
+
     def judged(self, batch: Batch) -> Batch:
         """A batch of an evaluation with its labels as metrics and counts read them."""
         return batch
@@ -156,6 +167,7 @@ class TextTask(Task):
         takes: What a row's label may be. The gate (:mod:`distill.data.labels`) judges every split by it and hands
             :meth:`encode` an id (``class``), a float (``number``), a list of ids (``tags``) or C floats (``set``);
             where a row has no label ``IGNORE``, NaN, ``None`` and C times NaN.
+        needs_labels: Whether validation needs labels, where the task has any.
         words: Whether texts are given as lists of words, with a label for each.
         packs: Whether samples may be joined and cut into blocks (:class:`~distill.data.packing.PackedSamples`).
         pads_with_eos: Whether padding may be any token, because nothing ever reads it.
@@ -170,6 +182,7 @@ class TextTask(Task):
     turns: ClassVar[frozenset[str]] = frozenset()
     predicted: ClassVar[str | None] = None
     takes: ClassVar[frozenset[LabelForm]] = frozenset()
+    needs_labels: ClassVar[bool] = True
     words: ClassVar[bool] = False
     packs: ClassVar[bool] = False
     pads_with_eos: ClassVar[bool] = False

@@ -130,7 +130,8 @@ def read_raw_data(
         for use, rows in chosen.items():
             if "label" in present[use]:
                 check_tags(use, rows, present[use])
-    if "label" in task.columns and (read is None or read.missing(chosen["validation"]) == len(chosen["validation"])):
+    unknown = read is None or read.missing(chosen["validation"]) == len(chosen["validation"])
+    if "label" in task.columns and task.needs_labels and unknown:
         raise UserError(
             f"{task.name} needs labels for validation",
             key="data.columns.label",

@@ -71,6 +71,8 @@ def _rows(report: Mapping[str, Any]) -> dict[str, str]:
     if found["agreement"] is not None:
         alike = ", but all of them are one class: a constant model's would be equal too" if found["one_class"] else ""
         rows["equal decisions"] = f"{found['agreement']:.2%} of {found['predictions']:,}{alike}"
+    if found.get("cosine") is not None:
+        rows["cosine"] = f"{found['cosine']:.4f} to the trained student's vectors, the mean of {found['predictions']:,}"
     if "greedy_tokens" in report:
         rows["greedy tokens"] = f"the first {report['equal_greedy_tokens']} of {report['greedy_tokens']} are torch's"
     if found.get("divergence") is not None:

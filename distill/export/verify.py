@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import kl_div
+from torch.nn.functional import cosine_similarity, kl_div
 
 from distill.core.forward import forward
+from distill.core.pairs import REFERENCE
 from distill.core.signals import Batch, Request, Signals
 from distill.core.task import TokenTask
 from distill.core.utils.errors import UserError
@@ -23,6 +24,7 @@ __all__ = ["Comparison", "check_float", "check_integer", "compare", "nothing_to_
 
 RELATIVE_ERROR = 1e-4
 AGREEMENT = 0.995
+COSINE = 0.99
 INTEGER_ERROR = 0.02  # of the logits' spread; a grid of 8 bits has steps of 1/256 of its range
 DIVERGENCE = 0.01  # nats a token: what a student loses of its teacher is a hundred times that
 _POSITIONS = 512  # of a language model at once: 100 MB of logits over 49,152 tokens
@@ -45,6 +47,7 @@ class Comparison:
         one_class: Whether all decisions of the trained model are one, which any constant model's equal.
         divergence: Of tokens, KL(trained || exported) in nats, a prediction; ``None`` of anything else.
         differ: How many decisions are not equal.
+        cosine: Of vectors, the mean cosine of the exported model's to the trained one's; ``None`` of anything else.
     """
 
     predictions: int
@@ -57,6 +60,7 @@ class Comparison:
     one_class: bool = False
     divergence: float | None = None
     differ: int = 0
+    cosine: float | None = None
 
 
 def torch_logits(model: nn.Module) -> Predict:
@@ -83,11 +87,14 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
     metrics = task.metrics(), task.metrics()
     count = equal = decided = 0
     taken: set[int] = set()
+    vectors, cosine = task.outputs == "vectors", 0.0
     difference, largest = torch.zeros(()), torch.zeros(())
     spread, tokens, divergence = _Spread(), isinstance(task, TokenTask), 0.0
     for batch in _parts(batches, tokens):
         inputs = feed(batch)
         first, second = trained(inputs), exported(inputs)
+        if vectors:  # the trained model's are what is to be met
+            batch = replace(batch, extras=batch.extras | {REFERENCE: first})
         task.update(metrics[0], first, batch)
         task.update(metrics[1], second, batch)
         a, b = Signals(first).at(batch.mask), Signals(second).at(batch.mask)
@@ -99,6 +106,7 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
         largest = torch.maximum(largest, a.abs().max())
         spread.add(a, b)
         divergence += _divergence(a, b) if tokens else 0.0
+        cosine += float(cosine_similarity(a.double(), b.double(), dim=-1).sum()) if vectors else 0.0
         decisions = task.predict(a), task.predict(b)
         if decisions[0] is not None and decisions[1] is not None:
             equal, decided = equal + int((decisions[0] == decisions[1]).sum()), decided + decisions[0].numel()
@@ -117,6 +125,7 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
         one_class=len(taken) == 1,
         divergence=divergence / count if tokens else None,
         differ=decided - equal,
+        cosine=cosine / count if vectors else None,
     )
 
 
@@ -178,6 +187,22 @@ def check_float(found: Comparison) -> None:
         )
 
 
+def _check_vectors(found: Comparison, cosine: float) -> None:
+    """Refuse vectors whose mean cosine to the trained model's is below 0.99.
+
+    Raises:
+        UserError: with the numbers.
+    """
+    if not cosine >= COSINE:
+        raise UserError(
+            f"the exported model's vectors have a mean cosine of {cosine:.4f} to the trained model's, and {COSINE} "
+            f"must be; its {found.metric} is {found.exported:.4g}, the trained model's {found.trained:.4g}; "
+            "nothing was written",
+            key="--to",
+            hint="train longer with quantization on, or export to onnx",
+        )
+
+
 def check_integer(found: Comparison) -> None:
     """Refuse decisions of which more than 0.5 % differ, a metric off by more than 0.3 points, and logits by 2 %.
 
@@ -185,11 +210,15 @@ def check_integer(found: Comparison) -> None:
     judged by the metric and by their distributions, which may differ by 0.01 nats: among tens of thousands of tokens
     the most likely one is often one of several that are nearly so. A single decision may always differ, and take the
     metric with it: among 200 it is all that 0.5 % allow, and among a few of a rare class it moves F1 by points.
+    Vectors are judged by their mean cosine to the trained model's alone, which must be 0.99.
 
     Raises:
         UserError: with the numbers.
     """
     faults = []
+    if found.cosine is not None:
+        _check_vectors(found, found.cosine)
+        return
     if found.divergence is not None and not found.divergence <= DIVERGENCE:
         faults.append(
             f"its tokens' distributions are {found.divergence:.2g} nats from the trained model's, and {DIVERGENCE:g} "

@@ -195,7 +195,7 @@ def check_pair(task: Task, tokenizer: Any, student: nn.Module, teacher: TeacherS
         teacher: The teacher, or none.
 
     Returns:
-        Whether the logits of the two are over one vocabulary, of which one may be padded.
+        Whether the logits of the two may differ in width: vectors, or over one vocabulary, of which one may be padded.
 
     Raises:
         UserError: see :func:`check_labels` and :func:`check_vocabularies`.
@@ -204,7 +204,7 @@ def check_pair(task: Task, tokenizer: Any, student: nn.Module, teacher: TeacherS
         return False
     models = zip(teacher.models or [teacher.spec.model], teacher.tokenizers, strict=True)
     compared = [_check_models(task, student, tokenizer or theirs, model, theirs) for model, theirs in models]
-    return predicts_tokens(task) and all(compared)
+    return task.outputs == "vectors" or (predicts_tokens(task) and all(compared))
 
 
 def check_widths(student: Signals, teacher: Signals) -> None:
@@ -286,7 +286,7 @@ def _check_models(
     who: tuple[str, str] = ("model.student", "model.teacher"),
 ) -> bool:
     """Whether there were tokenizers to compare."""
-    if not predicts_tokens(task):
+    if not predicts_tokens(task) and task.outputs != "vectors":
         check_labels(student, teacher, task.labels, who=who)
     sizes = embedding_rows(student), embedding_rows(teacher)
     if ours is None or theirs is None or sizes[0] is None or sizes[1] is None:

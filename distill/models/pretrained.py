@@ -89,6 +89,8 @@ def load_model(
                 **({"attn_implementation": attn_implementation} if attn_implementation else {}),
                 **head,
             )
+    except UserError as error:  # of the files beside it
+        raise UserError(error.problem, key=key, value=path, hint=error.hint) from error
     except Exception as error:  # a configuration that is not right can make a modelling file stumble anywhere
         raise explain(error, auto_model, key, path, attn_implementation) from error
     if adapter_layers(model):
@@ -140,7 +142,9 @@ def _check_complete(model: PreTrainedModel, report: dict[str, Any], path: str, k
     """Refuse a checkpoint that lacks more than the head, or anything at all where it must be ``trained``."""
     misfits = {name: (stored, wanted) for name, stored, wanted in report["mismatched_keys"]}
     fresh = sorted(set(report["missing_keys"]) | set(misfits))
-    below = [name for name in fresh if name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name]
+    headless = model.base_model is model  # all of it is below
+    prefix = "" if headless else f"{model.base_model_prefix}."
+    below = [name for name in fresh if name.startswith(prefix) and "pooler." not in name]
     if below and below[0] in misfits:
         stored, wanted = misfits[below[0]]
         raise UserError(

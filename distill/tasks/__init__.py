@@ -11,6 +11,7 @@ from distill.tasks.causal_lm import CausalLM
 from distill.tasks.masked_lm import MaskedLM
 from distill.tasks.multi_label import MultiLabelClassification
 from distill.tasks.plain import Plain
+from distill.tasks.sentence_embeddings import SentenceEmbeddings
 from distill.tasks.text_classification import TextClassification
 from distill.tasks.token_classification import TokenClassification
 
@@ -20,6 +21,7 @@ __all__ = [
     "MaskedLM",
     "MultiLabelClassification",
     "Plain",
+    "SentenceEmbeddings",
     "Task",
     "TextClassification",
     "TextTask",
@@ -30,7 +32,15 @@ __all__ = [
 
 TASKS: dict[str, type[Task]] = {
     task.name: task
-    for task in (TextClassification, MultiLabelClassification, TokenClassification, MaskedLM, CausalLM, Plain)
+    for task in (
+        TextClassification,
+        MultiLabelClassification,
+        TokenClassification,
+        SentenceEmbeddings,
+        MaskedLM,
+        CausalLM,
+        Plain,
+    )
 }
 
 

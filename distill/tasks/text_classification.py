@@ -18,9 +18,9 @@ from distill.core.tally import Counts
 from distill.core.task import Guess, LabelForm, TextTask
 from distill.tasks.metrics import Matthews, Pearson, Ratio, Spearman
 
-__all__ = ["TextClassification", "class_head", "model_inputs"]
+__all__ = ["PAIRS", "TextClassification", "class_head", "model_inputs"]
 
-_PAIRS = (
+PAIRS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
     ("question1", "question2"),
@@ -73,7 +73,7 @@ class TextClassification(TextTask):
 
     def find_columns(self, names: Sequence[str]) -> dict[str, str]:
         found = super().find_columns(names)
-        for first, second in _PAIRS:
+        for first, second in PAIRS:
             if first in names and second in names:
                 return found | {"text": first, "text_pair": second}
         return found

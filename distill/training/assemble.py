@@ -21,7 +21,7 @@ from distill.core.signals import Needs
 from distill.core.utils.errors import UserError
 from distill.data import TextData
 from distill.data.identity import identity
-from distill.losses import BinaryCrossEntropy, CrossEntropy, DistillationLoss
+from distill.losses import BinaryCrossEntropy, CrossEntropy, DistillationLoss, VectorCosine, VectorSimilarity
 from distill.losses.callable import as_loss
 from distill.losses.contract import checked_needs
 from distill.models.compatibility import check_length, check_teachers
@@ -208,7 +208,7 @@ def make_losses(losses: Sequence[Any] | None, task: Task) -> list[DistillationLo
         UserError: if there is none, all weigh nothing, or one is neither a loss nor a function of two models' logits.
     """
     if losses is None:
-        return [BinaryCrossEntropy() if task.outputs == "labels" else CrossEntropy()]
+        return _default_losses(task)
     if isinstance(losses, (str, Mapping)) or not isinstance(losses, (Sequence, nn.ModuleList)):
         kind = type(losses).__name__
         raise UserError("must be a list of losses", key="model.losses", value=kind, hint="put it in brackets: [loss]")
@@ -219,6 +219,12 @@ def make_losses(losses: Sequence[Any] | None, task: Task) -> list[DistillationLo
         problem = "the weights of all losses are 0, so nothing would be trained"
         raise UserError(problem, key="model.losses", hint="give one of them a weight above 0")
     return made
+
+
+def _default_losses(task: Task) -> list[DistillationLoss]:
+    if task.outputs == "vectors":
+        return [VectorCosine(), VectorSimilarity()]
+    return [BinaryCrossEntropy() if task.outputs == "labels" else CrossEntropy()]
 
 
 def bind(losses: Sequence[DistillationLoss], task: Task, student: nn.Module, teacher: TeacherSource | None) -> Needs:
@@ -242,6 +248,8 @@ def bind(losses: Sequence[DistillationLoss], task: Task, student: nn.Module, tea
         try:
             loss.bind(spec, teacher.spec if teacher else None)
             needs = needs | checked_needs(loss, teacher.spec if teacher else None)
+            if task.outputs == "vectors" and loss.outputs != "vectors" and teacher is not None:
+                _check_vectors(loss, spec, teacher.spec)
         except UserError as error:
             raise error.within(f"model.losses.{index}") from None
     return needs
@@ -250,6 +258,7 @@ def bind(losses: Sequence[DistillationLoss], task: Task, student: nn.Module, tea
 _OUTPUTS = {
     "classes": ("a sample has one class of a softmax", "HintonKL and CrossEntropy"),
     "labels": ("each class is a yes or no of its own", "BinaryKL and BinaryCrossEntropy"),
+    "vectors": ("a text has a vector", "VectorCosine and VectorSimilarity"),
 }
 """What a task's outputs are -> in words, and the losses for them."""
 
@@ -260,6 +269,17 @@ def _check_outputs(loss: DistillationLoss, task: Task, key: str) -> None:
     words, losses = _OUTPUTS[task.outputs]
     problem = f"is not for {task.name}, where {words}"
     raise UserError(problem, key=key, value=type(loss).__name__, hint=f"use {losses}, or LogitMSE")
+
+
+def _check_vectors(loss: DistillationLoss, student: ModelSpec, teacher: ModelSpec) -> None:
+    """Refuse a loss that would compare the features of vectors of two widths one by one."""
+    compares = loss.needs.student.logits and loss.needs.teacher.logits
+    if not compares or student.config is None or teacher.config is None:
+        return
+    if student.hidden_size != teacher.hidden_size:
+        widths = f"the student's have {student.hidden_size} features and the teacher's {teacher.hidden_size}"
+        problem, hint = f"compares vectors of one width, and {widths}", "use VectorMSE, which learns a map between them"
+        raise UserError(problem, key="", value=type(loss).__name__, hint=hint)
 
 
 def check_trainable(student: nn.Module, trainer: Trainer) -> None:

@@ -63,7 +63,7 @@ class Judge:
             batch: That it has read.
             trainer: Whose sanity check is looked at by nobody.
         """
-        scored = self._task.score(self.metrics, signals, batch)
+        scored = self._task.score(self.metrics, signals, self._beside_teacher(batch))
         if trainer.sanity_checking:
             return
         self.evidence.add(scored, batch)
@@ -73,11 +73,20 @@ class Judge:
             accepts = self.measures_acceptance and trainer.state.fn != "fit"
             self.teacher.compare(scored.classes, batch, signals if accepts else None)
 
+    def _beside_teacher(self, batch: Batch) -> Batch:
+        """The batch with the teacher's vectors, where metrics compare with them."""
+        if self.teacher is None or self._task.outputs != "vectors":
+            return batch
+        return self.teacher.beside(batch)
+
     def conclude(self, split: str, trainer: Trainer) -> dict[str, Any]:
         """All scores by name, when an evaluation ends; on every rank."""
         scores: dict[str, Any] = {f"{split}/{name}": metric.compute().float() for name, metric in self.metrics.items()}
         if not trainer.sanity_checking:
             self.evidence.conclude(self._task, self.metrics, trainer)
+        if self._task.outputs == "vectors":  # which of them there is, depends on the data and the models
+            monitored = f"{split}/{self._task.monitor}"
+            scores = {name: value for name, value in scores.items() if name == monitored or not value.isnan()}
         for metric in self.metrics.values():
             metric.reset()
         if self.teacher is not None and not trainer.sanity_checking:

@@ -103,6 +103,7 @@ class Distillation(TrainedModule):
         self.student_config = student if isinstance(student, StudentConfig) else None
         self.own_base = shares_base(student, teacher, self.task)
         self.completions = settle_completions(completions, self.task, self.student)
+        self.task.meet_models(self.student, self.teacher.models if self.teacher else None)
         self.losses = nn.ModuleList(terms)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.needs = bind(self._losses(), self.task, self.student, self.teacher)

@@ -17,6 +17,7 @@ PIPELINES = {
     "text-classification": "text-classification",
     "multi-label-classification": "text-classification",
     "token-classification": "token-classification",
+    "sentence-embeddings": "feature-extraction",
     "masked-lm": "fill-mask",
     "causal-lm": "text-generation",
 }

@@ -149,13 +149,14 @@ def _live(config: TeacherConfig, task: TextTask, labels: Sequence[str] | None, k
         dtype=config.dtype,
         trained=True,
     )
-    if not predicts_tokens(task):
+    if not predicts_tokens(task) and task.outputs != "vectors":
         if config.labels is not None:
             _name_outputs(model, config.labels, f"{key}.labels")
         check_labels(None, model, labels, warn=False, who=("", key))  # it is, beside the student
         _check_outputs(model, task, key)
     elif config.labels is not None:
-        raise idle(f"{key}.labels", config.labels, f"{task.name}, whose outputs are tokens", "train a classifier")
+        outputs = "vectors" if task.outputs == "vectors" else "tokens"
+        raise idle(f"{key}.labels", config.labels, f"{task.name}, whose outputs are {outputs}", "train a classifier")
     tokenizer = load_tokenizer(config.path, f"{key}.path", words=task.words)
     return LiveTeacher(model, task, tokenizer, remember=config.remember, key=key)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from distill.core.context_scores import ContextScores
+from distill.core.pairs import REFERENCE
 from distill.core.signals import Batch, Signals
 from distill.core.task import Task, TokenTask
 from distill.core.teacher import TeacherSource
@@ -30,6 +33,7 @@ class TeacherScores:
         self._teacher, self._task = teacher, task
         self._metrics, self._agreement, self._acceptance = task.metrics(), MeanMetric(), MeanMetric()
         self._predictions: dict[tuple[int, ...], Tensor] = {}
+        self._vectors: dict[tuple[int, ...], Tensor] = {}
         self._of_other_data, self._of_text = False, False
         self.scores: dict[str, float] = {}
         self._contexts = ContextScores() if isinstance(task, TokenTask) and task.reads_on else None
@@ -48,12 +52,30 @@ class TeacherScores:
         self.by_context = {}
         self.scores = {}
         self._predictions.clear()
+        self._vectors.clear()
         self._of_other_data = True
 
     @property
     def measures_acceptance(self) -> bool:
         """Whether it can be said how many of the student's tokens the teacher accepts: where tokens are predicted."""
         return isinstance(self._task, TokenTask) and self._teacher.known_scores is None
+
+    def beside(self, batch: Batch) -> Batch:
+        """``batch`` with the vectors that the teacher has for it, which runs only the first time it is seen.
+
+        Without a model, as of a recording, it is left as it is.
+        """
+        if self._teacher.known_scores is not None:
+            return batch
+        key = None if batch.ids is None else (*batch.ids, *batch.input_digests.tolist())
+        vectors = None if key is None else self._vectors.get(key)
+        if vectors is None:
+            vectors = self._teacher.evaluate(batch).logits
+            assert vectors is not None
+            if key is not None:
+                self._vectors[key] = vectors.cpu()
+        device = next(iter(batch.inputs.values())).device
+        return replace(batch, extras=batch.extras | {REFERENCE: vectors.to(device)})
 
     def compare(self, predicted: Tensor | None, batch: Batch, student: Signals | None = None) -> None:
         """Judge the teacher by a batch, and count where the student predicts what it does.
@@ -64,6 +86,11 @@ class TeacherScores:
             student: Where the acceptance is to be measured, for which the model runs every time.
         """
         if self._teacher.known_scores is not None:  # it does not run
+            return
+        if self._task.outputs == "vectors":
+            if not self.scores:
+                beside = self.beside(batch)
+                self._task.score(self._metrics, Signals(beside.extras[REFERENCE]), beside)
             return
         if (theirs := of_teacher(batch)) is not None:  # of its own tokens: there is nothing to compare by position
             if not self.scores:
@@ -98,7 +125,9 @@ class TeacherScores:
         if (known := self._teacher.known_scores) is not None:
             self.scores = {} if self._of_other_data else dict(known)
             return self.scores, compared
-        self.scores = {name: float(metric.compute()) for name, metric in self._metrics.items() if self._says(name)}
+        found = {name: float(metric.compute()) for name, metric in self._metrics.items() if self._says(name)}
+        vectors = self._task.outputs == "vectors"
+        self.scores = {name: value for name, value in found.items() if not (vectors and math.isnan(value))}
         for metric in self._metrics.values():
             metric.reset()
         return self.scores, compared
