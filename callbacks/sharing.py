@@ -47,11 +47,18 @@ class ShareParameters(Compression):
             raise UserError("must be mean or first", key=f"{KEY}.initial", value=initial, hint="choose one")
         self.groups, self.initial = groups, initial
 
-    def prepare(self, student: nn.Module) -> None:
+    def check_names(self, student: nn.Module) -> None:
+        self._checked(student)
+
+    def _checked(self, student: nn.Module) -> tuple[nn.ModuleList, list[list[int]]]:
         layers = shared_layers(student, KEY)
         groups, key = self._groups(layers), f"{KEY}.groups"
         check_groups(groups, len(layers), key)
         check_alike(layers, groups, key)
+        return layers, groups
+
+    def prepare(self, student: nn.Module) -> None:
+        layers, groups = self._checked(student)
         weighted = {name: m for name, m in layers.named_modules() if isinstance(m, _WEIGHTED)}
         refuse_rewritten(weighted, KEY, excludes=False)
         if self.initial == "mean":

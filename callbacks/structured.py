@@ -125,6 +125,9 @@ class StructuredPruning(Compression):
 
     # ------------------------------------------------------------------ structure
 
+    def check_names(self, student: nn.Module) -> None:
+        self.plan.check(student)
+
     def prepare(self, student: nn.Module) -> None:
         _remove(self._switches)
         self._switches = self.plan.prepare(student)

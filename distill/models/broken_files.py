@@ -1,18 +1,20 @@
-"""What in a model's small files keeps transformers from making something of it: looked for once that has failed."""
+"""What in a model's small files cannot be: named once transformers has failed, and where it loads it in silence."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from transformers.activations import ACT2FN
 
 from distill.core.utils.errors import nearest
 
-__all__ = ["ORIGIN", "Culprit", "broken_json", "culprit", "read_mapping"]
+__all__ = ["ORIGIN", "Culprit", "broken_json", "culprit", "read_mapping", "taken_in_silence"]
 
 ORIGIN = "correct it, or take the file from the model's origin"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -22,6 +24,8 @@ _REAL = re.compile(r"\w*(theta|eps|epsilon|factor|range|dropout|pdrop|_prob)")
 _COUNT = re.compile(
     r"(hidden|intermediate|vocab)_size|num_(hidden_)?layers|num_(attention|key_value)_heads|d_model|d_ff|n_\w+"
 )
+_POSITIVE = re.compile(r"\w+_(eps|epsilon)|rope_theta")
+_DTYPE = re.compile(r"(torch_)?dtype")
 _LEAST = 2  # characters of a value that is found in a message by itself
 
 
@@ -47,6 +51,16 @@ def culprit(config: Mapping[str, Any], message: str) -> Culprit | None:
     rules = _activation, _share, _text_for_number, _below_one, _labels, _quoted(message)
     found = (one for rule in rules for name, value in entries if (one := rule(name, value)) is not None)
     return next(found, None) or _heads(config, message.lower()) or _padding(config, message.lower())
+
+
+def taken_in_silence(config: Mapping[str, Any]) -> Culprit | None:
+    """The first entry of ``config`` that cannot be and that transformers takes all the same; ``None`` if there is none.
+
+    Such a model computes something: a root of a negative number where a variance is small, or nothing but zeros.
+    """
+    rules = _share, _text_for_number, _not_positive, _no_dtype
+    found = (one for name, value in _entries(config) for rule in rules if (one := rule(name, value)) is not None)
+    return next(found, None)
 
 
 def _entries(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
@@ -75,6 +89,24 @@ def _text_for_number(name: str, value: Any) -> Culprit | None:
     if isinstance(value, str) and _matches(_REAL, name):
         return Culprit(name, value, ", a text, and must be a number", ORIGIN)
     return None
+
+
+def _not_positive(name: str, value: Any) -> Culprit | None:
+    if value is None or isinstance(value, str) or not _matches(_POSITIVE, name):
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and value > 0 and math.isfinite(value):
+        return None
+    return Culprit(name, value, ", and must be a number above 0", ORIGIN)
+
+
+def _no_dtype(name: str, value: Any) -> Culprit | None:
+    if value in (None, "auto") or not _matches(_DTYPE, name):
+        return None
+    dtype = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else None
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        return None
+    return Culprit(name, value, ", and must be a type of floating-point numbers, as 'float32'", ORIGIN)
 
 
 def _below_one(name: str, value: Any) -> Culprit | None:

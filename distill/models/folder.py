@@ -17,12 +17,13 @@ from transformers import CONFIG_MAPPING, AutoConfig
 
 from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.quiet import quiet_transformers
-from distill.models.broken_files import ORIGIN, culprit
+from distill.models.broken_files import ORIGIN, broken_json, culprit, taken_in_silence
 
 __all__ = [
     "MERGE",
     "UNMERGED",
     "check_config",
+    "check_entries",
     "check_folder",
     "check_memory",
     "check_sizes",
@@ -59,7 +60,7 @@ def check_folder(folder: Path, path: str, auto_model: Any, key: str) -> None:
 
     Raises:
         UserError: if there is no config.json, or one that describes no model that can be made here; if the weights are
-            pickles or missing, or far fewer than it describes.
+            pickles or missing, or far fewer than it describes; if generation_config.json cannot be read.
     """
 
     refuse = partial(_refusal, key, path)
@@ -68,6 +69,8 @@ def check_folder(folder: Path, path: str, auto_model: Any, key: str) -> None:
     if not (folder / "config.json").is_file():
         raise refuse("this folder holds no model of transformers: it has no config.json", _SAVED)
     check_config(folder, path, key)
+    if problem := broken_json(folder, "generation_config.json"):  # without which transformers goes on in silence
+        raise refuse(problem, "take the file from the model's origin, or remove it")
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickled = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
@@ -104,6 +107,7 @@ def check_config(folder: Path, path: str, key: str) -> None:
         config = _read(folder / "config.json", refuse)
         _check_type(config, refuse)
         check_sizes(config, refuse)
+        check_entries(config, refuse, "in its config.json ")
         try:
             with quiet_transformers():
                 AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -197,6 +201,16 @@ def check_sizes(config: Mapping[str, Any], refuse: Any) -> None:
         most = MOST_LAYERS if layers else MOST_OF_A_KIND if _COUNT.fullmatch(name) else LARGEST
         if value > most:
             raise refuse(f"{name} is {value:,}, and models are made of up to {most:,}", hint)
+
+
+def check_entries(config: Mapping[str, Any], refuse: Any, where: str = "") -> None:
+    """Refuse entries that no model can have, and that transformers takes: an epsilon below 0, a dropout of 2.
+
+    Raises:
+        UserError: as :func:`check_sizes`.
+    """
+    if found := taken_in_silence(config):
+        raise refuse(f"{where}{found}", found.hint)
 
 
 def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from pytorch_lightning.callbacks import Checkpoint, DeviceStatsMonitor, EarlyStopping, LearningRateMonitor
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from rich.console import Console
@@ -28,6 +28,7 @@ from distill.data import TextData
 from distill.data.one_sample import one_sample
 from distill.run.baseline import check_baseline, find_baseline, learns_alone
 from distill.run.folder import Run
+from distill.run.loggers.config import LoggingConfig
 from distill.training.module import Distillation
 from distill.training.processes import meeting, none_left, shared_id
 from distill.workflows.job.build import Job, build, make_trainer
@@ -174,7 +175,7 @@ def dry_run(
         job.beside = check_baseline(beside, job.config)
     measured, check = Measured(arguments=job.arguments), TeacherCheck()
     understood = Understood(job, check)
-    kept = [callback for callback in job.callbacks if not _is_left_out(callback)]
+    kept = [callback for callback in job.callbacks if not _is_left_out(callback, job.logging)]
     with quiet_lightning():
         trainer = make_trainer(
             job,
@@ -199,8 +200,11 @@ def dry_run(
     return report
 
 
-def _is_left_out(callback: Callback) -> bool:
-    """Whether it writes, or waits for a validation that is not made."""
+def _is_left_out(callback: Callback, logging: LoggingConfig) -> bool:
+    """Whether it writes, waits for a validation that is not made, or for a logger, which the run will have."""
+    logs = bool(logging.csv or logging.tensorboard or logging.wandb)
+    if logs and isinstance(callback, (DeviceStatsMonitor, LearningRateMonitor)):
+        return True
     return isinstance(callback, (Checkpoint, EarlyStopping)) or getattr(callback, "writes_files", False)
 
 

@@ -48,6 +48,18 @@ def test_what_was_understood_is_said_before_a_step_that_fails(
     assert out.index("data: 150 rows") < out.index("student: ") < out.index("steps: ")
 
 
+@pytest.mark.parametrize("name", ["DeviceStatsMonitor", "LearningRateMonitor"])
+def test_a_callback_that_waits_for_a_logger_is_refused_only_where_a_run_has_none(
+    name: str, base: dict[str, Any], distill: Distill
+) -> None:
+    argv = ["fit", "-c", "base.yaml", "--dry-run", "--callbacks", f"[{name}]"]
+    code, _, err = distill(*argv)
+    assert code == 0, err
+    code, _, err = distill(*argv, "--logging.csv", "false")
+    assert code == 2
+    assert f"callbacks.0 = '{name}'" in err
+
+
 def test_a_dry_run_makes_up_no_id(base: dict[str, Any]) -> None:
     from distill.workflows.dry_run import dry_run
 
@@ -82,3 +94,32 @@ def test_a_profiler_writes_nothing_either(base: dict[str, Any], distill: Callabl
     code, _, err = distill("fit", "-c", "base.yaml", "--dry-run", "--trainer.profiler", "pytorch")
     assert code == 0, err
     assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        (
+            ["--model.losses", "[{class_path: FitNetHint, init_args: {layers: {1: 9}}}]"],
+            "model.losses.0.layers",
+        ),
+        (
+            ["--callbacks", "[{class_path: GradualMagnitudePruning, init_args: {include: [atention]}}]"],
+            "include.0 = 'atention'",
+        ),
+        (["--callbacks", "[{class_path: StructuredPruning, init_args: {layers: [9]}}]"], "layers = [9]"),
+        (["--callbacks", "[{class_path: ShareParameters, init_args: {groups: [[1, 9]]}}]"], "groups = [[1, 9]]"),
+    ],
+)
+def test_a_name_that_no_layer_has_is_told_dry_as_it_is_in_a_run_before_data_is_read(
+    argument: list[str], said: str, base: dict[str, Any], distill: Distill
+) -> None:
+    before = set(Path().rglob("*"))
+    told = [
+        distill("fit", "-c", "base.yaml", "--data.path", "./no-such-data", *argument, *more)
+        for more in ([], ["--dry-run"])
+    ]
+    assert [(code, out) for code, out, _ in told] == [(2, "")] * 2
+    assert told[0][2] == told[1][2]
+    assert said in told[1][2]
+    assert set(Path().rglob("*")) == before

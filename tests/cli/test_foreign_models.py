@@ -21,6 +21,8 @@ CASES: dict[str, tuple[Any, list[str]]] = {
     "more layers than weights": ({"num_hidden_layers": 6}, ["lack"]),
     "a width of 100,000": ({"hidden_size": 100_000}, ["describes", "and the weights are"]),
     "a vocabulary of billions": ({"vocab_size": 4_000_000_000}, ["vocab_size is 4,000,000,000"]),
+    "negative epsilon": ({"layer_norm_eps": -1e-12}, ["in its config.json layer_norm_eps is -1e-12, and must be"]),
+    "no floats": ({"dtype": 32}, ["in its config.json dtype is 32, and must be a type of floating-point numbers"]),
     "no layers": ({"num_hidden_layers": 0}, ["num_hidden_layers must be at least 1 and is 0"]),
     "negative size": ({"hidden_size": -16}, ["hidden_size must be at least 1 and is -16"]),
     "not a number": ({"hidden_size": float("nan")}, ["hidden_size must be an integer and is nan"]),
@@ -76,6 +78,22 @@ def refused(result: Any, key: str, said: list[str], folder: Path) -> None:
     for words in said:
         assert words in result.err
     assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("layer_norm_eps: -1.0", "layer_norm_eps is -1.0, and must"),
+        ("hidden_dropout_prob: 2.0", "is 2.0, and must lie"),
+    ],
+)
+def test_an_entry_of_a_students_configuration_that_cannot_be_is_refused(
+    entry: str, said: str, base: dict[str, Any], distill: Callable[..., Any], tmp_path: Path
+) -> None:
+    sizes = "{model_type: bert, hidden_size: 16, num_attention_heads: 2, num_hidden_layers: 1, intermediate_size: 16"
+    config = f"{{config: {sizes}, {entry}}}, layers: null, num_layers: null}}"
+    result = distill("fit", "-c", "base.yaml", "--model.student", config)
+    refused(result, "model.student.config", [said], tmp_path)
 
 
 def test_a_student_that_would_not_fit_into_memory_is_refused_at_once(

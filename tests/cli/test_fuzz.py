@@ -282,5 +282,7 @@ def test_a_thousand_mistakes_made_by_chance_are_reported(
     drive: Callable[..., tuple[Counter[str], list[str]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     ends, faults = drive(capsys, 1000, 1000)
+    with capsys.disabled():
+        print(f"\n{sum(ends.values())} commands: {dict(ends)}")
     assert not faults, f"{ends}\n" + "\n".join(faults)
     assert ends["2"] >= 400, ends

@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import (
+    CONFIG_MAPPING,
     AutoModelForSequenceClassification,
     BertConfig,
     CLIPTextConfig,
@@ -21,7 +22,7 @@ from transformers import (
 )
 
 from distill.core.utils.errors import UserError
-from distill.models.broken_files import culprit
+from distill.models.broken_files import culprit, taken_in_silence
 from distill.models.compatibility import label_names
 from distill.models.pretrained import load_model, load_tokenizer
 
@@ -73,6 +74,59 @@ def test_an_entry_that_cannot_be_is_named_with_its_value(name: str, value: Any, 
     with pytest.raises(UserError, match=said) as raised:
         opened(broken)
     assert "check the path" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("layer_norm_eps", -1e-12, "layer_norm_eps is -1e-12, and must be a number above 0"),
+        ("layer_norm_eps", 0, "layer_norm_eps is 0, and must be"),
+        ("layer_norm_eps", float("nan"), "layer_norm_eps is nan, and must be"),
+        ("layer_norm_eps", float("inf"), "layer_norm_eps is inf, and must be"),
+        ("layer_norm_eps", True, "layer_norm_eps is True, and must be"),
+        ("layer_norm_eps", [1e-12], r"layer_norm_eps is \[1e-12\]"),
+        ("hidden_dropout_prob", 2, "hidden_dropout_prob is 2, and must lie between 0 and 1"),
+        ("attention_probs_dropout_prob", float("nan"), "attention_probs_dropout_prob is nan, and must lie"),
+        ("classifier_dropout", -0.1, "classifier_dropout is -0.1, and must lie"),
+        ("initializer_range", "0.02", "initializer_range is '0.02', a text"),
+        ("hidden_size", 0, "hidden_size must be at least 1 and is 0"),
+        ("vocab_size", -12, "vocab_size must be at least 1 and is -12"),
+        ("dtype", 32, "dtype is 32, and must be a type of floating-point numbers"),
+        ("dtype", "int8", "dtype is 'int8', and must be"),
+        ("torch_dtype", "bool", "dtype is 'bool', and must be"),
+        ("dtype", "nn", "dtype is 'nn'"),
+    ],
+)
+def test_an_entry_that_transformers_takes_in_silence_is_refused(name: str, value: Any, said: str, broken: Path) -> None:
+    change(broken / "config.json", **{name: value})
+    with pytest.raises(UserError, match=said) as raised:
+        opened(broken)
+    assert raised.value.key == "model.teacher.path"
+
+
+@pytest.mark.parametrize("name", ["float32", "torch.bfloat16", "float16", None, "auto"])
+def test_a_type_of_floating_point_numbers_is_taken(name: str | None, broken: Path) -> None:
+    change(broken / "config.json", dtype=name)
+    assert taken_in_silence(json.loads((broken / "config.json").read_text())) is None
+
+
+def test_no_configuration_that_transformers_has_is_refused() -> None:
+    def found(kind: str) -> str | None:
+        made = CONFIG_MAPPING[kind]().to_dict()
+        return (one := taken_in_silence(made)) and f"{kind}: {one}"
+
+    kinds = ("bert", "llama", "t5", "mamba2", "prophetnet", "deberta-v2", "whisper", "clip", "openai-gpt", "gemma2")
+    assert not [one for kind in kinds if (one := found(kind))]
+
+
+@pytest.mark.parametrize("held", ["", "{", "[1]", "{}"])
+def test_a_generation_config_that_cannot_be_read_is_named(held: str, broken: Path) -> None:
+    (broken / "generation_config.json").write_text('{"eos_token_id": 2}')
+    opened(broken)
+    (broken / "generation_config.json").write_text(held)
+    with pytest.raises(UserError, match=r"its generation_config\.json is (no JSON|no mapping|empty)") as raised:
+        opened(broken)
+    assert "or remove it" in str(raised.value)
 
 
 def test_an_entry_of_an_inner_configuration_is_named_by_its_way() -> None:

@@ -11,7 +11,13 @@ from pytorch_lightning import Callback
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from distill.callbacks import GradualMagnitudePruning, LowRank, QuantizationAwareTraining
+from distill.callbacks import (
+    GradualMagnitudePruning,
+    LowRank,
+    QuantizationAwareTraining,
+    ShareParameters,
+    StructuredPruning,
+)
 from distill.compression.quantization.scheme import WeightScheme
 from distill.core.model_spec import ModelSpec
 from distill.core.utils.errors import UserError
@@ -42,6 +48,10 @@ TYPOS: list[Callable[[], Any]] = [
     lambda: QuantizationAwareTraining(include=["["]),
     lambda: QuantizationAwareTraining(overrides={"atention": 4}),
     lambda: LowRank(rank=2, exclude=["qury"]),
+    lambda: StructuredPruning(layers=[1, 3]),
+    lambda: StructuredPruning(heads=0.5, layers=2),  # one must stay
+    lambda: ShareParameters([[1, 3]]),
+    lambda: ShareParameters([[1, 2], [2, 1]]),
 ]
 
 
@@ -103,6 +113,8 @@ def test_a_name_that_no_layer_has_is_told_of_a_configuration_as_it_is_of_the_mod
             GradualMagnitudePruning(include=["query"], overrides={r"layer\.1": 0.5}),
             QuantizationAwareTraining(include=["query", "embeddings"], exclude=["pooler"]),
         ),
+        (StructuredPruning(heads=0.5, layers=[2]),),
+        (ShareParameters([[2, 1]]), StructuredPruning(layers=[9])),
         # Left to be judged where the student is as it then is: of factors, of its own width.
         (LowRank(rank=2), GradualMagnitudePruning(include=[r"query\.down"])),
         (QuantizationAwareTraining(WeightScheme(granularity="group", group_size=12)),),

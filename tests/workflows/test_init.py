@@ -216,6 +216,18 @@ def test_the_length_leaves_nearly_all_texts_whole(distill: Distill, words: int, 
     assert ("are longer and will be cut" in said) == (words == 900)
 
 
+@pytest.mark.parametrize(("longest", "length"), [(60, 64), (70, 32)])
+def test_no_text_is_cut_where_the_longest_is_at_most_twice_as_long(
+    longest: int, length: int, distill: Distill, tiny_tokenizer_dir: str
+) -> None:
+    words = [longest - 2 if row == 50 else 20 for row in range(100)]  # and two special tokens
+    table("rows.jsonl", rows_of(100, text=lambda row: "x " * words[row], label=lambda row: row % 2))
+    config, said = begun(distill, "rows.jsonl", "--tokenizer", tiny_tokenizer_dir)
+    assert config["data"]["max_length"] == length
+    assert f"the longest {longest} " in said
+    assert ("will be cut" in said) == (longest > length)
+
+
 def test_with_a_tokenizer_tokens_are_counted(distill: Distill, tiny_tokenizer_dir: str) -> None:
     table("rows.jsonl", rows_of(30, text=lambda row: "xxxxxxxxx " * 5, label=lambda row: row % 2))  # 9 tokens a word
     config, said = begun(distill, "rows.jsonl", "--tokenizer", tiny_tokenizer_dir)

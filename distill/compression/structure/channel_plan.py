@@ -67,13 +67,21 @@ class ChannelPlan:
         """What is read and changed in training: the student itself."""
         return student
 
+    def check(self, student: nn.Module) -> dict[str, nn.Module]:
+        """The maps that may lose outputs, by name; their weights may be on the meta device.
+
+        Raises:
+            UserError: if there is none.
+        """
+        return select(student, MAPS, None, (), key=f"{self.key}.channels")
+
     def prepare(self, student: nn.Module) -> list[RemovableHandle]:
         """Give every map that may lose outputs its buffers.
 
         Raises:
             UserError: if there is none.
         """
-        maps = select(student, MAPS, None, (), key=f"{self.key}.channels")
+        maps = self.check(student)
         refuse_rewritten(maps, self.key, excludes=False)
         for module in maps.values():
             weight = module.get_parameter("weight")

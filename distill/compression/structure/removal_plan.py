@@ -125,6 +125,19 @@ class RemovalPlan:
 
     # ------------------------------------------------------------------ before the training
 
+    def check(self, student: nn.Module) -> None:
+        """Refuse an architecture that is not known, and layers that it does not have.
+
+        Args:
+            student: Left as it is; its weights may be on the meta device.
+
+        Raises:
+            UserError: saying what is known, or which layers there are.
+        """
+        parts = self.parts(student)
+        if self.layers:
+            self._check_layers(parts)
+
     def prepare(self, student: nn.Module) -> list[RemovableHandle]:
         """Give the student its masks, all true, and the switches of its layers.
 

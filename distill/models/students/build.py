@@ -16,7 +16,7 @@ from distill.core.task import Task, TextTask
 from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.extras import require
 from distill.core.utils.quiet import quiet_transformers
-from distill.models.folder import check_memory, check_sizes, parameters_of
+from distill.models.folder import check_entries, check_memory, check_sizes, parameters_of
 from distill.models.pretrained import FAILURES, explain, load_model, load_tokenizer, mark_padding
 from distill.models.students.config import StudentConfig
 from distill.models.students.layers import choose_layers, keep_layers
@@ -170,6 +170,7 @@ def _fresh(
         return UserError(problem, key=key, value=config.config, hint=hint)
 
     check_sizes(wanted, refuse)
+    check_entries(wanted, refuse)
     try:
         with quiet_transformers():
             _check_names(kind, wanted, key)

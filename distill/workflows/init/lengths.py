@@ -1,7 +1,8 @@
-"""How long the texts of a data set are, and the ``data.max_length`` that leaves nearly all of them whole."""
+"""How long the texts of a data set are, and the ``data.max_length`` that leaves (nearly) all of them whole."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from distill.data.tokenize import load_tokenizer
 __all__ = ["chosen_length"]
 
 _PART = 98  # per cent of the texts that stay whole
+_WORTH = 2  # times that length, and all stay whole: a batch is as long as its longest text, so few are longer for it
 _SAMPLED = 20_000
 _STEP, _LEAST, _MOST = 16, 32, 512
 _TOKENS_A_WORD, _BYTES_A_TOKEN = 1.4, 4.0
@@ -47,7 +49,8 @@ def chosen_length(
         how = "counted with that tokenizer"
         most = min(most, loaded.model_max_length)
     at = float(np.percentile(counts, _PART))
-    length = int(min(most, max(_LEAST, _STEP * np.ceil(at / _STEP))))
+    length, whole = (max(_LEAST, _STEP * math.ceil(part / _STEP)) for part in (at, float(counts.max())))
+    length = int(min(most, whole if whole <= _WORTH * length else length))
     over = float((counts > length).mean())
     cut = f"; {over:.1%} are longer and will be cut" if over else ""
     words = f"{_PART} % of the texts have at most {round(at)} tokens, the longest {int(counts.max())} ({how}){cut}"
