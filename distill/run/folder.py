@@ -96,11 +96,13 @@ class Run:
         run.begin(config)
         return run
 
-    def begin(self, config: Mapping[str, Any]) -> None:
+    def begin(self, config: Mapping[str, Any], plan: Mapping[str, Any] | None = None) -> None:
         """Make the planned folder.
 
         Args:
             config: Of the run.
+            plan: What :meth:`write_plan` writes. It is there before the configuration, which alone makes the folder a
+                run: one that is killed in between and resumed knows it.
 
         Raises:
             UserError: if another run took it in the meantime, or it cannot be written to.
@@ -108,6 +110,8 @@ class Run:
         self._above = [folder for folder in self.folder.parents if not folder.exists()]
         try:
             self.folder.mkdir(parents=True)
+            if plan is not None:
+                self.write_plan(plan)
             self._write_config(config)
             sync(self.folder.parent)
         except FileExistsError:

@@ -85,11 +85,10 @@ def fit(
         trainer = make_trainer(job)
     with ExitStack() as stack:
         if trainer.is_global_zero:
-            job.run.begin(job.config)
+            job.run.begin(job.config, _given(job))
         try:
             if trainer.is_global_zero:
                 stack.enter_context(job.run.locked())
-                job.run.write_plan(_given(job))
             train(job, trainer)
         except UserError:
             if trainer.is_global_zero:

@@ -32,6 +32,7 @@ from distill.export.base import ExportTarget
 from distill.export.hf import by_from_pretrained
 from distill.export.script import SCRIPT, write_script
 from distill.export.targets import TARGETS
+from distill.run.folder import Run
 from distill.workflows.card import card
 from distill.workflows.how_to_load import form_of, how_to_load, reading_of
 
@@ -195,6 +196,20 @@ def test_a_card_says_which_recipe_made_it_after_a_resume_and_a_compression_too(
     assert f"\n- {said}, then distill quantize\n" in next(Path("runs").glob("*/small/student/README.md")).read_text()
 
 
+@pytest.mark.parametrize("place", ["_write_config", "locked"])
+def test_a_run_killed_as_its_folder_is_made_is_none_or_knows_its_recipe(
+    place: str, base: dict[str, Any], distill: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise SystemExit(-9)
+
+    monkeypatch.setattr(Run, place, killed)
+    with pytest.raises(SystemExit):
+        distill("fit", "-c", "base.yaml", "--seed", "1", "--id", "one")
+    assert json.loads(Path("runs/base/one/plan.json").read_text())["recipe"] == "base.yaml, 1 more key"
+    assert Path("runs/base/one/config.yaml").is_file() is (place == "locked")
+
+
 def test_a_recipe_is_named_without_its_place(tmp_path: Path) -> None:
     run = tmp_path / "here" / "mine" / "one"
     run.mkdir(parents=True)
@@ -240,7 +255,8 @@ def test_the_script_of_an_export_runs_for_every_task(
     folder = saved(auto_model, **settings)
     model = auto_model.from_pretrained(folder)
     columns = {"text": "a", **({"text_pair": "b"} if pair else {})}
-    reading = reading_of(TaskFile(task, 16, columns, {"threshold": 0.4}))
+    given = {"threshold": 0.4} if task == "multi-label-classification" else {}
+    reading = reading_of(TaskFile(task, 16, columns, given))
     write_script(folder, by_from_pretrained(model), reading, {})
     texts = ["a good film", "dull"] if task != "masked-lm" else ["a [MASK] film", "dull [MASK]"]
     monkeypatch.setattr(sys, "argv", [SCRIPT, *texts])
