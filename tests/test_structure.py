@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import runpy
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from distill.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 TOOL = runpy.run_path(str(ROOT / "scripts" / "structure.py"))
@@ -128,3 +131,30 @@ def test_a_circle_and_an_import_that_runs_up_are_found(tmp_path: Path) -> None:
         ("house.c", "house.a"),
         ("house.d", "house.a"),
     ]
+
+
+LLAMA_CPP = "distill/export/gguf/target.py"
+"""llama.cpp reads language models alone, and transformers' reader of its files is asked by their auto class."""
+
+
+def test_nothing_but_the_tasks_knows_one_by_its_name() -> None:
+    names = {name for name in TASKS if name != "plain"} | {kind.__name__ for kind in TASKS.values()}
+    found = {
+        f"{path.relative_to(ROOT)}: {word}"
+        for folder in ("distill", "callbacks")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if not path.is_relative_to(ROOT / "distill/tasks")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for word in _words(node)
+        if word in names or word.startswith("AutoModelFor")
+    }
+    assert found == {f"{LLAMA_CPP}: AutoModelForCausalLM"}
+
+
+def _words(node: ast.AST) -> list[str]:
+    """What a node names: texts, names, attributes and imports."""
+    if isinstance(node, ast.Constant):
+        return [node.value] if isinstance(node.value, str) else []
+    if isinstance(node, ast.alias):
+        return [node.name]
+    return [word for word in (getattr(node, "id", None), getattr(node, "attr", None)) if isinstance(word, str)]

@@ -9,14 +9,17 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from distill.core.answer import Answer, Script, digits, rounded
+from distill.core.column_look import ColumnLook
 from distill.core.forward import forward
+from distill.core.internals.transformers import class_made_by
 from distill.core.padding import Side
 from distill.core.signals import Batch, OutputKind, Request, Signals
 from distill.core.tally import Counts
 from distill.core.token_scores import TokenScores
 from distill.core.utils.errors import UserError
 
-__all__ = ["UNIGRAM", "Guess", "LabelForm", "Scored", "Task", "TextTask", "TokenTask"]
+__all__ = ["UNIGRAM", "Guess", "LabelForm", "Scored", "Task", "TextTask", "TokenTask", "WritingTask"]
 
 UNIGRAM = "the training data's token frequencies"
 """What language models are compared with."""
@@ -174,6 +177,10 @@ class TextTask(Task):
         sides: Where :meth:`collate` can put the padding.
         side: Where it does; another one where the models read the padding there
             (:mod:`distill.training.padding_probe`).
+        pipeline: The pipeline of transformers that opens its models; ``None`` where there is none.
+        adapter: What peft calls the task; ``None`` where it has no name.
+        example: A text to show how a model is asked, with :data:`~distill.core.answer.MASK` for the mask token.
+        lends: Another task whose recipes train this one, and with which options, where it has none of its own.
     """
 
     columns: ClassVar[dict[str, tuple[str, ...]]]
@@ -188,6 +195,10 @@ class TextTask(Task):
     pads_with_eos: ClassVar[bool] = False
     sides: ClassVar[tuple[Side, ...]] = ("right",)
     side: Side = "right"
+    pipeline: ClassVar[str | None] = None
+    adapter: ClassVar[str | None] = None
+    example: ClassVar[str] = "a text"
+    lends: ClassVar[tuple[str, tuple[str, ...]] | None] = None
 
     def __init__(self, labels: Sequence[str] | None = None) -> None:
         self.labels = list(labels) if labels is not None else None
@@ -197,6 +208,12 @@ class TextTask(Task):
     def auto_model(self) -> Any:
         """The ``AutoModelFor...`` class of transformers."""
 
+    def opens(self, config: Any) -> bool:
+        """Whether a model of this configuration was trained for the task, as far as it says."""
+        made = class_made_by(self.auto_model, config)
+        classes = made if isinstance(made, tuple) else (made,)
+        return (config.architectures or [""])[0] in [getattr(one, "__name__", "") for one in classes]
+
     def head_config(self) -> dict[str, Any]:
         """What the model's configuration must say of the head (``num_labels``, ``id2label``, ``problem_type``)."""
         return {}
@@ -205,6 +222,22 @@ class TextTask(Task):
         """Recognize the roles' columns among a data set's: role -> column, without the roles not found."""
         found = {role: next((c for c in known if c in names), None) for role, known in self.columns.items()}
         return {role: column for role, column in found.items() if column is not None}
+
+    def recognize(self, columns: Sequence[ColumnLook], role: str) -> dict[str, str]:
+        """The columns of a role, and of the second text beside the first, whose names are known in any case."""
+        names = {one.name.lower(): one.name for one in reversed(columns)}
+        found = {known: names[name] for known, name in self.find_columns(list(names)).items()}
+        wanted = ("text", "text_pair") if role == "text" else (role,)
+        return {known: name for known, name in found.items() if known in wanted} if role in found else {}
+
+    def suits(self, columns: Sequence[ColumnLook], label: str | None) -> bool:
+        """Whether data looks as if it were for this task.
+
+        Args:
+            columns: Of the data.
+            label: The column of the labels, where a person named it.
+        """
+        return False
 
     @abstractmethod
     def encode(self, tokenizer: Any, max_length: int | None) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
@@ -225,6 +258,51 @@ class TextTask(Task):
 
         Anything random must be a function of ``(seed, epoch, id)`` of the sample alone.
         """
+
+    # ------------------------------------------------------------------ what a person is told
+
+    @property
+    def ranks(self) -> bool:
+        """Whether a prediction has alternatives, which can be named beside it."""
+        return self.labels is not None
+
+    def ask(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
+        """Samples as :meth:`collate` has them, of rows without labels, to be answered."""
+        return self.collate(features, tokenizer)
+
+    def refuse_row(self, features: Mapping[str, Any], tokenizer: Any) -> tuple[str, str] | None:
+        """Why a row cannot be answered, and what mends it; ``None`` where it can."""
+        return None
+
+    def answers(
+        self, logits: Tensor, batch: Batch, rows: Sequence[Mapping[str, Any]], tokenizer: Any, top: int | None
+    ) -> list[Answer]:
+        """What a model says of each row.
+
+        Args:
+            logits: ``[B, C]`` or ``[B, T, C]``, on the host.
+            batch: Made by :meth:`ask`.
+            rows: Role -> text, of the batch's samples.
+            tokenizer: The model's.
+            top: How many alternatives are named; ``None`` names none beside the prediction.
+        """
+        return [{"logits": [rounded(value) for value in row.flatten()]} for row in logits]
+
+    def nothing(self, row: Mapping[str, Any]) -> Answer:
+        """The answer to a row of which the tokenizer makes nothing."""
+        return {"logits": []}
+
+    def fields(self, row: Mapping[str, Any], answer: Answer) -> list[list[str]]:
+        """An answer as lines of text: the fields of each."""
+        return [[" ".join(map(digits, answer["logits"])), *row.values()]]
+
+    def script(self) -> Script:
+        """How a few lines of Python print what a model says of a text."""
+        return Script(("print(logits[0].tolist(), text)",))
+
+    def pipeline_arguments(self, max_length: int) -> dict[str, Any]:
+        """What :attr:`pipeline` must be told besides the text, so that it reads as in training."""
+        return {}
 
 
 class TokenTask(TextTask):
@@ -254,3 +332,27 @@ class TokenTask(TextTask):
             assert logits is not None
             self.update(metrics, logits, batch)
         return Scored(scores.predicted, scores)
+
+
+class WritingTask(TokenTask):
+    """A task whose models write text, token by token.
+
+    Attributes:
+        chat_template: Whether a text is put through the tokenizer's chat template; ``None`` if nothing says so.
+    """
+
+    chat_template: bool | None = None
+
+    @property
+    def ranks(self) -> bool:
+        return False
+
+    @abstractmethod
+    def prompts(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text that a model is to go on with, or to answer."""
+
+    def nothing(self, row: Mapping[str, Any]) -> Answer:
+        return {"completion": ""}
+
+    def fields(self, row: Mapping[str, Any], answer: Answer) -> list[list[str]]:
+        return [[row["text"], answer["completion"]]]

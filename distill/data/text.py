@@ -22,7 +22,7 @@ from distill.data.raw_data import RawData, read_raw_data
 from distill.data.reader import ReaderOptions, reader_config
 from distill.data.sources import Source, find_splits, load, set_aside
 from distill.data.tokenize import load_tokenizer, tokenize, tokenizer_fingerprint, warn_of_length
-from distill.tasks import Task, TextTask, make_task
+from distill.tasks import DEFAULT, Task, TextTask, make_task
 
 __all__ = ["TextData"]
 
@@ -87,7 +87,7 @@ class TextData(LightningDataModule):
         files: dict[str, str | list[str]] | None = None,
         reader: ReaderOptions | None = None,
         document: Literal["paragraph", "file", "line"] | None = None,
-        task: str | Task = "text-classification",
+        task: str | Task = DEFAULT,
         tokenizer: str = "",
         columns: dict[str, str] | None = None,
         labels: list[str | int | bool] | None = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from distill.core.answer import MASK
+from distill.core.task import TextTask, WritingTask
 
 __all__ = ["SAMPLE", "SCRIPT", "Lines", "Reading", "predict_script", "write_script"]
 
@@ -49,17 +51,15 @@ class Reading:
     """How texts are read.
 
     Attributes:
-        task: The name of a text task.
+        task: What the model was trained to do.
         max_length: Most tokens of a text; longer ones are cut.
         pair: Whether a sample is two texts.
-        threshold: Of several classes at once, the probability above which one is predicted.
         chat: Whether a text is what a user says to a model that answers.
     """
 
-    task: str
+    task: TextTask
     max_length: int | None = None
     pair: bool = False
-    threshold: float = 0.5
     chat: bool = False
 
 
@@ -136,16 +136,17 @@ def _texts(lines: Lines, reading: Reading) -> tuple[list[str], list[str], list[s
     """Lines that import of the standard library, others, and what follows the opening."""
     standard, others = ["import sys"], ["from transformers import AutoTokenizer"]
     body = ["tokenizer = AutoTokenizer.from_pretrained(folder)"]
-    named = reading.task in ("text-classification", "multi-label-classification", "token-classification")
-    if named:
+    script = reading.task.script()
+    if script.labels:
         standard.append("import json")
         body.append('labels = json.loads((folder / "config.json").read_text()).get("id2label", {})')
-    text = 'f"a {tokenizer.mask_token} text"' if reading.task == "masked-lm" else '"a text"'
+    masked, example = MASK in reading.task.example, reading.task.example.replace(MASK, "{tokenizer.mask_token}")
+    text = f'f"{example}"' if masked else f'"{example}"'
     texts = '[sys.argv[1:3] or ["a text", "another"]]' if reading.pair else f"sys.argv[1:] or [{text}]"
     body.append(f"for text in {texts}:")
     cut = f"truncation=True, max_length={reading.max_length}, " if reading.max_length else ""
     inputs = f'tokenizer({"*" if reading.pair else ""}text, {cut}return_tensors="{lines.tensors}")'
-    if reading.task == "causal-lm":
+    if isinstance(reading.task, WritingTask):
         if reading.chat:
             said = '[{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True'
             inputs = f'tokenizer.apply_chat_template({said}, return_tensors="{lines.tensors}")'
@@ -153,22 +154,8 @@ def _texts(lines: Lines, reading: Reading) -> tuple[list[str], list[str], list[s
             others.append("import numpy as np")
         inner = _continued(lines, inputs)
     else:
-        inner = [f"inputs = {inputs}", f"logits = {lines.logits}", *_shown(reading)]
+        inner = [f"inputs = {inputs}", f"logits = {lines.logits}", *script.prints]
     return standard, others, [*body, *(f"    {line}" for line in inner)]
-
-
-def _shown(reading: Reading) -> list[str]:
-    if reading.task == "masked-lm":
-        found = 'found = logits[0, inputs["input_ids"][0] == tokenizer.mask_token_id].argmax(-1)'
-        return [found, "print(tokenizer.convert_ids_to_tokens(found.tolist()), text)"]
-    if reading.task == "token-classification":
-        words = 'words = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())'
-        named = "labels.get(str(i), i) for i in logits[0].argmax(-1).tolist()"
-        return [words, f"print(list(zip(words, [{named}])))"]
-    if reading.task == "multi-label-classification":
-        least = math.log(reading.threshold / (1 - reading.threshold))
-        return [f"print([labels.get(str(i), i) for i, x in enumerate(logits[0]) if x > {least:.6g}], text)"]
-    return ["print(labels.get(str(logits[0].argmax())), logits[0].tolist(), text)"]
 
 
 def _continued(lines: Lines, inputs: str) -> list[str]:

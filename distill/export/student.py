@@ -115,7 +115,7 @@ def export(
 
 
 def _reading(task: TextTask, student: nn.Module) -> Reading:
-    return Reading(task.name, positions_of(student), threshold=getattr(task, "threshold", 0.5))
+    return Reading(task, positions_of(student))
 
 
 @contextmanager

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 def predicts_tokens(task: Task) -> bool:
     """Whether the task's logits run over the vocabulary."""
-    return isinstance(task, TextTask) and task.auto_model.__name__.endswith("LM")
+    return isinstance(task, TextTask) and task.predicted is not None
 
 
 def check_vocabularies(

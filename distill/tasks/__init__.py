@@ -16,6 +16,8 @@ from distill.tasks.text_classification import TextClassification
 from distill.tasks.token_classification import TokenClassification
 
 __all__ = [
+    "DEFAULT",
+    "GUESSED",
     "TASKS",
     "CausalLM",
     "MaskedLM",
@@ -42,6 +44,14 @@ TASKS: dict[str, type[Task]] = {
         Plain,
     )
 }
+
+
+DEFAULT = TextClassification.name
+"""The task of a configuration that names none."""
+
+GUESSED: tuple[type[TextTask], ...] = (TokenClassification, MultiLabelClassification, TextClassification, CausalLM)
+"""In which order tasks are asked whether data is for them (:meth:`~distill.core.task.TextTask.suits`). The last one
+reads any text."""
 
 
 def metric_names(task: str) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -11,21 +11,22 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from distill.core.answer import Answer, rounded
 from distill.core.padding import pad, real_positions
 from distill.core.signals import IGNORE, Batch, Request, Signals
 from distill.core.tally import Counts
-from distill.core.task import UNIGRAM, Guess, TokenTask
+from distill.core.task import UNIGRAM, Guess, WritingTask
 from distill.core.token_scores import TokenScores
 from distill.core.utils.errors import UserError
 from distill.tasks.alignment import OtherTokenizer
 from distill.tasks.context import for_teacher, teach
-from distill.tasks.metrics import BitsPerByte, Perplexity, Ratio, unigram
+from distill.tasks.metrics import BitsPerByte, Perplexity, Ratio, negative_log_likelihood, unigram
 from distill.tasks.next_token import Encode
 
 __all__ = ["CausalLM"]
 
 
-class CausalLM(TokenTask):
+class CausalLM(WritingTask):
     """Next-token prediction.
 
     A document of tokens t1 ... tn is read as ``BOS t1 ... tn`` and its labels are ``t1 ... tn EOS``: labels
@@ -71,6 +72,8 @@ class CausalLM(TokenTask):
     packs: ClassVar[bool] = True
     reads_on: ClassVar[bool] = True
     pads_with_eos: ClassVar[bool] = True
+    pipeline: ClassVar[str | None] = "text-generation"
+    adapter: ClassVar[str | None] = "CAUSAL_LM"
     monitor = "bits_per_byte"
     mode = "min"
 
@@ -159,3 +162,21 @@ class CausalLM(TokenTask):
             return None
         scores, nats = unigram(counts, tokens)
         return Guess(scores | {"bits_per_byte": nats / (math.log(2) * counts.sums["bytes"])}, UNIGRAM)
+
+    def prompts(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+        return self._reader(tokenizer, None, "data.tokenizer").prompts(texts)
+
+    def answers(
+        self, logits: Tensor, batch: Batch, rows: Sequence[Mapping[str, Any]], tokenizer: Any, top: int | None
+    ) -> list[Answer]:
+        """The metric of validation, of each text by itself: -sum log2 p over its bytes."""
+        assert batch.labels is not None
+        nats = negative_log_likelihood(logits, batch.labels).masked_fill(batch.labels == IGNORE, 0).sum(-1)
+        bits = nats / math.log(2) / batch.extras["bytes"].sum(-1)
+        return [{"bits_per_byte": rounded(value)} for value in bits]
+
+    def nothing(self, row: Mapping[str, Any]) -> Answer:
+        return {"completion": "", "bits_per_byte": None}
+
+    def pipeline_arguments(self, max_length: int) -> dict[str, Any]:
+        return {"max_new_tokens": 20}

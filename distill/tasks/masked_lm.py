@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
+from distill.core.answer import MASK, Answer, Script, alternatives, rounded
 from distill.core.draws import uniform
 from distill.core.padding import pad, real_positions
 from distill.core.signals import IGNORE, Batch
@@ -20,8 +21,11 @@ from distill.core.task import UNIGRAM, Guess, TokenTask
 from distill.core.token_scores import TokenScores
 from distill.core.utils.errors import UserError
 from distill.tasks.metrics import Perplexity, Ratio, unigram
+from distill.tasks.text_classification import model_inputs
 
 __all__ = ["MaskedLM", "mask_tokens"]
+
+_NAMED = 5  # tokens for a mask, if nothing else is asked for
 
 
 class MaskedLM(TokenTask):
@@ -39,6 +43,8 @@ class MaskedLM(TokenTask):
     columns: ClassVar[dict[str, tuple[str, ...]]] = {"text": ("text", "sentence", "content", "document")}
     predicted: ClassVar[str | None] = "input_ids"
     stochastic: ClassVar[bool] = True
+    pipeline: ClassVar[str | None] = "fill-mask"
+    example: ClassVar[str] = f"a {MASK} text"
     monitor = "perplexity"
     mode = "min"
 
@@ -99,6 +105,43 @@ class MaskedLM(TokenTask):
 
     def guess(self, counts: Counts, tokens: Tensor | None) -> Guess | None:
         return None if tokens is None or not counts.total else Guess(unigram(counts, tokens)[0], UNIGRAM)
+
+    @property
+    def ranks(self) -> bool:
+        return True
+
+    def ask(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
+        inputs, tokens = model_inputs(features, tokenizer)  # what is hidden is what the text says
+        return Batch(inputs=inputs, tokens=tokens)
+
+    def refuse_row(self, features: Mapping[str, Any], tokenizer: Any) -> tuple[str, str] | None:
+        if tokenizer.mask_token_id in features["input_ids"]:
+            return None
+        return "hides nothing that the model could fill in", f"write {tokenizer.mask_token} in the place of a word"
+
+    def answers(
+        self, logits: Tensor, batch: Batch, rows: Sequence[Mapping[str, Any]], tokenizer: Any, top: int | None
+    ) -> list[Answer]:
+        """The most probable tokens at each mask."""
+        found = []
+        for row, ids in zip(logits, batch.inputs["input_ids"], strict=True):
+            most = min(top or _NAMED, row.shape[-1])
+            scores, tokens = row[ids == tokenizer.mask_token_id].softmax(-1).topk(most)
+            masks = zip(scores, tokens.tolist(), strict=True)
+            best = [[(tokenizer.decode([i]).strip(), rounded(s)) for i, s in zip(t, p, strict=True)] for p, t in masks]
+            found.append({"fillings": [[{"token": token, "score": score} for token, score in mask] for mask in best]})
+        return found
+
+    def nothing(self, row: Mapping[str, Any]) -> Answer:
+        return {"fillings": []}
+
+    def fields(self, row: Mapping[str, Any], answer: Answer) -> list[list[str]]:
+        masks = [[(each["token"], each["score"]) for each in mask] for mask in answer["fillings"]]
+        return [[*alternatives(mask), row["text"]] for mask in masks or [[(None, None)]]]
+
+    def script(self) -> Script:
+        found = 'found = logits[0, inputs["input_ids"][0] == tokenizer.mask_token_id].argmax(-1)'
+        return Script((found, "print(tokenizer.convert_ids_to_tokens(found.tolist()), text)"))
 
 
 def mask_tokens(

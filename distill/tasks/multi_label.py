@@ -12,12 +12,14 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MultilabelF1Score
 
+from distill.core.answer import NONE, Answer, Script, digits, rounded
+from distill.core.column_look import USUAL_LABELS, ColumnLook
 from distill.core.signals import Batch, OutputKind
 from distill.core.tally import Counts
-from distill.core.task import Guess, LabelForm
+from distill.core.task import Guess, LabelForm, TextTask
 from distill.core.utils.errors import UserError
 from distill.tasks.metrics import Ratio
-from distill.tasks.text_classification import TextClassification, class_head, model_inputs
+from distill.tasks.text_classification import SEVERAL, TextClassification, class_head, model_inputs
 
 __all__ = ["MultiLabelClassification"]
 
@@ -37,6 +39,7 @@ class MultiLabelClassification(TextClassification):
     name: ClassVar[str] = "multi-label-classification"
     takes: ClassVar[frozenset[LabelForm]] = frozenset({"set"})
     outputs: ClassVar[OutputKind] = "labels"
+    lends = (TextClassification.name, ("--model.losses", "[BinaryCrossEntropy]"))
     monitor = "f1_micro"
 
     def __init__(self, labels: Sequence[str] | None = None, threshold: float = 0.5) -> None:
@@ -51,7 +54,16 @@ class MultiLabelClassification(TextClassification):
         return False
 
     def head_config(self) -> dict[str, Any]:
-        return class_head(self.labels or ()) | {"problem_type": "multi_label_classification"}
+        return class_head(self.labels or ()) | {"problem_type": SEVERAL}
+
+    def opens(self, config: Any) -> bool:
+        return TextTask.opens(self, config) and getattr(config, "problem_type", None) == SEVERAL
+
+    def suits(self, columns: Sequence[ColumnLook], label: str | None) -> bool:
+        lists = [one for one in columns if one.listed]
+        if label is not None:
+            return any(one.name == label for one in lists)
+        return bool(self.recognize(lists, "label")) or any(one.name.lower() in USUAL_LABELS for one in lists)
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
         inputs, tokens = model_inputs(features, tokenizer, self.side)
@@ -94,3 +106,27 @@ class MultiLabelClassification(TextClassification):
         macro = (2 * often[:size] / (rows + often[:size])).sum() / len(often)
         says = " and ".join([self.always(int(order[0])), *(self.class_name(int(c)) for c in order[1:size])])
         return Guess({"f1_micro": float(micro.max()), "f1_macro": float(macro)}, says)
+
+    def answers(
+        self, logits: Tensor, batch: Batch, rows: Sequence[Mapping[str, Any]], tokenizer: Any, top: int | None
+    ) -> list[Answer]:
+        return [self._answer(row, top) for row in logits]
+
+    def _answer(self, logits: Tensor, top: int | None) -> Answer:
+        names, probabilities = self.labels or [], logits.sigmoid()
+        order = probabilities.argsort(descending=True, stable=True).tolist()
+        predicted = [i for i in order if self.predict(logits)[i]]
+        scores = {names[i]: rounded(probabilities[i]) for i in (predicted if top is None else order[:top])}
+        return {"labels": [names[i] for i in predicted], "scores": scores}
+
+    def nothing(self, row: Mapping[str, Any]) -> Answer:
+        return {"labels": [], "scores": {}}
+
+    def fields(self, row: Mapping[str, Any], answer: Answer) -> list[list[str]]:
+        scores = answer["scores"]
+        return [[",".join(scores) or NONE, ",".join(map(digits, scores.values())) or NONE, *row.values()]]
+
+    def script(self) -> Script:
+        least = math.log(self.threshold / (1 - self.threshold))
+        said = f"print([labels.get(str(i), i) for i, x in enumerate(logits[0]) if x > {least:.6g}], text)"
+        return Script((said,), labels=True)

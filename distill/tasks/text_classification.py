@@ -12,13 +12,18 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryF1Score, MulticlassF1Score
 
+from distill.core.answer import Answer, Script, alternatives, digits, rounded
+from distill.core.column_look import ColumnLook, label_candidates, longest_text
 from distill.core.padding import Side, pad, real_positions
 from distill.core.signals import IGNORE, Batch
 from distill.core.tally import Counts
 from distill.core.task import Guess, LabelForm, TextTask
 from distill.tasks.metrics import Matthews, Pearson, Ratio, Spearman
 
-__all__ = ["PAIRS", "TextClassification", "class_head", "model_inputs"]
+__all__ = ["PAIRS", "SEVERAL", "TextClassification", "class_head", "model_inputs"]
+
+SEVERAL = "multi_label_classification"
+"""What a configuration says of a head whose classes are a yes or no each."""
 
 PAIRS = (
     ("sentence1", "sentence2"),
@@ -49,6 +54,8 @@ class TextClassification(TextTask):
     optional: ClassVar[frozenset[str]] = frozenset({"text_pair", "label"})
     takes: ClassVar[frozenset[LabelForm]] = frozenset({"class", "number"})
     sides: ClassVar[tuple[Side, ...]] = ("right", "left")
+    pipeline: ClassVar[str | None] = "text-classification"
+    adapter: ClassVar[str | None] = "SEQ_CLS"
 
     @property
     def regression(self) -> bool:
@@ -71,12 +78,20 @@ class TextClassification(TextTask):
             return {"num_labels": 1, "problem_type": "regression"}
         return class_head(self.labels or ()) | {"problem_type": "single_label_classification"}
 
+    def opens(self, config: Any) -> bool:
+        return super().opens(config) and getattr(config, "problem_type", None) != SEVERAL
+
     def find_columns(self, names: Sequence[str]) -> dict[str, str]:
         found = super().find_columns(names)
         for first, second in PAIRS:
             if first in names and second in names:
                 return found | {"text": first, "text_pair": second}
         return found
+
+    def suits(self, columns: Sequence[ColumnLook], label: str | None) -> bool:
+        text = longest_text([one for one in columns if one.kind == "text" and not one.listed])
+        named = label is not None or self.recognize(columns, "label")
+        return bool(named or label_candidates(columns, listed=False, taken=[text]))
 
     def encode(self, tokenizer: Any, max_length: int | None) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
         return _Encode(tokenizer, max_length)
@@ -133,6 +148,40 @@ class TextClassification(TextTask):
         else:
             f1 /= int((counts.labels > 0).sum())
         return Guess({"accuracy": share, "f1": f1, "matthews": 0.0}, self.always(most))
+
+    @property
+    def ranks(self) -> bool:
+        return not self.regression
+
+    def answers(
+        self, logits: Tensor, batch: Batch, rows: Sequence[Mapping[str, Any]], tokenizer: Any, top: int | None
+    ) -> list[Answer]:
+        if self.regression:
+            return [{"score": rounded(row)} for row in logits.flatten()]
+        return [self._answer(row, top) for row in logits.softmax(-1)]
+
+    def _answer(self, probabilities: Tensor, top: int | None) -> Answer:
+        names = self.labels or []
+        scores, ids = probabilities.topk(min(top or 1, len(names)))
+        best = int(probabilities.argmax())
+        answer: Answer = {"label": names[best], "score": rounded(probabilities[best])}
+        if top is not None:
+            answer["top"] = {names[i]: rounded(score) for i, score in zip(ids.tolist(), scores, strict=True)}
+        return answer
+
+    def nothing(self, row: Mapping[str, Any]) -> Answer:
+        return {"score": None} if self.regression else {"label": None, "score": None}
+
+    def fields(self, row: Mapping[str, Any], answer: Answer) -> list[list[str]]:
+        if self.regression:
+            return [[digits(answer["score"]), *row.values()]]
+        return [[*alternatives(answer.get("top") or [(answer["label"], answer["score"])]), *row.values()]]
+
+    def script(self) -> Script:
+        return Script(("print(labels.get(str(logits[0].argmax())), logits[0].tolist(), text)",), labels=True)
+
+    def pipeline_arguments(self, max_length: int) -> dict[str, Any]:
+        return {"truncation": True, "max_length": max_length}
 
 
 @dataclass(frozen=True)

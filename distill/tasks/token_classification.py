@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from distill.core.answer import Answer, Script, named, rounded
+from distill.core.column_look import ColumnLook
 from distill.core.padding import pad
 from distill.core.signals import IGNORE, Batch
 from distill.core.tally import Counts
@@ -46,6 +48,8 @@ class TokenClassification(TextTask):
     optional: ClassVar[frozenset[str]] = frozenset({"label"})
     takes: ClassVar[frozenset[LabelForm]] = frozenset({"tags"})
     words: ClassVar[bool] = True
+    pipeline: ClassVar[str | None] = "token-classification"
+    adapter: ClassVar[str | None] = "TOKEN_CLS"
     monitor = "f1"
     mode = "max"
 
@@ -57,6 +61,10 @@ class TokenClassification(TextTask):
 
     def head_config(self) -> dict[str, Any]:
         return class_head(self.labels or ())
+
+    def suits(self, columns: Sequence[ColumnLook], label: str | None) -> bool:
+        words = any(one.listed and one.kind == "text" for one in columns)
+        return words and not any(one.kind == "text" and not one.listed and one.length > 20 for one in columns)
 
     def encode(self, tokenizer: Any, max_length: int | None) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
         return _Encode(tokenizer, max_length)
@@ -100,6 +108,42 @@ class TokenClassification(TextTask):
         tags = n - (int(counts.labels[outside]) if outside != IGNORE else 0)
         f1 = 0.0 if most == outside else 2 * right / (tags + n)
         return Guess({"accuracy": right / n, "f1": f1}, self.always(most))
+
+    @property
+    def ranks(self) -> bool:
+        return False
+
+    def answers(
+        self, logits: Tensor, batch: Batch, rows: Sequence[Mapping[str, Any]], tokenizer: Any, top: int | None
+    ) -> list[Answer]:
+        """The tag of each word, at its first token; ``None`` of a word that was cut off, or became no token.
+
+        The batch's labels are the words' numbers.
+        """
+        assert batch.labels is not None
+        scores, ids = logits.softmax(-1).max(-1)
+        names, found = self.labels or [], []
+        for number, row in enumerate(rows):
+            tags: list[str | None] = [None] * len(row["text"])
+            certain: list[float | None] = [None] * len(row["text"])
+            for position in (batch.labels[number] != IGNORE).nonzero().flatten().tolist():
+                word = int(batch.labels[number, position])
+                tags[word] = names[int(ids[number, position])]
+                certain[word] = rounded(scores[number, position])
+            found.append({"tags": tags, "scores": certain})
+        return found
+
+    def nothing(self, row: Mapping[str, Any]) -> Answer:
+        return {"tags": [None] * len(row["text"]), "scores": [None] * len(row["text"])}
+
+    def fields(self, row: Mapping[str, Any], answer: Answer) -> list[list[str]]:
+        words = zip(row["text"], answer["tags"], answer["scores"], strict=True)
+        return [[word, *named(tag, score)] for word, tag, score in words]
+
+    def script(self) -> Script:
+        tagged = "labels.get(str(i), i) for i in logits[0].argmax(-1).tolist()"
+        tokens = 'words = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())'
+        return Script((tokens, f"print(list(zip(words, [{tagged}])))"), labels=True)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from distill.core.ranks import is_rank_zero
 from distill.core.record import steps_of
 from distill.core.schedules import never
 from distill.core.signals import Needs
+from distill.core.task import Task, TextTask, TokenTask, WritingTask
 from distill.core.utils.errors import UserError
 from distill.data import TextData
 from distill.data.identity import identity
@@ -30,7 +31,6 @@ from distill.models.students import StudentConfig, build_student
 from distill.models.students.build import refuse_quantized
 from distill.models.teachers import LiveTeacher, RoutedTeacher, Several, TeacherConfig, TeacherSource, build_teacher
 from distill.models.tokens import check_same, check_tokenizer, set_ends, set_padding
-from distill.tasks import CausalLM, Task, TextTask
 from distill.training.across import longest_of_teacher, tokenizer_read_by
 from distill.training.lora import shares_base
 from distill.training.padding_probe import meet_padding
@@ -146,7 +146,7 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
             check_same(read, own, who, "data.tokenizer" if read is maker else "data.teacher_tokenizer")
         check_tokenizer(read, who, model)
         set_padding(model, read)
-    if isinstance(task, CausalLM) and hasattr(maker, "get_vocab"):
+    if isinstance(task, WritingTask) and hasattr(maker, "get_vocab"):
         set_ends(student, maker, teacher.models if teacher and not across else ())
     meet_routes(data, teacher)
     if isinstance(data, TextData):
@@ -158,11 +158,11 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
             theirs = longest_of_teacher(data)
             check_length("data.teacher_tokenizer", theirs, [(who, model) for who, model, _ in models[:-1]])
         for who, model, _ in models:
-            if isinstance(task, CausalLM):
+            if isinstance(task, TokenTask) and task.reads_on:
                 check_causal(who, model)
             if data.isolates:
                 check_isolation(who, model)
-        if isinstance(task, TextTask) and not isinstance(task, CausalLM):
+        if isinstance(task, TextTask) and not isinstance(task, WritingTask):
             meet_padding([(who, model) for who, model, _ in models], task, data)
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from distill.core.task import Task, WritingTask
 from distill.core.utils.errors import UserError
-from distill.tasks import CausalLM, Task
 
 __all__ = ["CompletionsConfig", "settle_completions"]
 
@@ -43,9 +43,10 @@ def settle_completions(given: CompletionsConfig | None, task: Task, student: nn.
     Raises:
         UserError: if it is to write, and cannot.
     """
-    writes = isinstance(task, CausalLM) and getattr(student, "can_generate", lambda: False)()
+    writing = isinstance(task, WritingTask)
+    writes = writing and getattr(student, "can_generate", lambda: False)()
     if given is not None and not writes:
-        what = f"this is {task.name}" if not isinstance(task, CausalLM) else f"{type(student).__name__} cannot generate"
+        what = f"{type(student).__name__} cannot generate" if writing else f"this is {task.name}"
         problem = f"is for causal language models that can generate, and {what}"
         raise UserError(problem, key=_KEY, hint="leave it out")
     return (given or CompletionsConfig()) if writes else None

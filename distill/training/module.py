@@ -26,7 +26,7 @@ from distill.losses import DistillationLoss
 from distill.models.compatibility import check_pair, check_widths
 from distill.models.students import StudentConfig
 from distill.models.teachers import TeacherConfig, TeacherSource
-from distill.tasks import Task, make_task
+from distill.tasks import DEFAULT, Task, make_task
 from distill.training.across import check_across, meet_tokenizers
 from distill.training.assemble import (
     bind,
@@ -85,7 +85,7 @@ class Distillation(TrainedModule):
     def __init__(
         self,
         student: StudentConfig | str | nn.Module,
-        task: str | Task = "text-classification",
+        task: str | Task = DEFAULT,
         teacher: str | TeacherConfig | list[TeacherConfig] | nn.Module | TeacherSource | None = None,
         losses: Sequence[DistillationLoss] | None = None,
         optimizer: OptimizerConfig | None = None,

@@ -24,13 +24,13 @@ from distill.core.internals.lightning import batches_begun
 from distill.core.schedules import Schedule, as_schedule, never, values_of
 from distill.core.signals import IGNORE, Batch, Needs
 from distill.core.step_callback import total_steps
+from distill.core.task import Task, WritingTask
 from distill.core.teacher import TeacherSource
 from distill.core.utils.errors import UserError, first_line
 from distill.data import TextData
 from distill.models.compatibility import positions_of
 from distill.models.sampling import continuations, reads_padding_on_the_left
 from distill.models.teachers import RoutedTeacher
-from distill.tasks import CausalLM, Task
 from distill.training.sharding import NAME
 
 __all__ = ["OnPolicy", "OnPolicyConfig", "continued", "is_replaced", "prompts_of", "refuse_sharded", "written"]
@@ -188,8 +188,9 @@ class OnPolicy:
         self._models = [student, *(teacher.models if teacher is not None else [])]
         self.seed, self.replaced, self.alternating = 0, False, False
         self._together = True
-        if not isinstance(task, CausalLM):
-            raise UserError(f"is for causal-lm, and this is {task.name}", key=_KEY, hint="leave it out")
+        if not isinstance(task, WritingTask):
+            problem = f"is for language models that go on with a text, and this is {task.name}"
+            raise UserError(problem, key=_KEY, hint="leave it out")
         if teacher is None or not needs.teacher:
             problem = "the teacher judges what the student writes, and no loss compares it with one"
             raise UserError(problem, key=_KEY, hint="give model.teacher and a loss such as ReverseKL, or leave it out")

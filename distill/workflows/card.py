@@ -26,7 +26,7 @@ from distill.core.verdict import Verdict
 from distill.data.task_file import TaskFile
 from distill.export.base import ExportTarget
 from distill.run.folder import Run
-from distill.workflows.how_to_load import PIPELINES, TRANSFORMERS, form_of, how_to_load, opened_by_transformers
+from distill.workflows.how_to_load import TRANSFORMERS, form_of, how_to_load, opened_by_transformers
 
 __all__ = ["CARD", "card"]
 
@@ -86,8 +86,8 @@ def _head(
         head["library_name"] = "transformers" if opened_by_transformers(student, form) else "lightning-distill"
     if form != "student":
         tags.append(form)
-    if task_file is not None:
-        head["pipeline_tag"] = PIPELINES[task_file.task]
+    if task_file is not None and (pipeline := task_file.make_task(None).pipeline):
+        head["pipeline_tag"] = pipeline
     if base := _base(config):
         head["base_model"] = base
     path = _data(config).get("path")

@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from distill.core.generators import forked, seed_at
+from distill.core.task import WritingTask
 from distill.core.utils.errors import UserError
 from distill.core.utils.files import make, replace
 from distill.core.utils.paths import at_home
@@ -29,8 +30,6 @@ from distill.models.compatibility import positions_of
 from distill.models.sampling import continuations, reads_padding_on_the_left
 from distill.models.teachers import fingerprint
 from distill.models.tokens import ends_of
-from distill.tasks import CausalLM
-from distill.tasks.next_token import Encode
 from distill.workflows.data_overrides import data_overrides
 from distill.workflows.predict.complete import added_text
 from distill.workflows.predict.opened import KEY, Opened, open_folder
@@ -136,7 +135,7 @@ def language_model(model: str) -> Opened:
         if error.key != KEY:
             raise
         raise UserError(error.problem, key="MODEL", value=error.value, hint=error.hint) from error
-    if not isinstance(opened.task, CausalLM):
+    if not isinstance(opened.task, WritingTask):
         hint = "name a causal language model"
         raise UserError(f"its task is {opened.task.name}, which writes no text", key="MODEL", value=model, hint=hint)
     if opened.model is None:
@@ -156,10 +155,10 @@ class _Answering:
     """
 
     def __init__(self, opened: Opened, texts: Sequence[str], writing: Writing) -> None:
-        encode = opened.task.encode(opened.tokenizer, None)
-        assert isinstance(encode, Encode)
+        task, tokenizer = opened.task, opened.tokenizer
+        assert isinstance(task, WritingTask)
         self.opened, self.texts, self.writing = opened, list(texts), writing
-        self._prompts = [torch.tensor(ids, dtype=torch.long) for ids in encode.prompts(self.texts)]
+        self._prompts = [torch.tensor(ids, dtype=torch.long) for ids in task.prompts(tokenizer, self.texts)]
         model: Any = opened.model
         room = positions_of(model)
         fits = [

@@ -5,23 +5,14 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
+from distill.core.answer import MASK
 from distill.core.record import steps_of
 from distill.core.utils.visible import visible
 from distill.data.task_file import TaskFile
 from distill.export.base import ExportTarget
 from distill.export.script import SCRIPT, Reading, predict_script
 
-__all__ = ["PIPELINES", "TRANSFORMERS", "form_of", "how_to_load", "opened_by_transformers", "reading_of"]
-
-PIPELINES = {
-    "text-classification": "text-classification",
-    "multi-label-classification": "text-classification",
-    "token-classification": "token-classification",
-    "sentence-embeddings": "feature-extraction",
-    "masked-lm": "fill-mask",
-    "causal-lm": "text-generation",
-}
-"""Task -> the pipeline of transformers."""
+__all__ = ["TRANSFORMERS", "form_of", "how_to_load", "opened_by_transformers", "reading_of"]
 
 TRANSFORMERS = ("student", "hf", "compressed-tensors")
 """Forms of a folder that transformers opens, where it opens the student."""
@@ -48,14 +39,8 @@ def reading_of(task_file: TaskFile | None) -> Reading | None:
     """How a script is to read texts."""
     if task_file is None:
         return None
-    settings = task_file.settings
-    return Reading(
-        task_file.task,
-        task_file.max_length,
-        pair="text_pair" in task_file.columns,
-        threshold=settings.get("threshold", 0.5),
-        chat=bool(settings.get("chat_template")),
-    )
+    chat = bool(task_file.settings.get("chat_template"))
+    return Reading(task_file.make_task(None), task_file.max_length, pair="text_pair" in task_file.columns, chat=chat)
 
 
 def how_to_load(
@@ -76,17 +61,15 @@ def how_to_load(
     if task_file is None:
         return "`distill.load(folder)` opens it."
     pair = "text_pair" in task_file.columns
-    text = '"a [MASK] text"' if task_file.task == "masked-lm" else '"a text"'
+    task = task_file.make_task(None)
+    text = f'"{task.example}"'
     more = "Or from a shell: `distill predict FOLDER FILE`."
-    if opened_by_transformers(student, form):
+    if task.pipeline is not None and opened_by_transformers(student, form):
         given = f'{{"text": {text}, "text_pair": "another"}}' if pair else text
-        given = given.replace("[MASK]", '" + model.tokenizer.mask_token + "')
-        if PIPELINES[task_file.task] == "text-classification":
-            given += f", truncation=True, max_length={task_file.max_length}"
+        given = given.replace(MASK, '" + model.tokenizer.mask_token + "')
         if task_file.settings.get("chat_template"):
             given = f'[{{"role": "user", "content": {given}}}]'
-        if task_file.task == "causal-lm":
-            given += ", max_new_tokens=20"
+        given += "".join(f", {name}={value}" for name, value in task.pipeline_arguments(task_file.max_length).items())
         if form == "compressed-tensors":
             more = "It needs the package `compressed-tensors`. vLLM serves the folder as it is: `vllm serve FOLDER`."
         elif any(step["kind"] == "quantize" for step in steps_of(student)):
@@ -94,7 +77,7 @@ def how_to_load(
         code = f"""\
 from transformers import pipeline
 
-model = pipeline("{PIPELINES[task_file.task]}", ".")
+model = pipeline("{task.pipeline}", ".")
 print(model({given}))"""
     else:
         given = f'{text}, "another"' if pair else text

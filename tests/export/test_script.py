@@ -15,20 +15,28 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from distill.core.signals import Batch
+from distill.core.task import TextTask
 from distill.export.folder import CHECKSUMS, write_checksums
 from distill.export.hf import by_from_pretrained
 from distill.export.script import SAMPLE, SCRIPT, Lines, Reading, predict_script, write_script
 from distill.export.student import export
+from distill.tasks import make_task
 
 FAKE = Lines(("numpy",), ("import numpy",), ("model = numpy.array",), "model(inputs['x'])")
 TASKS = ("text-classification", "multi-label-classification", "token-classification", "masked-lm", "causal-lm")
+
+
+def _task(name: str) -> TextTask:
+    task = make_task(name, ["a", "b"])
+    assert isinstance(task, TextTask)
+    return task
 
 
 @pytest.mark.parametrize("task", [None, *TASKS])
 @pytest.mark.parametrize("tensors", ["np", "pt"])
 def test_it_is_short_python_with_every_name_imported(task: str | None, tensors: str) -> None:
     opened = Lines(FAKE.packages, FAKE.imports, FAKE.opens, FAKE.logits, tensors)
-    text = predict_script(opened, None if task is None else Reading(task, 16, pair=task == TASKS[0]))
+    text = predict_script(opened, None if task is None else Reading(_task(task), 16, pair=task == TASKS[0]))
     compile(text, SCRIPT, "exec")
     assert len(text.splitlines()) <= 22
     assert max(map(len, text.splitlines())) <= 120
@@ -65,7 +73,7 @@ def test_a_language_model_continues_as_generate_does(
     assert alone is not None
     step = Lines((), ("import torch", *alone.imports), alone.opens, _of_arrays(alone.logits))
     for lines in (alone, step):  # by its own generate, and token by token
-        write_script(language_model, lines, Reading("causal-lm", 32, chat=chat), {})
+        write_script(language_model, lines, Reading(_task("causal-lm"), 32, chat=chat), {})
         text = ran(language_model, monkeypatch, capsys, "def a(self):")
         messages = [{"role": "user", "content": "def a(self):"}]
         ids = tokenizer("def a(self):", return_tensors="pt")["input_ids"]

@@ -20,7 +20,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from distill.core.task import Task
+from distill.core.task import Task, TextTask
 from distill.core.utils.errors import UserError, first_line, nearest
 from distill.models.compatibility import predicts_tokens
 from distill.models.students.lora import LoraConfig
@@ -59,7 +59,6 @@ def add_adapter(model: Any, config: LoraConfig, task: Task) -> None:
     """
     saved = _saved(model, config, task)
     targets = _targets(model, config, saved)
-    kind = None if predicts_tokens(task) else "TOKEN_CLS" if task.name == "token-classification" else "SEQ_CLS"
     settings = peft.LoraConfig(
         r=config.r,
         lora_alpha=config.lora_alpha,
@@ -68,7 +67,7 @@ def add_adapter(model: Any, config: LoraConfig, task: Task) -> None:
         target_modules=_shortened(model, targets),
         modules_to_save=saved or None,
         fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in targets),
-        task_type="CAUSAL_LM" if task.name == "causal-lm" else kind,
+        task_type=task.adapter if isinstance(task, TextTask) else None,
     )
     try:
         with warnings.catch_warnings():

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
+from distill.core.task import WritingTask
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import at_home
 from distill.models.pretrained import load_model, load_tokenizer
 from distill.run.baseline import check_baseline, find_baseline, learns_alone
 from distill.run.folder import Run
-from distill.tasks import CausalLM
+from distill.tasks import TASKS
 from distill.workflows.generate import language_model
 
 __all__ = ["Contender", "contenders"]
@@ -57,7 +58,8 @@ def contenders(
     run = Run.open(model, "MODEL")
     config = run.checked_config
     task = config["model"].get("task")
-    if task != CausalLM.name:
+    kind = TASKS.get(task) if isinstance(task, str) else None
+    if kind is None or not issubclass(kind, WritingTask):
         hint = "lm_eval asks causal language models; distill validate scores this one"
         raise UserError(f"its task is {task}, which writes no text", key="MODEL", value=model, hint=hint)
     if not run.student.is_dir():
@@ -73,7 +75,7 @@ def contenders(
     if baseline is not None:
         twin = str(baseline)
         found.insert(0, Contender("alone", twin, lambda: _opened(twin)))
-    teachers = list(_teachers(config["model"].get("teacher"), notes))
+    teachers = list(_teachers(kind(), config["model"].get("teacher"), notes))
     return run, [*teachers, *found], notes
 
 
@@ -82,7 +84,7 @@ def _opened(path: str) -> tuple[Any, Any]:
     return opened.model, opened.tokenizer
 
 
-def _teachers(given: Any, notes: list[str]) -> Iterator[Contender]:
+def _teachers(task: WritingTask, given: Any, notes: list[str]) -> Iterator[Contender]:
     each = [given] if isinstance(given, (str, Mapping)) else list(given) if isinstance(given, Sequence) else []
     for number, one in enumerate(each, 1):
         who = "teacher" if len(each) == 1 else f"teacher {number}"
@@ -90,15 +92,15 @@ def _teachers(given: Any, notes: list[str]) -> Iterator[Contender]:
         if not isinstance(path, str):
             notes.append(f"the {who} is not scored: the run's configuration names no model of it")
             continue
-        yield Contender(who, path, _loading(path, dtype))
+        yield Contender(who, path, _loading(task, path, dtype))
 
 
-def _loading(path: str, dtype: str | None) -> Callable[[], tuple[Any, Any]]:
+def _loading(task: WritingTask, path: str, dtype: str | None) -> Callable[[], tuple[Any, Any]]:
     """Loads a teacher, also of the hub, as a run does."""
 
     def load() -> tuple[Any, Any]:
         key = "model.teacher.path"
-        model: Any = load_model(path, CausalLM().auto_model, key, head={}, dtype=dtype, trained=True)
+        model: Any = load_model(path, task.auto_model, key, head={}, dtype=dtype, trained=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return model.to(device).eval(), load_tokenizer(path, key)
 

@@ -15,7 +15,7 @@ from distill.config.files import read_file, recipes
 from distill.config.yaml import dump
 from distill.core.idle_settings import idle
 from distill.core.signals import IGNORE
-from distill.core.task import TextTask
+from distill.core.task import TextTask, WritingTask
 from distill.core.utils.errors import UserError
 from distill.core.utils.files import write
 from distill.core.utils.paths import at_home, check_folder
@@ -29,7 +29,7 @@ from distill.data.raw_data import RawData, read_raw_data
 from distill.data.reader import reader_config
 from distill.data.sources import Source, load
 from distill.run.run_id import check_name
-from distill.tasks import TASKS, CausalLM, make_task
+from distill.tasks import TASKS, make_task
 from distill.workflows.data_overrides import data_overrides
 from distill.workflows.init.files import Found, find_files
 from distill.workflows.init.guess import Guess, guess
@@ -44,8 +44,6 @@ _Why = dict[str, list[str]]
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 2000
 _SEPARATORS = (",", "\t", ";", "|")
 _TEXT_TASKS = [name for name, kind in TASKS.items() if issubclass(kind, TextTask)]
-_LENT = {"multi-label-classification": ("text-classification", ("--model.losses", "[BinaryCrossEntropy]"))}
-"""Task without recipes of its own name -> whose train it, and with which options."""
 _MAY_SAY = ("columns", "labels", "reader", "document", "max_length", "validation_fraction", "splits")
 
 
@@ -117,6 +115,12 @@ def init(
     return file
 
 
+def _kind(task: str) -> type[TextTask]:
+    kind = TASKS[task]
+    assert issubclass(kind, TextTask)
+    return kind
+
+
 def _output(output: str, force: bool) -> Path:
     if Path(output).suffix not in (".yaml", ".yml"):
         raise UserError("must end in .yaml", key="--output", value=output, hint=f"--output {output}.yaml")
@@ -147,7 +151,7 @@ def _separator(found: Found) -> str | None:
 
 def _source(found: Found, data: Mapping[str, Any], task: str | None) -> Source:
     reader = data.get("reader")
-    plain = "line" if task not in (None, "causal-lm") else "paragraph"
+    plain = "line" if task is not None and not _kind(task).packs else "paragraph"
     config = None if reader is None else reader_config(reader)
     return load(None, None, found.splits, config, data.get("document"), plain)
 
@@ -250,7 +254,8 @@ def _comment(texts: Sequence[str], indent: str) -> list[str]:
 
 def _next(task: str, output: str, model: str | None) -> list[str]:
     """The command that trains on the data, by a recipe where there is one, and how it is given another model."""
-    lender, options = _LENT.get(task, (task, ()))
+    kind = _kind(task)
+    lender, options = kind.lends or (task, ())
     recipe = f"{lender}/teacher"
     chosen = recipes().get(recipe)
     given = model or (None if chosen else "FOLDER")
@@ -261,7 +266,7 @@ def _next(task: str, output: str, model: str | None) -> list[str]:
     if chosen and model is None:
         hub = read_file(chosen)["model"]["student"]["path"]
         lines.append(f"it trains {hub}, which the hub has; one that you have: --model.student.path FOLDER")
-    if task == CausalLM.name:
+    if issubclass(kind, WritingTask):
         part = "--model.student.path null --model.student.layers uniform --model.student.num_layers 0.5"
         taught = ["distill", "fit", "-c", f"{task}/distill", "-c", output, "--model.teacher", model or "FOLDER"]
         words = shlex.join([*taught, *part.split(), "--id", "student"])

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distill.core.internals.transformers import class_made_by
 from distill.core.signals import Batch, Request
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
@@ -108,18 +107,12 @@ def _task(folder: Path, path: str, config: Any, task_file: TaskFile | None) -> T
     labels = _labels(config)
     if task_file is not None:
         return task_file.make_task(labels)
-    names = config.architectures or [""]
-    kinds = [kind for kind in TASKS.values() if issubclass(kind, TextTask)]
-    for kind in kinds:
-        task: TextTask = kind(labels)
-        made = class_made_by(task.auto_model, config)
-        classes = made if isinstance(made, tuple) else (made,)
-        if names[0] not in [getattr(one, "__name__", "") for one in classes]:
-            continue
-        several = getattr(config, "problem_type", None) == "multi_label_classification"
-        return TASKS["multi-label-classification"](labels) if several and kind is TASKS["text-classification"] else task  # type: ignore[call-arg,return-value]
-    can = ", ".join(kind.name for kind in kinds)
-    problem = f"its architecture, {names[0] or 'which config.json does not name'}, is for none of the tasks ({can})"
+    tasks = [kind(labels) for kind in TASKS.values() if issubclass(kind, TextTask)]
+    if found := next((task for task in tasks if task.opens(config)), None):
+        return found
+    can = ", ".join(task.name for task in tasks)
+    named = (config.architectures or [""])[0] or "which config.json does not name"
+    problem = f"its architecture, {named}, is for none of the tasks ({can})"
     raise UserError(problem, key=KEY, value=path, hint="name a model that was trained on one of them")
 
 

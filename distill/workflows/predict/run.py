@@ -5,20 +5,19 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby, islice
 from typing import Any
 
+from distill.core.answer import Answer
 from distill.core.idle_settings import idle
-from distill.core.signals import Batch
+from distill.core.task import WritingTask
 from distill.core.utils.console import duration
 from distill.core.utils.errors import UserError
 from distill.core.utils.progress import due
 from distill.core.utils.words import amount
-from distill.tasks import CausalLM, MaskedLM
-from distill.tasks.next_token import Encode
-from distill.tasks.text_classification import model_inputs
 from distill.workflows.data_overrides import data_overrides
-from distill.workflows.predict.answers import Answer, Answers, answers_of, as_json, as_text, nothing
+from distill.workflows.predict.answers import Show, as_json, as_text
 from distill.workflows.predict.complete import complete
 from distill.workflows.predict.opened import Opened, open_folder
 from distill.workflows.predict.rows import Row, file_rows, line_rows, roles_of, standard_input
@@ -64,14 +63,14 @@ def predict(
     opened = open_folder(folder, length)
     _refuse_idle(opened, top, new_tokens)
     rows, total = _rows(opened, file, data)
-    predicting = _Predicting(opened, answers_of(opened.task, opened.tokenizer, top), batch_size, new_tokens)
-    show = as_json if jsonl else as_text
+    predicting = _Predicting(opened, top, batch_size, new_tokens)
+    show: Show = as_json if jsonl else as_text
     with_terminal = file in (None, "-") and sys.stdin.isatty()
     started = said = time.monotonic()
     done = 0
     for some in _chunks(rows, 1 if with_terminal else batch_size, 1 if with_terminal else _TOGETHER):
         answers = predicting(some)
-        print("\n".join(map(show, some, answers)), flush=True)
+        print("\n".join(map(partial(show, opened.task), some, answers)), flush=True)
         done, now = done + len(some), time.monotonic()
         if not sys.stdout.isatty() and due(done, total or done, now - said):
             said = now
@@ -85,13 +84,10 @@ def predict(
 
 def _refuse_idle(opened: Opened, top: int | None, new_tokens: int | None) -> None:
     """Refuse options that would change nothing of what the model says."""
-    name, labels = opened.task.name, opened.task.labels
-    if new_tokens is not None and not isinstance(opened.task, CausalLM):
-        raise idle("--max-new-tokens", new_tokens, f"the task {name}", "name a language model")
-    if top is not None and (opened.task.words or isinstance(opened.task, CausalLM)):
-        raise idle("--top", top, f"the task {name}", "name a classifier")
-    if top is not None and labels is None and not isinstance(opened.task, MaskedLM):
-        raise idle("--top", top, "a model that gives a number", "name a classifier")
+    if new_tokens is not None and not isinstance(opened.task, WritingTask):
+        raise idle("--max-new-tokens", new_tokens, f"the task {opened.task.name}", "name a language model")
+    if top is not None and not opened.task.ranks:
+        raise idle("--top", top, f"the task {opened.task.name} with one answer", "name a classifier")
 
 
 def _rows(opened: Opened, file: str | None, data: dict[str, Any]) -> tuple[Iterable[Row], int | None]:
@@ -126,22 +122,22 @@ class _Predicting:
         full: Those of them that are as long as they may be.
     """
 
-    def __init__(self, opened: Opened, answers: Answers, batch_size: int, new_tokens: int | None) -> None:
-        self.opened, self.answers, self.batch_size = opened, answers, batch_size
+    def __init__(self, opened: Opened, top: int | None, batch_size: int, new_tokens: int | None) -> None:
+        self.opened, self.top, self.batch_size = opened, top, batch_size
         self.new_tokens = _NEW_TOKENS if new_tokens is None else new_tokens
         self.seen = self.full = 0
         limit = opened.max_length
-        if isinstance(opened.task, CausalLM) and self.new_tokens >= limit:
+        self.writer = opened.task if isinstance(opened.task, WritingTask) else None
+        if self.writer is not None and self.new_tokens >= limit:
             problem = f"leaves no room for a text: the model reads {limit} tokens"
             raise UserError(problem, key="--max-new-tokens", value=self.new_tokens, hint="give fewer")
         self.encode = opened.task.encode(opened.tokenizer, limit)
-        whole = opened.task.encode(opened.tokenizer, None)
-        self.whole = whole if isinstance(whole, Encode) else None
 
     def __call__(self, rows: Sequence[Row]) -> list[Answer]:
-        found = {number: nothing(self.opened.task, row) for number, row in enumerate(rows)}
+        task, tokenizer = self.opened.task, self.opened.tokenizer
+        found = {number: task.nothing(row) for number, row in enumerate(rows)}
         samples = self._samples(rows)
-        self._refuse_unmasked(samples)
+        self._refuse(samples)
 
         def length(number: int) -> int:
             return len(samples[number]["input_ids"])
@@ -151,9 +147,9 @@ class _Predicting:
             for start in range(0, len(alike), self.batch_size):
                 numbers = alike[start : start + self.batch_size]
                 some = [rows[number] for number in numbers]
-                batch = self._batch([samples[number] for number in numbers])
-                answers = self.answers(self.opened.logits(batch), batch, some)
-                if self.whole is not None:
+                batch = task.ask([samples[number] for number in numbers], tokenizer)
+                answers = task.answers(self.opened.logits(batch), batch, some, tokenizer, self.top)
+                if self.writer is not None:
                     texts = complete(self.opened, [samples[number]["prompt"] for number in numbers], self.new_tokens)
                     answers = [{"completion": text} | answer for text, answer in zip(texts, answers, strict=True)]
                 found |= dict(zip(numbers, answers, strict=True))
@@ -161,13 +157,12 @@ class _Predicting:
         self.seen += len(rows)
         return list(found.values())
 
-    def _refuse_unmasked(self, samples: Mapping[int, Mapping[str, Any]]) -> None:
-        tokenizer = self.opened.tokenizer
-        for number, sample in samples.items() if isinstance(self.opened.task, MaskedLM) else ():
-            if tokenizer.mask_token_id not in sample["input_ids"]:
-                problem = f"row {self.seen + number + 1} hides nothing that the model could fill in"
-                hint = f"write {tokenizer.mask_token} in the place of a word, within {self.opened.max_length} tokens"
-                raise UserError(problem, key="FILE", hint=hint)
+    def _refuse(self, samples: Mapping[int, Mapping[str, Any]]) -> None:
+        """Refuse a row that cannot be answered."""
+        for number, sample in samples.items():
+            if why := self.opened.task.refuse_row(sample, self.opened.tokenizer):
+                hint = f"{why[1]}, within {self.opened.max_length} tokens"
+                raise UserError(f"row {self.seen + number + 1} {why[0]}", key="FILE", hint=hint)
 
     def _samples(self, rows: Sequence[Row]) -> dict[int, dict[str, Any]]:
         """Row -> its features; without rows of which the tokenizer makes nothing."""
@@ -180,18 +175,12 @@ class _Predicting:
         if task.words:  # the number of the word at each word's first token
             columns["label"] = [list(range(len(words))) for words in columns["text"]]
         made = self.encode(columns)
-        if self.whole is not None:
+        if self.writer is not None:
             prompt = self.opened.max_length - self.new_tokens
-            made = {**made, "prompt": [ids[-prompt:] for ids in self.whole.prompts(columns["text"])]}
+            prompts = self.writer.prompts(self.opened.tokenizer, columns["text"])
+            made = {**made, "prompt": [ids[-prompt:] for ids in prompts]}
         samples = {
             number: {name: values[i] for name, values in made.items()} | {"id": number, "epoch": 0, "seed": 0}
             for i, number in enumerate(numbers)
         }
         return {number: sample for number, sample in samples.items() if len(sample["input_ids"])}
-
-    def _batch(self, samples: list[dict[str, Any]]) -> Batch:
-        task, tokenizer = self.opened.task, self.opened.tokenizer
-        if not isinstance(task, MaskedLM):
-            return task.collate(samples, tokenizer)
-        inputs, tokens = model_inputs(samples, tokenizer)  # what is hidden is what the text says
-        return Batch(inputs=inputs, tokens=tokens)

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from distill.core.task import Task
+from distill.core.task import Task, WritingTask
 from distill.core.utils.errors import UserError
 from distill.core.utils.files import replace
 from distill.core.utils.paths import at_home
@@ -17,7 +17,6 @@ from distill.core.utils.words import amount
 from distill.data import TextData
 from distill.data.loader import Collate
 from distill.models.teachers.documents import Document, documents
-from distill.tasks import CausalLM
 from distill.workflows.job.build import Job, build, make_trainer
 from distill.workflows.record.parts import own_device
 
@@ -56,7 +55,7 @@ def check_causal(task: Task, data: Any) -> None:
     Raises:
         UserError: if it is no causal language model's.
     """
-    if not isinstance(task, CausalLM) or not isinstance(data, TextData):
+    if not isinstance(task, WritingTask) or not isinstance(data, TextData):
         problem, hint = "only a causal language model's teacher can be run elsewhere", "let the teacher run"
         raise UserError(problem, key="model.task", value=task.name, hint=hint)
 

@@ -110,10 +110,10 @@ def check_metric(name: str | None, config: Mapping[str, Any], key: str) -> None:
     Raises:
         UserError: naming it.
     """
-    from distill.tasks import TASKS, metric_names
+    from distill.tasks import DEFAULT, TASKS, metric_names
 
     model = config.get("model")
-    task = model.get("task", "text-classification") if isinstance(model, dict) else None
+    task = model.get("task", DEFAULT) if isinstance(model, dict) else None
     if name is None or not isinstance(task, str) or task not in TASKS or name.startswith("float_"):
         return
     known = metric_names(task)
