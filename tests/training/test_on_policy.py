@@ -118,7 +118,7 @@ def test_a_batch_is_no_larger_than_the_one_it_replaces_unless_each_row_needs_its
         ({"losses": [CrossEntropy()]}, "no loss compares"),
         (
             {"student": nn.Linear(2, 2), "teacher": nn.Linear(2, 2), "task": "plain"},
-            "is for causal-lm, and this is plain",
+            "go on with a text, and this is plain",
         ),
     ],
 )
