@@ -12,8 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import distill
 
 ROOT = Path(__file__).parents[3]
@@ -32,17 +30,20 @@ SERVICE = {"termsetup", "update_from_env_vars", "teardown", "proto", "Settings"}
 """Names under which W&B has what it documents nowhere."""
 
 
+@cache
 def sources() -> dict[str, ast.Module]:
+    """Each file's tree: read when a test asks for it, as collecting tests is paid by every worker."""
     paths = [*sorted((ROOT / "distill").rglob("*.py")), *sorted((ROOT / "callbacks").rglob("*.py"))]
     found = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
     return {name: tree for name, tree in found.items() if Path(name).parent != INTERNALS}
 
 
-TREES = sources()
-
-
 def private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__") and name not in DOCUMENTED
+
+
+def of_self(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id == "self"
 
 
 def ours(tree: ast.Module) -> set[str]:
@@ -53,7 +54,7 @@ def ours(tree: ast.Module) -> set[str]:
             found.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             found.add(node.id)
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and of_self(node):
             found.add(node.attr)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and private(node.value):
             found.add(node.value)  # written into a __dict__
@@ -62,7 +63,9 @@ def ours(tree: ast.Module) -> set[str]:
     return found
 
 
-ALL_OURS = set().union(*map(ours, TREES.values()))
+@cache
+def all_ours() -> set[str]:
+    return set().union(*map(ours, sources().values()))
 
 
 def foreign(tree: ast.Module) -> Iterator[str]:
@@ -71,7 +74,7 @@ def foreign(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and private(node.attr):
             # What another file of ours defines is met on `self` alone, which a base class of ours has given it.
-            if node.attr not in (ALL_OURS if ast.unparse(node.value) == "self" else own):
+            if node.attr not in (all_ours() if of_self(node) else own):
                 yield ast.unparse(node)
         elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith(("distill", "__future__")):
             if any(map(private, [*(node.module or "").split("."), *(alias.name for alias in node.names)])):
@@ -83,21 +86,22 @@ def foreign(tree: ast.Module) -> Iterator[str]:
 def asked_for(tree: ast.Module) -> Iterator[str]:
     """Private names that are read off objects by their text."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr", "delattr"):
+        readers = ("getattr", "setattr", "hasattr", "delattr")
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in readers:
             name = node.args[1]
             if isinstance(name, ast.Constant) and private(str(name.value)):
                 yield str(name.value)
 
 
-@pytest.mark.parametrize("name", TREES)
-def test_no_file_uses_what_another_library_keeps_to_itself(name: str) -> None:
-    allowed = {f"self.{attribute}" for attribute in ARGPARSE.get(name, ())}
-    assert set(foreign(TREES[name])) - allowed == set()
-    assert set(asked_for(TREES[name])) - {"_compression_steps", "_documents", "_ahead"} == set()
+def test_no_file_uses_what_another_library_keeps_to_itself() -> None:
+    for name, tree in sources().items():
+        allowed = {f"self.{attribute}" for attribute in ARGPARSE.get(name, ())}
+        assert set(foreign(tree)) - allowed == set(), name
+        assert set(asked_for(tree)) - {"_compression_steps", "_documents", "_ahead"} == set(), name
 
 
 def test_counters_of_lightning_and_the_service_of_wandb_have_their_files() -> None:
-    for name, tree in TREES.items():
+    for name, tree in sources().items():
         attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
         assert (attributes | texts) & LOOPS == set(), name
@@ -162,7 +166,7 @@ def privates(cls: type) -> frozenset[str]:
     for node in ast.walk(definition):
         if isinstance(node, ast.FunctionDef):
             names.add(node.name)
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and of_self(node):
             names.add(node.attr)
     return frozenset(filter(private, names))
 
