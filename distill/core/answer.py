@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["MASK", "NONE", "Answer", "Script", "alternatives", "digits", "named", "rounded"]
+from distill.core.signals import Batch
+
+__all__ = ["MASK", "NONE", "Answer", "Answering", "Script", "alternatives", "digits", "named", "rounded"]
 
 Answer = dict[str, Any]
 """Names to what JSON can hold."""
@@ -51,3 +53,52 @@ def alternatives(found: Mapping[str, float | None] | Iterable[tuple[str | None, 
     """Labels and their scores as fields of one line."""
     pairs = found.items() if isinstance(found, Mapping) else found
     return [part for label, score in pairs for part in named(label, score)]
+
+
+class Answering:
+    """What the predictions of a task are to a person: as it stands, the logits themselves.
+
+    Attributes:
+        labels: Names of the classes; ``None`` where there are none.
+    """
+
+    labels: list[str] | None
+
+    @property
+    def ranks(self) -> bool:
+        """Whether a prediction has alternatives, which can be named beside it."""
+        return self.labels is not None
+
+    def refuse_row(self, features: Mapping[str, Any], tokenizer: Any) -> tuple[str, str] | None:
+        """Why a row cannot be answered, and what mends it; ``None`` where it can."""
+        return None
+
+    def answers(
+        self, logits: Tensor, batch: Batch, rows: Sequence[Mapping[str, Any]], tokenizer: Any, top: int | None
+    ) -> list[Answer]:
+        """What a model says of each row.
+
+        Args:
+            logits: ``[B, C]`` or ``[B, T, C]``, on the host.
+            batch: Made by :meth:`ask`.
+            rows: Role -> text, of the batch's samples.
+            tokenizer: The model's.
+            top: How many alternatives are named; ``None`` names none beside the prediction.
+        """
+        return [{"logits": [rounded(value) for value in row.flatten()]} for row in logits]
+
+    def nothing(self, row: Mapping[str, Any]) -> Answer:
+        """The answer to a row of which the tokenizer makes nothing."""
+        return {"logits": []}
+
+    def fields(self, row: Mapping[str, Any], answer: Answer) -> list[list[str]]:
+        """An answer as lines of text: the fields of each."""
+        return [[" ".join(map(digits, answer["logits"])), *row.values()]]
+
+    def script(self) -> Script:
+        """How a few lines of Python print what a model says of a text."""
+        return Script(("print(logits[0].tolist(), text)",))
+
+    def pipeline_arguments(self, max_length: int) -> dict[str, Any]:
+        """What :attr:`pipeline` must be told besides the text, so that it reads as in training."""
+        return {}

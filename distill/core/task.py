@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from distill.core.answer import Answer, Script, digits, rounded
+from distill.core.answer import Answer, Answering
 from distill.core.column_look import ColumnLook
 from distill.core.forward import forward
 from distill.core.internals.transformers import class_made_by
@@ -153,7 +153,7 @@ class Task(ABC):
         return repr(names[label]) if names and label < len(names) else str(label)
 
 
-class TextTask(Task):
+class TextTask(Task, Answering):
     """A task on text, with models and tokenizers of transformers.
 
     Args:
@@ -259,50 +259,9 @@ class TextTask(Task):
         Anything random must be a function of ``(seed, epoch, id)`` of the sample alone.
         """
 
-    # ------------------------------------------------------------------ what a person is told
-
-    @property
-    def ranks(self) -> bool:
-        """Whether a prediction has alternatives, which can be named beside it."""
-        return self.labels is not None
-
     def ask(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
         """Samples as :meth:`collate` has them, of rows without labels, to be answered."""
         return self.collate(features, tokenizer)
-
-    def refuse_row(self, features: Mapping[str, Any], tokenizer: Any) -> tuple[str, str] | None:
-        """Why a row cannot be answered, and what mends it; ``None`` where it can."""
-        return None
-
-    def answers(
-        self, logits: Tensor, batch: Batch, rows: Sequence[Mapping[str, Any]], tokenizer: Any, top: int | None
-    ) -> list[Answer]:
-        """What a model says of each row.
-
-        Args:
-            logits: ``[B, C]`` or ``[B, T, C]``, on the host.
-            batch: Made by :meth:`ask`.
-            rows: Role -> text, of the batch's samples.
-            tokenizer: The model's.
-            top: How many alternatives are named; ``None`` names none beside the prediction.
-        """
-        return [{"logits": [rounded(value) for value in row.flatten()]} for row in logits]
-
-    def nothing(self, row: Mapping[str, Any]) -> Answer:
-        """The answer to a row of which the tokenizer makes nothing."""
-        return {"logits": []}
-
-    def fields(self, row: Mapping[str, Any], answer: Answer) -> list[list[str]]:
-        """An answer as lines of text: the fields of each."""
-        return [[" ".join(map(digits, answer["logits"])), *row.values()]]
-
-    def script(self) -> Script:
-        """How a few lines of Python print what a model says of a text."""
-        return Script(("print(logits[0].tolist(), text)",))
-
-    def pipeline_arguments(self, max_length: int) -> dict[str, Any]:
-        """What :attr:`pipeline` must be told besides the text, so that it reads as in training."""
-        return {}
 
 
 class TokenTask(TextTask):

@@ -13,6 +13,7 @@ from torch.nn.functional import cosine_similarity
 from torchmetrics import Metric
 from transformers import PreTrainedModel
 
+from distill.core.answer import Answer, digits, rounded
 from distill.core.padding import Side
 from distill.core.pairs import REFERENCE, ROLE, ROW, partners
 from distill.core.pooling import Pooling, pooling_of, set_pooling
@@ -63,6 +64,7 @@ class SentenceEmbeddings(TextTask):
     takes: ClassVar[frozenset[LabelForm]] = frozenset({"number"})
     needs_labels: ClassVar[bool] = False
     sides: ClassVar[tuple[Side, ...]] = ("right", "left")
+    pipeline: ClassVar[str | None] = "feature-extraction"
     mode = "max"
 
     def __init__(self, labels: Sequence[str] | None = None) -> None:
@@ -136,6 +138,31 @@ class SentenceEmbeddings(TextTask):
 
     def guess(self, counts: Counts, tokens: Tensor | None) -> Guess | None:
         return Guess({"similarity": 0.0, "spearman": 0.0}, "one vector for every text")
+
+    def answers(
+        self, logits: Tensor, batch: Batch, rows: Sequence[Mapping[str, Any]], tokenizer: Any, top: int | None
+    ) -> list[Answer]:
+        """The vector of each text, under ``embedding`` that of the first; of pairs their cosine too."""
+        vectors = logits.float().reshape(len(rows), -1, logits.shape[-1])
+        return [self._answer(list(row), found) for row, found in zip(rows, vectors, strict=True)]
+
+    def _answer(self, roles: Sequence[str], vectors: Tensor) -> Answer:
+        answer: Answer = {
+            "embedding" if role == "text" else f"{role}_embedding": [rounded(value) for value in vector]
+            for role, vector in zip(roles, vectors, strict=True)
+        }
+        if "text_pair" in roles:
+            answer["cosine"] = rounded(cosine_similarity(vectors[0], vectors[1], dim=-1))
+        return answer
+
+    def nothing(self, row: Mapping[str, Any]) -> Answer:
+        return {"embedding": None}
+
+    def fields(self, row: Mapping[str, Any], answer: Answer) -> list[list[str]]:
+        """The cosine of a pair, or the vector of a text, with blanks between its numbers."""
+        pair = "cosine" in answer or (answer["embedding"] is None and "text_pair" in row)
+        numbers = answer["embedding"] or [None]
+        return [[digits(answer.get("cosine")) if pair else " ".join(map(digits, numbers)), *row.values()]]
 
 
 def _scored_pairs(vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

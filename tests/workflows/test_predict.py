@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
@@ -362,3 +364,26 @@ def test_options_that_say_nothing_are_refused(
     place: tuple[Path, Path], distill: Distill, argv: list[str], told: str
 ) -> None:
     assert told in refused(distill, *place, *argv)
+
+
+def test_vectors_are_those_of_the_pooled_model_and_a_pair_has_its_cosine(
+    saved: Callable[..., Path], distill: Distill, tmp_path: Path
+) -> None:
+    folder = saved(AutoModel)
+    file = table(
+        tmp_path / "pairs.jsonl", {"text": "a good film", "other": "dull"}, {"text": "a", "other": "good film"}
+    )
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+    def vector(text: str) -> Tensor:
+        with torch.no_grad():
+            found: Tensor = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
+        return found
+
+    for row, said in zip(rows_of(file), predicted(distill, folder, file), strict=True):
+        assert said["embedding"] == pytest.approx(vector(row["text"]).tolist(), rel=1e-4, abs=1e-5)
+    task = {"task": "sentence-embeddings", "max_length": 32, "columns": {"text": "text", "text_pair": "other"}}
+    (folder / "task.json").write_text(json.dumps(task))
+    for row, said in zip(rows_of(file), predicted(distill, folder, file), strict=True):
+        texts = [vector(row[name]) for name in ("text", "other")]
+        assert said["cosine"] == pytest.approx(float(torch.cosine_similarity(*texts, dim=0)), abs=1e-4)

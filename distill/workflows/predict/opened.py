@@ -84,6 +84,7 @@ def open_folder(path: str, max_length: int | None = None) -> Opened:
     else:
         model = shape = load_model(str(folder), task.auto_model, KEY, head={}, trained=True)
         set_padding(model, tokenizer)
+        task.meet_models(model, None)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         logits = partial(_in_torch, task, model.to(device).eval(), device)  # type: ignore[arg-type]
     length = _length(tokenizer, positions_of(shape), task_file, max_length)
