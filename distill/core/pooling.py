@@ -65,7 +65,7 @@ def set_pooling(model: nn.Module, pooling: Pooling) -> None:
 def drop_pooler(model: nn.Module) -> None:
     """Take out the pooler of a model that pools otherwise (:func:`pooling_of`)."""
     if pooling_of(model) is not None and isinstance(getattr(model, "pooler", None), nn.Module):
-        model._modules["pooler"] = None
+        model.pooler = None  # type: ignore[assignment]
 
 
 def pool(hidden_BTH: Tensor, mask_BT: Tensor | None, pooling: Pooling) -> Tensor:

@@ -65,11 +65,11 @@ class SentenceEmbeddings(TextTask):
     needs_labels: ClassVar[bool] = False
     sides: ClassVar[tuple[Side, ...]] = ("right", "left")
     pipeline: ClassVar[str | None] = "feature-extraction"
+    monitor = "similarity"
     mode = "max"
 
     def __init__(self, labels: Sequence[str] | None = None) -> None:
         super().__init__(None)
-        self.monitor = "similarity"
 
     @property
     def auto_model(self) -> Any:

@@ -24,6 +24,7 @@ from distill.core.utils.replacing import check_output, make_folder
 from distill.core.utils.words import amount
 from distill.run.boundary import refuse_inside
 from distill.run.folder import Run
+from distill.tasks import DEFAULT, TASKS
 from distill.training.calibration import first_batches
 from distill.workflows.evaluate import refuse_quantized_run, reopen
 
@@ -68,6 +69,7 @@ def sensitivity(
             problem = f"must lie between {low:g} and {high:g}"
             raise UserError(problem, key=key, value=value, hint="choose another")
     given = check_output(output)
+    _refuse_vectors(Run.open(folder))
     run, job = reopen(folder, "validate", overrides=overrides, allow=allow, with_teacher=False, alone=True)
     refuse_inside(run.folder, given)
     if given is None:
@@ -100,6 +102,14 @@ def sensitivity(
     none = f"no {picture.name}: {lacking} is not installed, {installing('plots')}"
     print(f"{written}: points.csv, {none if lacking else picture.name}, overrides.yaml")
     return written
+
+
+def _refuse_vectors(run: Run) -> None:
+    """Refuse a student whose outputs are no logits, of which there is no divergence."""
+    kind = TASKS.get(str(run.checked_config["model"].get("task", DEFAULT)))
+    if kind is not None and kind.outputs == "vectors":
+        problem = f"a scan measures how probabilities change, and {kind.name} has none"
+        raise UserError(problem, key="RUN", value=str(run.folder), hint="compress, and compare distill validate")
 
 
 def _overrides(run: Run, student: nn.Module, points: Sequence[scanning.Point], sparsity: float, bits: float) -> str:

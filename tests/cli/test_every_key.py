@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -160,7 +160,7 @@ def another(key: str, kind: Any, default: Any) -> Any:
             return 4 if default in (None, 8) else int(default) + 2
         if option is str:
             return "other"
-        if get_origin(option) is list:
+        if get_origin(option) in (list, Sequence):
             return [1] if int in get_args(option) else ["other"]
         if get_origin(option) is dict or option is dict:
             return {"other": 1}

@@ -214,6 +214,25 @@ def test_an_export_gives_vectors_with_the_pooling_inside(world, to):
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1.0, rtol=1e-5)
 
 
+def test_integers_keep_the_vectors(world):
+    folder, run = world
+    assert not main(["quantize", str(run), "--calibrate", "8", "--id", "small", "--trainer.accelerator", "cpu"])
+    small = next(folder.glob("runs/**/small"))
+    assert not main(["export", str(small), "--to", "onnx-int8", "--output", str(folder / "int8"), "--no-timing"])
+    assert json.loads((folder / "int8/export.json").read_text())["verified"]["cosine"] > 0.99
+
+
+def test_what_reads_probabilities_is_refused_and_leaves_nothing(world, capsys):
+    folder, run = world
+    assert main(["sensitivity", str(run)]) == 2
+    assert "sentence-embeddings has none" in capsys.readouterr().err
+    recipe = ["-c", "sentence-embeddings/distill", "-c", str(folder / "my.yaml")]
+    assert main(["record", *recipe, "--to", str(folder / "recorded"), "--as", "logits"]) == 2
+    assert "--as = 'logits': keeps what is said of classes or tokens" in capsys.readouterr().err
+    assert not (run / "sensitivity").exists()
+    assert not (folder / "recorded").exists()
+
+
 def test_unknown_parts_beside_a_model_are_refused_by_name(world, tmp_path):
     folder, _ = world
     import shutil

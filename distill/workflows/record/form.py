@@ -54,6 +54,9 @@ class Form:
         Raises:
             UserError: if its signals cannot be kept so.
         """
+        if task.outputs == "vectors":
+            problem, hint = "keeps what is said of classes or tokens, and not vectors", "let the teacher run"
+            raise UserError(problem, key="--as", value=self.kind, hint=hint)
         if self.kind == "logits":
             if self.dtype == "int8":
                 hint = "use float32 or bf16"
