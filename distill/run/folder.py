@@ -101,8 +101,8 @@ class Run:
 
         Args:
             config: Of the run.
-            plan: What :meth:`write_plan` writes. It is there before the configuration, which alone makes the folder a
-                run: one that is killed in between and resumed knows it.
+            plan: What :meth:`write_plan` writes, right behind the configuration, which makes the folder a run: one
+                that is killed from here on and resumed knows it.
 
         Raises:
             UserError: if another run took it in the meantime, or it cannot be written to.
@@ -110,9 +110,9 @@ class Run:
         self._above = [folder for folder in self.folder.parents if not folder.exists()]
         try:
             self.folder.mkdir(parents=True)
+            self._write_config(config)
             if plan is not None:
                 self.write_plan(plan)
-            self._write_config(config)
             sync(self.folder.parent)
         except FileExistsError:
             raise UserError(

@@ -196,18 +196,16 @@ def test_a_card_says_which_recipe_made_it_after_a_resume_and_a_compression_too(
     assert f"\n- {said}, then distill quantize\n" in next(Path("runs").glob("*/small/student/README.md")).read_text()
 
 
-@pytest.mark.parametrize("place", ["_write_config", "locked"])
-def test_a_run_killed_as_its_folder_is_made_is_none_or_knows_its_recipe(
-    place: str, base: dict[str, Any], distill: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+def test_a_run_killed_when_its_folder_was_made_knows_its_recipe(
+    base: dict[str, Any], distill: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: Any, **__: Any) -> None:
         raise SystemExit(-9)
 
-    monkeypatch.setattr(Run, place, killed)
+    monkeypatch.setattr(Run, "locked", killed)
     with pytest.raises(SystemExit):
         distill("fit", "-c", "base.yaml", "--seed", "1", "--id", "one")
     assert json.loads(Path("runs/base/one/plan.json").read_text())["recipe"] == "base.yaml, 1 more key"
-    assert Path("runs/base/one/config.yaml").is_file() is (place == "locked")
 
 
 def test_a_recipe_is_named_without_its_place(tmp_path: Path) -> None:
