@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -14,7 +13,8 @@ from typing import Any, Literal
 from distill.config.files import dump, read_file
 from distill.config.header import MADE_BY, REPEAT, first_line, refuse_old
 from distill.core.utils.errors import UserError
-from distill.core.utils.files import sync, write
+from distill.core.utils.files import write
+from distill.core.utils.half_made import remove
 from distill.core.utils.json_file import Unreadable, read_mapping
 from distill.core.utils.paths import RUNS, at_home, check_folder, check_path
 from distill.core.utils.replacing import replacing
@@ -97,33 +97,20 @@ class Run:
         return run
 
     def begin(self, config: Mapping[str, Any], plan: Mapping[str, Any] | None = None) -> None:
-        """Make the planned folder.
+        """Make the planned folder: with all of this in it, or not at all, whenever the process is killed.
 
         Args:
             config: Of the run.
-            plan: What :meth:`write_plan` writes, right behind the configuration, which makes the folder a run: one
-                that is killed from here on and resumed knows it.
+            plan: What :meth:`write_plan` writes.
 
         Raises:
             UserError: if another run took it in the meantime, or it cannot be written to.
         """
         self._above = [folder for folder in self.folder.parents if not folder.exists()]
-        try:
-            self.folder.mkdir(parents=True)
-            self._write_config(config)
+        with self._appearing() as folder:
+            _write_text(folder / self.config_file.name, self._config_text(config))
             if plan is not None:
-                self.write_plan(plan)
-            sync(self.folder.parent)
-        except FileExistsError:
-            raise UserError(
-                f"the run folder {self.folder} exists", key="--id", value=self.id, hint="give another id"
-            ) from None
-        except OSError as error:
-            self.discard()
-            problem = f"cannot be written to ({error.strerror})"
-            raise UserError(
-                problem, key="runs", value=str(self.folder), hint="make room, or name another folder"
-            ) from None
+                _write_text(folder / self.plan_file.name, self._plan_text(plan))
 
     @contextmanager
     def made(self, config: Mapping[str, Any], made_by: str) -> Iterator[Run]:
@@ -134,12 +121,23 @@ class Run:
             made_by: The command that makes it.
 
         Raises:
-            UserError: if it cannot be written to.
+            UserError: as :meth:`begin`.
         """
-        with replacing(self.folder, "runs", alike=True) as folder:
-            fresh = Run(folder)
-            fresh._write_config(config, made_by)
-            yield fresh
+        with self._appearing() as folder:
+            _write_text(folder / self.config_file.name, self._config_text(config, made_by))
+            yield Run(folder)
+
+    @contextmanager
+    def _appearing(self) -> Iterator[Path]:
+        try:
+            with replacing(self.folder, "runs", alike=True) as folder:
+                yield folder
+        except FileExistsError:
+            problem = f"the run folder {self.folder} exists"
+            raise UserError(problem, key="--id", value=self.id, hint="give another id") from None
+        except OSError as error:
+            problem, hint = f"cannot be written to ({error.strerror})", "make room, or name another folder"
+            raise UserError(problem, key="runs", value=str(self.folder), hint=hint) from None
 
     def refuse_half_made(self) -> None:
         """Refuse a folder that another command than training was making when it was killed.
@@ -157,11 +155,11 @@ class Run:
         """Have the run resume with ``config``: it is neither finished nor failed any more."""
         self.result_file.unlink(missing_ok=True)  # first: what has finished is what the configuration says
         self.failure_file.unlink(missing_ok=True)
-        self._write_config(config)
+        _write_text(self.config_file, self._config_text(config))
 
-    def _write_config(self, config: Mapping[str, Any], made_by: str | None = None) -> None:
+    def _config_text(self, config: Mapping[str, Any], made_by: str | None = None) -> str:
         head = f"{MADE_BY}{made_by}" if made_by else f"{REPEAT}distill fit -c {self.config_file}"
-        _write_text(self.config_file, f"{head}\n" + dump(scrub(config)))
+        return f"{head}\n{dump(scrub(config))}"
 
     @classmethod
     def open(cls, folder: str | Path, key: str = "RUN") -> Run:
@@ -261,12 +259,15 @@ class Run:
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Write ``plan.json``: whose folder it is, since when, and what is listed of a run that has not finished."""
+        _write_text(self.plan_file, self._plan_text(plan))
+
+    def _plan_text(self, plan: Mapping[str, Any]) -> str:
         try:
             started = read_mapping(self.plan_file).get("started")
         except (OSError, Unreadable):
             started = None
         whose = {"id": self.id, "folder": str(self.folder.resolve()), "started": started or round(time.time())}
-        _write_text(self.plan_file, json.dumps(whose | dict(plan), indent=2) + "\n")
+        return json.dumps(whose | dict(plan), indent=2) + "\n"
 
     def write_failure(self, message: str) -> None:
         """Write ``failure.json``; a resumed run removes it."""
@@ -293,7 +294,7 @@ class Run:
     def discard(self) -> None:
         """Remove the folder of a run that ended before there was anything to keep, and those that were made for it."""
         if not any(self.checkpoints.glob("*.ckpt")):
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove(self.folder)
             with suppress(OSError):  # what else is in one of them stays
                 for parent in self._above:
                     parent.rmdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,6 @@ def fit_or_resume(
     if run.config_file.is_file():
         known = Run.open(run.folder)
         return _resume(known, with_length(full, known.config), allow)
-    if is_rank_zero() and run.folder.is_dir() and not run.folder.is_symlink():
-        with suppress(OSError):  # what else is in it stays, and is reported below
-            for path in run.folder.glob(".config.yaml*.new"):  # killed at its very beginning
-                path.unlink()
-            run.folder.rmdir()
     return fit(config, allow=allow, run_id=run_id, beside=beside, recipe=recipe)
 
 

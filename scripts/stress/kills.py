@@ -18,13 +18,13 @@ import datasets
 import torch
 
 import distill.core.utils.files
-import distill.core.utils.replacing
 import distill.run.checkpoints.sealed
 import distill.workflows.sensitivity
 import distill.workflows.sweep.run
 from distill.cli.main import main as command
 from distill.compression.sensitivity import scan
 from distill.compression.sensitivity.tried import Tried
+from distill.core.utils import replacing
 from distill.export import student as student_export
 from distill.models import saved_student
 from distill.run.folder import Run
@@ -154,9 +154,7 @@ def written(draw: random.Random, seconds: float) -> Kill:
 
 def placed(draw: random.Random, seconds: float) -> Kill:
     """As the new folder is put on the disk, and takes its place."""
-    return around(
-        draw, [(distill.core.utils.replacing, "_sync"), (distill.core.utils.replacing, "_swap"), (Path, "rename")]
-    )
+    return around(draw, [(replacing, "_sync"), (replacing, "_swap"), (replacing, "_take"), (Path, "rename")])
 
 
 def small_file(draw: random.Random, seconds: float) -> Kill:
@@ -177,11 +175,11 @@ def table(draw: random.Random, seconds: float) -> Kill:
 Moments = Mapping[Moment, int]
 """What may happen to a command, and how often."""
 
-FIT: Moments = {any_time: 6, checkpoint: 5, validation: 2, end: 3}
+FIT: Moments = {any_time: 6, checkpoint: 5, validation: 2, end: 3, placed: 1}
 QUANTIZE: Moments = {any_time: 4, end: 3, placed: 3, small_file: 2}
 EXPORT: Moments = {any_time: 4, written: 3, placed: 3}
 SCAN: Moments = {any_time: 3, tried: 3, table: 3}
-SWEEP: Moments = {any_time: 4, sweep_alone: 2, small_file: 1, checkpoint: 2, end: 1}
+SWEEP: Moments = {any_time: 4, sweep_alone: 2, small_file: 1, checkpoint: 2, end: 1, placed: 1}
 
 
 def draw_kill(draw: random.Random, moments: Moments, seconds: float) -> tuple[str, Kill]:

@@ -107,11 +107,7 @@ class Victim:
 
     def _next(self) -> list[str]:
         """What resumes it, or begins it, as the message says that the command gives."""
-        if self.resumed:
-            if (self.place / "config.yaml").is_file():
-                return ["resume", str(self.place)]
-            shutil.rmtree(self.place, ignore_errors=True)  # killed as its folder was made
-        return list(self.argv)
+        return ["resume", str(self.place)] if self.resumed and self.place.exists() else list(self.argv)
 
     def _trial_killed(self, code: int) -> bool:
         """Whether a sweep outlived its trial's kill, and says so."""

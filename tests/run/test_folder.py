@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +83,56 @@ def test_a_run_with_nothing_to_keep_leaves_no_trace(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "runs", "mine", CONFIG)
     run.discard()
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", [(os, "replace"), (Path, "rename"), (os, "fsync")], ids=lambda place: str(place[1]))
+@pytest.mark.parametrize("calls", range(8))
+def test_a_run_that_is_killed_as_it_begins_is_there_with_all_it_knows_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str], calls: int
+) -> None:
+    owner, name = place
+    original, left = getattr(owner, name), iter(range(calls))
+
+    def doomed(*given: Any, **named: Any) -> Any:
+        if next(left, None) is None:
+            raise SystemExit(-9)
+        return original(*given, **named)
+
+    run = Run.plan(tmp_path / "runs", "mine", "one")
+    with monkeypatch.context() as until_death, suppress(SystemExit):
+        until_death.setattr(owner, name, doomed)
+        until_death.setattr("shutil.rmtree", lambda *_, **__: None)  # who is killed clears nothing
+        run.begin(CONFIG, {"recipe": "own"})
+    if not run.folder.exists():
+        Run.plan(tmp_path / "runs", "mine", "one").begin(CONFIG, {"recipe": "own"})
+    found = Run.open(run.folder)
+    assert (found.id, found.copy_of, found.config["name"]) == ("one", "", "mine")
+    assert json.loads(found.plan_file.read_text())["recipe"] == "own"
+    assert {path.name for path in run.folder.iterdir()} == {"config.yaml", "plan.json"}
+
+
+def test_a_run_that_is_killed_as_it_is_removed_is_there_as_a_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.create(tmp_path, "mine", CONFIG, "one")
+    with monkeypatch.context() as killed:
+        killed.setattr("shutil.rmtree", lambda *_, **__: None)
+        run.discard()
+    assert not run.folder.exists()
+    Run.create(tmp_path, "mine", CONFIG, "two")
+    assert [path.name for path in run.folder.parent.iterdir()] == ["two"]
+
+
+def test_what_another_process_made_in_the_meantime_is_not_replaced(tmp_path: Path) -> None:
+    run = Run.plan(tmp_path, "mine", "one")
+    making = run.made({}, "distill quantize")
+    making.__enter__().write_result({})
+    Run.create(tmp_path, "mine", CONFIG, "one")
+    with pytest.raises(UserError, match="exists"):
+        making.__exit__(None, None, None)
+    assert run.config["name"] == "mine"
+    assert not run.result_file.exists()
+    assert [path.name for path in run.folder.parent.iterdir()] == ["one"]
 
 
 def test_a_folder_that_was_there_before_the_run_stays(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import os
 import re
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["begin", "clear"]
+__all__ = ["begin", "clear", "remove"]
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def begin(place: Path) -> tuple[Path, int]:
         OSError: if it cannot be made.
     """
     for _ in range(_TRIES):
-        fresh = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.new")
+        fresh = _name(place)
         fresh.mkdir(parents=True)
         try:
             descriptor = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -45,6 +46,17 @@ def begin(place: Path) -> tuple[Path, int]:
             return fresh, descriptor
         os.close(descriptor)
     raise OSError(f"a folder beside {place.name} is taken away as it is made")
+
+
+def remove(place: Path) -> None:
+    """Remove a folder, as far as that can be, so that a kill leaves the whole of it, or what :func:`clear` removes."""
+    with suppress(OSError):
+        place = place.rename(_name(place))
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _name(place: Path) -> Path:
+    return place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.new")
 
 
 def clear(place: Path, *, alike: bool = False) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -42,10 +43,12 @@ def replacing(target: str | Path, key: str, *, alike: bool = False) -> Iterator[
     Args:
         target: A folder, which need not exist.
         key: Where the user named it.
-        alike: Whether all beside it are made so, each by a name of its own: what any of them has left is removed.
+        alike: Whether all beside it are made so, each by a name of its own: what any of them has left is removed, and
+            no other is replaced.
 
     Raises:
         UserError: if nothing can be written there.
+        FileExistsError: if it is ``alike``, and another process has made it.
     """
     place = Path(target).resolve()
     if Path.cwd().is_relative_to(place):
@@ -61,7 +64,11 @@ def replacing(target: str | Path, key: str, *, alike: bool = False) -> Iterator[
     try:
         yield fresh
         _sync(fresh)
-        _swap(fresh, place, old)
+        if alike:
+            _take(fresh, place)
+        else:
+            _swap(fresh, place, old)
+        sync(place.parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         if place.exists():
@@ -98,6 +105,15 @@ def _sync(folder: Path) -> None:
     """Have the files on the disk before any name leads to them."""
     for path in [*(p for p in folder.rglob("*") if p.is_file()), folder]:
         sync(path)
+
+
+def _take(fresh: Path, target: Path) -> None:
+    try:
+        fresh.rename(target)
+    except OSError as error:  # which one it is differs: there is a file, or something in the folder
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        raise
 
 
 def _swap(fresh: Path, target: Path, old: Path) -> None:

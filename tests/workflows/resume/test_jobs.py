@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from distill.config.files import read_file
+from distill.run.folder import Run
 
 Distill = Callable[..., Any]
 Fitted = Callable[..., Path]
@@ -43,11 +44,22 @@ def test_a_job_started_again_begins_resumes_and_leaves_what_has_finished(base: A
     assert result("runs/base/job")["steps"] == 4
 
 
-def test_a_job_killed_as_its_folder_was_made_can_begin(base: Any, distill: Distill) -> None:
-    folder = Path("runs/base/job")
-    folder.mkdir(parents=True)
-    (folder / ".config.yaml.new").touch()
-    assert distill("fit", "-c", "base.yaml", "--id", "job", "--resume", "auto").code == 0
+def test_a_job_killed_as_its_folder_is_made_begins_when_it_is_started_again(
+    base: Any, distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise SystemExit(-9)
+
+    job = ("fit", "-c", "base.yaml", "--id", "job", "--resume", "auto")
+    with monkeypatch.context() as until_death:
+        until_death.setattr(Run, "write_plan", killed)  # right behind the configuration, wherever it is written
+        until_death.setattr(Run, "_plan_text", killed)
+        until_death.setattr("shutil.rmtree", lambda *_, **__: None)  # who is killed clears nothing
+        with pytest.raises(SystemExit):
+            distill(*job)
+    code, _, err = distill(*job)
+    assert code == 0, err
+    assert [path.name for path in Path("runs/base").iterdir()] == ["job"]
 
 
 def test_a_folder_that_holds_something_else_is_left_as_it_is(base: Any, distill: Distill) -> None:
