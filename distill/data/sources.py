@@ -262,7 +262,8 @@ def hold_out(dataset: Any, fraction: float) -> tuple[Any, Any]:
     """
     if len(dataset) < 2:
         problem = f"there must be rows for training and validation, and there are {len(dataset)}"
-        raise UserError(problem, key="data.validation_fraction", value=fraction, hint="bring more data")
+        hint = "bring more data, or a file for validation; each line of a .txt is a row by --data.document line"
+        raise UserError(problem, key="data.validation_fraction", value=fraction, hint=hint)
     count = min(max(1, round(len(dataset) * fraction)), len(dataset) - 1)
     rows = order(len(dataset), _HOLD_OUT)
     return dataset.select(np.sort(rows[count:])), dataset.select(np.sort(rows[:count]))

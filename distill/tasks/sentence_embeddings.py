@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -32,6 +33,9 @@ _TEXTS = ("text", "text_pair", "negative")
 
 _RETRIEVAL = (("anchor", "positive"), ("query", "positive"), ("query", "passage"), ("query", "document"))
 _HEADS = ("Classification", "QuestionAnswering")
+
+_log = logging.getLogger(__name__)
+_NO_POOLING = "nothing beside %s says how its tokens are pooled (modules.json): the mean over them is taken"
 
 
 class SentenceEmbeddings(TextTask):
@@ -80,10 +84,12 @@ class SentenceEmbeddings(TextTask):
     def meet_models(self, student: nn.Module, teachers: Sequence[nn.Module] | None) -> None:
         for number, teacher in enumerate(teachers or ()):
             _refuse_heads(teacher, number)
-        known = next((pooling for one in teachers or () if (pooling := pooling_of(one))), Pooling())
-        for model, default in ((student, known), *((one, Pooling()) for one in teachers or ())):
+        known = next((pooling for one in teachers or () if (pooling := pooling_of(one))), None)
+        for model, default in ((student, known), *((one, None) for one in teachers or ())):
             if isinstance(model, PreTrainedModel):
-                set_pooling(model, pooling_of(model) or default)
+                if not (pooling_of(model) or default):
+                    _log.warning(_NO_POOLING, getattr(model.config, "name_or_path", "") or type(model).__name__)
+                set_pooling(model, pooling_of(model) or default or Pooling())
         self.monitor = "spearman" if teachers is None else "similarity"
 
     def find_columns(self, names: Sequence[str]) -> dict[str, str]:

@@ -121,6 +121,21 @@ def test_the_student_pools_as_its_teacher_does_where_nothing_else_is_said(tokeni
     assert pooling_of(student) == Pooling("cls", True)
 
 
+def test_a_pooling_that_nothing_tells_is_said(tokenizer, caplog):
+    from distill.core.pooling import Pooling, pooling_of, set_pooling
+
+    told, bare = bert(tokenizer), bert(tokenizer)
+    set_pooling(told, Pooling("cls"))
+    task = SentenceEmbeddings()
+    task.meet_models(bert(tokenizer), [told])
+    assert not caplog.records
+    task.meet_models(bare, None)
+    assert pooling_of(bare) == Pooling("mean")
+    assert [record.getMessage() for record in caplog.records] == [
+        "nothing beside BertModel says how its tokens are pooled (modules.json): the mean over them is taken"
+    ]
+
+
 def test_a_teacher_that_classifies_is_refused(tokenizer):
     teacher = bert(tokenizer)
     teacher.config.architectures = ["BertForSequenceClassification"]

@@ -275,3 +275,21 @@ def test_labels_that_cannot_be_understood_are_refused_as_they_are_when_training(
     assert code == 2
     assert "data.columns.label" in err
     assert not Path("my.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("lines.csv", "text\n" + "a line of a play\n" * 40, True),
+        ("long.jsonl", "".join(json.dumps({"text": "a page of a book " * 30}) + "\n" for _ in range(40)), False),
+        ("play.txt", "a line\nand another\n" * 40 + "\n" + "a page\n" * 40, False),  # joined already
+    ],
+    ids=lambda value: str(value)[:10],
+)
+def test_short_texts_of_a_language_model_may_be_lines_of_one(
+    distill: Distill, name: str, content: str, said: bool
+) -> None:
+    Path(name).write_text(content)
+    _, out = begun(distill, name, "--task", "causal-lm")
+    assert ('data.join: "\\n"' in out) is said
+    assert ("each of the 36 rows is a text of its own, of 16 characters" in out) is said

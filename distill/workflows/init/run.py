@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from distill.config.files import read_file, recipes
 from distill.config.yaml import dump
@@ -42,6 +43,7 @@ _Why = dict[str, list[str]]
 """Key of the configuration -> what was found and why it is so, in words."""
 
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 2000
+_A_LINE = 200  # characters: shorter texts may be lines of one
 _SEPARATORS = (",", "\t", ";", "|")
 _TEXT_TASKS = [name for name, kind in TASKS.items() if issubclass(kind, TextTask)]
 _MAY_SAY = ("columns", "labels", "reader", "document", "max_length", "validation_fraction", "splits")
@@ -168,8 +170,25 @@ def _why(read: RawData, notes: list[str], guessed: Guess, data: Mapping[str, Any
     if "reader" in data:
         sep = data["reader"].get("sep")
         why["reader"] = [f"fields are separated by {sep!r}"] if sep else []
-    why["columns"] = [*guessed.notes, *(_classes(read) if read.labels is not None else [])]
+    why["columns"] = [*guessed.notes, *(_classes(read) if read.labels is not None else _pieces(read, guessed, data))]
     return why
+
+
+def _pieces(read: RawData, guessed: Guess, data: Mapping[str, Any]) -> list[str]:
+    """A line on texts of a language model that may be pieces of longer ones."""
+    text = guessed.columns.get("text")
+    if text is None or not _kind(guessed.task).packs or "document" in guessed.columns or "document" in data:
+        return []
+    rows = read.splits["train"]
+    length = pc.mean(pc.utf8_length(arrow.column(rows, text))).as_py() if len(rows) else None
+    if length is None or length >= _A_LINE:
+        return []
+    held = "" if "validation_fraction" not in data else ", with a file of its own for validation"
+    return [
+        f"each of the {amount(len(rows), 'row')} is a text of its own, of {length:.0f} characters on average; lines of "
+        f'one are joined by data.join: "\\n"{held}, or by the column that says what belongs together '
+        "(data.columns.document)"
+    ]
 
 
 def _classes(read: RawData) -> list[str]:
