@@ -4,8 +4,8 @@
     python scripts/stress_resume.py --kills 100 [--seed S] [--commands NAME ...] [--recipe FILE]
 
 Trains distillation, pruning and quantization with overlapping schedules, and averaged weights, on a tiny model that is
-made on the spot, and quantizes, exports, sweeps and scans: nothing is downloaded. The kills are SIGKILLs: at any time
-at all, half-way through the writing of a checkpoint or just before a file or folder takes its name, within a
+made on the spot, and quantizes, exports, sweeps, searches and scans: nothing is downloaded. The kills are SIGKILLs: at
+any time at all, half-way through the writing of a checkpoint or just before a file or folder takes its name, within a
 validation, and while the student and the result are saved; of a sweep with its trial, the trial alone, or without it.
 What is compared is, of a run, all that the last checkpoint holds, the history, the student's folder and the result's
 scores; of the others every file, but for times. Whatever a kill leaves, `distill runs`, and now and then `validate` and

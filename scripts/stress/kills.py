@@ -19,6 +19,7 @@ import torch
 
 import distill.core.utils.files
 import distill.run.checkpoints.sealed
+import distill.workflows.search.run
 import distill.workflows.sensitivity
 import distill.workflows.sweep.run
 from distill.cli.main import main as command
@@ -29,12 +30,14 @@ from distill.export import student as student_export
 from distill.models import saved_student
 from distill.run.folder import Run
 from distill.training.module import Distillation
+from distill.workflows.search.study import Study
 
 __all__ = [
     "EXPORT",
     "FIT",
     "QUANTIZE",
     "SCAN",
+    "SEARCH",
     "SWEEP",
     "TRACEBACK",
     "WRONG",
@@ -172,6 +175,13 @@ def table(draw: random.Random, seconds: float) -> Kill:
     )
 
 
+def noted(draw: random.Random, seconds: float) -> Kill:
+    """Around what a search keeps of its trials, alone and between them."""
+    search = distill.workflows.search.run
+    places = [(Study, "next"), (Study, "note"), (Study, "end"), (search, "write_record"), (search, "write_front")]
+    return around(draw, places, most=3)
+
+
 Moments = Mapping[Moment, int]
 """What may happen to a command, and how often."""
 
@@ -179,6 +189,7 @@ FIT: Moments = {any_time: 6, checkpoint: 5, validation: 2, end: 3, placed: 1}
 QUANTIZE: Moments = {any_time: 4, end: 3, placed: 3, small_file: 2}
 EXPORT: Moments = {any_time: 4, written: 3, placed: 3}
 SCAN: Moments = {any_time: 3, tried: 3, table: 3}
+SEARCH: Moments = {any_time: 2, noted: 3}
 SWEEP: Moments = {any_time: 4, sweep_alone: 2, small_file: 1, checkpoint: 2, end: 1, placed: 1}
 
 
@@ -229,7 +240,8 @@ def _work(argv: Sequence[str], folder: Path, prepare: Callable[[], None] = nothi
         os.chdir(folder)
         torch.set_num_threads(1)  # a fork has none of its parent's
         datasets.config.HF_DATASETS_CACHE = folder / "cache"
-        vars(distill.workflows.sweep.run)["run_to_end"] = lambda words: _trial(words, folder)
+        for several in (distill.workflows.sweep.run, distill.workflows.search.run):
+            vars(several)["run_to_end"] = lambda words: _trial(words, folder)
         prepare()
         print(f"$ distill {' '.join(argv)}", flush=True)
         code = command(argv)
@@ -244,7 +256,7 @@ def _work(argv: Sequence[str], folder: Path, prepare: Callable[[], None] = nothi
 
 
 def _trial(words: Sequence[str], folder: Path) -> int:
-    """What a sweep does for a trial: a fork here, as a new process would import everything."""
+    """What a sweep or a search does for a trial: a fork here, as a new process would import everything."""
     sys.stdout.flush()
     child = os.fork()
     if not child:

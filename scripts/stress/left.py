@@ -15,7 +15,7 @@ import distill.run.checkpoints.file
 from distill.export.folder import CHECKSUMS, REPORT
 from distill.run.checkpoints.names import resume_checkpoints
 
-__all__ = ["Digest", "different", "of_folder", "of_sweep", "of_training"]
+__all__ = ["Digest", "different", "of_folder", "of_search", "of_sweep", "of_training"]
 
 _TIMES = ("seconds", "train_seconds", "started", "latency_ms", "latency_ms_of_32", "verdict")
 """Keys of what was measured in time, and what a report says of that."""
@@ -44,6 +44,13 @@ def of_sweep(folder: Path) -> dict[str, str]:
     trials = [path for path in sorted(folder.iterdir()) if path.is_dir()]
     found = {f"{run.name}/{name}": value for run in trials for name, value in of_training(run).items()}
     return found | {"sweep.json": _hash(folder / "sweep.json")}
+
+
+def of_search(folder: Path) -> dict[str, str]:
+    """Of the trials' students, exports and scores, of the front, and of the file that says what was found."""
+    kept = [folder / "front", *(run / part for run in sorted(folder.iterdir()) for part in ("student", "exports"))]
+    found = {str(of.relative_to(folder) / name): value for of in kept for name, value in of_folder(of).items()}
+    return found | {"search.json": _hash(folder / "search.json")}
 
 
 def _hash(file: Path) -> str:

@@ -17,12 +17,12 @@ import yaml
 
 from stress import kills
 from stress.kills import Moments, attempt, draw_kill
-from stress.left import Digest, different, of_folder, of_sweep, of_training
+from stress.left import Digest, different, of_folder, of_search, of_sweep, of_training
 from stress.recipe import SWEEP, in_float
 
 __all__ = ["NAMES", "Outcome", "Victim", "import_for", "prepare", "victims"]
 
-NAMES = ("quantize", "export-hf", "export-onnx-int8", "sweep", "sensitivity", "fit")
+NAMES = ("quantize", "export-hf", "export-onnx-int8", "sweep", "search", "sensitivity", "fit")
 
 
 class Outcome(NamedTuple):
@@ -152,6 +152,8 @@ def victims(folder: Path, given: Path, names: Sequence[str]) -> list[Victim]:
     place, quantized = folder / "runs/stress", folder / "runs/stress-quantized"
     fit = ["fit", "-c", str(given), "--runs", "runs", "--name", "stress", "--id", "killed"]
     sweep = ["sweep", str(folder / "sweep.yaml"), "-c", str(folder / "float.yaml"), "--runs", "runs"]
+    search = ["search", "-c", str(folder / "float.yaml"), "--target", "accuracy >= 0.1", "--trials", "3", "--to", "hf"]
+    search += ["--rungs", "0.5,1", "--name", "killed-search", "--runs", "runs"]
     in_float, whole = str(place / "float"), str(place / "whole")
     quantize = ["quantize", in_float, "--calibrate", "16", "--id", "killed"]
     scan = ["sensitivity", in_float, "--samples", "8"]
@@ -163,6 +165,7 @@ def victims(folder: Path, given: Path, names: Sequence[str]) -> list[Victim]:
         Victim("export-hf", hf, exports["hf"], kills.EXPORT, files, folder, 4, whole=True),
         Victim("export-onnx-int8", onnx, exports["onnx-int8"], kills.EXPORT, files, folder, 1, whole=True),
         Victim("sweep", sweep, folder / "runs/killed", kills.SWEEP, of_sweep, folder, 2, most=6),
+        Victim("search", search, folder / "runs/killed-search", kills.SEARCH, of_search, folder, 1, most=4),
         Victim("sensitivity", scan, place / "float/sensitivity", kills.SCAN, files, folder, 2, most=5),
         Victim("fit", fit, killed, kills.FIT, of_training, folder, 6, most=sys.maxsize, resumed=True),
     ]
@@ -179,6 +182,7 @@ def import_for(names: Sequence[str]) -> None:
             "torch.onnx._internal.exporter._torchlib.ops",
         ),
         "sensitivity": ("matplotlib.pyplot", "PIL.PngImagePlugin"),
+        "search": ("optuna.importance", "matplotlib.pyplot"),
     }
     for name in names:
         for module in late.get(name, ()):
@@ -192,7 +196,7 @@ def prepare(folder: Path, given: Path, names: Sequence[str]) -> None:
         SystemExit: if that fails.
     """
     fit = ["fit", "--runs", "runs", "--name", "stress", "--id"]
-    if {"quantize", "export-hf", "sensitivity", "sweep"} & set(names):
+    if {"quantize", "export-hf", "sensitivity", "sweep", "search"} & set(names):
         text = yaml.safe_dump(in_float(yaml.safe_load(given.read_text())), sort_keys=False)
         (folder / "float.yaml").write_text(text)
         (folder / "sweep.yaml").write_text(yaml.safe_dump(SWEEP))

@@ -211,6 +211,9 @@ class _Search:
         length = {} if last else {"trainer.max_steps": steps}
         run = Run(self.plan.folder / f"trial-{number + 1:04d}-rung-{rung + 1}")
         trial = Trial(run, parameters_of(self.plan.knobs, values, self.config) | length)
+        if run.state == "running":  # a search that was killed alone has left its trial at work
+            with run.locked():  # says who it is: neither is the trial's fault, nor may it be noted as failed
+                pass
         if run.state != "finished":
             self.console.print(f"rung {rung + 1} of {len(self.plan.steps)}: {steps:,} steps")
             _call(trial.command(self.plan.recipe), run.id)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +134,32 @@ def test_a_trial_that_fails_is_told_and_the_others_run(fast: Any, distill: Any) 
     assert code == 0
     assert "trial 2 of 3 failed: trial-0002-rung-1 ended with exit code 1" in out
     assert [bool(trial["failed"]) for trial in record()["trials"]] == [False, True, False]
+
+
+def test_a_trial_that_another_process_still_trains_is_waited_for_and_not_failed(
+    fast: Any, distill: Any, tmp_path: Path
+) -> None:
+    fast.stop_at = 5  # the first trial's runs and exports, and the second's first run
+    assert distill(*SEARCH, "--trials", "3").code == 130
+    fast.stop_at = None
+    orphan = FOLDER / "trial-0002-rung-2"
+    orphan.mkdir()
+    holder = (
+        "import sys; from pathlib import Path; from distill.run.lock import locked\nwith locked(Path(sys.argv[1])):"
+    )
+    holder += " print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", holder, str(orphan / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        code, _, err = distill(*SEARCH, "--trials", "3")
+        other.communicate("")
+    assert code == 2
+    assert f"process {other.pid} on" in err
+    assert "is writing this run. wait for it, or stop it first" in err
+    shutil.rmtree(orphan)
+    assert distill(*SEARCH, "--trials", "3").code == 0
+    assert [trial.get("failed", "") for trial in record()["trials"]] == ["", "", ""]
 
 
 def test_a_recipe_that_cannot_be_trained_ends_the_search(fast: Any, distill: Any) -> None:
