@@ -16,7 +16,7 @@ from distill.data import arrow
 from distill.data.balance import balance
 from distill.data.features import Ragged, Samples
 from distill.data.joining import joined_text
-from distill.data.label_values import canonical
+from distill.data.label_values import canonical, folded
 from distill.data.labels import Labels
 from distill.data.packing import PackedSamples
 from distill.data.raw_data import RawData
@@ -111,9 +111,23 @@ def doubts(rows: RawData, labels: Labels, column: str) -> list[str]:
         lines.append(f"labels are numbers to regress on; data.labels: [{listed}] would make classes of them")
     if labels.form == "class" and len(train) >= _SOME and len(names) > len(train) / 2:
         lines.append(f"there are {len(names)} classes for {len(train)} rows: is {column!r} the column of the labels?")
+    lines.extend(_twins(names))
     if labels.form == "tags" and "O" not in names:
         lines.append("no tag is called 'O' (data.labels names them), so words that belong to nothing count in f1 too")
     return lines
+
+
+def _twins(names: Sequence[str]) -> list[str]:
+    """A line on each group of classes that an eye may not tell apart."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(folded(name), []).append(name)
+    return [
+        f"the classes {', '.join(map(ascii, group))} differ in capitals, blanks or signs that are hardly seen: if they "
+        "are one, write all of its labels alike"
+        for group in alike.values()
+        if len(group) > 1
+    ]
 
 
 def unread(

@@ -137,6 +137,9 @@ def _check(text: str, header: list[str], sep: str, quoting: str, config: ReaderC
             if len(record) != len(header):
                 problem = f"has {len(record)} fields, and there are {len(header)} columns ({', '.join(header)})"
                 return _Reading((problem, line), joined)
+            if len(header) > 1 and [value.strip() for value in record] == header:
+                again = "data.reader.names are, and so a header" if config.names else "the header again"
+                return _Reading((f"is what {again}" if config.names else f"is {again}", line), joined)
             if not joined and any("\n" in value or "\r" in value for value in record):
                 joined = line
             before = line

@@ -9,7 +9,7 @@ from typing import Any
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 from distill.data import arrow
-from distill.data.label_values import Value, all_absent, canonical, is_hot, natural, shown
+from distill.data.label_values import Value, all_absent, canonical, folded, is_hot, natural, shown
 
 __all__ = ["KEY", "LabelColumn"]
 
@@ -59,9 +59,9 @@ class LabelColumn:
             own = self.names[value] if self.names and isinstance(value, int) and value < len(self.names) else value
             at = lookup.get(own, lookup.get(canonical(own) or own))
             if at is None:
-                alike = [name for name in names if name.strip().casefold() == str(own).strip().casefold()]
+                alike = [name for name in names if folded(name) == folded(str(own))]
                 if alike:
-                    hint = f"did you mean {alike[0]!r}? blanks and capitals tell classes apart"
+                    hint = f"did you mean {alike[0]!a}? capitals, blanks and signs that are not seen tell classes apart"
                     raise self._error(raw, f"which is none of the {len(names)} classes ({listed})", hint)
                 if len(names) > 100 and 2 * len(self.unique) > len(self.array):
                     hint = "most rows have a label of their own, as an identifier has: name another column"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ __all__ = [
     "all_absent",
     "canonical",
     "elsewhere_a_number",
+    "folded",
     "half_absent",
     "integral_float",
     "is_hot",
@@ -79,6 +81,15 @@ def may_be_missing(raw: Any) -> bool:
 def shown(raw: Any) -> str:
     """A label as a name."""
     return raw.strip() if isinstance(raw, str) else str(raw)
+
+
+def folded(name: str) -> str:
+    """A name without what an eye passes over: capitals, blanks, signs that are not seen, a point at its end.
+
+    Ways of writing one letter (é) fall together, too.
+    """
+    seen = "".join(one for one in unicodedata.normalize("NFKC", name) if unicodedata.category(one) != "Cf")
+    return " ".join(seen.casefold().split()).rstrip(".,;:!") or name
 
 
 def natural(value: Value) -> tuple[Any, ...]:

@@ -150,12 +150,13 @@ def read_labels(
     names, lookup = _classes(first, absent, names)
     if form == "class" and len(names) < 2:
         only = next(iter(first.labels(absent)))
-        raise UserError(
-            f"every label of the split {first.split} is {only!r}, and a classifier needs two classes",
-            key=KEY,
-            value=column,
-            hint="check the column, or name all classes in data.labels",
-        )
+        problem = f"every label of the split {first.split} is {only!r}, and a classifier needs two classes"
+        hint = "check the column, or name all classes in data.labels"
+        if taken := [raw for raw in first.unique if canonical(raw) in absent]:
+            every = sorted({v for raw in (*taken, only) if (v := canonical(raw)) is not None}, key=natural)
+            problem += f"; {taken[0]!r} is taken for no label"
+            hint = f"if it is a class, say so: data.labels: [{', '.join(map(str, every))}]"
+        raise UserError(problem, key=KEY, value=column, hint=hint)
     known: dict[Any, int] = {}
     for split in found.values():
         if form == "set":

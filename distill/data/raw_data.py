@@ -123,6 +123,7 @@ def read_raw_data(
     if train_samples is not None:
         chosen["train"] = sample(chosen["train"], train_samples)
     present = {use: check_rows(task, use, rows, found) for use, rows in chosen.items()}
+    _refuse_near_names(task, chosen, found, given)
     routes = {} if teachers is None else read_routes(chosen, teachers)
     if teachers is not None:
         present = {use: roles | {ROLE: teachers} for use, roles in present.items()}
@@ -139,3 +140,21 @@ def read_raw_data(
             hint="name the column of the labels, or another split",
         )
     return RawData(chosen, present, read, joined, routes)
+
+
+def _refuse_near_names(
+    task: TextTask, splits: Mapping[str, Any], found: Mapping[str, str], given: Mapping[str, str]
+) -> None:
+    """Refuse a split without labels that has another column which would be known for them.
+
+    Raises:
+        UserError: naming both.
+    """
+    column = found.get("label")
+    for use, rows in splits.items():
+        other = task.find_columns(rows.column_names).get("label")
+        if column is None or "label" in given or column in rows.column_names or other is None:
+            continue
+        problem = f"the split {use} has no such column, and one that is called {other!r}"
+        hint = "call it alike in every split; or name it as data.columns.label, where the other is something else"
+        raise UserError(problem, key="data.columns.label", value=column, hint=hint)

@@ -29,6 +29,8 @@ __all__ = [
     "positions_of",
 ]
 
+_LISTED = 12
+
 _log = logging.getLogger(__name__)
 
 
@@ -158,7 +160,7 @@ def _compare_labels(
     order = f"give the classes in the model's order: data.labels: [{listed}]"
     if count != other_count:
         raise UserError(
-            f"{who} has {amount(count, 'class')} and {other} has {other_count}",
+            f"{who} has {amount(count, 'class')}{_listed(names)} and {other} has {other_count}{_listed(other_names)}",
             key=who,
             hint=order if data and count > other_count and names else "name a model trained on the same classes",
         )
@@ -183,6 +185,13 @@ def _compare_labels(
     hint = f"if they are the same in this order, say so by {who}.labels: {one} (of a module, by its config.id2label)"
     more = f"; where the data numbers its classes, data.labels: {theirs} names them"
     raise UserError(problem, key=who, hint=hint + more if data else hint)
+
+
+def _listed(names: Sequence[str] | None) -> str:
+    """The names in brackets, where they say more than numbers do."""
+    if names is None or [*_plain(names)] == [str(i) for i in range(len(names))]:
+        return ""
+    return f" ({', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''})"
 
 
 def check_pair(task: Task, tokenizer: Any, student: nn.Module, teacher: TeacherSource | None) -> bool:

@@ -59,6 +59,14 @@ def test_readers_do_as_they_are_told(tmp_path: Path) -> None:
     assert reader_config({"quoting": 3}) == ReaderConfig(quoting="none")
 
 
+def test_a_header_where_names_are_given_is_no_row(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    with pytest.raises(UserError, match=r"line 1 is what data\.reader\.names are, and so a header"):
+        rows(file, "text,label\na,0\n", names=["text", "label"])
+    assert rows(file, "a,0\n", names=["text", "label"])["text"] == ["a"]
+    assert rows(file, "text\nb\ntext\n")["text"] == ["b", "text"]  # of a single column it may be a text
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -75,6 +83,7 @@ def test_readers_do_as_they_are_told(tmp_path: Path) -> None:
         ("a.tsv", "text,label\na,0\n", r"--data\.reader\.sep ','"),
         ("a.csv", "text,label,text\na,0,b\n", "the column 'text' is named twice"),
         ("a.csv", "text, text\na,b\n", "the column 'text' is named twice"),
+        ("a.csv", "text,label\na,0\ntext, label\nb,1\n", "line 3 is the header again"),
         ("a.csv", "text,label\n", "holds no data"),
         ("a.csv", "", "holds no data"),
         ("a.csv", b"PK\x03\x04\xff\x00", "it is a zip archive, as spreadsheets are"),

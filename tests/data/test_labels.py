@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from distill.core.signals import IGNORE
 from distill.core.task import LabelForm
 from distill.core.utils.errors import UserError
+from distill.data.account import doubts
 from distill.data.labels import Labels, read_labels
 from distill.data.raw_data import RawData, read_raw_data
 from distill.tasks import CausalLM, TextClassification, TokenClassification
@@ -127,7 +128,9 @@ def test_names_of_a_hubs_data_set_can_be_put_in_another_order() -> None:
         ([[0], [0, 1]], CLASS, r"the split train has the label \[0, 1\], .* one class a row, in row 2"),
         ([{"id": 0}, {"id": 1}], CLASS, r"the label \{'id': 0\}, which is no label .* in row 1"),
         ([1, 2, 4], CLASS, r"label 4, which is none of the 3 classes \(0, 1, 2\), in row 3.*labels: \['1', '2', '4'\]"),
-        ([2, 2, -1], CLASS, r"every label of the split train is 2, and a classifier needs two"),
+        ([2, 2], CLASS, r"every label of the split train is 2, and a classifier needs two classes\. check the column"),
+        ([1, -1, 1], CLASS, r"train is 1, and .*; -1 is taken for no label\. .*data\.labels: \[-1, 1\]"),
+        (["-1", "-2"], CLASS, r"train is '-2', and .*; '-1' is taken for no label\. .*data\.labels: \[-2, -1\]"),
         ([None, 1], TAGS, r"the label 1, and token-classification takes a class for each word, in row 2"),
         ([[0.0], [0.0, 0.5]], TAGS, r"the label 0\.5, which is no class, in row 2"),
         ([["a"], ["b", None]], Several(), r"the label \['b', None\], of which a part is no class, in row 2"),
@@ -160,6 +163,7 @@ def test_other_splits_are_held_against_the_classes_of_training() -> None:
     for train, validation, said in (
         (["3", "7a"], ["7a", "0"], "the split validation has the label '0', which is none of the 2 classes"),
         ([0.5, 1.0], ["a"], "the split validation has the label 'a', which is no number"),
+        (["Caf\u00e9", "b"], ["cafe\u0301.", "b"], r"did you mean 'Caf\\xe9'\? capitals, blanks and signs"),
         ([0, 1], [2, 1], r"the label 2, .*data\.labels: \['0', '1', '2'\]"),
     ):
         with pytest.raises(UserError, match=said):
@@ -246,3 +250,29 @@ def test_a_text_that_is_named_takes_no_second_one_of_a_pair_it_is_not_in() -> No
     assert rows_of(columns, columns, columns={"text": "body"}).columns["train"] == {"text": "body", "label": "label"}
     named = {"text": "premise", "text_pair": "hypothesis", "label": "label"}
     assert rows_of(columns, columns, columns={"text": "premise"}).columns["train"] == named
+
+
+def test_a_split_whose_labels_have_another_name_is_refused_with_both() -> None:
+    train, validation = {"text": ["a", "b"], "labels": [0, 1]}, {"text": ["a", "b"], "label": [0, 1]}
+    with pytest.raises(UserError, match="the split train has no such column, and one that is called 'labels'"):
+        rows_of(train, validation)
+    read = rows_of({"text": ["a", "b"]}, validation)  # a teacher's to label
+    assert read.without_label == {"train": 2, "validation": 0}
+    assert rows_of(train, validation, columns={"label": "label"}).without_label == {"train": 2, "validation": 0}
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [("Yes", "yes"), ("pos", "pos."), ("a b", "a  b"), ("caf\u00e9", "cafe\u0301"), ("neg", "n\u200beg")],
+)
+def test_classes_that_an_eye_does_not_tell_apart_are_named(one: str, two: str) -> None:
+    def said(*names: str) -> list[str]:
+        labels = {"text": ["a"] * len(names), "label": list(names)}
+        read = rows_of(labels, labels)
+        assert read.labels is not None
+        assert len(read.labels.names or ()) == len(names)  # they stay classes of their own
+        return doubts(read, read.labels, "label")
+
+    [line] = said(one, two, "other")
+    assert line.startswith(f"the classes {', '.join(map(ascii, sorted([one, two])))} differ in")
+    assert said("C", "C#", "C++", "other", "-", ".", "1", "10") == []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from distill.core.utils.errors import Below, UserError
-from distill.core.utils.files import write
+from distill.core.utils.files import opened, write
+from distill.core.utils.json_file import Unreadable, read_mapping
 from distill.core.utils.paths import at_home, check_path
 from distill.run.folder import Run
 from distill.workflows.report.build import build_report
@@ -18,6 +20,7 @@ from distill.workflows.report.show import show
 __all__ = ["FILE", "report"]
 
 FILE = "report.json"
+_PAGE, _HEAD = b'content="distill report"', 4096  # what an earlier page says of itself, in its first bytes
 
 
 def report(
@@ -78,7 +81,7 @@ def _place(given: str | Path | None, run: str | Path) -> Path:
 
 
 def _file(given: str | Path, key: str) -> Path:
-    """A file to write, in a folder that is there.
+    """A file to write, in a folder that is there: a new one, or an earlier one of its kind.
 
     Raises:
         UserError: if it is none.
@@ -88,7 +91,26 @@ def _file(given: str | Path, key: str) -> Path:
     if place.is_dir() or not place.parent.is_dir():
         problem = "is a folder" if place.is_dir() else "lies in no folder"
         raise UserError(problem, key=key, value=str(given), hint="name a file in a folder that is there")
+    ending = f".{key.removeprefix('--')}"
+    if place.suffix.lower() != ending:
+        raise UserError(f"must end in {ending}", key=key, value=str(given), hint=f"write {given}{ending}")
+    if place.exists() and not (_is_report(place) if ending == ".json" else _is_page(place)):
+        problem, hint = "is there, and is none that this command has written", "name another file, or remove it first"
+        raise UserError(problem, key=key, value=str(given), hint=hint)
     return place
+
+
+def _is_report(file: Path) -> bool:
+    try:
+        return {"version", "models", "samples"} <= read_mapping(file).keys()
+    except Unreadable:
+        return False
+
+
+def _is_page(file: Path) -> bool:
+    with suppress(OSError), opened(file) as begun:
+        return _PAGE in begun.read(_HEAD)
+    return False
 
 
 def _write(place: Path, text: str) -> None:

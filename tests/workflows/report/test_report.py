@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from distill.cli.main import main
+from distill.workflows.report.run import _file
 from distill.workflows.report.schema import Report
 
 ARGUMENTS = ("--trainer.limit_val_batches", "1.0", "--draws", "50")
@@ -71,6 +72,8 @@ def test_the_page_shows_the_run_and_its_samples(run: Path, distill: Callable[...
     assert code == 0, err
     assert f"page: {page}" in out
     text = page.read_text()
+    assert _file(page, "--html") == page  # an earlier one may be replaced
+    assert _file(run / "report.json", "--json") == run / "report.json"
     shown = re.findall(r'<section id="([\w-]+)"', text)
     assert shown == [
         *("models", "pareto", "quality", "confusion"),
@@ -88,6 +91,26 @@ def test_the_page_shows_the_run_and_its_samples(run: Path, distill: Callable[...
     for text_, first in re.findall(r'<th scope="row"[^>]*>([^<]+)</th>.*?"teacher says"[^>]*>([^<]+)<', "".join(said)):
         heading = text.find(f"<h3>{text_}</h3>")
         assert heading < 0 or f"<dt>teacher says {first}" in text[heading:]
+
+
+@pytest.mark.parametrize(
+    ("option", "file", "said"),
+    [
+        ("--json", "theirs.csv", "must end in .json"),
+        ("--json", "theirs.json", "is none that this command has written"),
+        ("--html", "theirs.html", "is none that this command has written"),
+        ("--html", "page", "must end in .html"),
+    ],
+)
+def test_what_lies_at_a_file_that_is_named_and_is_no_report_stays(
+    run: Path, distill: Callable[..., Any], tmp_path: Path, option: str, file: str, said: str
+) -> None:
+    place = tmp_path / file
+    place.write_text('{"version": 1}')
+    code, _, err = distill("report", str(run), *ARGUMENTS, "--no-timing", option, str(place))
+    assert code == 2
+    assert said in err
+    assert place.read_text() == '{"version": 1}'
 
 
 def test_a_rule_that_is_broken_ends_with_code_3_and_the_figure(run: Path, distill: Callable[..., Any]) -> None:
