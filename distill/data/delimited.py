@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ __all__ = ["read_delimited"]
 
 _SEPARATORS = (",", "\t", ";", "|")
 _CHUNK = 100_000
+_FOR_SPREADSHEETS = re.compile(r"sep=(.)\s*[\r\n]")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ def read_delimited(path: str, key: str, config: ReaderConfig) -> tuple[Any, bool
     """
     sep = config.sep or ("\t" if path.lower().endswith(".tsv") else ",")
     text = read_text(path, key, config)
+    if spreadsheets := _FOR_SPREADSHEETS.match(text):
+        problem = f"line 1 tells a spreadsheet program its separator ({spreadsheets[0].strip()}), and is no header"
+        also = "" if spreadsheets[1] == sep else f", and name the separator: --data.reader.sep {spreadsheets[1]!r}"
+        raise UserError(problem, key=key, value=path, hint=f"remove that line{also}")
     csv.field_size_limit(2**31 - 1)
     quoting = str(config.quoting or "minimal")
     header = list(config.names) if config.names else _header(text, sep, quoting, config, path, key)

@@ -80,6 +80,8 @@ def test_a_header_where_names_are_given_is_no_row(tmp_path: Path) -> None:
         ("c.csv", 'text,label\nd,1\n"a, \\"c\\"",0\n', r"line 3 holds \\.: the backslash makes"),
         ("a.csv", 'text,label\n"a,0\nb",1\n', r"line 2 begins a field in quotation marks .* data\.reader\.quoting"),
         ("a.csv", "text;label\na;0\n", r"the header is a single column, 'text;label'.*--data\.reader\.sep ';'"),
+        ("a.csv", "sep=;\ntext;label\n", r"line 1 tells a spreadsheet .*remove that line, .*--data\.reader\.sep ';'"),
+        ("a.csv", "sep=,\r\ntext,label\r\n", r"\(sep=,\), and is no header.* remove that line\.$"),
         ("a.tsv", "text,label\na,0\n", r"--data\.reader\.sep ','"),
         ("a.csv", "text,label,text\na,0,b\n", "the column 'text' is named twice"),
         ("a.csv", "text, text\na,b\n", "the column 'text' is named twice"),
