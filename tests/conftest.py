@@ -272,6 +272,27 @@ def conv_nets() -> Any:
     return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("conv_nets.py"))))
 
 
+# ---------------------------------------------------------------------- what is made once
+
+
+@pytest.fixture(scope="session", autouse=True)
+def paint(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What paints a picture; in tests each is painted once (``pictures.py``), and so are exports (``exporters.py``)."""
+    beside = Path(__file__).parent
+    exporters = runpy.run_path(str(beside / "exporters.py"))
+    exporters["one_table"]()
+    exporters["one_reference"](tmp_path_factory.mktemp("references"))
+    return runpy.run_path(str(beside / "pictures.py"))["paint_once"](tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture
+def painted(paint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has pictures painted whatever was painted before, for tests that look at them."""
+    from distill.core.utils import plots
+
+    monkeypatch.setattr(plots, "save", paint)
+
+
 # ---------------------------------------------------------------------- processes
 
 

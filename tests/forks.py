@@ -15,6 +15,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -171,5 +172,7 @@ def main() -> None:
 if __name__ == "__main__":
     for name in SLOW:
         importlib.import_module(name)
+    pictures = tempfile.TemporaryDirectory()  # which stays as long as this process
+    runpy.run_path(str(Path(__file__).with_name("pictures.py")))["paint_once"](Path(pictures.name))
     gc.freeze()  # what is not looked at stays shared with the processes that are forked
     main()

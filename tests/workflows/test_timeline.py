@@ -77,6 +77,7 @@ def test_many_points_are_smoothed_by_the_mean_of_their_neighbours() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, DARK])
+@pytest.mark.usefixtures("painted")
 def test_a_picture_is_drawn_of_one_validation_and_of_many_steps(tmp_path: Path, settings: dict[str, object]) -> None:
     steps = list(range(100))
     panels = [
