@@ -60,6 +60,7 @@ def test_a_trial_that_was_stopped_resumes_at_its_step_and_ends_as_an_undisturbed
     assert next(iter(resume_checkpoints(stopped.checkpoints))) == STOP
     finished = done.result_file.stat().st_mtime_ns
     capfd.readouterr()
+    monkeypatch.setattr("distill.workflows.sweep.run.run_to_end", lambda command: main(command[3:]))
     assert main(sweep) == 0
     assert f"resuming {stopped.folder} from step {STOP}" in capfd.readouterr().out
     assert done.result_file.stat().st_mtime_ns == finished
