@@ -58,7 +58,8 @@ class Task(ABC):
 
     Attributes:
         name: As written in YAML (``text-classification``).
-        monitor: The metric that says which checkpoint is best; one of :meth:`metrics`.
+        monitor: The metric that says which checkpoint is best; one of :meth:`metrics`. A run that chooses by another
+            one sets it.
         mode: ``max`` or ``min``: which direction of :attr:`monitor` is better.
         stochastic: Whether a sample's inputs differ from epoch to epoch (masking): a signal recorded in one
             epoch is then none of the next.

@@ -39,6 +39,7 @@ class Ratio(Metric):
 
     is_differentiable = False
     full_state_update = False
+    higher_is_better = True
     numerator: Tensor
     denominator: Tensor
     squares: Tensor
@@ -74,6 +75,8 @@ class Ratio(Metric):
 class Perplexity(Ratio):
     """exp of the mean negative log likelihood in nats: numerator the likelihoods, denominator the predictions."""
 
+    higher_is_better = False
+
     def compute(self) -> Tensor:
         perplexity = self.ratio().exp()
         assert self.standard_error is not None
@@ -83,6 +86,8 @@ class Perplexity(Ratio):
 
 class BitsPerByte(Ratio):
     """Negative log likelihood in bits over the bytes of text predicted: comparable across tokenizers."""
+
+    higher_is_better = False
 
     def compute(self) -> Tensor:
         bits = self.ratio() / math.log(2)
@@ -105,6 +110,8 @@ class Matthews(MulticlassConfusionMatrix):
     Reference:
         Gorodkin: Comparing two K-category assignments by a K-category correlation coefficient, 2004.
     """
+
+    higher_is_better = True
 
     def compute(self) -> Tensor:
         matrix = super().compute().double()

@@ -61,9 +61,15 @@ class TextClassification(TextTask):
     def regression(self) -> bool:
         return self.labels is None or len(self.labels) == 1
 
+    _monitor: str | None = None
+
     @property
-    def monitor(self) -> str:  # type: ignore[override]
-        return "pearson" if self.regression else "accuracy"
+    def monitor(self) -> str:
+        return self._monitor or ("pearson" if self.regression else "accuracy")
+
+    @monitor.setter
+    def monitor(self, metric: str) -> None:
+        self._monitor = metric
 
     mode = "max"
 

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import WandbLogger
@@ -177,6 +178,15 @@ class CheckpointOnCondition(ModelCheckpoint):
 
     def _should_skip_saving_checkpoint(self, trainer: Trainer) -> bool:
         return not self.ready(trainer) or super()._should_skip_saving_checkpoint(trainer)
+
+    def call(self, files: str) -> None:
+        """Call the files by this pattern, ``NAME-{step}``; a resumed run comes by the same place and name again."""
+        self.filename, self.auto_insert_metric_name, self._enable_version_counter = files, False, False
+
+    def watch(self, monitor: str, mode: str) -> None:
+        """Choose by this metric, of which ``max`` or ``min`` is the best; none may have been saved yet."""
+        self.monitor, self.mode = monitor, mode
+        self.kth_value = torch.tensor(-torch.inf if mode == "max" else torch.inf)
 
 
 class DescribedBar(RichProgressBar):

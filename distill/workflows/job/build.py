@@ -44,6 +44,7 @@ from distill.training.on_policy import refuse_sharded
 from distill.training.processes import RUN_ID, check_count
 from distill.training.sharding import NAME, Sharded, check_modules
 from distill.workflows.job.checks import check_save_dtype, check_sharding, high_rate, idle_settings, refuse_hidden
+from distill.workflows.job.choosing import FILES, choose_by, choosing
 from distill.workflows.job.defaults import classifier_of, origin, with_defaults
 from distill.workflows.job.length import settle_length
 from distill.workflows.job.lightning_limits import (
@@ -156,6 +157,8 @@ def build(
             check_save_dtype(module.student_config, made["callbacks"])
             student = sections.config["model"]["student"]
             refuse_quantized(module.student, student.get("path") if isinstance(student, Mapping) else student)
+            if _validates(arguments, data):
+                choose_by(module.task, made["callbacks"])
             check_monitors(made["callbacks"], module.metric_names(_validates(arguments, data)))
         try:
             module.meet(data)
@@ -299,17 +302,11 @@ def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str,
     last.folder = job.run.checkpoints
     # First, so that it saves before the others begin with a batch.
     others: list[Callback] = [last, *(callback for callback in callbacks if callback is not last)]
-    if not _validates(arguments, job.data) or any(isinstance(callback, BestCheckpoint) for callback in mine):
+    if not _validates(arguments, job.data) or choosing(callbacks) is not None:
         return others
     task = job.module.task
-    best = BestCheckpoint(
-        dirpath=job.run.checkpoints,
-        filename="best-{step}",
-        auto_insert_metric_name=False,
-        monitor=f"val/{task.monitor}",
-        mode=task.mode,
-        enable_version_counter=False,  # a resumed run comes by the same place again
-    )
+    best = BestCheckpoint(dirpath=job.run.checkpoints, monitor=f"val/{task.monitor}", mode=task.mode)
+    best.call(FILES)
     return [*others, best]
 
 

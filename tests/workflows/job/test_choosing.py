@@ -1,0 +1,100 @@
+"""The best student is chosen by the user's own ``BestCheckpoint``, and all that speaks of a run says by what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distill.callbacks import BestCheckpoint
+from distill.core.utils.errors import UserError
+from distill.tasks import CausalLM, Task, TextClassification
+from distill.training.module import Distillation
+from distill.workflows.evaluate import reopen
+from distill.workflows.job.choosing import choose_by
+
+Distill = Callable[..., Any]
+
+SCORES = {2: (0.9, 0.2), 4: (0.5, 0.7), 6: (0.4, 0.3)}  # step -> accuracy, f1
+
+
+def own(**given: str) -> list[str]:
+    return ["--callbacks", json.dumps([{"class_path": "BestCheckpoint", "init_args": given}])]
+
+
+@pytest.fixture
+def six(base: Any, distill: Distill, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Fits six steps whose validations find what :data:`SCORES` says; what it prints."""
+
+    def log(module: Any) -> None:
+        for name, figure in zip(("accuracy", "f1"), SCORES.get(module.global_step, (0.0, 0.0)), strict=True):
+            module.log(f"val/{name}", torch.tensor(figure))
+
+    def run(*argv: str) -> str:
+        trainer = ["--trainer.max_steps", "6", "--trainer.val_check_interval", "2"]
+        with monkeypatch.context() as patched:
+            patched.setattr(Distillation, "on_validation_epoch_end", log)
+            code, out, err = distill("fit", "-c", "base.yaml", "--id", "one", *trainer, *argv)
+        assert code == 0, err
+        return str(out)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("given", "metric", "step"), [({"monitor": "val/f1", "mode": "max"}, "f1", 4), ({}, "accuracy", 2)]
+)
+def test_a_run_says_by_which_metric_its_best_student_was_chosen(
+    given: dict[str, str], metric: str, step: int, six: Callable[..., str], distill: Distill
+) -> None:
+    assert f"student of step {step} of 6 (the best by {metric})" in six(*own(**given))
+    run = Path("runs/base/one")
+    for name in ("result.json", "plan.json"):
+        found = json.loads((run / name).read_text())
+        assert (found["monitor"], found["mode"]) == (metric, "max")
+    assert found["total_steps"] == 6
+    assert json.loads((run / "result.json").read_text())["saved_step"] == step
+    assert [path.name for path in (run / "checkpoints").glob("best*")] == [f"best-{step}.ckpt"]
+    [listed] = json.loads(distill("runs", "--json").out)
+    assert listed["monitor"] == metric
+    assert reopen(run, "validate")[1].module.task.monitor == metric
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "key"),
+    [
+        (TextClassification(["a", "b"]), {"monitor": "val/accuracy", "mode": "min"}, "mode"),
+        (TextClassification(["a", "b"]), {"monitor": "val/f1", "mode": "min"}, "mode"),
+        (TextClassification(["a", "b"]), {"monitor": "val/matthews", "mode": "min"}, "mode"),
+        (CausalLM(), {"monitor": "val/perplexity", "mode": "max"}, "mode"),
+        (CausalLM(), {"monitor": "val/bits_per_byte", "mode": "max"}, "mode"),
+        (CausalLM(), {"monitor": "val/token_accuracy", "mode": "min"}, "mode"),
+        (CausalLM(), {"monitor": "train/loss", "mode": "min"}, "monitor"),
+    ],
+)
+def test_the_worst_is_not_taken_for_the_best(task: Task, given: dict[str, str], key: str) -> None:
+    before = task.monitor, task.mode
+    with pytest.raises(UserError) as error:
+        choose_by(task, [BestCheckpoint(**given)])  # type: ignore[arg-type]
+    assert error.value.key == f"callbacks.0.{key}"
+    assert (task.monitor, task.mode) == before
+
+
+def test_a_metric_of_ones_own_is_taken_in_the_direction_that_is_given() -> None:
+    task = CausalLM()
+    choose_by(task, [BestCheckpoint(monitor="val/perplexity", mode="min")])
+    assert (task.monitor, task.mode) == ("perplexity", "min")
+    best = BestCheckpoint()
+    choose_by(CausalLM(), [best])
+    assert (best.monitor, best.mode, float(best.kth_value)) == ("val/bits_per_byte", "min", float("inf"))
+
+
+def test_a_wrong_mode_is_refused_before_anything_is_written(base: Any, distill: Distill) -> None:
+    code, _, err = distill("fit", "-c", "base.yaml", *own(monitor="val/accuracy", mode="min"))
+    assert code == 2
+    assert "callbacks.0.mode = 'min': of accuracy, more is better. write max" in err
+    assert not Path("runs").exists()
