@@ -7,11 +7,11 @@ The rules, each of which gives one line at most:
 * the student predicts one class, token or set of classes for 99 % of the inputs or more, of which fewer labels are, or
   numbers that spread by a hundredth of what the labels do or less;
 * its score is that of a constant guess, or worse: no more than one standard error above it;
-* the teacher's is, or it is below that of the same student without a teacher;
+* the teacher's is, or it is more than one standard error below that of the same student without a teacher;
 * of a layer nothing is left, or its outputs are the same wherever one looks;
 * a compression has fewer steps than :func:`steps_to_prune` and :func:`steps_to_quantize` say;
 * the score is of a part of the data;
-* student and teacher, or student and the one without a teacher, differ by less than one standard error.
+* student and teacher, or either and the student without a teacher, differ by no more than one standard error.
 """
 
 from __future__ import annotations
@@ -185,8 +185,10 @@ def _scores(result: Mapping[str, Any], measured: Mapping[str, Any], said: bool) 
         if remark is not None and not (who == "student" and said):
             yield remark
     if alone is not None and teacher is not None and sign * (alone - teacher) > 0:
-        below = f"({number(teacher)}) is below that of the student without it ({number(alone)})"
-        yield Remark(f"the teacher's {metric} {below}", bad=True)
+        clear = sign * (alone - teacher) > error
+        below = f"({number(teacher)}) is below that of the student without it ({number(alone)}{_margin(error)})"
+        within = "" if clear else ", by no more than one standard error"
+        yield Remark(f"the teacher's {metric} {below}{within}", bad=clear)
     if failed or student is None:
         return
     if alone is not None and sign * (student - alone) <= error:

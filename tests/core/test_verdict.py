@@ -50,6 +50,7 @@ def test_of_a_good_outcome_nothing_is_said() -> None:
         (result(student=0.3), "student's accuracy is 0.3, no better", True),
         (result(teacher=0.5), "teacher's accuracy is 0.5, no better than a constant guess", True),
         (result(0.9, teacher=0.85, alone=0.87), "teacher's accuracy (0.85) is below that of the student without", True),
+        (result(0.9, teacher=0.86, alone=0.87), "(0.87 ± 0.012), by no more than one standard error", False),
         (result(alone=0.855), "does not beat the same student without a teacher (0.855 ± 0.012)", False),
         (result(student=0.895), "differ by no more than one standard error of accuracy ± 0.012", False),
         (result(empty_layers=["pooler.dense"]), "no weight is left of pooler.dense", True),
