@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from distill.config.files import apply_override, parse_value
 from distill.core import record
@@ -25,6 +26,8 @@ from distill.training.processes import meeting, none_left
 from distill.workflows.completions import complete_held_out
 from distill.workflows.fit import interruptible
 from distill.workflows.job.build import Job, build, make_trainer
+from distill.workflows.job.choosing import chosen_again
+from distill.workflows.job.lightning_limits import refusal
 from distill.workflows.result import make_result, show_result
 
 __all__ = ["evaluate", "refuse_quantized_run", "reopen", "score", "scored"]
@@ -82,7 +85,7 @@ def reopen(
     config = run.checked_config
     described = _take_student(config, run)
     config["trainer"] |= _ALONE | {"profiler": None}  # which writes where the run was trained
-    config["callbacks"] = []  # what they did is in the student
+    callbacks, config["callbacks"] = config.get("callbacks"), []  # what they did is in the student
     if not with_teacher:
         config["model"] |= {"teacher": None, "losses": None}
         config["data"] = _of_student(config.get("data"))
@@ -90,6 +93,7 @@ def reopen(
         _refuse_idle(key, text, heeds, described)
         apply_override(config, key, parse_value(text, f"--{key}"))
     job = build(config, allow=allow, stage=stage)
+    chosen_again(job.module.task, callbacks)
     if alone:
         for name, one in _ALONE.items():
             value = job.config["trainer"][name]
@@ -206,6 +210,8 @@ def score(job: Job, split: str) -> tuple[bool, dict[str, float]]:
             run_split = trainer.validate if split == "validate" else trainer.test
             found = run_split(job.module, datamodule=job.data, verbose=False)
         except MisconfigurationException as error:
+            if is_overridden(f"{'val' if split == 'validate' else split}_dataloader", job.data):
+                raise refusal(error, job.callbacks, job.config["trainer"]) from error
             problem = f"there is no data to {split}"
             raise UserError(problem, key="data", hint="name the split in data.splits") from error
     if not found:
