@@ -58,9 +58,13 @@ class Parser(argparse.ArgumentParser):
                 raise UserError("takes no value", key=key, hint=f"write {key} alone, or leave it out") from None
             raise UserError("needs a value", key=key, hint=f"see {self.prog} --help") from None
         if rest:
+            from distill.config.known_keys import instead
+
             stray, hint = rest[0], f"see {self.prog} --help"
             if "-c" in self._option_string_actions and not stray.startswith("-"):
                 hint = f"write -c {stray} for a recipe, and --key value for anything else"
+            elif (known := instead(stray.lstrip("-"), *rest[1:2])) and "-c" in self._option_string_actions:
+                hint = known
             raise UserError("belongs to no option and no key", key=self.prog, value=stray, hint=hint)
         return options
 
@@ -138,10 +142,16 @@ def judged(key: str, value: Any, settings: Mapping[str, Any]) -> Any:
         return kind(value if re.fullmatch(r"[\w.+-]+", value, re.ASCII) and "_" not in value else None)
     except (TypeError, ValueError):
         problem = "must be an integer" if kind is int else "must be a number"
-        example = settings.get("default")
-        raise UserError(
-            problem, key=key, value=value, hint=f"give one, such as {8 if example is None else example}"
-        ) from None
+        raise UserError(problem, key=key, value=value, hint=f"give {_example(value, settings)}") from None
+
+
+def _example(value: str, settings: Mapping[str, Any]) -> str:
+    """A number in place of a text that is none."""
+    kind, default = settings["type"], settings.get("default")
+    if kind is float and re.fullmatch(r"\d+(\.\d+)?%", value, re.ASCII):
+        return f"{float(value[:-1]) / 100:g}"
+    usual = (8 if kind is int else 0.5) if default is None else default
+    return f"one, such as {usual}"
 
 
 def _listed(choices: Iterable[str]) -> str:

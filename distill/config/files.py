@@ -280,5 +280,7 @@ def split_override(token: str, rest: Sequence[str]) -> tuple[tuple[str, str], in
     if not rest or (rest[0].startswith("--") and len(rest[0]) > 2):
         if "." not in name and (hint := instead(name)):
             raise UserError("no such option", key=f"--{name}", hint=hint)
+        if name.partition(".")[0] not in SECTIONS:
+            raise UserError("no such option", key=f"--{name}", hint=nearest(name, SECTIONS))
         raise UserError("needs a value", key=f"--{name}", hint=f"write --{name}=VALUE")
     return (name, rest[0]), 1

@@ -21,8 +21,7 @@ _SAME = {
     "--model.task": "task task_name",
     "--model.losses.{loss}.temperature": "temperature temp t tau kd_temperature distill_temperature",
     "--model.losses.{loss}.weight": "alpha kd_alpha alpha_kd kd_weight distill_weight lambda_kd",
-    "--model.optimizer.name": "optimizer optim optimizer_name",
-    "--model.optimizer.lr": "lr learning_rate base_lr max_lr peak_lr init_lr",
+    "--model.optimizer.lr": "lr learning_rate learningrate base_lr max_lr peak_lr init_lr",
     "--model.optimizer.weight_decay": "weight_decay wd decay",
     "--model.optimizer.betas": "betas adam_betas",
     "--model.optimizer.momentum": "momentum",
@@ -45,8 +44,9 @@ _SAME = {
     "--trainer.max_steps": "steps num_steps max_steps max_train_steps num_train_steps train_steps total_steps "
     "iterations max_iters num_iterations",
     "--trainer.accumulate_grad_batches": "gradient_accumulation_steps gradient_accumulation grad_accum "
-    "accumulation_steps accumulate_grad_batches",
-    "--trainer.gradient_clip_val": "max_grad_norm grad_clip clip_grad_norm gradient_clipping gradient_clip_val",
+    "accumulation_steps accumulate_grad_batches accumulate",
+    "--trainer.gradient_clip_val": "max_grad_norm grad_clip clip_grad_norm gradient_clipping gradient_clip_val clip "
+    "clip_norm",
     "--trainer.log_every_n_steps": "logging_steps log_steps log_interval log_every log_freq print_freq",
     "--trainer.val_check_interval": "eval_steps eval_interval val_interval eval_every val_check_interval",
     "--trainer.precision": "precision dtype torch_dtype",
@@ -54,9 +54,9 @@ _SAME = {
     "--trainer.devices": "devices num_devices num_gpus n_gpu n_gpus nproc_per_node nproc world_size num_processes",
     "--trainer.num_nodes": "num_nodes nodes nnodes num_machines",
     "--trainer.strategy": "strategy distributed_strategy",
-    "--runs": "output_dir out_dir save_dir output output_path save_path work_dir workdir log_dir logdir exp_dir",
+    "--runs": "output_dir out_dir save_dir output output_path out o save_path work_dir workdir log_dir logdir exp_dir",
     "--name": "run_name experiment experiment_name exp_name job_name",
-    "--seed": "random_seed manual_seed rng_seed random_state",
+    "--seed": "seed_everything random_seed manual_seed rng_seed random_state",
     "--logging.wandb.project": "project project_name wandb_project",
     "--logging.wandb.entity": "entity wandb_entity",
     "--logging.tensorboard": "tensorboard use_tensorboard",
@@ -78,8 +78,10 @@ _COMMANDS = {
     "distill validate RUN": "do_eval evaluate eval_only evaluate_only eval",
     "distill export RUN --to onnx": "export onnx",
     "distill quantize RUN": "quantize quantization quant int8 load_in_8bit",
-    "--callbacks '[{class_path: GradualMagnitudePruning, init_args: {final_sparsity: 0.8}}]'": "prune pruning",
     "--callbacks '[{class_path: QuantizationAwareTraining}]'": "qat",
+    "an entry of the model's own configuration, as its config.json calls it": "dropout dropout_rate hidden_dropout "
+    "hidden_dropout_prob",
+    "as many as the data has, or data.labels names": "num_labels num_classes n_classes",
 }
 _PRECISIONS = {"no": "32-true", "fp32": "32-true", "float32": "32-true", "fp16": "16-mixed", "float16": "16-mixed"}
 _PRECISIONS |= {
@@ -169,6 +171,25 @@ def _callback(name: str, arguments: str, usual: str) -> Callable[[str], str]:
     return lambda value: f"--callbacks '[{{class_path: {name}, init_args: {{{arguments.format(value or usual)}}}}}]'"
 
 
+_OPTIMIZERS = {"sgd": "sgd", "momentum": "sgd"}
+
+
+def _optimizer(value: str) -> str:
+    """The optimizer of ours that is nearest to one of another tool."""
+    return f"--model.optimizer.name {_OPTIMIZERS.get(value.lower(), 'adamw')}"
+
+
+def _betas(first: str, second: str) -> Callable[[str], str]:
+    """Both of Adam's coefficients, of which one is given; {} stands for it."""
+    return lambda value: f"--model.optimizer.betas '[{first.format(value or 0.9)}, {second.format(value or 0.999)}]'"
+
+
+def _sparsity(value: str) -> str:
+    """Pruning to a share of weights, or to the usual one by what says no share."""
+    share = re.fullmatch(r"0?\.\d+", value)
+    return _callback("GradualMagnitudePruning", "final_sparsity: {}", "0.8")(value if share else "")
+
+
 _SPECIAL: dict[str, Callable[[str], str]] = {
     **dict.fromkeys(
         ("sparsity", "final_sparsity", "target_sparsity", "pruning_ratio"),
@@ -182,6 +203,11 @@ _SPECIAL: dict[str, Callable[[str], str]] = {
     **dict.fromkeys(
         ("save_steps", "save_every", "save_interval"), _callback("ResumeCheckpoint", "every_n_steps: {}", "100")
     ),
+    **dict.fromkeys(("prune", "pruning"), _sparsity),
+    **dict.fromkeys(("optimizer", "optim", "optimizer_name"), _optimizer),
+    **dict.fromkeys(("beta1", "adam_beta1", "adam_beta_1"), _betas("{}", "0.999")),
+    **dict.fromkeys(("beta2", "adam_beta2", "adam_beta_2"), _betas("0.9", "{}")),
+    "save_total_limit": _callback("ResumeCheckpoint", "keep: {}", "2"),
     "device": _device,
     "gpu": _gpus,
     "gpus": _gpus,

@@ -12,6 +12,7 @@ import yaml
 
 from distill.config.files import apply_override, load
 from distill.config.known_keys import instead
+from distill.core.utils.errors import nearest
 
 # What other tools call it -> what is typed here, which the hint ends with.
 KNOWN = {
@@ -49,6 +50,20 @@ KNOWN = {
     "--text_column t": "--data.columns.text t",
     "--sparsity 0.5": "--callbacks '[{class_path: GradualMagnitudePruning, init_args: {final_sparsity: 0.5}}]'",
     "--bits 4": "--callbacks '[{class_path: QuantizationAwareTraining, init_args: {weights: {bits: 4}}}]'",
+    "--prune 0.5": "--callbacks '[{class_path: GradualMagnitudePruning, init_args: {final_sparsity: 0.5}}]'",
+    "--prune true": "--callbacks '[{class_path: GradualMagnitudePruning, init_args: {final_sparsity: 0.8}}]'",
+    "--optimizer adam": "--model.optimizer.name adamw",
+    "--optim adamw_torch": "--model.optimizer.name adamw",
+    "--optimizer SGD": "--model.optimizer.name sgd",
+    "--learningrate 1e-4": "--model.optimizer.lr 1e-4",
+    "--seed_everything 3": "--seed 3",
+    "--clip 1.0": "--trainer.gradient_clip_val 1.0",
+    "--accumulate 2": "--trainer.accumulate_grad_batches 2",
+    "--beta1 0.8": "--model.optimizer.betas '[0.8, 0.999]'",
+    "--adam_beta2 0.98": "--model.optimizer.betas '[0.9, 0.98]'",
+    "--save_total_limit 3": "--callbacks '[{class_path: ResumeCheckpoint, init_args: {keep: 3}}]'",
+    "--out here": "--runs here",
+    "-o here": "--runs here",
     "--save_steps 9": "--callbacks '[{class_path: ResumeCheckpoint, init_args: {every_n_steps: 9}}]'",
 }
 
@@ -59,6 +74,37 @@ def test_a_key_of_another_tool_leads_to_ours(theirs: str, ours: str, refused: Ca
     pasted = shlex.split(message[message.index("write --") :].removeprefix("write ").rstrip().rstrip("."))
     assert pasted == shlex.split(ours)
     load(["base.yaml"], list(zip((key.removeprefix("--") for key in pasted[::2]), pasted[1::2], strict=True)))
+
+
+# A slip, what is known -> what was meant; nothing where a guess would only mislead.
+SLIPS = [
+    ("cuda", ["data", "model", "trainer"], ""),
+    ("adam_beta1", ["data", "name", "model"], ""),
+    ("tflite", ["onnx", "triton", "openvino"], ""),
+    ("reader.header", ["escapechar", "delimiter", "quotechar"], ""),
+    ("header", ["escapechar", "delimiter"], ""),
+    ("verbose", ["model", "trainer", "seed"], ""),
+    ("mlm", ["masked-lm", "causal-lm"], ""),
+    ("val", ["train", "validation"], ""),
+    ("trian", ["train", "test"], "train"),
+    ("modle", ["model", "data", "name"], "model"),
+    ("log", ["logging", "model"], "logging"),
+    ("lrr", ["lr", "betas", "name"], "lr"),
+    ("bret", ["bert", "t5"], "bert"),
+    ("onnx8", ["onnx-int8", "gguf", "hf"], "onnx-int8"),
+    ("openvno", ["onnx-int8", "openvino", "hf"], "openvino"),
+    ("torch", ["torch-export", "hf"], "torch-export"),
+    ("tuned", ["block.turned", "head"], "block.turned"),
+    ("Pruning", ["StructuredPruning", "EMA"], "StructuredPruning"),
+    ("text-class", ["text-classification", "causal-lm"], "text-classification"),
+    ("quickstart", ["quickstart/distill", "causal-lm/chat"], "quickstart/distill"),
+]
+
+
+@pytest.mark.parametrize(("typed", "known", "meant"), SLIPS)
+def test_a_guess_is_made_of_a_slip_and_of_nothing_else(typed: str, known: list[str], meant: str) -> None:
+    said = nearest(typed, known, count=1)
+    assert said == f"did you mean {meant!r}?" if meant else said.startswith("known are")
 
 
 def test_a_key_that_nobody_knows_has_no_hint() -> None:
@@ -79,6 +125,10 @@ def test_a_key_that_nobody_knows_has_no_hint() -> None:
         ),
         (["--model.lr", "3"], ["model.lr = 3", "write --model.optimizer.lr 3"]),
         (["--zzz", "3"], ["zzz = 3: no such key. known are"]),
+        (["--verbose"], ["--verbose: no such option. known are"]),
+        (["--dropout", "0.1"], ["dropout = 0.1", "of the model's own configuration"]),
+        (["--num_labels", "3"], ["num_labels = 3", "data.labels"]),
+        (["--model.optimizer.lr"], ["--model.optimizer.lr: needs a value"]),
     ],
 )
 def test_a_hint_leads_on(argv: list[str], said: list[str], refused: Callable[..., str]) -> None:

@@ -51,10 +51,14 @@ def _sentence(text: str) -> str:
     return f"{text} " if text.endswith(("?", "!")) else f"{text.rstrip('.')}. "
 
 
+CLOSE = 0.58
+"""Likeness from which on a name is taken for a slip of another (``difflib``; pairs in tests/cli/test_hints.py)."""
+
+
 def nearest(name: str, names: Iterable[str], *, count: int = 3) -> str:
     """Say which of ``names`` come closest to ``name``: ``did you mean 'a' or 'b'?``, or list a few."""
     names = sorted(set(names))
-    close = get_close_matches(name, names, n=count, cutoff=0.5)
+    close = get_close_matches(name, names, n=count, cutoff=CLOSE)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     shown = ", ".join(repr(n) for n in names[:12])
