@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from distill.cli.command import Command, argument
+from distill.cli.needs import Need, refuse_idle_options
 from distill.cli.parser import Overrides
 from distill.core.utils.errors import UserError
 
@@ -18,6 +19,11 @@ After a kill, the same command resumes.
 """
 
 
+_NEEDS = (
+    Need("seed", lambda options: options.temperature is not None, "the most likely tokens", "give --temperature too"),
+)
+
+
 def _generate(options: Namespace, overrides: Overrides) -> None:
     from distill.workflows.generate import Writing, generate
 
@@ -28,9 +34,9 @@ def _generate(options: Namespace, overrides: Overrides) -> None:
     ):
         if not value:
             raise UserError("must be given", key=key, hint=hint)
-    writing = Writing(
-        options.max_new_tokens, options.temperature, options.batch_size, options.seed, options.keep_unfinished
-    )
+    refuse_idle_options(options, _NEEDS)
+    seed = 0 if options.seed is None else options.seed
+    writing = Writing(options.max_new_tokens, options.temperature, options.batch_size, seed, options.keep_unfinished)
     generate(options.model, options.file, options.to, writing, overrides)
 
 
@@ -45,7 +51,7 @@ GENERATE = Command(
             "--temperature", type=float, metavar="T", help="draw from the softmax at T; the most likely if not given"
         ),
         argument("--batch-size", type=int, default=16, metavar="N", help="prompts answered at once (%(default)s)"),
-        argument("--seed", type=int, default=0, help="of what is drawn (%(default)s)"),
+        argument("--seed", type=int, help="of what is drawn (0)"),
         argument(
             "--keep-unfinished",
             action="store_true",

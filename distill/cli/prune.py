@@ -5,23 +5,28 @@ from __future__ import annotations
 from argparse import Namespace
 
 from distill.cli.command import argument, of_run
+from distill.cli.needs import Need, refuse_idle_options
 from distill.cli.parser import Overrides
-from distill.core.idle_settings import idle
 from distill.core.utils.errors import UserError
 
 __all__ = ["PRUNE"]
 
 _CALIBRATE = 128
 
+_NEEDS = (
+    Need("calibrate", lambda options: options.method != "magnitude", "--method {method}", "take wanda or sparsegpt"),
+    Need("damping", lambda options: options.method == "sparsegpt", "--method {method}", "take sparsegpt"),
+)
+
 
 def _prune(options: Namespace, overrides: Overrides) -> None:
     from distill.compression.pruning.at_once import OneShot
     from distill.workflows.prune import prune_run
 
-    if options.calibrate is not None and options.method == "magnitude":
-        raise idle("--calibrate", options.calibrate, "--method magnitude", "take wanda or sparsegpt")
-    if options.damping is not None and options.method != "sparsegpt":
-        raise idle("--damping", options.damping, f"--method {options.method}", "take sparsegpt")
+    refuse_idle_options(options, _NEEDS)
+    if options.sparsity == 0:
+        hint = "give a part above 0, such as 0.5, or leave it out"
+        raise UserError("prunes nothing", key="--sparsity", value=options.sparsity, hint=hint)
     given = {} if options.damping is None else {"damping": options.damping}
     try:
         how = OneShot(options.method, options.sparsity, options.granularity, **given)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from distill.cli.command import argument, of_run
+from distill.cli.needs import Need, refuse_idle_options
 from distill.cli.parser import Overrides
-from distill.core.idle_settings import idle
 from distill.core.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,10 +25,7 @@ def _quantize(options: Namespace, overrides: Overrides) -> None:
     from distill.workflows.quantize import quantize
 
     start = _start(options)
-    if options.calibrate is not None and options.activations != "static" and not (start and start.reads_inputs):
-        raise idle("--calibrate", options.calibrate, f"--activations {options.activations}", "take static ones")
-    if options.outputs != "auto" and options.activations != "static":
-        raise idle("--outputs", options.outputs, f"--activations {options.activations}", "take static ones")
+    refuse_idle_options(options, _NEEDS)
     quantize(
         options.run,
         calibrate=_CALIBRATE if options.calibrate is None else options.calibrate,
@@ -36,11 +33,22 @@ def _quantize(options: Namespace, overrides: Overrides) -> None:
         activations=None if options.activations == "none" else ActivationScheme(kind=options.activations),
         embeddings=not options.no_embeddings,
         start=start,
-        outputs=options.outputs,
+        outputs="auto" if options.outputs is None else options.outputs,
         run_id=options.id,
         overrides=overrides,
         allow=options.allow,
     )
+
+
+def _reads_inputs(options: Namespace) -> bool:
+    start = _start(options)
+    return options.activations == "static" or (start is not None and start.reads_inputs)
+
+
+_NEEDS = (
+    Need("calibrate", _reads_inputs, "--activations {activations}", "take static ones"),
+    Need("outputs", lambda options: options.activations == "static", "--activations {activations}", "take static ones"),
+)
 
 
 def _weights(options: Namespace) -> WeightScheme:
@@ -48,7 +56,7 @@ def _weights(options: Namespace) -> WeightScheme:
     from distill.compression.quantization.scheme import Bits, WeightScheme, usual
 
     bits, group = usual(options.format)
-    bits, group = (bits if options.bits is None else options.bits), options.group or group
+    bits, group = (bits if options.bits is None else options.bits), (group if options.group is None else options.group)
     try:
         return WeightScheme(
             bits=cast(Bits, bits),
@@ -61,7 +69,8 @@ def _weights(options: Namespace) -> WeightScheme:
     except UserError as error:
         named = {"group_size": "group", "reduced_range": "reduced-range", "symmetric": "asymmetric"}
         option = f"--{named.get(error.key or '', error.key)}"
-        raise UserError(error.problem, key=option, value=error.value, hint=error.hint) from error
+        value = None if isinstance(error.value, bool) else error.value  # of a switch, which has none
+        raise UserError(error.problem, key=option, value=value, hint=error.hint) from error
 
 
 def _start(options: Namespace) -> Start | None:
@@ -118,8 +127,7 @@ QUANTIZE = of_run(
     argument(
         "--outputs",
         choices=("auto", "none"),
-        default="auto",
-        help="of nets of convolutions: whether sums, products and pools between them are rounded (%(default)s)",
+        help="of nets of convolutions: whether sums, products and pools between them are rounded (auto)",
     ),
     argument("--no-embeddings", action="store_true", help="leave embeddings in floating point"),
     argument("--id", help="the new run's id, a new one if not given"),

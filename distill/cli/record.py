@@ -6,8 +6,8 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from distill.cli.command import ALLOW, Command, argument, config_files
+from distill.cli.needs import Need, refuse_idle_options
 from distill.cli.parser import Overrides
-from distill.core.idle_settings import idle
 from distill.core.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def _record(options: Namespace, overrides: Overrides) -> None:
     from distill.config.files import load
     from distill.workflows.record import Form, record, write_prompts
 
-    _refuse_idle(options)
+    refuse_idle_options(options, _NEEDS)
     elsewhere = "topk" if options.from_server else "hidden" if options.from_hidden_states else None
-    options.kind = options.kind or elsewhere
+    options.kind = elsewhere if options.kind is None else options.kind
     for key, value, hint in (
         ("-c", options.config, "name the recipe of the run that is to learn from it"),
         ("--to", options.to or options.write_prompts, "name a folder"),
@@ -62,7 +62,7 @@ def _origin(options: Namespace, form: Form) -> Origin | None:
     from distill.workflows.record import Files, Server
 
     if options.from_hidden_states:
-        return Files(at_home(options.from_hidden_states), form, options.verify or 0)
+        return Files(at_home(options.from_hidden_states), form, 0 if options.verify is None else options.verify)
     if not options.from_server:
         return None
     concurrency = 8 if options.concurrency is None else options.concurrency
@@ -70,17 +70,16 @@ def _origin(options: Namespace, form: Form) -> Origin | None:
     return Server(options.from_server, form, *of_server)
 
 
-def _refuse_idle(options: Namespace) -> None:
-    """Refuse options that say something of what is not asked for."""
-    for name in _OF_SERVER:
-        if not options.from_server and (value := getattr(options, name)) is not None:
-            raise idle(f"--{name.replace('_', '-')}", value, "a teacher that runs here", "give --from-server too")
-    if options.verify is not None and not options.from_hidden_states:
-        raise idle("--verify", options.verify, "a teacher that runs here", "give --from-hidden-states too")
-    for one, other in (("write_prompts", "to"), ("from_server", "from_hidden_states")):
-        if getattr(options, one) and (value := getattr(options, other)):
-            beside = f"--{one.replace('_', '-')}"
-            raise idle(f"--{other.replace('_', '-')}", value, beside, f"leave {beside} out")
+_HERE = "a teacher that runs here"
+_NEEDS = (
+    *(
+        Need(name, lambda options: options.from_server is not None, _HERE, "give --from-server too")
+        for name in _OF_SERVER
+    ),
+    Need("verify", lambda options: options.from_hidden_states is not None, _HERE, "give --from-hidden-states too"),
+    Need("to", lambda options: options.write_prompts is None, "--write-prompts", "leave --write-prompts out"),
+    Need("from_hidden_states", lambda options: options.from_server is None, "--from-server", "leave --from-server out"),
+)
 
 
 RECORD = Command(

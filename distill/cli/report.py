@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
 
 from distill.cli.command import ALLOW, Command, argument
+from distill.cli.needs import Need, refuse_idle_options
 from distill.cli.parser import Overrides
 from distill.core.utils.errors import UserError
 
@@ -24,18 +27,26 @@ A rule that is broken ends with exit code 3.
 """
 
 
+_SECONDS = 10.0
+
+_NEEDS = (Need("seconds", lambda options: not options.no_timing, "--no-timing", "leave --no-timing out"),)
+
+
 def _report(options: Namespace, overrides: Overrides) -> None:
     from distill.workflows.report.rule import parse
 
     if not options.run:
         raise UserError("must be given", key="RUN", hint="distill report runs/NAME/ID")
+    refuse_idle_options(options, _NEEDS)
+    _refuse_twice(options.run)
     rules = [parse(text) for text in options.fail_below]
     for name in ("samples", "draws"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError("must be at least 1", key=f"--{name}", value=value, hint="leave it out")
-    if not 0 < options.seconds < float("inf"):
-        raise UserError("must be greater than 0", key="--seconds", value=options.seconds, hint="leave it out")
+    seconds = _SECONDS if options.seconds is None else options.seconds
+    if not 0 < seconds < float("inf"):
+        raise UserError("must be greater than 0", key="--seconds", value=seconds, hint="leave it out")
 
     from distill.workflows.report.predictions import Options
     from distill.workflows.report.run import report
@@ -47,10 +58,20 @@ def _report(options: Namespace, overrides: Overrides) -> None:
         allow=options.allow,
         timed=not options.no_timing,
         draws=options.draws,
-        seconds=options.seconds,
+        seconds=seconds,
         seed=options.seed,
     )
     report(options.run, asked, rules=rules, json=options.json, html=options.html)
+
+
+def _refuse_twice(runs: Sequence[str]) -> None:
+    """Refuse a run that is named twice, as it is no other one to compare with."""
+    seen: set[Path] = set()
+    for run in runs:
+        place = Path(run).expanduser().resolve()
+        if place in seen:
+            raise UserError("is named twice", key="RUN", value=run, hint="name it once, or another one beside it")
+        seen.add(place)
 
 
 REPORT = Command(
@@ -69,7 +90,7 @@ REPORT = Command(
         argument("--samples", type=int, metavar="N", help="score so many samples; all that validation reads"),
         argument("--test", action="store_true", help="score the test data"),
         argument("--no-timing", action="store_true", help="measure neither latency nor memory"),
-        argument("--seconds", type=float, default=10.0, metavar="S", help="that timing takes, about (%(default)s)"),
+        argument("--seconds", type=float, metavar="S", help=f"that timing takes, about ({_SECONDS})"),
         argument("--draws", type=int, default=1000, metavar="N", help="of each bootstrap (%(default)s)"),
         argument("--seed", type=int, default=0, metavar="N", help="of the draws (%(default)s)"),
         ALLOW,

@@ -15,7 +15,7 @@ def _runs(options: Namespace, _: Overrides) -> None:
     if options.compare is None:
         from distill.run.listing import show_runs
 
-        show_runs(options.folder or "runs", as_json=options.json)
+        show_runs("runs" if options.folder is None else options.folder, as_json=options.json)
         return
     if options.folder is not None or options.json:
         raise UserError("stands alone", key="--compare", hint="distill runs --compare RUN RUN")

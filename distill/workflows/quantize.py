@@ -15,7 +15,9 @@ from distill.compression.quantization.outputs import Outputs
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.compression.quantization.starts.settings import Start
 from distill.core import record
+from distill.core.idle_settings import idle
 from distill.core.lazy_head import logits_request
+from distill.core.module_selection import CONVOLUTIONS
 from distill.core.utils.console import number, wide
 from distill.core.utils.errors import UserError
 from distill.core.utils.progress import track
@@ -71,6 +73,8 @@ def quantize(
     root = job.config["runs"] if elsewhere else run.folder.parents[1]
     new = Run.plan(root, f"{run.name}-quantized", run_id)
     student, task = job.module.student, job.module.task
+    if outputs != "auto" and not any(isinstance(layer, CONVOLUTIONS) for layer in student.modules()):
+        raise idle("--outputs", outputs, "a student without convolutions", "quantize one that has some")
     _, before = score(job, "validate")
     static = activations is not None and activations.kind == "static"
     reads = static or (start is not None and start.reads_inputs)

@@ -140,6 +140,9 @@ class WeightScheme:
         if size is not None and self.group_size != size:
             hint = f"set granularity: group and group_size: {size}"
             raise UserError(f"{self.format} has groups of {size}", key="group_size", value=self.group_size, hint=hint)
+        if widths == (16,) and self.granularity != "channel":  # a float of its own for each weight
+            key = "granularity" if self.group_size is None else "group_size"
+            raise idle(key, getattr(self, key), f"format: {self.format}", "take a format whose weights share a scale")
         for key, default in (("symmetric", True), ("reduced_range", False), ("learned", False)):
             if getattr(self, key) != default:
                 raise idle(key, not default, f"format: {self.format}", "take format: int")

@@ -128,7 +128,7 @@ def test_as_many_batches_are_calibrated_with_as_hold_the_samples(
     ("options", "said"),
     [
         (["--bits", "9"], "--bits = 9: must be one of"),
-        (["--bits", "4", "--reduced-range"], "--reduced-range = True: is for symmetric weights of 8 bits"),
+        (["--bits", "4", "--reduced-range"], "--reduced-range: is for symmetric weights of 8 bits"),
         (["--group", "1"], "--group = 1: must be at least 2"),
         (["--format", "nf4", "--bits", "3"], "--bits = 3: nf4 has 4 bits"),
         (["--format", "nf3"], "--format = 'nf3': must be one of int, nf4"),
