@@ -6,6 +6,7 @@ The rules, each of which gives one line at most:
 * outputs of the student are NaN;
 * the student predicts one class, token or set of classes for 99 % of the inputs or more, of which fewer labels are, or
   numbers that spread by a hundredth of what the labels do or less;
+* it never predicts some classes that are among the labels;
 * its score is that of a constant guess, or worse: no more than one standard error above it;
 * the teacher's is, or it is more than one standard error below that of the same student without a teacher;
 * of a layer nothing is left, or its outputs are the same wherever one looks;
@@ -119,7 +120,7 @@ def _remarks(result: Mapping[str, Any]) -> Iterator[Remark]:
         yield Remark(void, bad=True)
     else:
         constant = _constant(measured)
-        yield from [Remark(constant, bad=True)] if constant else []
+        yield from [Remark(constant, bad=True)] if constant else _never(measured)
         yield from _scores(result, measured, said=constant is not None)
     yield from _layers(measured)
     for hurry in measured.get("hurried", ()):
@@ -157,6 +158,13 @@ def _constant(measured: Mapping[str, Any]) -> str | None:
         mine, theirs = (f"{number(n['mean'])} ± {number(n['deviation'])}" for n in _both(numbers))
         return f"the student predicts {mine} for every input, where the labels are {theirs}"
     return None
+
+
+def _never(measured: Mapping[str, Any]) -> Iterator[Remark]:
+    """What is said of classes that are no answer of the student's: their labels are few, and a score may hide them."""
+    if never := measured.get("never_predicted"):
+        labels = amount(never["labels"], "label")
+        yield Remark(f"the student never predicts {never['class']} ({labels} of {measured['predictions']:,})")
 
 
 def _both(numbers: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -96,7 +96,7 @@ def counted(task: Task, counts: Counts, metric: Metric, tokens: Tensor | None) -
 
     Returns:
         ``predictions``, and as far as they are known ``undefined``, ``most_predicted`` and ``most_labels``,
-        ``numbers``, ``standard_error`` (of ``metric``), ``guess`` and ``guess_is``.
+        ``never_predicted``, ``numbers``, ``standard_error`` (of ``metric``), ``guess`` and ``guess_is``.
     """
     found: dict[str, Any] = {"predictions": counts.total}
     if counts.undefined:
@@ -105,6 +105,8 @@ def counted(task: Task, counts: Counts, metric: Metric, tokens: Tensor | None) -
         if len(often) and counts.total:
             classes, share = most_common(often, counts.total, counts.sets)
             found[key] = {"class": _named(task, classes), "share": share}
+    if never := _never_predicted(task, counts):
+        found["never_predicted"] = never
     labels, predicted = counts.numbers
     if labels.count and not counts.undefined:
         spreads = (("predicted", predicted), ("labels", labels))
@@ -115,6 +117,15 @@ def counted(task: Task, counts: Counts, metric: Metric, tokens: Tensor | None) -
     if guess := task.guess(counts, tokens):
         found |= {"guess": dict(guess.scores), "guess_is": guess.says}
     return found
+
+
+def _never_predicted(task: Task, counts: Counts) -> dict[str, Any] | None:
+    """The classes that are labels and no prediction, where classes have names, the most frequent first."""
+    if not getattr(task, "labels", None) or not counts.total or len(counts.labels) != len(counts.predictions):
+        return None
+    missed = counts.labels * (counts.predictions == 0)
+    classes = [int(one) for one in missed.argsort(descending=True, stable=True) if missed[one]]
+    return {"class": _named(task, classes), "labels": int(missed.sum())} if classes else None
 
 
 def _named(task: Task, classes: list[int]) -> str:

@@ -56,6 +56,11 @@ def test_of_a_good_outcome_nothing_is_said() -> None:
         (result(empty_layers=["pooler.dense"]), "no weight is left of pooler.dense", True),
         (result(constant_layers=["a", "b", "c", "d"]), "outputs of a, b and 2 other layers are the same", True),
         (result(hurried=[{"what": "80% sparsity", "steps": 94, "needed": 200}]), "80% sparsity in 94 steps", False),
+        (
+            result(never_predicted={"class": "classes 'a' and 'b'", "labels": 3}),
+            "never predicts classes 'a' and 'b' (3 labels of 872)",
+            False,
+        ),
         (result(batches=[1, 14]), "scored on 1 of 14 batches", False),
         (result(student=float("nan")), "student's accuracy is not defined", True),
     ],

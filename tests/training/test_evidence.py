@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import one_hot
 
 from distill.core.signals import IGNORE, Batch
 from distill.core.tally import Counts, Moments, Tally, most_common
@@ -163,3 +164,15 @@ def test_numbers_of_batches_add_up_as_numpy_has_it() -> None:
     total = sum((Moments.of(part) for part in numbers.split([1, 0, 30, 19])), Moments())
     assert (total.count, total.mean) == (50, pytest.approx(numbers.numpy().mean(), rel=1e-12))
     assert total.deviation == pytest.approx(numbers.numpy().std(), rel=1e-9)
+
+
+def test_a_class_that_is_never_predicted_is_named_with_its_labels() -> None:
+    labels = torch.tensor([0] * 40 + [1] * 17 + [2] * 3)
+    task, logits = TextClassification(["good", "NA", "10"]), one_hot(labels, 3).float()
+    assert Verdict.of(found(task, logits, labels)).lines == []
+    logits[57:] = torch.tensor([1.0, 0, 0.5])
+    assert Verdict.of(found(task, logits, labels)).lines == ["the student never predicts class '10' (3 labels of 60)"]
+    sets = MultiLabelClassification(list("abc"))
+    assert Verdict.of(found(sets, PAIRS * torch.tensor([1.0, 0, 1]) - 0.5, PAIRS)).lines == [
+        f"the student never predicts class 'b' ({int(PAIRS[:, 1].sum())} labels of 60)"
+    ]
