@@ -93,9 +93,9 @@ def test_what_was_killed_goes_on_and_ends_with_the_same_answers(
     part = Path(".cut.jsonl.part")
     part.write_text(part.read_text() + '[{"row": 1, "comp')  # as a kill leaves a line
     assert not Path("cut.jsonl").exists()
-    other = distill(*argv, "--to", "cut.jsonl", "--temperature", "2")
+    other = distill(*argv, "--to", "cut.jsonl", "--seed", "1")
     assert other.code == 2
-    assert "was begun with another temperature" in other.err
+    assert "was begun with another seed" in other.err
     calls.clear()
     calls.extend([1, 1])  # it no longer dies
     assert distill(*argv, "--to", "cut.jsonl").code == 0
