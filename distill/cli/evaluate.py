@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from distill.cli.command import ALLOW, BESIDE, Command, argument
+from distill.cli.needs import Need, refuse_idle_options
 from distill.cli.parser import Overrides
 from distill.core.utils.errors import UserError
 
@@ -21,7 +22,11 @@ A task file is as lm_eval reads it. The data_files in it are looked for in the c
 """
 
 
+_NEEDS = (Need("beside", lambda options: not options.student_only, "--student-only", "leave --student-only out"),)
+
+
 def _evaluate(options: Namespace, overrides: Overrides) -> None:
+    refuse_idle_options(options, _NEEDS)
     from distill.core.utils.extras import require
 
     require("evaluate", "distill evaluate")

@@ -67,6 +67,8 @@ _FLAGS = {
     "--trainer.precision 16-mixed": "fp16 half use_fp16 amp use_amp",
     "--trainer.precision bf16-mixed": "bf16 bfloat16 use_bf16",
     "--trainer.precision 32-true": "fp32 float32",
+    "--trainer.accelerator gpu": "cuda use_cuda use_gpu",
+    "--model.student.gradient_checkpointing true": "gradient_checkpointing grad_checkpointing use_grad_checkpointing",
     "--trainer.accelerator cpu": "no_cuda use_cpu cpu",
     "--trainer.deterministic true": "deterministic full_determinism",
     "--trainer.strategy sharded": "fsdp",

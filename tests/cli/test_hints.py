@@ -34,6 +34,8 @@ KNOWN = {
     "--device cuda:1": "--trainer.accelerator gpu --trainer.devices [1]",
     "--gpus 2": "--trainer.accelerator gpu --trainer.devices 2",
     "--fp16": "--trainer.precision 16-mixed",
+    "--cuda": "--trainer.accelerator gpu",
+    "--gradient-checkpointing": "--model.student.gradient_checkpointing true",
     "--bf16 true": "--trainer.precision bf16-mixed",
     "--mixed_precision bf16": "--trainer.precision bf16-mixed",
     "--wandb": "--logging.wandb {}",

@@ -42,6 +42,7 @@ Distill = Callable[..., Any]
         ("report nowhere --no-timing --seconds 5", "--seconds = 5.0: has no effect with --no-timing"),
         ("report nowhere --no-timing --seconds 10", "--seconds = 10.0: has no effect with --no-timing"),
         ("report nowhere nowhere/", "RUN = 'nowhere/': is named twice"),
+        ("evaluate any --tasks a --student-only --beside b", "--beside = 'b': has no effect with --student-only"),
         ("generate here a.txt --to b.jsonl --seed 0", "--seed = 0: has no effect with the most likely tokens"),
         (
             "record -c base.yaml --to here --as logits --concurrency 8",
