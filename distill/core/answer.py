@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -60,9 +60,15 @@ class Answering:
 
     Attributes:
         labels: Names of the classes; ``None`` where there are none.
+        shown: What the roles of a row are called to a person, where that is not their own name.
     """
 
     labels: list[str] | None
+    shown: ClassVar[Mapping[str, str]] = {}
+
+    def joined(self, parts: Sequence[Answer]) -> Answer:
+        """The answer to a row from those of its samples, in their order."""
+        return parts[0]
 
     @property
     def ranks(self) -> bool:

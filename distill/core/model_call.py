@@ -7,6 +7,7 @@ from functools import lru_cache
 from inspect import Parameter, signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
@@ -81,7 +82,8 @@ def _reads(forward: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...
 def logits_of(model: nn.Module, output: Any) -> Tensor:
     """The logits among what ``model`` gave: the tensor itself, or what is called ``logits`` (key or attribute).
 
-    Of a nameless tuple or list, the one tensor that is no scalar: ``(logits,)``, ``(loss, logits)``.
+    Of a nameless tuple or list, the one tensor that is no scalar: ``(logits,)``, ``(loss, logits)``. Where a span's
+    start and end have logits of their own over the positions (``start_logits``, ``end_logits``), both, ``[B, 2, T]``.
 
     Raises:
         UserError: if that gives none, or more than one.
@@ -89,6 +91,8 @@ def logits_of(model: nn.Module, output: Any) -> Tensor:
     found: Any = None
     if isinstance(output, Tensor):
         found = output
+    elif isinstance(output, Mapping) and isinstance(output.get("start_logits"), Tensor):
+        found = torch.stack([output["start_logits"], output["end_logits"]], 1)
     elif isinstance(output, Mapping):
         found = output.get("logits")
     elif hasattr(output, "logits"):

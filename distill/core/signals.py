@@ -48,10 +48,11 @@ ROUTE = "route"
 """Of a batch's extras: which of several teachers each row is for, ``[B]``, by the number of its name among those that
 the data has."""
 
-OutputKind = Literal["any", "classes", "labels", "vectors"]
+OutputKind = Literal["any", "classes", "labels", "vectors", "positions"]
 """What the C outputs of a head are: the alternatives of one softmax (``classes``), each a yes or no of its own
-(``labels``), or together a vector, whose width is the model's own (``vectors``); ``any`` where that is not known, or
-makes no difference."""
+(``labels``), or together a vector, whose width is the model's own (``vectors``); the alternatives of a softmax over the
+positions of a sample, as many as it has tokens (``positions``, :mod:`distill.core.candidates`); ``any`` where that is
+not known, or makes no difference."""
 
 _QUICK = 2**20
 """Numbers of a batch whose digest is quickly made on the host; of images it is left to the device."""
@@ -116,7 +117,7 @@ class Signals:
     """What one forward pass yielded; only what was requested is there.
 
     Attributes:
-        logits: ``[B, C]`` for one prediction a sample, ``[B, T, C]`` for one a position.
+        logits: ``[B, C]`` for one prediction a sample, ``[B, T, C]`` for one a position, ``[B, K, T]`` for K positions.
         hidden_states: Layer -> ``[B, T, H]``, by the numbers of the request.
         attentions: Layer -> ``[B, heads, T, T]``, after the softmax, by the numbers of the request.
         projections: Layer -> (queries, keys, values), each ``[B, heads, T, H / heads]``.

@@ -19,7 +19,7 @@ from distill.core.tally import Counts
 from distill.core.token_scores import TokenScores
 from distill.core.utils.errors import UserError
 
-__all__ = ["UNIGRAM", "Guess", "LabelForm", "Scored", "Task", "TextTask", "TokenTask", "WritingTask"]
+__all__ = ["PART", "UNIGRAM", "Guess", "LabelForm", "Scored", "Task", "TextTask", "TokenTask", "WritingTask"]
 
 UNIGRAM = "the training data's token frequencies"
 """What language models are compared with."""
@@ -49,8 +49,12 @@ class Scored(NamedTuple):
     by: Tensor | TokenScores
 
 
-LabelForm = Literal["class", "number", "tags", "set"]
-"""What a row's label is: one of the classes, a number, a class for each word, or any number of the classes."""
+LabelForm = Literal["class", "number", "tags", "set", "spans"]
+"""What a row's label is: one of the classes, a number, a class for each word, any number of the classes, or pieces of
+its second text."""
+
+PART = "part"
+"""Of a sample's features, where a row may become several: which of them it is, from 0. They follow each other."""
 
 
 class Task(ABC):
@@ -116,6 +120,10 @@ class Task(ABC):
         """What the final table says of metrics whose name leaves it open: ``f1`` -> ``macro, ...``."""
         return {}
 
+    def decisive(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Logits as decisions are read off them, whatever model or runtime gave them."""
+        return logits
+
     def score(self, metrics: Mapping[str, Metric], signals: Signals, batch: Batch) -> Scored:
         """Show one batch's signals to :meth:`metrics`, and give what they predict."""
         assert signals.logits is not None
@@ -169,10 +177,12 @@ class TextTask(Task, Answering):
         turns: Roles whose rows may be lists of a chat's turns (:mod:`distill.tasks.chat`).
         predicted: The feature that holds the tokens to predict, where a task predicts tokens.
         takes: What a row's label may be. The gate (:mod:`distill.data.labels`) judges every split by it and hands
-            :meth:`encode` an id (``class``), a float (``number``), a list of ids (``tags``) or C floats (``set``);
-            where a row has no label ``IGNORE``, NaN, ``None`` and C times NaN.
+            :meth:`encode` an id (``class``), a float (``number``), a list of ids (``tags``), C floats (``set``)
+            or answers as the data has them (``spans``); where a row has no label ``IGNORE``, NaN, ``None`` and C times
+            NaN.
         needs_labels: Whether validation needs labels, where the task has any.
         words: Whether texts are given as lists of words, with a label for each.
+        several: Whether a row may become several samples, whose features then have :data:`PART`.
         packs: Whether samples may be joined and cut into blocks (:class:`~distill.data.packing.PackedSamples`).
         pads_with_eos: Whether padding may be any token, because nothing ever reads it.
         sides: Where :meth:`collate` can put the padding.
@@ -192,6 +202,7 @@ class TextTask(Task, Answering):
     takes: ClassVar[frozenset[LabelForm]] = frozenset()
     needs_labels: ClassVar[bool] = True
     words: ClassVar[bool] = False
+    several: ClassVar[bool] = False
     packs: ClassVar[bool] = False
     pads_with_eos: ClassVar[bool] = False
     sides: ClassVar[tuple[Side, ...]] = ("right",)
@@ -203,6 +214,17 @@ class TextTask(Task, Answering):
 
     def __init__(self, labels: Sequence[str] | None = None) -> None:
         self.labels = list(labels) if labels is not None else None
+
+    def settle(self, doc_stride: int | None, unanswerable: bool) -> None:
+        """Take what the settings and the labels of data with ``spans`` say, before a row is encoded.
+
+        Args:
+            doc_stride: As the settings have it.
+            unanswerable: Whether a row says that it has no answer.
+        """
+
+    def follow(self, other: TextTask) -> None:
+        """Take from the task of the data, which is of the same kind, what its rows have settled."""
 
     @property
     @abstractmethod

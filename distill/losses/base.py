@@ -73,6 +73,12 @@ class DistillationLoss(nn.Module, ABC):
     across_tokenizers: ClassVar[bool] = False
     """Whether it compares a student with a teacher of another tokenizer (:mod:`distill.losses.across`)."""
 
+    @property
+    def why_not_positions(self) -> str:
+        """Why it is not for positions (:data:`~distill.core.signals.OutputKind`), whose number is a batch's longest
+        sample's: those that a sample lacks would count. Nothing where they add nothing."""
+        return ""
+
     tried = False
     """Whether a loss of one's own was tried for what it must hold to (:mod:`distill.losses.contract`)."""
 

@@ -119,6 +119,12 @@ class CrossEntropy(LabelLoss):
 
     outputs: ClassVar[OutputKind] = "classes"
 
+    @property
+    def why_not_positions(self) -> str:
+        if self.label_smoothing:
+            return "spreads label_smoothing over all classes"
+        return "weighs classes by class_weights" if self.class_weights is not None else ""
+
     def summed(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
         if labels.is_floating_point() and labels.dim() == logits.dim() and logits.shape[-1] > 1:
             self._check_rows(logits, labels)

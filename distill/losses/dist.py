@@ -84,5 +84,9 @@ class DIST(SoftenedLoss):
         check_some(beta=beta, gamma=gamma)
         self.beta, self.gamma = beta, gamma
 
+    @property
+    def why_not_positions(self) -> str:
+        return "correlates over all classes, and each of them over the samples"
+
     def divergence(self, student_NC: Tensor, teacher_NC: Tensor, temperature: float) -> Tensor:
         return dist_kd(student_NC, teacher_NC, self.beta, self.gamma, temperature)

@@ -43,5 +43,9 @@ class LogitMSE(LogitLoss):
 
     row_wise: ClassVar[bool] = True
 
+    @property
+    def why_not_positions(self) -> str:
+        return "is the mean over all classes"
+
     def summed(self, student_NC: Tensor, teacher_NC: Tensor, batch: Batch) -> Tensor:
         return logit_mse(student_NC, teacher_NC)

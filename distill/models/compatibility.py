@@ -26,6 +26,7 @@ __all__ = [
     "check_vocabularies",
     "check_widths",
     "label_names",
+    "names_classes",
     "positions_of",
 ]
 
@@ -37,6 +38,11 @@ _log = logging.getLogger(__name__)
 def predicts_tokens(task: Task) -> bool:
     """Whether the task's logits run over the vocabulary."""
     return isinstance(task, TextTask) and task.predicted is not None
+
+
+def names_classes(task: Task) -> bool:
+    """Whether the outputs of a head are classes, which have names and a number."""
+    return not predicts_tokens(task) and task.outputs not in ("vectors", "positions")
 
 
 def check_vocabularies(
@@ -295,7 +301,7 @@ def _check_models(
     who: tuple[str, str] = ("model.student", "model.teacher"),
 ) -> bool:
     """Whether there were tokenizers to compare."""
-    if not predicts_tokens(task) and task.outputs != "vectors":
+    if names_classes(task):
         check_labels(student, teacher, task.labels, who=who)
     sizes = embedding_rows(student), embedding_rows(teacher)
     if ours is None or theirs is None or sizes[0] is None or sizes[1] is None:

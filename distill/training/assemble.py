@@ -138,6 +138,8 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
         UserError: if the tokenizer is not that of both models, samples are longer than one of them reads, or packed
             documents would see each other.
     """
+    if isinstance(data, TextData) and isinstance(task, TextTask):
+        task.follow(data.task)
     maker, across = getattr(data, "tokenizer", None), getattr(data, "other_tokenizer", None) is not None
     models = list(_named(student, tokenizer, teacher))
     for who, model, own in models if hasattr(maker, "get_vocab") else ():
@@ -259,16 +261,23 @@ _OUTPUTS = {
     "classes": ("a sample has one class of a softmax", "HintonKL and CrossEntropy"),
     "labels": ("each class is a yes or no of its own", "BinaryKL and BinaryCrossEntropy"),
     "vectors": ("a text has a vector", "VectorCosine and VectorSimilarity"),
+    "positions": ("an answer has a place in its text", "HintonKL and CrossEntropy"),
 }
 """What a task's outputs are -> in words, and the losses for them."""
 
 
 def _check_outputs(loss: DistillationLoss, task: Task, key: str) -> None:
+    words, losses = _OUTPUTS.get(task.outputs, ("", ""))
+    if task.outputs == "positions" and loss.outputs in ("any", "classes"):
+        if why := loss.why_not_positions:
+            problem = f"{why}, and {task.name} predicts places in a text, of which each sample has its own number"
+            raise UserError(problem, key=key, value=type(loss).__name__, hint=f"use {losses}")
+        return
     if "any" in (loss.outputs, task.outputs) or loss.outputs == task.outputs:
         return
-    words, losses = _OUTPUTS[task.outputs]
     problem = f"is not for {task.name}, where {words}"
-    raise UserError(problem, key=key, value=type(loss).__name__, hint=f"use {losses}, or LogitMSE")
+    more = "" if task.outputs == "positions" else ", or LogitMSE"
+    raise UserError(problem, key=key, value=type(loss).__name__, hint=f"use {losses}{more}")
 
 
 def _check_vectors(loss: DistillationLoss, student: ModelSpec, teacher: ModelSpec) -> None:

@@ -38,7 +38,9 @@ def padding_error(task: TextTask, model: nn.Module, short: Any, long: Any, token
     with still(model), torch.no_grad():
         try:
             alone, beside = (_logits(task, model, samples, tokenizer) for samples in ([short], [short, long]))
-            if alone.dim() > 2:
+            if task.outputs == "positions":
+                beside = beside[..., : alone.shape[-1]]
+            elif alone.dim() > 2:
                 beside = beside[:, : alone.shape[1]]
             error = distance(alone[0], beside[0])
             return 0.0 if error <= tolerance(model, alone) else error / float(alone.abs().max())

@@ -75,8 +75,9 @@ def _same(
         found = predict(padded(row, side, number))
     except (*FAILURES, UserError):
         return False
-    if found.dim() > 2:
-        found = found[:, -length:] if side == "left" else found[:, :length]
+    for axis in range(1, found.dim()):  # that of the positions, wherever it is
+        if found.shape[axis] != alone.shape[axis]:
+            found = found.narrow(axis, found.shape[axis] - length if side == "left" else 0, length)
     return distance(found, alone) <= _ERROR * float(alone.abs().max())
 
 

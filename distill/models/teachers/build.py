@@ -12,7 +12,7 @@ from distill.core.idle_settings import Idle, idle, refuse_idle
 from distill.core.task import Task, TextTask
 from distill.core.teacher import TeacherSource
 from distill.core.utils.errors import UserError
-from distill.models.compatibility import check_labels, check_teachers, label_names, predicts_tokens
+from distill.models.compatibility import check_labels, check_teachers, label_names, names_classes, predicts_tokens
 from distill.models.pretrained import load_model, load_tokenizer
 from distill.models.teachers.ensemble import Ensemble
 from distill.models.teachers.live import LiveTeacher
@@ -149,13 +149,13 @@ def _live(config: TeacherConfig, task: TextTask, labels: Sequence[str] | None, k
         dtype=config.dtype,
         trained=True,
     )
-    if not predicts_tokens(task) and task.outputs != "vectors":
+    if names_classes(task):
         if config.labels is not None:
             _name_outputs(model, config.labels, f"{key}.labels")
         check_labels(None, model, labels, warn=False, who=("", key))  # it is, beside the student
         _check_outputs(model, task, key)
     elif config.labels is not None:
-        outputs = "vectors" if task.outputs == "vectors" else "tokens"
+        outputs = "tokens" if predicts_tokens(task) else task.outputs
         raise idle(f"{key}.labels", config.labels, f"{task.name}, whose outputs are {outputs}", "train a classifier")
     tokenizer = load_tokenizer(config.path, f"{key}.path", words=task.words)
     return LiveTeacher(model, task, tokenizer, remember=config.remember, key=key)

@@ -17,7 +17,7 @@ Show = Callable[[TextTask, Mapping[str, Any], Answer], str]
 
 def as_json(task: TextTask, row: Mapping[str, Any], answer: Answer) -> str:
     """One object in one line: the row's texts under their roles, and the answer."""
-    texts = {"words" if isinstance(value, list) else role: value for role, value in row.items()}
+    texts = {"words" if isinstance(v, list) else task.shown.get(role, role): v for role, v in row.items()}
     line = json.dumps(texts | answer, ensure_ascii=False)
     return HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from distill.core.answer import Answer
 from distill.core.idle_settings import idle
-from distill.core.task import WritingTask
+from distill.core.task import PART, WritingTask
 from distill.core.utils.console import duration
 from distill.core.utils.errors import UserError
 from distill.core.utils.progress import due
@@ -135,37 +135,42 @@ class _Predicting:
 
     def __call__(self, rows: Sequence[Row]) -> list[Answer]:
         task, tokenizer = self.opened.task, self.opened.tokenizer
-        found = {number: task.nothing(row) for number, row in enumerate(rows)}
         samples = self._samples(rows)
         self._refuse(samples)
+        parts: dict[int, dict[int, Answer]] = {number: {} for number in range(len(rows))}
 
-        def length(number: int) -> int:
-            return len(samples[number]["input_ids"])
+        def length(of: tuple[int, int]) -> int:
+            return len(samples[of]["input_ids"])
 
         for _, group in groupby(sorted(samples, key=length), key=length):
             alike = list(group)
             for start in range(0, len(alike), self.batch_size):
                 numbers = alike[start : start + self.batch_size]
-                some = [rows[number] for number in numbers]
+                some = [rows[number] for number, _ in numbers]
                 batch = task.ask([samples[number] for number in numbers], tokenizer)
                 answers = task.answers(self.opened.logits(batch), batch, some, tokenizer, self.top)
                 if self.writer is not None:
                     texts = complete(self.opened, [samples[number]["prompt"] for number in numbers], self.new_tokens)
                     answers = [{"completion": text} | answer for text, answer in zip(texts, answers, strict=True)]
-                found |= dict(zip(numbers, answers, strict=True))
-        self.full += sum(length(number) >= self.opened.max_length for number in samples)
+                for (number, part), answer in zip(numbers, answers, strict=True):
+                    parts[number][part] = answer
+        if not task.several:  # what is longer was cut
+            self.full += sum(length(number) >= self.opened.max_length for number in samples)
         self.seen += len(rows)
-        return list(found.values())
+        return [
+            task.joined([answers[part] for part in sorted(answers)]) if answers else task.nothing(rows[number])
+            for number, answers in parts.items()
+        ]
 
-    def _refuse(self, samples: Mapping[int, Mapping[str, Any]]) -> None:
+    def _refuse(self, samples: Mapping[tuple[int, int], Mapping[str, Any]]) -> None:
         """Refuse a row that cannot be answered."""
-        for number, sample in samples.items():
+        for (number, _), sample in samples.items():
             if why := self.opened.task.refuse_row(sample, self.opened.tokenizer):
                 hint = f"{why[1]}, within {self.opened.max_length} tokens"
                 raise UserError(f"row {self.seen + number + 1} {why[0]}", key="FILE", hint=hint)
 
-    def _samples(self, rows: Sequence[Row]) -> dict[int, dict[str, Any]]:
-        """Row -> its features; without rows of which the tokenizer makes nothing."""
+    def _samples(self, rows: Sequence[Row]) -> dict[tuple[int, int], dict[str, Any]]:
+        """Row and which of its samples -> features; without rows of which the tokenizer makes nothing."""
         task = self.opened.task
         predicts_tokens = task.predicted is not None  # such tasks leave empty texts out, and others read them
         numbers = [number for number, row in enumerate(rows) if row["text"] or not predicts_tokens]
@@ -179,8 +184,12 @@ class _Predicting:
             prompt = self.opened.max_length - self.new_tokens
             prompts = self.writer.prompts(self.opened.tokenizer, columns["text"])
             made = {**made, "prompt": [ids[-prompt:] for ids in prompts]}
-        samples = {
-            number: {name: values[i] for name, values in made.items()} | {"id": number, "epoch": 0, "seed": 0}
-            for i, number in enumerate(numbers)
-        }
-        return {number: sample for number, sample in samples.items() if len(sample["input_ids"])}
+        parts = made.get(PART, [0] * len(numbers))
+        firsts = iter(numbers)
+        number, samples = -1, {}
+        for i, part in enumerate(parts):
+            number = next(firsts) if part == 0 else number
+            features = {name: values[i] for name, values in made.items()}
+            if len(features["input_ids"]):
+                samples[number, part] = features | {"id": number, "epoch": 0, "seed": 0}
+        return samples
