@@ -45,7 +45,8 @@ def sizes(rows: RawData, samples: Mapping[str, Samples], splits: Mapping[str, st
         count = len(rows.splits[use])
         text = f"{count:,}{'' if parts else ' rows'} for {'training' if use == 'train' else use}"
         text += f" (split {splits[use]!r})" if splits.get(use, use) != use else ""
-        parts.append(text + (f" in {amount(len(one), 'block')}" if isinstance(one, PackedSamples) else ""))
+        kind = "block" if isinstance(one, PackedSamples) else "window" if len(one) != one.rows else ""
+        parts.append(text + (f" in {amount(len(one), kind)}" if kind else ""))
     joined = [joined_text(count, len(rows.splits[use]), use) for use, count in rows.joined.items() if use in samples]
     return [f"data: {line}" for line in ([", ".join(parts)] if parts else []) + joined]
 
@@ -69,13 +70,17 @@ def said(
     roles: dict[str, str] = {}
     for columns in rows.columns.values():
         roles |= columns
-    taken = [f"{role} is the column {column!r}" for role, column in roles.items() if role not in given]
-    if "label" in roles and rows.labels is not None:
-        classes = balance(rows.labels, train)
-        taken[-1:] = [f"{taken[-1]} ({classes})"] if taken and "label" not in given else [*taken[-1:], classes]
+    classes = balance(rows.labels, train) if "label" in roles and rows.labels is not None else None
+    taken = [
+        f"{role} is the column {column!r}" + (f" ({classes})" if role == "label" and classes else "")
+        for role, column in roles.items()
+        if role not in given
+    ]
+    if classes and "label" in given:
+        taken.append(classes)
     lines = [*notes, ", ".join(taken)] if taken else [*notes]
     if rows.labels is not None and "label" in roles:
-        lines.extend(doubts(rows, rows.labels, roles["label"]))
+        lines.extend([*rows.labels.notes, *doubts(rows, rows.labels, roles["label"])])
     for use, count in rows.without_label.items():
         if count and use in left_out:
             of = len(rows.splits[use])
@@ -97,7 +102,7 @@ def said(
 def doubts(rows: RawData, labels: Labels, column: str) -> list[str]:
     """What may have been taken for something else than it is."""
     train = rows.splits["train"]
-    if column not in train.column_names:
+    if column not in train.column_names or labels.form == "spans":
         return []
     unique = arrow.unique(arrow.column(train, column))
     values = sorted({v for v in map(canonical, unique) if isinstance(v, (int, float))})
@@ -151,6 +156,10 @@ def unread(
     elif cut is None and (full := int((samples.lengths >= limit).sum())):
         texts = f"{full} of {len(samples)} texts of {use}"
         lines.append(f"{texts} fill {key} ({limit} tokens): longer ones are cut")
+    cut_answers: Any = samples.features.get("lost", ())
+    if lost := int(np.sum(cut_answers)):
+        told = "no window holds it wholly, so nothing of it is learned or found"
+        lines.append(f"the answer of {amount(lost, 'question')} of {use} is cut: {told} (data.doc_stride)")
     tags = samples.features.get("labels")
     words = arrow.column(rows.splits[use], next(iter(rows.columns[use].values())))
     if "text" in rows.columns[use] and arrow.is_list(words) and isinstance(tags, Ragged):

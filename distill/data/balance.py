@@ -25,6 +25,8 @@ def balance(labels: Labels, samples: Samples | None) -> str:
         samples: The split's, tokenized; without them nothing is counted.
     """
     names = labels.names
+    if labels.says:
+        return labels.says
     if names is None:
         return "numbers" if samples is None else _numbers(samples)
     head = amount(len(names), "class")

@@ -11,6 +11,7 @@ from distill.core.utils.errors import UserError
 __all__ = ["check_numbers", "check_packing", "refuse_idle_settings"]
 
 _LEAST = {"max_length": 2, "batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "train_samples": 1, "seed": 0}
+_LEAST |= {"doc_stride": 0}
 
 _LANGUAGE = (
     *("completion_only_loss", "chat_template", "add_special_tokens", "join", "eval_stride"),
@@ -48,13 +49,14 @@ def check_packing(task: TextTask, pack_length: int | None) -> None:
         raise UserError(problem, key="data.pack_length", value=pack_length, hint=hint)
 
 
-def refuse_idle_settings(owner: type, settings: Any, packs: bool) -> None:
+def refuse_idle_settings(owner: type, settings: Any, packs: bool, several: bool) -> None:
     """Refuse settings that others leave without effect.
 
     Args:
         owner: The class whose arguments they are.
         settings: Has them as attributes.
         packs: Whether the task joins documents into blocks, if it is let.
+        several: Whether it reads long texts in windows.
 
     Raises:
         UserError: naming the first.
@@ -66,6 +68,7 @@ def refuse_idle_settings(owner: type, settings: Any, packs: bool) -> None:
         Idle("name", settings.files is not None, "data.files", "name a data set in data.path"),
         Idle("max_length", blocks, packed, "set data.pack_length"),
         Idle("isolate_documents", not blocks, whole, "set data.pack_length"),
+        Idle("doc_stride", not several, "a task whose texts are cut", "leave it out"),
         *(Idle(name, not packs, other, change) for name in _LANGUAGE),
     )
     refuse_idle(owner, vars(settings), rules, "data.")

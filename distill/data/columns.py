@@ -14,6 +14,10 @@ from distill.data.label_values import canonical
 __all__ = ["check_rows", "check_tags", "check_text", "find_columns"]
 
 
+_NO_TEXTS = ("label", "tools", "answer_start")
+"""Roles that no text has, which a split may lack."""
+
+
 def find_columns(
     task: TextTask, names: list[str], given: Mapping[str, str] | None, mixed: Mapping[str, str] | None = None
 ) -> dict[str, str]:
@@ -106,16 +110,18 @@ def check_rows(task: TextTask, split: str, dataset: Any, columns: Mapping[str, s
         raise UserError("the split holds no rows", key=f"data.splits.{split}", hint="check the data")
     present = {role: column for role, column in columns.items() if column in dataset.column_names}
     for role, column in columns.items():
-        if role not in present and (
-            role not in ("label", "tools") or role not in task.optional
-        ):  # a pair always is one
+        if role not in present and (role not in _NO_TEXTS or role not in task.optional):  # a pair always is one
             raise UserError(
                 f"the split {split} lacks this column",
                 key=f"data.columns.{role}",
                 value=column,
                 hint=nearest(column, dataset.column_names),
             )
-        if role in present and role != "label" and not _are_turns(task, f"the split {split}", dataset, role, column):
+        if (
+            role in present
+            and role not in ("label", "answer_start")
+            and not _are_turns(task, f"the split {split}", dataset, role, column)
+        ):
             check_text(task, f"the split {split}", dataset, role, column)
     return present
 

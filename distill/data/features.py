@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from distill.core.task import PART
 from distill.data import arrow
 
 __all__ = ["Key", "Ragged", "Samples", "read_column"]
@@ -78,6 +79,12 @@ class Samples(torch.utils.data.Dataset[dict[str, Any]]):
         epoch, row = key
         sample: dict[str, Any] = {name: values[row] for name, values in self.features.items()}
         return sample | {"id": row, "epoch": epoch, "seed": self.seed}
+
+    @property
+    def rows(self) -> int:
+        """Rows of the data of which they are made."""
+        parts = self.features.get(PART)
+        return len(self) if parts is None else int((np.asarray(parts) == 0).sum())
 
     @property
     def lengths(self) -> NDArray[np.int64]:

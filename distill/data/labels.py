@@ -47,6 +47,9 @@ class Labels:
         known: What stands in the data -> id. What does not stand here is no label.
         hot: Of form ``set``: rows give 0 or 1 (or a probability) for every class.
         absent: Of form ``number``: those that stand for no label.
+        says: Of form ``spans``: how the labels are spread, in words.
+        notes: Of it too: what was decided when they were read.
+        some_without: Of it too: whether a row says that it has no answer.
     """
 
     form: LabelForm
@@ -55,12 +58,17 @@ class Labels:
     known: Mapping[Any, int]
     hot: bool = False
     absent: Collection[int] = ()
+    says: str = ""
+    notes: Sequence[str] = ()
+    some_without: bool = False
 
     def ids(self, values: Sequence[Any]) -> list[Any]:
         """What :attr:`~distill.core.task.TextTask.takes` says a task is given for each row."""
         return [self._one(value) for value in values]
 
     def _one(self, value: Any) -> Any:
+        if self.form == "spans":  # the task knows their context
+            return None if isinstance(value, str) and not value.strip() else value
         if self.form == "tags":
             ids = [self.known.get(tag, IGNORE) for tag in value or ()]
             return None if all(i == IGNORE for i in ids) else ids
@@ -95,7 +103,7 @@ class Labels:
         if self.column not in dataset.column_names:
             return len(dataset)
         values = arrow.column(dataset, self.column)
-        if arrow.is_list(values):
+        if arrow.is_list(values) or self.form == "spans":
             return sum(not self.has(value) for value in values.to_pylist())
         return sum(count for value, count in arrow.counts(values) if not self.has(value))
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from distill.core.idle_settings import idle
 from distill.core.signals import IGNORE, TEACHER_AT, TEACHER_PATH
-from distill.core.task import TextTask
+from distill.core.task import PART, TextTask
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import at_home
 from distill.data import arrow
@@ -118,13 +118,17 @@ def settle(task: TextTask, data: TextData, rows: RawData) -> None:
     """Have ``task`` read rows as the data's settings say.
 
     Args:
-        task: A language model's, just made.
+        task: Just made.
         data: Its settings.
         rows: Its rows.
 
     Raises:
         UserError: if a setting does nothing with such rows, or a chat template is missing.
     """
+    if not task.packs:
+        if rows.labels is not None or "spans" in task.takes:
+            task.settle(data.doc_stride, rows.labels is None or rows.labels.some_without)
+        return
     kinds: Any = task
     roles = rows.columns["train"]
     given = {name: getattr(data, name) for name in _SETTINGS}
@@ -212,6 +216,8 @@ def aligned_lines(data: TextData, use: str, samples: Samples) -> list[str]:
 
 def cut_off(samples: Samples) -> tuple[int, int] | None:
     """How many samples were cut, and the tokens of the longest of them; ``None`` where that is not known."""
+    if PART in samples.features:  # what is longer is read in windows
+        return 0, 0
     beyond: Any = samples.features.get("beyond")
     if beyond is None:
         return None

@@ -15,6 +15,7 @@ from distill.data.joining import join_rows
 from distill.data.labels import Labels, Outputs, read_labels
 from distill.data.routes import ROLE, read_routes
 from distill.data.sources import find_splits, hold_out, sample
+from distill.data.spans import read_spans
 
 __all__ = ["RawData", "read_raw_data"]
 
@@ -108,7 +109,7 @@ def read_raw_data(
     teachers = (columns or {}).get(ROLE)
     given = {role: column for role, column in (columns or {}).items() if role != ROLE}
     found = find_columns(task, every, given, mixed or {})
-    if labels is not None and "label" not in task.columns:
+    if labels is not None and ("label" not in task.columns or "spans" in task.takes):
         raise UserError(f"{task.name} has no classes", key="data.labels", value=list(labels), hint="leave it out")
     joins = join is not None or "document" in found
     if joins and teachers is not None:
@@ -119,7 +120,11 @@ def read_raw_data(
     if validation_fraction is not None:
         chosen["train"], chosen["validation"] = hold_out(chosen["train"], validation_fraction)
     # The classes are those of all rows: a small choice of them may lack one.
-    read = read_labels(task, whole, found["label"], labels, outputs) if "label" in found else None
+    read = None
+    if "label" in found and "spans" in task.takes:
+        read = read_spans(whole, found)
+    elif "label" in found:
+        read = read_labels(task, whole, found["label"], labels, outputs)
     if train_samples is not None:
         chosen["train"] = sample(chosen["train"], train_samples)
     present = {use: check_rows(task, use, rows, found) for use, rows in chosen.items()}

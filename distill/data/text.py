@@ -53,7 +53,8 @@ class TextData(LightningDataModule):
         splits: Use (``train``, ``validation``, ``test``) -> split; recognized by their names if not given.
         validation_fraction: Share of the training rows taken for validation, always the same ones.
         train_samples: Train on so many rows (documents, before they are packed), always the same ones.
-        max_length: Most tokens of a sample; longer ones are cut.
+        max_length: Most tokens of a sample; longer ones are cut, or read in windows, which share ``doc_stride`` tokens.
+        doc_stride: Of tasks that read windows; a third of ``max_length`` if not given, at most 128.
         batch_size: Samples of a training batch on one device.
         eval_batch_size: Samples of a validation or test batch on one device.
         bucketing: Put samples of similar length into a batch, for less padding.
@@ -96,6 +97,7 @@ class TextData(LightningDataModule):
         validation_fraction: float | None = None,
         train_samples: int | None = None,
         max_length: int = 128,
+        doc_stride: int | None = None,
         batch_size: int = 32,
         eval_batch_size: int = 64,
         bucketing: bool = True,
@@ -119,8 +121,7 @@ class TextData(LightningDataModule):
         self.reader, self.document, self.chat_template, self.join = reader, document, chat_template, join
         self.eval_stride, self.teacher_system, self.teacher_tokenizer = eval_stride, teacher_system, teacher_tokenizer
         self.completion_only_loss, self.add_special_tokens = completion_only_loss, add_special_tokens
-        self._task, self._names = task, labels
-        self.epoch = 0
+        self._task, self._names, self.doc_stride, self.epoch = task, labels, doc_stride, 0
         self.outputs: Callable[[], Outputs | None] = lambda: None
         self._samples: dict[str, Samples] = {}
         self._left_out: dict[str, int] = {}
@@ -156,7 +157,7 @@ class TextData(LightningDataModule):
         if not isinstance(task, TextTask):
             raise UserError("this task reads no text", key="data.task", value=task.name, hint="bring a data module")
         check_packing(task, self.pack_length)
-        refuse_idle_settings(TextData, self, task.packs)
+        refuse_idle_settings(TextData, self, task.packs, task.several)
         return task
 
     @property
@@ -200,8 +201,7 @@ class TextData(LightningDataModule):
         """The task, which knows its classes. Reads the data."""
         task = make_task(self._task, self.labels, key="data.task")
         assert isinstance(task, TextTask)
-        if task.packs:
-            language.settle(task, self, self._rows)
+        language.settle(task, self, self._rows)
         return task
 
     @cached_property
@@ -263,7 +263,7 @@ class TextData(LightningDataModule):
         for use in uses.get(stage or "", ("train", "validation", "test")):
             if use not in self._samples and use in self._rows.splits:
                 samples = self._tokenized(use)
-                self._left_out[use] = len(self._rows.splits[use]) - len(samples)
+                self._left_out[use] = len(self._rows.splits[use]) - samples.rows
                 self._aligned += language.aligned_lines(self, use, samples)
                 self._cut[use] = (0, 0) if language.row_length(self) is None else language.cut_off(samples)
                 self._samples[use] = language.in_blocks(self, self.task, self.training_columns, use, samples)

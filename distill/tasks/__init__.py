@@ -11,6 +11,7 @@ from distill.tasks.causal_lm import CausalLM
 from distill.tasks.masked_lm import MaskedLM
 from distill.tasks.multi_label import MultiLabelClassification
 from distill.tasks.plain import Plain
+from distill.tasks.question_answering import QuestionAnswering
 from distill.tasks.sentence_embeddings import SentenceEmbeddings
 from distill.tasks.text_classification import TextClassification
 from distill.tasks.token_classification import TokenClassification
@@ -23,6 +24,7 @@ __all__ = [
     "MaskedLM",
     "MultiLabelClassification",
     "Plain",
+    "QuestionAnswering",
     "SentenceEmbeddings",
     "Task",
     "TextClassification",
@@ -38,6 +40,7 @@ TASKS: dict[str, type[Task]] = {
         TextClassification,
         MultiLabelClassification,
         TokenClassification,
+        QuestionAnswering,
         SentenceEmbeddings,
         MaskedLM,
         CausalLM,

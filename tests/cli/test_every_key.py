@@ -72,6 +72,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "WeightScheme.format": {"bits": 4},
     "WeightScheme.group_size": {"granularity": "group", "group_size": 16},
     "StructuredPruning.channels": {"neurons": 0.0, "channels": 0.25},
+    "TextData.doc_stride": {"task": "question-answering"},
     "TextData.files": {"path": None},
     "TextData.name": {"path": "a/b"},
     "WeightScheme.granularity": {"group_size": None},
