@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distill.core.signals import Batch
 
-__all__ = ["MASK", "NONE", "Answer", "Answering", "Script", "alternatives", "digits", "named", "rounded"]
+__all__ = ["LOGITS", "MASK", "NONE", "Answer", "Answering", "Script", "alternatives", "digits", "named", "rounded"]
 
 Answer = dict[str, Any]
 """Names to what JSON can hold."""
@@ -21,6 +21,10 @@ MASK = "[MASK]"
 """In an example, what stands for the tokenizer's mask token."""
 
 
+LOGITS = "model(**inputs).logits"
+"""Where most models of transformers have them."""
+
+
 class Script(NamedTuple):
     """How a script of a few lines shows what a model says.
 
@@ -28,10 +32,12 @@ class Script(NamedTuple):
         prints: Lines of Python that print it: they know ``text``, its ``inputs``, and ``logits``, whose first row is
             the text's.
         labels: Whether they name classes, by ``labels``: id as text -> name.
+        logits: The logits of a ``model`` of transformers, as an expression of its ``inputs``.
     """
 
     prints: tuple[str, ...]
     labels: bool = False
+    logits: str = LOGITS
 
 
 def rounded(value: Tensor) -> float:

@@ -30,6 +30,7 @@ def read_json(path: str, key: str, config: ReaderConfig) -> tuple[Any, dict[str,
     rows = _listed(text, path, key) if text.lstrip()[:1] == "[" else _lines(text, path, key)
     if not rows:
         raise UserError("holds no data", key=key, value=path, hint="check the file")
+    rows = _questions(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns, mixed = {}, {}
     for name in names:
@@ -94,6 +95,21 @@ def _inside(text: str, path: str, key: str) -> list[Row] | None:
         return None
     lists = [value for value in whole.values() if _are_rows(value)] if isinstance(whole, dict) else []
     return lists[0] if len(lists) == 1 else None
+
+
+def _questions(rows: list[Row]) -> list[Row]:
+    """The rows of SQuAD's own files, whose articles hold paragraphs, and these questions; of any other as they are."""
+    if not all(_are_rows(row.get("paragraphs")) for row in rows):
+        return rows
+    paragraphs = [paragraph | {"title": row.get("title")} for row in rows for paragraph in row["paragraphs"]]
+    if not all(_are_rows(one.get("qas") or [{}]) for one in paragraphs):
+        return rows
+    kept = ("id", "question", "answers")
+    return [
+        {name: question.get(name) for name in kept} | {name: one.get(name) for name in ("context", "title")}
+        for one in paragraphs
+        for question in one.get("qas") or ()
+    ] or rows
 
 
 def _are_rows(value: Any) -> bool:

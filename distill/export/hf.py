@@ -13,6 +13,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
+from distill.core.answer import LOGITS
 from distill.core.record import STEP_KINDS, steps_of
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_transformers
@@ -80,7 +81,7 @@ def by_from_pretrained(student: nn.Module, given: str = "", packages: tuple[str,
         packages=("torch", "transformers", *packages),
         imports=(f"from transformers import {name}",),
         opens=(f"model = {name}.from_pretrained(folder{given}).eval()",),
-        logits="model(**inputs).logits.detach().float().numpy()",
+        logits=f"{LOGITS}.detach().float().numpy()",
         tensors="pt",
         writes="model.generate(**inputs, max_new_tokens=20)[0]",
     )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.core.answer import MASK
+from distill.core.answer import LOGITS, MASK
 from distill.core.task import TextTask, WritingTask
 
 __all__ = ["SAMPLE", "SCRIPT", "Lines", "Reading", "predict_script", "write_script"]
@@ -154,7 +154,9 @@ def _texts(lines: Lines, reading: Reading) -> tuple[list[str], list[str], list[s
             others.append("import numpy as np")
         inner = _continued(lines, inputs)
     else:
-        inner = [f"inputs = {inputs}", f"logits = {lines.logits}", *script.prints]
+        logits = lines.logits.replace(LOGITS, script.logits)
+        others += ["import torch"] if "torch.stack" in logits else []
+        inner = [f"inputs = {inputs}", f"logits = {logits}", *script.prints]
     return standard, others, [*body, *(f"    {line}" for line in inner)]
 
 

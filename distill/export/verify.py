@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, kl_div
 
+from distill.core.candidates import NEVER
 from distill.core.forward import forward
 from distill.core.pairs import REFERENCE
 from distill.core.signals import Batch, Request, Signals
@@ -97,6 +98,8 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
             batch = replace(batch, extras=batch.extras | {REFERENCE: first})
         task.update(metrics[0], first, batch)
         task.update(metrics[1], second, batch)
+        decided_by = [task.decisive(logits, batch) for logits in (first, second)]
+        first, second = _of_candidates(first, second, decided_by[0])
         a, b = Signals(first).at(batch.mask), Signals(second).at(batch.mask)
         if not len(a):
             continue
@@ -107,7 +110,7 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
         spread.add(a, b)
         divergence += _divergence(a, b) if tokens else 0.0
         cosine += float(cosine_similarity(a.double(), b.double(), dim=-1).sum()) if vectors else 0.0
-        decisions = task.predict(a), task.predict(b)
+        decisions = [task.predict(Signals(logits).at(batch.mask)) for logits in decided_by]
         if decisions[0] is not None and decisions[1] is not None:
             equal, decided = equal + int((decisions[0] == decisions[1]).sum()), decided + decisions[0].numel()
             if len(taken) < 2:
@@ -132,6 +135,15 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
 def _parts(batches: Iterable[Batch], tokens: bool) -> Iterator[Batch]:
     for batch in (part for whole in batches for part in unpack(whole)):
         yield from batch.parts(max(1, _POSITIONS // batch.inputs["input_ids"].shape[1])) if tokens else [batch]
+
+
+def _of_candidates(first: Tensor, second: Tensor, decisive: Tensor) -> tuple[Tensor, Tensor]:
+    """Both models' logits, where a position is no candidate the mean of the first's own: padding is read anyhow."""
+    if decisive is first:
+        return first, second
+    out = decisive == NEVER
+    kept = first.masked_fill(out, 0).sum(-1, keepdim=True) / (~out).sum(-1, keepdim=True).clamp(min=1)
+    return torch.where(out, kept, first), torch.where(out, kept, second)
 
 
 def _divergence(a_NC: Tensor, b_NC: Tensor) -> float:

@@ -186,7 +186,8 @@ class QuestionAnswering(TextTask):
                 best,
                 'ids = inputs["input_ids"][0][i : j + 1]',
                 f'print({none}tokenizer.decode(ids) or "no answer", "|", text[0])',
-            )
+            ),
+            logits="torch.stack(model(**inputs).to_tuple()[:2], 1)",
         )
 
     def _spans(self, logits: Tensor, batch: Batch) -> _Found:

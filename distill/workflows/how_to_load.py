@@ -81,12 +81,15 @@ model = pipeline("{task.pipeline}", ".")
 print(model({given}))"""
     else:
         given = f'{text}, "another"' if pair else text
+        logits = task.script().logits
         code = f"""\
 import distill
+{"import torch" if "torch." in logits else ""}
 from transformers import AutoTokenizer
 
 model, tokenizer = distill.load("."), AutoTokenizer.from_pretrained(".")
-print(model(**tokenizer({given}, return_tensors="pt")).logits)"""
+inputs = tokenizer({given}, return_tensors="pt")
+print({logits})""".replace("\n\nfrom", "\nfrom")
     return f"In this folder:\n\n```python\n{code}\n```\n\n{more}"
 
 

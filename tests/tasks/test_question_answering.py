@@ -1,6 +1,7 @@
 """Answers in contexts: windows, masked positions, metrics, a run from its beginning to its predictions."""
 
 import json
+import runpy
 import string
 from itertools import pairwise
 
@@ -374,3 +375,56 @@ def test_predictions_are_the_answers_of_the_windows_that_are_most_certain(world,
         else:
             assert (one["answer"], one["start"], one["end"]) == (row["context"][low:high], low, high)
             assert one["score"] == pytest.approx(score, rel=1e-4)
+
+
+@pytest.mark.parametrize("to", ["onnx", "hf"])
+def test_an_export_answers_as_the_student_does_and_so_does_the_script_beside_it(world, to, capsys, monkeypatch):
+    folder, run = world
+    assert not main(["export", str(run), "--to", to, "--output", str(folder / to), "--no-timing"])
+    verified = json.loads((folder / to / "export.json").read_text())["verified"]
+    assert verified["relative_error"] < 1e-5
+    assert verified["agreement"] == 1.0
+    assert verified["exported"] == pytest.approx(verified["trained"])
+    asked = []
+    for place in (run, folder / to):
+        capsys.readouterr()
+        assert not main(["predict", str(place), str(folder / "validation.jsonl"), "--jsonl"])
+        asked.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    assert [one["answer"] for one in asked[0]] == [one["answer"] for one in asked[1]]
+    row, context = "what does Ann have", "Ann has a red hat."
+    (folder / "one.jsonl").write_text(json.dumps({"question": row, "context": context}))
+    assert not main(["predict", str(run), str(folder / "one.jsonl"), "--jsonl"])
+    answer = json.loads(capsys.readouterr().out)["answer"]
+    monkeypatch.setattr("sys.argv", ["predict.py", row, context])
+    runpy.run_path(str(folder / to / "predict.py"))
+    said = capsys.readouterr().out.strip()
+    assert said.replace(" ", "").lower() == f"{answer or 'no answer'}|{row}".replace(" ", "").lower()
+
+
+def test_what_needs_one_number_of_classes_is_refused_and_leaves_nothing(world, capsys):
+    folder, run = world
+    recipe = ["-c", "question-answering/distill", "-c", str(folder / "my.yaml")]
+    assert main(["record", *recipe, "--to", str(folder / "recorded"), "--as", "logits"]) == 2
+    assert "and not positions" in capsys.readouterr().err
+    assert main(["report", str(run), "--no-timing"]) == 2
+    assert "predicts places in a text" in capsys.readouterr().err
+    assert not (folder / "recorded").exists()
+    assert not (run / "report.json").exists()
+
+
+def test_the_files_of_squad_are_read_as_they_are(tokenizer, tmp_path):
+    rows = [row for row in questions(8) if row["answers"] is not None]
+    paragraphs = []
+    for number, row in enumerate(rows):
+        given = [{"text": t, "answer_start": s} for t, s in zip(*row["answers"].values(), strict=True)]
+        asked = {"id": str(number), "question": row["question"], "answers": given, "is_impossible": not given}
+        paragraphs.append({"context": row["context"], "qas": [asked]})
+    articles = [{"title": "one", "paragraphs": paragraphs[:3]}, {"title": "two", "paragraphs": paragraphs[3:]}]
+    (tmp_path / "squad.json").write_text(json.dumps({"version": "v2.0", "data": articles}))
+    plain = data_of(tmp_path, tokenizer, rows)
+    files = {"train": str(tmp_path / "squad.json"), "validation": str(tmp_path / "squad.json")}
+    settings = {"task": "question-answering", "max_length": 24, "doc_stride": 5}
+    nested = TextData(files=files, tokenizer=str(tmp_path / "tokenizer"), **settings)
+    for data in (plain, nested):
+        data.setup("fit")
+    assert nested.samples("train").fingerprint == plain.samples("train").fingerprint

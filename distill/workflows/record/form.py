@@ -54,8 +54,8 @@ class Form:
         Raises:
             UserError: if its signals cannot be kept so.
         """
-        if task.outputs == "vectors":
-            problem, hint = "keeps what is said of classes or tokens, and not vectors", "let the teacher run"
+        if task.outputs in ("vectors", "positions"):
+            problem, hint = f"keeps what is said of classes or tokens, and not {task.outputs}", "let the teacher run"
             raise UserError(problem, key="--as", value=self.kind, hint=hint)
         if self.kind == "logits":
             if self.dtype == "int8":

@@ -49,7 +49,12 @@ def report(
     page = None if html is None else _file(html, "--html")
 
     def judge(subjects: Sequence[Subject]) -> None:
-        metrics = list(subjects[0].job.module.task.metrics())
+        task = subjects[0].job.module.task
+        if task.outputs == "positions":
+            problem = f"compares predictions over one number of classes, and {task.name} predicts places in a text"
+            hint = "distill validate scores a run, and distill runs lists the scores of several"
+            raise UserError(problem, key="RUN", value=str(runs[0]), hint=hint)
+        metrics = list(task.metrics())
         check(rules, metrics, {one.role for one in subjects}, timed=options.timed)
 
     built = build_report(runs, replace(options, check=judge))
