@@ -137,6 +137,22 @@ def write_topics(folder: Path, tokenizer_folder: str) -> None:
     write_encoder(folder / "topics", tokenizer_folder, problem_type="multi_label_classification", **kinds)
 
 
+def write_questions(folder: Path, tokenizer_folder: str) -> None:
+    """Questions in SQuAD's layout, and a model that answers them."""
+    rows = [
+        {
+            "question": "who is good",
+            "context": f"story {row} is good",
+            "answers": {"text": [f"story {row}"], "answer_start": [0]},
+        }
+        for row in range(16)
+    ]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"train": "questions.jsonl", "validation": "questions.jsonl"}
+    (folder / "questions.yaml").write_text(yaml.safe_dump({"name": "questions", "data": {"files": files}}))
+    write_encoder(folder / "reader", tokenizer_folder, kind="AutoModelForQuestionAnswering")
+
+
 def write_chats(folder: Path, chat_model: Path) -> None:
     """Chats, two models that know their template, and a text of which each row is a line."""
     for name, rows in (("chats", range(24)), ("chats-held-out", range(24, 32))):
@@ -157,10 +173,13 @@ def write_chats(folder: Path, chat_model: Path) -> None:
         shutil.copytree(chat_model, folder / name)
 
 
-def write_encoder(folder: Path, tokenizer_folder: str, **settings: Any) -> None:
+def write_encoder(
+    folder: Path, tokenizer_folder: str, kind: str = "AutoModelForSequenceClassification", **settings: Any
+) -> None:
     """A BERT of four layers, as a hub would hand it out."""
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     config = AutoConfig.for_model(
@@ -174,7 +193,7 @@ def write_encoder(folder: Path, tokenizer_folder: str, **settings: Any) -> None:
         **settings,
     )
     torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    getattr(transformers, kind).from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -191,6 +210,7 @@ def make_world(
         made = World(tmp_path_factory.mktemp("world"))
         write_reviews(made.folder)
         write_topics(made.folder, tiny_tokenizer_dir)
+        write_questions(made.folder, tiny_tokenizer_dir)
         write_chats(made.folder, chat_dir)
         write_encoder(made.folder / "encoder", tiny_tokenizer_dir)
         names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
