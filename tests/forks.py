@@ -73,10 +73,13 @@ def forks() -> Iterator[Forks]:
     """Starts processes that need no time for their imports."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, __file__], env=clean | {"OMP_NUM_THREADS": "1"}, **options) as source:
-        started = Forks(source)
-        yield started
-        started.end()
+    # The folder for what is painted is made here: at its end a process that was forked removes what it knows to remove.
+    with tempfile.TemporaryDirectory() as pictures:
+        command, environment = [sys.executable, __file__, pictures], clean | {"OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(command, env=environment, **options) as source:
+            started = Forks(source)
+            yield started
+            started.end()
 
 
 # ---------------------------------------------------------------------- in the process that has done the imports
@@ -172,8 +175,7 @@ def main() -> None:
 if __name__ == "__main__":
     for name in SLOW:
         importlib.import_module(name)
-    pictures = tempfile.TemporaryDirectory()  # which stays as long as this process
     with suppress(ImportError):  # without the extra nothing is painted
-        runpy.run_path(str(Path(__file__).with_name("pictures.py")))["paint_once"](Path(pictures.name))
+        runpy.run_path(str(Path(__file__).with_name("pictures.py")))["paint_once"](Path(sys.argv[1]))
     gc.freeze()  # what is not looked at stays shared with the processes that are forked
     main()
