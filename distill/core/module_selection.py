@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from torch import nn
@@ -16,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from distill.core.internals.torch import ConvNd, own_parameters, pre_hooks
-from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.errors import UserError, nearest, nearest_part
 
 __all__ = [
     "CHOOSE",
@@ -93,8 +92,7 @@ def matching(model: nn.Module, pattern: str, key: str) -> set[str]:
         raise UserError(f"not a regular expression ({error})", key=key, value=pattern, hint="correct it") from error
     if not found:
         ends = [name for name, module in model.named_modules() if name and not any(module.children())]
-        close = get_close_matches(pattern, names, cutoff=0.5)  # or any that holds others
-        raise UserError("found in no module's name", key=key, value=pattern, hint=nearest(pattern, close or ends))
+        raise UserError("found in no module's name", key=key, value=pattern, hint=nearest_part(pattern, ends))
     return found
 
 

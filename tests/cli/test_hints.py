@@ -12,7 +12,7 @@ import yaml
 
 from distill.config.files import apply_override, load
 from distill.config.known_keys import instead
-from distill.core.utils.errors import nearest
+from distill.core.utils.errors import nearest, nearest_part
 
 # What other tools call it -> what is typed here, which the hint ends with.
 KNOWN = {
@@ -150,3 +150,11 @@ def test_the_class_of_an_item_stands_for_its_place() -> None:
     apply_override(config, "callbacks.ResumeCheckpoint.keep", 3)
     assert config["callbacks"][1]["init_args"] == {"mode": "max"}  # type: ignore[index]
     assert config["callbacks"][0] == {"class_path": "ResumeCheckpoint", "init_args": {"keep": 3}}
+
+
+def test_a_pattern_may_be_a_slip_of_a_part_of_a_long_name() -> None:
+    names = ["bert.encoder.layer.0.intermediate.dense", "bert.encoder.layer.1.output.dense", "classifier"]
+    assert nearest_part("intermedate", names) == "did you mean 'intermediate'?"
+    assert nearest_part("clasifier", names) == "did you mean 'classifier'?"
+    assert nearest_part("bert.encoder.layer.0.intermedate", names).startswith(f"did you mean {names[0]!r}")
+    assert nearest_part("q_proj", names).startswith("known are ")

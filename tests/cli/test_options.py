@@ -118,6 +118,6 @@ def test_files_of_two_formats_and_labels_that_differ_by_capitals_are_told_apart(
     Path("v.csv").write_text("sentence,label\na,negative\n")
     rows = '{"sentence": "a", "label": "Positive "}\n{"sentence": "b", "label": "negative"}\n'
     Path("v.jsonl").write_text(rows)
-    for name, said in (("v.csv", "v.csv is csv"), ("v.jsonl", "did you mean 'positive'? blanks and capitals")):
+    for name, said in (("v.csv", "v.csv is csv"), ("v.jsonl", "did you mean 'positive'? capitals, blanks and signs")):
         files = f"{{train: {text_folder}/train.jsonl, validation: {name}}}"
         _refused(distill, ["fit", "-c", "base.yaml", "--data.path", "null", "--data.files", files], said)

@@ -25,7 +25,7 @@ from distill.compression.pruning.unit_choice import (
 from distill.compression.pruning.weights import Sole, name_beside
 from distill.core.internals.torch import own_parameters
 from distill.core.module_selection import refuse_broken
-from distill.core.utils.errors import TrainingError, UserError, nearest
+from distill.core.utils.errors import TrainingError, UserError, nearest_part
 
 __all__ = ["MASK", "Layer", "Ranking", "rankings"]
 
@@ -282,5 +282,5 @@ def _found(pattern: str, layers: Sequence[Layer], key: str) -> list[Layer]:
         raise UserError(f"not a regular expression ({error})", key=key, value=pattern, hint="correct it") from error
     if not found:
         problem = "found in the name of no layer that overrides and earlier groups have left"
-        raise UserError(problem, key=key, value=pattern, hint=nearest(pattern, names))
+        raise UserError(problem, key=key, value=pattern, hint=nearest_part(pattern, names))
     return found

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from distill.core.utils.secrets import HIDDEN, scrub, scrub_override
 from distill.core.utils.visible import visible
 
-__all__ = ["Below", "TrainingError", "UserError", "first_line", "nearest"]
+__all__ = ["Below", "TrainingError", "UserError", "first_line", "nearest", "nearest_part"]
 
 
 class UserError(Exception):
@@ -63,6 +63,13 @@ def nearest(name: str, names: Iterable[str], *, count: int = 3) -> str:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     shown = ", ".join(repr(n) for n in names[:12])
     return f"known are {shown}" + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def nearest_part(pattern: str, names: Iterable[str]) -> str:
+    """Likewise of a pattern that is searched in dotted ``names``: it may be a slip of one part of them."""
+    names = list(names)
+    parts = {part for name in names for part in name.split(".") if not part.isdecimal()}
+    return nearest(pattern, get_close_matches(pattern, {*parts, *names}, cutoff=CLOSE) or names)
 
 
 def first_line(error: BaseException) -> str:

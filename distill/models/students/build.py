@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 from distill.core.model_spec import ModelSpec
 from distill.core.record import note, steps_of
 from distill.core.task import Task, TextTask
-from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.errors import UserError, nearest, nearest_part
 from distill.core.utils.extras import require
 from distill.core.utils.quiet import quiet_transformers
 from distill.models.folder import check_entries, check_memory, check_sizes, parameters_of
@@ -263,7 +263,9 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
                 f"not a regular expression ({error})", key=key, value=pattern, hint="correct the pattern"
             ) from error
         if not found:
-            raise UserError("found in no parameter's name", key=key, value=pattern, hint=nearest(pattern, parameters))
+            raise UserError(
+                "found in no parameter's name", key=key, value=pattern, hint=nearest_part(pattern, parameters)
+            )
         for parameter in found:
             parameter.requires_grad_(False)
     if patterns and not any(p.requires_grad for p in parameters.values()):
