@@ -17,7 +17,7 @@ from distill.core.utils.files import write
 from distill.core.utils.half_made import remove
 from distill.core.utils.json_file import Unreadable, read_mapping
 from distill.core.utils.paths import RUNS, at_home, check_folder, check_path
-from distill.core.utils.replacing import replacing
+from distill.core.utils.replacing import Taken, replacing
 from distill.core.utils.secrets import scrub
 from distill.core.utils.visible import visible
 from distill.run.boundary import refuse_links
@@ -107,10 +107,14 @@ class Run:
             UserError: if another run took it in the meantime, or it cannot be written to.
         """
         self._above = [folder for folder in self.folder.parents if not folder.exists()]
-        with self._appearing() as folder:
-            _write_text(folder / self.config_file.name, self._config_text(config))
-            if plan is not None:
-                _write_text(folder / self.plan_file.name, self._plan_text(plan))
+        try:
+            with self._appearing() as folder:
+                _write_text(folder / self.config_file.name, self._config_text(config))
+                if plan is not None:
+                    _write_text(folder / self.plan_file.name, self._plan_text(plan))
+        except OSError as error:
+            problem, hint = f"cannot be written to ({error.strerror})", "make room, or name another folder"
+            raise UserError(problem, key="runs", value=str(self.folder), hint=hint) from None
 
     @contextmanager
     def made(self, config: Mapping[str, Any], made_by: str) -> Iterator[Run]:
@@ -121,7 +125,7 @@ class Run:
             made_by: The command that makes it.
 
         Raises:
-            UserError: as :meth:`begin`.
+            UserError: if another run took its place, or nothing can be written there.
         """
         with self._appearing() as folder:
             _write_text(folder / self.config_file.name, self._config_text(config, made_by))
@@ -132,12 +136,9 @@ class Run:
         try:
             with replacing(self.folder, "runs", alike=True) as folder:
                 yield folder
-        except FileExistsError:
+        except Taken:
             problem = f"the run folder {self.folder} exists"
             raise UserError(problem, key="--id", value=self.id, hint="give another id") from None
-        except OSError as error:
-            problem, hint = f"cannot be written to ({error.strerror})", "make room, or name another folder"
-            raise UserError(problem, key="runs", value=str(self.folder), hint=hint) from None
 
     def refuse_half_made(self) -> None:
         """Refuse a folder that another command than training was making when it was killed.

@@ -281,6 +281,8 @@ def test_a_value_may_follow_an_equals_sign_or_come_next() -> None:
     assert split_override("--a.b", ["-1"]) == (("a.b", "-1"), 1)
     assert split_override("--a.b=", []) == (("a.b", ""), 0)
     with pytest.raises(UserError, match="needs a value"):
+        split_override("--data.b", ["--c"])
+    with pytest.raises(UserError, match="no such option"):
         split_override("--a.b", ["--c"])
 
 

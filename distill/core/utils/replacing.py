@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,11 @@ from distill.core.utils.files import sync
 from distill.core.utils.half_made import begin, clear
 from distill.core.utils.paths import at_home, check_folder
 
-__all__ = ["check_output", "make_folder", "replacing"]
+__all__ = ["Taken", "check_output", "make_folder", "replacing"]
+
+
+class Taken(Exception):
+    """Another process has made the folder in the meantime."""
 
 
 def check_output(output: str | Path | None) -> Path | None:
@@ -48,7 +51,7 @@ def replacing(target: str | Path, key: str, *, alike: bool = False) -> Iterator[
 
     Raises:
         UserError: if nothing can be written there.
-        FileExistsError: if it is ``alike``, and another process has made it.
+        Taken: if it is ``alike``, and another process has made it.
     """
     place = Path(target).resolve()
     if Path.cwd().is_relative_to(place):
@@ -112,7 +115,7 @@ def _take(fresh: Path, target: Path) -> None:
         fresh.rename(target)
     except OSError as error:  # which one it is differs: there is a file, or something in the folder
         if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+            raise Taken from error
         raise
 
 
