@@ -20,6 +20,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     return readme_timeline
 
 
+@pytest.mark.usefixtures("painted")
 def test_a_short_run_draws_losses_and_accuracy_on_light_and_on_dark(script: Any, tmp_path: Path) -> None:
     trainer = script.train(tmp_path, seed=0, epochs=2, teacher_epochs=1)
     assert [panel.title for panel in history_panels(tmp_path / "metrics.csv", ["accuracy"])] == [

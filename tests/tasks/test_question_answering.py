@@ -4,6 +4,7 @@ import json
 import runpy
 import string
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -227,7 +228,7 @@ def naive(task, model, tokenizer, rows, length, cut=24):
 @pytest.mark.parametrize("unanswerable", [True, False])
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_scores_are_those_of_each_question_answered_alone(tokenizer, unanswerable, size):
-    from tests.tasks.test_answers import by_script
+    by_script = runpy.run_path(str(Path(__file__).with_name("test_answers.py")))["by_script"]
 
     task, model, rows = QuestionAnswering(None, 5, unanswerable), bert(tokenizer), questions(12)
     made, metrics = samples(task, tokenizer, rows), task.metrics()
