@@ -79,7 +79,7 @@ def test_what_is_left_out_may_be_anything_that_exists() -> None:
     [
         ("head", "is found only in modules that are not compressed: head."),
         ("block", "is found only in modules that are not compressed: block.map, block.turned and 2 more."),
-        ("tuned", "found in no module's name. did you mean 'block.turned'?"),
+        ("tuned", "found in no module's name. did you mean 'turned' or 'block.turned'?"),
         ("(", "not a regular expression"),
     ],
 )
