@@ -66,9 +66,10 @@ def nearest(name: str, names: Iterable[str], *, count: int = 3) -> str:
 
 
 def nearest_part(pattern: str, names: Iterable[str]) -> str:
-    """Likewise of a pattern that is searched in dotted ``names``: it may be a slip of one part of them."""
-    names = list(names)
-    parts = {part for name in names for part in name.split(".") if not part.isdecimal()}
+    """Likewise of a pattern searched in dotted ``names``: it may be a slip of as many of their parts as it has."""
+    names, size = list(names), pattern.count(".") + 1
+    split = [name.split(".") for name in names]
+    parts = {".".join(one[at : at + size]) for one in split for at in range(len(one) - size + 1)}
     return nearest(pattern, get_close_matches(pattern, {*parts, *names}, cutoff=CLOSE) or names)
 
 

@@ -37,7 +37,11 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "pruning of no layer": (
         callbacks("GradualMagnitudePruning: include: [attention.self.querry]"),
-        [f"{PRUNING}.include.0 = 'attention.self.querry'", "in no module's name", "layer.0.attention.self.query'"],
+        [
+            f"{PRUNING}.include.0 = 'attention.self.querry'",
+            "in no module's name",
+            "did you mean 'attention.self.query'",
+        ],
     ),
     "override of no layer": (
         callbacks("QuantizationAwareTraining: overrides: {outputt.dense: 4}"),
