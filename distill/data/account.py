@@ -16,8 +16,9 @@ from distill.data import arrow
 from distill.data.balance import balance
 from distill.data.features import Ragged, Samples
 from distill.data.joining import joined_text
-from distill.data.label_values import canonical, folded
+from distill.data.label_values import Value, canonical, folded
 from distill.data.labels import Labels
+from distill.data.odd_labels import odd_lines
 from distill.data.packing import PackedSamples
 from distill.data.raw_data import RawData
 
@@ -117,9 +118,23 @@ def doubts(rows: RawData, labels: Labels, column: str) -> list[str]:
     if labels.form == "class" and len(train) >= _SOME and len(names) > len(train) / 2:
         lines.append(f"there are {len(names)} classes for {len(train)} rows: is {column!r} the column of the labels?")
     lines.extend(_twins(names))
+    if labels.form in ("class", "set") and not labels.hot and not labels.listed:
+        lines.extend(odd_lines(_rows_of_labels(labels, arrow.column(train, column))))
     if labels.form == "tags" and "O" not in names:
         lines.append("no tag is called 'O' (data.labels names them), so words that belong to nothing count in f1 too")
     return lines
+
+
+def _rows_of_labels(labels: Labels, column: Any) -> dict[Value, int]:
+    """What each label of a column stands for -> how often it comes; names of a column of the hub are its own."""
+    rows: dict[Value, int] = {}
+    for raw, count in arrow.counts(arrow.flat(column)):
+        value, at = canonical(raw), labels.known.get(raw)
+        if value is not None and at is not None:
+            name = (labels.names or [])[at]
+            value = value if isinstance(canonical(name), int) else name
+            rows[value] = rows.get(value, 0) + count
+    return rows
 
 
 def _twins(names: Sequence[str]) -> list[str]:

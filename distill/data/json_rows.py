@@ -38,7 +38,7 @@ def read_json(path: str, key: str, config: ReaderConfig) -> tuple[Any, dict[str,
         try:
             columns[name] = _array(values)
         except (pa.ArrowException, OverflowError, UnicodeError) as error:
-            mixed[name] = _why(values) or str(error).splitlines()[0]
+            mixed[name] = _why(values) or _too_long(values) or str(error).splitlines()[0]
     return pa.table(columns), mixed
 
 
@@ -137,6 +137,16 @@ def _why(values: Sequence[Any]) -> str | None:
     for row, other in there:
         if _kind(other) != _kind(one):
             return f"holds {_kind(one)} ({one!r} in row {first}) and {_kind(other)} ({other!r} in row {row})"
+    return None
+
+
+def _too_long(values: Sequence[Any]) -> str | None:
+    """The first integer that is more than 64 bits hold."""
+    for row, value in enumerate(values, start=1):
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            digits = str(value)
+            shown = digits if len(digits) <= 40 else f"a number of {len(digits)} digits"
+            return f"holds {shown} in row {row}, more than 64 bits hold; as the name of a class, quote it in every row"
     return None
 
 

@@ -9,11 +9,15 @@ from typing import Any
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 from distill.data import arrow
-from distill.data.label_values import Value, all_absent, canonical, folded, is_hot, natural, shown
+from distill.data.label_values import Value, all_absent, canonical, folded, is_hot, may_be_missing, natural, shown
+from distill.data.odd_labels import UNLABELLED, none_hint, stands_apart
 
 __all__ = ["KEY", "LabelColumn"]
 
 KEY = "data.columns.label"
+
+_LONG = 60
+"""Of a label that has more than twice as many signs, so many are shown."""
 
 _TRUTHS = frozenset({"yes", "no", "on", "off", "true", "false"})
 
@@ -57,7 +61,8 @@ class LabelColumn:
         ids: dict[Any, int] = {}
         for raw, value in self.labels(absent).items():
             own = self.names[value] if self.names and isinstance(value, int) and value < len(self.names) else value
-            at = lookup.get(own, lookup.get(canonical(own) or own))
+            number = canonical(own)
+            at = lookup.get(own, lookup.get(own if number is None else number))
             if at is None:
                 alike = [name for name in names if folded(name) == folded(str(own))]
                 if alike:
@@ -74,11 +79,34 @@ class LabelColumn:
                     listing = sorted({str(v) for v in self.labels(absent).values()}, key=natural)  # were only counted
                 hint = "list all classes in data.labels"
                 hint += f": {listing}" if len(listing) <= 12 else ""
-                if not isinstance(own, str):
+                if other := self._other_way(own, names, absent):
+                    hint = other
+                elif self._may_be_none(number, names):
+                    hint += f"; {none_hint([str(own)])}"
+                elif not isinstance(own, str):
                     hint += "; or number them from 0 without a gap, or write numbers to regress on as floats"
                 raise self._error(raw, f"which is none of the {len(names)} classes ({listed})", hint)
             ids[raw] = at
         return ids
+
+    def _other_way(self, own: Value, names: list[str], absent: Collection[int]) -> str | None:
+        """What to do where one split has names and another their ids, each in every row."""
+        values = {canonical(value) for value in self.labels(absent).values()}
+        if not any(isinstance(canonical(name), int) for name in names) and values <= {*range(len(names))}:
+            return f"if {own} is the id of a name, say in which order they are numbered: data.labels: {names[:12]}"
+        named = sorted((value for value in values if isinstance(value, str)), key=natural)
+        numbered = all(canonical(name) == i for i, name in enumerate(names))
+        if numbered and len(named) == len(values) <= len(names):
+            return f"if the numbers are ids of names, list all {len(names)} in their order: data.labels: {named[:12]}"
+        return None
+
+    def _may_be_none(self, value: Value | None, names: list[str]) -> bool:
+        """Whether what is none of the classes is a word, or a number, that may stand for no label."""
+        if isinstance(value, str):
+            return may_be_missing(value) or value.casefold() in UNLABELLED
+        numbers = [canonical(name) for name in names]
+        whole = sorted(number for number in [*numbers, value] if isinstance(number, int))
+        return len(whole) == len(names) + 1 and stands_apart(whole) == value
 
     def check_shape(self, task: TextTask) -> None:
         """Refuse what no task could read, and what is no label of this one."""
@@ -145,7 +173,8 @@ class LabelColumn:
         if row is None:
             rows = enumerate(self.array.to_pylist(), start=1)
             row = next(number for number, v in rows if v == raw or (isinstance(v, list) and raw in v))
-        text = f"the split {self.split} has the label {raw!r}, {problem}, in row {row}"
+        label = f"{str(raw)[:_LONG]!r} ..." if len(str(raw)) > 2 * _LONG else repr(raw)
+        text = f"the split {self.split} has the label {label}, {problem}, in row {row}"
         return UserError(text, key=KEY, value=self.column, hint=hint)
 
 

@@ -30,6 +30,8 @@ Value = int | float | str
 ABSENT = frozenset({-1, -100})
 """Numbers that stand for no label: -1 as on the hub, where a test split keeps its labels; -100 as in torch."""
 
+_DIGITS = 300  # a float goes up to 1.8e308, and Python reads no integer of more than 4,300 digits
+
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")
 _NUMBER = re.compile(r"[+-]?(?:\d*\.\d+|\d+\.?)(?:[eE][+-]?\d+)?")
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
@@ -40,7 +42,7 @@ _ELSEWHERE = re.compile(r"[+-]?(?:\d+,\d+|\d{1,3}(?:[.,']\d{3})+(?:[.,]\d+)?|\d+
 def canonical(raw: Any) -> Value | None:
     """What ``raw`` stands for: an integer if it is integral, else a float, a name, or ``None`` for no label.
 
-    Numbers are read off texts too; "007" is a name.
+    Numbers are read off texts too; "007" is a name. What has more digits than a float holds is infinite.
     """
     if isinstance(raw, bool):
         return str(raw)
@@ -54,7 +56,7 @@ def canonical(raw: Any) -> Value | None:
 def _of_text(text: str) -> Value | None:
     if not text:
         return None
-    if match := _WHOLE.fullmatch(text):
+    if (match := _WHOLE.fullmatch(text)) and len(match[1]) <= _DIGITS:
         return int(match[1])
     if _NUMBER.fullmatch(text) and not _LEADING_ZERO.match(text):
         return canonical(float(text))
@@ -95,9 +97,15 @@ def folded(name: str) -> str:
 def natural(value: Value) -> tuple[Any, ...]:
     """A key to sort by: names as text, but the numbers in them as numbers."""
     if not isinstance(value, str):
-        return (0, float(value))
+        return (0, value)
     parts = re.split(r"(\d+)", value)
-    return (1, [int(part) if i % 2 else part for i, part in enumerate(parts)], value)
+    return (1, [_size(part) if i % 2 else part for i, part in enumerate(parts)], value)
+
+
+def _size(digits: str) -> tuple[int, str]:
+    """Sorts as the integer does, of any number of digits, which may be those of another script."""
+    plain = "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
+    return len(plain), plain
 
 
 def is_hot(row: Sequence[Any], width: int) -> bool:

@@ -50,6 +50,7 @@ class Labels:
         says: Of form ``spans``: how the labels are spread, in words.
         notes: Of it too: what was decided when they were read.
         some_without: Of it too: whether a row says that it has no answer.
+        listed: Whether the user has listed the classes.
     """
 
     form: LabelForm
@@ -61,6 +62,7 @@ class Labels:
     says: str = ""
     notes: Sequence[str] = ()
     some_without: bool = False
+    listed: bool = False
 
     def ids(self, values: Sequence[Any]) -> list[Any]:
         """What :attr:`~distill.core.task.TextTask.takes` says a task is given for each row."""
@@ -155,6 +157,7 @@ def read_labels(
     form = next(f for f in ("class", "tags", "set") if f in task.takes)
     if names is None and first.names is None:
         _refuse_half_numbers(first, absent)
+    listed = names is not None
     names, lookup = _classes(first, absent, names)
     if form == "class" and len(names) < 2:
         only = next(iter(first.labels(absent)))
@@ -174,7 +177,7 @@ def read_labels(
         own = split.known(lookup, names, absent)
         split.refuse_other(known, own, names)
         known |= own
-    return Labels(form, column, names, known)
+    return Labels(form, column, names, known, listed=listed)
 
 
 def _checked_names(given: Sequence[Any]) -> list[str]:

@@ -20,6 +20,9 @@ __all__ = ["Source", "find_splits", "hold_out", "load", "read_file", "sample", "
 
 _OTHERS = (".parquet",)
 
+_NO_ROWS = "BatchSize must be greater than 0, got 0"
+"""What pyarrow says of a parquet file without a row, and ``datasets`` passes on."""
+
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "dev", "valid", "val", "eval", "validation_matched"),
@@ -175,6 +178,9 @@ def _parquet(key: str, names: Sequence[str]) -> Any:
     from datasets import concatenate_datasets
 
     paths = [str(at_home(name)) for name in names]
+    for name, path in zip(names, paths, strict=True):
+        if _holds_no_rows(path):
+            raise UserError("holds no data: columns, and no rows", key=key, value=name, hint="check the file")
     try:
         return _read(key, list(names), "parquet", None, data_files=paths, split="train")
     except UserError:
@@ -188,6 +194,16 @@ def _parquet(key: str, names: Sequence[str]) -> Any:
         raise UserError(problem, key=key, value=list(names), hint="convert them") from error
 
 
+def _holds_no_rows(path: str) -> bool:
+    """Whether a file is sound, and has no row: which ``datasets`` does not read."""
+    from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]
+
+    try:
+        return parquet.read_metadata(path).num_rows == 0  # type: ignore[no-any-return]
+    except (ArrowException, OSError):  # loading says what is wrong
+        return False
+
+
 def _read(key: str, value: Any, reader: str, name: str | None, **options: Any) -> Any:
     from datasets import load_dataset
 
@@ -199,6 +215,9 @@ def _read(key: str, value: Any, reader: str, name: str | None, **options: Any) -
         if "scripts are no longer supported" in reason:
             hint = "move the Python file away, or name the data's files in data.files"
             raise UserError(f"holds a Python file ({reason})", key=key, value=value, hint=hint) from error
+        if reason == _NO_ROWS:
+            hint = "take it out of the folder; data.files names files one by one"
+            raise UserError("a parquet file in it holds no rows", key=key, value=value, hint=hint) from error
         problem = f"cannot be read as a data set ({type(error).__name__}: {reason})"
         raise UserError(problem, key=key, value=value, hint="check path, name and files") from error
 

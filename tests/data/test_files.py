@@ -128,6 +128,32 @@ def test_a_column_of_several_kinds_is_named_with_the_first_two(tmp_path: Path) -
     assert source.mixed["label"].endswith("a.jsonl holds numbers (0 in row 2) and text ('1' in row 3)")
 
 
+def test_an_integer_that_64_bits_do_not_hold_is_named_with_its_row(tmp_path: Path) -> None:
+    for value, held in ((2**63 - 1, True), (2**63, False), (-(2**63), True), (-(2**63) - 1, False)):
+        (tmp_path / "a.jsonl").write_text(f'{{"label": 0}}\n{{"label": {value}}}\n')
+        source = load(None, None, {"train": str(tmp_path / "a.jsonl")})
+        if held:
+            assert source.splits["train"].to_dict() == {"label": [0, value]}
+        else:
+            assert f"a.jsonl holds {value} in row 2, more than 64 bits hold" in source.mixed["label"]
+
+
+def test_a_file_without_a_row_is_one_message_in_every_format(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "full.parquet")
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "train.parquet")
+    for name, content in (("a.csv", "text,label\n"), ("a.jsonl", "\n"), ("a.json", "[]"), ("a.txt", "")):
+        (tmp_path / name).write_text(content)
+    for names in (["a.csv"], ["a.jsonl"], ["a.json"], ["a.txt"], ["train.parquet"], ["full.parquet", "train.parquet"]):
+        with pytest.raises(UserError, match=r"holds no (data|text)") as caught:
+            load(None, None, {"train": [str(tmp_path / name) for name in names]})
+        assert (caught.value.key, caught.value.value) == ("data.files.train", str(tmp_path / names[-1]))
+        assert caught.value.hint == "check the file"
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "train.parquet").rename(tmp_path / "folder" / "train.parquet")
+    with pytest.raises(UserError, match="a parquet file in it holds no rows"):
+        load(str(tmp_path / "folder"), None, None)
+
+
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_a_column_that_one_file_lacks_is_null_there(tmp_path: Path, ending: str) -> None:
     parts = [{"text": ["a"], "label": ["x"]}, {"text": ["b"]}]

@@ -1,0 +1,111 @@
+"""Labels that are another kind of thing than the rest are named, with their rows and the key that takes them out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.core.utils.errors import UserError
+from distill.data import TextData
+from distill.data.odd_labels import odd_lines, stands_apart
+
+DIGITS = [str(i % 10) for i in range(30)]
+NAMES = ["neg", "pos"] * 15
+
+
+def read(folder: Path, train: list[Any], validation: list[Any], ending: str = "csv", **options: Any) -> TextData:
+    files = {}
+    for split, labels in (("train", train), ("validation", validation)):
+        path = folder / f"{split}.{ending}"
+        rows = [(f"{split} {i}", label) for i, label in enumerate(labels)]
+        if ending == "csv":
+            path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+        else:
+            path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+        files[split] = str(path)
+    return TextData(files=files, tokenizer="distill:quickstart/tokenizer", **options)  # type: ignore[arg-type]
+
+
+def said(data: TextData, about: str) -> list[str]:
+    return [line for line in data.account if about in line]
+
+
+@pytest.mark.parametrize(
+    ("odd", "line"),
+    [
+        ("255", "255 (2 rows) is a class far from the others"),
+        ("-5", "-5 (2 rows) is a class far from the others"),
+        ("unlabeled", "'unlabeled' (2 rows) is a class among numbers"),
+    ],
+)
+def test_an_odd_one_among_numbers_is_named_with_its_rows_and_the_key_that_takes_it_out(
+    tmp_path: Path, odd: str, line: str
+) -> None:
+    train = [*DIGITS, odd, odd]
+    told = f"data: {line}; if it stands for no label, say so: data.reader.na_values: ['{odd}'] (csv, tsv), or null"
+    assert [one.startswith(told) for one in said(read(tmp_path, train, DIGITS), "no label")] == [True]
+    done = read(tmp_path, train, DIGITS, reader={"na_values": [odd]})
+    assert done.labels == [str(i) for i in range(10)]
+    assert said(done, "stands for") == []
+    assert done._rows.without_label["train"] == 2
+    listed = [*(str(i) for i in range(10)), odd]
+    assert said(read(tmp_path, train, DIGITS, labels=listed), "no label") == []
+
+
+def test_words_for_nothing_among_names_are_named(tmp_path: Path) -> None:
+    (line,) = said(read(tmp_path, [*NAMES, "unlabeled", "?"], NAMES), "among names")
+    assert line.startswith("data: '?' (1 row), 'unlabeled' (1 row) are classes among names; if they stand for no label")
+    assert said(read(tmp_path, ["none", *NAMES], NAMES), "among names") == []
+
+
+def test_ids_among_the_names_of_one_split_are_named_and_understood_once_the_names_are_listed(tmp_path: Path) -> None:
+    mixed = ["neg", "0", "1", "pos", "0"]
+    (line,) = said(read(tmp_path, mixed, ["neg"]), "among the names")
+    assert "0 (2 rows), 1 (1 row) beside 'neg', 'pos', which are classes of their own" in line
+    data = read(tmp_path, mixed, ["neg", "1"], labels=["pos", "neg"])
+    data.setup("fit")
+    assert [int(data.samples("train").features["label"][i]) for i in range(5)] == [1, 0, 1, 0, 0]
+    assert said(data, "among the names") == []
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_splits_of_which_one_has_names_and_one_their_ids_are_refused_until_the_names_are_listed(
+    tmp_path: Path, ending: str
+) -> None:
+    ids: list[Any] = [1, 0, 1]
+    with pytest.raises(
+        UserError, match=r"validation has the label '?1'?, .* in row 1\. .*data\.labels: \['neg', 'pos'\]"
+    ):
+        read(tmp_path, NAMES, ids, ending).setup("fit")
+    with pytest.raises(
+        UserError, match=r"validation has the label 'neg', .* in row 1\. if the numbers are ids of names"
+    ):
+        read(tmp_path, ids, NAMES, ending).setup("fit")
+    for train, validation in ((NAMES, ids), (ids, NAMES)):
+        data = read(tmp_path, train, validation, ending, labels=["neg", "pos"])
+        data.setup("fit")
+        use = "validation" if validation is ids else "train"
+        assert [int(data.samples(use).features["label"][i]) for i in range(3)] == ids
+
+
+@pytest.mark.parametrize(("odd", "said"), [("255", True), ("unknown", True), ("other", False), ("10", False)])
+def test_an_odd_one_of_validation_alone_is_refused_with_the_way_out(tmp_path: Path, odd: str, said: bool) -> None:
+    with pytest.raises(UserError, match=f"validation has the label '{odd}'.* in row 31") as caught:
+        read(tmp_path, DIGITS, [*DIGITS, odd]).setup("fit")
+    assert ("data.reader.na_values" in str(caught.value)) == said
+
+
+def test_classes_of_one_kind_are_passed_over() -> None:
+    for values in ([0, 1], [1, 2, 3, 4, 5], [0, 1, 2, 5], [10, 20, 30], [0, 100], [-2, -1, 0, 1], ["a", "b", "3d", 7]):
+        assert odd_lines(dict.fromkeys(values, 3)) == []
+
+
+@pytest.mark.parametrize(
+    ("numbers", "odd"),
+    [([0, 1, 9], 9), ([0, 1, 3], None), ([-100, 1, 2], -100), ([-1, 0, 1], None), ([-3, 1], None), ([0, 2, 99], None)],
+)
+def test_far_is_a_longer_gap_than_all_the_others_together(numbers: list[int], odd: int | None) -> None:
+    assert stands_apart(numbers) == odd
