@@ -86,7 +86,7 @@ def logits_of(model: nn.Module, output: Any) -> Tensor:
     start and end have logits of their own over the positions (``start_logits``, ``end_logits``), both, ``[B, 2, T]``.
 
     Raises:
-        UserError: if that gives none, or more than one.
+        UserError: if that gives none, or more than one, or what is found is no floating-point tensor, as decisions are.
     """
     found: Any = None
     if isinstance(output, Tensor):
@@ -101,12 +101,21 @@ def logits_of(model: nn.Module, output: Any) -> Tensor:
         tensors = [part for part in output if isinstance(part, Tensor) and part.dim() > 0]
         found = tensors[0] if len(tensors) == 1 else None
     if isinstance(found, Tensor):
-        return found
+        return _floating(model, found)
     raise UserError(
         f"{type(model).__name__} gives {_described(output)}, and nothing says which of it are the logits",
         key="model",
         hint="return them alone, under the key logits, or in a tuple with no other tensor than a scalar loss",
     )
+
+
+def _floating(model: nn.Module, logits: Tensor) -> Tensor:
+    if logits.is_floating_point():
+        return logits
+    kind = str(logits.dtype).removeprefix("torch.")
+    problem = f"{type(model).__name__} gives a tensor of {kind} {list(logits.shape)}, and logits are floating-point"
+    hint = "return the scores before argmax, threshold or rounding: a number for each class"
+    raise UserError(problem, key="model", hint=hint)
 
 
 def one_tensor(name: str, output: Any) -> Tensor:

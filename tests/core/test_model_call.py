@@ -77,6 +77,23 @@ def test_outputs_that_tell_no_logits_are_refused(output: Any, described: str) ->
         logits(Gives(output))
 
 
+@pytest.mark.parametrize(
+    ("output", "kind"),
+    [
+        (LOGITS.argmax(-1), r"int64 \[2\]"),
+        ({"logits": LOGITS.argmax(-1)}, r"int64 \[2\]"),
+        ((LOSS, LOGITS.int()), r"int32 \[2, 4\]"),
+        (LOGITS > 0, r"bool \[2, 4\]"),
+        (LOGITS.to(torch.complex64), r"complex64 \[2, 4\]"),
+    ],
+)
+def test_decisions_in_place_of_logits_are_refused(output: Any, kind: str) -> None:
+    with pytest.raises(UserError, match=f"Gives gives a tensor of {kind}, and logits are floating-point"):
+        logits(Gives(output))
+    for held in (torch.float16, torch.bfloat16, torch.float64):
+        assert logits(Gives(LOGITS.to(held))).dtype is held
+
+
 class Text(nn.Module):
     """Takes its inputs in another order than a batch has them."""
 

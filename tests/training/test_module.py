@@ -431,6 +431,17 @@ def test_a_pair_of_other_numbers_of_classes_is_refused(tmp_path: Path) -> None:
         trainer(tmp_path).fit(module, DataLoader(samples(), batch_size=4))  # type: ignore[arg-type]
 
 
+class Decides(Net):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).argmax(-1)
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_a_model_that_decides_in_place_of_giving_logits_is_refused_by_name(tmp_path: Path, who: str) -> None:
+    with pytest.raises(UserError, match=r"Decides gives a tensor of int64 \[4\]"):
+        trainer(tmp_path).fit(pair(**{who: Decides()}), DataLoader(samples(), batch_size=4))  # type: ignore[arg-type]
+
+
 # ---------------------------------------------------------------------- students that were compressed before
 
 
