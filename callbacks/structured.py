@@ -15,7 +15,8 @@ from distill.compression.base import Compression
 from distill.compression.pruning.schedule import GradualSchedule
 from distill.compression.structure.activations import ActivationSums
 from distill.compression.structure.channel_plan import ChannelPlan
-from distill.compression.structure.removal_plan import Criterion, RemovalPlan, Scope
+from distill.compression.structure.fractions import Scope
+from distill.compression.structure.removal_plan import Criterion, RemovalPlan
 from distill.core.argument_types import refuse_types
 from distill.core.idle_settings import Idle, refuse_idle
 from distill.core.internals.torch import tensors_in

@@ -50,6 +50,10 @@ TYPOS: list[Callable[[], Any]] = [
     lambda: LowRank(rank=2, exclude=["qury"]),
     lambda: StructuredPruning(layers=[1, 3]),
     lambda: StructuredPruning(heads=0.5, layers=2),  # one must stay
+    lambda: StructuredPruning(heads=0.1),  # of four heads a layer it is none
+    lambda: StructuredPruning(heads=0.05, scope="global"),  # of eight in two layers
+    lambda: StructuredPruning(neurons=0.001),
+    lambda: StructuredPruning(heads=0.5, hidden=0.001),
     lambda: ShareParameters([[1, 3]]),
     lambda: ShareParameters([[1, 2], [2, 1]]),
 ]
@@ -155,6 +159,7 @@ def test_what_stands_behind_a_callback_of_ones_own_is_judged_once_that_has_had_t
     [
         ("losses", {"class_path": "FitNetHint", "init_args": {"layers": {1: 9}}}, "layers"),
         ("callbacks", {"class_path": "GradualMagnitudePruning", "init_args": {"include": ["atention"]}}, "include.0"),
+        ("callbacks", {"class_path": "StructuredPruning", "init_args": {"heads": 0.05}}, "heads"),
     ],
 )
 @pytest.mark.parametrize("lora", [False, True])

@@ -15,10 +15,11 @@ from distill.compression.pruning.unit_choice import count_at
 from distill.compression.structure import importance
 from distill.compression.structure.activations import ActivationSums
 from distill.compression.structure.channels import MAPS, Run, find_channels, multiplications
+from distill.compression.structure.fractions import Scope, gone, refuse_none
 from distill.compression.structure.grouped_scales import refuse_cut_groups
 from distill.compression.structure.masking import factors
 from distill.compression.structure.removal import remove_units
-from distill.compression.structure.removal_plan import Criterion, Scope
+from distill.compression.structure.removal_plan import Criterion
 from distill.compression.structure.units import UnitKind, Units
 from distill.core.internals.torch import own_buffers
 from distill.core.module_selection import refuse_rewritten, select
@@ -116,10 +117,8 @@ class ChannelPlan:
             problem = f"no channel can be removed: {named or 'every one is read by what gives the answer'}"
             hint = "take a net of convolutions, norms over batches, and linear maps"
             raise UserError(problem, key=f"{self.key}.channels", value=self.fraction, hint=hint)
-        if not sum(self._removed(units)):
-            counts = " or ".join(str(count) for count in sorted({one.count for one in units}))
-            problem, hint = f"this is none of {counts}", "remove more"
-            raise UserError(problem, key=f"{self.key}.channels", value=self.fraction, hint=hint)
+        counts = [one.count for one in units]
+        refuse_none(self.fraction, counts, self.scope, f"{self.key}.channels", hint="remove more")
         if kept and is_rank_zero():
             _log.warning("%s.channels: what these read keeps all of its channels: %s", self.key, named)
         refuse_cut_groups(student, units, self.key, self.fraction)
@@ -127,10 +126,7 @@ class ChannelPlan:
 
     def _removed(self, units: tuple[Units, ...]) -> list[int]:
         """How many channels go in the end: of each group, or of all together."""
-        counts = [one.count for one in units]
-        if self.scope == "global":
-            return [min(count_at(self.fraction, sum(counts)), sum(counts) - len(counts))]
-        return [min(count_at(self.fraction, count), count - 1) for count in counts]
+        return gone(self.fraction, [one.count for one in units], self.scope)
 
     def masked(self, student: nn.Module) -> list[str]:
         """Names of the parameters that lose channels; before the first batch those of all maps."""

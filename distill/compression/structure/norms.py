@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from distill.core.internals.torch import own_buffers, own_parameters
 from distill.core.utils.errors import UserError
 
-__all__ = ["mask_norm", "unmask_norm"]
+__all__ = ["mask_norm", "refuse_norm", "unmask_norm"]
 
 
 class _MaskedNorm(nn.Module):
@@ -34,18 +34,28 @@ class _MaskedNorm(nn.Module):
         return out if bias is None else out + bias
 
 
+def refuse_norm(module: nn.Module, key: str) -> None:
+    """Refuse what is neither a layer norm nor a root-mean-square norm.
+
+    Raises:
+        UserError: naming its class.
+    """
+    name = type(module).__name__
+    if not isinstance(module, (nn.LayerNorm, _MaskedNorm)) and "RMSNorm" not in name:
+        problem = f"how to leave coordinates out of a {name} is not known"
+        raise UserError(problem, key=key, hint="leave hidden out")
+
+
 def mask_norm(module: nn.Module, key: str) -> None:
     """Make a layer norm, or a root-mean-square norm, one that respects its mask; in place, the mask all true.
 
     Raises:
         UserError: if it is neither.
     """
+    refuse_norm(module, key)
     if isinstance(module, _MaskedNorm):
         return
     plain = type(module)
-    if not isinstance(module, nn.LayerNorm) and "RMSNorm" not in plain.__name__:
-        problem = f"how to leave coordinates out of a {plain.__name__} is not known"
-        raise UserError(problem, key=key, hint="leave hidden out")
     weight = module.weight
     assert isinstance(weight, Tensor)
     module.register_buffer("hidden_mask", torch.ones(len(weight), dtype=torch.bool, device=weight.device))

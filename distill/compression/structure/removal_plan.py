@@ -14,64 +14,25 @@ from torch.utils.hooks import RemovableHandle
 from distill.compression.pruning.unit_choice import count_at
 from distill.compression.structure import importance
 from distill.compression.structure.activations import ActivationSums
+from distill.compression.structure.fractions import Scope, gone, refuse_none, rounded
 from distill.compression.structure.grouped_scales import refuse_cut_groups
 from distill.compression.structure.low_rank import LowRankLinear
 from distill.compression.structure.masking import LayerSwitch, factors
-from distill.compression.structure.norms import mask_norm, unmask_norm
+from distill.compression.structure.norms import mask_norm, refuse_norm, unmask_norm
+from distill.compression.structure.parts import Parts
 from distill.compression.structure.removal import keep_units, remove_layers
-from distill.compression.structure.units import UNIT_KINDS, UnitKind, Units, find_units, heads_in_group, layer_modules
+from distill.compression.structure.units import UNIT_KINDS, UnitKind, Units, heads_in_group, layer_modules
 from distill.core.internals.torch import own_buffers, own_parameters
 from distill.core.module_selection import LINEAR, refuse_rewritten
 from distill.core.ranks import is_rank_zero
 from distill.core.record import steps_of, structural
 from distill.core.utils.errors import UserError
 
-__all__ = ["Criterion", "Parts", "RemovalPlan", "Scope"]
+__all__ = ["Criterion", "RemovalPlan"]
 
 _log = logging.getLogger(__name__)
 
 Criterion = Literal["magnitude", "taylor", "activation"]
-Scope = Literal["layer", "global"]
-
-
-class Parts:
-    """A student's layers and the units in them, found once and used at every step.
-
-    Args:
-        student: Of a known architecture.
-        hidden: Whether the coordinates of the residual stream are looked for too.
-        key: What asks for it, for error messages.
-
-    Raises:
-        UserError: if the architecture is not known.
-    """
-
-    def __init__(self, student: nn.Module, key: str, *, hidden: bool = False) -> None:
-        self.student = student
-        _, self.layers = layer_modules(student, key)
-        kinds = [kind for kind in UNIT_KINDS if hidden or kind != "hidden"]
-        self.units: dict[UnitKind, list[Units]] = {kind: find_units(student, kind, key) for kind in kinds}
-        self.weights = dict(student.named_parameters())
-
-    @property
-    def norms(self) -> list[nn.Module]:
-        """The norms of the residual stream: modules whose weight is a vector over it. None if it is not looked at."""
-        slices = [part for units in self.units.get("hidden", []) for part in units.slices]
-        vectors = {id(self.weights[part.parameter]) for part in slices if self.weights[part.parameter].dim() == 1}
-        return [module for module in self.student.modules() if id(own_parameters(module).get("weight")) in vectors]
-
-    def mask(self, units: Units) -> Tensor:
-        """Which of the units stay, boolean, ``[units]``: a buffer of their layer."""
-        return self.student.get_submodule(units.owner).get_buffer(f"{UNIT_KINDS[units.kind]}_mask")
-
-    def measured(self, units: Units) -> Tensor:
-        """The moving average of their importance, ``[units]``: likewise."""
-        return self.student.get_submodule(units.owner).get_buffer(f"{UNIT_KINDS[units.kind]}_importance")
-
-    @property
-    def by_layer(self) -> list[tuple[Units, ...]]:
-        """The heads and the neurons of each layer."""
-        return list(zip(self.units["heads"], self.units["neurons"], strict=True))
 
 
 @dataclass(frozen=True)
@@ -118,23 +79,24 @@ class RemovalPlan:
 
     def _removed(self, kind: UnitKind, parts: Parts) -> list[int]:
         """How many units go in the end: of each layer, or of all together."""
-        counts = [units.count for units in parts.units[kind]]
-        if self.scope == "global":
-            return [min(count_at(self.fractions[kind], sum(counts)), sum(counts) - len(counts))]
-        return [min(count_at(self.fractions[kind], count), count - 1) for count in counts]
+        return gone(self.fractions[kind], parts.counts(kind), self.scope)
 
     # ------------------------------------------------------------------ before the training
 
     def check(self, student: nn.Module) -> None:
-        """Refuse an architecture that is not known, and layers that it does not have.
+        """Refuse an architecture that is not known, parts that are no unit at all, and layers that it does not have.
 
         Args:
-            student: Left as it is; its weights may be on the meta device.
+            student: Left as it is; its weights may be on the meta device, and it may be wider than what is trained:
+                what is no unit of many is none of fewer.
 
         Raises:
-            UserError: saying what is known, or which layers there are.
+            UserError: saying what is known, and how many units or which layers there are.
         """
         parts = self.parts(student)
+        self._check_fractions(parts)
+        for norm in parts.norms:
+            refuse_norm(norm, f"{self.key}.hidden")
         if self.layers:
             self._check_layers(parts)
 
@@ -146,18 +108,9 @@ class RemovalPlan:
         """
         parts = self.parts(student)
         self._refuse_rewritten(parts)
-        for kind, fraction in self.fractions.items():
-            group = heads_in_group(student) if kind == "heads" else 1
-            counts = " or ".join(str(count) for count in sorted({units.count for units in parts.units[kind]}))
-            counts += f" groups of {group} query heads that share one of keys and values" if group > 1 else ""
-            removed = sum(self._removed(kind, parts))
-            if not removed:
-                problem, hint = f"this is none of {counts}", "remove more, or leave it out"
-                raise UserError(problem, key=f"{self.key}.{kind}", value=fraction, hint=hint)
-            if group > 1 and is_rank_zero():
-                part = removed / sum(units.count for units in parts.units[kind])
-                message = "%s.heads = %g: a layer has %s, and these go together: %.3g %% of the heads go"
-                _log.warning(message, self.key, fraction, counts, 100 * part)
+        self._check_fractions(parts)
+        for kind in self.fractions:
+            self._tell_rounded(kind, parts)
             for units in parts.units[kind]:
                 self._add_buffers(student.get_submodule(units.owner), UNIT_KINDS[kind], units.count)
         for norm in parts.norms:
@@ -172,6 +125,18 @@ class RemovalPlan:
             layer.register_forward_hook(LayerSwitch(parts.layers, index), prepend=True)
             for index, layer in enumerate(parts.layers)
         ]
+
+    def _check_fractions(self, parts: Parts) -> None:
+        for kind, fraction in self.fractions.items():
+            counts, each = parts.counts(kind), parts.each(kind)
+            hint = "remove more, or leave it out"
+            refuse_none(fraction, counts, self.scope, f"{self.key}.{kind}", each=each, hint=hint)
+
+    def _tell_rounded(self, kind: UnitKind, parts: Parts) -> None:
+        fraction = self.fractions[kind]
+        said = rounded(fraction, parts.counts(kind), self.scope, parts.each(kind))
+        if said and is_rank_zero():
+            _log.warning("%s.%s = %g: %s of the %s go", self.key, kind, fraction, said, kind)
 
     def _refuse_rewritten(self, parts: Parts) -> None:
         """Refuse maps that lose units, and whose weights others write: they are under no name that units have."""

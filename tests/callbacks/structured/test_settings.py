@@ -103,6 +103,26 @@ def test_heads_that_go_in_groups_are_reported_with_their_true_part(caplog: pytes
     assert {len(kept) for kept in step["heads"].values()} == {3}
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"heads": 0.99}, "heads = 0.99: a layer has 4, whole ones go, and one stays: 75 % of the heads go"),
+        ({"heads": 0.4}, "50 % of the heads go"),  # of four 1.6, which is two
+        ({"heads": 0.4, "scope": "global"}, "41.7 % of the heads go"),  # of twelve 4.8
+        ({"heads": 0.5}, ""),
+        ({"neurons": 0.5}, ""),
+    ],
+)
+def test_another_part_than_was_asked_for_is_said(
+    asked: dict[str, Any], said: str, classifier: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    student = classifier()
+    with caplog.at_level(logging.WARNING, logger="distill"):
+        StructuredPruning(**asked).prepare(student)
+    assert said in caplog.text
+    assert bool(caplog.text) == bool(said)
+
+
 def test_fewer_heads_than_a_group_are_refused_with_the_groups() -> None:
     with pytest.raises(UserError, match=r"heads = 0\.1: this is none of 3 groups of 2 query heads"):
         StructuredPruning(heads=0.1).prepare(_llama())
