@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from distill.cli.interrupts import INTERRUPTED, Interrupt
 from distill.core.utils.errors import Below, TrainingError, UserError, nearest
 from distill.core.utils.secrets import scrub
 from distill.core.utils.version import VERSION
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from distill.cli.command import Command
 
 __all__ = ["main"]
-
-INTERRUPTED = 130
 
 # Name -> the module of distill.cli that holds the command, under its name in capitals; no other is imported.
 COMMANDS = {
@@ -96,10 +95,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Args:
         argv: What follows ``distill``; the process's own arguments if not given, and an exception that nothing else has
-            caught is then shown here, without its secrets.
+            caught is then shown here, without its secrets, and an interrupt ends the process.
     """
+    interrupt = Interrupt()
+    if argv is None:
+        interrupt.take()
+    code = _code(argv, interrupt)
+    interrupt.leave()
+    return code
+
+
+def _code(argv: Sequence[str] | None, interrupt: Interrupt) -> int:
+    """The exit code, after what is to be said."""
     try:
-        _run(list(sys.argv[1:] if argv is None else argv))
+        _heeding(list(sys.argv[1:] if argv is None else argv), interrupt)
     except UserError as error:
         return _complain(str(error), 2)
     except TrainingError as error:
@@ -121,6 +130,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(visible(scrub(traceback.format_exc())), end="", file=sys.stderr)
         return 1
     return 0
+
+
+def _heeding(argv: list[str], interrupt: Interrupt) -> None:
+    """Run the command; an interrupt that became something else on its way is one all the same.
+
+    Raises:
+        KeyboardInterrupt: if one came, whatever became of it.
+    """
+    try:
+        _run(argv)
+    except Exception as error:
+        if not interrupt.received:
+            raise
+        raise KeyboardInterrupt from error
+    if interrupt.received:
+        raise KeyboardInterrupt
 
 
 def _complain(message: str, code: int) -> int:

@@ -31,6 +31,7 @@ from distill.run.folder import Run
 from distill.run.loggers.config import LoggingConfig
 from distill.training.module import Distillation
 from distill.training.processes import meeting, none_left, shared_id
+from distill.workflows.fit import interruptible
 from distill.workflows.job.build import Job, build, make_trainer
 from distill.workflows.job.lightning_limits import check_interval, explained
 from distill.workflows.opening import opening, steps_an_epoch
@@ -191,7 +192,7 @@ def dry_run(
             print("dry run: two steps are measured, and nothing is written", flush=True)
         trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]  # others write into the run
         explaining = explained(trainer, job.callbacks, job.config["trainer"])
-        with shared_id(job.run.id), none_left(trainer), explaining, meeting(trainer):
+        with shared_id(job.run.id), interruptible(trainer), none_left(trainer), explaining, meeting(trainer):
             trainer.fit(job.module, datamodule=job.data)
     report = _report(job, trainer, measured) | {"run_folder": _folder(job.run, run_id)}
     report |= {"opening": understood.opening, "sample": understood.sample}

@@ -125,6 +125,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
         with (
             shared_id(job.run.id),
             quiet_lightning(),
+            _resumable(job, trainer),
             interruptible(trainer),
             none_left(trainer),
             explaining,
@@ -139,15 +140,11 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
         if main:
             job.run.write_failure(scrub(str(error) or type(error).__name__))
         raise
-    except (KeyboardInterrupt, SystemExit):
-        if main:
-            print(f"to resume: distill resume {job.run.shown}", file=sys.stderr)
-        raise
     finally:
         if (last := last_of(trainer)) is not None:
             last.release()
     try:
-        with none_left(trainer):
+        with _resumable(job, trainer), interruptible(trainer), none_left(trainer):
             _conclude(job, trainer, last.seconds if last else time.perf_counter() - started)
     except (OSError, SafetensorError, UserError) as error:
         trouble = error.__cause__ if isinstance(error, UserError) else error  # of a folder that cannot be made
@@ -158,6 +155,17 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
         picture.draw(trainer)
         keep_completions(loggers, job.run.folder / COMPLETIONS)
         keep_student(loggers, job.run)
+
+
+@contextmanager
+def _resumable(job: Job, trainer: Trainer) -> Iterator[None]:
+    """Say how the run goes on, should somebody stop it."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if trainer.is_global_zero:
+            print(f"to resume: distill resume {job.run.shown}", file=sys.stderr)
+        raise
 
 
 def _unwritten(error: Exception, run: Run) -> TrainingError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,3 +125,23 @@ def test_a_name_that_no_layer_has_is_told_dry_as_it_is_in_a_run_before_data_is_r
     assert told[0][2] == told[1][2]
     assert said in told[1][2]
     assert set(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(("owner", "place"), [("Distillation", "training_step"), ("TextData", "setup")])
+def test_one_interrupt_ends_it_and_leaves_nothing(
+    owner: str, place: str, base: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import distill as package
+
+    original = getattr(getattr(package, owner), place)
+
+    def interrupted(*given: Any, **named: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*given, **named)
+
+    monkeypatch.setattr(getattr(package, owner), place, interrupted)
+    before = set(Path().rglob("*"))
+    code, _, err = distill("fit", "-c", "base.yaml", "--dry-run")
+    assert (code, err) == (130, "distill: error: interrupted\n")
+    assert set(Path().rglob("*")) == before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

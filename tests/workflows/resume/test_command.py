@@ -74,6 +74,25 @@ def test_a_run_that_a_signal_stops_says_so_and_resumes_as_if_nothing_had_been(
     same(run)
 
 
+def test_an_interrupt_when_the_finished_student_is_judged_is_one(
+    at_call: AtCall, world: World, distill: Distill, same: Same
+) -> None:
+    from pytorch_lightning import Trainer
+
+    run, original = world.folder / "runs/base/judged", Trainer.validate
+    with pytest.MonkeyPatch.context() as patch:
+
+        def validate(*given: Any, **named: Any) -> Any:
+            at_call(patch, "validation_step", 1, send(signal.SIGINT))
+            return original(*given, **named)
+
+        patch.setattr(Trainer, "validate", validate)
+        assert code_of(distill, "fit", "-c", str(world.folder / "base.yaml"), "--id", run.name) == 130
+    assert not (run / "result.json").exists()
+    assert distill("resume", str(run)).code == 0
+    same(run)
+
+
 def pending(pid: int | None) -> bool:
     """Whether a process has been sent a signal and not taken it yet, as far as the system tells."""
     status = Path(f"/proc/{pid}/status")

@@ -1,0 +1,67 @@
+"""Ctrl-C, once, is enough: an interrupt that is lost on its way comes again, and none ends in a traceback. Light."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+__all__ = ["INTERRUPTED", "Interrupt"]
+
+INTERRUPTED = 130
+"""The exit code of a command that was interrupted."""
+
+_AGAIN = 0.02
+"""Seconds until a lost interrupt comes again."""
+
+
+class Interrupt:
+    """SIGINT while a command works, from :meth:`take` to :meth:`leave`.
+
+    Python raises ``KeyboardInterrupt`` wherever it is: within the weak references' callbacks that imports consist of,
+    where an exception is shown and forgotten; or within a library in C, which makes an ``ImportError`` of it. Who takes
+    the signal meanwhile, as a training does, has it.
+
+    Attributes:
+        received: Whether it came.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        self._shown = sys.unraisablehook
+
+    def take(self) -> None:
+        """Take the signal, unless it is ignored or another's."""
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._receive)
+            sys.unraisablehook = self._lost
+
+    def leave(self) -> None:
+        """The command is done: what is left is the end of the process, which an interrupt does not disturb.
+
+        One that comes after another ends it at once.
+        """
+        if signal.getsignal(signal.SIGINT) == self._receive:
+            signal.signal(signal.SIGINT, self._ending)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+        raise KeyboardInterrupt
+
+    def _ending(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
+            os._exit(INTERRUPTED)
+        self.received = True
+
+    def _lost(self, unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            self._shown(unraisable)
+            return
+        # Not here, where it would be lost again.
+        import threading
+
+        again = threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGINT))
+        again.daemon = True
+        again.start()

@@ -1,0 +1,120 @@
+"""Ctrl-C, once, ends a command with one line and exit code 130, wherever it finds it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAD = """if True:
+    import atexit, os, signal, sys, time, weakref
+    from distill.cli import main as module
+
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    class Thing: ...
+
+    def work(argv):
+        # What it would take to its end, and be told to be wrong: longer than the test waits.
+        for _ in range(6000):
+            time.sleep(0.01)
+"""
+
+PLACES = {
+    "in the open": "interrupt()",
+    # As of the locks of modules that are imported.
+    "in a weak reference's callback": """
+        thing = Thing()
+        reference = weakref.ref(thing, lambda _: interrupt())
+        del thing""",
+    "in a finalizer": """
+        Thing.__del__ = lambda _: interrupt()
+        Thing()""",
+    # As numpy's and other libraries' in C.
+    "where it becomes another error": """
+        try:
+            interrupt()
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise ImportError("a library failed to import") from None""",
+    "where it becomes a mistake of the user's": """
+        from distill.core.utils.errors import UserError
+        try:
+            interrupt()
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise UserError("needs a library", key="data", hint="install it") from None""",
+    "where it is passed over, and the command ends": """
+        try:
+            interrupt()
+            time.sleep(5)
+        except BaseException:
+            return""",
+}
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("place", list(PLACES))
+def test_one_is_enough(place: str) -> None:
+    code = f"""{HEAD}
+    def interrupted(argv):
+        {PLACES[place].strip()}
+        work(argv)
+
+    module._run = interrupted
+    sys.exit(module.main())
+    """
+    done = run(code)
+    assert (done.returncode, done.stderr) == (130, "distill: error: interrupted\n")
+
+
+def test_one_that_comes_when_the_command_is_done_changes_nothing_and_a_second_ends_the_process() -> None:
+    for count, (code, last) in enumerate([(0, "the end\n"), (0, "the end\n"), (130, "")]):
+        done = run(f"""{HEAD}
+    module._run = lambda argv: None
+    code = module.main()
+    for _ in range({count}):
+        interrupt()
+    print("the end", flush=True)
+    sys.exit(code)
+    """)
+        assert (done.returncode, done.stdout, done.stderr) == (code, last, "")
+
+
+def test_one_after_an_interrupt_ends_the_process_at_once() -> None:
+    done = run(f"""{HEAD}
+    module._run = lambda argv: interrupt()
+    code = module.main()
+    interrupt()
+    print("not reached")
+    """)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "distill: error: interrupted\n")
+
+
+def test_who_has_the_signal_or_ignores_it_keeps_it() -> None:
+    for other in ("signal.SIG_IGN", "print"):
+        done = run(f"""{HEAD}
+    signal.signal(signal.SIGINT, {other})
+    module._run = lambda argv: None
+    module.main()
+    assert signal.getsignal(signal.SIGINT) is {other}
+    """)
+        assert done.returncode == 0, done.stderr
+
+
+def test_what_is_lost_otherwise_is_shown_as_ever() -> None:
+    done = run(f"""{HEAD}
+    def lost(argv):
+        Thing.__del__ = lambda _: 1 / 0
+        Thing()
+
+    module._run = lost
+    sys.exit(module.main())
+    """)
+    assert done.returncode == 0
+    assert "ZeroDivisionError" in done.stderr
