@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
-__all__ = ["INTERRUPTED", "Interrupt"]
+from distill.core.internals.python import run_exit_functions
+
+__all__ = ["INTERRUPTED", "Interrupt", "end"]
 
 INTERRUPTED = 130
 """The exit code of a command that was interrupted."""
@@ -39,21 +42,13 @@ class Interrupt:
             sys.unraisablehook = self._lost
 
     def leave(self) -> None:
-        """The command is done: what is left is the end of the process, which an interrupt does not disturb.
-
-        One that comes after another ends it at once.
-        """
+        """The command is done: the signal ends the process at once, as libraries in C may need long for their end."""
         if signal.getsignal(signal.SIGINT) == self._receive:
-            signal.signal(signal.SIGINT, self._ending)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = True
         raise KeyboardInterrupt
-
-    def _ending(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
-            os._exit(INTERRUPTED)
-        self.received = True
 
     def _lost(self, unraisable: Any) -> None:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
@@ -65,3 +60,16 @@ class Interrupt:
         again = threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGINT))
         again.daemon = True
         again.start()
+
+
+def end() -> NoReturn:
+    """End the process, interrupted, with what was registered for its end and without Python's and C libraries' own.
+
+    That takes seconds, and where an import was broken off it may never come to an end.
+    """
+    with suppress(Exception):
+        run_exit_functions()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(INTERRUPTED)

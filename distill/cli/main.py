@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from distill.cli.interrupts import INTERRUPTED, Interrupt
+from distill.cli.interrupts import INTERRUPTED, Interrupt, end
 from distill.core.utils.errors import Below, TrainingError, UserError, nearest
 from distill.core.utils.secrets import scrub
 from distill.core.utils.version import VERSION
@@ -102,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupt.take()
     code = _code(argv, interrupt)
     interrupt.leave()
+    if argv is None and code == INTERRUPTED:
+        end()
     return code
 
 

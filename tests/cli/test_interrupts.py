@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -73,27 +74,27 @@ def test_one_is_enough(place: str) -> None:
     assert (done.returncode, done.stderr) == (130, "distill: error: interrupted\n")
 
 
-def test_one_that_comes_when_the_command_is_done_changes_nothing_and_a_second_ends_the_process() -> None:
-    for count, (code, last) in enumerate([(0, "the end\n"), (0, "the end\n"), (130, "")]):
-        done = run(f"""{HEAD}
-    module._run = lambda argv: None
-    code = module.main()
-    for _ in range({count}):
-        interrupt()
-    print("the end", flush=True)
-    sys.exit(code)
-    """)
-        assert (done.returncode, done.stdout, done.stderr) == (code, last, "")
-
-
-def test_one_after_an_interrupt_ends_the_process_at_once() -> None:
+def test_one_that_comes_when_the_command_is_done_ends_the_process_without_a_word() -> None:
     done = run(f"""{HEAD}
-    module._run = lambda argv: interrupt()
-    code = module.main()
+    module._run = lambda argv: print("done", flush=True)
+    module.main()
     interrupt()
     print("not reached")
     """)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "distill: error: interrupted\n")
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "done\n", "")
+
+
+def test_the_end_of_an_interrupted_command_takes_what_is_registered_for_it_and_waits_for_no_thread() -> None:
+    done = run(f"""{HEAD}
+    import threading
+
+    atexit.register(print, "registered")
+    threading.Thread(target=work, args=([],)).start()
+    module._run = lambda argv: interrupt()
+    module.main()
+    print("not reached")
+    """)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "registered\n", "distill: error: interrupted\n")
 
 
 def test_who_has_the_signal_or_ignores_it_keeps_it() -> None:
