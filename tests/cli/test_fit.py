@@ -247,11 +247,12 @@ def test_a_run_that_is_stopped_says_so_with_its_code(base: dict[str, Any], numbe
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as running:
         try:
-            for _ in range(600):
+            for _ in range(5000):  # a machine may be busy, and before it trains SIGTERM would end it at once
                 if Path("runs/base/one/metrics.csv").is_file():
                     break
                 assert running.poll() is None
                 time.sleep(0.1)
+            assert Path("runs/base/one/metrics.csv").is_file()
             running.send_signal(number)
             _, err = running.communicate(timeout=60)
         finally:
