@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from distill.cli.interrupts import INTERRUPTED, Interrupt, end
+from distill.cli.loading import saying_what_loads
 from distill.core.utils.errors import Below, TrainingError, UserError, nearest
 from distill.core.utils.secrets import scrub
 from distill.core.utils.version import VERSION
@@ -163,6 +164,7 @@ def _run(argv: list[str]) -> None:
         print(f"distill {VERSION}")
     elif name in COMMANDS:
         command: Command = getattr(import_module(f"distill.cli.{COMMANDS[name]}"), name.upper())
-        command.main(name, rest)
+        with saying_what_loads():
+            command.main(name, rest)
     else:
         raise UserError("no such command", key="distill", value=name, hint=nearest(name, COMMANDS))
