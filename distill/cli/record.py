@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from distill.cli.command import ALLOW, Command, argument, config_files
 from distill.cli.needs import Need, refuse_idle_options
 from distill.cli.parser import Overrides
+from distill.core.idle_settings import idle
 from distill.core.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def _record(options: Namespace, overrides: Overrides) -> None:
     from distill.workflows.record import Form, record, write_prompts
 
     refuse_idle_options(options, _NEEDS)
+    if options.verify == 0:
+        raise idle("--verify", 0, "no sample to run the teacher on", "give 1 or more")
     elsewhere = "topk" if options.from_server else "hidden" if options.from_hidden_states else None
     options.kind = elsewhere if options.kind is None else options.kind
     for key, value, hint in (

@@ -79,6 +79,7 @@ def test_states_of_another_place_or_of_other_texts_are_refused(recipe: str, dist
     assert "have been through the final norm already" in refused("normed")
     connector("teacher", "prompts.jsonl", "early", layers=(1,))
     assert "the teacher that runs says something else" in refused("early", "--verify", "1")
+    assert "--verify = 0: has no effect" in refused("early", "--verify", "0")
     assert "holds no files of vLLM's connector" in refused("nowhere")
     assert "documents have no hidden states there" in refused("early", "--data.pack_length", "20")
     one = Path("early/cmpl-0.safetensors")
