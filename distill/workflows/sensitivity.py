@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +31,11 @@ from distill.training.calibration import first_batches
 from distill.workflows.evaluate import refuse_quantized_run, reopen
 
 __all__ = ["sensitivity"]
+
+_POINTS, _PICTURE, _YAML = "points.csv", "sensitivity.png", "overrides.yaml"
+
+_HEAD = "# Of each layer of "
+"""How the YAML begins."""
 
 
 def sensitivity(
@@ -74,26 +81,27 @@ def sensitivity(
     refuse_inside(run.folder, given)
     if given is None:
         run.refuse_links()
+    written = given or run.folder / "sensitivity"
+    _refuse_foreign(written)
     student, task = job.module.student, job.module.task
     refuse_quantized_run(job, folder, "scan")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student.to(device)
     batches = first_batches(job.data.val_dataloader(), task, samples, device)
     console = wide()
-    written = given or run.folder / "sensitivity"
     make_folder(written, "--output")
     tried = Tried(written / ".tried", identity(student, batches, task.monitor))
     if tried.points:
         print(f"resuming an earlier scan, which had tried {len(tried.points)}", flush=True)
     bar = partial(track, what="tried", console=console)
     metric, points = scanning.scan(student, task, batches, progress=bar, known=tried.find, keep=tried.add)
-    scanning.write(points, written / "points.csv")
-    picture = written / "sensitivity.png"
+    scanning.write(points, written / _POINTS)
+    picture = written / _PICTURE
     if (lacking := missing("plots")) is None:
         scanning.draw(points, picture, metric=metric, task=task)
     else:
         picture.unlink(missing_ok=True)  # of an earlier scan
-    replace(written / "overrides.yaml", _overrides(run, student, points, sparsity, bits).encode())
+    replace(written / _YAML, _overrides(run, student, points, sparsity, bits).encode())
     tried.remove()
     seen = sum(batch.size for batch in batches)
     title = f"{run.name} {run.id}: {task.monitor} {number(metric)} as it is, on the first {amount(seen, 'sample')}"
@@ -102,6 +110,30 @@ def sensitivity(
     none = f"no {picture.name}: {lacking} is not installed, {installing('plots')}"
     print(f"{written}: points.csv, {none if lacking else picture.name}, overrides.yaml")
     return written
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder in which a file that is to be written would take the place of something else.
+
+    Raises:
+        UserError: naming the file.
+    """
+    table = folder / _POINTS
+    ours = {
+        table: scanning.is_table(table),
+        folder / _PICTURE: scanning.is_table(table),  # which a scan writes before it
+        folder / _YAML: _begins(folder / _YAML, _HEAD),
+    }
+    for file, is_ours in ours.items():
+        if os.path.lexists(file) and not is_ours:
+            problem, hint = "is there, and is none that this command has written", "name another folder, or remove it"
+            raise UserError(problem, key="--output", value=str(file), hint=hint)
+
+
+def _begins(file: Path, text: str) -> bool:
+    with suppress(OSError), file.open("rb") as begun:
+        return begun.read(len(text.encode())) == text.encode()
+    return False
 
 
 def _refuse_vectors(run: Run) -> None:
@@ -127,7 +159,7 @@ def _overrides(run: Run, student: nn.Module, points: Sequence[scanning.Point], s
         {"class_path": "QuantizationAwareTraining", "init_args": {"overrides": narrow}},
     ]
     head = (
-        f"# Of each layer of {run.name} as much as harms it least: mean sparsity {sparsity:g}, mean bits {bits:g}.\n"
+        f"{_HEAD}{run.name} as much as harms it least: mean sparsity {sparsity:g}, mean bits {bits:g}.\n"
         "#   distill fit -c RECIPE -c overrides.yaml\n# Drop the callback that is not wanted.\n"
         "# It replaces RECIPE's callbacks: to keep those, copy `overrides` into them, less the layers they exclude.\n"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -240,6 +240,14 @@ def overrides(points: Sequence[Point], kind: Kind, target: float) -> dict[str, f
     weights = sum({p.layer: p.weights for p in points}.values())
     chosen = allocate(curves, weights * (target if kind == "sparsity" else whole - target))
     return {layer: levels[layer][number] for layer, number in chosen.items()}
+
+
+def is_table(path: str | Path) -> bool:
+    """Whether a file begins as :func:`write` begins one."""
+    header = ",".join(field.name for field in fields(Point)).encode()
+    with suppress(OSError), Path(path).open("rb") as file:
+        return file.read(len(header) + 2).rstrip() == header
+    return False
 
 
 def write(points: Sequence[Point], path: str | Path) -> None:
