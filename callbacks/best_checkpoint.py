@@ -62,7 +62,26 @@ class BestCheckpoint(CheckpointOnCondition):
     would be saved in its place.
 
     Its state names files and no folders, so that a run's folder may be moved.
+
+    Args:
+        dirpath: As of Lightning's ``ModelCheckpoint``.
+        filename: Likewise.
+        monitor: Likewise; the task's own metric if not given.
+        mode: ``min`` or ``max``; that in which the metric is better, if not given.
+        kwargs: What else Lightning's takes.
     """
+
+    def __init__(
+        self,
+        dirpath: str | Path | None = None,
+        filename: str | None = None,
+        monitor: str | None = None,
+        *,
+        mode: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(dirpath, filename, monitor, mode=mode or "min", **kwargs)
+        self.given_mode = mode
 
     def ready(self, trainer: Trainer) -> bool:
         total = total_steps(trainer.lightning_module)

@@ -93,7 +93,7 @@ def reopen(
         _refuse_idle(key, text, heeds, described)
         apply_override(config, key, parse_value(text, f"--{key}"))
     job = build(config, allow=allow, stage=stage)
-    chosen_again(job.module.task, callbacks)
+    chosen_again(job.module.task, callbacks, read_json(run.plan_file)[0])
     if alone:
         for name, one in _ALONE.items():
             value = job.config["trainer"][name]

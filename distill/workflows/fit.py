@@ -38,6 +38,7 @@ from distill.workflows.card import CARD, card
 from distill.workflows.completions import COMPLETIONS, complete_held_out
 from distill.workflows.finish import conclude
 from distill.workflows.job.build import Job, build, make_trainer
+from distill.workflows.job.choosing import chosen_by
 from distill.workflows.job.lightning_limits import explained
 from distill.workflows.opening import opening
 from distill.workflows.result import make_result, show_result
@@ -244,6 +245,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     written = complete_held_out(job, "validation", student)
     if written is not None and written.shown:
         write(job.run.folder / COMPLETIONS, written.jsonl)
+    by = chosen_by(module.task, trainer.checkpoint_callbacks)
     result = make_result(
         module,
         ended.scores,
@@ -257,6 +259,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         id=job.run.id,
         steps=steps,
         saved_step=step,
+        **({} if by == module.task.monitor else {"chosen_by": by}),
         complete=not ended.unfinished,
         recipe=job.recipe,
         train_seconds=round(seconds, 3),
@@ -264,7 +267,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     write(job.run.student / CARD, card(job.config, result, student, job.data).encode())
     job.run.write_result(result)
     show_result(result)
-    chosen = f"the {'next ' if instead else ''}best by {module.task.monitor}"
+    chosen = f"the {'next ' if instead else ''}best by {by}"
     which = f"{step} of {steps} ({chosen})" if step != steps else f"{step} (the last)"
     print(f"student of step {which}: {Path(job.run.shown) / 'student'}", flush=True)
     if written is not None and written.shown:

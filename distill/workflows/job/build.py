@@ -44,7 +44,7 @@ from distill.training.on_policy import refuse_sharded
 from distill.training.processes import RUN_ID, check_count
 from distill.training.sharding import NAME, Sharded, check_modules
 from distill.workflows.job.checks import check_save_dtype, check_sharding, high_rate, idle_settings, refuse_hidden
-from distill.workflows.job.choosing import FILES, choose_by, choosing
+from distill.workflows.job.choosing import FILES, choose_by, choosing, compared
 from distill.workflows.job.defaults import classifier_of, origin, with_defaults
 from distill.workflows.job.length import settle_length
 from distill.workflows.job.lightning_limits import (
@@ -158,7 +158,7 @@ def build(
             student = sections.config["model"]["student"]
             refuse_quantized(module.student, student.get("path") if isinstance(student, Mapping) else student)
             if _validates(arguments, data):
-                choose_by(module.task, made["callbacks"])
+                choose_by(module.task, made["callbacks"], compared(module, data))
             check_monitors(made["callbacks"], module.metric_names(_validates(arguments, data)))
         try:
             module.meet(data)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from distill.callbacks import BestCheckpoint
 from distill.core.utils.errors import UserError
-from distill.tasks import CausalLM, Task, TextClassification
+from distill.losses import CrossEntropy, HintonKL
+from distill.tasks import CausalLM, Plain, Task, TextClassification
 from distill.training.module import Distillation
 from distill.workflows.evaluate import reopen
-from distill.workflows.job.choosing import choose_by
+from distill.workflows.job.choosing import choose_by, chosen_again, chosen_by, compared
 
 Distill = Callable[..., Any]
 
@@ -74,6 +77,8 @@ def test_a_run_says_by_which_metric_its_best_student_was_chosen(
         (CausalLM(), {"monitor": "val/bits_per_byte", "mode": "max"}, "mode"),
         (CausalLM(), {"monitor": "val/token_accuracy", "mode": "min"}, "mode"),
         (CausalLM(), {"monitor": "train/loss", "mode": "min"}, "monitor"),
+        (TextClassification(["a", "b"]), {"mode": "min"}, "mode"),
+        (TextClassification(["a", "b"]), {"monitor": "val/agreement", "mode": "max"}, "monitor"),
     ],
 )
 def test_the_worst_is_not_taken_for_the_best(task: Task, given: dict[str, str], key: str) -> None:
@@ -91,6 +96,49 @@ def test_a_metric_of_ones_own_is_taken_in_the_direction_that_is_given() -> None:
     best = BestCheckpoint()
     choose_by(CausalLM(), [best])
     assert (best.monitor, best.mode, float(best.kth_value)) == ("val/bits_per_byte", "min", float("inf"))
+    best = BestCheckpoint(monitor="val/f1")  # in the direction in which that is better
+    choose_by(TextClassification(["a", "b"]), [best])
+    assert (best.monitor, best.mode, float(best.kth_value)) == ("val/f1", "max", -float("inf"))
+
+
+def test_agreement_with_the_teacher_chooses_a_student_and_does_not_judge_it() -> None:
+    task, best = TextClassification(["a", "b"]), BestCheckpoint(monitor="val/agreement")
+    choose_by(task, [best], ("agreement",))
+    assert (best.monitor, best.mode) == ("val/agreement", "max")
+    assert (task.monitor, task.mode, chosen_by(task, [best])) == ("accuracy", "max", "agreement")
+    assert chosen_by(task, []) == "accuracy"
+    with pytest.raises(UserError, match="of agreement, more is better"):
+        choose_by(task, [BestCheckpoint(monitor="agreement", mode="min")], ("agreement",))
+    with pytest.raises(UserError, match="'val/accuracy', 'val/agreement'"):
+        choose_by(task, [BestCheckpoint(monitor="train/loss")], ("agreement",))
+
+
+def test_agreement_is_measured_where_a_teacher_runs_and_predictions_are_classes() -> None:
+    def pair(task: Task, **given: Any) -> Distillation:
+        losses = [HintonKL()] if given.get("teacher") is not None else [CrossEntropy()]
+        return Distillation(nn.Linear(2, 2), task, losses=losses, **given)
+
+    teacher = nn.Linear(2, 2)
+    assert compared(pair(Plain(), teacher=teacher), None) == ("agreement",)
+    assert compared(pair(Plain()), None) == ()
+    assert compared(pair(Plain(), teacher=teacher), SimpleNamespace(teacher_tokenizer="x")) == ()
+    numbers = pair(Plain(), teacher=teacher)
+    numbers.task.predict = lambda logits: None  # type: ignore[method-assign]
+    assert compared(numbers, None) == ()
+
+
+def test_a_run_opened_again_is_judged_as_its_plan_says_whatever_class_chose() -> None:
+    def again(plan: Any, *callbacks: Any) -> tuple[str, str]:
+        task = TextClassification(["a", "b"])
+        chosen_again(task, list(callbacks), plan)
+        return task.monitor, task.mode
+
+    mine = {"class_path": "mine.OwnBest", "init_args": {"monitor": "val/f1"}}
+    assert again({"monitor": "f1", "mode": "max"}, mine) == ("f1", "max")
+    old = {"class_path": "BestCheckpoint", "init_args": {"monitor": "val/f1", "mode": None}}
+    for plan in ({}, {"monitor": ["f1"], "mode": "max"}, {"monitor": "loss", "mode": "min"}, {"monitor": "f1"}):
+        assert again(plan, old) == ("f1", "max")
+        assert again(plan) == ("accuracy", "max")
 
 
 def test_a_wrong_mode_is_refused_before_anything_is_written(base: Any, distill: Distill) -> None:
