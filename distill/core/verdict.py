@@ -7,6 +7,8 @@ The rules, each of which gives one line at most:
 * the student predicts one class, token or set of classes for 99 % of the inputs or more, of which fewer labels are, or
   numbers that spread by a hundredth of what the labels do or less;
 * it never predicts some classes that are among the labels;
+* classes have a few labels only, so that a score of one says nothing;
+* texts that are scored are in the training data too, one in a hundred or more;
 * its score is that of a constant guess, or worse: no more than one standard error above it;
 * the teacher's is, or it is more than one standard error below that of the same student without a teacher;
 * of a layer nothing is left, or its outputs are the same wherever one looks;
@@ -26,7 +28,7 @@ from distill.core.utils.console import number
 from distill.core.utils.json_file import number_at
 from distill.core.utils.words import amount
 
-__all__ = ["Verdict", "slower_integers", "steps_to_prune", "steps_to_quantize"]
+__all__ = ["ENOUGH", "Verdict", "few_classes", "slower_integers", "steps_to_prune", "steps_to_quantize"]
 
 ONE_CLASS = 0.99
 """Share of the predictions from which on they count as one class."""
@@ -37,7 +39,18 @@ ONE_NUMBER = 0.01
 SLOWER = 1.05
 """How much longer integers may take than floats: less is noise."""
 
+LEARNED = 0.01
+"""Share of the scored texts that training has seen from which on it is said: fewer move a score by less."""
+
+FEW, ENOUGH = 3, 20
+"""Labels of a class up to which its own scores tell nothing, and labels in all from which on that is said."""
+
 _SAME = 1e-9
+
+
+def few_classes(counts: Sequence[int]) -> list[int]:
+    """The classes that have labels, but no more than :data:`FEW`; those of the fewest first."""
+    return sorted((i for i, count in enumerate(counts) if 0 < count <= FEW), key=lambda i: counts[i])
 
 
 def steps_to_prune(sparsity: float) -> int:
@@ -122,6 +135,7 @@ def _remarks(result: Mapping[str, Any]) -> Iterator[Remark]:
         constant = _constant(measured)
         yield from [Remark(constant, bad=True)] if constant else _never(measured)
         yield from _scores(result, measured, said=constant is not None)
+        yield from _little(measured)
     yield from _layers(measured)
     for hurry in measured.get("hurried", ()):
         yield Remark(
@@ -165,6 +179,16 @@ def _never(measured: Mapping[str, Any]) -> Iterator[Remark]:
     if never := measured.get("never_predicted"):
         labels = amount(never["labels"], "label")
         yield Remark(f"the student never predicts {never['class']} ({labels} of {measured['predictions']:,})")
+
+
+def _little(measured: Mapping[str, Any]) -> Iterator[Remark]:
+    """What is said of labels and texts by which a score says less than it seems to."""
+    if few := measured.get("few_labels"):
+        of = f"{amount(few['labels'], 'label')} of {measured['predictions']:,}"
+        yield Remark(f"there is little of {few['class']} ({of}): scores of so few say nothing of a class")
+    seen, every = measured.get("in_train") or (0, 0)
+    if seen and seen >= LEARNED * every:
+        yield Remark(f"{seen:,} of {every:,} texts that were scored are in the training data too: learned by heart")
 
 
 def _both(numbers: Mapping[str, Any]) -> tuple[Any, Any]:

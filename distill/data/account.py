@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import torch
 
 from distill.core.signals import IGNORE
 from distill.core.utils.words import amount
+from distill.core.verdict import ENOUGH, few_classes
 from distill.data import arrow
-from distill.data.balance import balance
+from distill.data.balance import balance, class_counts
 from distill.data.features import Ragged, Samples
 from distill.data.joining import joined_text
 from distill.data.label_values import Value, canonical, folded
@@ -25,11 +25,12 @@ from distill.data.raw_data import RawData
 if TYPE_CHECKING:
     from distill.data.text import TextData
 
-__all__ = ["doubts", "repeated", "said", "sizes", "statistics", "token_counts", "unread"]
+__all__ = ["doubtful_scores", "doubts", "said", "sizes", "statistics", "token_counts", "unread"]
 
 _FEW = 10  # integers that might be classes
 _SOME = 20  # rows of which more classes than half are suspicious
 _UNKNOWN = 0.01  # share of tokens that is worth a line
+_LISTED = 6  # classes of a few rows
 _COUNTED = 1 << 24  # tokens at the most
 
 
@@ -190,36 +191,33 @@ def unread(
     return [f"data: {line}" for line in lines]
 
 
-def repeated(rows: RawData, uses: Collection[str]) -> list[str]:
-    """Lines on rows that are judged, and whose texts are among those trained on.
+def doubtful_scores(rows: RawData, samples: Mapping[str, Samples]) -> list[str]:
+    """Lines on what a score will not tell: classes of a few rows, and texts that are trained on too.
 
     Args:
         rows: The data.
-        uses: Those that are read.
+        samples: Use -> its samples, tokenized; others are not spoken of.
     """
     lines = []
-    read = [role for role in ("text", "text_pair", "prompt", "completion") if role in rows.columns["train"]]
-    if not read or any(arrow.fields(arrow.column(rows.splits["train"], rows.columns["train"][one])) for one in read):
-        return []  # lists of turns, which nothing here compares
-    for use in [use for use in ("validation", "test") if {use, "train"} <= {*uses}]:
-        trained, judged = (_texts(rows.splits[one], rows.columns[one]) for one in ("train", use))
-        # Twice, so that only texts of the smaller split are ever hashed.
-        both = pc.unique(trained.filter(pc.is_in(trained, value_set=pc.unique(judged))))
-        count = pc.sum(pc.is_in(judged, value_set=both)).as_py() or 0
+    for use in [use for use in ("validation", "test") if use in samples]:
+        if rows.labels is not None and (few := _few(rows.labels, samples[use])):
+            more = f" and {len(few) - _LISTED} more" if len(few) > _LISTED else ""
+            listed = ", ".join(few[:_LISTED]) + more
+            lines.append(f"{use} has little of {listed}: scores of so few say nothing of a class")
+        count, of_all = rows.in_train.get(use, (0, 0)) if "train" in samples else (0, 0)
         if count:
             told = "are in train too: their score is of what was learned by heart"
-            lines.append(f"data: {count} of {len(judged)} texts of {use} {told}")
-    return lines
+            lines.append(f"{count} of {of_all} texts of {use} {told}")
+    return [f"data: {line}" for line in lines]
 
 
-def _texts(dataset: Any, columns: Mapping[str, str]) -> Any:
-    """What is read of each row, as one text; a row without one is an empty one's like."""
-    parts = []
-    for role in [role for role in ("text", "text_pair", "prompt", "completion") if role in columns]:
-        values = arrow.column(dataset, columns[role])
-        parts.append(pc.fill_null(pc.binary_join(values, " ") if arrow.is_list(values) else values, ""))
-    joined = [pc.cast(part, pa.large_string()) for part in parts]
-    return pc.binary_join_element_wise(*joined, pa.scalar("\0", pa.large_string())) if len(joined) > 1 else joined[0]
+def _few(labels: Labels, samples: Samples) -> list[str]:
+    """The classes of which a split has a few rows only, and how many."""
+    counts, names = class_counts(labels, samples), labels.names or []
+    if counts is None or counts.sum() < ENOUGH:
+        return []
+    of = "word" if labels.form == "tags" else "row"
+    return [f"{names[i]!r} ({amount(int(counts[i]), of)})" for i in few_classes(counts.tolist())]
 
 
 def statistics(data: TextData) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from distill.core.idle_settings import idle
@@ -13,8 +14,9 @@ from distill.data import arrow
 from distill.data.columns import check_rows, check_tags, find_columns
 from distill.data.joining import join_rows
 from distill.data.labels import Labels, Outputs, read_labels
+from distill.data.repeats import repeats
 from distill.data.routes import ROLE, read_routes
-from distill.data.sources import find_splits, hold_out, sample
+from distill.data.sources import check_two, find_splits, hold_out, sample
 from distill.data.spans import read_spans
 
 __all__ = ["RawData", "read_raw_data"]
@@ -37,6 +39,11 @@ class RawData:
     labels: Labels | None
     joined: Mapping[str, int] = field(default_factory=dict)
     routes: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def in_train(self) -> Mapping[str, tuple[int, int]]:
+        """Use -> rows whose texts are trained on too, and all of them; of splits that can be compared."""
+        return repeats(self.splits, self.columns)
 
     @property
     def without_label(self) -> dict[str, int]:
@@ -116,15 +123,18 @@ def read_raw_data(
         raise idle(f"data.columns.{ROLE}", teachers, "rows joined into texts", "do not join them")
     joined = {use: len(rows) for use, rows in chosen.items() if joins}
     chosen = join_rows(task, chosen, found, join, validation_fraction)
-    whole = dict(chosen)
     if validation_fraction is not None:
-        chosen["train"], chosen["validation"] = hold_out(chosen["train"], validation_fraction)
+        check_two(chosen["train"], validation_fraction)
+    whole = dict(chosen)
     # The classes are those of all rows: a small choice of them may lack one.
     read = None
     if "label" in found and "spans" in task.takes:
         read = read_spans(whole, found)
     elif "label" in found:
         read = read_labels(task, whole, found["label"], labels, outputs)
+    if validation_fraction is not None:
+        classes = _classes(read, chosen["train"])
+        chosen["train"], chosen["validation"] = hold_out(chosen["train"], validation_fraction, classes)
     if train_samples is not None:
         chosen["train"] = sample(chosen["train"], train_samples)
     present = {use: check_rows(task, use, rows, found) for use, rows in chosen.items()}
@@ -145,6 +155,13 @@ def read_raw_data(
             hint="name the column of the labels, or another split",
         )
     return RawData(chosen, present, read, joined, routes)
+
+
+def _classes(labels: Labels | None, rows: Any) -> list[int] | None:
+    """The class of each row, :data:`IGNORE` without one; ``None`` where rows have none, or several."""
+    if labels is None or labels.form != "class" or labels.column not in rows.column_names:
+        return None
+    return labels.ids(arrow.column(rows, labels.column).to_pylist())
 
 
 def _refuse_near_names(

@@ -12,7 +12,7 @@ from pytorch_lightning import LightningDataModule
 from distill.core.internals.lightning import batches_done
 from distill.core.utils.errors import UserError
 from distill.data import language
-from distill.data.account import repeated, said, sizes, statistics, token_counts, unread
+from distill.data.account import doubtful_scores, said, sizes, statistics, token_counts, unread
 from distill.data.batches import EvaluationBatches, TrainingBatches
 from distill.data.bounds import check_numbers, check_packing, refuse_idle_settings
 from distill.data.features import Samples
@@ -180,7 +180,7 @@ class TextData(LightningDataModule):
         lines += language.form_lines(self, self.task, self._rows, self._samples) + self._aligned
         for use, samples in self._samples.items():
             lines += unread(use, self._rows, samples, self.tokenizer, self.longest, self._cut[use])
-        return lines + repeated(self._rows, self._samples)
+        return lines + doubtful_scores(self._rows, self._samples)
 
     @property
     def routes(self) -> Mapping[str, str]:
@@ -191,6 +191,10 @@ class TextData(LightningDataModule):
     def learned_from(self) -> dict[str, int] | None:
         """Training ``rows``, and those that are ``labelled``; ``None`` where the data has no labels. Reads the data."""
         return self._rows.learned_from
+
+    def in_train(self, use: str) -> tuple[int, int] | None:
+        """Rows of a split whose texts are trained on too, and all of them; ``None`` if unknown. Reads the data."""
+        return self._rows.in_train.get(use)
 
     def require_labels(self, use: str) -> None:
         """As :meth:`RawData.require_labels`."""
@@ -207,8 +211,6 @@ class TextData(LightningDataModule):
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer of transformers."""
-        if not self.tokenizer_path:
-            raise UserError("a tokenizer is missing", key="data.tokenizer", hint="name the one of the student")
         tokenizer = load_tokenizer(self.tokenizer_path, self._checked_task())
         language.use_template(tokenizer, self.chat_template)
         warn_of_length(tokenizer, *self.longest)
@@ -244,8 +246,6 @@ class TextData(LightningDataModule):
         samples = [self._samples[use].fingerprint for use in ("train", "validation") if use in self._samples]
         names = [] if self._names is None else ["/".join(self.labels or []).encode().hex()]
         return "-".join([*samples, *names, tokenizer_fingerprint(self.tokenizer)])
-
-    # ------------------------------------------------------------------ life cycle
 
     def prepare_data(self) -> None:
         """Tokenize every split into the cache; called in one process a node, before the others look there."""

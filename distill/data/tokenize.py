@@ -42,6 +42,8 @@ def load_tokenizer(path: str, task: TextTask, key: str = "data.tokenizer") -> An
     """
     from distill.models import pretrained  # which takes transformers' time to import
 
+    if not path:
+        raise UserError("a tokenizer is missing", key=key, hint="name the one of the student")
     tokenizer = pretrained.load_tokenizer(path, key, words=task.words, pads_with_eos=task.pads_with_eos)
     if not tokenizer.is_fast:
         raise UserError("must be a fast tokenizer", key=key, value=path, hint="convert it")

@@ -17,6 +17,7 @@ from distill.core.signals import Batch
 from distill.core.tally import Counts, Tally, most_common
 from distill.core.task import Scored
 from distill.core.utils.words import amount
+from distill.core.verdict import ENOUGH, few_classes
 from distill.tasks import Task
 
 __all__ = ["Evidence", "Spreads", "counted", "empty_layers"]
@@ -96,7 +97,8 @@ def counted(task: Task, counts: Counts, metric: Metric, tokens: Tensor | None) -
 
     Returns:
         ``predictions``, and as far as they are known ``undefined``, ``most_predicted`` and ``most_labels``,
-        ``never_predicted``, ``numbers``, ``standard_error`` (of ``metric``), ``guess`` and ``guess_is``.
+        ``never_predicted``, ``few_labels``, ``numbers``, ``standard_error`` (of ``metric``), ``guess`` and
+        ``guess_is``.
     """
     found: dict[str, Any] = {"predictions": counts.total}
     if counts.undefined:
@@ -107,6 +109,8 @@ def counted(task: Task, counts: Counts, metric: Metric, tokens: Tensor | None) -
             found[key] = {"class": _named(task, classes), "share": share}
     if never := _never_predicted(task, counts):
         found["never_predicted"] = never
+    if few := _few_labels(task, counts):
+        found["few_labels"] = few
     labels, predicted = counts.numbers
     if labels.count and not counts.undefined:
         spreads = (("predicted", predicted), ("labels", labels))
@@ -128,6 +132,14 @@ def _never_predicted(task: Task, counts: Counts) -> dict[str, Any] | None:
     return {"class": _named(task, classes), "labels": int(missed.sum())} if classes else None
 
 
+def _few_labels(task: Task, counts: Counts) -> dict[str, Any] | None:
+    """The classes of which there are labels, but hardly any, where classes have names, the rarest first."""
+    if not getattr(task, "labels", None) or counts.total < ENOUGH:
+        return None
+    few = few_classes(counts.labels.tolist())
+    return {"class": _named(task, few), "labels": int(counts.labels[few].sum())} if few else None
+
+
 def _named(task: Task, classes: list[int]) -> str:
     """Classes in words: ``class 'a'``, ``classes 'a' and 'b'``, ``no class``."""
     word = "token" if getattr(task, "predicted", None) else "class"
@@ -144,7 +156,8 @@ class Evidence:
 
     Attributes:
         found: Of the last validation, for ``result.json``: ``constant_layers``, what :func:`counted` gives, and
-            ``batches`` (those scored, and all there are) where they are known.
+            ``batches`` (those scored, and all there are) and ``in_train`` (texts of the split that were trained on, and
+            all of its) where they are known.
     """
 
     def __init__(self) -> None:
@@ -167,7 +180,15 @@ class Evidence:
         found |= counted(task, counts, metrics[task.monitor], self.token_counts(trainer))
         if batches := _batches_scored(trainer):
             found["batches"] = batches
+        if known := self._in_train(trainer):
+            found["in_train"] = list(known)
         self.found = found
+
+    @staticmethod
+    def _in_train(trainer: Trainer) -> tuple[int, int] | None:
+        """Rows that are scored and were trained on, and all that are scored, where that is known."""
+        of = getattr(getattr(trainer, "datamodule", None), "in_train", None)
+        return None if of is None else of("test" if trainer.state.fn == "test" else "validation")
 
     def token_counts(self, trainer: Trainer) -> Tensor | None:
         """How often each token is to be predicted in the training data, where that is known; asked once."""

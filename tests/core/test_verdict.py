@@ -33,6 +33,8 @@ def lines(found: dict[str, Any]) -> str:
 def test_of_a_good_outcome_nothing_is_said() -> None:
     assert Verdict.of(result()).lines == []
     assert Verdict.of(result(alone=0.8)).lines == []
+    assert Verdict.of(result(in_train=[8, 872])).lines == []  # less than a hundredth
+    assert Verdict.of(result(in_train=[0, 872])).lines == []
     assert Verdict.of({}).lines == []
 
 
@@ -61,6 +63,12 @@ def test_of_a_good_outcome_nothing_is_said() -> None:
             "never predicts classes 'a' and 'b' (3 labels of 872)",
             False,
         ),
+        (
+            result(few_labels={"class": "class 'b'", "labels": 1}),
+            "there is little of class 'b' (1 label of 872)",
+            False,
+        ),
+        (result(in_train=[9, 872]), "9 of 872 texts that were scored are in the training data too", False),
         (result(batches=[1, 14]), "scored on 1 of 14 batches", False),
         (result(student=float("nan")), "student's accuracy is not defined", True),
     ],

@@ -159,6 +159,20 @@ def test_as_many_rows_have_the_commonest_set_as_are_said_to_or_more(row: list[in
     assert share == 1 or others
 
 
+@pytest.mark.parametrize(
+    ("labels", "few"), [((39, 17, 4), ""), ((40, 17, 3), "class '10' (3"), ((2, 57, 1), "classes '10' and 'good' (3")]
+)
+def test_classes_of_a_few_labels_are_named_the_rarest_first(labels: tuple[int, ...], few: str) -> None:
+    classes = torch.arange(3).repeat_interleave(torch.tensor(labels))
+    lines = Verdict.of(found(TextClassification(["good", "NA", "10"]), one_hot(classes, 3).float(), classes)).lines
+    said = [f"there is little of {few} labels of 60): scores of so few say nothing of a class"] if few else []
+    assert [line for line in lines if "little" in line] == said
+    part = classes[torch.linspace(0, 59, 19).long()]
+    assert (
+        "few_labels" not in found(TextClassification(["good", "NA", "10"]), one_hot(part, 3).float(), part)["measured"]
+    )
+
+
 def test_numbers_of_batches_add_up_as_numpy_has_it() -> None:
     numbers = 1e6 + torch.rand(50, generator=DRAW, dtype=torch.float64)
     total = sum((Moments.of(part) for part in numbers.split([1, 0, 30, 19])), Moments())
@@ -167,11 +181,11 @@ def test_numbers_of_batches_add_up_as_numpy_has_it() -> None:
 
 
 def test_a_class_that_is_never_predicted_is_named_with_its_labels() -> None:
-    labels = torch.tensor([0] * 40 + [1] * 17 + [2] * 3)
+    labels = torch.tensor([0] * 39 + [1] * 17 + [2] * 4)
     task, logits = TextClassification(["good", "NA", "10"]), one_hot(labels, 3).float()
     assert Verdict.of(found(task, logits, labels)).lines == []
-    logits[57:] = torch.tensor([1.0, 0, 0.5])
-    assert Verdict.of(found(task, logits, labels)).lines == ["the student never predicts class '10' (3 labels of 60)"]
+    logits[56:] = torch.tensor([1.0, 0, 0.5])
+    assert Verdict.of(found(task, logits, labels)).lines == ["the student never predicts class '10' (4 labels of 60)"]
     sets = MultiLabelClassification(list("abc"))
     assert Verdict.of(found(sets, PAIRS * torch.tensor([1.0, 0, 1]) - 0.5, PAIRS)).lines == [
         f"the student never predicts class 'b' ({int(PAIRS[:, 1].sum())} labels of 60)"
