@@ -51,6 +51,10 @@ class Forks:
         self._told.flush()
         self._pid = int(self._said.readline())
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the process that was started, and to none that it forked."""
+        os.kill(self._pid, number)
+
     def wait(self, timeout: float = 600) -> int:
         """The exit code, once the process and all that it forked have ended; after so many seconds they are killed."""
         late = threading.Timer(timeout, os.killpg, [self._pid, signal.SIGKILL])

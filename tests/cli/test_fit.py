@@ -7,8 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -241,24 +239,20 @@ def test_plain_modules_and_data_of_ones_own_are_run_from_yaml(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_that_is_stopped_says_so_with_its_code(base: dict[str, Any], number: int, code: int) -> None:
-    command = [sys.executable, "-m", "distill.cli", "fit", "-c", "base.yaml", "--trainer.max_steps", "100000"]
+def test_a_run_that_is_stopped_says_so_with_its_code(base: dict[str, Any], number: int, code: int, forks: Any) -> None:
+    Path("command.py").write_text("import sys; from distill.cli.main import main; sys.exit(main(sys.argv[1:]))")
+    command = ["command.py", "fit", "-c", "base.yaml", "--trainer.max_steps", "100000"]
     command += ["--id", "one", "--trainer.log_every_n_steps", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as running:
-        try:
-            for _ in range(5000):  # a machine may be busy, and before it trains SIGTERM would end it at once
-                if Path("runs/base/one/metrics.csv").is_file():
-                    break
-                assert running.poll() is None
-                time.sleep(0.1)
-            assert Path("runs/base/one/metrics.csv").is_file()
-            running.send_signal(number)
-            _, err = running.communicate(timeout=60)
-        finally:
-            running.kill()  # one that does not stop would be waited for
-    assert running.returncode == code
-    assert "Traceback" not in err
+    forks.start(command, environment, Path.cwd(), Path("output").absolute(), Path("errors").absolute())
+    for _ in range(3000):  # a machine may be busy, and before it trains SIGTERM would end it at once
+        if Path("runs/base/one/metrics.csv").is_file():
+            break
+        time.sleep(0.1)
+    assert Path("runs/base/one/metrics.csv").is_file(), Path("errors").read_text()
+    forks.signal(number)
+    assert forks.wait(60) == code
+    assert "Traceback" not in Path("errors").read_text()
 
 
 def test_a_student_is_judged_and_saved_in_the_dtype_asked_for(fitted: Fitted) -> None:
