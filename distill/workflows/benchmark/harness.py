@@ -9,9 +9,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import lm_eval
+import lm_eval.tasks
 import lm_eval.utils
 from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api import metrics as _registered  # noqa: F401  (which makes the registry of metrics)
@@ -33,6 +35,7 @@ __all__ = ["VERSION", "Harness", "Settings", "Taken", "load_tasks"]
 
 VERSION: str = lm_eval.__version__
 
+_OWN = Path(lm_eval.tasks.__file__).parent
 _SEED = 1234  # lm_eval's own, of the examples before a question
 _DRAWS = 1000  # of a bootstrap, for metrics that are no means
 _LOST = re.compile("Combined length of context")
@@ -180,11 +183,19 @@ def _refuse_two(chosen: Chosen) -> None:
     Raises:
         UserError: naming it.
     """
-    own = TaskManager(metadata={}).all_tasks if chosen.bare else ()
-    for name in chosen.bare:
+    written = [name for name in chosen.bare if _is_written(name)]
+    own = TaskManager(metadata={}).all_tasks if written else ()  # the index of all takes ten seconds and more
+    for name in written:
         if name in own:
             hint = f"write ./{name} for the one that lies here; rename it to have lm_eval's"
             raise UserError("is a task of lm_eval, and lies here too", key=KEY, value=name, hint=hint)
+
+
+def _is_written(name: str) -> bool:
+    """Whether any of lm_eval's task files has ``name`` as a value, or in a list: every task of theirs is named so."""
+    value = re.compile(rf"[:\-\[,]\s*[\"']?{re.escape(name)}[\"']?\s*(?:$|[,\]#])", re.M)
+    texts = (path.read_text(encoding="utf-8", errors="replace") for path in _OWN.rglob("*.yaml"))
+    return any(name in text and value.search(text) for text in texts)
 
 
 def _loaded(manager: TaskManager, chosen: Chosen) -> Mapping[str, Any]:
