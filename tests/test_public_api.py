@@ -36,11 +36,12 @@ def test_dir_shows_what_is_public_and_all_of_it_is_there() -> None:
     assert {name for name in PUBLIC if getattr(distill, name, None) is None} == set()
 
 
-def test_rooms_open_after_the_plain_import_and_torch_comes_with_the_first_of_them() -> None:
+def test_rooms_open_after_the_plain_import_torch_comes_with_the_first_of_them_and_wandb_with_none() -> None:
     code = (
         "import sys, distill; names = dir(distill); assert 'torch' not in sys.modules;"
         "assert distill.losses.HintonKL and distill.callbacks.Compression is distill.Compression;"
-        "assert distill.tasks.Plain and distill.data.TextData is distill.TextData; assert 'torch' in sys.modules"
+        "assert distill.tasks.Plain and distill.data.TextData is distill.TextData; assert 'torch' in sys.modules;"
+        "distill.load; import distill.run.loggers.make; assert 'wandb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from itertools import chain
 from pathlib import Path
 
@@ -33,7 +31,9 @@ def make(text_folder, tokenizer, **options):
     return TextData(text_folder, tokenizer=tokenizer, **options)
 
 
-def test_texts_are_tokenized_once_also_for_another_process(text_folder, tiny_tokenizer_dir, monkeypatch):
+def test_texts_are_tokenized_once_also_for_another_process(
+    text_folder, tiny_tokenizer_dir, monkeypatch, script, tmp_path
+):
     calls = []
     encode = tokenize._Encode.__call__
     monkeypatch.setattr(tokenize._Encode, "__call__", lambda self, rows: calls.append(1) or encode(self, rows))
@@ -41,9 +41,8 @@ def test_texts_are_tokenized_once_also_for_another_process(text_folder, tiny_tok
     assert len(calls) == 2  # one batch of rows for training, one for validation
     make(text_folder, tiny_tokenizer_dir, max_length=17).setup()
     assert len(calls) == 2
-    command = [sys.executable, "-c", WATCH, text_folder, tiny_tokenizer_dir]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    assert said == ["0", fingerprint]
+    (tmp_path / "watch.py").write_text(WATCH)
+    assert script(tmp_path / "watch.py", text_folder, tiny_tokenizer_dir).out.split() == ["0", fingerprint]
 
 
 def test_other_settings_have_another_fingerprint(text_folder, tiny_tokenizer_dir):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +23,7 @@ AtCall = Callable[..., None]
 Distill = Callable[..., Any]
 Hashes = Callable[[Path], dict[str, str]]
 Same = Callable[[Path], None]
+Script = Callable[..., Any]
 World = Any
 
 STEPS, STOP = 14, 9  # of the runs; done when they are stopped
@@ -129,11 +130,11 @@ def test_the_signals_are_given_back(world: World) -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_the_second_of_two_signals_ends_the_run_at_once(world: World, distill: Distill, same: Same) -> None:
+def test_the_second_of_two_signals_ends_the_run_at_once(
+    world: World, script: Script, distill: Distill, same: Same
+) -> None:
     patch = f"at_call(Distillation, 'training_step', {STOP}, lambda *_: [os.kill(os.getpid(), 15) for _ in range(2)])"
-    done = process(world, "at-once", patch)
-    assert done.returncode == 143
-    assert "once more stops at once" in done.stderr
+    assert "once more stops at once" in process(script, world, "at-once", patch, code=143)
     run = world.folder / "runs/base/at-once"
     assert 0 < steps(run)[0] < STOP
     assert distill("resume", str(run)).code == 0
@@ -170,22 +171,20 @@ at_call(checkpoint, 'write', 4, doom)
 """
 
 
-def process(world: World, name: str, patch: str) -> subprocess.CompletedProcess[str]:
-    """Begin a run in a process of its own, with something done to it."""
-    code = f"{HEAD}{patch}\nsys.exit(main(sys.argv[1:]))"
-    argv = ["fit", "-c", str(world.folder / "base.yaml"), "--id", name]
-    return subprocess.run(
-        [sys.executable, "-c", code, *argv], capture_output=True, text=True, timeout=300, check=False, cwd=world.folder
-    )
+def process(script: Script, world: World, name: str, patch: str, code: int) -> str:
+    """What is said by a run in a process of its own, with something done to it, which has to end with ``code``."""
+    file = world.folder / f"{name}.py"
+    file.write_text(f"{HEAD}{patch}\nsys.exit(main(sys.argv[1:]))")
+    with contextlib.chdir(world.folder):
+        return str(script(file, "fit", "-c", "base.yaml", "--id", name, code=code).err)
 
 
 @pytest.mark.parametrize("patch", [pytest.param(IN_A_STEP, marks=pytest.mark.slow), IN_A_WRITE], ids=["step", "write"])
 def test_a_run_that_was_killed_resumes_as_if_nothing_had_been(
-    patch: str, world: World, distill: Distill, same: Same
+    patch: str, world: World, script: Script, distill: Distill, same: Same
 ) -> None:
     run = world.folder / f"runs/base/killed-{'write' if patch == IN_A_WRITE else 'step'}"
-    done = process(world, run.name, patch)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    process(script, world, run.name, patch, code=-signal.SIGKILL)
     left = list((run / "checkpoints").glob(".last-*.new"))
     assert left or patch == IN_A_STEP  # a step may be killed in a write, too
     assert 0 < steps(run)[0] < STEPS
