@@ -21,9 +21,11 @@ def test_the_quickstart_ends_with_the_table_the_completions_and_what_it_exported
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import quickstart
 
-    train = quickstart.train
+    train, export = quickstart.train, quickstart.export
     few = {"trainer__max_steps": "20", "trainer__limit_val_batches": "1", "data__batch_size": "2"}
+    few["data__train_samples"] = "32"
     monkeypatch.setattr(quickstart, "train", lambda *given, **named: train(*given, **named, **few))
+    monkeypatch.setattr(quickstart, "export", lambda folder, to: export(folder, to, samples=8))
     monkeypatch.setattr(quickstart, "MEASURED", replace(quickstart.MEASURED, samples=2, draws=10, timed=False))
     quickstart.main(["--runs", str(tmp_path)])
     said = capsys.readouterr().out
