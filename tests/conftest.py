@@ -283,7 +283,8 @@ def paint(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with suppress(ImportError):  # without the extra nothing is exported
         exporters = runpy.run_path(str(beside / "exporters.py"))
         exporters["one_table"]()
-        exporters["one_reference"](tmp_path_factory.mktemp("references"))
+        among = tmp_path_factory.getbasetemp()  # of a worker it lies in that of all
+        exporters["one_reference"]((among.parent if "PYTEST_XDIST_WORKER" in os.environ else among) / "references")
     with suppress(ImportError):  # nor painted
         return runpy.run_path(str(beside / "pictures.py"))["paint_once"](tmp_path_factory.mktemp("pictures"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,26 +30,31 @@ def one_table() -> None:
 
 
 def one_reference(folder: Path) -> None:
-    """Have a model that is only timed beside an export written once."""
-    import torch
+    """Have a model that is only timed beside an export written once for all of its shape: weights take no time.
 
+    Args:
+        folder: Where they are kept; processes may share it.
+    """
     from distill.export import student
     from distill.workflows.report import runtimes
 
     write = student.to_onnx
+    folder.mkdir(exist_ok=True)
 
     @functools.wraps(write)
     def to_onnx(model: Any, path: Path, inputs: Any, *, fixed: bool = False) -> None:
-        key = hashlib.sha256(repr((model, getattr(model, "config", None), fixed)).encode())
-        for name, tensor in (*model.state_dict().items(), *inputs.items()):
-            key.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
-            key.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        known = folder / key.hexdigest()
-        if not known.is_file():
-            write(model, path, inputs, fixed=fixed)
-            if len(list(path.parent.glob(f"{path.name}*"))) == 1:  # else its weights lie beside it
-                shutil.copyfile(path, known)
+        tensors = [
+            (name, tensor.dtype, tuple(tensor.shape)) for name, tensor in (*model.state_dict().items(), *inputs.items())
+        ]
+        key = repr((model, getattr(model, "config", None), fixed, tensors))
+        known = folder / hashlib.sha256(key.encode()).hexdigest()
+        if known.is_file():
+            shutil.copyfile(known, path)
             return
-        shutil.copyfile(known, path)
+        write(model, path, inputs, fixed=fixed)
+        if len(list(path.parent.glob(f"{path.name}*"))) == 1:  # else its weights lie beside it
+            mine = known.with_name(f"{known.name}.{os.getpid()}")
+            shutil.copyfile(path, mine)
+            mine.replace(known)
 
     student.to_onnx = runtimes.to_onnx = to_onnx
