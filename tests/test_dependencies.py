@@ -25,6 +25,7 @@ PLACES = {
     "plots": r"distill/core/utils/(plots|svg)\.py",
     "search": r"distill/(core/internals/optuna|workflows/(search/(study|run)|sweep/search))\.py",
     "sweep": r"distill/workflows/sweep/",
+    "vision": r"distill/(core/images|tasks/image_classification)\.py",
     "wandb": r"distill/run/loggers/wandb_\w+\.py",
 }
 """Extra -> the only files that may import what it brings."""

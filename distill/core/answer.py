@@ -9,7 +9,10 @@ from torch import Tensor
 
 from distill.core.signals import Batch
 
-__all__ = ["LOGITS", "MASK", "NONE", "Answer", "Answering", "Script", "alternatives", "digits", "named", "rounded"]
+__all__ = [
+    *("LOGITS", "MASK", "NONE", "Answer", "Answering", "Script"),
+    *("alternatives", "cells", "digits", "named", "rounded"),
+]
 
 Answer = dict[str, Any]
 """Names to what JSON can hold."""
@@ -59,6 +62,16 @@ def alternatives(found: Mapping[str, float | None] | Iterable[tuple[str | None, 
     """Labels and their scores as fields of one line."""
     pairs = found.items() if isinstance(found, Mapping) else found
     return [part for label, score in pairs for part in named(label, score)]
+
+
+def cells(row: Mapping[str, Any]) -> list[Any]:
+    """What a row holds, as it is shown: a picture by its path, where it has one."""
+    return [_cell(value) for value in row.values()]
+
+
+def _cell(value: Any) -> Any:
+    value = value.get("path") or NONE if isinstance(value, Mapping) else value
+    return NONE if isinstance(value, bytes) else value
 
 
 class Answering:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -14,47 +14,31 @@ from distill.core.column_look import ColumnLook
 from distill.core.forward import forward
 from distill.core.internals.transformers import class_made_by
 from distill.core.padding import Side
+from distill.core.processor import Reads
+from distill.core.scored import Guess, Scored
 from distill.core.signals import Batch, OutputKind, Request, Signals
 from distill.core.tally import Counts
 from distill.core.token_scores import TokenScores
 from distill.core.utils.errors import UserError
 
-__all__ = ["PART", "UNIGRAM", "Guess", "LabelForm", "Scored", "Task", "TextTask", "TokenTask", "WritingTask"]
+__all__ = ["PART", "TRAINED", "UNIGRAM", "Guess", "LabelForm", "Scored", "Task", "TextTask", "TokenTask", "WritingTask"]
 
 UNIGRAM = "the training data's token frequencies"
 """What language models are compared with."""
-
-
-class Guess(NamedTuple):
-    """The best prediction that looks at no input.
-
-    Attributes:
-        scores: Its scores, by metric.
-        says: What it predicts, in words.
-    """
-
-    scores: Mapping[str, float]
-    says: str
-
-
-class Scored(NamedTuple):
-    """What a batch's signals predict.
-
-    Attributes:
-        classes: ``[...]``; ``None`` where predictions are no classes.
-        by: The logits ``[..., C]``, or what is known of them where they were not there as a whole.
-    """
-
-    classes: Tensor | None
-    by: Tensor | TokenScores
 
 
 LabelForm = Literal["class", "number", "tags", "set", "spans"]
 """What a row's label is: one of the classes, a number, a class for each word, any number of the classes, or pieces of
 its second text."""
 
+_TRIED = ("a good film", "this is not a very bad story but it is long and dull for an hour")
+
 PART = "part"
 """Of a sample's features, where a row may become several: which of them it is, from 0. They follow each other."""
+
+
+TRAINED = "trained"
+"""Of a sample, whether it is trained on: then what is drawn anew in each epoch may change it."""
 
 
 class Task(ABC):
@@ -163,12 +147,14 @@ class Task(ABC):
 
 
 class TextTask(Task, Answering):
-    """A task on text, with models and tokenizers of transformers.
+    """A task on rows of a data set, with models of transformers, and what makes their inputs: of text a tokenizer, of
+    pictures an image processor (what is called ``tokenizer`` below is either, as :attr:`reads` says).
 
     Args:
         labels: Names of the classes in the order of their ids; ``None`` where the task has none.
 
     Attributes:
+        reads: What its models read of a row: ``tokens`` of a text, or ``pictures``.
         columns: Roles of the columns it reads -> names under which a data set's column is recognized, the
             best first (``{"text": ("sentence", "text"), "label": ("label", "labels")}``).
         optional: Roles that a split may lack.
@@ -194,6 +180,7 @@ class TextTask(Task, Answering):
         lends: Another task whose recipes train this one, and with which options, where it has none of its own.
     """
 
+    reads: ClassVar[Reads] = "tokens"
     columns: ClassVar[dict[str, tuple[str, ...]]]
     optional: ClassVar[frozenset[str]] = frozenset()
     forms: ClassVar[tuple[frozenset[str], ...]] = ()
@@ -267,17 +254,30 @@ class TextTask(Task, Answering):
         """A function for ``datasets.map(batched=True)``: columns by *role* in, model features out.
 
         It must be picklable and depend on nothing but its arguments. Labels arrive as :attr:`takes` says. It may
-        leave rows out, and those that it gives no tokens are left out. ``input_ids`` is always a feature; a list is
-        one per token.
+        leave rows out, and those that it gives no tokens are left out. ``input_ids`` is always a feature (of pictures
+        ``image``, a file's bytes); a list is one per token.
 
         Args:
             tokenizer: The tokenizer.
             max_length: Longer samples are cut to it; ``None`` where they will be packed.
+
+        Raises:
+            BrokenRows: by the function, if rows hold nothing that can be read.
         """
+
+    def outside(self, values: Mapping[str, Sequence[Any]]) -> list[Any]:
+        """What tells whether files that rows name have changed: a picture's time and size, of columns by role."""
+        return []
+
+    def tried(self) -> dict[str, list[Any]]:
+        """Columns by role of two rows, of different lengths, with which a model is tried before it is trained."""
+        short, long = _TRIED
+        texts: list[Any] = [short.split(), long.split()] if self.words else [short, long]
+        return {"text": texts} | ({"text_pair": texts[:1] * 2} if "text_pair" in self.columns else {})
 
     @abstractmethod
     def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
-        """Samples (features as numpy arrays plus ``id``, ``epoch`` and ``seed``) as one padded batch.
+        """Samples as one padded batch: features as numpy arrays, and ``id``, ``epoch``, ``seed`` and :data:`TRAINED`.
 
         Anything random must be a function of ``(seed, epoch, id)`` of the sample alone.
         """

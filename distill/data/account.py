@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import torch
 
+from distill.core.processor import is_tokenizer
 from distill.core.signals import IGNORE
 from distill.core.utils.words import amount
 from distill.core.verdict import ENOUGH, few_classes
@@ -90,7 +91,10 @@ def said(
             lines.append(f"{count} of {of} rows of {use} have no label: {what}")
     for use, dropped in left_out.items():
         if "text" not in rows.columns[use]:
-            if dropped:
+            if dropped and "image" in rows.columns[use]:
+                told = "cannot be read and are left out (data.images.skip_broken)"
+                lines.append(f"{dropped} of {len(rows.splits[use])} pictures of {use} {told}")
+            elif dropped:
                 why = "nothing of them counts, as they have no answer, or are cut before it ends"
                 lines.append(f"{dropped} of {len(rows.splits[use])} rows of {use} are left out: {why}")
             continue
@@ -183,6 +187,8 @@ def unread(
         if kept < given:
             missing = f"{given - kept} of {given} words of {use}"
             lines.append(f"{missing} are left out: cut off, or the tokenizer makes nothing of them")
+    if not is_tokenizer(tokenizer):
+        return []
     ids, unknown = samples.features["input_ids"], tokenizer.unk_token_id
     if isinstance(ids, Ragged) and unknown not in (None, tokenizer.eos_token_id, tokenizer.pad_token_id):
         share = float((ids.values == unknown).mean())
@@ -234,7 +240,7 @@ def statistics(data: TextData) -> dict[str, Any]:
         "tokens_per_batch": float(lengths.sum() / len(batches)),
         "padding": 1 - float(lengths.sum()) / positions,
         "labels": data.labels,
-        "tokenizer_size": len(data.tokenizer),
+        "tokenizer_size": len(data.tokenizer) if is_tokenizer(data.tokenizer) else None,
         "fingerprint": data.fingerprint,
     }
 

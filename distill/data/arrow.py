@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
-__all__ = ["column", "count_missing", "counts", "fields", "flat", "is_list", "kind", "lengths", "unique"]
+__all__ = ["column", "count_missing", "counts", "fields", "flat", "is_bytes", "is_list", "kind", "lengths", "unique"]
 
 
 def column(dataset: Any, name: str) -> Any:
@@ -20,6 +20,11 @@ def is_list(values: Any) -> bool:
     """Whether each row is a list."""
     kinds = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
     return any(is_kind(values.type) for is_kind in kinds)
+
+
+def is_bytes(values: Any) -> bool:
+    """Whether each row is a file's bytes."""
+    return bool(pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type))
 
 
 def flat(values: Any) -> Any:

@@ -49,7 +49,7 @@ def check_packing(task: TextTask, pack_length: int | None) -> None:
         raise UserError(problem, key="data.pack_length", value=pack_length, hint=hint)
 
 
-def refuse_idle_settings(owner: type, settings: Any, packs: bool, several: bool) -> None:
+def refuse_idle_settings(owner: type, settings: Any, packs: bool, several: bool, pictures: bool = False) -> None:
     """Refuse settings that others leave without effect.
 
     Args:
@@ -57,6 +57,7 @@ def refuse_idle_settings(owner: type, settings: Any, packs: bool, several: bool)
         settings: Has them as attributes.
         packs: Whether the task joins documents into blocks, if it is let.
         several: Whether it reads long texts in windows.
+        pictures: Whether it reads pictures.
 
     Raises:
         UserError: naming the first.
@@ -68,6 +69,8 @@ def refuse_idle_settings(owner: type, settings: Any, packs: bool, several: bool)
         Idle("name", settings.files is not None, "data.files", "name a data set in data.path"),
         Idle("max_length", blocks, packed, "set data.pack_length"),
         Idle("isolate_documents", not blocks, whole, "set data.pack_length"),
+        Idle("max_length", pictures, "pictures, which have no length", "give data.images.size, or a processor's size"),
+        Idle("bucketing", pictures, "pictures, which are all of one size", "leave it out"),
         Idle("doc_stride", not several, "a task whose texts are cut", "leave it out"),
         *(Idle(name, not packs, other, change) for name in _LANGUAGE),
     )

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa  # type: ignore[import-untyped]
+
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.words import amount
 from distill.data import arrow
 from distill.data.label_values import canonical
 
-__all__ = ["check_rows", "check_tags", "check_text", "find_columns"]
+__all__ = ["check_images", "check_rows", "check_tags", "check_text", "find_columns"]
 
 
 _NO_TEXTS = ("label", "tools", "answer_start")
@@ -117,7 +119,9 @@ def check_rows(task: TextTask, split: str, dataset: Any, columns: Mapping[str, s
                 value=column,
                 hint=nearest(column, dataset.column_names),
             )
-        if (
+        if role == "image":
+            check_images(f"the split {split}", dataset, column)
+        elif (
             role in present
             and role not in ("label", "answer_start")
             and not _are_turns(task, f"the split {split}", dataset, role, column)
@@ -183,6 +187,20 @@ def check_text(task: TextTask, where: str, dataset: Any, role: str, column: str)
             value=column,
             hint="fill them in or leave them out",
         )
+
+
+def check_images(where: str, dataset: Any, column: str) -> None:
+    """Refuse a column that holds no pictures: neither paths, nor files, nor what ``datasets`` has of both.
+
+    Raises:
+        UserError: saying what it holds.
+    """
+    kind = arrow.column(dataset, column).type
+    struct = pa.types.is_struct(kind) and bool({one.name for one in kind} & {"bytes", "path"})
+    plain = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    if not struct and not any(test(kind) for test in plain):
+        problem = f"the column must hold paths of pictures, or their files, and in {where} it holds {kind}"
+        raise UserError(problem, key="data.columns.image", value=column, hint="name another column")
 
 
 def check_tags(split: str, dataset: Any, columns: Mapping[str, str]) -> None:

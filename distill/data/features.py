@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
 import torch
 from numpy.typing import NDArray
 
 from distill.core.task import PART
 from distill.data import arrow
 
-__all__ = ["Key", "Ragged", "Samples", "read_column"]
+__all__ = ["Key", "Ragged", "Samples", "main_feature", "read_column"]
 
 Key = tuple[int, int]
 """What a batch sampler asks a data set for: (epoch, row)."""
+
+
+def main_feature(features: Collection[str]) -> str:
+    """The feature that every sample has: its tokens, or its picture."""
+    return "input_ids" if "input_ids" in features else "image"
 
 
 class Ragged:
@@ -45,6 +51,8 @@ def read_column(dataset: Any, name: str) -> Ragged | NDArray[Any]:
     """A column of a ``datasets.Dataset`` as numpy: integers as int32, floats as float32, lists as :class:`Ragged`."""
     column = arrow.column(dataset, name)
     chunks = column.chunks
+    if arrow.is_bytes(column):
+        return _of_bytes(column)
     if not arrow.is_list(column):
         return _compact(column.to_numpy())
     # flatten() and the differences of the offsets hold for slices of a chunk too, where the offsets start late
@@ -52,6 +60,22 @@ def read_column(dataset: Any, name: str) -> Ragged | NDArray[Any]:
     lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in chunks]
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)])
     return Ragged(np.concatenate(values), offsets)
+
+
+def _of_bytes(column: Any) -> Ragged:
+    """Files one after the other, ``uint8``; not copied where they lie in one piece."""
+    parts = [_parts(chunk.cast(pa.large_binary())) for chunk in column.chunks]
+    lengths = np.concatenate([np.diff(ends) for ends, _ in parts])
+    files = [data for _, data in parts]
+    places = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return Ragged(files[0] if len(files) == 1 else np.concatenate(files), places)
+
+
+def _parts(chunk: Any) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Where the files of a chunk begin and end, and their bytes."""
+    _, offsets, values = chunk.buffers()
+    ends = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+    return ends, np.frombuffer(values or b"", np.uint8)[ends[0] : ends[-1]]
 
 
 def _compact(values: NDArray[Any]) -> NDArray[Any]:
@@ -65,7 +89,7 @@ class Samples(torch.utils.data.Dataset[dict[str, Any]]):
     function may draw random numbers from.
 
     Args:
-        features: Features by name, each with one entry a row; ``input_ids`` gives the lengths.
+        features: Features by name, each with one entry a row; ``input_ids``, where they are, give the lengths.
         seed: The run's seed.
     """
 
@@ -73,7 +97,7 @@ class Samples(torch.utils.data.Dataset[dict[str, Any]]):
         self.features, self.seed = dict(features), seed
 
     def __len__(self) -> int:
-        return len(self.features["input_ids"])
+        return len(self.features[main_feature(self.features)])
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
         epoch, row = key
@@ -88,7 +112,9 @@ class Samples(torch.utils.data.Dataset[dict[str, Any]]):
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of every sample."""
+        """Tokens of every sample; 1 of pictures, which are all of one size."""
+        if "input_ids" not in self.features:
+            return np.ones(len(self), np.int64)
         ids = self.features["input_ids"]
         assert isinstance(ids, Ragged)
         return ids.lengths

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from distill.data.tokenize import tokenizer_fingerprint
+from distill.core.processor import identity_of
 
 if TYPE_CHECKING:
     from distill.data.text import TextData
@@ -27,12 +28,14 @@ def identity(data: TextData) -> dict[str, Any]:
     """
     task: Any = data.task
     template = data.tokenizer.chat_template if getattr(task, "chat_template", None) else None
-    found = {
+    found: dict[str, Any] = {
         "task": task.name,
-        "tokenizer": tokenizer_fingerprint(data.tokenizer),
+        "tokenizer": identity_of(data.tokenizer),
         "template": "" if template is None else hashlib.sha256(str(template).encode()).hexdigest(),
         "settings": {name: getattr(data, name) for name in _SETTINGS},
     }
+    if data.images is not None:
+        found["settings"] = {**dict(found["settings"]), "images": asdict(data.images)}
     read = {name: use for name, use in (("samples", "train"), ("validation", "validation")) if use in data.tokenized}
     if "samples" not in read:  # of another split's samples these say nothing
         found = {"task": task.name}

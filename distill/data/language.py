@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from distill.core.idle_settings import idle
+from distill.core.processor import identity_of
 from distill.core.signals import IGNORE, TEACHER_AT, TEACHER_PATH
 from distill.core.task import PART, TextTask
 from distill.core.utils.errors import UserError
@@ -19,7 +20,6 @@ from distill.data.features import Ragged, Samples
 from distill.data.packing import PackedSamples, sliding_windows
 from distill.data.raw_data import RawData
 from distill.data.routes import refuse_blocks
-from distill.data.tokenize import tokenizer_fingerprint
 from distill.tasks.alignment import OtherTokenizer
 from distill.tasks.chat import special_tokens
 
@@ -125,6 +125,8 @@ def settle(task: TextTask, data: TextData, rows: RawData) -> None:
     Raises:
         UserError: if a setting does nothing with such rows, or a chat template is missing.
     """
+    if data.images is not None:
+        task.images = data.images  # type: ignore[attr-defined]
     if not task.packs:
         if rows.labels is not None or "spans" in task.takes:
             task.settle(data.doc_stride, rows.labels is None or rows.labels.some_without)
@@ -137,7 +139,7 @@ def settle(task: TextTask, data: TextData, rows: RawData) -> None:
             setattr(kinds, name, given[name])
     if data.teacher_tokenizer is not None:
         _refuse_beside(data, has_turns(task, roles))
-        kinds.teacher_tokenizer = OtherTokenizer(data.other_tokenizer, tokenizer_fingerprint(data.other_tokenizer))
+        kinds.teacher_tokenizer = OtherTokenizer(data.other_tokenizer, identity_of(data.other_tokenizer))
     template = given["chat_template"] if given["chat_template"] is not None else kinds.chat_template
     if not has_turns(task, roles):
         for name in ("completion_only_loss", "chat_template", "teacher_system"):

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from distill.core.internals.lightning import distributes_samples
 from distill.core.signals import ROUTE, Batch
-from distill.core.task import TextTask
+from distill.core.task import TRAINED, TextTask
 from distill.core.utils.errors import UserError
 from distill.data.batches import EvaluationBatches, TrainingBatches
 from distill.data.features import Samples
@@ -83,12 +83,15 @@ class Loader(DataLoader[Any]):
 
 @dataclass(frozen=True)
 class Collate:
-    """The task's collate function with its tokenizer, for workers to take along."""
+    """The task's collate function with its tokenizer, for workers to take along; and whether samples are trained on."""
 
     task: TextTask
     tokenizer: Any
+    trained: bool = False
 
     def __call__(self, features: list[dict[str, Any]]) -> Batch:
+        if self.trained:
+            features = [sample | {TRAINED: True} for sample in features]
         batch = self.task.collate(features, self.tokenizer)
         if ROUTE in features[0]:
             batch.extras[ROUTE] = torch.tensor([int(sample[ROUTE]) for sample in features])

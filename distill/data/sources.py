@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from distill.core.draws import order
 from distill.core.utils.errors import UserError, first_line, nearest
 from distill.core.utils.paths import PACKAGE_PREFIX, at_home, check_path, resolve
+from distill.core.utils.quiet import quiet_datasets
 from distill.data.corpus import STDLIB, stdlib
 from distill.data.files import OWN, read_files
 from distill.data.reader import ReaderConfig
@@ -209,7 +210,8 @@ def _read(key: str, value: Any, reader: str, name: str | None, **options: Any) -
     from datasets import load_dataset
 
     try:
-        found = load_dataset(reader, name, **options)
+        with quiet_datasets():
+            found = load_dataset(reader, name, **options)
         return found if "split" in options else dict(found)
     except Exception as error:  # readers of foreign files raise whatever they like
         reason = first_line(error.__cause__ or error)

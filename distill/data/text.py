@@ -1,4 +1,4 @@
-"""Text data of any source for any text task, as a Lightning data module."""
+"""Rows of any source for any task on texts or pictures, as a Lightning data module."""
 
 from __future__ import annotations
 
@@ -9,26 +9,30 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningDataModule
 
+from distill.core.images import ImageSettings
 from distill.core.internals.lightning import batches_done
+from distill.core.processor import identity_of
 from distill.core.utils.errors import UserError
 from distill.data import language
 from distill.data.account import doubtful_scores, said, sizes, statistics, token_counts, unread
 from distill.data.batches import EvaluationBatches, TrainingBatches
 from distill.data.bounds import check_numbers, check_packing, refuse_idle_settings
 from distill.data.features import Samples
+from distill.data.images import check_settings
 from distill.data.labels import Outputs
 from distill.data.loader import Collate, Loader, make_loader, ranks_of
+from distill.data.processing import made_processor, read_source
 from distill.data.raw_data import RawData, read_raw_data
-from distill.data.reader import ReaderOptions, reader_config
-from distill.data.sources import Source, find_splits, load, set_aside
-from distill.data.tokenize import load_tokenizer, tokenize, tokenizer_fingerprint, warn_of_length
+from distill.data.reader import ReaderOptions
+from distill.data.sources import Source, find_splits, set_aside
+from distill.data.tokenize import load_for_batches, tokenize
 from distill.tasks import DEFAULT, Task, TextTask, make_task
 
 __all__ = ["TextData"]
 
 
 class TextData(LightningDataModule):
-    """Rows of text, tokenized once, in batches that are a function of seed, epoch and row alone.
+    """Rows of text, tokenized once, or of pictures, in batches that are a function of seed, epoch and row alone.
 
     Batches are the same for any number of workers and any restart; see
     :class:`~distill.data.batches.TrainingBatches`. Works without a trainer too: call ``setup("fit")`` and take
@@ -43,7 +47,7 @@ class TextData(LightningDataModule):
         document: What a document of a .txt file is: ``paragraph`` (what stands between blank lines, with its line
             breaks; the default for language models that pack), ``file``, or ``line`` (else the default).
         task: Name of a text task, or a task of your own.
-        tokenizer: Hub id, folder, run, or ``distill:quickstart/tokenizer``.
+        tokenizer: Hub id, folder, run, or ``distill:quickstart/tokenizer``; of pictures, where the image processor is.
         columns: Role (``text``, ``text_pair``, ``label``) -> column; recognized by their names if not given. One for
             the role ``teacher`` says which of several teachers teaches a row.
         labels: Names of the classes in the order of their ids, where they are not to be found in the data: a teacher
@@ -73,6 +77,7 @@ class TextData(LightningDataModule):
             as if it were (context distillation).
         teacher_tokenizer: That of a teacher with other tokens than the student: it then reads each text in its own, and
             losses compare the two where both have read the same (:mod:`distill.losses.across`).
+        images: How pictures are read, and changed in training.
         seed: Seed of the order of samples and of random masking.
         num_workers: Processes that make batches; 0 makes them in the training process.
 
@@ -109,6 +114,7 @@ class TextData(LightningDataModule):
         add_special_tokens: bool | None = None,
         teacher_system: str | None = None,
         teacher_tokenizer: str | None = None,
+        images: ImageSettings | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -121,7 +127,7 @@ class TextData(LightningDataModule):
         self.reader, self.document, self.chat_template, self.join = reader, document, chat_template, join
         self.eval_stride, self.teacher_system, self.teacher_tokenizer = eval_stride, teacher_system, teacher_tokenizer
         self.completion_only_loss, self.add_special_tokens = completion_only_loss, add_special_tokens
-        self._task, self._names, self.doc_stride, self.epoch = task, labels, doc_stride, 0
+        self._task, self._names, self.doc_stride, self.images, self.epoch = task, labels, doc_stride, images, 0
         self.outputs: Callable[[], Outputs | None] = lambda: None
         self._samples: dict[str, Samples] = {}
         self._left_out: dict[str, int] = {}
@@ -131,9 +137,7 @@ class TextData(LightningDataModule):
     @cached_property
     def _source(self) -> Source:
         """The rows as they were read."""
-        given = None if self.reader is None else reader_config(self.reader)
-        plain = "paragraph" if self._checked_task().packs else "line"
-        return load(self.path, self.name, self.files, given, self.document, plain)
+        return read_source(self, self._checked_task())
 
     @cached_property
     def _rows(self) -> RawData:
@@ -157,7 +161,8 @@ class TextData(LightningDataModule):
         if not isinstance(task, TextTask):
             raise UserError("this task reads no text", key="data.task", value=task.name, hint="bring a data module")
         check_packing(task, self.pack_length)
-        refuse_idle_settings(TextData, self, task.packs, task.several)
+        refuse_idle_settings(TextData, self, task.packs, task.several, task.reads == "pictures")
+        check_settings(self.images, task, self.tokenizer_path)
         return task
 
     @property
@@ -210,17 +215,14 @@ class TextData(LightningDataModule):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer of transformers."""
-        tokenizer = load_tokenizer(self.tokenizer_path, self._checked_task())
-        language.use_template(tokenizer, self.chat_template)
-        warn_of_length(tokenizer, *self.longest)
-        return tokenizer
+        """The tokenizer of transformers; of pictures an :class:`~distill.core.images.ImageProcessor`."""
+        return made_processor(self.tokenizer_path, self._checked_task(), self.chat_template, self.longest, self.images)
 
     @cached_property
     def other_tokenizer(self) -> Any:
         """The tokenizer of a teacher that has another one; ``None`` where all have one."""
         given, key = self.teacher_tokenizer, "data.teacher_tokenizer"
-        return load_tokenizer(given, self._checked_task(), key) if given else None
+        return load_for_batches(given, self._checked_task(), key) if given else None
 
     @property
     def longest(self) -> tuple[str, int]:
@@ -245,7 +247,7 @@ class TextData(LightningDataModule):
         self.setup("fit")
         samples = [self._samples[use].fingerprint for use in ("train", "validation") if use in self._samples]
         names = [] if self._names is None else ["/".join(self.labels or []).encode().hex()]
-        return "-".join([*samples, *names, tokenizer_fingerprint(self.tokenizer)])
+        return "-".join([*samples, *names, identity_of(self.tokenizer)])
 
     def prepare_data(self) -> None:
         """Tokenize every split into the cache; called in one process a node, before the others look there."""
@@ -338,7 +340,8 @@ class TextData(LightningDataModule):
         return self._loader(use, EvaluationBatches(lengths, self.eval_batch_size, rank=rank, world_size=world_size))
 
     def _loader(self, use: str, batches: TrainingBatches | EvaluationBatches) -> Loader:
-        return make_loader(self.samples(use), batches, Collate(self.task, self.tokenizer), self.num_workers)
+        collate = Collate(self.task, self.tokenizer, trained=use == "train")
+        return make_loader(self.samples(use), batches, collate, self.num_workers)
 
     def _position(self) -> int:
         """Batches trained so far, as the trainer counts them."""

@@ -13,24 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.core.broken_rows import BrokenRows
 from distill.core.internals.datasets import fingerprint
+from distill.core.processor import identity_of, is_tokenizer
 from distill.core.signals import ROUTE
 from distill.core.task import Task, TextTask
 from distill.core.utils.errors import UserError
 from distill.core.utils.progress import due
 from distill.core.utils.quiet import quiet_datasets
-from distill.data.features import Samples, read_column
+from distill.data import arrow
+from distill.data.features import Samples, main_feature, read_column
 from distill.data.labels import Labels
 from distill.data.routes import ROLE, route
 
-__all__ = ["check_room", "load_tokenizer", "tokenize", "tokenizer_fingerprint", "warn_of_length"]
+__all__ = ["check_room", "load_for_batches", "tokenize", "warn_of_length"]
 
 
 _log = logging.getLogger(__name__)
 
 
-def load_tokenizer(path: str, task: TextTask, key: str = "data.tokenizer") -> Any:
-    """The tokenizer at ``path``, able to pad.
+def load_for_batches(path: str, task: TextTask, key: str = "data.tokenizer") -> Any:
+    """The tokenizer at ``path``, able to pad; or the image processor.
 
     Args:
         path: Hub id, folder or run.
@@ -40,11 +43,13 @@ def load_tokenizer(path: str, task: TextTask, key: str = "data.tokenizer") -> An
     Raises:
         UserError: if there is none, or it cannot do what the task asks of it.
     """
-    from distill.models import pretrained  # which takes transformers' time to import
+    from distill.models.processors import load_processor  # which takes transformers' time to import
 
     if not path:
         raise UserError("a tokenizer is missing", key=key, hint="name the one of the student")
-    tokenizer = pretrained.load_tokenizer(path, key, words=task.words, pads_with_eos=task.pads_with_eos)
+    tokenizer = load_processor(path, key, task, pads_with_eos=task.pads_with_eos)
+    if not is_tokenizer(tokenizer):
+        return tokenizer
     if not tokenizer.is_fast:
         raise UserError("must be a fast tokenizer", key=key, value=path, hint="convert it")
     if tokenizer.pad_token_id is None:
@@ -61,20 +66,12 @@ def warn_of_length(tokenizer: Any, key: str, length: int) -> None:
         key: The setting that bounds the length.
         length: Its tokens.
     """
-    if length > (limit := tokenizer.model_max_length):
+    if is_tokenizer(tokenizer) and length > (limit := tokenizer.model_max_length):
         _log.warning(
             "%s = %d, and the tokenizer says model_max_length: %d, so its model may not have seen longer texts; "
             "--%s %d keeps to it",
             *(key, length, limit, key, limit),
         )
-
-
-def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """A hash of what the tokenizer does, whatever it was used for before."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state["truncation"] = state["padding"] = None  # left over from the last call
-    roles = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return _hash([state, roles, type(tokenizer).__name__])
 
 
 def tokenize(
@@ -127,14 +124,15 @@ def tokenize(
             _source(task, made),
             tokenizer.chat_template if task.turns & columns.keys() else None,
             sorted((name, repr(value)) for name, value in vars(task).items()),
-            tokenizer_fingerprint(tokenizer),
+            identity_of(tokenizer),
             max_length,
             *([list(routes)] if routes else []),
+            *_outside(task, dataset, columns),
         ]
     )
     cache = Path(config.HF_DATASETS_CACHE) / "distill" / f"{key}.arrow"
     cache.parent.mkdir(parents=True, exist_ok=True)
-    told = _Told(encode, len(dataset), f"tokenizing {split}:")
+    told = _Told(encode, len(dataset), split)
     with quiet_datasets():
         encoded = (
             dataset.select_columns(list(read))
@@ -150,23 +148,30 @@ def tokenize(
             )
         )
     if len(encoded) == 0:
-        raise UserError("every text of the split is empty", key=f"data.splits.{split}", hint="check the text column")
+        nothing = (
+            "every text of the split is empty" if task.reads == "tokens" else "no picture of the split can be read"
+        )
+        raise UserError(nothing, key=f"data.splits.{split}", hint="check its column")
     return Samples({name: read_column(encoded, name) for name in encoded.column_names}, seed)
 
 
 class _Told:
     """``encode``, with a line now and then on how far it is where no terminal shows a bar."""
 
-    def __init__(self, encode: Callable[[dict[str, list[Any]]], dict[str, list[Any]]], rows: int, what: str) -> None:
-        self._encode, self._rows, self._what = encode, rows, what
+    def __init__(self, encode: Callable[[dict[str, list[Any]]], dict[str, list[Any]]], rows: int, split: str) -> None:
+        self._encode, self._rows, self._split = encode, rows, split
         self._done, self._said = 0, time.monotonic()
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        out = self._encode(batch)
+        try:
+            out = self._encode(batch)
+        except BrokenRows as error:
+            hint = "mend or remove them; or leave them out: data.images.skip_broken: true"
+            raise error.told(self._done, f"the split {self._split}", "data.columns.image", hint) from None
         self._done += len(next(iter(batch.values())))
         if not sys.stderr.isatty() and due(self._done, self._rows, time.monotonic() - self._said):
             self._said = time.monotonic()
-            print(f"{self._what} {self._done:,} of {self._rows:,} rows", file=sys.stderr, flush=True)
+            print(f"tokenizing {self._split}: {self._done:,} of {self._rows:,} rows", file=sys.stderr, flush=True)
         return out
 
 
@@ -176,10 +181,19 @@ def check_room(task: TextTask, tokenizer: Any, max_length: int | None, *, pair: 
     Raises:
         UserError: saying how many they are.
     """
+    if task.reads != "tokens":
+        return
     special = tokenizer.num_special_tokens_to_add(pair=pair)
     if max_length is not None and not task.packs and max_length <= special:
         problem = f"leaves no room for a text: the tokenizer adds {special} tokens of its own"
         raise UserError(problem, key="data.max_length", value=max_length, hint="raise it")
+
+
+def _outside(task: TextTask, dataset: Any, columns: Mapping[str, str]) -> list[Any]:
+    """Of the cache's key, what tells whether files have changed that rows name: of text nothing."""
+    if task.reads == "tokens":
+        return []
+    return task.outside({role: arrow.column(dataset, one).to_pylist() for role, one in columns.items()})
 
 
 def _hash(value: Any) -> str:
@@ -217,14 +231,15 @@ class _Encode:
             places = [place for place, value in enumerate(named) if route(value) == name]
             if places:
                 made = self._encoded({role: [values[i] for i in places] for role, values in roles.items()})
-                parts.append(made | {ROUTE: [number] * len(made["input_ids"])})
+                parts.append(made | {ROUTE: [number] * len(made[main_feature(made)])})
         return {name: [value for part in parts for value in part[name]] for name in parts[0]}
 
     def _encoded(self, roles: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if self.labels is not None:
-            roles["label"] = self.labels.ids(roles.get("label", [None] * len(roles["text"])))
+            roles["label"] = self.labels.ids(roles.get("label", [None] * len(next(iter(roles.values())))))
         made = self.encode(roles)
-        kept = [i for i, ids in enumerate(made["input_ids"]) if len(ids)]
-        if len(kept) == len(made["input_ids"]):
+        main = made[main_feature(made)]
+        kept = [i for i, of_row in enumerate(main) if len(of_row)]
+        if len(kept) == len(main):
             return made
         return {name: [values[i] for i in kept] for name, values in made.items()}

@@ -21,6 +21,7 @@ SAMPLE = "sample.npz"
 
 _FOLDER = "folder = Path(__file__).parent"
 _NEW_TOKENS = 20
+_CHANNELS = ('mode = "L" if len(processor.image_mean) == 1 else "RGB"',)
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,8 @@ def _order(line: str) -> tuple[bool, str]:
 
 
 def _given(reading: Reading) -> str:
+    if reading.task.reads == "pictures":
+        return " image.png ..."
     return " 'a text' 'another'" if reading.pair else " 'a text' ..."
 
 
@@ -134,8 +137,13 @@ def _arrays(lines: Lines) -> list[str]:
 
 def _texts(lines: Lines, reading: Reading) -> tuple[list[str], list[str], list[str]]:
     """Lines that import of the standard library, others, and what follows the opening."""
-    standard, others = ["import sys"], ["from transformers import AutoTokenizer"]
+    pictures = reading.task.reads == "pictures"
+    standard = ["import sys"]
+    others = [f"from transformers import Auto{'ImageProcessor' if pictures else 'Tokenizer'}"]
     body = ["tokenizer = AutoTokenizer.from_pretrained(folder)"]
+    if pictures:
+        others.append("from PIL import Image")
+        body = ['processor = AutoImageProcessor.from_pretrained(folder, backend="pil")', *_CHANNELS]
     script = reading.task.script()
     if script.labels:
         standard.append("import json")
@@ -146,6 +154,8 @@ def _texts(lines: Lines, reading: Reading) -> tuple[list[str], list[str], list[s
     body.append(f"for text in {texts}:")
     cut = f"truncation=True, max_length={reading.max_length}, " if reading.max_length else ""
     inputs = f'tokenizer({"*" if reading.pair else ""}text, {cut}return_tensors="{lines.tensors}")'
+    if pictures:
+        inputs = f'processor(Image.open(text).convert(mode), return_tensors="{lines.tensors}")'
     if isinstance(reading.task, WritingTask):
         if reading.chat:
             said = '[{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True'

@@ -8,6 +8,7 @@ from distill.core.signatures import refuse_signatures
 from distill.core.task import Task, TextTask, TokenTask
 from distill.core.utils.errors import UserError, nearest
 from distill.tasks.causal_lm import CausalLM
+from distill.tasks.image_classification import ImageClassification
 from distill.tasks.masked_lm import MaskedLM
 from distill.tasks.multi_label import MultiLabelClassification
 from distill.tasks.plain import Plain
@@ -21,6 +22,7 @@ __all__ = [
     "GUESSED",
     "TASKS",
     "CausalLM",
+    "ImageClassification",
     "MaskedLM",
     "MultiLabelClassification",
     "Plain",
@@ -42,6 +44,7 @@ TASKS: dict[str, type[Task]] = {
         TokenClassification,
         QuestionAnswering,
         SentenceEmbeddings,
+        ImageClassification,
         MaskedLM,
         CausalLM,
         Plain,

@@ -18,8 +18,9 @@ from distill.core.signals import Batch, OutputKind
 from distill.core.tally import Counts
 from distill.core.task import Guess, LabelForm, TextTask
 from distill.core.utils.errors import UserError
+from distill.tasks.classes import class_head
 from distill.tasks.metrics import Ratio
-from distill.tasks.text_classification import SEVERAL, TextClassification, class_head, model_inputs
+from distill.tasks.text_classification import SEVERAL, TextClassification, model_inputs
 
 __all__ = ["MultiLabelClassification"]
 

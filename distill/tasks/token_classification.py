@@ -17,8 +17,9 @@ from distill.core.padding import pad
 from distill.core.signals import IGNORE, Batch
 from distill.core.tally import Counts
 from distill.core.task import Guess, LabelForm, TextTask
+from distill.tasks.classes import class_head
 from distill.tasks.metrics import Ratio
-from distill.tasks.text_classification import class_head, model_inputs
+from distill.tasks.text_classification import model_inputs
 
 __all__ = ["TokenClassification", "first_token_labels"]
 

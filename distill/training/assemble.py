@@ -12,6 +12,7 @@ from torch import nn
 from distill.compression.base import compressions
 from distill.core.document_masking import check_causal, check_isolation
 from distill.core.idle_settings import idle
+from distill.core.images import ImageProcessor
 from distill.core.internals.peft import adapter_layers
 from distill.core.model_spec import ModelSpec
 from distill.core.ranks import is_rank_zero
@@ -26,7 +27,7 @@ from distill.losses import BinaryCrossEntropy, CrossEntropy, DistillationLoss, V
 from distill.losses.callable import as_loss
 from distill.losses.contract import checked_needs
 from distill.models.compatibility import check_length, check_teachers
-from distill.models.pretrained import load_tokenizer
+from distill.models.processors import check_picture_size, check_same_pictures, load_processor
 from distill.models.students import StudentConfig, build_student
 from distill.models.students.build import refuse_quantized
 from distill.models.teachers import LiveTeacher, RoutedTeacher, Several, TeacherConfig, TeacherSource, build_teacher
@@ -117,7 +118,7 @@ def own_tokenizer(student: StudentConfig | str | nn.Module, task: Task, teacher:
     path, key = (config.tokenizer, "tokenizer") if config.tokenizer else (config.path, "path")
     assert path is not None
     try:
-        return load_tokenizer(path, f"model.student.{key}", words=task.words)
+        return load_processor(path, f"model.student.{key}", task)
     except UserError:
         if teacher is None and config.tokenizer is None:  # the data names one
             return None
@@ -148,6 +149,10 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
             check_same(read, own, who, "data.tokenizer" if read is maker else "data.teacher_tokenizer")
         check_tokenizer(read, who, model)
         set_padding(model, read)
+    if isinstance(maker, ImageProcessor):
+        for who, model, own in models:
+            check_same_pictures(maker, own, who)
+            check_picture_size(maker, model, who)
     if isinstance(task, WritingTask) and hasattr(maker, "get_vocab"):
         set_ends(student, maker, teacher.models if teacher and not across else ())
     meet_routes(data, teacher)
@@ -164,7 +169,7 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
                 check_causal(who, model)
             if data.isolates:
                 check_isolation(who, model)
-        if isinstance(task, TextTask) and not isinstance(task, WritingTask):
+        if isinstance(task, TextTask) and task.reads == "tokens" and not isinstance(task, WritingTask):
             meet_padding([(who, model) for who, model, _ in models], task, data)
 
 

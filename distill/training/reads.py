@@ -19,9 +19,6 @@ from distill.core.utils.errors import UserError, first_line
 
 __all__ = ["check_reads", "read"]
 
-_SHORT, _LONG = "a good film", "this is not a very bad story but it is long and dull for an hour"
-"""Two texts of different lengths."""
-
 
 def check_reads(who: str, model: nn.Module, task: TextTask, tokenizer: Any, request: Request) -> None:
     """Refuse a model that cannot read two padded rows.
@@ -56,11 +53,9 @@ def _runs_here(model: PreTrainedModel) -> bool:
 
 
 def _rows(task: TextTask, tokenizer: Any) -> list[dict[str, Any]] | None:
-    """The short and the long text as samples of the task; ``None`` where a task of one's own takes no plain texts."""
-    texts: list[Any] = [_SHORT.split(), _LONG.split()] if task.words else [_SHORT, _LONG]
-    columns = {"text": texts} | ({"text_pair": texts[:1] * 2} if "text_pair" in task.columns else {})
+    """What the task tries as its samples; ``None`` where a task of one's own takes no such rows."""
     try:
-        encoded = task.encode(tokenizer, 16)(columns)
+        encoded = task.encode(tokenizer, 16)(task.tried())
         samples = [{name: np.asarray(values[i]) for name, values in encoded.items()} for i in range(2)]
     except Exception:  # whatever it does with columns that it did not expect
         return None
@@ -82,10 +77,12 @@ def read(who: str, model: nn.Module, task: TextTask, batch: Batch, request: Requ
         problem = f"this {type(model).__name__} cannot read a batch of {task.name} ({reason})"
         hint = "name a model that was made for the task, or correct its config.json"
         raise UserError(problem, key=who, hint=hint) from error
-    rows, length = batch.inputs["input_ids"].shape
-    if found is None or tuple(found.shape[:-1]) not in ((rows,), (rows, length)):
+    rows, ids = batch.size, batch.inputs.get("input_ids")
+    wanted = [(rows,)] if ids is None else [(rows,), tuple(ids.shape)]
+    if found is None or tuple(found.shape[:-1]) not in wanted:
         shape = "none" if found is None else list(found.shape)
-        problem = f"the logits of this {type(model).__name__} are {shape} for {rows} rows of {length} tokens"
+        of = "" if ids is None else f" of {ids.shape[1]} tokens"
+        problem = f"the logits of this {type(model).__name__} are {shape} for {rows} rows{of}"
         raise UserError(problem, key=who, hint="name a model that was made for the task")
     return found
 

@@ -82,6 +82,8 @@ print(model({given}))"""
     else:
         given = f'{text}, "another"' if pair else text
         logits = task.script().logits
+        if task.reads == "pictures":
+            return _of_pictures(text, logits) + f"\n\n{more}"
         code = f"""\
 import distill
 {"import torch" if "torch." in logits else ""}
@@ -91,6 +93,20 @@ model, tokenizer = distill.load("."), AutoTokenizer.from_pretrained(".")
 inputs = tokenizer({given}, return_tensors="pt")
 print({logits})""".replace("\n\nfrom", "\nfrom")
     return f"In this folder:\n\n```python\n{code}\n```\n\n{more}"
+
+
+def _of_pictures(picture: str, logits: str) -> str:
+    return f"""In this folder:
+
+```python
+import distill
+from PIL import Image
+from transformers import AutoImageProcessor
+
+model, processor = distill.load("."), AutoImageProcessor.from_pretrained(".", backend="pil")
+inputs = processor(Image.open({picture}).convert("RGB"), return_tensors="pt")
+print({logits})
+```"""
 
 
 def _by_script(student: nn.Module, task_file: TaskFile | None, target: ExportTarget) -> str:

@@ -22,6 +22,7 @@ import distill.losses
 from distill.callbacks import Compression
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.compression.quantization.starts.settings import Start
+from distill.core.images import ImageSettings
 from distill.core.schedules import Schedule
 from distill.core.utils.errors import UserError
 from distill.data import TextData
@@ -43,6 +44,7 @@ CONFIGS = (
     ActivationScheme,
     Start,
     TextData,
+    ImageSettings,
 )
 # What must be given, and what another argument needs beside it to mean something.
 NEEDED: dict[str, dict[str, Any]] = {
@@ -74,6 +76,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "StructuredPruning.channels": {"neurons": 0.0, "channels": 0.25},
     "TextData.doc_stride": {"task": "question-answering"},
     "TextData.files": {"path": None},
+    "TextData.images": {"task": "image-classification", "tokenizer": ""},
     "TextData.name": {"path": "a/b"},
     "WeightScheme.granularity": {"group_size": None},
 }
@@ -107,6 +110,7 @@ OTHER: dict[str, Any] = {
     "StudentConfig.lora": LoraConfig(r=4),
     "TextData.columns": {"text": "a"},
     "TextData.files": {"train": "a.csv"},
+    "TextData.images": ImageSettings(crop=0.25),
     "TextData.splits": {"train": "a"},
     "TextData.task": "causal-lm",
     "VariationalInformation.taps": {"a": "b"},

@@ -19,6 +19,7 @@ EXTRAS = {
     "search": ("optuna", "sklearn"),
     "sweep": ("sklearn", "scipy"),
     "tensorboard": ("tensorboard",),
+    "vision": ("PIL",),
     "vllm": ("compressed_tensors",),
     "wandb": ("wandb",),
 }

@@ -33,6 +33,8 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 LARGEST_FILE = 2_000_000_000  # of protobuf, in bytes, less some room for the graph
 
+_PICTURES = "pixel_values"
+
 # What exported models read; position ids they count themselves.
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -242,6 +244,8 @@ def _free(model: nn.Module, example: Mapping[str, Tensor]) -> dict[int, list[str
     """
     if set(example) <= set(_TEXT_INPUTS):
         return {1: list(example)}
+    if set(example) == {_PICTURES}:  # of the size that the image processor beside the file makes
+        return {}
     found: dict[int, list[str]] = {}
     for dimension in range(1, max(tensor.dim() for tensor in example.values())):
         sizes = {name: tensor.shape[dimension] for name, tensor in example.items() if tensor.dim() > dimension}

@@ -175,7 +175,8 @@ def _fresh(
         with quiet_transformers():
             _check_names(kind, wanted, key)
             _check_head(wanted, head, key)
-            made = AutoConfig.for_model(kind, **(_vocabulary(config, teacher, tokenizer) | wanted | head))
+            shared = _vocabulary(config, teacher, tokenizer) if task.reads == "tokens" else _picture_size(kind, teacher)
+            made = AutoConfig.for_model(kind, **(shared | wanted | head))
             attention = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
             check_memory(parameters_of(task.auto_model, made), refuse)
             model: PreTrainedModel = task.auto_model.from_config(made, dtype=torch.float32, **attention)
@@ -211,6 +212,13 @@ def _check_head(wanted: dict[str, Any], head: dict[str, Any], key: str) -> None:
         if name in ("num_labels", "id2label", "problem_type") and ours is not None and theirs and ours != theirs:
             problem = f"the task and the data's labels make it {theirs}"
             raise UserError(problem, key=f"{key}.{name}", value=wanted[name], hint="leave it out, or see data.labels")
+
+
+def _picture_size(kind: str, teacher: nn.Module | None) -> dict[str, Any]:
+    """What a model of pictures has in common with its teacher, where its configuration has a word for it."""
+    known = AutoConfig.for_model(kind).to_dict()
+    theirs: Any = getattr(teacher, "config", None)
+    return {n: getattr(theirs, n) for n in ("image_size", "num_channels") if n in known and hasattr(theirs, n)}
 
 
 def _vocabulary(config: StudentConfig, teacher: nn.Module | None, tokenizer: Any) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from distill.core.task import Task, TextTask
 from distill.core.teacher import TeacherSource
 from distill.core.utils.errors import UserError
 from distill.models.compatibility import check_labels, check_teachers, label_names, names_classes, predicts_tokens
-from distill.models.pretrained import load_model, load_tokenizer
+from distill.models.pretrained import load_model
+from distill.models.processors import load_processor
 from distill.models.teachers.ensemble import Ensemble
 from distill.models.teachers.live import LiveTeacher
 from distill.models.teachers.recorded import RecordedTeacher
@@ -157,7 +158,7 @@ def _live(config: TeacherConfig, task: TextTask, labels: Sequence[str] | None, k
     elif config.labels is not None:
         outputs = "tokens" if predicts_tokens(task) else task.outputs
         raise idle(f"{key}.labels", config.labels, f"{task.name}, whose outputs are {outputs}", "train a classifier")
-    tokenizer = load_tokenizer(config.path, f"{key}.path", words=task.words)
+    tokenizer = load_processor(config.path, f"{key}.path", task)
     return LiveTeacher(model, task, tokenizer, remember=config.remember, key=key)
 
 

@@ -48,7 +48,7 @@ class LiveTeacher(TeacherSource):
     def __init__(
         self, model: nn.Module, task: Task, tokenizer: Any = None, *, remember: bool = True, key: str = "model.teacher"
     ) -> None:
-        self.model, self.task, self.tokenizer, self.remember = model, task, tokenizer, remember and not task.stochastic
+        self.model, self.task, self.tokenizer, self.remember = model, task, tokenizer, remember
         self._spec = ModelSpec(model, key)
         self._memory = LogitMemory()
         self._lent = False
@@ -74,7 +74,7 @@ class LiveTeacher(TeacherSource):
         return fingerprint(self.model, self.tokenizer)
 
     def signals(self, batch: Batch, request: Request) -> Signals:
-        if not self.remember or batch.ids is None or request != _LOGITS:
+        if not self.remember or self.task.stochastic or batch.ids is None or request != _LOGITS:
             return self._run(batch, request)
         if self._memory.changed is not None:
             return self._run(batch, request)

@@ -10,7 +10,7 @@ import numpy as np
 
 from distill.core.task import TextTask
 from distill.data import arrow
-from distill.data.tokenize import load_tokenizer
+from distill.data.tokenize import load_for_batches
 
 __all__ = ["chosen_length"]
 
@@ -43,7 +43,7 @@ def chosen_length(
         counts = _estimated(texts, task.words)
         how = "estimated from words and bytes; --tokenizer FOLDER counts them"
     else:
-        loaded = load_tokenizer(tokenizer, task)
+        loaded = load_for_batches(tokenizer, task)
         encoded = loaded(*texts, is_split_into_words=task.words, return_attention_mask=False, verbose=False)
         counts = np.array([len(ids) for ids in encoded["input_ids"]])
         how = "counted with that tokenizer"

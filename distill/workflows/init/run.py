@@ -45,7 +45,7 @@ _Why = dict[str, list[str]]
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 2000
 _A_LINE = 200  # characters: shorter texts may be lines of one
 _SEPARATORS = (",", "\t", ";", "|")
-_TEXT_TASKS = [name for name, kind in TASKS.items() if issubclass(kind, TextTask)]
+_TEXT_TASKS = [name for name, kind in TASKS.items() if issubclass(kind, TextTask) and kind.reads == "tokens"]
 _MAY_SAY = ("columns", "labels", "reader", "document", "max_length", "validation_fraction", "splits")
 
 

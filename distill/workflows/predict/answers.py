@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from distill.core.answer import Answer
+from distill.core.answer import Answer, cells
 from distill.core.task import TextTask
 from distill.core.utils.visible import HIDDEN, visible
 
@@ -17,7 +17,8 @@ Show = Callable[[TextTask, Mapping[str, Any], Answer], str]
 
 def as_json(task: TextTask, row: Mapping[str, Any], answer: Answer) -> str:
     """One object in one line: the row's texts under their roles, and the answer."""
-    texts = {"words" if isinstance(v, list) else task.shown.get(role, role): v for role, v in row.items()}
+    shown = zip(row, cells(row), strict=True)
+    texts = {"words" if isinstance(v, list) else task.shown.get(role, role): v for role, v in shown}
     line = json.dumps(texts | answer, ensure_ascii=False)
     return HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from distill.core.processor import is_tokenizer
 from distill.core.signals import Batch, Request
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
@@ -19,7 +20,7 @@ from distill.core.utils.extras import require
 from distill.core.utils.paths import PACKAGE_PREFIX, check_path, find_local, resolve
 from distill.core.utils.quiet import quiet_transformers
 from distill.data.task_file import TaskFile, read_task_file
-from distill.data.tokenize import check_room, load_tokenizer
+from distill.data.tokenize import check_room, load_for_batches
 from distill.export.onnx import runtime
 from distill.export.onnx.graph import feed
 from distill.export.onnx.write import MODEL
@@ -83,7 +84,8 @@ def open_folder(path: str, max_length: int | None = None) -> Opened:
             shape = task.auto_model.from_config(config)
     else:
         model = shape = load_model(str(folder), task.auto_model, KEY, head={}, trained=True)
-        set_padding(model, tokenizer)
+        if task.reads == "tokens":
+            set_padding(model, tokenizer)
         task.meet_models(model, None)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         logits = partial(_in_torch, task, model.to(device).eval(), device)  # type: ignore[arg-type]
@@ -126,12 +128,14 @@ def _labels(config: Any) -> list[str] | None:
 
 def _tokenizer(folder: Path, path: str, task: TextTask) -> Any:
     try:
-        return load_tokenizer(str(folder), task)
+        return load_for_batches(str(folder), task)
     except UserError as error:
         raise UserError(error.problem, key=KEY, value=path, hint=error.hint) from error
 
 
 def _length(tokenizer: Any, positions: int | None, task_file: TaskFile | None, given: int | None) -> int:
+    if not is_tokenizer(tokenizer):
+        return given or 1
     limit = tokenizer.model_max_length  # a note of its makers, beyond which the model may have been trained
     usual = task_file.max_length if task_file else min(_LONGEST, limit)
     most = positions or max(limit, usual)

@@ -9,8 +9,10 @@ from typing import Any
 
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
+from distill.core.utils.paths import at_home
 from distill.data import arrow
-from distill.data.columns import check_text, find_columns
+from distill.data.columns import check_images, check_text, find_columns
+from distill.data.files import OWN
 from distill.data.reader import ReaderConfig, reader_config
 from distill.data.sources import read_file
 
@@ -52,6 +54,10 @@ def file_rows(
     Raises:
         UserError: if the file cannot be read, is empty, or lacks a column.
     """
+    if task.reads == "pictures" and Path(path).suffix.lower() not in (*OWN, ".parquet"):
+        if not at_home(path).is_file():
+            raise UserError("no such file", key="FILE", value=path, hint="check the path")
+        return [{"image": str(at_home(path))}], []
     config: ReaderConfig | None = None if reader is None else reader_config(reader)
     rows, source = read_file(path, "FILE", config)
     roles = None if trained is None else roles_of(task, trained)
@@ -87,7 +93,7 @@ def _columns(
     if "text" in given:  # the others were its companions
         before = {}
     if len(names) == 1 and not given and not mixed and (trained is None or len(trained) < 2):
-        return {"text": names[0]}
+        return {"text" if task.reads == "tokens" else "image": names[0]}
     found = find_columns(task, names, before | dict(given), mixed)
     if not task.forms or "text" in found:
         return found
@@ -99,6 +105,10 @@ def _columns(
 
 def _texts(task: TextTask, path: str, rows: Any, role: str, column: str) -> list[Any]:
     values = arrow.column(rows, column)
+    if task.reads == "pictures":
+        check_images(path, rows, column)
+        here = at_home(path).absolute().parent
+        return [str(here / at_home(one)) if isinstance(one, str) and one else one for one in values.to_pylist()]
     if task.words and arrow.kind(values) == "text" and not arrow.is_list(values) and not values.null_count:
         return [text.split() for text in values.to_pylist()]
     check_text(task, path, rows, role, column)
@@ -123,7 +133,7 @@ def line_rows(lines: Iterable[str], task: TextTask, roles: Sequence[str], where:
             yield {"text": line.split()}
             continue
         if len(roles) == 1:
-            yield {"text": line}
+            yield {roles[0]: line}
             continue
         texts = line.split("\t")
         if len(texts) != len(roles):

@@ -10,12 +10,14 @@ from itertools import groupby, islice
 from typing import Any
 
 from distill.core.answer import Answer
+from distill.core.broken_rows import BrokenRows
 from distill.core.idle_settings import idle
 from distill.core.task import PART, WritingTask
 from distill.core.utils.console import duration
 from distill.core.utils.errors import UserError
 from distill.core.utils.progress import due
 from distill.core.utils.words import amount
+from distill.data.features import main_feature
 from distill.workflows.data_overrides import data_overrides
 from distill.workflows.predict.answers import Show, as_json, as_text
 from distill.workflows.predict.complete import complete
@@ -102,7 +104,8 @@ def _rows(opened: Opened, file: str | None, data: dict[str, Any]) -> tuple[Itera
         if data.get(key):
             raise idle(f"--data.{key}", data[key], "lines of the standard input", "give a FILE")
     if sys.stdin.isatty():
-        print("a text a line; Ctrl-D ends it", file=sys.stderr)
+        what = "a text" if opened.task.reads == "tokens" else "the path of a picture"
+        print(f"{what} a line; Ctrl-D ends it", file=sys.stderr)
     return line_rows(standard_input(), opened.task, roles_of(opened.task, opened.columns or {}), "-"), None
 
 
@@ -140,7 +143,7 @@ class _Predicting:
         parts: dict[int, dict[int, Answer]] = {number: {} for number in range(len(rows))}
 
         def length(of: tuple[int, int]) -> int:
-            return len(samples[of]["input_ids"])
+            return len(samples[of]["input_ids"]) if task.reads == "tokens" else 1
 
         for _, group in groupby(sorted(samples, key=length), key=length):
             alike = list(group)
@@ -154,7 +157,7 @@ class _Predicting:
                     answers = [{"completion": text} | answer for text, answer in zip(texts, answers, strict=True)]
                 for (number, part), answer in zip(numbers, answers, strict=True):
                     parts[number][part] = answer
-        if not task.several:  # what is longer was cut
+        if task.reads == "tokens" and not task.several:  # what is longer was cut
             self.full += sum(length(number) >= self.opened.max_length for number in samples)
         self.seen += len(rows)
         return [
@@ -173,13 +176,16 @@ class _Predicting:
         """Row and which of its samples -> features; without rows of which the tokenizer makes nothing."""
         task = self.opened.task
         predicts_tokens = task.predicted is not None  # such tasks leave empty texts out, and others read them
-        numbers = [number for number, row in enumerate(rows) if row["text"] or not predicts_tokens]
+        numbers = [number for number, row in enumerate(rows) if row.get("text") or not predicts_tokens]
         if not numbers:
             return {}
         columns = {role: [rows[number][role] for number in numbers] for role in rows[0]}
         if task.words:  # the number of the word at each word's first token
             columns["label"] = [list(range(len(words))) for words in columns["text"]]
-        made = self.encode(columns)
+        try:
+            made = self.encode(columns)
+        except BrokenRows as error:
+            raise error.told(self.seen, "FILE", "FILE", "mend it, or leave it out") from None
         if self.writer is not None:
             prompt = self.opened.max_length - self.new_tokens
             prompts = self.writer.prompts(self.opened.tokenizer, columns["text"])
@@ -190,6 +196,6 @@ class _Predicting:
         for i, part in enumerate(parts):
             number = next(firsts) if part == 0 else number
             features = {name: values[i] for name, values in made.items()}
-            if len(features["input_ids"]):
+            if len(features[main_feature(features)]):
                 samples[number, part] = features | {"id": number, "epoch": 0, "seed": 0}
         return samples

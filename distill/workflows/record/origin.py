@@ -18,7 +18,8 @@ from distill.core.utils.errors import UserError
 from distill.data import TextData
 from distill.data.features import Ragged
 from distill.data.loader import Collate
-from distill.models.pretrained import load_model, load_tokenizer
+from distill.models.pretrained import load_model
+from distill.models.processors import load_processor
 from distill.models.teachers.hidden_states import HiddenStates, StoredStates
 from distill.models.teachers.live import LiveTeacher
 from distill.models.teachers.server import Client, ServerTeacher
@@ -231,7 +232,7 @@ class Files(Origin):
             hint = "have vLLM run the prompts that --write-prompts FILE writes of this recipe"
             raise UserError(problem, key="--from-hidden-states", value=str(self.folder), hint=hint)
         task: Any = job.module.task
-        self._tokenizer = load_tokenizer(self._path, "model.teacher.path", words=task.words)
+        self._tokenizer = load_processor(self._path, "model.teacher.path", task)
         self._source = HiddenStates(states, self._path, task, self._tokenizer)
         if self.verify:
             self._compare(job)

@@ -21,7 +21,7 @@ from distill.core.teacher import TeacherSource
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import at_home
 from distill.core.utils.quiet import quiet_transformers
-from distill.models.pretrained import load_tokenizer
+from distill.models.processors import load_processor
 from distill.models.teachers.recorded.codecs import Codec, HiddenCodec, LogitsCodec
 from distill.models.teachers.recorded.index import COMMON, TEACHER, Index, describe, different
 from distill.models.teachers.recorded.shards import ShardReader, counts_of
@@ -91,7 +91,7 @@ class RecordedTeacher(TeacherSource):
     def tokenizers(self) -> list[Any]:
         if self._live is not None:
             return self._live.tokenizers
-        return [load_tokenizer(str(self.folder / TEACHER), self._key, words=self._task.words)]
+        return [load_processor(str(self.folder / TEACHER), self._key, self._task)]
 
     @cached_property
     def spec(self) -> ModelSpec:

@@ -143,9 +143,10 @@ def _confusions(built: Built) -> list[Section]:
 
 def _samples(built: Built) -> list[Section]:
     teacher, student = _pair(built)
-    if student is None or not isinstance(student.job.data, TextData):
+    data = None if student is None else student.job.data
+    if student is None or not isinstance(data, TextData) or data.task.reads != "tokens":
         return []
-    sampled = Sampled(student.job.data, built.report.samples.split)
+    sampled = Sampled(data, built.report.samples.split)
     known: dict[str, Predictions] = dict(built.predictions)
     mine, theirs = known.get(student.key), known.get(teacher.key) if teacher else None
     sections, apart = [], []
