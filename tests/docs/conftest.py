@@ -90,8 +90,8 @@ class World:
                 and "--model.student.path" not in argv
             ):
                 kept["model.student.path"] = "encoder"
-            if any(word.startswith("causal-lm/") for word in argv):
-                del kept["data.max_length"]  # they pack
+            if any(word.startswith(("causal-lm/", "image-classification/")) for word in argv):
+                del kept["data.max_length"]  # they pack, and pictures have none
             argv += [word for key, value in kept.items() for word in (f"--{key}", value)]
         if argv[0] == "search":
             argv += ["--rungs", "1"]  # of two steps
@@ -153,6 +153,27 @@ def write_questions(folder: Path, tokenizer_folder: str) -> None:
     write_encoder(folder / "reader", tokenizer_folder, kind="AutoModelForQuestionAnswering")
 
 
+def write_pictures(folder: Path) -> None:
+    """Pictures of three colours, and a model that tells them apart."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+    names = dict(enumerate(["blue", "green", "red"]))
+    for split in ("train", "validation"):
+        for row in range(12):
+            place = folder / "pictures" / split / names[row % 3]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((20, 16, 3), 20 * row, np.uint8)).save(place / f"{row // 3}.png")
+    (folder / "pictures.yaml").write_text(yaml.safe_dump({"name": "pictures", "data": {"path": "pictures"}}))
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 16, "patch_size": 8}
+    torch.manual_seed(0)
+    labels = {"id2label": names, "label2id": {name: i for i, name in names.items()}}
+    ViTForImageClassification(ViTConfig(num_hidden_layers=2, **sizes, **labels)).save_pretrained(folder / "viewer")
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder / "viewer")
+
+
 def write_chats(folder: Path, chat_model: Path) -> None:
     """Chats, two models that know their template, and a text of which each row is a line."""
     for name, rows in (("chats", range(24)), ("chats-held-out", range(24, 32))):
@@ -211,6 +232,7 @@ def make_world(
         write_reviews(made.folder)
         write_topics(made.folder, tiny_tokenizer_dir)
         write_questions(made.folder, tiny_tokenizer_dir)
+        write_pictures(made.folder)
         write_chats(made.folder, chat_dir)
         write_encoder(made.folder / "encoder", tiny_tokenizer_dir)
         names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
