@@ -121,9 +121,13 @@ def try_settings(block: Block, world: Any) -> None:
         return  # a sweep's file, which a command of the page reads
     (world.folder / "block.yaml").write_text(tiny(block.text))
     language = block.page in ("language-models.md", "recorded-teachers.md")
+    pictures = block.page == "images.md"
     recipe = ["causal-lm/chat"] if language else ["text-classification/distill", "reviews.yaml"]
+    recipe = ["image-classification/teacher", "pictures.yaml"] if pictures else recipe
     options = [word for file in [*recipe, "block.yaml"] for word in ("-c", file)]
-    if language:
+    if pictures:
+        options += ["--model.student.path", "null" if "student" in config.get("model", {}) else "viewer"]
+    elif language:
         options += ["--model.teacher", "my-chat-model", "--model.student.path", "my-small-chat-model"]
     elif "BinaryKL" in block.text:
         options += ["--data.files", "{train: topics.jsonl, validation: topics.jsonl}", "--model.teacher", "topics"]
