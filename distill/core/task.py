@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from distill.core.answer import Answer, Answering
 from distill.core.column_look import ColumnLook
 from distill.core.forward import forward
+from distill.core.images import ImageSettings
 from distill.core.internals.transformers import class_made_by
 from distill.core.padding import Side
 from distill.core.processor import Reads
@@ -55,7 +56,7 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    stochastic: ClassVar[bool] = False
+    stochastic: bool = False
     outputs: ClassVar[OutputKind] = "classes"
     monitor: str
     mode: str
@@ -209,6 +210,9 @@ class TextTask(Task, Answering):
             doc_stride: As the settings have it.
             unanswerable: Whether a row says that it has no answer.
         """
+
+    def read_as(self, images: ImageSettings) -> None:
+        """Take what the settings of pictures say, where the task reads these."""
 
     def follow(self, other: TextTask) -> None:
         """Take from the task of the data, which is of the same kind, what its rows have settled."""

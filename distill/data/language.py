@@ -126,7 +126,7 @@ def settle(task: TextTask, data: TextData, rows: RawData) -> None:
         UserError: if a setting does nothing with such rows, or a chat template is missing.
     """
     if data.images is not None:
-        task.images = data.images  # type: ignore[attr-defined]
+        task.read_as(data.images)
     if not task.packs:
         if rows.labels is not None or "spans" in task.takes:
             task.settle(data.doc_stride, rows.labels is None or rows.labels.some_without)

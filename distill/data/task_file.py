@@ -20,7 +20,7 @@ __all__ = ["TASK_FILE", "TaskFile", "read_task_file", "task_file"]
 TASK_FILE = "task.json"
 """Lies beside a saved student and every export, so that either can be used without the run that made it."""
 
-_NOT_OF_THE_STUDENT = ("images", "labels", "side", "monitor", "teacher_system", "teacher_tokenizer")
+_NOT_OF_THE_STUDENT = ("images", "stochastic", "labels", "side", "monitor", "teacher_system", "teacher_tokenizer")
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,7 @@ class TextData(LightningDataModule):
     the loaders; :attr:`epoch` then says which epoch ``train_dataloader()`` yields.
 
     Args:
-        path: Hub id, local folder that ``datasets.load_dataset`` reads, or ``distill:stdlib`` (the source of
-            Python's standard library).
+        path: Hub id, local folder, or ``distill:stdlib`` (the source of Python's standard library).
         name: Configuration of a hub data set (``sst2`` of ``glue``).
         files: Split -> csv, tsv, json, jsonl, parquet or txt files; instead of ``path``.
         reader: How csv, tsv, jsonl and txt files are read (``sep``, ``quoting``, ``encoding``, ``na_values``, ...).
@@ -179,8 +178,9 @@ class TextData(LightningDataModule):
     def account(self) -> list[str]:
         """What was taken for what, and what was left out: lines for the beginning of a run. Reads the data."""
         notes = [*self._source.notes, *set_aside(self._source, self.validation_fraction)]
-        splits = find_splits(self._source.splits, self.splits, self.validation_fraction)
-        lines = sizes(self._rows, self._samples, splits)
+        lines = sizes(
+            self._rows, self._samples, find_splits(self._source.splits, self.splits, self.validation_fraction)
+        )
         lines += said(self._rows, self._left_out, self.columns or {}, notes, self._samples.get("train"))
         lines += language.form_lines(self, self.task, self._rows, self._samples) + self._aligned
         for use, samples in self._samples.items():
@@ -227,8 +227,7 @@ class TextData(LightningDataModule):
     @property
     def longest(self) -> tuple[str, int]:
         """The setting that bounds the length of a sample, and its tokens."""
-        block = self.block_length
-        return ("data.pack_length", block) if block else ("data.max_length", self.max_length)
+        return ("data.pack_length", self.block_length) if self.block_length else ("data.max_length", self.max_length)
 
     @property
     def block_length(self) -> int:

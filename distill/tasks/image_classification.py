@@ -49,15 +49,15 @@ class ImageClassification(Classes):
 
     def __init__(self, labels: Sequence[str] | None = None) -> None:
         super().__init__(labels)
-        self.images = ImageSettings()
+        self.read_as(ImageSettings())
+
+    def read_as(self, images: ImageSettings) -> None:
+        """Take what the data's settings say of pictures."""
+        self.images, self.stochastic = images, images.changes
 
     @property
     def regression(self) -> bool:
         return False
-
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        return self.images.changes
 
     @property
     def auto_model(self) -> Any:
@@ -67,7 +67,7 @@ class ImageClassification(Classes):
 
     def follow(self, other: TextTask) -> None:
         if isinstance(other, ImageClassification):
-            self.images = other.images
+            self.read_as(other.images)
 
     def suits(self, columns: Sequence[ColumnLook], label: str | None) -> bool:
         return False  # a text may be a path or not

@@ -42,7 +42,7 @@ class MaskedLM(TokenTask):
     name: ClassVar[str] = "masked-lm"
     columns: ClassVar[dict[str, tuple[str, ...]]] = {"text": ("text", "sentence", "content", "document")}
     predicted: ClassVar[str | None] = "input_ids"
-    stochastic: ClassVar[bool] = True
+    stochastic: bool = True
     pipeline: ClassVar[str | None] = "fill-mask"
     example: ClassVar[str] = f"a {MASK} text"
     monitor = "perplexity"
