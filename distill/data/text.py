@@ -43,8 +43,8 @@ class TextData(LightningDataModule):
         name: Configuration of a hub data set (``sst2`` of ``glue``).
         files: Split -> csv, tsv, json, jsonl, parquet or txt files; instead of ``path``.
         reader: How csv, tsv, jsonl and txt files are read (``sep``, ``quoting``, ``encoding``, ``na_values``, ...).
-        document: What a document of a .txt file is: ``paragraph`` (what stands between blank lines, with its line
-            breaks; the default for language models that pack), ``file``, or ``line`` (else the default).
+        document: What a document of a .txt file is: ``paragraph`` (what stands between blank lines; the default for
+            language models that pack), ``file``, or ``line`` (else the default).
         task: Name of a text task, or a task of your own.
         tokenizer: Hub id, folder, run, or ``distill:quickstart/tokenizer``; of pictures, where the image processor is.
         columns: Role (``text``, ``text_pair``, ``label``) -> column; recognized by their names if not given. One for
@@ -70,8 +70,7 @@ class TextData(LightningDataModule):
         completion_only_loss: Whether completions, or the assistant's turns, count alone: the default; ``false``: all.
         chat_template: A file with the template of chats, in place of the tokenizer's; ``false``: prompts and
             completions are joined as they are.
-        add_special_tokens: Whether each text stands between BOS and EOS. If not given it does, but for a text that
-            begins, or ends, with a special token of its own.
+        add_special_tokens: Whether texts stand between BOS and EOS; by default those that have no special token there.
         teacher_system: What the teacher is told before each prompt or chat, and the student is not: it learns to answer
             as if it were (context distillation).
         teacher_tokenizer: That of a teacher with other tokens than the student: it then reads each text in its own, and
@@ -178,9 +177,8 @@ class TextData(LightningDataModule):
     def account(self) -> list[str]:
         """What was taken for what, and what was left out: lines for the beginning of a run. Reads the data."""
         notes = [*self._source.notes, *set_aside(self._source, self.validation_fraction)]
-        lines = sizes(
-            self._rows, self._samples, find_splits(self._source.splits, self.splits, self.validation_fraction)
-        )
+        splits = find_splits(self._source.splits, self.splits, self.validation_fraction)
+        lines = sizes(self._rows, self._samples, splits)
         lines += said(self._rows, self._left_out, self.columns or {}, notes, self._samples.get("train"))
         lines += language.form_lines(self, self.task, self._rows, self._samples) + self._aligned
         for use, samples in self._samples.items():
