@@ -47,10 +47,13 @@ def test_every_class_is_listed_with_its_own_words_and_arguments(kind: str, modul
             check_arguments(entry, cls)
 
 
+STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+
+
 def check_arguments(entry: Entry, cls: type) -> None:
     for parameter in inspect.signature(cls).parameters.values():
         if parameter.default is inspect.Parameter.empty:
-            assert parameter.name in entry.defaults.split(", ")
+            assert STARS.get(parameter.kind, "") + parameter.name in entry.defaults.split(", ")
         elif isinstance(parameter.default, (int, float, str, type(None))):
             assert f"{parameter.name}={parameter.default!r}" in entry.defaults
         else:

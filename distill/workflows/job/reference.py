@@ -149,7 +149,7 @@ def _arguments(given: ast.arguments) -> Iterator[tuple[str, ast.expr | None]]:
     yield from ((argument.arg, default) for argument, default in zip(plain[1:], defaults[1:], strict=True))
     yield from ((f"*{more.arg}", None) for more in (given.vararg,) if more)
     yield from ((argument.arg, default) for argument, default in zip(given.kwonlyargs, given.kw_defaults, strict=True))
-    yield from ((f"*{more.arg}", None) for more in (given.kwarg,) if more)
+    yield from ((f"**{more.arg}", None) for more in (given.kwarg,) if more)
 
 
 def _last(name: ast.expr) -> str:
