@@ -27,44 +27,44 @@ class OutOfBounds(yaml.constructor.ConstructorError):
     """Of a text that is nested too deep, or stands for too much."""
 
 
-def _check_bounds(text: str) -> None:
-    """Refuse a text that is nested too deep, or whose aliases stand for more than anyone would write.
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: ``1e-3`` is a number, ``12:30`` and ``2024-01-01`` are texts; a key given twice is refused.
 
-    Nothing is made of it: it is read event by event.
-
-    Raises:
-        OutOfBounds: naming the place.
-        yaml.YAMLError: if it is no YAML.
+    So are texts that are nested too deep, and those whose aliases stand for more than anyone would write.
     """
-    values = 0
-    begun: list[tuple[str | None, int]] = []  # the anchors of what is open, and how many values came before
-    sizes: dict[str, int] = {}
-    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._open: list[str | None] = []
+        """The anchors of what is being composed, the outermost first."""
+        self._composed = 0
+        self._values: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         mark: Any = event.start_mark
-        if isinstance(event, yaml.CollectionStartEvent):
-            if len(begun) == _DEPTH:
-                raise OutOfBounds(None, None, f"more than {_DEPTH} levels", mark)
-            begun.append((event.anchor, values))
-            values += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, before = begun.pop()
-            if anchor:
-                sizes[anchor] = values - before
-        elif isinstance(event, yaml.ScalarEvent):
-            values += 1
-            if event.anchor:
-                sizes[event.anchor] = 1
-        elif isinstance(event, yaml.AliasEvent):
-            if event.anchor in (anchor for anchor, _ in begun):
-                raise OutOfBounds(None, None, "an alias of what it stands in", mark)
-            values += sizes.get(event.anchor or "", 1)  # one that stands for nothing is told by the reader
-        if values > _VALUES:
+        if len(self._open) == _DEPTH:
+            raise OutOfBounds(None, None, f"more than {_DEPTH} levels", mark)
+        if isinstance(event, yaml.AliasEvent) and event.anchor in self._open:
+            raise OutOfBounds(None, None, "an alias of what it stands in", mark)
+        own = None if isinstance(event, yaml.AliasEvent) else event.anchor
+        self._open.append(own)
+        self._composed += 1
+        node = super().compose_node(parent, index)
+        self._open.pop()
+        if node is not None and max(self._composed, self._count(node)) > _VALUES:
             problem = f"more than {_VALUES:,} values, what its aliases stand for included"
             raise OutOfBounds(None, None, problem, mark)
+        return node
 
-
-class _Loader(yaml.CSafeLoader):
-    """YAML 1.2 scalars: ``1e-3`` is a number, ``12:30`` and ``2024-01-01`` are texts; a key given twice is refused."""
+    def _count(self, node: yaml.Node) -> int:
+        """How many values ``node`` and all below it stand for."""
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if node not in self._values:
+            items = [item for pair in node.value for item in pair] if isinstance(node, yaml.MappingNode) else node.value
+            self._values[node] = 1 + sum(map(self._count, items))
+        return self._values[node]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -115,7 +115,6 @@ def parse_yaml(text: str, key: str) -> Any:
         UserError: if it is no YAML.
     """
     try:
-        _check_bounds(text)
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -157,7 +156,7 @@ def refuse_boundless(config: Any) -> None:
     for key, text in texts(config):
         if "&" in text or sum(map(text.count, "[{-:")) > _DEPTH:
             try:
-                _check_bounds(text)
+                yaml.compose(text, Loader=_Loader)
             except OutOfBounds as error:
                 raise UserError(f"stands for {error.problem}", key=key, value=text[:50], hint="write it out") from None
             except yaml.YAMLError:  # a text that is no YAML is what it is
