@@ -16,7 +16,7 @@ from distill.data.joining import join_rows
 from distill.data.labels import Labels, Outputs, read_labels
 from distill.data.repeats import repeats
 from distill.data.routes import ROLE, read_routes
-from distill.data.sources import check_two, find_splits, hold_out, sample
+from distill.data.sources import find_splits, hold_out, sample
 from distill.data.spans import read_spans
 
 __all__ = ["RawData", "read_raw_data"]
@@ -123,18 +123,15 @@ def read_raw_data(
         raise idle(f"data.columns.{ROLE}", teachers, "rows joined into texts", "do not join them")
     joined = {use: len(rows) for use, rows in chosen.items() if joins}
     chosen = join_rows(task, chosen, found, join, validation_fraction)
-    if validation_fraction is not None:
-        check_two(chosen["train"], validation_fraction)
     whole = dict(chosen)
+    if validation_fraction is not None:
+        chosen["train"], chosen["validation"] = hold_out(chosen["train"], validation_fraction)
     # The classes are those of all rows: a small choice of them may lack one.
     read = None
     if "label" in found and "spans" in task.takes:
         read = read_spans(whole, found)
     elif "label" in found:
         read = read_labels(task, whole, found["label"], labels, outputs)
-    if validation_fraction is not None:
-        classes = _classes(read, chosen["train"])
-        chosen["train"], chosen["validation"] = hold_out(chosen["train"], validation_fraction, classes)
     if train_samples is not None:
         chosen["train"] = sample(chosen["train"], train_samples)
     present = {use: check_rows(task, use, rows, found) for use, rows in chosen.items()}
@@ -155,13 +152,6 @@ def read_raw_data(
             hint="name the column of the labels, or another split",
         )
     return RawData(chosen, present, read, joined, routes)
-
-
-def _classes(labels: Labels | None, rows: Any) -> list[int] | None:
-    """The class of each row, :data:`IGNORE` without one; ``None`` where rows have none, or several."""
-    if labels is None or labels.form != "class" or labels.column not in rows.column_names:
-        return None
-    return labels.ids(arrow.column(rows, labels.column).to_pylist())
 
 
 def _refuse_near_names(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distill.core.draws import order
 from distill.core.utils.errors import UserError, first_line, nearest
@@ -18,7 +17,7 @@ from distill.data.corpus import STDLIB, stdlib
 from distill.data.files import OWN, read_files
 from distill.data.reader import ReaderConfig
 
-__all__ = ["Source", "check_two", "find_splits", "hold_out", "load", "read_file", "sample", "set_aside"]
+__all__ = ["Source", "find_splits", "hold_out", "load", "read_file", "sample", "set_aside"]
 
 _OTHERS = (".parquet",)
 
@@ -276,48 +275,19 @@ def _check_fraction(fraction: float, given: Mapping[str, str]) -> None:
         )
 
 
-def check_two(dataset: Any, fraction: float) -> None:
-    """Refuse rows of which none can be held out.
+def hold_out(dataset: Any, fraction: float) -> tuple[Any, Any]:
+    """``dataset`` without some rows, and these rows: at least one, chosen alike in every run.
 
     Raises:
-        UserError: if there are not two to share out.
+        UserError: if there are not two rows to share out.
     """
     if len(dataset) < 2:
         problem = f"there must be rows for training and validation, and there are {len(dataset)}"
         hint = "bring more data, or a file for validation; each line of a .txt is a row by --data.document line"
         raise UserError(problem, key="data.validation_fraction", value=fraction, hint=hint)
-
-
-def hold_out(dataset: Any, fraction: float, classes: Sequence[int] | None = None) -> tuple[Any, Any]:
-    """``dataset`` without some rows, and these rows: at least one, chosen alike in every run.
-
-    Args:
-        dataset: The rows.
-        fraction: The share of them.
-        classes: The class of each, of which alike a share is taken: of ``n`` rows of a class the ``i``-th, in an order
-            drawn once, goes before the ``j``-th of ``m`` where ``i / n < j / m``; the last of each goes last. So a
-            class of two rows or more gives one and keeps one, where as many are taken, and left, as there are classes.
-
-    Raises:
-        UserError: as :func:`check_two`.
-    """
-    check_two(dataset, fraction)
     count = min(max(1, round(len(dataset) * fraction)), len(dataset) - 1)
     rows = order(len(dataset), _HOLD_OUT)
-    if classes is not None:
-        rows = rows[_alternating(np.asarray(classes)[rows])]
     return dataset.select(np.sort(rows[count:])), dataset.select(np.sort(rows[:count]))
-
-
-def _alternating(classes: NDArray[Any]) -> NDArray[np.int64]:
-    """Places in ``classes``, so that of the first of them each class has its share, the larger ones first."""
-    _, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
-    sizes = counts[inverse]
-    grouped = np.argsort(inverse, kind="stable")
-    turns = np.empty(len(classes))
-    turns[grouped] = np.arange(len(classes)) - np.repeat(np.cumsum(counts) - counts, counts)
-    turn = np.where(turns < sizes - 1, turns / sizes, 1.0)
-    return np.lexsort((-sizes, turn))
 
 
 def sample(dataset: Any, count: int) -> Any:

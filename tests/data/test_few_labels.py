@@ -1,0 +1,22 @@
+"""A class that validation has little of is said before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from distill.data import TextData
+
+
+def test_a_class_that_validation_has_little_of_is_said(tmp_path: Path) -> None:
+    for split, seldom, often in (("train", 8, 92), ("validation", 2, 23)):
+        labels = ["seldom"] * seldom + ["often"] * often
+        rows = "".join(f"{split} {i},{one}\n" for i, one in enumerate(labels))
+        (tmp_path / f"{split}.csv").write_text(f"text,label\n{rows}")
+    files: dict[str, Any] = {split: str(tmp_path / f"{split}.csv") for split in ("train", "validation")}
+    data = TextData(files=files, tokenizer="distill:quickstart/tokenizer")
+    data.setup("fit")
+    assert [line for line in data.account if "little" in line] == [
+        "data: validation has little of 'seldom' (2 rows): scores of so few say nothing of a class"
+    ]
+    assert data.in_train("validation") == (0, 25)
