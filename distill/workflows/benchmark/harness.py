@@ -36,6 +36,7 @@ __all__ = ["VERSION", "Harness", "Settings", "Taken", "load_tasks"]
 VERSION: str = lm_eval.__version__
 
 _OWN = Path(lm_eval.tasks.__file__).parent
+_VALUE = re.compile(r"""[:\-\[,]\s*["']?([^\s"',\[\]#:]+)["']?\s*(?:$|[,\]#])""", re.M)
 _SEED = 1234  # lm_eval's own, of the examples before a question
 _DRAWS = 1000  # of a bootstrap, for metrics that are no means
 _LOST = re.compile("Combined length of context")
@@ -183,7 +184,7 @@ def _refuse_two(chosen: Chosen) -> None:
     Raises:
         UserError: naming it.
     """
-    written = [name for name in chosen.bare if _is_written(name)]
+    written = sorted({*chosen.bare} & _values()) if chosen.bare else ()
     own = TaskManager(metadata={}).all_tasks if written else ()  # the index of all takes ten seconds and more
     for name in written:
         if name in own:
@@ -191,11 +192,12 @@ def _refuse_two(chosen: Chosen) -> None:
             raise UserError("is a task of lm_eval, and lies here too", key=KEY, value=name, hint=hint)
 
 
-def _is_written(name: str) -> bool:
-    """Whether any of lm_eval's task files has ``name`` as a value, or in a list: every task of theirs is named so."""
-    value = re.compile(rf"[:\-\[,]\s*[\"']?{re.escape(name)}[\"']?\s*(?:$|[,\]#])", re.M)
-    texts = (path.read_text(encoding="utf-8", errors="replace") for path in _OWN.rglob("*.yaml"))
-    return any(name in text and value.search(text) for text in texts)
+def _values() -> set[str]:
+    """The values of lm_eval's task files, and what they include: every task, group and tag is named by one of them."""
+    others = (".py", ".pyc", ".md")
+    files = (path for path in _OWN.rglob("*") if path.suffix not in others and path.is_file())
+    texts = (path.read_text(encoding="utf-8", errors="replace") for path in files)
+    return {value for text in texts for value in _VALUE.findall(text)}
 
 
 def _loaded(manager: TaskManager, chosen: Chosen) -> Mapping[str, Any]:
