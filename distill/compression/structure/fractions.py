@@ -48,9 +48,9 @@ def refuse_none(fraction: float, counts: Sequence[int], scope: Scope, key: str, 
 
 
 def rounded(fraction: float, counts: Sequence[int], scope: Scope, each: str = "") -> str:
-    """What goes in fact, where that is another part of the units than ``fraction``; empty where it is not."""
+    """What goes in fact, where that is another part than ``fraction``, or a unit is several heads; else empty."""
     part = sum(gone(fraction, counts, scope)) / sum(counts)
-    if abs(part - fraction) < _SAID:
+    if abs(part - fraction) < _SAID and not each:
         return ""
     return f"a layer has {_numbers(counts)}{each}, whole ones go, and one stays: {100 * part:.3g} %"
 

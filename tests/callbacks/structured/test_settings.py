@@ -103,6 +103,13 @@ def test_heads_that_go_in_groups_are_reported_with_their_true_part(caplog: pytes
     assert {len(kept) for kept in step["heads"].values()} == {3}
 
 
+def test_heads_that_go_in_groups_are_reported_where_the_part_is_as_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="distill"):
+        StructuredPruning(heads=0.5, scope="global").prepare(_llama())
+    assert "3 groups of 2 query heads" in caplog.text
+    assert "50 % of the heads go" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
