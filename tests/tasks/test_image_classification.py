@@ -225,11 +225,11 @@ def test_training_sees_other_pictures_each_epoch_and_validation_always_the_same(
 
 
 @pytest.mark.parametrize(("crop", "runs"), [(0.0, 1), (0.2, 2)])
-def test_a_teacher_is_asked_anew_only_where_pictures_change(tmp_path, teacher, crop, runs):
+def test_a_teacher_is_asked_anew_only_where_pictures_change(tmp_path, teacher, crop, runs, caplog):
     data = data_of(teacher, path=str(folder_of(tmp_path / "pictures")), images=ImageSettings(crop=crop))
     model = vit()
     module = Distillation(student=vit(seed=1), teacher=model, task="image-classification")
-    module.meet(data) if hasattr(module, "meet") else module.task.follow(data.task)
+    module.task.follow(data.task)
     assert isinstance(module.teacher, LiveTeacher)
     asked = []
     model.register_forward_hook(lambda *_: asked.append(1))
@@ -241,6 +241,7 @@ def test_a_teacher_is_asked_anew_only_where_pictures_change(tmp_path, teacher, c
             module.teacher.signals(batch, Request(logits=True))
             batches += epoch == 0
     assert len(asked) == runs * batches
+    assert "other inputs" not in caplog.text  # nothing was remembered, and found to be wrong
 
 
 # ---------------------------------------------------------------- refusals
@@ -299,6 +300,11 @@ def test_pictures_of_another_size_than_the_models_are_refused(tmp_path, capsys):
     argv = ["fit", "--model.task", "image-classification", "--data.path", str(place), "--model.student.config", config]
     assert main([*argv, "--data.images.size", "24", "--trainer.max_steps", "1", "--runs", str(tmp_path / "r")]) == 2
     assert "24 x 24" in capsys.readouterr().err
+
+
+def test_init_says_how_pictures_are_taken(tmp_path, capsys):
+    assert main(["init", str(folder_of(tmp_path / "pictures"))]) == 2
+    assert "image-classification/teacher" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- a run

@@ -21,6 +21,7 @@ _SPLITS = {
     "validation": {"validation", "valid", "val", "dev", "eval"},
     "test": {"test"},
 }
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 _NO_DATA = {"readme", "license", "licence", "requirements", "notice", "changelog", "dataset_info", "state"}
 
 
@@ -94,7 +95,10 @@ def _inside(path: str, folder: Path) -> list[str]:
         if files:
             return [str(Path(path, file.relative_to(folder))) for file in files]
     problem = f"holds no file that ends in {', '.join(_KINDS)}"
-    raise UserError(problem, key=KEY, value=path, hint="name the files, or the folder that they lie in")
+    hint = "name the files, or the folder that they lie in"
+    if any(file.suffix.lower() in _PICTURES for file in folder.rglob("*")):
+        hint = f"folders of pictures need none: distill fit -c image-classification/teacher --data.path {path}"
+    raise UserError(problem, key=KEY, value=path, hint=hint)
 
 
 def _one_format(names: list[str], notes: list[str]) -> list[str]:
