@@ -28,7 +28,7 @@ def check_settings(settings: ImageSettings | None, task: TextTask, tokenizer: st
     if settings is None:
         return
     if task.reads != "pictures":
-        problem, hint = f"{task.name} reads no pictures", "leave it out, or set model.task: image-classification"
+        problem, hint = f"{task.name} reads no pictures", "leave it out, or name a task of pictures in model.task"
         raise UserError(problem, key="data.images", value=None, hint=hint)
     if not 0 <= settings.crop <= 0.5:
         problem, hint = "must lie between 0 and 0.5", "0.125 is usual"

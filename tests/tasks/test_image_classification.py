@@ -304,7 +304,7 @@ def test_pictures_of_another_size_than_the_models_are_refused(tmp_path, capsys):
 
 def test_init_says_how_pictures_are_taken(tmp_path, capsys):
     assert main(["init", str(folder_of(tmp_path / "pictures"))]) == 2
-    assert "image-classification/teacher" in capsys.readouterr().err
+    assert "docs/images.md" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- a run

@@ -97,7 +97,7 @@ def _inside(path: str, folder: Path) -> list[str]:
     problem = f"holds no file that ends in {', '.join(_KINDS)}"
     hint = "name the files, or the folder that they lie in"
     if any(file.suffix.lower() in _PICTURES for file in folder.rglob("*")):
-        hint = f"folders of pictures need none: distill fit -c image-classification/teacher --data.path {path}"
+        hint = "folders of pictures need no configuration of their own: docs/images.md"
     raise UserError(problem, key=KEY, value=path, hint=hint)
 
 
