@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 
 from distill.compression.base import compressions
 from distill.core.internals.lightning import CheckpointOnCondition
 from distill.core.ranks import is_rank_zero
-from distill.core.trained_module import total_steps
+from distill.core.task import Task
+from distill.core.trained_module import task_of, total_steps
+from distill.core.utils.errors import UserError
 from distill.core.utils.visible import visible
 
-__all__ = ["BestCheckpoint", "within"]
+__all__ = ["BestCheckpoint", "direction", "within"]
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +57,14 @@ def _inside(path: str, folder: str) -> bool:
     return os.path.commonpath([above, root]) == root
 
 
+def direction(task: Task, name: str) -> str | None:
+    """``max`` or ``min``, as a task's metric is better; ``None`` where nothing says it."""
+    if name == task.monitor:
+        return task.mode
+    higher = getattr(task.metrics().get(name), "higher_is_better", None)
+    return None if higher is None else "max" if higher else "min"
+
+
 class BestCheckpoint(CheckpointOnCondition):
     """A ``ModelCheckpoint`` for which only a student that is as small as asked for can be the best.
 
@@ -66,9 +76,12 @@ class BestCheckpoint(CheckpointOnCondition):
     Args:
         dirpath: As of Lightning's ``ModelCheckpoint``.
         filename: Likewise.
-        monitor: Likewise; the task's own metric if not given.
-        mode: ``min`` or ``max``; that in which the metric is better, if not given.
+        monitor: Likewise; the task's own metric if not given. Without task or validation the newest is kept.
+        mode: ``min`` or ``max``; that in which the metric is better, if not given. Of losses that is ``min``.
         kwargs: What else Lightning's takes.
+
+    Raises:
+        UserError: when a training begins, if no mode is given and nothing says in which direction the metric is better.
     """
 
     def __init__(
@@ -82,6 +95,33 @@ class BestCheckpoint(CheckpointOnCondition):
     ) -> None:
         super().__init__(dirpath, filename, monitor, mode=mode or "min", **kwargs)
         self.given_mode = mode
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._settle(task_of(pl_module), validates=trainer.enable_validation)
+        super().setup(trainer, pl_module, stage)
+
+    def _settle(self, task: Task | None, *, validates: bool) -> None:
+        """Take metric and direction of the task, where they are not given."""
+        if self.monitor is None and task is not None and validates:
+            if self.given_mode not in (None, task.mode):
+                problem = f"of {task.monitor}, {'more' if task.mode == 'max' else 'less'} is better"
+                hint = "leave it out, or name another metric as monitor"
+                raise UserError(problem, key="BestCheckpoint(mode)", value=self.given_mode, hint=hint)
+            self.watch(f"val/{task.monitor}", task.mode)
+        elif self.monitor is not None and self.given_mode is None:
+            mode = self._usual(task, self.monitor.removeprefix("val/"))
+            if mode is None:
+                problem = f"nothing says whether more of {self.monitor} is better"
+                raise UserError(problem, key="BestCheckpoint(mode)", hint="write max or min")
+            if mode != self.mode:  # else what a training found before is kept
+                self.watch(self.monitor, mode)
+
+    @staticmethod
+    def _usual(task: Task | None, name: str) -> str | None:
+        if name.endswith("loss"):
+            return "min"
+        return "max" if name == "agreement" else None if task is None else direction(task, name)
 
     def ready(self, trainer: Trainer) -> bool:
         total = total_steps(trainer.lightning_module)

@@ -158,7 +158,7 @@ def build(
             student = sections.config["model"]["student"]
             refuse_quantized(module.student, student.get("path") if isinstance(student, Mapping) else student)
             if _validates(arguments, data):
-                choose_by(module.task, made["callbacks"], compared(module, data))
+                choose_by(module.task, made["callbacks"], compared(module, data, made["callbacks"]))
             check_monitors(made["callbacks"], module.metric_names(_validates(arguments, data)))
         try:
             module.meet(data)

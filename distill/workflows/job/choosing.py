@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,16 +10,22 @@ import torch
 from pytorch_lightning import Callback
 
 from distill.callbacks import BestCheckpoint
+from distill.callbacks.best_checkpoint import direction
+from distill.core.ranks import is_rank_zero
 from distill.core.task import Task
 from distill.core.utils.errors import UserError, nearest
 from distill.training.module import Distillation
 
 __all__ = ["FILES", "choose_by", "choosing", "chosen_again", "chosen_by", "compared"]
 
+_log = logging.getLogger(__name__)
+
 FILES = "best-{step}"
 """What the best checkpoints of a run are called."""
 
 _PREFIX = "val/"
+
+_AGREEMENT = "agreement"
 
 
 def choosing(callbacks: Sequence[Callback]) -> int | None:
@@ -32,13 +39,23 @@ def chosen_by(task: Task, callbacks: Sequence[Any]) -> str:
     return task.monitor if best is None else str(best.monitor).removeprefix(_PREFIX)
 
 
-def compared(module: Distillation, data: Any) -> tuple[str, ...]:
-    """What a validation measures of student and teacher beside each other, in which more is better: ``agreement``,
-    unless there is no teacher that runs, it reads other tokens, or predictions are no classes."""
-    teacher, task = module.teacher, module.task
+def compared(module: Distillation, data: Any, callbacks: Sequence[Callback]) -> tuple[str, ...]:
+    """What the user's ``BestCheckpoint`` asks for, and a validation measures, of student and teacher beside each other.
+
+    That is ``agreement``, of which more is better, unless there is no teacher that runs, it reads other tokens, or
+    predictions are no classes. Of no other run is the task asked how it predicts.
+    """
+    teacher, task, place = module.teacher, module.task, choosing(callbacks)
+    asked = place is not None and str(getattr(callbacks[place], "monitor", "")).removeprefix(_PREFIX) == _AGREEMENT
     runs = teacher is not None and teacher.known_scores is None and not getattr(data, "teacher_tokenizer", None)
-    classes = task.outputs != "vectors" and task.predict(torch.zeros(1, 2, 2)) is not None
-    return ("agreement",) if runs and classes else ()
+    return (_AGREEMENT,) if asked and runs and task.outputs != "vectors" and _predicts_classes(task) else ()
+
+
+def _predicts_classes(task: Task) -> bool:
+    try:
+        return task.predict(torch.zeros(1, 2, 2)) is not None
+    except (IndexError, RuntimeError):  # one that reads more classes than these two
+        return True
 
 
 def choose_by(task: Task, callbacks: Sequence[Callback], beside: Sequence[str] = ()) -> None:
@@ -68,10 +85,16 @@ def choose_by(task: Task, callbacks: Sequence[Callback], beside: Sequence[str] =
         problem = f"the best student is chosen by what a validation of this run measures for {task.name}"
         hint = nearest(best.monitor or "", [f"{_PREFIX}{metric}" for metric in known])
         raise UserError(problem, key=f"{key}.monitor", value=best.monitor, hint=hint)
-    usual = "max" if name in beside else _direction(task, name)
-    if best.given_mode is None and usual is None:
+    usual = "max" if name in beside else direction(task, name)
+    given = best.given_mode
+    if best.monitor is None and (given, usual) == ("min", "max"):
+        # Configurations of before 0.2 have it written out, as Lightning's default.
+        if is_rank_zero():
+            _log.warning("%s.mode: min is not heeded without a monitor: of %s, more is better", key, name)
+        given = None
+    if given is None and usual is None:
         raise UserError(f"nothing says whether more of {name} is better", key=f"{key}.mode", hint="write max or min")
-    mode = best.given_mode or str(usual)
+    mode = given or str(usual)
     if usual not in (None, mode):
         problem = f"of {name}, {'more' if usual == 'max' else 'less'} is better"
         hint = f"write {usual}" if best.monitor else f"leave it out, or name another metric: {key}.monitor"
@@ -79,14 +102,6 @@ def choose_by(task: Task, callbacks: Sequence[Callback], beside: Sequence[str] =
     best.watch(f"{_PREFIX}{name}", mode)
     if name not in beside:
         task.monitor, task.mode = name, mode
-
-
-def _direction(task: Task, name: str) -> str | None:
-    """``max`` or ``min``, as it is better; ``None`` where a metric of the user's own does not say."""
-    if name == task.monitor:
-        return task.mode
-    higher = task.metrics()[name].higher_is_better
-    return None if higher is None else "max" if higher else "min"
 
 
 def chosen_again(task: Task, callbacks: Any, plan: Mapping[str, Any]) -> None:
@@ -107,5 +122,5 @@ def chosen_again(task: Task, callbacks: Any, plan: Mapping[str, Any]) -> None:
             given = given if isinstance(given, Mapping) else {}
             name = str(given.get("monitor")).removeprefix(_PREFIX)
             if name in task.metrics():
-                task.monitor, task.mode = name, str(given.get("mode") or _direction(task, name) or "min")
+                task.monitor, task.mode = name, str(given.get("mode") or direction(task, name) or "min")
             return

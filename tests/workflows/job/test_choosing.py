@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from distill.callbacks import BestCheckpoint
@@ -77,7 +78,7 @@ def test_a_run_says_by_which_metric_its_best_student_was_chosen(
         (CausalLM(), {"monitor": "val/bits_per_byte", "mode": "max"}, "mode"),
         (CausalLM(), {"monitor": "val/token_accuracy", "mode": "min"}, "mode"),
         (CausalLM(), {"monitor": "train/loss", "mode": "min"}, "monitor"),
-        (TextClassification(["a", "b"]), {"mode": "min"}, "mode"),
+        (CausalLM(), {"mode": "max"}, "mode"),
         (TextClassification(["a", "b"]), {"monitor": "val/agreement", "mode": "max"}, "monitor"),
     ],
 )
@@ -119,12 +120,28 @@ def test_agreement_is_measured_where_a_teacher_runs_and_predictions_are_classes(
         return Distillation(nn.Linear(2, 2), task, losses=losses, **given)
 
     teacher = nn.Linear(2, 2)
-    assert compared(pair(Plain(), teacher=teacher), None) == ("agreement",)
-    assert compared(pair(Plain()), None) == ()
-    assert compared(pair(Plain(), teacher=teacher), SimpleNamespace(teacher_tokenizer="x")) == ()
+    best = [BestCheckpoint(monitor="val/agreement")]
+    assert compared(pair(Plain(), teacher=teacher), None, best) == ("agreement",)
+    assert compared(pair(Plain()), None, best) == ()
+    assert compared(pair(Plain(), teacher=teacher), SimpleNamespace(teacher_tokenizer="x"), best) == ()
     numbers = pair(Plain(), teacher=teacher)
     numbers.task.predict = lambda logits: None  # type: ignore[method-assign]
-    assert compared(numbers, None) == ()
+    assert compared(numbers, None, best) == ()
+    wide = pair(Plain(), teacher=teacher)
+    wide.task.predict = lambda logits: logits[..., 2] > 0  # type: ignore[method-assign]
+    assert compared(wide, None, best) == ("agreement",)
+
+
+def test_a_task_is_not_asked_how_it_predicts_where_agreement_chooses_nothing() -> None:
+    class Asked(Plain):
+        def predict(self, logits: torch.Tensor) -> torch.Tensor:
+            raise AssertionError
+
+    for teacher, losses in ((None, [CrossEntropy()]), (nn.Linear(2, 2), [HintonKL()])):
+        module = Distillation(nn.Linear(2, 2), Asked(), losses=losses, teacher=teacher)  # type: ignore[arg-type]
+        for callbacks in ([], [BestCheckpoint()], [BestCheckpoint(monitor="val/accuracy")]):
+            assert compared(module, None, callbacks) == ()
+    assert compared(Distillation(nn.Linear(2, 2), Asked()), None, [BestCheckpoint(monitor="val/agreement")]) == ()
 
 
 def test_a_run_opened_again_is_judged_as_its_plan_says_whatever_class_chose() -> None:
@@ -139,6 +156,23 @@ def test_a_run_opened_again_is_judged_as_its_plan_says_whatever_class_chose() ->
     for plan in ({}, {"monitor": ["f1"], "mode": "max"}, {"monitor": "loss", "mode": "min"}, {"monitor": "f1"}):
         assert again(plan, old) == ("f1", "max")
         assert again(plan) == ("accuracy", "max")
+
+
+def test_a_configuration_of_before_which_has_lightnings_mode_written_out_is_resumed_and_repeated(
+    six: Callable[..., str], distill: Distill, caplog: pytest.LogCaptureFixture
+) -> None:
+    six(*own(mode="min"))  # as ``resolved`` wrote it: of accuracy, more is better
+    [written] = [
+        one
+        for one in yaml.safe_load(Path("runs/base/one/config.yaml").read_text())["callbacks"]
+        if "BestCh" in str(one)
+    ]
+    assert (written["init_args"]["monitor"], written["init_args"]["mode"]) == (None, "min")
+    found = json.loads(Path("runs/base/one/result.json").read_text())
+    assert (found["monitor"], found["mode"], found["saved_step"]) == ("accuracy", "max", 2)
+    code, out, err = distill("resume", "runs/base/one", "--max-steps", "8")
+    assert code == 0, err
+    assert "mode: min is not heeded without a monitor: of accuracy, more is better" in out + err + caplog.text
 
 
 def test_a_wrong_mode_is_refused_before_anything_is_written(base: Any, distill: Distill) -> None:
