@@ -188,7 +188,9 @@ def _little(measured: Mapping[str, Any]) -> Iterator[Remark]:
         yield Remark(f"there is little of {few['class']} ({of}): scores of so few say nothing of a class")
     seen, every = measured.get("in_train") or (0, 0)
     if seen and seen >= LEARNED * every:
-        yield Remark(f"{seen:,} of {every:,} texts that were scored are in the training data too: learned by heart")
+        yield Remark(
+            f"{seen:,} of {every:,} texts of the split that was scored are in the training data too: learned by heart"
+        )
 
 
 def _both(numbers: Mapping[str, Any]) -> tuple[Any, Any]:

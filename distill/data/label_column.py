@@ -10,7 +10,7 @@ from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 from distill.data import arrow
 from distill.data.label_values import Value, all_absent, canonical, folded, is_hot, may_be_missing, natural, shown
-from distill.data.odd_labels import UNLABELLED, none_hint, stands_apart
+from distill.data.odd_labels import UNLABELLED, in_order, none_hint, stands_apart
 
 __all__ = ["KEY", "LabelColumn"]
 
@@ -93,11 +93,11 @@ class LabelColumn:
         """What to do where one split has names and another their ids, each in every row."""
         values = {canonical(value) for value in self.labels(absent).values()}
         if not any(isinstance(canonical(name), int) for name in names) and values <= {*range(len(names))}:
-            return f"if {own} is the id of a name, say in which order they are numbered: data.labels: {names[:12]}"
+            return f"if {own} is the id of a name, say in which order they are numbered: {in_order(len(names))}"
         named = sorted((value for value in values if isinstance(value, str)), key=natural)
         numbered = all(canonical(name) == i for i, name in enumerate(names))
         if numbered and len(named) == len(values) <= len(names):
-            return f"if the numbers are ids of names, list all {len(names)} in their order: data.labels: {named[:12]}"
+            return f"if the numbers are ids of names, list them: {in_order(len(names))}"
         return None
 
     def _may_be_none(self, value: Value | None, names: list[str]) -> bool:

@@ -32,6 +32,7 @@ class RawData:
         labels: How labels become ids; ``None`` where the data has none.
         joined: Use -> rows that were joined, where they were; :attr:`splits` then has the texts made of them.
         routes: What the column of teachers says -> the first row that says so (:func:`read_routes`); empty without.
+        prose: Whether rows are documents or lines that a language model reads on.
     """
 
     splits: dict[str, Any]
@@ -39,11 +40,12 @@ class RawData:
     labels: Labels | None
     joined: Mapping[str, int] = field(default_factory=dict)
     routes: Mapping[str, str] = field(default_factory=dict)
+    prose: bool = False
 
     @cached_property
     def in_train(self) -> Mapping[str, tuple[int, int]]:
         """Use -> rows whose texts are trained on too, and all of them; of splits that can be compared."""
-        return repeats(self.splits, self.columns)
+        return repeats(self.splits, self.columns, prose=self.prose)
 
     @property
     def without_label(self) -> dict[str, int]:
@@ -151,7 +153,8 @@ def read_raw_data(
             value=found.get("label"),
             hint="name the column of the labels, or another split",
         )
-    return RawData(chosen, present, read, joined, routes)
+    prose = task.packs and not task.turns & present["train"].keys()
+    return RawData(chosen, present, read, joined, routes, prose)
 
 
 def _refuse_near_names(

@@ -15,24 +15,31 @@ __all__ = ["repeats"]
 _READ = ("text", "text_pair", "prompt", "completion")
 
 
-def repeats(splits: Mapping[str, Any], columns: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[int, int]]:
+def repeats(
+    splits: Mapping[str, Any], columns: Mapping[str, Mapping[str, str]], *, prose: bool = False
+) -> dict[str, tuple[int, int]]:
     """Use -> rows whose texts are in ``train`` too, and all of its rows.
 
-    Lists of turns are not compared: of those nothing is said.
+    Lists of turns are not compared: of those nothing is said; nor of the lines of a language model's text, of which
+    headings and refrains are alike wherever they come from. Blank texts are no repeats.
 
     Args:
         splits: Use -> rows; that of training is among them.
         columns: Use -> role -> column.
+        prose: Whether rows are what a language model reads on, documents or lines of them.
     """
     read = [role for role in _READ if role in columns["train"]]
     if not read or any(arrow.fields(arrow.column(splits["train"], columns["train"][one])) for one in read):
         return {}
     found = {}
     trained = _texts(splits["train"], columns["train"])
+    if prose and not pc.any(pc.match_substring(pc.utf8_trim_whitespace(trained), "\n")).as_py():
+        return {}
     for use in [use for use in ("validation", "test") if use in splits]:
         judged = _texts(splits[use], columns[use])
         # Twice, so that only texts of the smaller split are ever hashed.
         both = pc.unique(trained.filter(pc.is_in(trained, value_set=pc.unique(judged))))
+        both = both.filter(pc.not_equal(pc.utf8_trim_whitespace(pc.replace_substring(both, "\0", " ")), ""))
         found[use] = (pc.sum(pc.is_in(judged, value_set=both)).as_py() or 0, len(judged))
     return found
 

@@ -13,6 +13,7 @@ from distill.core.draws import order
 from distill.core.utils.errors import UserError, first_line, nearest
 from distill.core.utils.paths import PACKAGE_PREFIX, at_home, check_path, resolve
 from distill.core.utils.quiet import quiet_datasets
+from distill.core.utils.words import amount
 from distill.data.corpus import STDLIB, stdlib
 from distill.data.files import OWN, read_files
 from distill.data.reader import ReaderConfig
@@ -109,7 +110,7 @@ def read_file(path: str, key: str, reader: ReaderConfig | None = None, document:
         UserError: if it cannot be read.
     """
     if _checked_file(key, path) in _OTHERS:
-        return _parquet(key, [path]), Source({})
+        return _parquet(key, [path], []), Source({})
     source = read_files({"rows": [path]}, lambda split: key, reader, None, document)
     return source.splits["rows"], source
 
@@ -151,7 +152,10 @@ def _load_files(
     if next(iter(kinds)) in OWN:
         return read_files(lists, lambda split: f"data.files.{split}", reader, document, plain)
     _refuse_options("parquet", reader, document)
-    return Source({split: _parquet(f"data.files.{split}", names) for split, names in lists.items()})
+    source = Source({})
+    for split, names in lists.items():
+        source.splits[split] = _parquet(f"data.files.{split}", names, source.notes)
+    return source
 
 
 def _checked_file(key: str, name: str) -> str:
@@ -174,14 +178,18 @@ def _checked_file(key: str, name: str) -> str:
     return {".tsv": ".csv", ".json": ".jsonl"}.get(suffix, suffix)
 
 
-def _parquet(key: str, names: Sequence[str]) -> Any:
-    """Files one after the other; what a file lacks is null."""
+def _parquet(key: str, names: Sequence[str], notes: list[str]) -> Any:
+    """Files one after the other; what a file lacks is null. Those without a row are passed over, as ``notes`` say."""
     from datasets import concatenate_datasets
 
+    empty = [name for name in names if _holds_no_rows(str(at_home(name)))]
+    names = [name for name in names if name not in empty]
+    if not names:
+        raise UserError("holds no data: columns, and no rows", key=key, value=empty[0], hint="check the file")
+    if empty:
+        more = f" and {amount(len(empty) - 1, 'other file')}" if len(empty) > 1 else ""
+        notes.append(f"{empty[0]}{more} of {key} {'hold' if more else 'holds'} no rows")
     paths = [str(at_home(name)) for name in names]
-    for name, path in zip(names, paths, strict=True):
-        if _holds_no_rows(path):
-            raise UserError("holds no data: columns, and no rows", key=key, value=name, hint="check the file")
     try:
         return _read(key, list(names), "parquet", None, data_files=paths, split="train")
     except UserError:

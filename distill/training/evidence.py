@@ -186,7 +186,7 @@ class Evidence:
 
     @staticmethod
     def _in_train(trainer: Trainer) -> tuple[int, int] | None:
-        """Rows that are scored and were trained on, and all that are scored, where that is known."""
+        """Rows of the split whose texts were trained on too, and all of it, scored or not, where that is known."""
         of = getattr(getattr(trainer, "datamodule", None), "in_train", None)
         return None if of is None else of("test" if trainer.state.fn == "test" else "validation")
 

@@ -143,11 +143,16 @@ def test_a_file_without_a_row_is_one_message_in_every_format(tmp_path: Path) -> 
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "train.parquet")
     for name, content in (("a.csv", "text,label\n"), ("a.jsonl", "\n"), ("a.json", "[]"), ("a.txt", "")):
         (tmp_path / name).write_text(content)
-    for names in (["a.csv"], ["a.jsonl"], ["a.json"], ["a.txt"], ["train.parquet"], ["full.parquet", "train.parquet"]):
+    for names in (["a.csv"], ["a.jsonl"], ["a.json"], ["a.txt"], ["train.parquet"]):
         with pytest.raises(UserError, match=r"holds no (data|text)") as caught:
             load(None, None, {"train": [str(tmp_path / name) for name in names]})
         assert (caught.value.key, caught.value.value) == ("data.files.train", str(tmp_path / names[-1]))
         assert caught.value.hint == "check the file"
+    two = [str(tmp_path / name) for name in ("train.parquet", "full.parquet")]
+    for names in (two, two[::-1]):
+        source = load(None, None, {"train": names})
+        assert source.splits["train"].to_dict() == {"text": ["a"]}
+        assert source.notes == [f"{two[0]} of data.files.train holds no rows"]
     (tmp_path / "folder").mkdir()
     (tmp_path / "train.parquet").rename(tmp_path / "folder" / "train.parquet")
     with pytest.raises(UserError, match="a parquet file in it holds no rows"):

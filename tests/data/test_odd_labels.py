@@ -37,7 +37,7 @@ def said(data: TextData, about: str) -> list[str]:
     ("odd", "line"),
     [
         ("255", "255 (2 rows) is a class far from the others"),
-        ("-5", "-5 (2 rows) is a class far from the others"),
+        ("-99", "-99 (2 rows) is a class far from the others"),
         ("unlabeled", "'unlabeled' (2 rows) is a class among numbers"),
     ],
 )
@@ -65,6 +65,7 @@ def test_ids_among_the_names_of_one_split_are_named_and_understood_once_the_name
     mixed = ["neg", "0", "1", "pos", "0"]
     (line,) = said(read(tmp_path, mixed, ["neg"]), "among the names")
     assert "0 (2 rows), 1 (1 row) beside 'neg', 'pos', which are classes of their own" in line
+    assert line.endswith("data.labels: [the 2 names, in the order of the ids]")  # sorted, they would be taken for it
     data = read(tmp_path, mixed, ["neg", "1"], labels=["pos", "neg"])
     data.setup("fit")
     assert [int(data.samples("train").features["label"][i]) for i in range(5)] == [1, 0, 1, 0, 0]
@@ -77,7 +78,8 @@ def test_splits_of_which_one_has_names_and_one_their_ids_are_refused_until_the_n
 ) -> None:
     ids: list[Any] = [1, 0, 1]
     with pytest.raises(
-        UserError, match=r"validation has the label '?1'?, .* in row 1\. .*data\.labels: \['neg', 'pos'\]"
+        UserError,
+        match=r"validation has the label '?1'?, .* in row 1\. .*data\.labels: \[the 2 names, in the order of the ids\]",
     ):
         read(tmp_path, NAMES, ids, ending).setup("fit")
     with pytest.raises(
@@ -99,13 +101,28 @@ def test_an_odd_one_of_validation_alone_is_refused_with_the_way_out(tmp_path: Pa
 
 
 def test_classes_of_one_kind_are_passed_over() -> None:
-    for values in ([0, 1], [1, 2, 3, 4, 5], [0, 1, 2, 5], [10, 20, 30], [0, 100], [-2, -1, 0, 1], ["a", "b", "3d", 7]):
+    plain: list[list[Any]] = [[0, 1], [1, 2, 3, 4, 5], [0, 1, 2, 5], [10, 20, 30], [0, 100], [-2, -1, 0, 1]]
+    plain += [["a", "b", "3d", 7], [1, 2, 5], [0, 1, 4], [2019, 2020, 2021, 2025], [1, 2, 3, 4, "5+"], [-5, 0, 1, 2]]
+    plain += [[1997, 1998, 9999], [0, 1, 100], [*range(98), 99], [*range(200), 255]]
+    for values in plain:
         assert odd_lines(dict.fromkeys(values, 3)) == []
 
 
 @pytest.mark.parametrize(
     ("numbers", "odd"),
-    [([0, 1, 9], 9), ([0, 1, 3], None), ([-100, 1, 2], -100), ([-1, 0, 1], None), ([-3, 1], None), ([0, 2, 99], None)],
+    [
+        ([0, 1, 9], None),
+        ([0, 1, 99], 99),
+        ([*range(25), 99], 99),  # a gap of 75
+        ([*range(26), 99], None),
+        ([-100, 1, 2], -100),
+        ([-1, 0, 1], None),
+        ([-9, 1], None),
+        ([0, 2, 99], None),
+        ([5, 6, 99], None),
+    ],
 )
-def test_far_is_a_longer_gap_than_all_the_others_together(numbers: list[int], odd: int | None) -> None:
+def test_a_number_for_nothing_is_a_known_code_far_from_classes_that_are_counted_through(
+    numbers: list[int], odd: int | None
+) -> None:
     assert stands_apart(numbers) == odd

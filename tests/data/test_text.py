@@ -205,6 +205,21 @@ def test_texts_that_are_judged_and_trained_on_are_counted(tmp_path, tiny_tokeniz
     assert "data: 1 of 2 texts of validation are in train too" in "\n".join(data.account)
 
 
+def test_lines_of_prose_and_blank_texts_are_no_repeats(tmp_path, tiny_tokenizer_dir):
+    def counted(train, validation, task="causal-lm"):
+        for split, texts in (("train", train), ("validation", validation)):
+            rows = "\n".join(json.dumps({"text": one, "label": "ab"[i % 2]}) for i, one in enumerate(texts))
+            (tmp_path / f"{split}.jsonl").write_text(rows)
+        files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation")}
+        data = TextData(files=files, tokenizer=tiny_tokenizer_dir, task=task)
+        return data.in_train("validation")
+
+    heading, blank = "= Heading =\n", " \u3000\n"
+    assert counted(["", heading, "one"], ["", heading, "two"]) is None
+    assert counted(["", heading, "a\nb"], ["", heading, blank, "a\nb"]) == (2, 4)
+    assert counted(["", blank, "one", "b"], ["", blank, "one"], "text-classification") == (1, 3)
+
+
 def test_a_split_for_validation_that_is_not_read_is_reported(text_folder, tiny_tokenizer_dir):
     told = "data: the split validation is not read: data.validation_fraction takes rows from training"
     assert told in make(text_folder, tiny_tokenizer_dir, validation_fraction=0.2).account
