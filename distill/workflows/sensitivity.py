@@ -76,13 +76,14 @@ def sensitivity(
             problem = f"must lie between {low:g} and {high:g}"
             raise UserError(problem, key=key, value=value, hint="choose another")
     given = check_output(output)
-    _refuse_vectors(Run.open(folder))
-    run, job = reopen(folder, "validate", overrides=overrides, allow=allow, with_teacher=False, alone=True)
+    run = Run.open(folder)
+    _refuse_vectors(run)
     refuse_inside(run.folder, given)
     if given is None:
         run.refuse_links()
     written = given or run.folder / "sensitivity"
     _refuse_foreign(written)
+    run, job = reopen(folder, "validate", overrides=overrides, allow=allow, with_teacher=False, alone=True)
     student, task = job.module.student, job.module.task
     refuse_quantized_run(job, folder, "scan")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from distill.compression.sensitivity.scan import Point, is_table, write
 from distill.core.utils.errors import UserError
+from distill.workflows import sensitivity
 from distill.workflows.sensitivity import _HEAD, _refuse_foreign
 
 
@@ -45,3 +47,20 @@ def test_a_file_of_somebody_elses_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "points.csv").symlink_to(tmp_path / "gone")
     with pytest.raises(UserError, match="is none that this command has written"):
         _refuse_foreign(tmp_path)
+
+
+def test_what_would_be_replaced_is_refused_before_a_model_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    run = SimpleNamespace(folder=tmp_path / "run", refuse_links=lambda: None)
+    monkeypatch.setattr(sensitivity, "reopen", opened)
+    monkeypatch.setattr(sensitivity, "_refuse_vectors", lambda run: None)
+    monkeypatch.setattr(sensitivity.Run, "open", lambda folder: run)
+    for folder, output in ((tmp_path / "out", tmp_path / "out"), (run.folder / "sensitivity", None)):
+        folder.mkdir(parents=True)
+        (folder / "points.csv").write_text("x,y\n1,2\n")
+        with pytest.raises(UserError, match="is none that this command has written"):
+            sensitivity.sensitivity(run.folder, output=output)
