@@ -19,6 +19,9 @@ INTERRUPTED = 130
 _AGAIN = 0.02
 """Seconds until a lost interrupt comes again."""
 
+_LONGEST = 30.0
+"""Seconds that the end of an interrupted process may take."""
+
 
 class Interrupt:
     """SIGINT while a command works, from :meth:`take` to :meth:`leave`.
@@ -34,6 +37,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.received = False
         self._shown = sys.unraisablehook
+        self._again: Any = None
 
     def take(self) -> None:
         """Take the signal, unless it is ignored or another's."""
@@ -41,10 +45,16 @@ class Interrupt:
             signal.signal(signal.SIGINT, self._receive)
             sys.unraisablehook = self._lost
 
-    def leave(self) -> None:
-        """The command is done: the signal ends the process at once, as libraries in C may need long for their end."""
+    def leave(self, code: int) -> None:
+        """The command is done, with an exit code.
+
+        The signal then ends the process at once, as libraries in C may need long for their end. Of one that was
+        interrupted another changes nothing: :func:`end` is what it asks for.
+        """
         if signal.getsignal(signal.SIGINT) == self._receive:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN if code == INTERRUPTED else signal.SIG_DFL)
+        if self._again is not None:
+            self._again.cancel()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = True
@@ -57,7 +67,7 @@ class Interrupt:
         # Not here, where it would be lost again.
         import threading
 
-        again = threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGINT))
+        self._again = again = threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGINT))
         again.daemon = True
         again.start()
 
@@ -65,11 +75,23 @@ class Interrupt:
 def end() -> NoReturn:
     """End the process, interrupted, with what was registered for its end and without Python's and C libraries' own.
 
-    That takes seconds, and where an import was broken off it may never come to an end.
+    That takes seconds, and where an import was broken off it may never come to an end. What was registered has
+    :data:`_LONGEST` seconds.
     """
+    with suppress(Exception):
+        _end_after(_LONGEST)
     with suppress(Exception):
         run_exit_functions()
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()
     os._exit(INTERRUPTED)
+
+
+def _end_after(seconds: float) -> None:
+    """End the process then, whatever it is at."""
+    import threading
+
+    limit = threading.Timer(seconds, os._exit, (INTERRUPTED,))
+    limit.daemon = True
+    limit.start()

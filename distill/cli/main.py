@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         interrupt.take()
     code = _code(argv, interrupt)
-    interrupt.leave()
+    interrupt.leave(code)
     if argv is None and code == INTERRUPTED:
         end()
     return code

@@ -97,6 +97,35 @@ def test_the_end_of_an_interrupted_command_takes_what_is_registered_for_it_and_w
     assert (done.returncode, done.stdout, done.stderr) == (130, "registered\n", "distill: error: interrupted\n")
 
 
+def test_a_second_one_and_a_lost_one_that_comes_again_cut_nothing_off_at_the_end() -> None:
+    done = run(f"""{HEAD}
+    def last():
+        interrupt()
+        time.sleep(0.1)  # the lost one would come again meanwhile
+        print("registered", flush=True)
+
+    def lost(argv):
+        Thing.__del__ = lambda _: interrupt()
+        Thing()
+
+    atexit.register(last)
+    module._run = lost
+    module.main()
+    """)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "registered\n", "distill: error: interrupted\n")
+
+
+def test_the_end_comes_in_time_whatever_is_registered_for_it() -> None:
+    done = run(f"""{HEAD}
+    from distill.cli import interrupts
+    interrupts._LONGEST = 0.1
+    atexit.register(work, [])
+    module._run = lambda argv: interrupt()
+    module.main()
+    """)
+    assert (done.returncode, done.stderr) == (130, "distill: error: interrupted\n")
+
+
 def test_who_has_the_signal_or_ignores_it_keeps_it() -> None:
     for other in ("signal.SIG_IGN", "print"):
         done = run(f"""{HEAD}
