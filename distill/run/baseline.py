@@ -12,6 +12,7 @@ from distill.core.utils.errors import UserError
 from distill.core.utils.json_file import number_at
 from distill.run.folder import Run
 from distill.run.listing import find_runs, read_json
+from distill.run.samples import of_other_samples
 
 __all__ = ["check_baseline", "find_baseline", "learns_alone", "scores_of"]
 
@@ -36,7 +37,7 @@ def learns_alone(config: Mapping[str, Any]) -> bool:
     return model.get("teacher") is None or all(name.rsplit(".", 1)[-1] in _ALONE for name in names)
 
 
-def find_baseline(config: Mapping[str, Any]) -> Path | None:
+def find_baseline(config: Mapping[str, Any], samples: Mapping[str, Any] | None = None) -> Path | None:
     """The run without a teacher's signals that ``config``'s own is to be compared with, among the finished ones.
 
     It has the same data, student and compressions. Of several it is the one whose training differs in the fewest keys,
@@ -44,6 +45,8 @@ def find_baseline(config: Mapping[str, Any]) -> Path | None:
 
     Args:
         config: Resolved; the runs are looked for below its ``runs``.
+        samples: Those that are there now, where they are known: what was scored on others is none
+            (:func:`~distill.run.samples.samples_of`).
     """
     try:
         folders = find_runs(Path(config["runs"]))
@@ -58,7 +61,7 @@ def find_baseline(config: Mapping[str, Any]) -> Path | None:
             theirs = run.config
         except (UserError, OSError, ValueError):
             continue
-        if not learns_alone(theirs):
+        if not learns_alone(theirs) or of_other_samples(read_json(run.result_file)[0], samples):
             continue
         keys = _different(config, theirs)
         if not any(_differs(key, config) for key in keys):
@@ -66,8 +69,13 @@ def find_baseline(config: Mapping[str, Any]) -> Path | None:
     return max(found)[-1] if found else None
 
 
-def check_baseline(folder: str | Path, config: Mapping[str, Any]) -> Path:
+def check_baseline(folder: str | Path, config: Mapping[str, Any], samples: Mapping[str, Any] | None = None) -> Path:
     """The folder of a run that the user names as the baseline.
+
+    Args:
+        folder: The run.
+        config: Of the run that is to stand beside it.
+        samples: As of :func:`find_baseline`.
 
     Raises:
         UserError: if it has not finished, was trained with a teacher's signals, or scored on other data.
@@ -84,6 +92,9 @@ def check_baseline(folder: str | Path, config: Mapping[str, Any]) -> Path:
     if other:
         problem = f"this run was scored on other data: {other[0]} differs"
         raise UserError(problem, key=key, value=value, hint="name a run of the same data")
+    if of_other_samples(read_json(run.result_file)[0], samples):
+        problem = "this run was scored on other validation samples: the files have changed since"
+        raise UserError(problem, key=key, value=value, hint="train it anew, or bring back the files")
     return run.folder
 
 

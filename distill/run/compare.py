@@ -18,6 +18,7 @@ from distill.core.utils.errors import UserError
 from distill.core.utils.json_file import number_at
 from distill.run.folder import Run
 from distill.run.listing import read_json, summary
+from distill.run.samples import of_other_samples
 
 __all__ = ["compare"]
 
@@ -98,6 +99,9 @@ def _show_figures(
             _count(number_at(result, "saved_step")),
         )
     console.print(table)
+    for title, result in zip(titles, results, strict=True):
+        if of_other_samples(result, results[0].get("data")):
+            console.print(escape(f"{title} was scored on other validation samples than {titles[0]}"), soft_wrap=True)
 
 
 def _teachers(

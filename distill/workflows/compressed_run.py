@@ -11,6 +11,7 @@ from distill.data.task_file import task_file
 from distill.models import saved_student
 from distill.run.folder import Run
 from distill.run.listing import read_json
+from distill.run.samples import samples_of
 from distill.workflows.card import CARD, card
 from distill.workflows.evaluate import scored
 from distill.workflows.job.build import Job
@@ -33,13 +34,15 @@ def keep(
         by: The command, ``quantize`` or ``prune``.
         folder: What it was given.
     """
-    before = read_json(run.result_file)[0].get("recipe")
-    recipe = f"{before or f'the run {run.name}'}, then distill {by}"
+    before = read_json(run.result_file)[0]
+    recipe = f"{before.get('recipe') or f'the run {run.name}'}, then distill {by}"
+    trained = before.get("data")
+    data = (trained if isinstance(trained, dict) else {}) | samples_of(job.data)
     student, made = job.module.student, {"made_from": str(folder), "recipe": recipe, by: how, "train_seconds": 0.0}
     with new.made(run.config, made_by=f"distill {by} {folder}") as fresh:
         tokenizer = getattr(job.data, "tokenizer", None)
         saved_student.save(student, fresh.student, tokenizer, files=task_file(job.data))
-        result = scored(job, scores, run, fresh.student, name=new.name, id=new.id, **made)
+        result = scored(job, scores, run, fresh.student, name=new.name, id=new.id, data=data, **made)
         write(fresh.student / CARD, card(run.config, result, student, job.data).encode())
         fresh.write_result(result)
     show_result(result)

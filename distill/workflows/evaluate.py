@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from distill.models import saved_student
 from distill.run.baseline import check_baseline
 from distill.run.folder import Run
 from distill.run.listing import read_json
+from distill.run.samples import changes
 from distill.training.evidence import empty_layers
 from distill.training.processes import meeting, none_left
 from distill.workflows.completions import complete_held_out
@@ -30,7 +32,9 @@ from distill.workflows.job.choosing import chosen_again
 from distill.workflows.job.lightning_limits import refusal
 from distill.workflows.result import make_result, show_result
 
-__all__ = ["evaluate", "refuse_quantized_run", "reopen", "score", "scored"]
+__all__ = ["evaluate", "read_training", "refuse_quantized_run", "reopen", "score", "scored"]
+
+_log = logging.getLogger(__name__)
 
 _ALONE = {"strategy": "auto", "devices": 1, "num_nodes": 1}
 """Settings of a trainer that starts no other process."""
@@ -63,7 +67,7 @@ def reopen(
     alone: bool = False,
     heeds: Sequence[str] = (),
 ) -> tuple[Run, Job]:
-    """A run with its saved student and its data.
+    """A run with its saved student and its data; what has changed of the data since is said.
 
     Args:
         folder: The run.
@@ -101,7 +105,21 @@ def reopen(
                 raise UserError("this is done by one process", key=f"trainer.{name}", value=value, hint="leave it out")
     if not described:
         saved_student.load(run.student, job.module.student)
+    _say_changes(run, job, stage)
     return run, job
+
+
+def read_training(run: Run, job: Job) -> None:
+    """Read the training data of a run that was opened for its validation."""
+    job.data.setup("fit")
+    _say_changes(run, job, "train")
+
+
+def _say_changes(run: Run, job: Job, stage: str) -> None:
+    """Say of a split that it holds other samples than when the run was trained."""
+    job.changed = changes(read_json(run.result_file)[0], job.data, ["validation" if stage == "validate" else stage])
+    for line in job.changed:
+        _log.warning("%s", line)
 
 
 def _of_student(data: Any) -> Any:

@@ -31,6 +31,7 @@ from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
 from distill.run.lineage import lineage
 from distill.run.loggers.make import keep_completions, keep_student, make_loggers
+from distill.run.samples import samples_of
 from distill.training.evidence import empty_layers
 from distill.training.module import Distillation
 from distill.training.processes import meeting, none_left, shared_id
@@ -81,7 +82,7 @@ def fit(
     job = build(config, allow=allow, run_id=run_id)
     job.recipe = recipe
     if beside is not None:
-        job.beside = check_baseline(beside, job.config)
+        job.beside = check_baseline(beside, job.config, samples_of(job.data))
     with quiet_lightning():
         trainer = make_trainer(job)
     with ExitStack() as stack:
@@ -255,6 +256,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         beside=_beside(job),
         completions=None if written is None else written.record,
         **lineage(job.config, job.data),
+        data=samples_of(job.data),
         name=job.run.name,
         id=job.run.id,
         steps=steps,
@@ -287,7 +289,7 @@ def _beside(job: Job) -> dict[str, Any] | None:
     """The baseline of a student that a teacher has trained, and its scores; an empty name if there is none."""
     if job.module.teacher is None or learns_alone(job.config):
         return None
-    folder = job.beside or find_baseline(job.config)
+    folder = job.beside or find_baseline(job.config, samples_of(job.data))
     scores = None if folder is None else scores_of(folder)
     return {"run": "" if scores is None else str(folder), "scores": scores or {}}
 

@@ -22,6 +22,7 @@ from distill.data import TextData
 from distill.data.language import template_doubts
 from distill.run.baseline import find_baseline, scores_of
 from distill.run.lineage import lineage
+from distill.run.samples import samples_of
 from distill.training.module import Distillation
 from distill.workflows.job.build import Job
 from distill.workflows.teacher_check import TeacherCheck
@@ -78,7 +79,7 @@ def _template_doubts(job: Job) -> list[str]:
 def _expected(job: Job, check: TeacherCheck) -> str:
     """What is to be expected of the teacher, as far as it is known before the run."""
     found = {"monitor": job.module.task.monitor, **check.found, **lineage(job.config, job.data)}
-    if (beside := job.beside or find_baseline(job.config)) is not None:
+    if (beside := job.beside or find_baseline(job.config, samples_of(job.data))) is not None:
         found["scores"] = {**found.get("scores", {}), "alone": scores_of(beside)}
     return expectation(found)
 

@@ -25,7 +25,7 @@ from distill.run.folder import Run
 from distill.tasks.loaders import batches_of, task_of
 from distill.training.calibration import first_batches
 from distill.workflows.compressed_run import keep
-from distill.workflows.evaluate import refuse_quantized_run, reopen, score
+from distill.workflows.evaluate import read_training, refuse_quantized_run, reopen, score
 
 __all__ = ["prune", "prune_run"]
 
@@ -66,7 +66,7 @@ def prune_run(
     _, before = score(job, "validate")
     batches = []
     if how.reads_inputs:
-        job.data.setup("fit")
+        read_training(run, job)
         batches = first_batches(job.data.train_dataloader(), task, calibrate, torch.device("cpu"))
     step = at_once.prune(
         student,

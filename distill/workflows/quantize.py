@@ -25,7 +25,7 @@ from distill.core.utils.secrets import scrub_override
 from distill.run.folder import Run
 from distill.training.calibration import first_batches
 from distill.workflows.compressed_run import keep
-from distill.workflows.evaluate import refuse_quantized_run, reopen, score
+from distill.workflows.evaluate import read_training, refuse_quantized_run, reopen, score
 
 __all__ = ["quantize"]
 
@@ -79,7 +79,7 @@ def quantize(
     static = activations is not None and activations.kind == "static"
     reads = static or (start is not None and start.reads_inputs)
     if reads:
-        job.data.setup("fit")
+        read_training(run, job)
     batches = first_batches(job.data.train_dataloader(), task, calibrate, torch.device("cpu")) if reads else []
     try:
         steps = ptq.quantize(

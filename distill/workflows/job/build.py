@@ -75,6 +75,7 @@ class Job:
         logging: Which loggers the run gets.
         beside: The run without a teacher that it is compared with, where one was named.
         recipe: The files that its configuration came from, in words; empty where that is not known.
+        changed: What of the data is not as it was when the run was trained, in words; of a run that is opened again.
     """
 
     config: dict[str, Any]
@@ -86,6 +87,7 @@ class Job:
     logging: LoggingConfig
     beside: Path | None = None
     recipe: str = ""
+    changed: Sequence[str] = ()
 
 
 def build(

@@ -59,6 +59,7 @@ def open_subjects(runs: Sequence[str | Path], options: Options, notes: list[str]
         known = next((source for given, source in teachers if given == config), None)
         run, job = _open(shown[folder], options, with_teacher=known is None)
         name = names[folder]
+        notes += [f"{name}: {line}" for line in job.changed]
         source = job.module.teacher if known is None else known
         if known is None and source is not None:
             teachers.append((config, source))

@@ -31,7 +31,7 @@ from distill.workflows.search.target import said
 from distill.workflows.search.written import PICTURE, draw, point_file, write_front, write_record
 from distill.workflows.trials.process import run_to_end
 from distill.workflows.trials.recipe import Recipe
-from distill.workflows.trials.trial import Trial
+from distill.workflows.trials.trial import Trial, refuse_other_samples
 
 __all__ = ["resume", "search"]
 
@@ -224,6 +224,7 @@ class _Search:
             command = [sys.executable, "-m", "distill.cli", "export", str(run.folder), "--to", self.plan.to]
             _call([*command, *brief, *allow], f"the export of {run.id}")
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # this run is not resumed any more
+        refuse_other_samples(run, Run(self.plan.folder / "trial-0001-rung-1"))
         return self._measured(run)
 
     def _measured(self, run: Run) -> Measured:

@@ -27,7 +27,15 @@ from distill.workflows.sweep.file import SweepFile, find_sweep, read_sweep
 from distill.workflows.sweep.search import trials
 from distill.workflows.trials.process import run_to_end
 from distill.workflows.trials.recipe import Recipe
-from distill.workflows.trials.trial import Trial, changed, check_metric, check_values, root_of, text_of
+from distill.workflows.trials.trial import (
+    Trial,
+    changed,
+    check_metric,
+    check_values,
+    refuse_other_samples,
+    root_of,
+    text_of,
+)
 
 __all__ = ["sweep"]
 
@@ -74,6 +82,7 @@ def sweep(
                     failed.append(trial.run.id)
                     continue
             _check_metric(file, trial)
+            refuse_other_samples(trial.run, planned[0].run)
     finally:
         _conclude(file, recipe, planned, failed, console)
     if failed:

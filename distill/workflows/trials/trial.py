@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from distill.config.files import apply_override, load, long_form, parse_value
-from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.errors import TrainingError, UserError, nearest
 from distill.core.utils.json_file import number_at
 from distill.core.utils.paths import at_home
 from distill.run.folder import Run
 from distill.run.listing import read_json
+from distill.run.samples import of_other_samples
 from distill.workflows.trials.recipe import Recipe
 
-__all__ = ["Trial", "changed", "check_metric", "check_values", "root_of", "text_of"]
+__all__ = ["Trial", "changed", "check_metric", "check_values", "refuse_other_samples", "root_of", "text_of"]
 
 _CHECKED = 50
 """Trials whose values are judged before the first of them runs; later ones are judged when their turn comes."""
@@ -56,6 +57,22 @@ def text_of(value: Any) -> str:
     """``value`` as the command line takes it."""
     plain = isinstance(value, str) and value[:1] not in ("[", "{") and parse_value(value, "") == value
     return value if plain else json.dumps(value)
+
+
+def refuse_other_samples(run: Run, first: Run) -> None:
+    """Stop where a trial was scored on other samples than the first one, and nobody asked for it.
+
+    Raises:
+        TrainingError: if so: their scores do not compare.
+    """
+    found, began = (read_json(one.result_file)[0] for one in (run, first))
+    if of_other_samples(found, began.get("data")) and run.config.get("data") == first.config.get("data"):
+        problem = (
+            f"{run.shown} was scored on other validation samples than {first.id}: the files of the data have changed"
+        )
+        raise TrainingError(
+            f"{problem} between the two. Bring them back and remove {run.id}, or begin under another name"
+        )
 
 
 def root_of(config: Mapping[str, Any]) -> Path:
