@@ -56,6 +56,7 @@ def test_wheel_and_source_hold_callbacks_and_recipes_as_real_files(built: Path) 
     } <= held
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_trains_a_recipe_far_from_the_repository(built: Path, tmp_path: Path) -> None:
     site, work = tmp_path / "site", tmp_path / "work"
     work.mkdir()

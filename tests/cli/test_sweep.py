@@ -294,6 +294,7 @@ def first_here(command: Sequence[str]) -> int:
     return main([*command[3:]]) if "trial-0001" in command else run_to_end(command)
 
 
+@pytest.mark.slow
 def test_two_students_are_trained_and_ranked(
     base: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ def make(text_folder, tokenizer, **options):
     return TextData(text_folder, tokenizer=tokenizer, **options)
 
 
+@pytest.mark.slow
 def test_texts_are_tokenized_once_also_for_another_process(
     text_folder, tiny_tokenizer_dir, monkeypatch, script, tmp_path
 ):

@@ -156,6 +156,7 @@ def play(page: list[Block], world: Any) -> None:
             assert spoken(block.text) - spoken(printed) == set(), f"{block.place}\n{printed}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if p.stem not in PLAYED_APART], ids=lambda page: page.name)
 def test_what_a_page_shows_runs(page: Path, request: pytest.FixtureRequest) -> None:
     # README begins with nothing; the pages go on from the runs that it makes.

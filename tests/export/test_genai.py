@@ -107,6 +107,7 @@ def test_a_folder_writes_what_torch_writes(
     assert capsys.readouterr().out == tokenizer.decode(expected) + "\n"
 
 
+@pytest.mark.slow
 def test_integers_are_kept_and_write_the_same(tmp_path: Path) -> None:
     model = gpt2()
     quantize(model, weights=WeightScheme(), embeddings=WeightScheme())

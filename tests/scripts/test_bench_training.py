@@ -13,6 +13,7 @@ import torch
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
+@pytest.mark.slow
 def test_all_sections_run_and_are_written(
     encoder: str, text_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

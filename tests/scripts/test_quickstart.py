@@ -15,6 +15,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 pytest.importorskip("onnxruntime", reason="the quickstart exports, which takes the export extra")
 
 
+@pytest.mark.slow
 def test_the_quickstart_ends_with_the_table_the_completions_and_what_it_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

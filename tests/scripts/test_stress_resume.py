@@ -76,6 +76,7 @@ def test_half_a_folder_is_seen_and_what_was_timed_is_not(left: Any, tmp_path: Pa
     assert left.different(left.of_folder(tmp_path / "two"), whole) == ["deep/model"]
 
 
+@pytest.mark.slow
 def test_what_is_killed_again_and_again_ends_as_undisturbed(
     stress: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

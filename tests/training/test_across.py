@@ -115,6 +115,7 @@ def test_the_objective_is_that_of_each_document_read_alone_by_either_model(files
     torch.testing.assert_close(objective, (sums * torch.tensor([0.5, 0.7, 1.0])).sum(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_says_what_is_compared_and_scores_the_teacher_by_bytes_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: Any, teacher_dir: str, distill: Callable[..., Any]
 ) -> None:

@@ -46,6 +46,7 @@ def head_of(text: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_its_lines_of_python_run_in_the_folder(
     place: tuple[Path, Path], folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

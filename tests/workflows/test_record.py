@@ -103,7 +103,10 @@ def test_hidden_states_teach_as_the_model_that_runs(
     assert scores("lm/read")["teacher"] == pytest.approx(scores("lm/live")["teacher"], 1e-6)
 
 
-@pytest.mark.parametrize(("form", "near"), [(("topk", "--k", "200"), 0.02), (("sampled", "--draws", "60"), 0.1)])
+@pytest.mark.parametrize(
+    ("form", "near"),
+    [(("topk", "--k", "200"), 0.02), pytest.param(("sampled", "--draws", "60"), 0.1, marks=pytest.mark.slow)],
+)
 def test_a_few_tokens_teach_nearly_as_the_model_that_runs(
     write: Callable[..., str], base_config: dict[str, Any], distill: Distill, form: tuple[str, ...], near: float
 ) -> None:

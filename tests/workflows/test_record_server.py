@@ -80,7 +80,7 @@ def scores(run: str) -> Any:
     return json.loads(Path("runs", run, "result.json").read_text())["scores"]
 
 
-@pytest.mark.parametrize("form", ["vllm", "echo"])
+@pytest.mark.parametrize("form", ["vllm", pytest.param("echo", marks=pytest.mark.slow)])
 def test_a_server_is_recorded_as_the_model_that_runs_and_trains_without_it(
     server: Completions, recipe: str, distill: Distill, chat_dir: Path, form: str
 ) -> None:
@@ -115,6 +115,7 @@ def contents(folder: str) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_asked_again_and_a_killed_recording_resumes_to_the_same_bytes(
     server: Completions, recipe: str, distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:

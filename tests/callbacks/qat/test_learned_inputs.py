@@ -58,6 +58,7 @@ def test_what_was_trained_is_what_is_saved(
     assert torch.equal(predicted(distill.load(tmp_path / "student")), trained)
 
 
+@pytest.mark.slow
 def test_the_exported_integers_decide_as_the_trained_student(
     tmp_path: Path, batches: Make, module: Make, fit: Make, layer: Make
 ) -> None:

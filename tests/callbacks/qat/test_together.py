@@ -133,6 +133,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, script: Make) -> list[dict[s
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_ranges_and_scales_agree_over_ranks(ranks: list[dict[str, Tensor]]) -> None:
     first, second = ranks
     assert first.keys() == second.keys()

@@ -58,6 +58,7 @@ def test_a_killed_and_resumed_run_has_every_row_once(
     assert recorded(tmp_path) == EXPECTED
 
 
+@pytest.mark.slow
 def test_it_may_be_killed_again_and_again(play: Any, tmp_path: Path) -> None:
     play(kill_after=6, wait=0.6).end(KILLED)
     play(at=4, kill_after=3).end(KILLED)

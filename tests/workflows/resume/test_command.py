@@ -101,7 +101,7 @@ def pending(pid: int | None) -> bool:
     return any(int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd")))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_all_of_whose_processes_are_told_to_stop_finishes_its_step_and_saves(
     number: signal.Signals, at_call: AtCall, world: World, distill: Distill
 ) -> None:
@@ -130,6 +130,7 @@ def test_the_signals_are_given_back(world: World) -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.slow
 def test_the_second_of_two_signals_ends_the_run_at_once(
     world: World, script: Script, distill: Distill, same: Same
 ) -> None:

@@ -73,6 +73,14 @@ CASES: dict[str, dict[str, Any]] = {
     "an end within an epoch": {"trainer": {"max_epochs": -1, "max_steps": 10}},
     "no validation": {"trainer": {"limit_val_batches": 0}},
 }
+QUICK = (
+    "distillation alone",
+    "pruning, quantization, averages and clipping",
+    "four micro-batches to a step",
+    "validation within the epoch",
+    "early stopping",
+)
+"""Those that are tried from some steps in seconds; all are tried from every step among the slow tests."""
 
 
 def case(recipe: dict[str, Any], changed: Changed, changes: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +116,7 @@ def same_from(
         assert resumed.rows == [row for row in whole.rows if row[0] >= step], step
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", QUICK)
 def test_a_run_resumed_from_anywhere_ends_with_the_same_bits(
     name: str, recipe: dict[str, Any], changed: Changed, train: Train, differences: Differences, tmp_path: Path
 ) -> None:
@@ -116,6 +124,7 @@ def test_a_run_resumed_from_anywhere_ends_with_the_same_bits(
     same_from(some, config, tmp_path, train, differences)
 
 
+@pytest.mark.slow
 def test_teachers_of_rows_of_their_own_are_resumed_with_what_each_has_said(
     recipe: dict[str, Any], changed: Changed, train: Train, differences: Differences, tmp_path: Path
 ) -> None:
@@ -151,7 +160,13 @@ LLAMA: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=["causal-lm", "masked-lm", "causal-lm on policy", "causal-lm on policy with an adapter"])
+@pytest.fixture(
+    params=[
+        "causal-lm",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("masked-lm", "causal-lm on policy")),
+        pytest.param("causal-lm on policy with an adapter", marks=pytest.mark.slow),
+    ]
+)
 def language_model(request: pytest.FixtureRequest, teacher_dir: str, tiny_tokenizer_dir: str, tmp_path: Path) -> Any:
     """What is changed in the recipe for a language model: packed blocks, masks that are drawn anew every epoch,
     batches that the student writes, or such batches and an adapter that its own base teaches."""

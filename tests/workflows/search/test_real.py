@@ -40,6 +40,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> Any:
     return left
 
 
+@pytest.mark.slow
 def test_runs_are_real_and_repeatable_and_a_stopped_one_is_resumed(
     searched: dict[str, Any], trials: Any, distill: Any, stopped: list[bool]
 ) -> None:

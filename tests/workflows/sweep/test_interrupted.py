@@ -43,6 +43,7 @@ def stopping(command: Sequence[str]) -> int:
     return run_to_end([command[0], "-c", STOPPED, *command[3:]]) if "trial-0002" in command else main(command[3:])
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_stopped_resumes_at_its_step_and_ends_as_an_undisturbed_one(
     base: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
