@@ -45,14 +45,17 @@ class Interrupt:
             signal.signal(signal.SIGINT, self._receive)
             sys.unraisablehook = self._lost
 
-    def leave(self, code: int) -> None:
-        """The command is done, with an exit code.
+    def heed_no_more(self) -> None:
+        """The command was interrupted: another one changes nothing, as :func:`end` is what it asks for."""
+        self._then(signal.SIG_IGN)
 
-        The signal then ends the process at once, as libraries in C may need long for their end. Of one that was
-        interrupted another changes nothing: :func:`end` is what it asks for.
-        """
+    def leave(self) -> None:
+        """The command is done. The signal then ends the process at once: libraries in C may need long for their end."""
+        self._then(signal.SIG_DFL)
+
+    def _then(self, action: signal.Handlers) -> None:
         if signal.getsignal(signal.SIGINT) == self._receive:
-            signal.signal(signal.SIGINT, signal.SIG_IGN if code == INTERRUPTED else signal.SIG_DFL)
+            signal.signal(signal.SIGINT, action)
         if self._again is not None:
             self._again.cancel()
 

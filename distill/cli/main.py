@@ -101,15 +101,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupt = Interrupt()
     if argv is None:
         interrupt.take()
-    code = _code(argv, interrupt)
-    interrupt.leave(code)
+    try:
+        code = _code(argv, interrupt)
+    except KeyboardInterrupt:
+        interrupt.heed_no_more()
+        code = INTERRUPTED
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of a run's processes one says so
+            _complain("interrupted", code)
+    interrupt.leave()
     if argv is None and code == INTERRUPTED:
         end()
     return code
 
 
 def _code(argv: Sequence[str] | None, interrupt: Interrupt) -> int:
-    """The exit code, after what is to be said."""
+    """The exit code, after what is to be said.
+
+    Raises:
+        KeyboardInterrupt: if one came, also while something was said.
+    """
     try:
         _heeding(list(sys.argv[1:] if argv is None else argv), interrupt)
     except UserError as error:
@@ -120,9 +130,6 @@ def _code(argv: Sequence[str] | None, interrupt: Interrupt) -> int:
         return _complain(str(error), 3)
     except BrokenPipeError:  # `distill list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        # Of a run's processes one says so.
-        return _complain("interrupted", INTERRUPTED) if os.environ.get("LOCAL_RANK", "0") == "0" else INTERRUPTED
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _PATHS and error.filename is not None:
             problem, hint = _PATHS[error.errno]

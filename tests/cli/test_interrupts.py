@@ -115,6 +115,29 @@ def test_a_second_one_and_a_lost_one_that_comes_again_cut_nothing_off_at_the_end
     assert (done.returncode, done.stdout, done.stderr) == (130, "registered\n", "distill: error: interrupted\n")
 
 
+@pytest.mark.parametrize("said", ["interrupt()", "fail()"])
+def test_one_within_the_last_words_is_not_shown(said: str) -> None:
+    done = run(f"""{HEAD}
+    from distill.core.utils.errors import UserError
+
+    class Stream:
+        flush = sys.stderr.flush
+
+        def write(self, text, write=sys.stderr.write):
+            interrupt()
+            time.sleep(0.01)
+            return write(text)
+
+    def fail():
+        raise UserError("is wrong", key="data", hint="mend it")
+
+    sys.stderr = Stream()
+    module._run = lambda argv: {said}
+    module.main()
+    """)
+    assert (done.returncode, done.stderr) == (130, "distill: error: interrupted\n")
+
+
 def test_the_end_comes_in_time_whatever_is_registered_for_it() -> None:
     done = run(f"""{HEAD}
     from distill.cli import interrupts
