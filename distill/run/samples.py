@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill.core.processor import identity_of
 from distill.core.utils.json_file import number_at
 from distill.core.utils.words import amount
 
@@ -27,6 +26,8 @@ def samples_of(data: Any, uses: Sequence[str] = ("train", "validation")) -> dict
         ``tokenizer`` (or image processor), a hash of what it does, and of each split its count of ``samples`` and their
         ``fingerprint``, a hash of all values that a batch is made of.
     """
+    from distill.core.processor import identity_of
+
     read = getattr(data, "tokenized", {})
     found = {use: {"samples": len(read[use]), "fingerprint": read[use].fingerprint} for use in uses if use in read}
     return {"tokenizer": identity_of(data.tokenizer)} | found if found else {}
