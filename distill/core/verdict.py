@@ -8,7 +8,7 @@ The rules, each of which gives one line at most:
   numbers that spread by a hundredth of what the labels do or less;
 * it never predicts some classes that are among the labels;
 * classes have a few labels only, so that a score of one says nothing;
-* texts that are scored are in the training data too, one in a hundred or more;
+* samples that are scored are in the training data too, one in a hundred or more;
 * its score is that of a constant guess, or worse: no more than one standard error above it;
 * the teacher's is, or it is more than one standard error below that of the same student without a teacher;
 * of a layer nothing is left, or its outputs are the same wherever one looks;
@@ -189,7 +189,7 @@ def _little(measured: Mapping[str, Any]) -> Iterator[Remark]:
     seen, every = measured.get("in_train") or (0, 0)
     if seen and seen >= LEARNED * every:
         yield Remark(
-            f"{seen:,} of {every:,} texts of the split that was scored are in the training data too: learned by heart"
+            f"{seen:,} of {every:,} samples of the split that was scored are in the training data too: learned by heart"
         )
 
 

@@ -197,12 +197,15 @@ def unread(
     return [f"data: {line}" for line in lines]
 
 
-def doubtful_scores(rows: RawData, samples: Mapping[str, Samples]) -> list[str]:
-    """Lines on what a score will not tell: classes of a few rows, and texts that are trained on too.
+def doubtful_scores(
+    rows: RawData, samples: Mapping[str, Samples], in_train: Mapping[str, tuple[int, int]]
+) -> list[str]:
+    """Lines on what a score will not tell: classes of a few rows, and what is trained on too.
 
     Args:
         rows: The data.
         samples: Use -> its samples, tokenized; others are not spoken of.
+        in_train: Use -> rows that are trained on too, and all of them.
     """
     lines = []
     for use in [use for use in ("validation", "test") if use in samples]:
@@ -210,10 +213,11 @@ def doubtful_scores(rows: RawData, samples: Mapping[str, Samples]) -> list[str]:
             more = f" and {len(few) - _LISTED} more" if len(few) > _LISTED else ""
             listed = ", ".join(few[:_LISTED]) + more
             lines.append(f"{use} has little of {listed}: scores of so few say nothing of a class")
-        count, of_all = rows.in_train.get(use, (0, 0)) if "train" in samples else (0, 0)
+        count, of_all = in_train.get(use, (0, 0)) if "train" in samples else (0, 0)
         if count:
             told = "are in train too: their score is of what was learned by heart"
-            lines.append(f"{count} of {of_all} texts of {use} {told}")
+            what = "pictures" if "image" in samples[use].features else "texts"
+            lines.append(f"{count} of {of_all} {what} of {use} {told}")
     return [f"data: {line}" for line in lines]
 
 

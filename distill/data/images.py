@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from distill.core.images import ImageSettings
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import at_home
 from distill.core.utils.quiet import quiet_datasets
+from distill.core.utils.words import amount
 from distill.data import arrow
 from distill.data.columns import find_columns
 from distill.data.sources import Source
 
 __all__ = ["check_settings", "located"]
+
+_BESIDE = frozenset({".csv", ".json", ".jsonl", ".md", ".parquet", ".txt", ".tsv", ".yaml", ".yml", ".db", ".ini"})
+"""Endings of files that lie beside pictures and are none."""
 
 
 def check_settings(settings: ImageSettings | None, task: TextTask, tokenizer: str) -> None:
@@ -49,6 +56,7 @@ def located(
     columns: Mapping[str, str] | None,
     files: Mapping[str, Any] | None,
     folder: str | None,
+    path: str | None = None,
 ) -> Source:
     """``source`` with whole paths in its column of pictures, none of which anybody has decoded yet.
 
@@ -57,7 +65,8 @@ def located(
         task: Says which column it is.
         columns: Role -> column, as the user has it.
         files: Split -> files, as the user has it.
-        folder: Where paths begin; the folder of a split's files if not given.
+        folder: Where paths begin; the folder of a split's files, or ``path``, if not given.
+        path: A folder, as the user has it.
 
     Raises:
         UserError: if the files of a split lie in several folders, and nothing says where paths begin.
@@ -65,13 +74,42 @@ def located(
     every = list(dict.fromkeys(name for rows in source.splits.values() for name in rows.column_names))
     given = {role: name for role, name in (columns or {}).items() if role in task.columns}
     column = find_columns(task, every, given, source.mixed)["image"]
-    return replace(
-        source,
-        splits={
-            split: _located(rows, column, _folder(split, (files or {}).get(split), folder))
-            for split, rows in source.splits.items()
-        },
-    )
+    home = at_home(path).absolute() if path is not None and at_home(path).is_dir() else None
+    begin = folder if folder is not None or home is None else str(home)
+    splits = {
+        split: _located(rows, column, _folder(split, (files or {}).get(split), begin))
+        for split, rows in source.splits.items()
+    }
+    left = [] if home is None else _left_aside(home, splits, column)
+    return replace(source, splits=splits, notes=[*source.notes, *left])
+
+
+def _left_aside(home: Path, splits: Mapping[str, Any], column: str) -> list[str]:
+    """What to say of the files in a folder of pictures that none of the rows is of."""
+    paths = [_paths(rows, column) for rows in splits.values() if column in rows.column_names]
+    known = {Path(path) for each in paths if each is not None for path in each.to_pylist() if path}
+    if not known or any(each is None for each in paths):
+        return []
+    others = [
+        file for file in sorted(home.rglob("*")) if not any(part[0] == "." for part in file.relative_to(home).parts)
+    ]
+    left = [file for file in others if file.suffix.lower() not in _BESIDE and file.is_file() and file not in known]
+    if not left:
+        return []
+    endings = Counter(file.suffix.lower() or "no ending" for file in left)
+    listed = ", ".join(f"{ending} {count:,}" for ending, count in endings.most_common(4))
+    rest = "" if len(endings) <= 4 else f" and {len(endings) - 4} more endings"
+    said = f"{amount(len(left), 'file')} in the folder {'is' if len(left) == 1 else 'are'} not read ({listed}{rest})"
+    return [f"{said}, as {left[0].relative_to(home)}: convert what should be, or list it in a table"]
+
+
+def _paths(rows: Any, column: str) -> Any:
+    """The paths in a column of pictures that lie in files of their own; ``None`` of others."""
+    values = arrow.column(rows, column)
+    if arrow.fields(values) >= {"bytes", "path"}:
+        held, paths = (pc.struct_field(values, name) for name in ("bytes", "path"))
+        return paths.filter(pc.is_null(held))
+    return values if arrow.kind(values) == "text" and not arrow.is_list(values) else None
 
 
 def _folder(split: str, files: Any, folder: str | None) -> Path:
@@ -91,13 +129,18 @@ def _located(rows: Any, column: str, folder: Path) -> Any:
     if column not in rows.column_names:
         return rows
     if isinstance(rows.features[column], Image):
-        return rows.cast_column(column, Image(decode=False))
-    values = arrow.column(rows, column)
-    if arrow.kind(values) != "text" or arrow.is_list(values):
+        rows = rows.cast_column(column, Image(decode=False))
+    paths = _paths(rows, column)
+    if paths is None or all(path is None or Path(path).is_absolute() for path in pc.unique(paths).to_pylist()):
         return rows
 
+    def placed(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return value if value["bytes"] is not None else {"bytes": None, "path": placed(value["path"])}
+        return str(folder / at_home(value)) if value else None
+
     def whole(batch: dict[str, Any]) -> dict[str, Any]:
-        return {column: [str(folder / at_home(path)) if path else None for path in batch[column]]}
+        return {column: [placed(value) for value in batch[column]]}
 
     with quiet_datasets():
         return rows.map(whole, batched=True)

@@ -34,7 +34,9 @@ def read_source(data: TextData, task: TextTask) -> Source:
     found = load(data.path, data.name, data.files, given, data.document, plain)
     if task.reads == "tokens":
         return found
-    return located(found, task, data.columns, data.files, None if data.images is None else data.images.folder)
+    return located(
+        found, task, data.columns, data.files, None if data.images is None else data.images.folder, data.path
+    )
 
 
 def made_processor(

@@ -1,16 +1,19 @@
-"""Rows that are judged, and whose texts are among those that are trained on."""
+"""Rows that are judged, and whose texts or pictures are among those that are trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any
 
+import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from distill.data import arrow
+from distill.data.features import Ragged, Samples
 
-__all__ = ["repeats"]
+__all__ = ["repeated_pictures", "repeats"]
 
 _READ = ("text", "text_pair", "prompt", "completion")
 
@@ -42,6 +45,36 @@ def repeats(
         both = both.filter(pc.not_equal(pc.utf8_trim_whitespace(pc.replace_substring(both, "\0", " ")), ""))
         found[use] = (pc.sum(pc.is_in(judged, value_set=both)).as_py() or 0, len(judged))
     return found
+
+
+def repeated_pictures(samples: Mapping[str, Samples]) -> dict[str, tuple[int, int]]:
+    """As :func:`repeats`, of samples that keep a picture's file: use -> those whose file is in ``train`` too, and all.
+
+    Args:
+        samples: Use -> what has been read; without the training data nothing is known.
+    """
+    if "train" not in samples:
+        return {}
+    trained = _files(samples["train"])
+    found = {}
+    for use in [use for use in ("validation", "test") if use in samples]:
+        judged = _files(samples[use])
+        lengths = np.intersect1d(trained.lengths, judged.lengths)  # only files of one size are ever hashed
+        known = set(_hashes(trained, lengths))
+        found[use] = (sum(one in known for one in _hashes(judged, lengths)), len(judged))
+    return found
+
+
+def _files(samples: Samples) -> Ragged:
+    files = samples.features["image"]
+    assert isinstance(files, Ragged)
+    return files
+
+
+def _hashes(files: Ragged, lengths: Any) -> list[bytes]:
+    """Those of the files that are of one of these lengths; an empty one, of a picture that was left out, is none."""
+    places = np.flatnonzero(np.isin(files.lengths, lengths[lengths > 0])).tolist()
+    return [blake2b(np.ascontiguousarray(files[place]).data, digest_size=16).digest() for place in places]
 
 
 def _texts(dataset: Any, columns: Mapping[str, str]) -> Any:

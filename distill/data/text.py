@@ -24,6 +24,7 @@ from distill.data.loader import Collate, Loader, make_loader, ranks_of
 from distill.data.processing import made_processor, read_source
 from distill.data.raw_data import RawData, read_raw_data
 from distill.data.reader import ReaderOptions
+from distill.data.repeats import repeated_pictures
 from distill.data.sources import Source, find_splits, set_aside
 from distill.data.tokenize import load_for_batches, tokenize
 from distill.tasks import DEFAULT, Task, TextTask, make_task
@@ -183,7 +184,7 @@ class TextData(LightningDataModule):
         lines += language.form_lines(self, self.task, self._rows, self._samples) + self._aligned
         for use, samples in self._samples.items():
             lines += unread(use, self._rows, samples, self.tokenizer, self.longest, self._cut[use])
-        return lines + doubtful_scores(self._rows, self._samples)
+        return lines + doubtful_scores(self._rows, self._samples, self.in_train)
 
     @property
     def routes(self) -> Mapping[str, str]:
@@ -195,9 +196,11 @@ class TextData(LightningDataModule):
         """Training ``rows``, and those that are ``labelled``; ``None`` where the data has no labels. Reads the data."""
         return self._rows.learned_from
 
-    def in_train(self, use: str) -> tuple[int, int] | None:
-        """Rows of a split whose texts are trained on too, and all of them; ``None`` if unknown. Reads the data."""
-        return self._rows.in_train.get(use)
+    @cached_property
+    def in_train(self) -> Mapping[str, tuple[int, int]]:
+        """Use -> rows that are trained on too, and all of them, where that is known. Reads the data."""
+        pictures = self._checked_task().reads == "pictures"
+        return repeated_pictures(self._samples) if pictures else self._rows.in_train
 
     def require_labels(self, use: str) -> None:
         """As :meth:`RawData.require_labels`."""

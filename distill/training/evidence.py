@@ -186,9 +186,9 @@ class Evidence:
 
     @staticmethod
     def _in_train(trainer: Trainer) -> tuple[int, int] | None:
-        """Rows of the split whose texts were trained on too, and all of it, scored or not, where that is known."""
-        of = getattr(getattr(trainer, "datamodule", None), "in_train", None)
-        return None if of is None else of("test" if trainer.state.fn == "test" else "validation")
+        """Rows of the split that were trained on too, and all of it, scored or not, where that is known."""
+        of = getattr(getattr(trainer, "datamodule", None), "in_train", {})
+        return of.get("test" if trainer.state.fn == "test" else "validation")
 
     def token_counts(self, trainer: Trainer) -> Tensor | None:
         """How often each token is to be predicted in the training data, where that is known; asked once."""

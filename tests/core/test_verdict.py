@@ -68,7 +68,11 @@ def test_of_a_good_outcome_nothing_is_said() -> None:
             "there is little of class 'b' (1 label of 872)",
             False,
         ),
-        (result(in_train=[9, 872]), "9 of 872 texts of the split that was scored are in the training data too", False),
+        (
+            result(in_train=[9, 872]),
+            "9 of 872 samples of the split that was scored are in the training data too",
+            False,
+        ),
         (result(batches=[1, 14]), "scored on 1 of 14 batches", False),
         (result(student=float("nan")), "student's accuracy is not defined", True),
     ],

@@ -19,4 +19,4 @@ def test_a_class_that_validation_has_little_of_is_said(tmp_path: Path) -> None:
     assert [line for line in data.account if "little" in line] == [
         "data: validation has little of 'seldom' (2 rows): scores of so few say nothing of a class"
     ]
-    assert data.in_train("validation") == (0, 25)
+    assert data.in_train["validation"] == (0, 25)

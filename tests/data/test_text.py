@@ -193,7 +193,7 @@ def test_texts_that_are_judged_and_trained_on_are_counted(tmp_path, tiny_tokeniz
     (tmp_path / "validation.csv").write_text("text,text_pair,label\na,b,0\na,d,0\na b,,1\nc,d,0\nab,,1\n")
     data = make(str(tmp_path), tiny_tokenizer_dir)
     data.setup("fit")
-    assert (data.in_train("validation"), data.in_train("test")) == ((2, 5), None)
+    assert data.in_train == {"validation": (2, 5)}
     assert [line for line in data.account if "by heart" in line] == [
         "data: 2 of 5 texts of validation are in train too: their score is of what was learned by heart"
     ]
@@ -213,7 +213,7 @@ def test_lines_of_prose_and_blank_texts_are_no_repeats(tmp_path, tiny_tokenizer_
             (tmp_path / f"{split}.jsonl").write_text(rows)
         files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation")}
         data = TextData(files=files, tokenizer=tiny_tokenizer_dir, task=task)
-        return data.in_train("validation")
+        return data.in_train.get("validation")
 
     heading, blank = "= Heading =\n", " \u3000\n"
     assert counted(["", heading, "one"], ["", heading, "two"]) is None

@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset, Features, Value
@@ -142,6 +143,59 @@ def test_every_form_of_the_same_pictures_makes_the_same_samples(tmp_path, teache
     assert other.labels == ours.labels == NAMES
     for use in ("train", "validation"):
         assert ours.samples(use).fingerprint == other.samples(use).fingerprint
+
+
+def test_paths_in_parquet_of_pictures_begin_in_its_folder(tmp_path, teacher, monkeypatch):
+    place = folder_of(tmp_path / "pictures")
+    paths = sorted(place.glob("train/*/*"))
+    kinds = Features({"image": ImageFeature(decode=False), "label": Value("string")})
+    held = [{"bytes": None, "path": str(path.relative_to(tmp_path))} for path in paths[:-1]]
+    held.append(
+        {"bytes": paths[-1].read_bytes(), "path": str(paths[0].relative_to(tmp_path))}
+    )  # held: its path is a name
+    rows = Dataset.from_dict({"image": held, "label": [path.parent.name for path in paths]}, features=kinds)
+    pq.write_table(rows.data.table, tmp_path / "rows.parquet")
+    other = tmp_path / "elsewhere"
+    decoy = other / held[0]["path"]
+    decoy.parent.mkdir(parents=True)
+    decoy.write_bytes(png(pixels(99)))
+    monkeypatch.chdir(other)
+    data = data_of(teacher, files={"train": "../rows.parquet", "validation": "../rows.parquet"})
+    read = [data.samples("train").features["image"][row].tobytes() for row in range(len(paths))]
+    assert read == [path.read_bytes() for path in paths]
+
+
+def test_files_of_a_folder_that_are_not_read_are_counted_and_named(tmp_path, teacher):
+    place = folder_of(tmp_path / "pictures")
+    for name in ("1.heic", "2.heic", "3.avif", "photo"):
+        (place / "train" / NAMES[0] / name).write_bytes(b"a picture of a format that is not read")
+    for name in ("metadata.txt", "Thumbs.db", ".DS_Store"):
+        (place / "train" / name).write_text("beside")
+    data = data_of(teacher, path=str(place))
+    data.setup("fit")
+    told = "4 files in the folder are not read (.heic 2, .avif 1, no ending 1), as train/"
+    assert [told in line for line in data.account].count(True) == 1
+    tidy = data_of(teacher, path=str(folder_of(tmp_path / "tidy")))
+    tidy.setup("fit")
+    assert "not read" not in "".join(tidy.account)
+
+
+def test_pictures_that_are_judged_and_trained_on_are_counted(tmp_path, teacher):
+    place = folder_of(tmp_path / "pictures")
+    every = sorted(place.glob("validation/*/*"))
+    count = len(every)
+    for number, judged in enumerate(every):
+        judged.write_bytes(png(pixels(100 + number)))
+    data = data_of(teacher, path=str(place))
+    data.setup("fit")
+    assert data.in_train == {"validation": (0, count)}
+    trained = sorted(place.glob("train/*/*"))
+    for number, judged in enumerate(every[:3]):
+        judged.write_bytes(trained[number].read_bytes())
+    again = data_of(teacher, path=str(place))
+    again.setup("fit")
+    assert again.in_train == {"validation": (3, count)}
+    assert f"data: 3 of {count} pictures of validation are in train too" in "\n".join(again.account)
 
 
 def test_inputs_are_those_of_the_models_own_processor(tmp_path, teacher):
