@@ -238,9 +238,8 @@ def test_plain_modules_and_data_of_ones_own_are_run_from_yaml(
     assert f"{result['scores']['student']['accuracy']:.4g}" in out
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_that_is_stopped_says_so_with_its_code(base: dict[str, Any], number: int, code: int, forks: Any) -> None:
     Path("command.py").write_text("import sys; from distill.cli.main import main; sys.exit(main(sys.argv[1:]))")
     command = ["command.py", "fit", "-c", "base.yaml", "--trainer.max_steps", "100000"]

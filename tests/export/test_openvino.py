@@ -79,6 +79,7 @@ def test_what_it_cannot_run_is_one_message(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / FILE).exists()
 
 
+@pytest.mark.slow
 def test_the_handlers_of_signals_have_a_stack_when_sessions_have_gone(tmp_path: Path) -> None:
     model, batches = net()
     written(model, tmp_path, Plain(), batches)

@@ -229,6 +229,7 @@ def test_an_export_gives_vectors_with_the_pooling_inside(world, to):
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_integers_keep_the_vectors(world):
     folder, run = world
     assert not main(["quantize", str(run), "--calibrate", "8", "--id", "small", "--trainer.accelerator", "cpu"])

@@ -155,6 +155,7 @@ def test_a_busy_server_is_asked_again_and_a_killed_recording_resumes_to_the_same
     assert (done.code, "the same command goes on" in done.err) == (1, True)
 
 
+@pytest.mark.slow
 def test_the_key_is_sent_to_the_server_and_kept_nowhere(
     server: Completions, recipe: str, distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,7 +143,7 @@ def layers() -> Layers:
     return Layers().eval()
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["int8", "uint8"])
+@pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["int8", "uint8"])
 def path(request: pytest.FixtureRequest, layers: Layers, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("onnx") / MODEL
     to_onnx(with_integers(layers, unsigned=request.param), path, {"x": torch.zeros(1, CHANNELS, SIDE, SIDE)})
@@ -332,6 +332,7 @@ class PadsBySize(nn.Conv2d):
         return F.conv2d(padded, self.weight, self.bias, self.stride)
 
 
+@pytest.mark.slow
 def test_where_the_size_says_how_much_is_padded_it_is_fixed_and_integers_are_multiplied(tmp_path: Path) -> None:
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), PadsBySize(8, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 1)]

@@ -124,7 +124,7 @@ def layers() -> Layers:
     return Layers().eval()
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["int8", "uint8"])
+@pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["int8", "uint8"])
 def path(request: pytest.FixtureRequest, layers: Layers, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     to_onnx(with_integers(layers, unsigned=request.param), path, {"x": torch.zeros(1, WIDTH)})

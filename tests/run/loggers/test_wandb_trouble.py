@@ -102,6 +102,7 @@ def test_the_end_of_w_and_bs_own_process_leaves_the_run_offline_and_both_parts_a
     assert [row["trainer/global_step"] for row in server.history] == STEPS
 
 
+@pytest.mark.slow
 def test_a_resumed_run_whose_server_fails_again_is_sent_whole_and_once(
     play: Any, server: Any, synced: Synced, tmp_path: Path
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_resumed_run_whose_server_fails_again_is_sent_whole_and_once(
     assert [row["trainer/global_step"] for row in server.history] == STEPS
 
 
+@pytest.mark.slow
 def test_a_run_that_was_online_and_is_resumed_offline_is_sent_whole(
     play: Any, server: Any, synced: Synced, tmp_path: Path
 ) -> None:

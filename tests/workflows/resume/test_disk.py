@@ -78,6 +78,7 @@ def ends(world: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, End]
     return {name: End(*end, results / name) for name, end in said.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trouble", "reason", "steps"),
     [
@@ -114,6 +115,7 @@ def test_a_run_that_cannot_write_says_so_and_ends_as_an_undisturbed_one_once_it_
     elsewhere_the_same(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trouble", "number"), [("full", errno.ENOSPC), ("read only", errno.EROFS)])
 def test_tensorboard_is_left_out_for_the_reason_that_there_is(trouble: str, number: int, ends: dict[str, End]) -> None:
     [line] = [line for line in ends[trouble].err.splitlines() if "TensorBoard" in line]

@@ -74,7 +74,6 @@ CASES: dict[str, dict[str, Any]] = {
     "no validation": {"trainer": {"limit_val_batches": 0}},
 }
 QUICK = (
-    "distillation alone",
     "pruning, quantization, averages and clipping",
     "four micro-batches to a step",
     "validation within the epoch",

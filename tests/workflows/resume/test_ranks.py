@@ -20,6 +20,8 @@ from distill.run.folder import Run
 from distill.run.history import read_rows
 from distill.training.module import Distillation
 
+pytestmark = pytest.mark.slow
+
 Ranks = Callable[..., Any]
 
 STEPS, STOP = 8, 5  # of two epochs of 55 samples in batches of 2 x 8; done when it is stopped
@@ -104,7 +106,6 @@ def test_the_killed_run_had_dropout(runs: Path) -> None:
     assert min(student["hidden_dropout_prob"], student["attention_probs_dropout_prob"]) > 0
 
 
-@pytest.mark.slow
 def test_a_finished_run_on_two_ranks_is_extended(runs: Path, ranks: Ranks) -> None:
     shutil.copytree(runs / "runs/base/whole", runs / "runs/base/extended")
     ranks("extend", runs)
