@@ -13,6 +13,8 @@ from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.json_file import Unreadable, read_mapping
 
 __all__ = [
+    "LOST",
+    "LOST_HINT",
     "RECORD",
     "STEP_KINDS",
     "VERSION",
@@ -28,6 +30,9 @@ __all__ = [
 
 RECORD = "compression.json"
 VERSION = 1
+
+LOST = f"there is no {RECORD} beside the weights, which says what was pruned and quantized"
+LOST_HINT = "take the file from a copy of this student; without it the student must be made again"
 
 STEP_KINDS: dict[str, bool] = {
     "layers": False,
@@ -48,12 +53,15 @@ def read_steps(folder: str | Path, key: str) -> list[dict[str, Any]]:
     """What was done to the model in ``folder``; nothing where no record lies beside it.
 
     Raises:
-        UserError: if the record is unreadable, or names what this version cannot rebuild.
+        UserError: if the record is unreadable, or names what this version cannot rebuild; if there is none beside the
+            student of a run, which has one always.
     """
     try:
         record = read_mapping(Path(folder) / RECORD)
         version, steps = int(record["version"]), [dict(step) for step in record["steps"]]
     except FileNotFoundError:
+        if Path(folder).name == "student" and (Path(folder).parent / "config.yaml").is_file():
+            raise UserError(LOST, key=key, value=str(folder), hint=LOST_HINT) from None
         return []
     except (Unreadable, ValueError, TypeError, KeyError, OverflowError) as error:
         problem = str(error) if isinstance(error, Unreadable) else f"cannot be read ({error})"

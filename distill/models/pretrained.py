@@ -22,6 +22,7 @@ from distill.core.utils.quiet import quiet_transformers
 from distill.models.broken_files import ORIGIN, broken_json, culprit, read_mapping
 from distill.models.folder import MERGE, UNMERGED, check_config, check_folder
 from distill.models.saved_student import load
+from distill.models.untaken import refuse_unrecorded_integers, refuse_untaken
 
 __all__ = ["FAILURES", "explain", "load_model", "load_tokenizer", "mark_padding", "not_given"]
 
@@ -74,6 +75,7 @@ def load_model(
     steps: list[dict[str, Any]] = []
     if Path(location).is_dir():
         check_folder(Path(location), path, auto_model, key)
+        refuse_unrecorded_integers(Path(location), key, path)
         steps = read_steps(location, key)
     if structural(steps):
         return _compressed(location, path, auto_model, key, attn_implementation)
@@ -96,6 +98,7 @@ def load_model(
     if adapter_layers(model):
         raise UserError(UNMERGED, key=key, value=path, hint=MERGE)
     _check_complete(model, report, path, key, trained)
+    refuse_untaken(model, report["unexpected_keys"], Path(location), key, path)
     mark_padding(model, auto_model)
     note(model, *steps)
     return model  # type: ignore[no-any-return]

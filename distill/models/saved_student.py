@@ -21,12 +21,13 @@ from distill.compression.quantization import storage as quantized
 from distill.compression.structure import low_rank, removal, sharing
 from distill.core.pooling import drop_pooler
 from distill.core.pooling_files import write_pooling
-from distill.core.record import RECORD, STEP_KINDS, VERSION, read_steps, set_steps, steps_of, structural
+from distill.core.record import LOST, RECORD, STEP_KINDS, VERSION, read_steps, set_steps, steps_of, structural
 from distill.core.utils.errors import UserError, first_line
 from distill.core.utils.paths import resolve
 from distill.core.utils.quiet import quiet_transformers
 from distill.core.utils.replacing import replacing
 from distill.models.unfinished import refuse_unfinished
+from distill.models.untaken import INTEGER_WEIGHTS, refuse_unrecorded_integers, refuse_untaken
 
 __all__ = [
     "INTEGER_WEIGHTS",
@@ -39,9 +40,6 @@ __all__ = [
 ]
 
 WEIGHTS = "model.safetensors"
-
-INTEGER_WEIGHTS = "integers.safetensors"
-"""Of a student that keeps integers: under the usual name transformers would take no weight of it, and make them up."""
 
 Rebuild = Callable[[nn.Module, Mapping[str, Any]], None]
 
@@ -154,6 +152,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     path = Path(resolve(str(folder), "folder"))
     if not path.is_dir():
         raise UserError("no such folder", key="folder", value=str(folder), hint="give the folder of a saved student")
+    refuse_unrecorded_integers(path, "folder", str(folder))
     steps = read_steps(path, "folder")
     if model is not None:
         loaded = _fill(path, restructure(model, steps), steps)
@@ -244,6 +243,7 @@ def _open(path: Path) -> nn.Module:
     drop_pooler(loaded)
     if missing := set(report["missing_keys"]) & set(loaded.state_dict()):
         raise UserError(f"the weights lack {min(missing)}", key="folder", value=value, hint="save it again")
+    refuse_untaken(loaded, report["unexpected_keys"], path, "folder", value)
     model: nn.Module = loaded
     return model
 
@@ -260,6 +260,6 @@ def _fill(path: Path, model: nn.Module, steps: Sequence[Mapping[str, Any]]) -> n
             f"the weights are not those of this {type(model).__name__} ({first_line(error)})",
             key="folder",
             value=str(path),
-            hint="give a module of the structure that was saved",
+            hint="give a module of the structure that was saved" + ("" if (path / RECORD).is_file() else f" ({LOST})"),
         ) from error
     return model

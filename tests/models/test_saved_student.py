@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 import distill
-from distill.core.record import RECORD, note, recount_zeros, steps_of, summary
+from distill.compression.quantization.ptq import quantize
+from distill.core.record import RECORD, note, recount_zeros, set_steps, steps_of, summary
 from distill.core.utils.errors import UserError
 from distill.models import saved_student
+from distill.models.pretrained import load_model
 from distill.models.saved_student import load, save
 
 STEPS = [{"kind": "layers", "kept": [2, 4, 6], "of": 6}, {"kind": "sparsity", "target": 0.5}]
@@ -158,6 +160,53 @@ def test_an_artifact_that_cannot_be_rebuilt_is_refused(tmp_path: Path) -> None:
     (tmp_path / "student" / "compression.json").write_text("[")
     with pytest.raises(UserError, match="cannot be read"):
         load(tmp_path / "student")
+
+
+def by_load(folder: Path) -> Any:
+    return load(folder)
+
+
+def by_transformers(folder: Path) -> Any:
+    return load_model(str(folder), AutoModelForSequenceClassification, "model.teacher.path", head={})
+
+
+@pytest.mark.parametrize("opens", [by_load, by_transformers])
+@pytest.mark.parametrize("store", ["float", "integers"])
+def test_a_quantized_student_whose_record_is_lost_is_no_float_model(opens: Any, store: str, tmp_path: Path) -> None:
+    model = classifier()
+    x = {"input_ids": torch.arange(6)[None]}
+    set_steps(model, quantize(model, [x], store=store))  # type: ignore[arg-type]
+    save(model, tmp_path / "saved")
+    assert torch.equal(opens(tmp_path / "saved")(**x).logits, model.eval()(**x).logits)
+    if store == "float":  # as it would be of a record that was written anew
+        record(tmp_path / "saved", steps=[])
+        with pytest.raises(UserError, match=r"hold bert\S+weight_scale|hold bert\S+input_scale"):
+            opens(tmp_path / "saved")
+    (tmp_path / "saved" / RECORD).unlink()
+    with pytest.raises(UserError, match=r"there is no compression\.json .* from a copy"):
+        opens(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("opens", [by_load, by_transformers])
+def test_the_student_of_a_run_has_a_record(opens: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: x\n")
+    save(classifier(), tmp_path / "student", steps=STEPS)  # of which the weights alone show nothing
+    assert same(opens(tmp_path), classifier())
+    (tmp_path / "student" / RECORD).unlink()
+    with pytest.raises(UserError, match=r"there is no compression\.json"):
+        opens(tmp_path)
+
+
+@pytest.mark.parametrize("opens", [by_load, by_transformers])
+def test_weights_beside_a_layers_own_are_never_passed_over(opens: Any, tmp_path: Path) -> None:
+    classifier().save_pretrained(tmp_path)
+    weights, file = load_file(tmp_path / "model.safetensors"), tmp_path / "model.safetensors"
+    taken_by_none = {"cls.predictions.bias": torch.ones(3), "bert.embeddings.position_ids": torch.arange(4)[None]}
+    save_file(weights | taken_by_none, file, {"format": "pt"})  # another task's head; counted anew
+    assert same(opens(tmp_path), classifier())
+    save_file(weights | {"bert.encoder.layer.0.output.dense.gain": torch.ones(8)}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"hold bert\.encoder\.layer\.0\.output\.dense\.gain.*Linear without it"):
+        opens(tmp_path)
 
 
 def test_a_few_words_tell_what_was_made_smaller() -> None:

@@ -34,6 +34,7 @@ from distill.models.pretrained import explain
 from distill.models.teachers.documents import Document, documents
 from distill.models.teachers.fingerprint import fingerprint
 from distill.models.teachers.recorded.codecs import at_positions
+from distill.models.untaken import refuse_untaken
 
 __all__ = ["HiddenStates", "StoredStates"]
 
@@ -212,6 +213,7 @@ def _first_layer(path: str, task: TextTask) -> tuple[Any, nn.Module]:
     if missing := sorted(report["missing_keys"]):
         problem, hint = f"its weights lack {missing[0]}", "name a complete model"
         raise UserError(problem, key=key, value=path, hint=hint)
+    refuse_untaken(model, report["unexpected_keys"], Path(location), key, path)
     return config, model.requires_grad_(False).eval()
 
 
