@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 from distill.data import arrow
-from distill.data.label_values import Value, all_absent, canonical, folded, is_hot, may_be_missing, natural, shown
-from distill.data.odd_labels import UNLABELLED, in_order, none_hint, stands_apart
+from distill.data.label_values import Value, all_absent, canonical, is_hot, shown
+from distill.data.unknown_label import unknown_hint
 
 __all__ = ["KEY", "LabelColumn"]
 
@@ -18,8 +18,6 @@ KEY = "data.columns.label"
 
 _LONG = 60
 """Of a label that has more than twice as many signs, so many are shown."""
-
-_TRUTHS = frozenset({"yes", "no", "on", "off", "true", "false"})
 
 
 class LabelColumn:
@@ -51,62 +49,32 @@ class LabelColumn:
         """The elements that are labels."""
         return {raw: v for raw, v in self.unique.items() if v is not None and canonical(v) not in absent}
 
-    def known(self, lookup: Mapping[Value, int], names: list[str], absent: Collection[int]) -> dict[Any, int]:
+    def known(
+        self, lookup: Mapping[Value, int], names: list[str], absent: Collection[int], every: Sequence[Value] = ()
+    ) -> dict[Any, int]:
         """Element -> id.
+
+        Args:
+            lookup: What a class may be written as -> id.
+            names: Of the classes.
+            absent: Numbers that stand for no label.
+            every: What the labels of all splits stand for, for the message; -1 too, where it is among them.
 
         Raises:
             UserError: naming the first that is none of the classes.
         """
-        listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
         ids: dict[Any, int] = {}
         for raw, value in self.labels(absent).items():
             own = self.names[value] if self.names and isinstance(value, int) and value < len(self.names) else value
-            number = canonical(own)
-            at = lookup.get(own, lookup.get(own if number is None else number))
+            at = _found(raw, own, lookup)
             if at is None:
-                alike = [name for name in names if folded(name) == folded(str(own))]
-                if alike:
-                    hint = f"did you mean {alike[0]!a}? capitals, blanks and signs that are not seen tell classes apart"
-                    raise self._error(raw, f"which is none of the {len(names)} classes ({listed})", hint)
-                if len(names) > 100 and 2 * len(self.unique) > len(self.array):
-                    hint = "most rows have a label of their own, as an identifier has: name another column"
-                    raise self._error(raw, f"which is none of the {len(names)} classes ({listed})", hint)
-                if {*names} == {"False", "True"} and str(own).casefold() in _TRUTHS:
-                    hint = "YAML reads these words as truth values: quote them in data.labels"
-                    raise self._error(raw, f"which is none of the {len(names)} classes ({listed})", hint)
-                listing = [*names, str(own)]
-                if self.split == "train" and all(canonical(name) == i for i, name in enumerate(names)):
-                    listing = sorted({str(v) for v in self.labels(absent).values()}, key=natural)  # were only counted
-                hint = "list all classes in data.labels"
-                hint += f": {listing}" if len(listing) <= 12 else ""
-                if other := self._other_way(own, names, absent):
-                    hint = other
-                elif self._may_be_none(number, names):
-                    hint += f"; {none_hint([str(own)])}"
-                elif not isinstance(own, str):
-                    hint += "; or number them from 0 without a gap, or write numbers to regress on as floats"
+                rows = list(self.labels(absent).values())
+                many = 2 * len(self.unique) > len(self.array)
+                listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+                hint = unknown_hint(own, names, rows, every, many=many, counted=self.split == "train")
                 raise self._error(raw, f"which is none of the {len(names)} classes ({listed})", hint)
             ids[raw] = at
         return ids
-
-    def _other_way(self, own: Value, names: list[str], absent: Collection[int]) -> str | None:
-        """What to do where one split has names and another their ids, each in every row."""
-        values = {canonical(value) for value in self.labels(absent).values()}
-        if not any(isinstance(canonical(name), int) for name in names) and values <= {*range(len(names))}:
-            return f"if {own} is the id of a name, say in which order they are numbered: {in_order(len(names))}"
-        named = sorted((value for value in values if isinstance(value, str)), key=natural)
-        numbered = all(canonical(name) == i for i, name in enumerate(names))
-        if numbered and len(named) == len(values) <= len(names):
-            return f"if the numbers are ids of names, list them: {in_order(len(names))}"
-        return None
-
-    def _may_be_none(self, value: Value | None, names: list[str]) -> bool:
-        """Whether what is none of the classes is a word, or a number, that may stand for no label."""
-        if isinstance(value, str):
-            return may_be_missing(value) or value.casefold() in UNLABELLED
-        numbers = [canonical(name) for name in names]
-        whole = sorted(number for number in [*numbers, value] if isinstance(number, int))
-        return len(whole) == len(names) + 1 and stands_apart(whole) == value
 
     def check_shape(self, task: TextTask) -> None:
         """Refuse what no task could read, and what is no label of this one."""
@@ -136,11 +104,20 @@ class LabelColumn:
         return next((len(row) for row in self.array.to_pylist() if row and not all_absent(row)), 0)
 
     def refuse_other(self, known: Mapping[Any, int], own: Mapping[Any, int], names: list[str]) -> None:
-        """Refuse an element that stands for another class here than in the splits before, which are ``known``."""
+        """Refuse an element that stands for another class here than in the splits before, which are ``known``.
+
+        So is a number of a class that another number stands for: one is its name, and one its id.
+        """
         for raw, at in own.items():
             if known.get(raw, at) != at:
                 problem = f"which is {names[at]!r} there and {names[known[raw]]!r} in another split"
                 raise self._error(raw, problem, "number the classes of all splits alike, or write their names")
+        numbers: dict[int, Any] = {}
+        for raw, at in own.items() if self.names is None else ():
+            number = canonical(raw)
+            if isinstance(number, int | float) and canonical(numbers.setdefault(at, raw)) != number:
+                problem = f"which is the class {names[at]!r}, and so is {numbers[at]!r}: by its name, and by its id"
+                raise self._error(raw, problem, "write the names of the classes in every row, or their ids")
 
     def refuse(self, wrong: Callable[[Value | None], bool], problem: str, hint: str) -> None:
         """Refuse the first element whose meaning is ``wrong``."""
@@ -176,6 +153,16 @@ class LabelColumn:
         label = f"{str(raw)[:_LONG]!r} ..." if len(str(raw)) > 2 * _LONG else repr(raw)
         text = f"the split {self.split} has the label {label}, {problem}, in row {row}"
         return UserError(text, key=KEY, value=self.column, hint=hint)
+
+
+def _found(raw: Any, own: Value, lookup: Mapping[Value, int]) -> int | None:
+    """The id of a label: by its name as it is written, or else by its number, unless that is a fraction ("1.10")."""
+    if isinstance(raw, str) and shown(raw) in lookup:
+        return lookup[shown(raw)]
+    number = canonical(own)
+    if isinstance(raw, str) and isinstance(number, float):
+        return None
+    return lookup.get(own, lookup.get(own if number is None else number))
 
 
 def _class_names(feature: Any) -> list[str] | None:

@@ -26,6 +26,7 @@ from distill.data.label_values import (
     natural,
     nearly_hot,
 )
+from distill.data.unknown_label import QUOTE
 
 __all__ = ["Labels", "Outputs", "read_labels"]
 
@@ -154,6 +155,7 @@ def read_labels(
             if split.split != "test":
                 split.refuse_constant(absent)
         return Labels("number", column, None, {}, absent=_no_numbers(found.values()))
+    _refuse_truths(given or (), found.values())
     form = next(f for f in ("class", "tags", "set") if f in task.takes)
     if names is None and first.names is None:
         _refuse_half_numbers(first, absent)
@@ -168,13 +170,14 @@ def read_labels(
             problem += f"; {taken[0]!r} is taken for no label"
             hint = f"if it is a class, say so: data.labels: [{', '.join(map(str, every))}]"
         raise UserError(problem, key=KEY, value=column, hint=hint)
+    every = [v for split in found.values() for v in split.labels(absent - {-1}).values()]
     known: dict[Any, int] = {}
     for split in found.values():
         if form == "set":
             split.refuse_rows(half_absent, "of which a part is no class", "correct the row, or leave it empty")
             hint = "give each row a number for every class, or name a class once"
             split.refuse_rows(nearly_hot, "which seems to be 0 or 1 for every class, as other rows are not", hint)
-        own = split.known(lookup, names, absent)
+        own = split.known(lookup, names, absent, every)
         split.refuse_other(known, own, names)
         known |= own
     return Labels(form, column, names, known, listed=listed)
@@ -188,6 +191,18 @@ def _checked_names(given: Sequence[Any]) -> list[str]:
             problem, key="data.labels", value=list(given), hint="list the classes in the order of their ids"
         )
     return names
+
+
+def _refuse_truths(given: Sequence[Any], found: Iterable[LabelColumn]) -> None:
+    """Refuse truth values as names of classes where no row has one: ``[no, yes]`` that YAML has read.
+
+    Raises:
+        UserError: saying how they are written.
+    """
+    truths = [name for name in given if isinstance(name, bool)]
+    if truths and not any(str(raw).strip().casefold() in ("true", "false") for one in found for raw in one.unique):
+        problem = f"has a class called {truths[0]}, and no row has such a label"
+        raise UserError(problem, key="data.labels", value=list(given), hint=QUOTE)
 
 
 def _are_numbers(first: LabelColumn, absent: Collection[int], outputs: Callable[[], Outputs | None]) -> bool:
@@ -255,12 +270,12 @@ def _classes(
     if names is None:
         names = [str(value) for value in sorted(values, key=natural)]
     lookup: dict[Value, int] = {name: i for i, name in enumerate(names)}
-    if stands_for_ids:
-        lookup |= {i: i for i in range(len(names))}
-    for i, name in enumerate(names):
-        value = canonical(name)
-        if isinstance(value, (int, float)):  # "7" is 7; a number as name goes before an id
-            lookup[value] = i
+    numbers = [canonical(name) for name in names]
+    ids = {*range(len(names))}
+    if stands_for_ids and all(number not in ids - {i} for i, number in enumerate(numbers)):
+        lookup |= {i: i for i in ids}
+    # "7" is 7; of "1" and "1.0" each is meant by its own name alone.
+    lookup |= {n: i for i, n in enumerate(numbers) if isinstance(n, int | float) and numbers.count(n) == 1}
     return names, lookup
 
 

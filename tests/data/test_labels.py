@@ -115,8 +115,64 @@ def test_names_that_are_given_say_which_class_is_which(labels: Any, given: Any, 
 
 
 def test_words_that_yaml_reads_as_truth_values_are_to_be_quoted() -> None:
+    for labels in (["no", "yes"], [0, 1], ["0", "1"], [0.0, 1.0, None]):
+        with pytest.raises(UserError, match=r"a class called False, and no row .* quote them in data\.labels"):
+            read(labels, given=[False, True])
+        assert read(labels, given=["no", "yes"]).ids(labels)[:2] == [0, 1]
     with pytest.raises(UserError, match=r"the label 'no', .* quote them in data\.labels"):
-        read(["no", "yes"], given=[False, True])
+        read(["no", "yes", "True"], given=[False, True])
+    assert read(["true", "False"], given=["False", "true"]).ids(["true", "False"]) == [1, 0]
+    assert read([0, 1], [True, False], given=[False, True]).ids([1, True]) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "ids"),
+    [
+        (["1.10", "1.1"], ["1.10", "1.1"], [0, 1]),
+        (["1", "1.0"], ["1", "2"], [0, 0]),  # a spreadsheet's way of writing it
+        (["1.1", "1.10"], ["1.1", "2.0"], r"the label '1\.10', which is none of the 2 classes"),
+        ([1, 2, 1], ["1", "2", "other"], [0, 1, 0]),
+        ([2, 0, 1], ["1", "2", "other"], "the label 0, .* as a class is called '1', a number is a name here"),
+        ([0, 1], ["a", "0"], "the label 1, .* a class is called '0', a number is a name"),
+        ([0, 1, 2], ["a", "b", "2"], [0, 1, 2]),  # by its name and by its id
+        ([1, 0, 10], ["10", "20", "other"], "the label 10, which is the class '10', and so is 0"),
+        ([10, 20], ["10", "20", "other"], [0, 1]),
+        ([1, 0], ["10", "20", "other"], [1, 0]),
+    ],
+)
+def test_no_two_classes_become_one(labels: Any, given: Any, ids: Any) -> None:
+    if isinstance(ids, list):
+        assert read(labels, given=given).ids(labels) == ids
+        return
+    with pytest.raises(UserError, match=ids):
+        read(labels, given=given)
+
+
+def test_a_number_that_two_classes_are_called_is_neither() -> None:
+    assert read(["1", "1.0"], given=["1", "1.0"]).ids(["1.0", "1"]) == [1, 0]
+    assert read(["1", "1.0", "x"], ["1.0", "1"]).ids(["1", "x", "1.0"]) == [0, 2, 1]
+    with pytest.raises(UserError, match=r"the label 1, .* the classes '1' and '1\.0' are one number"):
+        read(["1", "1.0"], [1], given=["1", "1.0"])
+
+
+@pytest.mark.parametrize(
+    ("splits", "listed"),
+    [
+        (([-2, -1, 0, 1, 2],), ["-2", "-1", "0", "1", "2"]),
+        (([1, 2], [0, 1]), ["0", "1", "2"]),
+        (([0, 1], [1, 5], [7]), ["0", "1", "5", "7"]),
+        (([1, 2, 4, -1],), ["1", "2", "4"]),
+        ((["a", "b"], ["c", "a"], ["d"]), ["a", "b", "c", "d"]),
+    ],
+)
+def test_the_classes_that_a_hint_lists_are_those_of_all_splits(splits: Any, listed: list[str]) -> None:
+    with pytest.raises(UserError, match=r"list all classes in data\.labels: ") as caught:
+        read(*splits)
+    assert f"data.labels: {listed}" in str(caught.value)
+    assert ("(-1 stands for no label unless it is listed)" in str(caught.value)) == (-1 in splits[0])
+    followed = read(*splits, given=listed)
+    rows = [label for split in splits for label in split]
+    assert [listed[i] if i != IGNORE else "-1" for i in followed.ids(rows)] == [str(label) for label in rows]
 
 
 def test_names_of_a_hubs_data_set_can_be_put_in_another_order() -> None:
