@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config.files import SPEC
+from distill.config.yaml import Loader
 from distill.core.utils.errors import UserError
 
 __all__ = ["PACKAGES", "check", "check_classes", "check_path", "classes_in", "only_allowed_imports"]
@@ -139,7 +140,7 @@ def check_path(path: Any, allowed: Sequence[str], key: str) -> None:
 
 @contextmanager
 def only_allowed_imports(allowed: Iterable[str]) -> Iterator[None]:
-    """Within the block jsonargparse imports nothing outside the allowed packages.
+    """Within the block jsonargparse imports nothing outside the allowed packages, and reads texts as our YAML.
 
     Packages in ``allowed`` are found in the current folder too, for as long as the process lives: their
     classes import further parts of them when they are used.
@@ -159,5 +160,5 @@ def only_allowed_imports(allowed: Iterable[str]) -> Iterator[None]:
         if package.split(".")[0] not in sys.modules and find_spec(package.split(".")[0]) is None:
             problem, hint = "there is no such package, here or installed", "leave it out, or go to the folder it is in"
             raise UserError(problem, key="--allow", value=package, hint=hint)
-    with may_import([*PACKAGES, *allowed], REFUSED):
+    with may_import([*PACKAGES, *allowed], REFUSED, Loader):
         yield

@@ -15,7 +15,7 @@ import yaml
 from distill.core.utils.errors import UserError
 from distill.core.utils.files import read
 
-__all__ = ["dump", "parse_value", "parse_yaml", "read_yaml", "refuse_boundless", "texts"]
+__all__ = ["Loader", "dump", "parse_value", "parse_yaml", "read_yaml", "refuse_boundless", "texts"]
 
 # What no configuration comes near to, and what would take for ever to read, compare or copy.
 _BYTES = 1 << 20
@@ -27,8 +27,10 @@ class OutOfBounds(yaml.constructor.ConstructorError):
     """Of a text that is nested too deep, or stands for too much."""
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """YAML 1.2 scalars: ``1e-3`` is a number, ``12:30`` and ``2024-01-01`` are texts; a key given twice is refused.
+
+    Of YAML 1.1 are left ``yes``, ``no``, ``on`` and ``off`` for truth values, ``1_000`` and the key ``<<``.
 
     So are texts that are nested too deep, and those whose aliases stand for more than anyone would write.
     """
@@ -85,20 +87,20 @@ def _refused(problem: str, mark: Any) -> yaml.YAMLError:
 
 
 for _tag in ("binary", "timestamp", "omap", "pairs", "set"):  # of which no configuration has any
-    _Loader.yaml_constructors = {
-        tag: make for tag, make in _Loader.yaml_constructors.items() if tag != f"tag:yaml.org,2002:{_tag}"
+    Loader.yaml_constructors = {
+        tag: make for tag, make in Loader.yaml_constructors.items() if tag != f"tag:yaml.org,2002:{_tag}"
     }
 
 
 _REPLACED = ("int", "float", "timestamp", "value")
-_Loader.yaml_implicit_resolvers = {
+Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[-1] not in _REPLACED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
+Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"), list("-+0123456789")
 )
-_Loader.add_implicit_resolver(
+Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
         r"^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
@@ -115,7 +117,7 @@ def parse_yaml(text: str, key: str) -> Any:
         UserError: if it is no YAML.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
@@ -156,7 +158,7 @@ def refuse_boundless(config: Any) -> None:
     for key, text in texts(config):
         if "&" in text or sum(map(text.count, "[{-:")) > _DEPTH:
             try:
-                yaml.compose(text, Loader=_Loader)
+                yaml.compose(text, Loader=Loader)
             except OutOfBounds as error:
                 raise UserError(f"stands for {error.problem}", key=key, value=text[:50], hint="write it out") from None
             except yaml.YAMLError:  # a text that is no YAML is what it is
@@ -183,7 +185,7 @@ def read_yaml(path: Path, key: str) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes numbers and texts so that :class:`_Loader` and every other YAML reader find them again."""
+    """Writes numbers and texts so that :class:`Loader` and every other YAML reader find them again."""
 
 
 def _float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
@@ -195,7 +197,7 @@ def _float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
 
 
 def _str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    ours = (pattern for _, pattern in _Loader.yaml_implicit_resolvers.get(value[:1], ()))
+    ours = (pattern for _, pattern in Loader.yaml_implicit_resolvers.get(value[:1], ()))
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, "'" if any(p.match(value) for p in ours) else None)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentError
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonargparse import ArgumentParser
 
-from distill.config.yaml import parse_yaml, read_yaml, refuse_boundless
+from distill.config.class_paths import only_allowed_imports
+from distill.config.yaml import dump, parse_value, parse_yaml, read_yaml, refuse_boundless
 from distill.core.utils.errors import UserError
 
 
@@ -69,3 +73,51 @@ def test_a_file_that_is_none_is_not_waited_for_and_a_large_one_not_read(tmp_path
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="save it as UTF-8"):
         read_yaml(tmp_path / "bytes.yaml", "-c")
+
+
+# YAML 1.2, but for the four that are marked.
+SCALARS: dict[str, Any] = {
+    "1:30": "1:30",
+    "1:30.5": "1:30.5",
+    "-190:20:30": "-190:20:30",
+    "2024-01-01": "2024-01-01",
+    "2024-01-01 10:00:00": "2024-01-01 10:00:00",
+    "010": "010",
+    "08": "08",
+    "0b1": "0b1",
+    "0o10": "0o10",
+    "0x10": 16,
+    "1_000": 1000,  # of YAML 1.1, and of Python
+    "1e-3": 0.001,
+    "1.5": 1.5,
+    "+1": 1,
+    ".inf": float("inf"),
+    "-.INF": float("-inf"),
+    "=": "=",
+    "~": None,
+    "yes": True,  # of YAML 1.1
+    "off": False,  # likewise
+    "{<<: {a: 1}, b: 2}": {"a": 1, "b": 2},  # likewise
+}
+
+
+@pytest.mark.parametrize("text", SCALARS)
+def test_a_scalar_is_what_it_is_in_yaml_1_2(text: str) -> None:
+    found = parse_yaml(f"key: {text}", "x.yaml")["key"]
+    assert (found, type(found)) == (SCALARS[text], type(SCALARS[text]))
+    assert parse_value(text, "--key") == SCALARS[text]
+    assert parse_yaml(dump({"key": SCALARS[text]}), "") == {"key": SCALARS[text]}
+
+
+@pytest.mark.parametrize("text", ["1:30", "1:30.5", "0b1", "2024-01-01", "-1:00"])
+@pytest.mark.parametrize("kind", [int, float, int | float | None, int | str])
+def test_a_text_that_is_no_number_is_none_where_numbers_may_stand(kind: Any, text: str) -> None:
+    with only_allowed_imports([]):
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--key", type=kind)
+        if kind == int | str:
+            assert parser.parse_object({"key": text}).key == text
+        else:
+            with pytest.raises(ArgumentError):
+                parser.parse_object({"key": text})
+        assert parser.parse_object({"key": "12"}).key in (12, "12")

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from jsonargparse import _common, _typehints, set_parsing_settings
+from jsonargparse import _common, _loaders_dumpers, _typehints, set_parsing_settings
 from jsonargparse._common import ImportDenied
 from jsonargparse._parameter_resolvers import get_signature_parameters
 from jsonargparse._typehints import get_all_subclass_paths, resolve_class_path_by_name
@@ -31,8 +32,10 @@ __all__ = [
 
 
 @contextmanager
-def may_import(allowed: Sequence[str], refused: Sequence[str]) -> Iterator[None]:
+def may_import(allowed: Sequence[str], refused: Sequence[str], loader: Any = None) -> Iterator[None]:
     """Within the block only what lies in ``allowed`` and not in ``refused`` is imported, else it is ImportDenied.
+
+    Texts where numbers are to stand are read as YAML by ``loader``: by jsonargparse's own ``1:30`` is 90.
 
     Nothing is made of a mapping with a ``class_path`` where any value may stand. The settings are global: whatever a
     program that uses this package had set is set again after the block.
@@ -42,7 +45,9 @@ def may_import(allowed: Sequence[str], refused: Sequence[str]) -> Iterator[None]
     the ``Optional[Union[float, int]]`` that another module wrote first.
     """
     before, rank = dict(_common.parsing_settings), _typehints.union_subtype_sort_key
+    own = _loaders_dumpers.yaml_default_loader
     try:
+        _loaders_dumpers.yaml_default_loader = loader or own
         _typehints.union_subtype_sort_key = lambda subtype: 2 * rank(subtype) + (subtype is float)
         set_parsing_settings(
             import_path_denylist=["*", *refused],
@@ -51,6 +56,7 @@ def may_import(allowed: Sequence[str], refused: Sequence[str]) -> Iterator[None]
         )
         yield
     finally:
+        _loaders_dumpers.yaml_default_loader = own
         _typehints.union_subtype_sort_key = rank
         _common.parsing_settings.clear()
         _common.parsing_settings.update(before)

@@ -123,9 +123,10 @@ def build(
         made = {"logging": sections.make("logging"), "callbacks": sections.make("callbacks")}
         check_callbacks(made["callbacks"])
         if stage == "fit":
-            logs, given = made["logging"], config.get("trainer")
+            logs, given = made["logging"], config.get("trainer") or {}
             on = logs.csv or logs.tensorboard or logs.wandb is not None
-            idle = idle_settings(given if isinstance(given, Mapping) else {}, made["callbacks"], on)
+            given = {name: value for name, value in sections.config["trainer"].items() if name in given}
+            idle = idle_settings(given, made["callbacks"], on)
             for line in [*idle, *high_rate(sections.config["model"]["optimizer"])]:
                 _log.warning("%s", line)
             check_installed(made["logging"])

@@ -66,6 +66,7 @@ class Sections:
             self.config["model"] = {**config["model"], "losses": prefer_ours(losses, [DistillationLoss])}
         self._parsers = {name: _parser(name, kind) for name, kind in _SECTIONS.items()}
         self._values = {name: self._parse(name) for name in _SECTIONS}
+        self.config["trainer"] = _with_numbers(self.config["trainer"], self._values["trainer"].trainer)
 
     def _parse(self, name: str) -> Namespace:
         value = self.config[name]
@@ -214,6 +215,13 @@ def _first(errors: list[tuple[Exception, str]], key: str, written: Any) -> Excep
         problem = f"cannot be built: {refused.problem}"
         return UserError(problem, key=place, value=name if place != key else None, hint=refused.hint)
     return shown
+
+
+def _with_numbers(written: Mapping[str, Any], parsed: Namespace) -> dict[str, Any]:
+    """What is written, with the numbers that its texts stand for: a quoted ``'90'``."""
+    read = {name: getattr(parsed, name, value) for name, value in written.items()}
+    numbers = {name: value for name, value in read.items() if isinstance(value, int | float)}
+    return {name: numbers.get(name, value) if isinstance(value, str) else value for name, value in written.items()}
 
 
 def _plain(values: Any) -> Any:

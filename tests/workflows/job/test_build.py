@@ -33,13 +33,15 @@ MISTAKES: dict[str, Any] = {
     "data.max_lenght": 128,
     "data.max_length": "long",
     "trainer.max_step": 2,
+    "trainer.max_steps": "1:30",
+    "trainer.accumulate_grad_batches": "1:30",
+    "trainer.limit_train_batches": "0:30",
     "logging.wandb.projekt": "p",
 }
 
 
-@pytest.mark.parametrize("key", MISTAKES)
-def test_a_mistake_is_told_before_data_and_models_are_looked_for(key: str) -> None:
-    config: dict[str, Any] = {
+def mistaken() -> dict[str, Any]:
+    return {
         "model": {
             "teacher": "./no-such-teacher",
             "student": {"num_layers": 2},
@@ -50,11 +52,23 @@ def test_a_mistake_is_told_before_data_and_models_are_looked_for(key: str) -> No
         "trainer": {"max_steps": 2},
         "logging": {},
     }
+
+
+@pytest.mark.parametrize("key", MISTAKES)
+def test_a_mistake_is_told_before_data_and_models_are_looked_for(key: str) -> None:
+    config = mistaken()
     apply_override(config, key, MISTAKES[key])
     with pytest.raises(UserError) as error:
         build(config)
     named = error.value.key.replace("callbacks.GradualMagnitudePruning", "callbacks.0")
     assert named in (key, key.removesuffix(".class_path"))
+
+
+@pytest.mark.parametrize(("text", "key"), [("12", "data.path"), ("012", "data.path"), ("0", "trainer.max_steps")])
+def test_a_number_that_is_quoted_is_judged_as_one(text: str, key: str) -> None:
+    with pytest.raises(UserError) as error:
+        build({**mistaken(), "trainer": {"max_steps": text, "min_steps": "1"}})
+    assert error.value.key.startswith(key)
 
 
 @pytest.mark.parametrize(
