@@ -26,6 +26,7 @@ from typing import Any
 
 from distill.core.utils.console import number
 from distill.core.utils.json_file import number_at
+from distill.core.utils.visible import visible
 from distill.core.utils.words import amount
 
 __all__ = ["ENOUGH", "Verdict", "few_classes", "slower_integers", "steps_to_prune", "steps_to_quantize"]
@@ -119,12 +120,12 @@ class Verdict:
 
     @property
     def lines(self) -> list[str]:
-        return [remark.text for remark in self.remarks]
+        return [visible(remark.text) for remark in self.remarks]
 
     @property
     def bad(self) -> list[str]:
         """The lines of an outcome that is not fit for use."""
-        return [remark.text for remark in self.remarks if remark.bad]
+        return [visible(remark.text) for remark in self.remarks if remark.bad]
 
 
 def _remarks(result: Mapping[str, Any]) -> Iterator[Remark]:

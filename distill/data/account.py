@@ -11,6 +11,7 @@ import torch
 
 from distill.core.processor import is_tokenizer
 from distill.core.signals import IGNORE
+from distill.core.utils.visible import in_line
 from distill.core.utils.words import amount
 from distill.core.verdict import ENOUGH, few_classes
 from distill.data import arrow
@@ -51,7 +52,7 @@ def sizes(rows: RawData, samples: Mapping[str, Samples], splits: Mapping[str, st
         kind = "block" if isinstance(one, PackedSamples) else "window" if len(one) != one.rows else ""
         parts.append(text + (f" in {amount(len(one), kind)}" if kind else ""))
     joined = [joined_text(count, len(rows.splits[use]), use) for use, count in rows.joined.items() if use in samples]
-    return [f"data: {line}" for line in ([", ".join(parts)] if parts else []) + joined]
+    return _told(([", ".join(parts)] if parts else []) + joined)
 
 
 def said(
@@ -102,7 +103,12 @@ def said(
         if dropped or empty:
             what = "left out, as the tokenizer makes nothing of them" if dropped else "read as they are"
             lines.append(f"{dropped or empty} of {len(rows.splits[use])} texts of {use} are empty or blank: {what}")
-    return [f"data: {line}" for line in lines]
+    return _told(lines)
+
+
+def _told(lines: Sequence[str]) -> list[str]:
+    """As a run says them. Names in them are the data's: what a terminal would obey is escaped."""
+    return [f"data: {in_line(line)}" for line in lines]
 
 
 def doubts(rows: RawData, labels: Labels, column: str) -> list[str]:
@@ -194,7 +200,7 @@ def unread(
         share = float((ids.values == unknown).mean())
         if share >= _UNKNOWN:
             lines.append(f"{share:.1%} of the tokens of {use} are unknown to the tokenizer ({tokenizer.unk_token})")
-    return [f"data: {line}" for line in lines]
+    return _told(lines)
 
 
 def doubtful_scores(
@@ -218,7 +224,7 @@ def doubtful_scores(
             told = "are in train too: their score is of what was learned by heart"
             what = "pictures" if "image" in samples[use].features else "texts"
             lines.append(f"{count} of {of_all} {what} of {use} {told}")
-    return [f"data: {line}" for line in lines]
+    return _told(lines)
 
 
 def _few(labels: Labels, samples: Samples) -> list[str]:

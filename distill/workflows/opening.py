@@ -17,6 +17,7 @@ from distill.core.model_spec import ModelSpec, megabytes, parameter_count
 from distill.core.task import TokenTask
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
+from distill.core.utils.visible import visible
 from distill.core.utils.words import amount
 from distill.data import TextData
 from distill.data.language import template_doubts
@@ -56,7 +57,7 @@ def opening(job: Job, trainer: Trainer, check: TeacherCheck) -> list[str]:
     if expected := _expected(job, check):
         lines.append(f"to expect: {expected}")
     doubts = [*_least(trainer, module.total_steps), *check.lines, *_template_doubts(job)]
-    return [*lines, *(f"warning: {line}" for line in doubts)]
+    return [*map(visible, [*lines, *(f"warning: {line}" for line in doubts)])]
 
 
 def _teachers(module: Distillation, score: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from distill.core.utils.errors import UserError
+from distill.core.verdict import Verdict
 from distill.data import TextData
 from distill.data.odd_labels import odd_lines, stands_apart
 
@@ -126,3 +127,27 @@ def test_a_number_for_nothing_is_a_known_code_far_from_classes_that_are_counted_
     numbers: list[int], odd: int | None
 ) -> None:
     assert stands_apart(numbers) == odd
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("\u202eleft", r"\u202eleft"),
+        ("a\u2028b", r"a\u2028b"),
+        ("two\nlines", r"two\nlines"),
+        ("tab\tbed", r"tab\tbed"),
+    ],
+)
+def test_no_name_of_a_class_commands_the_terminal_or_ends_a_line(tmp_path: Path, name: str, shown: str) -> None:
+    data = read(tmp_path, [name, "plain", f"{name}."], [name], "jsonl")
+    data.setup("fit")
+    assert all(line.isprintable() for line in data.account)
+    assert f" {shown} 33 %" in "".join(data.account)
+
+
+def test_no_name_of_a_class_commands_the_terminal_in_what_is_made_of_a_result() -> None:
+    classes = {"most_predicted": {"class": "class \x1b[31m", "share": 1.0}, "predictions": 9}
+    lines = Verdict.of({"measured": classes}).lines
+    assert any(r"\x1b[31m" in line for line in lines)
+    assert all(line.isprintable() for line in lines)

@@ -20,7 +20,7 @@ from distill.core.task import TextTask, WritingTask
 from distill.core.utils.errors import UserError
 from distill.core.utils.files import write
 from distill.core.utils.paths import at_home, check_folder
-from distill.core.utils.visible import visible
+from distill.core.utils.visible import in_line, visible
 from distill.core.utils.words import amount
 from distill.data import arrow
 from distill.data.account import doubts
@@ -267,7 +267,9 @@ def _named(output: str) -> list[str]:
 
 def _comment(texts: Sequence[str], indent: str) -> list[str]:
     width = 110 - len(indent)
-    folded = [textwrap.wrap(visible(text), width, break_long_words=False) if indent else [text] for text in texts]
+    folded = [
+        textwrap.wrap(in_line(text), width, break_long_words=False) if indent else [in_line(text)] for text in texts
+    ]
     return [f"{indent}# {line}" for lines in folded for line in lines]
 
 
@@ -295,6 +297,6 @@ def _next(task: str, output: str, model: str | None) -> list[str]:
 
 def _shown(output: str, task: str, why: _Why, read: RawData, model: str | None) -> str:
     roles = ", ".join(f"{role} is {column!r}" for role, column in read.columns["train"].items())
-    lines = [f"{output}: {task}; {roles}", *(f"  {text}" for texts in why.values() for text in texts)]
+    lines = [f"{output}: {task}; {roles}", *(f"  {in_line(text)}" for texts in why.values() for text in texts)]
     first, *more = _next(task, output, model)
     return visible("\n".join([*lines, f"next: {first}", *more]))
