@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.core.utils.errors import UserError, first_line
+from distill.tasks.chat_content import plain_contents, unwritten_calls, wrong_content
 
 __all__ = [
     "Messages",
@@ -16,6 +17,7 @@ __all__ = [
     "instructed",
     "marks_answers",
     "messages_of",
+    "readable",
     "render",
     "special_tokens",
     "tools_of",
@@ -48,10 +50,31 @@ def messages_of(turns: Sequence[Mapping[str, Any]]) -> Messages:
     return found
 
 
+def readable(tokenizer: Any, messages: Messages, tools: Any = None) -> Messages:
+    """The chat as the template can write it: lists of texts as one text, where it does not write a list's parts.
+
+    Raises:
+        UserError: if a turn holds what is no text, or an answer calls of tools that the template leaves out.
+    """
+    if problem := wrong_content(messages):
+        hint = "give each turn a text: chats here are of text alone"
+        raise UserError(problem, key="data.columns", hint=hint)
+    messages = plain_contents(tokenizer, messages)
+    if (index := unwritten_calls(tokenizer, messages, tools)) is not None:
+        problem = (
+            f"the chat template does not write the tool_calls of turn {index + 1} of a chat, so they are not learned"
+        )
+        hint = "give a template that does (data.chat_template: FILE), or leave such rows, or their tool_calls, out"
+        raise UserError(problem, key="data.chat_template", hint=hint)
+    return messages
+
+
 def instructed(messages: Messages, instruction: str) -> Messages:
     """The chat with an instruction as its system turn, before what that turn says already."""
     if messages and messages[0].get("role") == "system":
-        first = {**messages[0], "content": f"{instruction}\n\n{messages[0].get('content', '')}"}
+        said = messages[0].get("content", "")
+        parts = [{"type": "text", "text": f"{instruction}\n\n"}, *said] if isinstance(said, list) else None
+        first = {**messages[0], "content": parts or f"{instruction}\n\n{said}"}
         return [first, *messages[1:]]
     return [{"role": "system", "content": instruction}, *messages]
 

@@ -21,6 +21,7 @@ from distill.tasks.chat import (
     instructed,
     marks_answers,
     messages_of,
+    readable,
     render,
     special_tokens,
     tools_of,
@@ -163,6 +164,7 @@ class Encode:
                 yield self._prompt(text) if self.template and text else _Written(text)
 
     def _chat(self, messages: Messages, tools: Any, first: int, system: str | None) -> _Written:
+        messages = readable(self.tokenizer, messages, tools)
         if system is not None:
             count, messages = len(messages), instructed(messages, system)
             first += (len(messages) - count) * (first > 0)

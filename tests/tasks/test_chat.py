@@ -9,7 +9,7 @@ import pytest
 from distill.core.signals import IGNORE
 from distill.core.utils.errors import UserError
 from distill.tasks import CausalLM
-from distill.tasks.chat import messages_of, tools_of
+from distill.tasks.chat import instructed, messages_of, tools_of
 
 MARKED = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}"
@@ -221,3 +221,64 @@ def test_prompts_begin_as_texts_do_and_have_no_end(chat_tokenizer: Make) -> None
     asked: Any = CausalLM(chat_template=True).encode(tokenizer, None)
     rendered = tokenizer.apply_chat_template([CHAT[0]], add_generation_prompt=True, tokenize=True)["input_ids"]
     assert [np.asarray(ids).tolist() for ids in asked.prompts([CHAT[0]["content"]])] == [rendered]
+
+
+PARTS = (
+    "{% for m in messages %}<{{ m['role'] }}>{% for p in m['content'] %}{{ p['text'] }}{% endfor %}<|im_end|>"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+CALLS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ m['tool_calls'] | tojson if m['tool_calls'] }}"
+CALLS += "<|im_end|>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
+def in_parts(chat: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Each turn's text cut after its first letter."""
+    texts = [(turn["role"], [turn["content"][:1], turn["content"][1:]]) for turn in chat]
+    return [{"role": role, "content": [{"type": "text", "text": one} for one in both]} for role, both in texts]
+
+
+@pytest.mark.parametrize("template", TURNS, ids=["chatml", "marked", "brackets"])
+def test_a_turn_in_parts_is_the_text_that_they_are(chat_tokenizer: Make, template: str) -> None:
+    tokenizer = chat_tokenizer(*([template] if template else []))
+    assert encoded(tokenizer, {"messages": [in_parts(CHAT)]}) == encoded(tokenizer, {"messages": [CHAT]})
+    pair = {"prompt": [in_parts(CHAT[:1])], "completion": [in_parts(CHAT[1:2])]}
+    assert encoded(tokenizer, pair) == encoded(tokenizer, {"messages": [CHAT[:2]]})
+
+
+def test_a_template_that_writes_parts_is_given_them(chat_tokenizer: Make) -> None:
+    tokenizer = chat_tokenizer(PARTS)
+    ids, labels, _ = encoded(tokenizer, {"messages": [in_parts(CHAT[:2])]})
+    assert tokenizer.decode(ids).startswith("<user>x = é?<|im_end|><assistant>def 漢(x):")
+    assert tokenizer.decode([n for n in labels if n != IGNORE]) == "def 漢(x):\n    return x<|im_end|>"
+    mixed = [{"role": "user", "content": ["x ", {"type": "text", "text": "= é?"}]}, *in_parts(CHAT[1:2])]
+    assert encoded(tokenizer, {"messages": [mixed]})[0] == ids
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [([{"type": "image", "url": "x"}], "image"), ([{"type": "text"}], "text"), ({"a": 1}, "mapping"), (5, "int")],
+)
+def test_a_part_of_a_turn_that_is_no_text_is_refused(chat_tokenizer: Make, content: Any, kind: str) -> None:
+    chat = [{"role": "user", "content": content}, *CHAT[1:2]]
+    with pytest.raises(UserError, match=rf"turn 1 of a chat holds a part that is no text \({kind}\)"):
+        encoded(chat_tokenizer(), {"messages": [chat]})
+
+
+@pytest.mark.parametrize("content", [None, "", "I look it up."])
+@pytest.mark.parametrize("counts", [True, False])
+def test_calls_of_tools_that_the_template_leaves_out_are_refused(
+    chat_tokenizer: Make, content: str | None, counts: bool
+) -> None:
+    call = {"role": "assistant", "content": content, "tool_calls": [{"function": {"name": "look"}}]}
+    rows = {"messages": [[CHAT[0], call]]}
+    with pytest.raises(UserError, match=r"does not write the tool_calls of turn 2 of a chat"):
+        encoded(chat_tokenizer(), rows, completion_only_loss=counts)
+    tokenizer = chat_tokenizer(CALLS)
+    written = tokenizer.decode([n for n in encoded(tokenizer, rows, completion_only_loss=counts)[1] if n != IGNORE])
+    assert '{"function": {"name": "look"}}' in written
+
+
+def test_what_the_teacher_is_told_stands_before_a_system_turn_in_parts() -> None:
+    system = [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}]
+    (turn,) = instructed(system, "Think.")
+    assert "".join(part["text"] for part in turn["content"]) == "Think.\n\nBe brief."
