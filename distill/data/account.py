@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["doubtful_scores", "doubts", "said", "sizes", "statistics", "token_counts", "unread"]
 
+_BETWEEN = re.compile(r"[|,;/+&]")
 _FEW = 10  # integers that might be classes
 _SOME = 20  # rows of which more classes than half are suspicious
 _UNKNOWN = 0.01  # share of tokens that is worth a line
@@ -129,6 +131,8 @@ def doubts(rows: RawData, labels: Labels, column: str) -> list[str]:
     if labels.form == "class" and len(train) >= _SOME and len(names) > len(train) / 2:
         lines.append(f"there are {len(names)} classes for {len(train)} rows: is {column!r} the column of the labels?")
     lines.extend(_twins(names))
+    if labels.form == "class" and not labels.listed:
+        lines.extend(_several(names))
     if labels.form in ("class", "set") and not labels.hot and not labels.listed:
         lines.extend(odd_lines(_rows_of_labels(labels, arrow.column(train, column))))
     if labels.form == "tags" and "O" not in names:
@@ -146,6 +150,16 @@ def _rows_of_labels(labels: Labels, column: Any) -> dict[Value, int]:
             value = value if isinstance(canonical(name), int) else name
             rows[value] = rows.get(value, 0) + count
     return rows
+
+
+def _several(names: Sequence[str]) -> list[str]:
+    """A line on a class that is several others, as its name says: "a|b" beside "a" and "b"."""
+    for name in names:
+        parts = {part.strip() for part in _BETWEEN.split(name)} - {""}
+        if len(parts) > 1 and parts < {*names}:
+            how = "if a row has several classes, give lists to the task multi-label-classification"
+            return [f"the class {name!r} is of its own, beside {', '.join(map(repr, sorted(parts)))}; {how}"]
+    return []
 
 
 def _twins(names: Sequence[str]) -> list[str]:

@@ -7,13 +7,43 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
-__all__ = ["column", "count_missing", "counts", "fields", "flat", "is_bytes", "is_list", "kind", "lengths", "unique"]
+__all__ = [
+    "column",
+    "count_missing",
+    "counts",
+    "fields",
+    "flat",
+    "is_bytes",
+    "is_list",
+    "kind",
+    "lengths",
+    "plain_texts",
+    "unique",
+]
 
 
 def column(dataset: Any, name: str) -> Any:
     """The column's chunked array, with a selection of rows applied; decimals as floats."""
     values = dataset.with_format("arrow")[:][name]
     return pc.cast(values, pa.float64()) if pa.types.is_decimal(values.type) else values
+
+
+def plain_texts(dataset: Any) -> Any:
+    """A ``datasets.Dataset`` whose texts are kept as other files have them, where some are Arrow's ``string_view``."""
+    for name, feature in dataset.features.items():
+        if (plain := _plain(feature)) != feature:
+            dataset = dataset.cast_column(name, plain)
+    return dataset
+
+
+def _plain(feature: Any) -> Any:
+    from datasets import List, Value
+
+    if isinstance(feature, Value) and feature.dtype == "string_view":
+        return Value("large_string")
+    if isinstance(feature, List):
+        return List(_plain(feature.feature), length=feature.length)
+    return {name: _plain(one) for name, one in feature.items()} if isinstance(feature, dict) else feature
 
 
 def is_list(values: Any) -> bool:

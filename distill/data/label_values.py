@@ -90,8 +90,13 @@ def folded(name: str) -> str:
 
     Ways of writing one letter (é) fall together, too.
     """
-    seen = "".join(one for one in unicodedata.normalize("NFKC", name) if unicodedata.category(one) != "Cf")
+    seen = "".join(one for one in unicodedata.normalize("NFKC", name) if not _unseen(one))
     return " ".join(seen.casefold().split()).rstrip(".,;:!") or name
+
+
+def _unseen(sign: str) -> bool:
+    """Of formatting, or one that chooses how the sign before it is drawn."""
+    return unicodedata.category(sign) == "Cf" or unicodedata.name(sign, "").startswith("VARIATION SELECTOR")
 
 
 def natural(value: Value) -> tuple[Any, ...]:

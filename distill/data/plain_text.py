@@ -19,17 +19,18 @@ DOCUMENTS = {
 }
 """What a document may be, in words."""
 
-_BLANK = re.compile(r"\n(?:[ \t]*\r?\n)+")
+_BLANK = {"\n": re.compile(r"\n(?:[ \t]*\r?\n)+"), "\r": re.compile(r"\r(?:[ \t]*\r)+")}
 
 
 def split_documents(text: str, document: str) -> list[str]:
     """The documents of ``text``: joined they are the text again, but for the line breaks between lines."""
     if document == "file":
         return [text]
+    end = "\r" if "\r" in text and "\n" not in text else "\n"  # as old files of a Macintosh have it
     if document == "line":
-        return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+        return [line.removesuffix("\r") for line in text.removesuffix(end).split(end)]
     documents, start = [], 0
-    for match in _BLANK.finditer(text):
+    for match in _BLANK[end].finditer(text):
         if text[start : match.start()].strip():  # else blank lines at the beginning, which go to the first
             documents.append(text[start : match.end()])
             start = match.end()

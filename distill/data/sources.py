@@ -14,6 +14,7 @@ from distill.core.utils.errors import UserError, first_line, nearest
 from distill.core.utils.paths import PACKAGE_PREFIX, at_home, check_path, resolve
 from distill.core.utils.quiet import quiet_datasets
 from distill.core.utils.words import amount
+from distill.data.arrow import plain_texts
 from distill.data.corpus import STDLIB, stdlib
 from distill.data.files import OWN, read_files
 from distill.data.reader import ReaderConfig
@@ -219,7 +220,9 @@ def _read(key: str, value: Any, reader: str, name: str | None, **options: Any) -
     try:
         with quiet_datasets():
             found = load_dataset(reader, name, **options)
-        return found if "split" in options else dict(found)
+            if "split" in options:
+                return plain_texts(found)
+            return {split: plain_texts(one) for split, one in found.items()}
     except Exception as error:  # readers of foreign files raise whatever they like
         reason = first_line(error.__cause__ or error)
         if "scripts are no longer supported" in reason:

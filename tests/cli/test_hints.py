@@ -66,6 +66,9 @@ KNOWN = {
     "--save_total_limit 3": "--callbacks '[{class_path: ResumeCheckpoint, init_args: {keep: 3}}]'",
     "--out here": "--runs here",
     "-o here": "--runs here",
+    "--lora_r 8": "--model.student.lora.r 8",
+    "--lora-alpha 16": "--model.student.lora.lora_alpha 16",
+    "--target_modules all-linear": "--model.student.lora.target_modules all-linear",
     "--save_steps 9": "--callbacks '[{class_path: ResumeCheckpoint, init_args: {every_n_steps: 9}}]'",
 }
 
@@ -107,6 +110,12 @@ SLIPS = [
 def test_a_guess_is_made_of_a_slip_and_of_nothing_else(typed: str, known: list[str], meant: str) -> None:
     said = nearest(typed, known, count=1)
     assert said == f"did you mean {meant!r}?" if meant else said.startswith("known are")
+
+
+def test_a_number_that_is_to_be_a_name_is_quoted_as_the_hint_says(refused: Callable[..., str]) -> None:
+    message = refused("--name", "12")
+    _, typed = shlex.split(message[message.index("--name ") :].rstrip().rstrip("."))
+    assert load(["base.yaml"], [("name", typed)])["name"] == "12"
 
 
 def test_a_key_that_nobody_knows_has_no_hint() -> None:

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 
 from distill.core.internals.jsonargparse import may_import
 from distill.core.utils.errors import UserError
+from distill.data.arrow import column, kind
 from distill.data.plain_text import split_documents
 from distill.data.reader import ReaderConfig, ReaderOptions, reader_config
 from distill.data.sources import load
@@ -260,3 +261,21 @@ def test_what_a_reader_is_told_is_not_read_as_yaml_once_more() -> None:
     given = {"na_values": ["?", "1e3", "~", "[]", "{}", "a: b", "null", 9], "sep": "?", "quoting": 3}
     with may_import([], []):
         assert parser.parse_object({"reader": given}).reader == given
+
+
+def test_texts_that_arrow_keeps_as_views_are_texts(tmp_path: Path) -> None:
+    view = pa.string_view()
+    words = pa.array([["good", "film"], ["bad"]], pa.list_(view))
+    table = pa.table({"text": pa.array(["good", "bad"], view), "words": words, "label": pa.array(["b", "a"], view)})
+    pq.write_table(table, tmp_path / "train.parquet")
+    for found in (load(None, None, {"train": str(tmp_path / "train.parquet")}), load(str(tmp_path), None, None)):
+        read = found.splits["train"]
+        assert read.to_dict() == {"text": ["good", "bad"], "words": [["good", "film"], ["bad"]], "label": ["b", "a"]}
+        assert [kind(column(read, name)) for name in read.column_names] == ["text"] * 3
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_documents_and_lines_are_found_whatever_ends_a_line(end: str) -> None:
+    text = f"one{end}two{end}{end} {end}three{end}"
+    assert split_documents(text, "paragraph") == [f"one{end}two{end}{end} {end}", f"three{end}"]
+    assert split_documents(text, "line") == ["one", "two", "", " ", "three"]

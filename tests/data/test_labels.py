@@ -326,7 +326,14 @@ def test_a_split_whose_labels_have_another_name_is_refused_with_both() -> None:
 
 @pytest.mark.parametrize(
     ("one", "two"),
-    [("Yes", "yes"), ("pos", "pos."), ("a b", "a  b"), ("caf\u00e9", "cafe\u0301"), ("neg", "n\u200beg")],
+    [
+        ("Yes", "yes"),
+        ("pos", "pos."),
+        ("a b", "a  b"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("neg", "n\u200beg"),
+        ("\u2764", "\u2764\ufe0f"),
+    ],
 )
 def test_classes_that_an_eye_does_not_tell_apart_are_named(one: str, two: str) -> None:
     def said(*names: str) -> list[str]:

@@ -151,3 +151,19 @@ def test_no_name_of_a_class_commands_the_terminal_in_what_is_made_of_a_result() 
     lines = Verdict.of({"measured": classes}).lines
     assert any(r"\x1b[31m" in line for line in lines)
     assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (["a|b", "a", "b"], "'a', 'b'"),
+        (["b", "a, b", "a"], "'a', 'b'"),
+        (["a|b", "a"], None),
+        (["a/c", "a", "b"], None),
+    ],
+)
+def test_a_class_that_is_several_others_is_named(tmp_path: Path, names: list[str], parts: str | None) -> None:
+    found = said(read(tmp_path, names, names, "jsonl"), "several classes")
+    assert len(found) == (parts is not None)
+    assert all(f"is of its own, beside {parts}; if a row has" in line for line in found)
+    assert said(read(tmp_path, names, names, "jsonl", labels=sorted(names)), "several classes") == []

@@ -263,7 +263,8 @@ def check_top(config: Mapping[str, Any]) -> None:
             raise UserError("no such key", key=key, value=value, hint=hint)
     for key, kind, words in (("name", str, "a text"), ("runs", str, "a folder"), ("seed", int, "an integer")):
         if not isinstance(config[key], kind) or isinstance(config[key], bool):
-            raise UserError(f"must be {words}", key=key, value=config[key], hint=f"give {words}")
+            quoted = f"; a number is quoted: --{key} {shlex.quote(json.dumps(str(config[key])))}" if kind is str else ""
+            raise UserError(f"must be {words}", key=key, value=config[key], hint=f"give {words}{quoted}")
     if not 0 <= config["seed"] < 2**32:
         raise UserError("must be from 0 to 4294967295", key="seed", value=config["seed"], hint="give another seed")
     for key in ("model", "trainer", "logging", "data"):
