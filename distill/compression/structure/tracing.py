@@ -8,9 +8,10 @@ other way (a layer norm, attention), or is not known, fixes what it reads, and i
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,9 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from distill.compression.structure.ties import FIXED, FREE, Ties, expanded, varies
-from distill.core.internals.torch import OperatorMode, tensors_in, unsaved_buffers
+from distill.core.internals.torch import OperatorMode, arguments, tensors_in, unsaved_buffers
 
 __all__ = ["Trace"]
+
+_log = logging.getLogger(__name__)
 
 _VALUE_BY_VALUE = {"hardswish", "_prelu_kernel", "prelu", "hardsigmoid", "threshold", "dropout", "native_dropout"}
 """Beside those that torch marks as such."""
@@ -96,6 +99,8 @@ class Trace(OperatorMode):  # type: ignore[no-untyped-call]
         return self._labels.get(id(tensor))
 
     def _give(self, tensor: Tensor, labels: Tensor) -> None:
+        if labels.shape != tensor.shape:  # here, and not where the next one reads it
+            raise ValueError(f"labels of {tuple(labels.shape)} for values of {tuple(tensor.shape)}")
         self._alive.append(tensor)
         self._labels[id(tensor)] = labels
 
@@ -118,10 +123,23 @@ class Trace(OperatorMode):  # type: ignore[no-untyped-call]
         name = str(func.overloadpacket.__name__).removesuffix("_")
         known = [one for one in tensors_in((args, kwargs)) if id(one) in self._labels or id(one) in self._weights]
         if known and not _SHAPE_ONLY.fullmatch(name):
-            self._rule(func, name)(name, out, *args)
+            self._follow(func, name, out, args, kwargs or {})
         return out
 
-    def _rule(self, func: Any, name: str) -> Callable[..., None]:
+    def _follow(self, func: Any, name: str, out: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """One operator by its rule; where that cannot be followed it is as one that is not known."""
+        try:
+            if name in _REDUCE:
+                self._reduce(name, out, arguments(func, args, kwargs))
+            elif (rule := self._rule(func, name)) is not None:
+                rule(name, out, *args)
+            else:
+                self._unknown(name, out, args, kwargs)
+        except Exception:
+            _log.debug("%s is not followed", func, exc_info=True)
+            self._unknown(name, out, args, kwargs)
+
+    def _rule(self, func: Any, name: str) -> Callable[..., None] | None:
         if (rule := getattr(self, f"_{name.removeprefix('_')}_rule", None)) is not None:
             found: Callable[..., None] = rule
             return found
@@ -129,15 +147,13 @@ class Trace(OperatorMode):  # type: ignore[no-untyped-call]
             return self._same
         if name in _MOVES:
             return lambda name, out, *args: self._move(func, name, out, *args)
-        if name in _REDUCE:
-            return self._reduce
         if "batch_norm" in name:
             return self._batch_norm
         if _SPATIAL.fullmatch(name):
             return self._spatial
         if torch.Tag.pointwise in func.tags or name in _VALUE_BY_VALUE:
             return self._each
-        return self._unknown
+        return None
 
     def _unknown(self, name: str, out: Any, *args: Any) -> None:
         self.fix(tensors_in(args), name.lstrip("_"))
@@ -209,12 +225,13 @@ class Trace(OperatorMode):  # type: ignore[no-untyped-call]
             self.ties.fix(result)
         self._give(out, result)
 
-    def _reduce(self, name: str, out: Any, source: Tensor, dims: Any = None, *_: Any) -> None:
+    def _reduce(self, name: str, out: Any, given: Mapping[str, Any]) -> None:
+        source, dims = given["self"], given.get("dim")
+        if "other" in given:
+            return self._each(name, out, source, given["other"])  # the larger of two
         labels, out = self.labels(source), tensors_in([out])[0]
         assert labels is not None
-        if isinstance(dims, Tensor):
-            return self._each(name, out, source, dims)  # the larger of two
-        over = [dims] if isinstance(dims, int) and not isinstance(dims, bool) else dims or range(source.dim())
+        over = [dims] if isinstance(dims, int) else dims or range(source.dim())
         over = sorted({dim % source.dim() for dim in over}, reverse=True)
         if any(varies(labels, dim) for dim in over):
             return self._unknown(name, out, source)

@@ -27,6 +27,7 @@ __all__ = [
     "OperatorMode",
     "RunningNorm",
     "TorchLoss",
+    "arguments",
     "clip_despite_fusing",
     "convolution",
     "flat_weights",
@@ -170,6 +171,16 @@ def version(tensor: Tensor) -> int:
 def tensors_in(tree: Any) -> list[Tensor]:
     """The tensors in a value, however deep they lie in lists, tuples and mappings."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def arguments(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What an operator was called with, as :class:`OperatorMode` is given it, by the names of its schema.
+
+    The second argument is the axes of one operator and the order of another, and a default is not given at all.
+    """
+    schema = operator._schema.arguments
+    given = dict(zip((one.name for one in schema), args, strict=False)) | dict(kwargs)
+    return {one.name: given.get(one.name, one.default_value) for one in schema}
 
 
 def written(operator: Any) -> list[tuple[int, str]]:

@@ -14,6 +14,7 @@ from distill.compression.structure.channels import Channels, Run, find_channels,
 from distill.compression.structure.masking import factors
 from distill.compression.structure.removal import remove_units
 from distill.compression.structure.shapes import set_shapes
+from distill.compression.structure.tracing import Trace
 from distill.core.utils.errors import UserError
 
 
@@ -126,6 +127,10 @@ class Net(nn.Module):
         return self.head(self.last(self.compute(self, input)).relu().mean((2, 3)))
 
 
+def normed(y: Tensor, **how: Any) -> Tensor:
+    return y / (torch.linalg.vector_norm(y, how.pop("p", 2), keepdim=True, **how) + 1)
+
+
 def _shuffled(net: Any, x: Tensor) -> Tensor:
     left, right = net.a(x).chunk(2, 1)
     return torch.cat([left, net.b(right)], 1)
@@ -141,6 +146,10 @@ def _deeper(net: Any, x: Tensor) -> Tensor:
         (Net(lambda net, x: net.a(x).softmax(1), a=nn.Conv2d(1, 8, 3)), ("softmax",)),
         (Net(lambda net, x: net.n(net.a(x)), a=nn.Conv2d(1, 8, 3), n=nn.LayerNorm([8, 10, 10])), ("layer_norm in n",)),
         (Net(lambda net, x: net.a(x) * net.a(x).mean(1, keepdim=True), a=nn.Conv2d(1, 8, 3)), ("mean",)),
+        (Net(lambda net, x: normed(net.a(x), dim=1), a=nn.Conv2d(1, 8, 3)), ("linalg_vector_norm",)),
+        (Net(lambda net, x: normed(net.a(x), p=3, dim=1), a=nn.Conv2d(1, 8, 3)), ("linalg_vector_norm",)),
+        (Net(lambda net, x: nn.functional.normalize(net.a(x), dim=1), a=nn.Conv2d(1, 8, 3)), ("linalg_vector_norm",)),
+        (Net(lambda net, x: normed(net.a(x), dim=None), a=nn.Conv2d(1, 8, 3)), ("linalg_vector_norm",)),
         (Net(lambda net, x: net.a(x) + torch.ones(8, 1, 1), a=nn.Conv2d(1, 8, 3)), ()),
         (Net(lambda net, x: net.a(x).expand(-1, 8, -1, -1), a=nn.Conv2d(1, 1, 3)), ()),
     ],
@@ -150,6 +159,36 @@ def test_what_mixes_channels_keeps_them_and_is_named(net: nn.Module, fixed: tupl
     assert [one.owner for one in channels.units] == ["last"]
     assert channels.untried == ()
     assert channels.fixed == tuple(f"native_{one}" if "layer" in one else one for one in fixed)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda y: normed(y, dim=(2, 3)),
+        lambda y: normed(y, p=1, dim=(2, 3)),
+        lambda y: normed(y, p=3, dim=3),
+        lambda y: nn.functional.normalize(y, p=1, dim=2),
+        lambda y: y / (y.var((2, 3), correction=0, keepdim=True) + 1),
+        lambda y: torch.maximum(y, torch.zeros(())) + torch.max(torch.zeros(1, 1, 1), y),
+    ],
+)
+def test_axes_that_are_reduced_are_read_by_their_name(compute: Callable[[Tensor], Tensor], run: Run) -> None:
+    """Over places a norm is each channel's own, whatever its order: the trial, which knows no operator, agrees."""
+    channels = find_channels(Net(lambda net, x: compute(net.a(x)), a=nn.Conv2d(1, 8, 3)), run)
+    assert (channels.fixed, channels.untried) == ((), ())
+    assert [one.owner for one in channels.units] == ["a", "last"]
+
+
+def test_an_operator_whose_rule_fails_keeps_its_channels_and_is_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise TypeError("'float' object is not iterable")
+
+    monkeypatch.setattr(Trace, "_glu_rule", fail)
+    channels = find_channels(Net(lambda net, x: net.g(net.a(x)), a=nn.Conv2d(1, 16, 3), g=nn.GLU(1)), run)
+    assert channels.fixed == ("glu in g",)
+    assert [one.owner for one in channels.units] == ["last"]
 
 
 @pytest.mark.parametrize(
