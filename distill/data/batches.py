@@ -65,7 +65,13 @@ class TrainingBatches(Sampler[list[Key]]):
 
     def __len__(self) -> int:
         """Batches of a whole epoch, wherever iteration starts: Lightning counts those already trained too."""
-        return len(_cuts(len(self.lengths), self.batch_size * self.world_size, self.world_size)) - 1
+        return len(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many samples an epoch's global batches have, on all ranks together; in no order of an epoch."""
+        cuts = _cuts(len(self.lengths), self.batch_size * self.world_size, self.world_size)
+        return [b - a for a, b in pairwise(cuts)]
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch, start = divmod(self.position(), len(self))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import torch
@@ -28,7 +28,7 @@ from distill.training.module import Distillation
 from distill.workflows.job.build import Job
 from distill.workflows.teacher_check import TeacherCheck
 
-__all__ = ["described", "opening", "steps_an_epoch"]
+__all__ = ["described", "opening", "samples_a_step", "steps_an_epoch"]
 
 
 def opening(job: Job, trainer: Trainer, check: TeacherCheck) -> list[str]:
@@ -136,6 +136,31 @@ def _length(job: Job, trainer: Trainer) -> str:
     text = f"steps: {total:,}" + (
         f" ({_share(total / epoch)} epoch{'' if total == epoch else 's'} of {epoch:,})" if epoch else ""
     )
-    batch = getattr(job.data, "batch_size", None)
-    each = batch * trainer.accumulate_grad_batches * trainer.world_size if isinstance(batch, int) else None
-    return f"{text}, {amount(each, 'sample')} each" if each else text
+    sizes = _batch_sizes(job, trainer)
+    if not sizes:
+        return text
+    fewest, most = samples_a_step(sizes, trainer.num_training_batches, trainer.accumulate_grad_batches)
+    return f"{text}, {'up to ' if fewest < most else ''}{amount(most, 'sample')} each"
+
+
+def _batch_sizes(job: Job, trainer: Trainer) -> list[int]:
+    """Samples of the batches of an epoch, on all ranks together; empty where the data does not say."""
+    if isinstance(job.data, TextData):
+        return job.data.training_batches().sizes
+    batch, batches = getattr(job.data, "batch_size", None), trainer.num_training_batches
+    count = batches if math.isfinite(batches) else trainer.accumulate_grad_batches
+    return [batch * trainer.world_size] * int(count) if isinstance(batch, int) else []
+
+
+def samples_a_step(sizes: Sequence[int], batches: float, accumulate: int) -> tuple[int, int]:
+    """The fewest and the most samples of an optimizer step, which an epoch's end closes in any case.
+
+    Args:
+        sizes: Samples of the batches there are, in any order.
+        batches: How many an epoch takes of them; infinite where it has no end.
+        accumulate: How many a step takes, if there are as many.
+    """
+    each = int(min(accumulate, batches))
+    last = int(batches % each or each) if math.isfinite(batches) else each
+    ordered = sorted(sizes)
+    return sum(ordered[:last]), sum(ordered[-each:])

@@ -24,7 +24,7 @@ def test_a_dry_run_tells_what_would_happen_and_writes_nothing(base: dict[str, An
     assert set(Path().rglob("*")) == before
     for said in ("data: 150 rows", "teacher: ", "student: ", "device: cpu", "memory of a step", "without validation"):
         assert said in out
-    assert "steps: 40 (2.1 epochs of 19), 8 samples each\n" in out
+    assert "steps: 40 (2.1 epochs of 19), up to 8 samples each\n" in out
     assert "accuracy 0.5122 (constant guess 0.5122), on 41 of 41 validation samples" in out
     assert "warning: the teacher's accuracy is 0.5122, no better than a constant guess" in out
     assert "to expect: all 150 training rows are labelled, and the teacher is no better than a constant guess" in out

@@ -73,7 +73,7 @@ def test_a_run_begins_by_saying_what_it_has_understood_once_and_as_a_dry_run_doe
     assert block[1].endswith("(2 classes: negative 47 %, positive 53 %)")
     assert re.fullmatch(r"student: BertForSequenceClassification, 2 layers, [\d,]+ parameters, 0\.\d+ MB", block[3])
     assert re.fullmatch(r"device: cpu, \d+ threads?, precision 32-true", block[4])
-    assert block[5] == "steps: 4 (0.4 epochs of 10), 16 samples each"
+    assert block[5] == "steps: 4 (0.4 epochs of 10), up to 16 samples each"
 
 
 def test_without_a_teacher_nothing_is_said_of_what_was_kept(
