@@ -29,14 +29,18 @@ def expectation(result: Mapping[str, Any]) -> str:
         result: What a ``result.json`` holds, or as much of it as is known before the run: ``learned_from`` (training
             ``rows``, and those of them that are ``labelled``); ``teacher_learned_from`` (how many ``labelled`` rows the
             teacher was trained on, ``None`` where that is not known, and whether they are the ``same_rows``);
-            ``monitor``, ``mode``, ``scores`` and ``measured``.
+            ``monitor``, ``mode``, ``scores`` and ``measured``; ``teacher_check``, these four of before the
+            run, where it validated nothing.
     """
     rows, labelled = (number_at(result, "learned_from", key) for key in ("rows", "labelled"))
     theirs = result.get("teacher_learned_from")
     if not rows or labelled is None or not isinstance(theirs, dict):
         return ""
     mine = f"all {rows:,} training rows are labelled" if labelled >= rows else _some(rows, labelled)
-    if _beats_guess(result) is False:
+    check, beats = result.get("teacher_check"), _beats_guess(result)
+    if beats is None and isinstance(check, Mapping):
+        beats = _beats_guess(check)
+    if beats is False:
         return f"{mine}, and the teacher is no better than a constant guess: expect nothing of it ({_PAGE})"
     teacher, gain = _of_teacher(
         labelled / rows, labelled, number_at(theirs, "labelled"), theirs.get("same_rows") is True

@@ -2,7 +2,7 @@
 
 The rules, each of which gives one line at most:
 
-* nothing was scored, or all labels are the same;
+* nothing was scored, or validated at all, or all labels are the same;
 * outputs of the student are NaN;
 * the student predicts one class, token or set of classes for 99 % of the inputs or more, of which fewer labels are, or
   numbers that spread by a hundredth of what the labels do or less;
@@ -130,7 +130,7 @@ class Verdict:
 
 def _remarks(result: Mapping[str, Any]) -> Iterator[Remark]:
     measured = result.get("measured") or {}
-    if void := _void(measured):
+    if void := _unvalidated(result, measured) or _void(measured):
         yield Remark(void, bad=True)
     else:
         constant = _constant(measured)
@@ -145,6 +145,15 @@ def _remarks(result: Mapping[str, Any]) -> Iterator[Remark]:
     seen, every = measured.get("batches") or (0, 0)
     if seen < every:
         yield Remark(f"scored on {seen:,} of {every:,} batches of the data")
+
+
+def _unvalidated(result: Mapping[str, Any], measured: Mapping[str, Any]) -> str | None:
+    """What is said of a student that no validation has seen."""
+    scores = result.get("scores")
+    if not isinstance(scores, Mapping) or "student" not in scores or "predictions" in measured:
+        return None
+    scored = result.get("monitor") in scores["student"]
+    return None if scored else "no validation was made: nothing is known of the student"
 
 
 def _void(measured: Mapping[str, Any]) -> str | None:

@@ -262,11 +262,15 @@ class Run:
         """Write ``plan.json``: whose folder it is, since when, and what is listed of a run that has not finished."""
         _write_text(self.plan_file, self._plan_text(plan))
 
-    def _plan_text(self, plan: Mapping[str, Any]) -> str:
+    def planned(self, key: str) -> Any:
+        """What ``plan.json`` has by this name; ``None`` where it has nothing, or cannot be read."""
         try:
-            started = read_mapping(self.plan_file).get("started")
+            return read_mapping(self.plan_file).get(key)
         except (OSError, Unreadable):
-            started = None
+            return None
+
+    def _plan_text(self, plan: Mapping[str, Any]) -> str:
+        started = self.planned("started")
         whose = {"id": self.id, "folder": str(self.folder.resolve()), "started": started or round(time.time())}
         return json.dumps(whose | dict(plan), indent=2) + "\n"
 

@@ -52,6 +52,9 @@ _log = logging.getLogger(__name__)
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
+_CHECK = "teacher_check"
+"""In the plan, and in the result of a run without a validation: what the teacher scored before it."""
+
 SIGTERM_CODE = 128 + int(signal.SIGTERM)
 
 
@@ -205,7 +208,8 @@ class _WritePlan(Callback):
         else:
             print("\n".join([f"run {run.shown}", *opening(self.job, trainer, self.check)]), flush=True)
         plan = {"id": run.id, "monitor": task.monitor, "mode": task.mode, "total_steps": pl_module.total_steps}
-        run.write_plan(plan | _given(self.job))
+        found = run.planned(_CHECK) if self.check is None else self.check.found
+        run.write_plan(plan | _given(self.job) | ({_CHECK: found} if found else {}))
 
 
 @contextmanager
@@ -261,6 +265,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         id=job.run.id,
         steps=steps,
         saved_step=step,
+        **({} if ended.scores or not (check := job.run.planned(_CHECK)) else {_CHECK: check}),
         **({} if by == module.task.monitor else {"chosen_by": by}),
         complete=not ended.unfinished,
         recipe=job.recipe,

@@ -76,6 +76,18 @@ def test_a_run_begins_by_saying_what_it_has_understood_once_and_as_a_dry_run_doe
     assert block[5] == "steps: 4 (0.4 epochs of 10), up to 16 samples each"
 
 
+def test_a_run_without_a_validation_says_so_and_expects_what_it_expected(
+    base: dict[str, Any], distill: Distill
+) -> None:
+    code, out, err = distill("fit", "-c", "base.yaml", "--id", "one", "--trainer.limit_val_batches", "0")
+    assert code == 0, err
+    assert "warning: trainer.limit_val_batches is 0: nothing will be known of the student" in out
+    assert "warning: no validation was made: nothing is known of the student" in out
+    first, last = (line for line in out.splitlines() if line.startswith("to expect: "))
+    assert first == last
+    assert "no better than a constant guess: expect nothing of it" in last
+
+
 def test_without_a_teacher_nothing_is_said_of_what_was_kept(
     base: dict[str, Any], distill: Distill, teacher_dir: str
 ) -> None:

@@ -76,3 +76,12 @@ def test_a_teacher_that_was_not_scored_is_not_said_to_be_bad() -> None:
     perplexity = known(teacher=20000) | {"monitor": "loss", "mode": "min"}
     perplexity["scores"] = {"teacher": {"loss": 1.0}, "guess": {"loss": 2.0}}
     assert "expect little of its answers" in expectation(perplexity)
+
+
+def test_what_the_teacher_scored_before_a_run_holds_where_no_validation_was_made() -> None:
+    unvalidated = known() | {"scores": {"student": {}}, "measured": {}}
+    nothing = "and the teacher is no better than a constant guess: expect nothing of it"
+    assert nothing not in expectation(unvalidated | {"teacher_check": known()})
+    assert nothing in expectation(unvalidated | {"teacher_check": known(score=0.51)})
+    assert nothing not in expectation(known() | {"teacher_check": known(score=0.51)})  # the later score counts
+    assert expectation(unvalidated | {"teacher_check": "spoilt"}) == expectation(unvalidated)

@@ -56,6 +56,11 @@ def test_of_a_good_outcome_nothing_is_said() -> None:
         (result(alone=0.855), "does not beat the same student without a teacher (0.855 ± 0.012)", False),
         (result(student=0.895), "differ by no more than one standard error of accuracy ± 0.012", False),
         (result(empty_layers=["pooler.dense"]), "no weight is left of pooler.dense", True),
+        (
+            {"monitor": "accuracy", "scores": {"student": {}}, "measured": {"empty_layers": []}},
+            "no validation was made: nothing is known of the student",
+            True,
+        ),
         (result(constant_layers=["a", "b", "c", "d"]), "outputs of a, b and 2 other layers are the same", True),
         (result(hurried=[{"what": "80% sparsity", "steps": 94, "needed": 200}]), "80% sparsity in 94 steps", False),
         (
