@@ -71,6 +71,7 @@ class Net(nn.Module):
     ("to", "odd", "said"),
     [
         ("onnx", Twist, r"at distill_tests::twist in body\.1\.1 \(Twist\)"),
+        ("onnx", Branch, r"torch\.onnx\.export cannot follow this Net in body\.1\.1 \(Branch\).*data-dependent"),
         ("torch-export", Branch, r"torch\.export cannot follow Net in body\.1\.1 \(Branch\).*data-dependent"),
         (
             "torch-export",
@@ -89,10 +90,13 @@ class Net(nn.Module):
         ),
     ],
 )
-def test_operator_and_layer_are_named(to: str, odd: Callable[[], nn.Module], said: str, tmp_path: Path) -> None:
+def test_operator_and_layer_are_named_and_no_more_is_said(
+    to: str, odd: Callable[[], nn.Module], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     batch = Batch({"x": torch.randn(4, 4)}, labels=torch.arange(4) % 3)
     with pytest.raises(UserError, match=said):
         write(TARGETS[to](), Net(odd()).eval(), tmp_path, task=Plain(), batches=lambda: [batch])
+    assert "def forward" not in capsys.readouterr().err  # torch prints the graph as far as it got
 
 
 def test_nodes_are_named_by_their_layer(tmp_path: Path) -> None:

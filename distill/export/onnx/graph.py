@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -271,12 +272,12 @@ _LOGGERS = (
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Without what the exporter says of its own working."""
+    """Without what the exporter says of its own working, and the graph up to where it failed, which it prints."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    with quiet_transformers(), warnings.catch_warnings():
+    with quiet_transformers(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             yield
