@@ -7,7 +7,7 @@ The rules, each of which gives one line at most:
 * the student predicts one class, token or set of classes for 99 % of the inputs or more, of which fewer labels are, or
   numbers that spread by a hundredth of what the labels do or less;
 * it never predicts some classes that are among the labels;
-* classes have a few labels only, so that a score of one says nothing;
+* classes have a few labels only, so that a score of one says nothing, or none at all;
 * samples that are scored are in the training data too, one in a hundred or more;
 * its score is that of a constant guess, or worse: no more than one standard error above it;
 * the teacher's is, or it is more than one standard error below that of the same student without a teacher;
@@ -196,6 +196,8 @@ def _little(measured: Mapping[str, Any]) -> Iterator[Remark]:
     if few := measured.get("few_labels"):
         of = f"{amount(few['labels'], 'label')} of {measured['predictions']:,}"
         yield Remark(f"there is little of {few['class']} ({of}): scores of so few say nothing of a class")
+    if none := measured.get("no_label_of"):
+        yield Remark(f"no label of {none} was scored: no score tells of it")
     seen, every = measured.get("in_train") or (0, 0)
     if seen and seen >= LEARNED * every:
         yield Remark(

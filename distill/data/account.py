@@ -220,7 +220,7 @@ def unread(
 def doubtful_scores(
     rows: RawData, samples: Mapping[str, Samples], in_train: Mapping[str, tuple[int, int]]
 ) -> list[str]:
-    """Lines on what a score will not tell: classes of a few rows, and what is trained on too.
+    """Lines on what a score will not tell: classes of a few rows or none, and what is trained on too.
 
     Args:
         rows: The data.
@@ -233,6 +233,8 @@ def doubtful_scores(
             more = f" and {len(few) - _LISTED} more" if len(few) > _LISTED else ""
             listed = ", ".join(few[:_LISTED]) + more
             lines.append(f"{use} has little of {listed}: scores of so few say nothing of a class")
+        if rows.labels is not None:
+            lines.extend(_unscored(use, rows.labels, samples[use], samples.get("train")))
         count, of_all = in_train.get(use, (0, 0)) if "train" in samples else (0, 0)
         if count:
             told = "are in train too: their score is of what was learned by heart"
@@ -248,6 +250,23 @@ def _few(labels: Labels, samples: Samples) -> list[str]:
         return []
     of = "word" if labels.form == "tags" else "row"
     return [f"{names[i]!r} ({amount(int(counts[i]), of)})" for i in few_classes(counts.tolist())]
+
+
+def _unscored(use: str, labels: Labels, samples: Samples, train: Samples | None) -> list[str]:
+    """A line on the classes of which a split has no row at all, but training has (as far as that is known)."""
+    counts, names = class_counts(labels, samples), labels.names or []
+    if counts is None or not counts.any():
+        return []
+    of = "word" if labels.form == "tags" else "row"
+    there = counts.nonzero()[0]
+    if len(there) == 1 and len(names) > 1 and labels.form == "class":
+        return [f"{use} has {of}s of {names[there[0]]!r} alone: no score will say anything"]
+    trained = None if train is None else class_counts(labels, train)
+    missed = [name for i, name in enumerate(names) if not counts[i] and (trained is None or trained[i])]
+    if not missed:
+        return []
+    more = f" and {len(missed) - _LISTED} more" if len(missed) > _LISTED else ""
+    return [f"{use} has no {of} of {', '.join(map(repr, missed[:_LISTED]))}{more}: no score will tell of it"]
 
 
 def statistics(data: TextData) -> dict[str, Any]:

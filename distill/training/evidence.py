@@ -97,8 +97,8 @@ def counted(task: Task, counts: Counts, metric: Metric, tokens: Tensor | None) -
 
     Returns:
         ``predictions``, and as far as they are known ``undefined``, ``most_predicted`` and ``most_labels``,
-        ``never_predicted``, ``few_labels``, ``numbers``, ``standard_error`` (of ``metric``), ``guess`` and
-        ``guess_is``.
+        ``never_predicted``, ``few_labels``, ``no_label_of``, ``numbers``, ``standard_error`` (of ``metric``),
+        ``guess`` and ``guess_is``.
     """
     found: dict[str, Any] = {"predictions": counts.total}
     if counts.undefined:
@@ -111,6 +111,8 @@ def counted(task: Task, counts: Counts, metric: Metric, tokens: Tensor | None) -
         found["never_predicted"] = never
     if few := _few_labels(task, counts):
         found["few_labels"] = few
+    if unscored := _unscored(task, counts):
+        found["no_label_of"] = unscored
     labels, predicted = counts.numbers
     if labels.count and not counts.undefined:
         spreads = (("predicted", predicted), ("labels", labels))
@@ -138,6 +140,14 @@ def _few_labels(task: Task, counts: Counts) -> dict[str, Any] | None:
         return None
     few = few_classes(counts.labels.tolist())
     return {"class": _named(task, few), "labels": int(counts.labels[few].sum())} if few else None
+
+
+def _unscored(task: Task, counts: Counts) -> str | None:
+    """The classes of which there is no label, where classes have names and there are labels."""
+    if not getattr(task, "labels", None) or not counts.labels.any():
+        return None
+    classes = (counts.labels == 0).nonzero().flatten().tolist()
+    return _named(task, classes) if classes else None
 
 
 def _named(task: Task, classes: list[int]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from distill.data import TextData
 
 
@@ -20,3 +22,24 @@ def test_a_class_that_validation_has_little_of_is_said(tmp_path: Path) -> None:
         "data: validation has little of 'seldom' (2 rows): scores of so few say nothing of a class"
     ]
     assert data.in_train["validation"] == (0, 25)
+
+
+@pytest.mark.parametrize(
+    ("scored", "said"),
+    [
+        ("aabbcc", []),
+        ("aabb", ["data: validation has no row of 'c': no score will tell of it"]),
+        ("bb", ["data: validation has rows of 'b' alone: no score will say anything"]),
+    ],
+)
+@pytest.mark.parametrize("labels", [None, list("abcd")])  # of d there is no row at all, which is said of training
+def test_a_class_that_is_trained_on_and_not_validated_is_said(
+    scored: str, said: list[str], labels: list[str] | None, tmp_path: Path
+) -> None:
+    for split, rows in (("train", "abcabc"), ("validation", scored)):
+        lines = "".join(f"{split} {i},{one}\n" for i, one in enumerate(rows))
+        (tmp_path / f"{split}.csv").write_text(f"text,label\n{lines}")
+    files: dict[str, Any] = {split: str(tmp_path / f"{split}.csv") for split in ("train", "validation")}
+    data = TextData(files=files, tokenizer="distill:quickstart/tokenizer", labels=labels)
+    data.setup("fit")
+    assert [line for line in data.account if "no score will" in line] == said

@@ -167,6 +167,9 @@ def test_classes_of_a_few_labels_are_named_the_rarest_first(labels: tuple[int, .
     lines = Verdict.of(found(TextClassification(["good", "NA", "10"]), one_hot(classes, 3).float(), classes)).lines
     said = [f"there is little of {few} labels of 60): scores of so few say nothing of a class"] if few else []
     assert [line for line in lines if "little" in line] == said
+    absent = Verdict.of(found(TextClassification(["good", "NA", "10", "rest"]), one_hot(classes, 4).float(), classes))
+    assert "no label of class 'rest' was scored: no score tells of it" in absent.lines
+    assert not any("no label of" in line for line in lines)
     part = classes[torch.linspace(0, 59, 19).long()]
     assert (
         "few_labels" not in found(TextClassification(["good", "NA", "10"]), one_hot(part, 3).float(), part)["measured"]
