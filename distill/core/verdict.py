@@ -11,6 +11,7 @@ The rules, each of which gives one line at most:
 * samples that are scored are in the training data too, one in a hundred or more;
 * its score is that of a constant guess, or worse: no more than one standard error above it;
 * the teacher's is, or it is more than one standard error below that of the same student without a teacher;
+* what the student answers depends on chance, or on the other samples of its batch;
 * of a layer nothing is left, or its outputs are the same wherever one looks;
 * a compression has fewer steps than :func:`steps_to_prune` and :func:`steps_to_quantize` say;
 * the score is of a part of the data;
@@ -29,7 +30,7 @@ from distill.core.utils.json_file import number_at
 from distill.core.utils.visible import visible
 from distill.core.utils.words import amount
 
-__all__ = ["ENOUGH", "Verdict", "few_classes", "slower_integers", "steps_to_prune", "steps_to_quantize"]
+__all__ = ["ENOUGH", "UNSTEADY", "Verdict", "few_classes", "slower_integers", "steps_to_prune", "steps_to_quantize"]
 
 ONE_CLASS = 0.99
 """Share of the predictions from which on they count as one class."""
@@ -45,6 +46,12 @@ LEARNED = 0.01
 
 FEW, ENOUGH = 3, 20
 """Labels of a class up to which its own scores tell nothing, and labels in all from which on that is said."""
+
+UNSTEADY = {
+    "random": "gives other answers to the same inputs in evaluation (dropout without training=..., or noise?)",
+    "mixes": "answers otherwise where a sample is alone in its batch (does it compute over the batch?)",
+}
+"""What is said of a model whose answer is no function of a sample (:mod:`~distill.core.steadiness`), after its name."""
 
 _SAME = 1e-9
 
@@ -137,6 +144,8 @@ def _remarks(result: Mapping[str, Any]) -> Iterator[Remark]:
         yield from [Remark(constant, bad=True)] if constant else _never(measured)
         yield from _scores(result, measured, said=constant is not None)
         yield from _little(measured)
+    if (unsteady := measured.get("unsteady")) in UNSTEADY:
+        yield Remark(f"the student {UNSTEADY[unsteady]}: its scores are of no model that runs alone", bad=True)
     yield from _layers(measured)
     for hurry in measured.get("hurried", ()):
         yield Remark(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.core.document_masking import still
 from distill.core.signals import Batch
-from distill.core.task import Task, TextTask
+from distill.core.steadiness import why_unsteady
+from distill.core.task import Task, TextTask, TokenTask
 from distill.core.utils.console import wide
 from distill.core.utils.errors import UserError
 from distill.core.utils.replacing import check_output
 from distill.core.utils.turns import timing
-from distill.core.verdict import slower_integers
+from distill.core.verdict import UNSTEADY, slower_integers
 from distill.export.base import ExportTarget
 from distill.export.beside import write_beside
 from distill.export.folder import REPORT, replacing_export, write_checksums
@@ -32,6 +34,7 @@ from distill.export.onnx.write import MODEL
 from distill.export.script import Reading, write_script
 from distill.export.summary import BATCH, MANY, STUDENT, TEACHER, show, sizes
 from distill.export.targets import check, check_packages, find_target, write
+from distill.export.verify import torch_logits
 from distill.models.compatibility import positions_of
 from distill.models.unfinished import refuse_unfinished
 from distill.tasks.loaders import batches_of, task_of
@@ -210,6 +213,7 @@ def written(
         beside: Writes further files; called with the report and the new folder.
     """
     target.tokenizer = tokenizer
+    verdict = [*verdict, *steady(student, task, next(iter(batches()), None))]
     console = wide()
     if not console.is_terminal:
         print(f"writing {target.name}", flush=True)
@@ -234,6 +238,25 @@ def written(
     report["folder"] = str(place)
     show(report)
     return report
+
+
+def steady(student: nn.Module, task: Task, batch: Batch | None) -> list[str]:
+    """What is to be said of a student that mixes its batch; of tokens, whose logits are many, nothing is asked.
+
+    Rounded inputs may have one range a batch, so it is the student in float that is asked.
+
+    Raises:
+        UserError: of one whose answers are random, which no file gives again.
+    """
+    if batch is None or isinstance(task, TokenTask):
+        return []
+    model, why = without_quantization(student), None
+    with suppress(Exception), still(model):  # what fails here is told of where it is written or compared
+        why = why_unsteady(lambda some: torch_logits(model)(feed(some)), batch)
+    if why == "random":
+        hint = "have it draw random numbers in training mode alone: F.dropout(x, p, training=self.training)"
+        raise UserError(f"the student {UNSTEADY[why]}, which no file could repeat", key="--to", hint=hint)
+    return [] if why is None else [f"the student {UNSTEADY[why]}"]
 
 
 # ---------------------------------------------------------------------- latency

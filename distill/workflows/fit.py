@@ -250,13 +250,15 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     written = complete_held_out(job, "validation", student)
     if written is not None and written.shown:
         write(job.run.folder / COMPLETIONS, written.jsonl)
+    check = job.run.planned(_CHECK) or {}
+    unsteady = {"unsteady": why} if (why := check.get("unsteady", {}).get("student")) else {}
     by = chosen_by(module.task, trainer.checkpoint_callbacks)
     result = make_result(
         module,
         ended.scores,
         ended.evidence,
         job.run.student,
-        measured={"empty_layers": empty_layers(student), "hurried": hurried(ended.changed, total, step)},
+        measured={"empty_layers": empty_layers(student), "hurried": hurried(ended.changed, total, step), **unsteady},
         beside=_beside(job),
         completions=None if written is None else written.record,
         **lineage(job.config, job.data),
@@ -265,7 +267,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         id=job.run.id,
         steps=steps,
         saved_step=step,
-        **({} if ended.scores or not (check := job.run.planned(_CHECK)) else {_CHECK: check}),
+        **({} if ended.scores or not check else {_CHECK: check}),
         **({} if by == module.task.monitor else {"chosen_by": by}),
         complete=not ended.unfinished,
         recipe=job.recipe,

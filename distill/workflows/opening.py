@@ -56,7 +56,7 @@ def opening(job: Job, trainer: Trainer, check: TeacherCheck) -> list[str]:
     lines += [_device(trainer), _length(job, trainer)]
     if expected := _expected(job, check):
         lines.append(f"to expect: {expected}")
-    doubts = [*_least(trainer, module.total_steps), *check.lines, *_template_doubts(job)]
+    doubts = [*_least(trainer, module.total_steps), *_unvalidated(job), *check.lines, *_template_doubts(job)]
     return [*map(visible, [*lines, *(f"warning: {line}" for line in doubts)])]
 
 
@@ -128,6 +128,11 @@ def _least(trainer: Trainer, total: int) -> Iterator[str]:
         yield f"trainer.min_steps asks for {amount(steps, 'step')} at least, and {ends}"
     if epoch and epochs * epoch > total and epochs > 1:
         yield f"trainer.min_epochs asks for {amount(epochs * epoch, 'step')} at least, and {ends}"
+
+
+def _unvalidated(job: Job) -> list[str]:
+    zero = job.arguments.get("limit_val_batches") == 0
+    return ["trainer.limit_val_batches is 0: nothing will be known of the student"] if zero else []
 
 
 def _length(job: Job, trainer: Trainer) -> str:

@@ -1,9 +1,10 @@
-"""What a teacher scores before anything is trained, on a small part of the validation data."""
+"""What a teacher scores before anything is trained, on a small part of the validation data; and what answers of both
+models depend on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -11,16 +12,20 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import RunningStage
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from distill.core.document_masking import still
 from distill.core.internals.lightning import on_device
-from distill.core.signals import IGNORE, Batch
+from distill.core.signals import IGNORE, Batch, Request, Signals
+from distill.core.steadiness import Unsteady, why_unsteady
 from distill.core.tally import Tally
 from distill.core.task import Task, TokenTask
 from distill.core.teacher_inputs import of_teacher
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
-from distill.core.verdict import Verdict
+from distill.core.verdict import UNSTEADY, Verdict
 from distill.training.evidence import counted
 from distill.training.module import Distillation
 
@@ -31,6 +36,8 @@ SAMPLES, PREDICTIONS = 256, 4096
 
 _AT_ONCE = 16
 
+_LOGITS = Request(logits=True)
+
 
 class TeacherCheck(Callback):
     """Scores the teacher when a run begins, on its first rank, so that one with nothing to teach is reported at once.
@@ -40,27 +47,27 @@ class TeacherCheck(Callback):
 
     Attributes:
         found: As far as it was scored: ``monitor``, ``mode``, ``scores`` and ``measured``, as in a ``result.json``,
-            with the ``samples`` scored and all there are; else why it was not, ``skipped``. Empty without a teacher.
+            with the ``samples`` scored and all there are; else why it was not, ``skipped``. ``unsteady`` says of
+            ``teacher`` and ``student`` whether what they answer is no function of a sample
+            (:mod:`~distill.core.steadiness`). Empty where nothing is known.
     """
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or not isinstance(pl_module, Distillation) or pl_module.teacher is None:
-            return
-        if pl_module.teacher.known_scores is not None:  # it was scored when it was recorded
-            return
-        if pl_module.task.outputs == "vectors":  # which are what the student is scored by
+        if not trainer.is_global_zero or not isinstance(pl_module, Distillation):
             return
         with isolate_rng(), _validating(trainer):
             try:
                 chunks, samples = _chunks(trainer)
-                self.found = _scored(pl_module, trainer, chunks, samples)
-            except _NotScored as reason:
-                self.found = {"skipped": str(reason)}
-            except UserError as error:  # there is no such split, say
-                self.found = {"skipped": error.problem}
+                if unsteady := _unsteady(pl_module, trainer, chunks[0]):
+                    self.found = {"unsteady": unsteady}
+                if _is_scored(pl_module):
+                    self.found |= _scored(pl_module, trainer, chunks, samples)
+            except (_NotScored, UserError) as error:  # there is no such split, say
+                if _is_scored(pl_module):
+                    self.found["skipped"] = error.problem if isinstance(error, UserError) else str(error)
 
     @property
     def score(self) -> str:
@@ -75,9 +82,10 @@ class TeacherCheck(Callback):
     @property
     def lines(self) -> list[str]:
         """What must be said of it."""
+        unsteady = [f"the {who} {UNSTEADY[why]}" for who, why in self.found.get("unsteady", {}).items()]
         if reason := self.found.get("skipped"):
-            return [f"the teacher is not scored before training: {reason}"]
-        return Verdict.of_teacher(self.found).lines
+            return [*unsteady, f"the teacher is not scored before training: {reason}"]
+        return [*unsteady, *Verdict.of_teacher(self.found).lines]
 
 
 class _NotScored(Exception):
@@ -126,6 +134,39 @@ def _rows(loader: DataLoader[Any]) -> list[list[Any]]:
     finally:
         for source, state in states:
             source.set_state(state)
+
+
+def _is_scored(module: Distillation) -> bool:
+    """Whether there is a teacher that no recording has scored, and whose vectors do not score the student."""
+    return module.teacher is not None and module.teacher.known_scores is None and module.task.outputs != "vectors"
+
+
+def _unsteady(module: Distillation, trainer: Trainer, chunk: tuple[DataLoader[Any], list[Any]]) -> dict[str, Unsteady]:
+    """Which of the models answers what is no function of a sample, and why.
+
+    Logits over a vocabulary would be as large as all else, and a sharded student is all ranks' to run: not asked.
+    """
+    if isinstance(module.task, TokenTask):
+        return {}
+    loader, rows = chunk
+    task, teacher, student = module.task, module.teacher, module.student
+    raw = next(iter(DataLoader(loader.dataset, batch_sampler=[rows], collate_fn=loader.collate_fn)))
+    batch = _batch(raw, module, trainer)
+    found: dict[str, Unsteady | None] = {}
+    # What fails here fails in the validation, with an error of its own.
+    if teacher is not None and teacher.known_scores is None:
+        ask, theirs = teacher.evaluate, of_teacher(batch)
+        with suppress(Exception):
+            found["teacher"] = why_unsteady(lambda some: _answers(ask(some)), batch if theirs is None else theirs)
+    if not any(isinstance(p, DTensor) for p in student.parameters()):
+        with suppress(Exception), still(student), torch.no_grad():
+            found["student"] = why_unsteady(lambda some: _answers(task.forward(student, some, _LOGITS)), batch)
+    return {who: why for who, why in found.items() if why is not None}
+
+
+def _answers(signals: Signals) -> Tensor:
+    assert signals.logits is not None
+    return signals.logits
 
 
 def _scored(

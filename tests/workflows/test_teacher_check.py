@@ -186,3 +186,47 @@ def test_a_language_model_is_held_against_the_token_frequencies() -> None:
     found["scores"]["teacher"]["perplexity"] -= 0.2  # type: ignore[index]
     assert Verdict.of_teacher(found).lines == []
     assert CausalLM.monitor == "bits_per_byte"
+
+
+class Noisy(Knows):
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(input))
+
+
+class Centred(Knows):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input - input.mean(0))
+
+
+def test_a_teacher_whose_answers_are_no_function_of_a_sample_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    check, module = run(tmp_path, Noisy(), DataLoader(rows(64), 16))
+    assert check.lines[0].startswith("the teacher gives other answers to the same inputs in evaluation (dropout")
+    assert module.teacher is not None
+    assert not module.teacher.state_dict()  # nothing is remembered of it
+    assert caplog.text.count("nothing that it said is remembered") == 1
+    check, module = run(tmp_path, Centred(), DataLoader(rows(64), 16))
+    assert check.lines[0].startswith("the teacher answers otherwise where a sample is alone in its batch")
+    check, _ = run(tmp_path, Knows(), DataLoader(rows(64), 16))
+    assert "unsteady" not in check.found
+
+
+@pytest.mark.parametrize(
+    ("compute", "why"), [(nn.functional.dropout, "random"), (lambda x: x - x.mean(0), "mixes"), (nn.Identity(), None)]
+)
+@pytest.mark.parametrize("teacher", [None, Knows()])
+def test_so_is_a_student_with_a_teacher_or_without(
+    compute: Any, why: str | None, teacher: nn.Module | None, tmp_path: Path
+) -> None:
+    class Student(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return compute(super().forward(input))  # type: ignore[no-any-return]
+
+    check = TeacherCheck()
+    losses = [CrossEntropy()] if teacher is None else [CrossEntropy(), HintonKL()]
+    module = Distillation(Student(4, 2), Plain(), teacher, losses)
+    trainer(tmp_path, check).fit(module, DataLoader(rows(24), 8), DataLoader(rows(64), 16))
+    assert check.found.get("unsteady") == (None if why is None else {"student": why})
+    assert module.student.training  # as it was
+    assert any("the student" in line for line in check.lines) == (why is not None)

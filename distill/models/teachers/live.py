@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import torch
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from distill.core.document_masking import still
@@ -18,8 +19,10 @@ from distill.core.internals.peft import without_adapter
 from distill.core.lazy_head import why_not_lazy
 from distill.core.model_spec import ModelSpec
 from distill.core.signals import Batch, Request, Signals
+from distill.core.steadiness import differs
 from distill.core.task import Task, TokenTask
 from distill.core.teacher import Gather, TeacherSource
+from distill.core.verdict import UNSTEADY
 from distill.models.teachers.fingerprint import fingerprint
 from distill.models.teachers.memory import LogitMemory
 
@@ -51,7 +54,7 @@ class LiveTeacher(TeacherSource):
         self.model, self.task, self.tokenizer, self.remember = model, task, tokenizer, remember
         self._spec = ModelSpec(model, key)
         self._memory = LogitMemory()
-        self._lent = False
+        self._lent = self._tried = False
         model.requires_grad_(False).eval()
         self._modules = list(model.modules())
         # Its dtype is its own: features arrive in that of the student.
@@ -84,6 +87,8 @@ class LiveTeacher(TeacherSource):
             return Signals(logits=known)
         signals = self._run(batch, request)
         assert signals.logits is not None
+        if self._is_random(batch, signals.logits):
+            return signals
         if self._memory.accepts(signals.logits, batch.ids):
             signals = replace(signals, logits=self._memory.merge(batch.ids, digests, signals.logits))
         if self._memory.changed is not None:
@@ -93,6 +98,20 @@ class LiveTeacher(TeacherSource):
                 self._memory.changed,
             )
         return signals
+
+    def _is_random(self, batch: Batch, logits: Tensor) -> bool:
+        """Whether the first batch has other logits in a second pass; then nothing is remembered of this teacher."""
+        if not self._tried:
+            self._tried = True
+            with isolate_rng():  # so that no other number is drawn after it
+                again = self._run(batch, _LOGITS).logits
+            if again is not None and differs(logits, again):
+                self.remember = False
+                _log.warning(
+                    "the teacher %s, so it runs at every step and nothing that it said is remembered",
+                    UNSTEADY["random"],
+                )
+        return not self.remember
 
     def evaluate(self, batch: Batch) -> Signals:
         return self._run(batch, _LOGITS)
