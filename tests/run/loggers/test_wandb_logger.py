@@ -115,6 +115,24 @@ def test_a_copied_run_takes_no_row_of_the_original_for_its_own(
     assert logger._to_send == (run.folder / "wandb" if own else Path(Fake.dir).parent)
 
 
+def test_rows_beyond_the_checkpoint_are_not_taken_from_a_history_that_could_not_be_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.create(tmp_path, "mine", {}, "one")
+    (run.folder / "metrics.csv").write_text("step,a\n1,0.5\n2,0.25\n3,0.125\n")
+    rows: list[Any] = []
+
+    class Fake(Endless):
+        dir = str(run.folder / "wandb/offline-run-20260102_000000-one/files")
+
+        def log(self, row: Any) -> None:
+            rows.append(row)
+
+    monkeypatch.setattr("distill.run.loggers.wandb_logger.begin", lambda *_, **__: Fake())
+    SafeWandbLogger(WandbConfig(), run, "offline", 2)
+    assert rows == [{"a": 0.5, "trainer/global_step": 0}, {"a": 0.25, "trainer/global_step": 1}]
+
+
 class Endless:
     """An experiment whose service process answers no more."""
 
