@@ -55,12 +55,16 @@ def refuse_untaken(model: nn.Module, unexpected: Iterable[str], folder: Path, ke
     Raises:
         UserError: naming the first of them.
     """
+
+    def has_weights(layer: nn.Module) -> bool:
+        return next(layer.parameters(recurse=False), None) is not None
+
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     layers = {one: module for name, module in model.named_modules() for one in (name, name.removeprefix(prefix))}
     for name in sorted(unexpected):
         place, _, own = name.rpartition(".")
         layer = layers.get(place)
-        if layer is None or not layer._parameters or own in layer._buffers:
+        if layer is None or not has_weights(layer) or own in dict(layer.named_buffers(recurse=False)):
             continue
         if own in _OURS and not (folder / RECORD).is_file():
             raise UserError(f"{LOST}, and they hold {name}", key=key, value=value, hint=LOST_HINT)

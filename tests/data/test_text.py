@@ -184,6 +184,7 @@ def test_a_run_begins_by_saying_what_was_taken_for_what(tmp_path, tiny_tokenizer
         "data: 2 of 5 rows of train have no label: a teacher alone says what to learn there",
         "data: 1 of 2 rows of validation have no label: they are not judged",
         "data: 1 of 5 texts of train are empty or blank: read as they are",
+        "data: validation has rows of 'neg' alone: no score will say anything",
         "data: 2 of 2 texts of validation are in train too: their score is of what was learned by heart",
     ]
 

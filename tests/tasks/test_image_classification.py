@@ -294,7 +294,8 @@ def test_a_teacher_is_asked_anew_only_where_pictures_change(tmp_path, teacher, c
         for batch in data.train_dataloader():
             module.teacher.signals(batch, Request(logits=True))
             batches += epoch == 0
-    assert len(asked) == runs * batches
+    probed = runs == 1  # what is remembered is asked twice of the first batch: do its answers stay?
+    assert len(asked) == runs * batches + probed
     assert "other inputs" not in caplog.text  # nothing was remembered, and found to be wrong
 
 
