@@ -13,6 +13,11 @@ from distill.core.utils.errors import UserError
 __all__ = ["data_overrides"]
 
 _MAPPINGS = ("columns", "reader", "splits")
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "max_length": (int, "a whole number"),
+    "validation_fraction": ((int, float), "a number"),
+    "labels": (list, "a list"),
+}
 
 
 def data_overrides(
@@ -27,7 +32,7 @@ def data_overrides(
         others: What to do with the others, behind ``give data.KEY, ...``.
 
     Raises:
-        UserError: for another key, or a value that is no mapping where one is needed.
+        UserError: for another key, or a value that is no mapping, number or list where one is needed.
     """
     config: dict[str, Any] = {"data": {"init_args": {}}}
     for key, text in overrides:
@@ -39,4 +44,7 @@ def data_overrides(
     for key in _MAPPINGS:
         if key in data and not isinstance(data[key], dict):
             raise UserError("must be a mapping", key=f"data.{key}", value=data[key], hint=f"--data.{key}.NAME VALUE")
+    for key, (kinds, what) in _KINDS.items():
+        if (value := data.get(key)) is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+            raise UserError(f"must be {what}", key=f"data.{key}", value=value, hint="correct it, or leave it out")
     return data
