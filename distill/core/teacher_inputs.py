@@ -6,9 +6,11 @@ from torch import Tensor
 
 from distill.core.signals import IGNORE, Batch
 
-__all__ = ["of_teacher", "teacher_inputs"]
+__all__ = ["THEIRS", "of_teacher", "teacher_inputs"]
 
-_THEIRS = "teacher_"
+THEIRS = "teacher_"
+"""How the names of what is there for a teacher begin."""
+
 _NOT_READ = ("at", "labels", "bytes")
 
 
@@ -31,4 +33,4 @@ def of_teacher(batch: Batch) -> Batch | None:
 
 
 def _theirs(batch: Batch) -> dict[str, Tensor]:
-    return {name.removeprefix(_THEIRS): x for name, x in batch.extras.items() if name.startswith(_THEIRS)}
+    return {name.removeprefix(THEIRS): x for name, x in batch.extras.items() if name.startswith(THEIRS)}

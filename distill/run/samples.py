@@ -23,28 +23,37 @@ def samples_of(data: Any, uses: Sequence[str] = ("train", "validation")) -> dict
         uses: Of which splits.
 
     Returns:
-        ``tokenizer`` (or image processor), a hash of what it does, and of each split its count of ``samples`` and their
-        ``fingerprint``, a hash of all values that a batch is made of.
+        ``tokenizer`` (or image processor), a hash of what it does, and whether a teacher reads its own; of each split
+        its count of ``samples`` and their ``fingerprint``, a hash of all values that the batches are made of.
     """
     from distill.core.processor import identity_of
+    from distill.core.signals import ROUTE
+    from distill.core.teacher_inputs import THEIRS
 
     read = getattr(data, "tokenized", {})
     found = {use: {"samples": len(read[use]), "fingerprint": read[use].fingerprint} for use in uses if use in read}
-    return {"tokenizer": identity_of(data.tokenizer)} | found if found else {}
+    if not found:
+        return {}
+    # Of rows that teachers read in their own way there are more values, and other ends of texts.
+    theirs = any(name == ROUTE or name.startswith(THEIRS) for use in uses if use in read for name in read[use].features)
+    return {"tokenizer": identity_of(data.tokenizer) + (", and a teacher's" if theirs else "")} | found
 
 
 def changes(result: Mapping[str, Any], data: Any, uses: Sequence[str] = ("validation",)) -> list[str]:
     """How the samples that are there now differ from those that a run was trained and scored on, a line a split.
 
     Args:
-        result: The run's; one that says nothing of its samples, as an earlier version's, is not compared.
+        result: The run's; one that says nothing of its samples, as an earlier version's, is not compared, nor are
+            samples of another tokenizer.
         data: The data module of today, which has read them.
         uses: The splits that are compared.
     """
-    lines = []
-    for use, now in samples_of(data, uses).items():
+    lines, found, recorded = [], samples_of(data, uses), result.get("data")
+    if not isinstance(recorded, Mapping) or recorded.get("tokenizer") != found.pop("tokenizer", None):
+        return []
+    for use, now in found.items():
         then = _of(result, use)
-        if use not in uses or then is None or then == now["fingerprint"]:
+        if then is None or then == now["fingerprint"]:
             continue
         what, done = _WORDS[use]
         count = number_at(result, "data", use, "samples")

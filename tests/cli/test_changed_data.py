@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
+from distill.data.features import Ragged, Samples
+from distill.run.samples import changes, of_other_samples, samples_of
 from distill.workflows.trials.recipe import parse_recipe
 
 Distill = Callable[..., Any]
@@ -38,6 +43,21 @@ def test_a_result_records_its_samples(alone: Path) -> None:
     assert data["train"]["samples"] == 24
     assert data["validation"]["samples"] == 12
     assert len({data["tokenizer"], data["train"]["fingerprint"], data["validation"]["fingerprint"]}) == 3
+
+
+@pytest.mark.parametrize("theirs", ["teacher_input_ids", "route"])
+def test_samples_that_a_teacher_reads_in_its_own_way_are_not_compared(theirs: str, tiny_tokenizer_dir: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    own = {"input_ids": Ragged(np.arange(6), np.array([0, 2, 6]))}
+    more = own | {theirs: Ragged(np.arange(4), np.array([0, 2, 4]))}
+    alone, taught, other = (
+        SimpleNamespace(tokenizer=tokenizer, tokenized={"validation": Samples(values, 0)})
+        for values in (own, more, {"input_ids": more[theirs]})
+    )
+    assert not of_other_samples({"data": samples_of(alone)}, samples_of(taught))
+    assert changes({"data": samples_of(taught)}, alone) == []
+    assert of_other_samples({"data": samples_of(alone)}, samples_of(other))
+    assert len(changes({"data": samples_of(alone)}, other)) == 1
 
 
 def test_what_scores_a_run_says_that_its_data_have_changed(
