@@ -14,7 +14,7 @@ __all__ = ["data_overrides"]
 
 _MAPPINGS = ("columns", "reader", "splits")
 _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
-    "max_length": (int, "a whole number"),
+    "max_length": (int, "an integer"),
     "validation_fraction": ((int, float), "a number"),
     "labels": (list, "a list"),
 }

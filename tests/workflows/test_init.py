@@ -250,7 +250,7 @@ def test_with_a_tokenizer_tokens_are_counted(distill: Distill, tiny_tokenizer_di
         (["rows.jsonl", "--data.columns.label", "none"], "no such column"),
         (["rows.jsonl", "--data.columns", "text"], "must be a mapping"),
         (["rows.jsonl", "--data.validation_fraction", "{class_path: HintonKL}"], "must be a number"),
-        (["rows.jsonl", "--data.max_length", "0.5"], "must be a whole number"),
+        (["rows.jsonl", "--data.max_length", "0.5"], "must be an integer"),
         (["rows.jsonl", "--data.labels", "yes"], "must be a list"),
         (["test.jsonl"], "no file is for training"),
         ([], "must be given"),
