@@ -250,8 +250,10 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
     written = complete_held_out(job, "validation", student)
     if written is not None and written.shown:
         write(job.run.folder / COMPLETIONS, written.jsonl)
-    check = job.run.planned(_CHECK) or {}
-    unsteady = {"unsteady": why} if (why := check.get("unsteady", {}).get("student")) else {}
+    check = job.run.planned(_CHECK)  # of a file that others may have written
+    doubts = check.get("unsteady") if isinstance(check, dict) else None
+    why = doubts.get("student") if isinstance(doubts, dict) else None
+    unsteady = {"unsteady": why} if isinstance(why, str) else {}
     by = chosen_by(module.task, trainer.checkpoint_callbacks)
     result = make_result(
         module,
@@ -267,7 +269,7 @@ def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
         id=job.run.id,
         steps=steps,
         saved_step=step,
-        **({} if ended.scores or not check else {_CHECK: check}),
+        **({} if ended.scores or not isinstance(check, dict) else {_CHECK: check}),
         **({} if by == module.task.monitor else {"chosen_by": by}),
         complete=not ended.unfinished,
         recipe=job.recipe,
