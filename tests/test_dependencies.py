@@ -112,6 +112,7 @@ def test_the_extras_that_are_named_to_users_bring_what_is_said_to_be_missing() -
     assert PROJECT["optional-dependencies"]["all"] == [f"lightning-distill[{','.join(quick)}]"]
 
 
+@pytest.mark.slow
 def test_what_tests_and_scripts_import_is_declared_for_them() -> None:
     used = set(imported("tests", "scripts"))
     assert used - BASE - set().union(*OF.values()) == UNDECLARED.keys()

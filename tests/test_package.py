@@ -44,6 +44,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "dist"
 
 
+@pytest.mark.slow
 def test_wheel_and_source_hold_callbacks_and_recipes_as_real_files(built: Path) -> None:
     wheel = zipfile.ZipFile(next(built.glob("*.whl")))
     with tarfile.open(next(built.glob("*.tar.gz"))) as source:

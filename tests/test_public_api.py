@@ -36,6 +36,7 @@ def test_dir_shows_what_is_public_and_all_of_it_is_there() -> None:
     assert {name for name in PUBLIC if getattr(distill, name, None) is None} == set()
 
 
+@pytest.mark.slow
 def test_rooms_open_after_the_plain_import_torch_comes_with_the_first_of_them_and_wandb_with_none() -> None:
     code = (
         "import sys, distill; names = dir(distill); assert 'torch' not in sys.modules;"

@@ -103,6 +103,7 @@ def test_scores_of_other_samples_stand_beside_none(alone: Path, fitted: Fitted, 
     assert said.count("was scored on other") == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_does_not_rank_trials_of_other_samples(alone: Path, distill: Distill) -> None:
     Path("sweep.yaml").write_text(
         "name: mine\nmethod: grid\nparameters: {model.optimizer.lr: {values: [0.001, 0.002]}}\n"

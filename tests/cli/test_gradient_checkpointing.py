@@ -25,6 +25,7 @@ REMOVE = spec("StructuredPruning", heads=0.5, neurons=0.5, criterion="taylor", b
 QUANTIZE = spec("QuantizationAwareTraining", observe=0.1, begin=0.4, freeze_observers=0.8)
 
 
+@pytest.mark.slow
 def test_what_watches_a_pass_sees_it_once(
     base: dict[str, Any], fitted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

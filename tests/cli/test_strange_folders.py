@@ -119,7 +119,9 @@ def test_no_command_writes_through_a_link(finished: Path, outside: Path, distill
         }, name
 
 
-@pytest.mark.parametrize("dangling", [False, True], ids=["to what is there", "to nothing"])
+@pytest.mark.parametrize(
+    "dangling", [pytest.param(False, marks=pytest.mark.slow), True], ids=["to what is there", "to nothing"]
+)
 def test_all_commands_leave_what_is_behind_links_as_it_is(
     dangling: bool, finished: Path, outside: Path, distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,7 @@ def test_more_sparsity_and_fewer_bits_take_more_steps() -> None:
     assert [steps_to_quantize(bits) for bits in (8, 4, 2)] == [50, 100, 200]
 
 
+@pytest.mark.slow
 def test_reading_a_verdict_takes_no_torch() -> None:
     modules = "sys, distill.core.verdict, distill.core.retention, distill.run.baseline"
     code = f"import {modules}; sys.exit('torch' in sys.modules)"

@@ -120,6 +120,7 @@ def test_any_number_of_workers_gives_the_same_batches(text_folder, tiny_tokenize
     assert seen(0) == seen(2)
 
 
+@pytest.mark.slow
 def test_padding_on_sst2_is_below_a_twentieth(data_folder):
     data = TextData(str(data_folder / "sst2"), tokenizer="distill:quickstart/tokenizer")
     assert data.describe()["padding"] < 0.05

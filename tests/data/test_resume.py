@@ -77,8 +77,8 @@ def make_data(text_folder, tokenizer, **options):
     "options",
     [
         {},
-        {"val_check_interval": 2},
-        {"accumulate_grad_batches": 2},
+        pytest.param({"val_check_interval": 2}, marks=pytest.mark.slow),
+        pytest.param({"accumulate_grad_batches": 2}, marks=pytest.mark.slow),
         {"max_steps": 13},
         {"limit_val_batches": 0, "max_steps": 13},
     ],

@@ -65,6 +65,7 @@ def taught(folder: Path, tokenizer_folder: str, train: list[dict[str, str]], nam
     tokenizer.save_pretrained(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["two", pytest.param("six", marks=pytest.mark.slow)])
 def test_the_example_ends_above_a_constant_guess_when_it_is_run_short(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_tokenizer_dir: str, distill: Callable[..., Any]

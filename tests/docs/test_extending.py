@@ -71,6 +71,7 @@ def here(base: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path.cwd()
 
 
+@pytest.mark.slow
 def test_the_pages_settings_make_one_run_and_its_export(here: Path, distill: Callable[..., Any]) -> None:
     commands = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()]
     fits = [command for command in commands if command[:2] == ["distill", "fit"]]

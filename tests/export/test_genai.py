@@ -78,6 +78,7 @@ def batch() -> Batch:
     )
 
 
+@pytest.mark.slow
 def test_a_folder_writes_what_torch_writes(
     tmp_path: Path, small_tokenizers: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

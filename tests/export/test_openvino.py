@@ -28,6 +28,7 @@ def written(
     return write(TARGETS["openvino"](isa or host_isa()), student, folder, task=task, batches=lambda: batches)
 
 
+@pytest.mark.slow
 def test_integers_are_kept_at_any_size(
     quantized: nn.Module, task: TextClassification, batches: list[Batch], tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ def run(tmp_path: Path, tiny_tokenizer_dir: str, text_folder: str, quantize: Qua
     return made
 
 
+@pytest.mark.slow
 def test_a_run_becomes_a_folder_with_everything_in_it(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

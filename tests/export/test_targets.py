@@ -93,6 +93,7 @@ def test_the_student_is_as_it_was(integers: tuple[Path, dict[str, Any]], quantiz
     assert all(layer.mode == "frozen" for layer in quantized_layers(quantized).values())
 
 
+@pytest.mark.slow
 def test_a_tied_table_is_stored_once_and_as_integers(quantize: Quantize, tmp_path: Path) -> None:
     torch.manual_seed(0)
     words, sizes = 301, {"n_positions": 32, "n_embd": 32, "n_layer": 1, "n_head": 2, "initializer_range": 0.2}

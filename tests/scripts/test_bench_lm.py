@@ -10,6 +10,7 @@ from transformers import AutoConfig
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
+@pytest.mark.slow
 def test_ours_and_a_bare_loop_take_the_same_steps(
     chat_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ def tables(script: Any) -> Any:
     return import_module("language_models_table")
 
 
+@pytest.mark.slow
 def test_every_way_is_a_configuration_that_the_command_takes(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

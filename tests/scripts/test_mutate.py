@@ -16,6 +16,14 @@ TESTS = {
     "right": "from distill.double import double\n\ndef test_it():\n    assert double(3) == 6\n",
     "blind": "from distill.double import double\n\ndef test_it():\n    assert double(0) == 0\n",
     "long": "import time\nfrom distill.double import double\n\ndef test_it():\n    time.sleep(double(0) and 60)\n",
+    "slow": """\
+import pytest
+from distill.double import double
+
+@pytest.mark.slow
+def test_it():
+    assert double(3) == 6
+""",
     "absent": "",
 }
 
@@ -51,11 +59,13 @@ def test_the_tables_cover_all_rooms_and_let_few_survive(mutate: Any) -> None:
 _NO_ROOMS = ("__pycache__", "recipes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tests", "new", "verdict"),
     [
         ("right", "return 2 + x", "killed"),
         ("blind", "return 3 * x", "survived"),
+        ("slow", "return 3 * x", "killed"),
         ("long", "return x + 1", "timed out"),
         ("absent", "return 3 * x", "no test ran"),
     ],

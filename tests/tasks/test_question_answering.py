@@ -378,7 +378,7 @@ def test_predictions_are_the_answers_of_the_windows_that_are_most_certain(world,
             assert one["score"] == pytest.approx(score, rel=1e-4)
 
 
-@pytest.mark.parametrize("to", ["onnx", "hf"])
+@pytest.mark.parametrize("to", [pytest.param("onnx", marks=pytest.mark.slow), "hf"])
 def test_an_export_answers_as_the_student_does_and_so_does_the_script_beside_it(world, to, capsys, monkeypatch):
     folder, run = world
     assert not main(["export", str(run), "--to", to, "--output", str(folder / to), "--no-timing"])

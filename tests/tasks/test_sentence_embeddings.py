@@ -211,7 +211,7 @@ def test_a_run_leaves_a_student_whose_vectors_are_the_mean_of_its_tokens(world):
     assert scores["scores"]["teacher"]["similarity"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("to", ["onnx", "hf"])
+@pytest.mark.parametrize("to", [pytest.param("onnx", marks=pytest.mark.slow), "hf"])
 def test_an_export_gives_vectors_with_the_pooling_inside(world, to):
     folder, run = world
     assert not main(["export", str(run), "--to", to, "--output", str(folder / to), "--no-timing"])

@@ -135,6 +135,7 @@ def test_what_is_written_is_what_a_greedy_loop_writes(here: Path, chat_dir: Path
     assert json.loads(Path("out.json").read_text())["scores"]["names"]["exact_match"]["model"]["value"] == 0.75
 
 
+@pytest.mark.slow
 def test_a_compressed_student_stands_beside_its_teacher_and_its_twin(
     here: Path, chat_dir: Path, distill: Distill
 ) -> None:

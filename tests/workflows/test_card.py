@@ -185,6 +185,7 @@ def test_local_models_and_secrets_are_not_named(tmp_path: Path) -> None:
     assert "base_model" not in head_of(text)
 
 
+@pytest.mark.slow
 def test_a_card_says_which_recipe_made_it_after_a_resume_and_a_compression_too(
     base: dict[str, Any], distill: Callable[..., Any]
 ) -> None:

@@ -72,7 +72,7 @@ def test_what_it_writes_trains(distill: Distill, teacher_dir: str) -> None:
         ("text-classification", {"text": text, "label": lambda row: row % 2}),
         ("multi-label-classification", {"text": text, "label": lambda row: ["a", "b"][: 1 + row % 2]}),
         ("token-classification", {"tokens": lambda row: text(row).split(), "ner_tags": _tags}),
-        ("causal-lm", {"text": text}),
+        pytest.param("causal-lm", {"text": text}, marks=pytest.mark.slow),
         ("masked-lm", {"text": text}),
     ],
 )

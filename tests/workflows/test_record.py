@@ -76,7 +76,12 @@ def contents(folder: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "near"), [("float32", 1e-6), pytest.param("bf16", 2e-3, marks=pytest.mark.slow), ("int8", 2e-3)]
+    ("dtype", "near"),
+    [
+        ("float32", 1e-6),
+        pytest.param("bf16", 2e-3, marks=pytest.mark.slow),
+        pytest.param("int8", 2e-3, marks=pytest.mark.slow),
+    ],
 )
 def test_hidden_states_teach_as_the_model_that_runs(
     write: Callable[..., str],
@@ -105,6 +110,7 @@ def test_hidden_states_teach_as_the_model_that_runs(
     assert scores("lm/read")["teacher"] == pytest.approx(scores("lm/live")["teacher"], 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "near"),
     [(("topk", "--k", "200"), 0.02), pytest.param(("sampled", "--draws", "60"), 0.1, marks=pytest.mark.slow)],
@@ -134,6 +140,7 @@ def test_a_few_tokens_teach_nearly_as_the_model_that_runs(
         assert (done.code, "right in the mean alone" in done.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_recording_that_was_killed_goes_on_and_comes_to_the_same_bytes(
     write: Callable[..., str], base_config: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +256,7 @@ def test_logits_of_a_classifier_teach_as_the_model_that_runs(
     assert (done.code, "predicts no tokens" in done.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_processes_that_torchrun_starts_share_the_work(
     write: Callable[..., str], base_config: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +317,7 @@ def test_another_tokenizer_and_another_template_are_refused(
     assert "was recorded of another chat template" in refused("polite")
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_recorded_as_one_teacher(
     write: Callable[..., str], recipe: dict[str, Any], distill: Distill
 ) -> None:
@@ -329,6 +338,7 @@ def test_an_ensemble_is_recorded_as_one_teacher(
     assert scores("both/read")["teacher"] == pytest.approx(scores("both/live")["teacher"])
 
 
+@pytest.mark.slow
 def test_a_model_beside_a_recording_judges_what_the_student_writes(
     write: Callable[..., str], base_config: dict[str, Any], distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +360,7 @@ def test_a_model_beside_a_recording_judges_what_the_student_writes(
     assert 0 < len(asked) < 8
 
 
+@pytest.mark.slow
 def test_two_ranks_learn_of_a_recording_what_one_does(
     write: Callable[..., str], base_config: dict[str, Any], distill: Distill, script: Callable[..., Any]
 ) -> None:

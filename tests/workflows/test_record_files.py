@@ -50,6 +50,7 @@ def rows(folder: str) -> torch.Tensor:
     return torch.cat([load_file(path)["rows.hidden"] for path in sorted(Path(folder).glob("shard*"))])
 
 
+@pytest.mark.slow
 def test_states_of_vllm_are_recorded_as_the_model_that_runs(recipe: str, distill: Distill) -> None:
     done = distill("record", "-c", recipe, "--write-prompts", "prompts.jsonl")
     assert done.code == 0, done.err

@@ -142,6 +142,7 @@ def test_ranges_and_scales_agree_over_ranks(ranks: list[dict[str, Tensor]]) -> N
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_a_range_holds_the_inputs_of_all_ranks(ranks: list[dict[str, Tensor]]) -> None:
     # Rank r reads (r + 1) times the numbers -1 to 1; the first layer's input is what it reads.
     torch.testing.assert_close(ranks[0]["first.input_range"], torch.tensor([-2.0, 2.0]))

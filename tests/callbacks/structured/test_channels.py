@@ -98,6 +98,7 @@ def test_channels_are_masked_by_schedule_removed_and_saved(
         distill.load(tmp_path / "student", conv_nets.Residual(2))
 
 
+@pytest.mark.slow
 def test_the_smaller_net_is_exported(tmp_path: Path, conv_nets: Any) -> None:
     net = conv_nets.randomize(conv_nets.Inverted()).eval()
     pruning = prepared(net, channels=0.4)
@@ -245,6 +246,7 @@ def test_two_that_mask_one_weight_otherwise_are_refused(callbacks: Any, conv_net
         fit(pair(conv_nets.Residual()), *callbacks, rows=rows())
 
 
+@pytest.mark.slow
 def test_factorized_convolutions_are_trained_lose_channels_and_are_exported(
     tmp_path: Path, conv_nets: Any, fit: Make
 ) -> None:

@@ -55,6 +55,7 @@ def test_sensitivity_shows_divergence_and_metric_of_every_layer(
         assert metric == [f"{float(point['metric']):.4g}" for point in tried]
 
 
+@pytest.mark.slow
 def test_overrides_of_a_scan_bring_a_run_to_both_targets(
     scanned: tuple[Path, list[str]], base: dict[str, Any], distill: Distill, encoder: list[str]
 ) -> None:

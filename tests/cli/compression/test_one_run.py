@@ -114,7 +114,11 @@ def test_weights_stored_as_integers_take_less_room_and_load_to_the_bit(
     assert evaluate(found.run.folder)["val/accuracy"] == found.run.result["scores"]["student"]["accuracy"]
 
 
-@pytest.mark.parametrize("all_at_once", [False, True], ids=["plain", "accumulated-clipped-bf16-averaged"])
+@pytest.mark.parametrize(
+    "all_at_once",
+    [pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["plain", "accumulated-clipped-bf16-averaged"],
+)
 def test_two_processes_end_with_one_student(
     all_at_once: bool,
     tmp_path: Path,

@@ -158,6 +158,7 @@ def test_a_student_is_not_quantized_twice(joint: Any, distill: Distill) -> None:
     assert not list(joint.run.folder.parents[1].glob("*-quantized"))
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_no_run_and_what_is_half_is_not_resumed(
     plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distill: Distill
 ) -> None:

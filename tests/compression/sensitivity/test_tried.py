@@ -84,6 +84,7 @@ def test_a_scan_is_known_by_what_counts_in_its_data_and_by_names() -> None:
     assert identity(model, batches[:1], "f1") == identity(model, batches[:1], "f1")
 
 
+@pytest.mark.slow
 def test_a_killed_scan_resumes_and_ends_as_one_that_was_not(
     base: dict[str, Any], fitted: Callable[..., Path], distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,11 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import optuna
+import pytest
 from optuna.trial import TrialState
 
 from distill.core.internals.optuna import begun_trial
 
 
+@pytest.mark.slow
 def test_a_trial_goes_on_in_another_process_with_what_was_drawn(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     first = optuna.create_study(storage=storage, study_name="s")

@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import distill
 
 ROOT = Path(__file__).parents[3]
@@ -93,6 +95,7 @@ def asked_for(tree: ast.Module) -> Iterator[str]:
                 yield str(name.value)
 
 
+@pytest.mark.slow
 def test_no_file_uses_what_another_library_keeps_to_itself() -> None:
     for name, tree in sources().items():
         allowed = {f"self.{attribute}" for attribute in ARGPARSE.get(name, ())}
@@ -171,6 +174,7 @@ def privates(cls: type) -> frozenset[str]:
     return frozenset(filter(private, names))
 
 
+@pytest.mark.slow
 def test_no_class_defines_anew_what_a_base_of_another_library_keeps_to_itself() -> None:
     """Neither to change what it does, nor unawares."""
     for name, cls in classes().items():

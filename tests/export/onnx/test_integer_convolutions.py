@@ -310,7 +310,9 @@ class Kinds(nn.Module):
         return self.head(self.spread(x).mean((2, 3)))
 
 
-@pytest.mark.parametrize("inputs", [None, FULL, DYNAMIC], ids=["weights", "static", "dynamic"])
+@pytest.mark.parametrize(
+    "inputs", [None, FULL, pytest.param(DYNAMIC, marks=pytest.mark.slow)], ids=["weights", "static", "dynamic"]
+)
 def test_convolutions_of_all_kinds_compute_in_a_runtime_what_they_compute_here(
     inputs: ActivationScheme | None, tmp_path: Path
 ) -> None:

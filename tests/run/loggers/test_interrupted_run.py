@@ -76,6 +76,7 @@ def single(value: float) -> float:
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
+@pytest.mark.slow
 def test_every_log_has_every_row_once_and_all_can_be_sent(
     configured: dict[str, Any], distill: Callable[..., Any], server: Any, synced: Callable[[str], None]
 ) -> None:

@@ -43,10 +43,10 @@ KILLED = -signal.SIGKILL
 @pytest.mark.parametrize(
     ("rows", "at", "wait"),
     [
-        pytest.param(9, 4, 0.0, id="before W&B had written anything"),
+        pytest.param(9, 4, 0.0, id="before W&B had written anything", marks=pytest.mark.slow),
         pytest.param(9, 4, 0.6, id="with rows recorded beyond the checkpoint"),
-        pytest.param(7, 4, 0.6, id="between two rows of one step"),
-        pytest.param(9, 0, 0.6, id="before its first checkpoint"),
+        pytest.param(7, 4, 0.6, id="between two rows of one step", marks=pytest.mark.slow),
+        pytest.param(9, 0, 0.6, id="before its first checkpoint", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_and_resumed_run_has_every_row_once(
@@ -95,6 +95,7 @@ def test_offline_parts_sync_into_one_run_over_the_global_step(play: Any, server:
     assert everything
 
 
+@pytest.mark.slow
 def test_an_online_run_sends_what_the_server_had_not_got(play: Any, server: Any, tmp_path: Path) -> None:
     play(server.environment, kill_after=9, wait=0.6).end(KILLED)
     assert len(server.lines) < 9 == len(recorded(tmp_path))  # W&B sends every 15 s
@@ -102,6 +103,7 @@ def test_an_online_run_sends_what_the_server_had_not_got(play: Any, server: Any,
     assert plain(server.history) == EXPECTED
 
 
+@pytest.mark.slow
 def test_an_online_run_does_not_send_twice(play: Any, server: Any, tmp_path: Path) -> None:
     play(server.environment).end()
     play(server.environment, at=4).end()
@@ -109,6 +111,7 @@ def test_an_online_run_does_not_send_twice(play: Any, server: Any, tmp_path: Pat
     assert [file.name for file in files(tmp_path)] == ["run-one.wandb"] * 2
 
 
+@pytest.mark.slow
 def test_what_changed_in_the_configuration_is_shown(play: Any, tmp_path: Path) -> None:
     play(kill_after=5).end(KILLED)
     play(at=4, lr=2.0).end()

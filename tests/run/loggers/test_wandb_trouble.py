@@ -35,7 +35,9 @@ def warned(said: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("trouble", ["500", "404", "hang", "close", "refuse"])
+@pytest.mark.parametrize(
+    "trouble", ["500", *(pytest.param(t, marks=pytest.mark.slow) for t in ("404", "hang", "close", "refuse"))]
+)
 def test_a_server_that_fails_in_mid_run_costs_one_warning_with_the_command_that_sends_it(
     trouble: str, play: Any, server: Any, synced: Synced, tmp_path: Path
 ) -> None:
@@ -58,7 +60,7 @@ def test_a_server_that_fails_in_mid_run_costs_one_warning_with_the_command_that_
         assert [row["trainer/global_step"] for row in server.history] == STEPS
 
 
-@pytest.mark.parametrize("released", [True, False])
+@pytest.mark.parametrize("released", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_logging_never_waits_for_the_server_and_all_of_it_can_be_sent_afterwards(
     released: bool, play: Any, server: Any, synced: Synced
 ) -> None:
@@ -91,6 +93,7 @@ def test_a_server_that_fails_after_it_was_asked_leaves_the_run_offline(
     assert configured(tmp_path)["lr"] == "1.0"
 
 
+@pytest.mark.slow
 def test_the_end_of_w_and_bs_own_process_leaves_the_run_offline_and_both_parts_are_sent(
     play: Any, server: Any, synced: Synced, tmp_path: Path
 ) -> None:

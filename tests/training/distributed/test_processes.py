@@ -68,6 +68,7 @@ def test_what_is_no_port_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_meet_at_its_port_says_so_and_ends_with_all_its_processes(
     base: dict[str, Any], script: Callable[..., Any], taken: int
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_dry_run_of_two_processes_shows_one_plan(base: dict[str, Any], script:
     assert [path.name for path in Path().iterdir()] == ["base.yaml"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["step", "end"])
 def test_when_the_first_process_fails_the_others_end_too(
     place: str, base: dict[str, Any], script: Callable[..., Any]

@@ -22,6 +22,8 @@ from distill.run.folder import Run
 from distill.workflows.evaluate import reopen
 from distill.workflows.resume import _reshard_batches
 
+pytestmark = pytest.mark.slow
+
 RANKS = Path(__file__).with_name("ranks.py")
 STEPS, STOP = 8, 5  # of two epochs of 110 samples in batches of 2 x 8, two to a step; done when it is stopped
 

@@ -232,6 +232,7 @@ return {
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     bool(BROWSER["LACKING"]), reason=f"no {' and no '.join(BROWSER['LACKING'])}: apt-get install chromium-driver"
 )

@@ -53,8 +53,8 @@ def code_of(distill: Distill, *argv: str) -> int:
     ("number", "place", "count"),
     [
         (signal.SIGTERM, "training_step", STOP),
-        (signal.SIGINT, "training_step", STOP),
-        (signal.SIGTERM, "validation_step", 2),  # the first is the sanity check
+        pytest.param(signal.SIGINT, "training_step", STOP, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "validation_step", 2, marks=pytest.mark.slow),  # the first is the sanity check
     ],
     ids=["SIGTERM", "SIGINT", "SIGTERM in a validation"],
 )
@@ -101,6 +101,7 @@ def pending(pid: int | None) -> bool:
     return any(int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_all_of_whose_processes_are_told_to_stop_finishes_its_step_and_saves(
     number: signal.Signals, at_call: AtCall, world: World, distill: Distill
@@ -180,6 +181,7 @@ def process(script: Script, world: World, name: str, patch: str, code: int) -> s
         return str(script(file, "fit", "-c", "base.yaml", "--id", name, code=code).err)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patch", [pytest.param(IN_A_STEP, marks=pytest.mark.slow), IN_A_WRITE], ids=["step", "write"])
 def test_a_run_that_was_killed_resumes_as_if_nothing_had_been(
     patch: str, world: World, script: Script, distill: Distill, same: Same
@@ -301,6 +303,7 @@ def test_an_extension_that_the_other_limit_leaves_no_room_for_is_refused(
     assert "give --max-epochs too" in err
 
 
+@pytest.mark.slow
 def test_an_extension_that_ended_before_it_saved_anything_is_taken_up_again(
     at_call: AtCall, world: World, tmp_path: Path, distill: Distill
 ) -> None:

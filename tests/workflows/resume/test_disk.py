@@ -139,6 +139,7 @@ def test_a_folder_that_may_not_be_written_to_is_refused_and_left_as_it_was(
 # ---------------------------------------------------------------------- writes that fail
 
 
+@pytest.mark.slow
 def test_a_quota_that_is_used_up_is_said_and_the_run_ends_as_an_undisturbed_one_once_there_is_more(
     distill: Distill,
     world: Any,

@@ -75,9 +75,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 QUICK = (
     "pruning, quantization, averages and clipping",
-    "four micro-batches to a step",
     "validation within the epoch",
-    "early stopping",
 )
 """Those that are tried from some steps in seconds; all are tried from every step among the slow tests."""
 

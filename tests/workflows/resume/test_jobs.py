@@ -98,6 +98,7 @@ def test_a_run_cannot_be_made_shorter_than_it_is(fitted: Fitted, distill: Distil
     assert (run / "result.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_extended_at_a_constant_rate_is_the_one_that_was_that_long_from_the_beginning(
     base: dict[str, Any], fitted: Fitted, distill: Distill
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_run_extended_at_a_constant_rate_is_the_one_that_was_that_long_from_th
     assert result(run)["scores"] == result(whole)["scores"]
 
 
+@pytest.mark.slow
 def test_the_history_of_a_run_stopped_before_its_first_validation_is_that_of_an_undisturbed_one(
     base: dict[str, Any], fitted: Fitted, distill: Distill, at_call: Callable[..., None]
 ) -> None:

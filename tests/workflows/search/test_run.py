@@ -100,6 +100,7 @@ def test_what_is_searched_is_said_and_the_recipe_comes_first(fast: Any, distill:
     assert len(first["rungs"]) == 2
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_as_an_undisturbed_one_would(fast: Any, distill: Any) -> None:
     assert distill(*SEARCH, "--trials", "5", "--name", "whole").code == 0
     whole = json.loads(Path("runs/whole/search.json").read_text())
