@@ -79,6 +79,8 @@ def test_of_a_good_outcome_nothing_is_said() -> None:
             False,
         ),
         (result(batches=[1, 14]), "scored on 1 of 14 batches", False),
+        (result(unsteady="random"), "the student gives other answers to the same inputs in evaluation", True),
+        (result(unsteady="mixes"), "the student answers otherwise where a sample is alone in its batch", True),
         (result(student=float("nan")), "student's accuracy is not defined", True),
     ],
 )
@@ -104,7 +106,10 @@ def test_a_constant_student_is_reported_once() -> None:
     assert lines(found) == "the student predicts class 1 for every input"
 
 
-@pytest.mark.parametrize("measured", [{"most_predicted": 1, "most_labels": 2}, {"hurried": [3]}, {"batches": 1}, ["x"]])
+@pytest.mark.parametrize(
+    "measured",
+    [{"most_predicted": 1, "most_labels": 2}, {"hurried": [3]}, {"batches": 1}, {"unsteady": ["mixes"]}, ["x"]],
+)
 def test_of_a_file_that_holds_other_things_nothing_is_said(measured: Any) -> None:
     assert Verdict.of_file({**result(), "measured": measured}).lines == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from distill.run.checkpoints import file as checkpoint
 from distill.run.checkpoints.file import read, write
 from distill.run.checkpoints.names import resume_checkpoints
+from distill.run.folder import Run
 
 Distill = Callable[..., Any]
 Same = Callable[[Path], None]
@@ -242,3 +244,15 @@ def test_a_class_that_may_not_be_named_is_refused_wherever_the_run_names_it(
     assert "Traceback" not in out + err
     assert not Path("called").exists()
     assert not (run / "student").exists()
+
+
+@pytest.mark.parametrize("check", [7, ["x"], {"unsteady": 7}, {"unsteady": {"student": ["mixes"]}}])
+def test_a_plan_in_which_others_wrote_does_not_stop_a_run_at_its_end(
+    check: Any, run: Path, distill: Distill, same: Same
+) -> None:
+    plan = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text(json.dumps(plan | {"teacher_check": check}))
+    code, _, err = distill("resume", str(run))
+    assert code == 0, err
+    same(run)
+    assert "unsteady" not in Run(run).result["measured"]
