@@ -115,14 +115,15 @@ class Running:
         tests: Files, or tests by their ids.
         limit: Seconds after which the child and all that it started are killed.
         log: What it says is written here.
+        slow: Whether those marked slow run where quick ones pass. They run where there are no quick ones.
     """
 
-    def __init__(self, tree: Path, tests: Sequence[str], limit: float, log: Path) -> None:
+    def __init__(self, tree: Path, tests: Sequence[str], limit: float, log: Path, slow: bool = False) -> None:
         self._scratch, self._end = Path(tempfile.mkdtemp(prefix="mutate-")), time.monotonic() + limit
         # From the main thread: what the child forks itself, as tests of two ranks do, ends well from there alone.
         self._child = os.fork()
         if not self._child:
-            _child(tree, tests, self._scratch, log)
+            _child(tree, tests, self._scratch, log, slow)
 
     def poll(self) -> Verdict | None:
         """What became of it; ``None`` while it runs."""
@@ -141,15 +142,15 @@ class Running:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def run_tests(tree: Path, tests: Sequence[str], limit: float, log: Path) -> Verdict:
+def run_tests(tree: Path, tests: Sequence[str], limit: float, log: Path, slow: bool = False) -> Verdict:
     """What :class:`Running` such tests comes to."""
-    running = Running(tree, tests, limit, log)
+    running = Running(tree, tests, limit, log, slow)
     while (verdict := running.poll()) is None:
         time.sleep(_PAUSE)
     return verdict
 
 
-def _child(tree: Path, tests: Sequence[str], scratch: Path, log: Path) -> None:
+def _child(tree: Path, tests: Sequence[str], scratch: Path, log: Path, slow: bool) -> None:
     """Become a session of its own, run pytest, and end with its code."""
     code: int = 3
     try:
@@ -176,8 +177,9 @@ def _child(tree: Path, tests: Sequence[str], scratch: Path, log: Path) -> None:
 
         ways = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(scratch / "pytest"), "--rootdir", str(tree)]
         code = int(pytest.main([*ways, "-m", "not slow", *tests]))
-        if code == 5:  # there is none but slow ones
-            code = int(pytest.main([*ways, *tests]))
+        if code == 5 or (code == 0 and slow):
+            found = int(pytest.main([*ways, "-m", "slow", *tests]))
+            code = code if found == 5 else found
     except BaseException:
         import traceback
 
@@ -246,7 +248,7 @@ def _job(
         try:
             mutation.plant(tree)
             log = work / f"{mutation.name}.log"
-            verdict = yield from _awaited(Running(tree, mutation.tests, limit, log))
+            verdict = yield from _awaited(Running(tree, mutation.tests, limit, log, slow=True))
         finally:
             (tree / mutation.file).write_bytes(before)
         yield Tried(mutation, verdict, time.monotonic() - began)

@@ -20,6 +20,9 @@ TESTS = {
 import pytest
 from distill.double import double
 
+def test_zero():
+    assert double(0) == 0
+
 @pytest.mark.slow
 def test_it():
     assert double(3) == 6
@@ -77,11 +80,11 @@ def test_a_fault_is_killed_where_a_test_fails_and_only_there(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     mutation = mutate.Mutation("room", "fault", "distill/double.py", "return 2 * x", new, ("tests/test_it.py",))
-    if tests == "right":
-        assert mutate.run_tests(tmp_path, mutation.tests, 120, tmp_path / "log") == "survived"  # without the fault
+    if tests in ("right", "slow"):  # without the fault
+        assert mutate.run_tests(tmp_path, mutation.tests, 120, tmp_path / "log", slow=True) == "survived"
     mutation.plant(tmp_path)
     limit = 1 if verdict == "timed out" else 120
-    assert mutate.run_tests(tmp_path, mutation.tests, limit, tmp_path / "log") == verdict
+    assert mutate.run_tests(tmp_path, mutation.tests, limit, tmp_path / "log", slow=True) == verdict
     assert "distill.double" not in sys.modules
 
 
