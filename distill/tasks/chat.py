@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.core.utils.errors import UserError, first_line
-from distill.tasks.chat_content import plain_contents, unwritten_calls, wrong_content
+from distill.tasks.chat_content import plain_contents, unwritten, wrong_content
 
 __all__ = [
     "Messages",
@@ -51,22 +51,26 @@ def messages_of(turns: Sequence[Mapping[str, Any]]) -> Messages:
 
 
 def readable(tokenizer: Any, messages: Messages, tools: Any = None) -> Messages:
-    """The chat as the template can write it: lists of texts as one text, where it does not write a list's parts.
+    """The chat as the template can write it: each content as one text, or in parts where it writes nothing else.
 
     Raises:
-        UserError: if a turn holds what is no text, or an answer calls of tools that the template leaves out.
+        UserError: if a turn holds what is no text, or the template leaves out contents, calls of tools or reasoning.
     """
     if problem := wrong_content(messages):
         hint = "give each turn a text: chats here are of text alone"
         raise UserError(problem, key="data.columns", hint=hint)
-    messages = plain_contents(tokenizer, messages)
-    if (index := unwritten_calls(tokenizer, messages, tools)) is not None:
+    found = plain_contents(tokenizer, messages)
+    if found is None:
+        problem = "the chat template writes contents neither as texts nor as lists of parts"
+        raise UserError(problem, key="data.chat_template", hint="give a template that does: FILE")
+    if (left := unwritten(tokenizer, found, tools)) is not None:
+        names = ", ".join(sorted(left[1]))
         problem = (
-            f"the chat template does not write the tool_calls of turn {index + 1} of a chat, so they are not learned"
+            f"the chat template does not write the {names} of turn {left[0] + 1} of a chat: nothing of it is learned"
         )
-        hint = "give a template that does (data.chat_template: FILE), or leave such rows, or their tool_calls, out"
+        hint = f"give a template that does (data.chat_template: FILE), or leave such rows, or their {names}, out"
         raise UserError(problem, key="data.chat_template", hint=hint)
-    return messages
+    return found
 
 
 def instructed(messages: Messages, instruction: str) -> Messages:

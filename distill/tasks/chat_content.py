@@ -1,14 +1,18 @@
-"""What a turn of a chat holds besides a text: parts in a list, calls of tools; which of it a template writes."""
+"""What a turn of a chat holds besides a text: parts in a list, calls of tools, reasoning; what a template writes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["plain_contents", "unwritten_calls", "wrong_content"]
+__all__ = ["plain_contents", "unwritten", "wrong_content"]
 
-_PROBES = "a1b2", "c3d4"
+_PROBES = {"user": "4815162342", "assistant": "1123581321"}
+"""Role -> a text that a template writes as it is, unless it leaves it out."""
 _TEXT = "text"
+_PLAIN = frozenset({"role", "content", "name"})
+_SAID = frozenset({"function_call", "reasoning", "reasoning_content", "thinking", "tool_calls"})
+"""Keys of what is said in a turn beside its content."""
 
 
 def wrong_content(messages: Sequence[Mapping[str, Any]]) -> str | None:
@@ -30,58 +34,72 @@ def _text_of(part: Any) -> Any:
     return part
 
 
-def plain_contents(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The turns, with lists of text parts joined to a text unless the template writes the parts of a list.
+def plain_contents(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
+    """The turns in the form of which the template writes the text: a text, or a list of parts; ``None`` if neither.
 
-    Others print such a list as Python has it (``[{'type': ...``).
+    Others print a list of parts as Python has it (``[{'type': ...``), and leave texts out where they look for parts.
+    A template that cannot write the probes is given texts.
 
     Args:
         tokenizer: Of transformers, with a chat template.
         messages: Of which every part is a text (:func:`wrong_content`).
     """
-    listed = any(isinstance(message.get("content"), list) for message in messages)
-    if not listed or _takes_parts(tokenizer):
-        return [_in_parts(message) for message in messages] if listed else [*map(dict, messages)]
-    return [
-        {**message, "content": "".join(map(_text_of, content))} if isinstance(content, list) else dict(message)
-        for message in messages
-        for content in [message.get("content")]
-    ]
+    as_text = _written(tokenizer, _joined)
+    if not as_text and _written(tokenizer, _in_parts):
+        return [_with_content(message, _in_parts) for message in messages]
+    return None if as_text is False else [_with_content(message, _joined) for message in messages]
 
 
-def _in_parts(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The turn, with texts in a list written as mappings."""
-    content = message.get("content")
-    if not isinstance(content, list):
-        return dict(message)
-    return {**message, "content": [{"type": _TEXT, _TEXT: _text_of(part)} for part in content]}
+def _joined(content: Any) -> str:
+    return content if isinstance(content, str) else "".join(map(_text_of, content))
 
 
-def _takes_parts(tokenizer: Any) -> bool:
-    """Whether the template writes the texts of parts, and not the list as Python or JSON has it."""
-    try:
-        parts = [{"type": _TEXT, _TEXT: one} for one in _PROBES]
-        shown = str(tokenizer.apply_chat_template([{"role": "user", "content": parts}], tokenize=False))
-    except Exception:  # a template raises whatever it likes
-        return False
-    return all(one in shown and f"'{one}'" not in shown and f'"{one}"' not in shown for one in _PROBES)
+def _in_parts(content: Any) -> list[dict[str, Any]]:
+    parts = content if isinstance(content, list) else [content]
+    return [{"type": _TEXT, _TEXT: _text_of(part)} for part in parts]
 
 
-def unwritten_calls(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Any = None) -> int | None:
-    """The first turn of the assistant whose calls of tools the template does not write; ``None`` where it writes all.
+def _with_content(message: Mapping[str, Any], form: Callable[[Any], Any]) -> dict[str, Any]:
+    return {**message, "content": form(message["content"])} if "content" in message else dict(message)
+
+
+def _written(tokenizer: Any, form: Callable[[Any], Any]) -> bool | None:
+    """Whether the template writes texts of this form, and not as Python or JSON has a list; ``None`` if it raises."""
+    chat = [{"role": role, "content": form(text)} for role, text in _PROBES.items()]
+    shown = _rendered(tokenizer, chat, None)
+    if shown is None:
+        return None
+    quoted = form is not _joined and any(f"{mark}{text}{mark}" in shown for text in _PROBES.values() for mark in "'\"")
+    return all(text in shown for text in _PROBES.values()) and not quoted
+
+
+def unwritten(
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Any = None
+) -> tuple[int, frozenset[str]] | None:
+    """The first turn of which the template leaves something out, and its keys; ``None`` where it writes all.
+
+    Each key of :data:`_SAID` must change the text of the chat up to its turn. Other keys (``id``, ``weight``) say
+    something of a turn, and are looked at where an answer has nothing else. Turns of the same keys are tried once.
 
     Args:
         tokenizer: Of transformers, with a chat template.
         messages: The turns.
         tools: What the row offers.
     """
+    tried = set()
     for index, message in enumerate(messages):
-        if not message.get("tool_calls"):
+        more = frozenset(name for name, value in message.items() if value and name not in _PLAIN)
+        silent = message["role"] == "assistant" and not _joined(message.get("content", ""))
+        kind = message["role"], silent, more
+        if kind in tried:
             continue
-        without = {name: value for name, value in message.items() if name != "tool_calls"}
-        written = [_rendered(tokenizer, [*messages[:index], one], tools) for one in (message, without)]
-        if written[0] is not None and written[0] == written[1]:
-            return index
+        tried.add(kind)
+        groups = [frozenset({name}) for name in sorted(more & _SAID)] or [more] * (silent and bool(more))
+        for names in groups:
+            without = {name: value for name, value in message.items() if name not in names}
+            written = [_rendered(tokenizer, [*messages[:index], one], tools) for one in (message, without)]
+            if written[0] is not None and written[0] == written[1]:
+                return index, names
     return None
 
 
@@ -89,5 +107,5 @@ def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Any)
     """The chat; ``None`` where the template refuses it, which whoever renders it meets again."""
     try:
         return str(tokenizer.apply_chat_template([*messages], tools=tools, tokenize=False))
-    except Exception:  # as above
+    except Exception:  # a template raises whatever it likes
         return None

@@ -164,10 +164,10 @@ class Encode:
                 yield self._prompt(text) if self.template and text else _Written(text)
 
     def _chat(self, messages: Messages, tools: Any, first: int, system: str | None) -> _Written:
-        messages = readable(self.tokenizer, messages, tools)
         if system is not None:
             count, messages = len(messages), instructed(messages, system)
             first += (len(messages) - count) * (first > 0)
+        messages = readable(self.tokenizer, messages, tools)
         if not self.completion_only_loss:
             return _Written(render(self.tokenizer, messages, tools), complete=True)
         if marks_answers(self.tokenizer):
@@ -187,7 +187,8 @@ class Encode:
         return self._chat(before + (after or messages_of(completion)), tools, len(before), system)
 
     def _prompt(self, text: str) -> _Written:
-        return _Written(render(self.tokenizer, [{"role": "user", "content": text}], prompt=True))
+        messages = readable(self.tokenizer, [{"role": "user", "content": text}])
+        return _Written(render(self.tokenizer, messages, prompt=True))
 
     # ------------------------------------------------------------------ texts to tokens
 

@@ -9,7 +9,7 @@ import pytest
 from distill.core.signals import IGNORE
 from distill.core.utils.errors import UserError
 from distill.tasks import CausalLM
-from distill.tasks.chat import instructed, messages_of, tools_of
+from distill.tasks.chat import instructed, messages_of, readable, tools_of
 
 MARKED = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}"
@@ -254,6 +254,35 @@ def test_a_template_that_writes_parts_is_given_them(chat_tokenizer: Make) -> Non
     assert encoded(tokenizer, {"messages": [mixed]})[0] == ids
 
 
+def test_a_template_that_writes_parts_alone_is_given_texts_as_parts(chat_tokenizer: Make) -> None:
+    tokenizer = chat_tokenizer(PARTS)
+    whole = "<user>x = é?<|im_end|><assistant>def 漢(x):\n    return x<|im_end|>"
+    for chat in (CHAT[:2], [CHAT[0], *in_parts(CHAT[1:2])]):
+        ids, labels, _ = encoded(tokenizer, {"messages": [chat]})
+        assert [*ids, labels[-1]] == tokenizer(whole, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode([n for n in labels if n != IGNORE]) == "def 漢(x):\n    return x<|im_end|>"
+    encode: Any = CausalLM(chat_template=True).encode(tokenizer, None)
+    assert tokenizer.decode(encode.prompts(["x = é?"])[0]) == "<user>x = é?<|im_end|><assistant>"
+    told: Any = CausalLM(teacher_system="Be brief.").encode(tokenizer, None)
+    (ids,) = told({"messages": [CHAT[:2]]})["teacher_input_ids"]
+    assert tokenizer.decode(ids).startswith("<system>Be brief.<|im_end|><user>x = é?")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "{{ m['text'] }}",
+        "{{ m['content'] if m['content'] is not string }}",
+        "{{ m['content'] if m['role'] == 'user' }}",
+    ],
+)
+@pytest.mark.parametrize("chat", [CHAT[:2], [{"role": t["role"], "content": [t["content"]]} for t in CHAT[:2]]])
+def test_a_template_that_leaves_contents_out_is_refused(chat_tokenizer: Make, said: str, chat: Any) -> None:
+    tokenizer = chat_tokenizer("{% for m in messages %}<{{ m['role'] }}>" + said + "<|im_end|>{% endfor %}")
+    with pytest.raises(UserError, match="writes contents neither as texts nor as lists of parts"):
+        encoded(tokenizer, {"messages": [chat]})
+
+
 @pytest.mark.parametrize(
     ("content", "kind"),
     [([{"type": "image", "url": "x"}], "image"), ([{"type": "text"}], "text"), ({"a": 1}, "mapping"), (5, "int")],
@@ -276,6 +305,50 @@ def test_calls_of_tools_that_the_template_leaves_out_are_refused(
     tokenizer = chat_tokenizer(CALLS)
     written = tokenizer.decode([n for n in encoded(tokenizer, rows, completion_only_loss=counts)[1] if n != IGNORE])
     assert '{"function": {"name": "look"}}' in written
+
+
+@pytest.mark.parametrize(
+    ("more", "left"),
+    [
+        ({"function_call": {"name": "look"}}, "function_call"),
+        ({"reasoning_content": "so"}, "reasoning_content"),
+        ({"content": "yes", "reasoning_content": "so"}, "reasoning_content"),
+        ({"content": [{"type": "text", "text": ""}], "plan": "so", "id": 3}, "id, plan"),
+        ({"content": "yes", "id": 3}, None),
+        ({"tool_calls": [{"name": "look"}], "id": 3}, None),
+        ({"tool_calls": [{"name": "look"}], "thinking": "so"}, "thinking"),
+    ],
+)
+def test_what_an_answer_says_beside_its_content_is_written_or_refused(
+    chat_tokenizer: Make, more: dict[str, Any], left: str | None
+) -> None:
+    tokenizer = chat_tokenizer(CALLS)
+    rows = {"messages": [[CHAT[0], {"role": "assistant", "content": "", **more}]]}
+    if left is None:
+        written = tokenizer.decode([n for n in encoded(tokenizer, rows)[1] if n != IGNORE])
+        assert written == {True: '[{"name": "look"}]<|im_end|>', False: "yes<|im_end|>"}["tool_calls" in more]
+        return
+    with pytest.raises(UserError, match=f"does not write the {left} of turn 2 of a chat"):
+        encoded(tokenizer, rows)
+
+
+def test_calls_are_tried_once_for_turns_of_the_same_keys(chat_tokenizer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "look"}]}
+    tokenizer, asked = chat_tokenizer(CALLS), []
+    rendered = tokenizer.apply_chat_template
+
+    def counted(chat: Any, **given: Any) -> Any:
+        asked.append(chat)
+        return rendered(chat, **given)
+
+    monkeypatch.setattr(tokenizer, "apply_chat_template", counted)
+    for pairs in (1, 20):
+        asked.clear()
+        readable(tokenizer, [CHAT[0], call] * pairs)
+        assert len(asked) == 3  # one whether texts are written, two of the first call
+    tokenizer.chat_template = CALLS.replace("if m['tool_calls']", "if not m['content']")  # left out beside a content
+    with pytest.raises(UserError, match="tool_calls of turn 4"):
+        readable(tokenizer, [CHAT[0], call, CHAT[0], {**call, "content": "yes"}])
 
 
 def test_what_the_teacher_is_told_stands_before_a_system_turn_in_parts() -> None:
