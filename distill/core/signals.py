@@ -257,20 +257,20 @@ class Batch:
         """Some of its samples, with their ids."""
         index = torch.tensor(rows, device=next(iter(self.inputs.values())).device)
         ids = None if self.ids is None else [self.ids[row] for row in rows]
-        return replace(self._map(lambda tensor: tensor.index_select(0, index)), ids=ids, on_host=None)
+        return replace(self._map_rows(lambda tensor: tensor.index_select(0, index)), ids=ids, on_host=None)
 
     def first(self, count: int) -> Batch:
         """The first ``count`` of its samples."""
-        return replace(self._map(lambda tensor: tensor[:count]), ids=None, on_host=None)
+        return replace(self._map_rows(lambda tensor: tensor[:count]), ids=None, on_host=None)
 
     def parts(self, size: int) -> Iterator[Batch]:
         """Its samples, ``size`` at a time."""
         for start in range(0, self.size, size):
-            yield replace(self._map(itemgetter(slice(start, start + size))), ids=None, on_host=None)
+            yield replace(self._map_rows(itemgetter(slice(start, start + size))), ids=None, on_host=None)
 
     def repeated(self, times: int) -> Batch:
         """Its samples ``times`` over."""
-        return replace(self._map(lambda tensor: torch.cat([tensor] * times)), ids=None, on_host=None)
+        return replace(self._map_rows(lambda tensor: torch.cat([tensor] * times)), ids=None, on_host=None)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The same batch on a device (called by Lightning)."""
@@ -280,6 +280,10 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (called by ``DataLoader(pin_memory=True)``)."""
         return self._map(Tensor.pin_memory)
+
+    def _map_rows(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Of a number that is the whole batch's, nothing changes."""
+        return self._map(lambda tensor: change(tensor) if tensor.dim() else tensor)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return replace(
