@@ -146,5 +146,6 @@ def _of_all_ranks(state: dict[str, Tensor], rank: int, world: int) -> list[dict[
 
 def _joined(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """What the ranks of another number of processes remember, for each of these."""
-    names = {name: None for state in states for name in state if state[name].dim()}
-    return {name: torch.cat([state[name] for state in states if name in state]) for name in names}
+    names = {name: None for state in states for name in state if not name.endswith("shared")}
+    parts = {name: [state[name] for state in states if name in state] for name in names}
+    return {name: torch.cat(of) if of[0].dim() else torch.stack(of).amax() for name, of in parts.items()}

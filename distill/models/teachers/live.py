@@ -54,7 +54,7 @@ class LiveTeacher(TeacherSource):
         self.model, self.task, self.tokenizer, self.remember = model, task, tokenizer, remember
         self._spec = ModelSpec(model, key)
         self._memory = LogitMemory()
-        self._lent = self._tried = False
+        self._lent = False
         model.requires_grad_(False).eval()
         self._modules = list(model.modules())
         # Its dtype is its own: features arrive in that of the student.
@@ -79,7 +79,7 @@ class LiveTeacher(TeacherSource):
     def signals(self, batch: Batch, request: Request) -> Signals:
         if not self.remember or self.task.stochastic or batch.ids is None or request != _LOGITS:
             return self._run(batch, request)
-        if self._memory.changed is not None:
+        if self._memory.closed:
             return self._run(batch, request)
         digests = batch.input_digests.cpu()
         known = self._memory.recall(batch.ids, digests, next(iter(batch.inputs.values())).device)
@@ -87,10 +87,9 @@ class LiveTeacher(TeacherSource):
             return Signals(logits=known)
         signals = self._run(batch, request)
         assert signals.logits is not None
-        if self._is_random(batch, signals.logits):
+        if not self._memory.accepts(signals.logits, batch.ids) or self._is_random(batch, signals.logits):
             return signals
-        if self._memory.accepts(signals.logits, batch.ids):
-            signals = replace(signals, logits=self._memory.merge(batch.ids, digests, signals.logits))
+        signals = replace(signals, logits=self._memory.merge(batch.ids, digests, signals.logits))
         if self._memory.changed is not None:
             _log.warning(
                 "sample %d came with other inputs under the same id (an augmentation?), so the teacher runs at every "
@@ -101,17 +100,17 @@ class LiveTeacher(TeacherSource):
 
     def _is_random(self, batch: Batch, logits: Tensor) -> bool:
         """Whether the first batch has other logits in a second pass; then nothing is remembered of this teacher."""
-        if not self._tried:
-            self._tried = True
+        if self._memory.random is None:
             with isolate_rng():  # so that no other number is drawn after it
                 again = self._run(batch, _LOGITS).logits
-            if again is not None and differs(logits, again):
-                self.remember = False
+            assert again is not None
+            self._memory.note_random(differs(logits, again))
+            if self._memory.random:
                 _log.warning(
                     "the teacher %s, so it runs at every step and nothing that it said is remembered",
                     UNSTEADY["random"],
                 )
-        return not self.remember
+        return bool(self._memory.random)
 
     def evaluate(self, batch: Batch) -> Signals:
         return self._run(batch, _LOGITS)

@@ -21,12 +21,14 @@ class LogitMemory:
     that was seen first stays, and every later epoch (and every resumed run) trains on the same bits.
 
     Where one id comes with other inputs (an augmentation that keeps it), what is remembered is no answer to them:
-    all of it is forgotten, and nothing is remembered any more.
+    all of it is forgotten, and nothing is remembered any more. So it is of a model that draws what it says.
     """
 
     def __init__(self) -> None:
         self.changed: int | None = None
         """The id that came with other inputs, once one has."""
+        self.random: bool | None = None
+        """Whether the model said something else of the same batch; ``None`` until that was tried."""
         self._forget()
 
     def _forget(self) -> None:
@@ -38,6 +40,17 @@ class LogitMemory:
     def __len__(self) -> int:
         self._settle()
         return len(self._row)
+
+    def note_random(self, random: bool) -> None:
+        """Say what :attr:`random` is; once it is true it stays."""
+        self.random = random or bool(self.random)
+        if self.random:
+            self._forget()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is remembered any more."""
+        return self.changed is not None or bool(self.random)
 
     @staticmethod
     def accepts(logits: Tensor, ids: Sequence[int]) -> bool:
@@ -126,7 +139,8 @@ class LogitMemory:
     def state_dict(self, own: bool = False) -> dict[str, Tensor]:
         """``ids`` ``[M]``, ``digests`` ``[M]`` and ``logits`` ``[M, C]``, or nothing where nothing is remembered.
 
-        ``shared`` says how many of them, the first ones, all ranks have; ``changed`` stands alone.
+        ``shared`` says how many of them, the first ones, all ranks have; ``random`` is there once it was tried;
+        ``changed`` stands alone.
 
         Args:
             own: Without those that all ranks have.
@@ -134,11 +148,12 @@ class LogitMemory:
         self._settle()
         if self.changed is not None:
             return {"changed": torch.tensor(self.changed)}
+        tried = {} if self.random is None else {"random": torch.tensor(self.random)}
         part = slice(self._shared if own else 0, len(self._row))
         if part.start == part.stop:
-            return {}
+            return tried
         ids = torch.tensor(list(self._row)[part])
-        state = {"ids": ids, "digests": self._digests[part].clone(), "logits": self._values[part].clone()}
+        state = tried | {"ids": ids, "digests": self._digests[part].clone(), "logits": self._values[part].clone()}
         return state if own else state | {"shared": torch.tensor(self._shared)}
 
     def load_state_dict(self, state: Mapping[str, Tensor], of_all: Mapping[str, Tensor] | None = None) -> None:
@@ -148,7 +163,7 @@ class LogitMemory:
             state: Of :meth:`state_dict`.
             of_all: For a state of a rank's ``own``: another's, of whose rows the shared ones are taken before.
         """
-        self.changed = None
+        self.changed = self.random = None
         self._forget()
         source = state if of_all is None else of_all
         shared = int(source["shared"]) if "shared" in source else 0
@@ -161,7 +176,9 @@ class LogitMemory:
         """Remember, behind what is known, what a state has besides."""
         if "changed" in state:
             self._change(int(state["changed"]))
-        if self.changed is not None or "digests" not in state:  # nothing, or of a version that did not keep them
+        if "random" in state:
+            self.note_random(bool(state["random"]))
+        if self.closed or "digests" not in state:  # nothing, or of a version that did not keep them
             return
         first = _first_places(state["ids"].tolist())
         known = [i for i in first if i in self._row]

@@ -169,9 +169,11 @@ def test_logits_per_position_or_very_wide_are_not_remembered(shape: tuple[int, .
         def forward(self, x: Tensor) -> Tensor:
             return x.new_zeros(shape)
 
-    teacher = LiveTeacher(Fixed(), TASK)
+    model = Fixed()
+    teacher, counted = LiveTeacher(model, TASK), Counted(model)
     teacher.signals(Batch(inputs={"input": torch.zeros(2, 1)}, ids=[1, 2]), LOGITS)
     assert teacher.state_dict() == {}
+    assert len(counted.calls) == 1  # nor is it asked whether its answers stay
 
 
 def test_memory_is_saved_as_tensors_only_and_comes_back_bit_for_bit() -> None:
@@ -191,6 +193,45 @@ def test_memory_is_saved_as_tensors_only_and_comes_back_bit_for_bit() -> None:
     again.load_state_dict({})
     again.signals(batch([5]), LOGITS)
     assert len(counted.calls) == 2
+
+
+class Coin(nn.Module):
+    """Answers that change from pass to pass, or stay, as ``stays`` says of each pass."""
+
+    def __init__(self, *stays: bool) -> None:
+        super().__init__()
+        self.stays, self.passes = stays, 0
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.passes += 1
+        stays = self.stays[self.passes - 1] if self.passes <= len(self.stays) else False
+        return input.new_full((len(input), 2), 1.0 if stays else 1.0 + self.passes)
+
+
+def plain(ids: list[int]) -> Batch:
+    return Batch(inputs={"input": torch.tensor(ids)[:, None].float()}, ids=ids)
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_resumed_run_does_not_try_again_whether_answers_stay(stays: bool) -> None:
+    first = LiveTeacher(Coin(stays, stays), TASK)
+    first.signals(plain([1, 2]), LOGITS)
+    state = first.state_dict()
+    assert ("ids" in state) == stays
+    model = Coin()  # whose passes from here on all differ
+    resumed = LiveTeacher(model, TASK)
+    resumed.load_state_dict(state)
+    found = [resumed.signals(plain([3]), LOGITS).logits for _ in range(2)]
+    assert model.passes == (1 if stays else 2)  # one that was found steady once stays remembered
+    assert torch.equal(found[0], found[1]) == stays  # type: ignore[arg-type]
+
+
+def test_a_teacher_that_one_rank_found_random_is_remembered_by_none() -> None:
+    teachers = [LiveTeacher(Coin(True, True), TASK), LiveTeacher(Coin(), TASK)]
+    for teacher, ids in zip(teachers, ([1], [2]), strict=True):
+        teacher.signals(plain(ids), LOGITS)
+    shared(teachers)
+    assert [set(teacher.state_dict()) for teacher in teachers] == [{"random"}] * 2
 
 
 def test_memories_of_several_ranks_join() -> None:
