@@ -175,7 +175,10 @@ def dry_run(
     job = build(config, allow=allow, run_id=run_id)
     if beside is not None:
         job.beside = check_baseline(beside, job.config, samples_of(job.data))
-    measured, check = Measured(arguments=job.arguments), TeacherCheck()
+    measured, check = (
+        Measured(arguments=job.arguments),
+        TeacherCheck(validated=job.arguments.get("limit_val_batches") != 0),
+    )
     understood = Understood(job, check)
     kept = [callback for callback in job.callbacks if not _is_left_out(callback, job.logging)]
     with quiet_lightning():

@@ -24,7 +24,7 @@ from distill.core.tally import Tally
 from distill.core.task import Task, TokenTask
 from distill.core.teacher_inputs import of_teacher
 from distill.core.utils.console import number
-from distill.core.utils.errors import UserError
+from distill.core.utils.errors import UserError, first_line
 from distill.core.verdict import UNSTEADY, Verdict
 from distill.training.evidence import counted
 from distill.training.module import Distillation
@@ -45,6 +45,12 @@ class TeacherCheck(Callback):
     Nothing of the run depends on it: it draws no random number that another would have drawn, and the teacher
     remembers nothing of it. It takes samples at even distances, as data may be sorted.
 
+    Where the run validates nothing, the data is fetched for a teacher to score alone, and what fails there is no
+    failure of the run.
+
+    Args:
+        validated: Whether the run validates, where the trainer's own ``limit_val_batches`` is a dry run's.
+
     Attributes:
         found: As far as it was scored: ``monitor``, ``mode``, ``scores`` and ``measured``, as in a ``result.json``,
             with the ``samples`` scored and all there are; else why it was not, ``skipped``. ``unsteady`` says of
@@ -52,11 +58,15 @@ class TeacherCheck(Callback):
             (:mod:`~distill.core.steadiness`). Empty where nothing is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, validated: bool = False) -> None:
+        self.validated = validated
         self.found: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or not isinstance(pl_module, Distillation):
+            return
+        validated = self.validated or bool(trainer.limit_val_batches)
+        if not validated and not _is_scored(pl_module):
             return
         with isolate_rng(), _validating(trainer):
             try:
@@ -68,6 +78,10 @@ class TeacherCheck(Callback):
             except (_NotScored, UserError) as error:  # there is no such split, say
                 if _is_scored(pl_module):
                     self.found["skipped"] = error.problem if isinstance(error, UserError) else str(error)
+            except Exception as error:  # whatever the data's own code raises
+                if validated:
+                    raise
+                self.found["skipped"] = f"the validation data cannot be read ({first_line(error)})"
 
     @property
     def score(self) -> str:

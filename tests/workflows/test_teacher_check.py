@@ -157,6 +157,40 @@ def test_a_data_module_that_changes_its_training_batches_does_not_change_these(t
     assert check.found["scores"]["teacher"]["accuracy"] == 1
 
 
+class Unvalidated(LightningDataModule):
+    """Its validation data cannot be had; ``fetched`` says how often it was asked for."""
+
+    fetched = 0
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(rows(24), 8)
+
+    def val_dataloader(self) -> Any:
+        self.fetched += 1
+        raise RuntimeError("no such split")
+
+
+@pytest.mark.parametrize("teacher", [None, Knows()])
+def test_of_a_run_that_validates_nothing_data_is_fetched_for_a_teacher_alone(
+    teacher: nn.Module | None, tmp_path: Path
+) -> None:
+    check, data = TeacherCheck(), Unvalidated()
+    module = Distillation(nn.Linear(4, 2), Plain(), teacher, [CrossEntropy()])
+    unvalidated = trainer(tmp_path, check)
+    unvalidated.limit_val_batches = 0
+    unvalidated.fit(module, datamodule=data)
+    assert data.fetched == (teacher is not None)
+    why = "the teacher is not scored before training: the validation data cannot be read (no such split)"
+    assert check.lines == ([] if teacher is None else [why])
+
+
+def test_a_dry_run_of_one_that_validates_fetches_them(tmp_path: Path) -> None:
+    dry = trainer(tmp_path, TeacherCheck(validated=True))
+    dry.limit_val_batches = 0
+    with pytest.raises(RuntimeError, match="no such split"):
+        dry.fit(Distillation(nn.Linear(4, 2), Plain(), None, [CrossEntropy()]), datamodule=Unvalidated())
+
+
 @pytest.mark.parametrize(
     ("labels", "count"),
     [
