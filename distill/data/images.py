@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +13,7 @@ from typing import Any
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from distill.core.images import ImageSettings
+from distill.core.ranks import is_rank_zero
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 from distill.core.utils.paths import at_home
@@ -80,27 +83,46 @@ def located(
         split: _located(rows, column, _folder(split, (files or {}).get(split), begin))
         for split, rows in source.splits.items()
     }
-    left = [] if home is None else _left_aside(home, splits, column)
+    left = [] if home is None or not is_rank_zero() else _left_aside(home, splits, column)
     return replace(source, splits=splits, notes=[*source.notes, *left])
 
 
 def _left_aside(home: Path, splits: Mapping[str, Any], column: str) -> list[str]:
-    """What to say of the files in a folder of pictures that none of the rows is of."""
+    """What to say of the files in a folder of pictures that none of the rows is of.
+
+    Folders are compared as they are once links and ``..`` are followed, which rows may spell otherwise. A million
+    files are walked in seconds: each is looked at by name alone, unless it seems to be left.
+    """
     paths = [_paths(rows, column) for rows in splits.values() if column in rows.column_names]
-    known = {Path(path) for each in paths if each is not None for path in each.to_pylist() if path}
-    if not known or any(each is None for each in paths):
+    if any(each is None for each in paths):
         return []
-    others = [
-        file for file in sorted(home.rglob("*")) if not any(part[0] == "." for part in file.relative_to(home).parts)
-    ]
-    left = [file for file in others if file.suffix.lower() not in _BESIDE and file.is_file() and file not in known]
+    real = functools.cache(os.path.realpath)
+    whole = (os.path.split(path) for each in paths for path in each.to_pylist() if path)
+    known = {os.path.join(real(folder), name) for folder, name in whole}
+    if not known:
+        return []
+    left = [file for file in map(Path, sorted(_files(real(home)) - known)) if _aside(file)]
     if not left:
         return []
     endings = Counter(file.suffix.lower() or "no ending" for file in left)
     listed = ", ".join(f"{ending} {count:,}" for ending, count in endings.most_common(4))
     rest = "" if len(endings) <= 4 else f" and {len(endings) - 4} more endings"
     said = f"{amount(len(left), 'file')} in the folder {'is' if len(left) == 1 else 'are'} not read ({listed}{rest})"
-    return [f"{said}, as {left[0].relative_to(home)}: convert what should be, or list it in a table"]
+    return [f"{said}, as {left[0].relative_to(real(home))}: convert what should be, or list it in a table"]
+
+
+def _files(home: str) -> set[str]:
+    """All files below ``home``, but those that are hidden, or in a folder that is."""
+    found: set[str] = set()
+    for place, folders, names in os.walk(home):
+        folders[:] = [folder for folder in folders if folder[0] != "."]
+        found.update(os.path.join(place, name) for name in names if name[0] != ".")
+    return found
+
+
+def _aside(file: Path) -> bool:
+    """Whether a file that no row is of could be a picture."""
+    return file.suffix.lower() not in _BESIDE and file.is_file()
 
 
 def _paths(rows: Any, column: str) -> Any:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
@@ -19,6 +20,7 @@ from distill.core.images import ImageSettings, augmented, decoded
 from distill.core.signals import Request, Signals
 from distill.core.utils.errors import UserError
 from distill.data import TextData
+from distill.data.images import _left_aside
 from distill.models.teachers import LiveTeacher
 from distill.tasks import ImageClassification
 from distill.training.module import Distillation
@@ -178,6 +180,38 @@ def test_files_of_a_folder_that_are_not_read_are_counted_and_named(tmp_path, tea
     tidy = data_of(teacher, path=str(folder_of(tmp_path / "tidy")))
     tidy.setup("fit")
     assert "not read" not in "".join(tidy.account)
+
+
+@pytest.mark.parametrize("spelled", ["link", "pictures/train/..", "away/../pictures"])
+def test_a_folder_that_is_spelled_otherwise_is_the_same_folder(tmp_path, teacher, spelled):
+    place = folder_of(tmp_path / "pictures")
+    (tmp_path / "link").symlink_to(place)
+    (tmp_path / "away").mkdir()
+    for left in (0, 1):
+        data = data_of(teacher, path=f"{tmp_path}/{spelled}")
+        data.setup("fit")
+        told = [line for line in data.account if "not read" in line]
+        assert len(told) == left
+        assert all(f"1 file in the folder is not read (.heic 1), as train/{NAMES[0]}/1.heic" in line for line in told)
+        (place / "train" / NAMES[0] / "1.heic").write_bytes(b"a picture of a format that is not read")
+
+
+def test_paths_of_a_table_that_lead_through_a_link_are_of_the_folder(tmp_path):
+    place = folder_of(tmp_path / "pictures")
+    (tmp_path / "link").symlink_to(place)
+    every = sorted(path.relative_to(place) for path in place.glob("train/*/*"))
+    rows = Dataset.from_dict({"image": [f"{tmp_path}/link/train/../{path}" for path in every[1:]]})
+    (told,) = _left_aside(place, {"train": rows}, "image")
+    assert told.startswith(f"{1 + len([*place.glob('validation/*/*')])} files in the folder are not read (.png ")
+
+
+def test_one_process_of_several_looks_for_files_that_are_not_read(tmp_path, teacher, monkeypatch):
+    place = folder_of(tmp_path / "pictures")
+    (place / "1.heic").write_bytes(b"a picture of a format that is not read")
+    monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
+    data = data_of(teacher, path=str(place))
+    data.setup("fit")
+    assert "not read" not in "".join(data.account)
 
 
 def test_pictures_that_are_judged_and_trained_on_are_counted(tmp_path, teacher):
