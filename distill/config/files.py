@@ -241,7 +241,9 @@ def _new(here: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _index(here: list[Any], part: str, path: str) -> int:
-    """``part`` as a position in the list ``here``, or the class of one of its items; one past the end appends."""
+    """``part`` as a position in the list ``here``, or the class of one of its items; ``+`` is one past the end."""
+    if part == "+":
+        return len(here)
     named = [place for place, item in enumerate(here) if _class_name(item) == part]
     if len(named) == 1:
         return named[0]

@@ -84,7 +84,7 @@ _COMMANDS = {
     "distill validate RUN": "do_eval evaluate eval_only evaluate_only eval",
     "distill export RUN --to onnx": "export onnx",
     "distill quantize RUN": "quantize quantization quant int8 load_in_8bit",
-    "--callbacks '[{class_path: QuantizationAwareTraining}]'": "qat",
+    "--callbacks.+ '{class_path: QuantizationAwareTraining}'": "qat",
     "an entry of the model's own configuration, as its config.json calls it": "dropout dropout_rate hidden_dropout "
     "hidden_dropout_prob",
     "as many as the data has, or data.labels names": "num_labels num_classes n_classes",
@@ -165,7 +165,7 @@ def _metric(value: str) -> str:
     name = "METRIC" if name == "loss" else name
     name = {"acc": "accuracy", "ppl": "perplexity", "mcc": "matthews"}.get(name, name)
     mode = "min" if name in ("perplexity", "bits_per_byte", "mse", "mae") else "max"
-    return f"--callbacks '[{{class_path: BestCheckpoint, init_args: {{monitor: val/{name}, mode: {mode}}}}}]'"
+    return f"--callbacks.+ '{{class_path: BestCheckpoint, init_args: {{monitor: val/{name}, mode: {mode}}}}}'"
 
 
 def _bits(value: str) -> str:
@@ -173,8 +173,8 @@ def _bits(value: str) -> str:
 
 
 def _callback(name: str, arguments: str, usual: str) -> Callable[[str], str]:
-    """A callback with one argument that the value is for; {} stands for it."""
-    return lambda value: f"--callbacks '[{{class_path: {name}, init_args: {{{arguments.format(value or usual)}}}}}]'"
+    """A callback beside those that there are, with one argument that the value is for; {} stands for it."""
+    return lambda value: f"--callbacks.+ '{{class_path: {name}, init_args: {{{arguments.format(value or usual)}}}}}'"
 
 
 _OPTIMIZERS = {"sgd": "sgd", "momentum": "sgd"}

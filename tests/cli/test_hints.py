@@ -50,10 +50,10 @@ KNOWN = {
     "--num_layers 1": "--model.student.num_layers 1",
     "--label_column y": "--data.columns.label y",
     "--text_column t": "--data.columns.text t",
-    "--sparsity 0.5": "--callbacks '[{class_path: GradualMagnitudePruning, init_args: {final_sparsity: 0.5}}]'",
-    "--bits 4": "--callbacks '[{class_path: QuantizationAwareTraining, init_args: {weights: {bits: 4}}}]'",
-    "--prune 0.5": "--callbacks '[{class_path: GradualMagnitudePruning, init_args: {final_sparsity: 0.5}}]'",
-    "--prune true": "--callbacks '[{class_path: GradualMagnitudePruning, init_args: {final_sparsity: 0.8}}]'",
+    "--sparsity 0.5": "--callbacks.+ '{class_path: GradualMagnitudePruning, init_args: {final_sparsity: 0.5}}'",
+    "--bits 4": "--callbacks.+ '{class_path: QuantizationAwareTraining, init_args: {weights: {bits: 4}}}'",
+    "--prune 0.5": "--callbacks.+ '{class_path: GradualMagnitudePruning, init_args: {final_sparsity: 0.5}}'",
+    "--prune true": "--callbacks.+ '{class_path: GradualMagnitudePruning, init_args: {final_sparsity: 0.8}}'",
     "--optimizer adam": "--model.optimizer.name adamw",
     "--optim adamw_torch": "--model.optimizer.name adamw",
     "--optimizer SGD": "--model.optimizer.name sgd",
@@ -63,13 +63,13 @@ KNOWN = {
     "--accumulate 2": "--trainer.accumulate_grad_batches 2",
     "--beta1 0.8": "--model.optimizer.betas '[0.8, 0.999]'",
     "--adam_beta2 0.98": "--model.optimizer.betas '[0.9, 0.98]'",
-    "--save_total_limit 3": "--callbacks '[{class_path: ResumeCheckpoint, init_args: {keep: 3}}]'",
+    "--save_total_limit 3": "--callbacks.+ '{class_path: ResumeCheckpoint, init_args: {keep: 3}}'",
     "--out here": "--runs here",
     "-o here": "--runs here",
     "--lora_r 8": "--model.student.lora.r 8",
     "--lora-alpha 16": "--model.student.lora.lora_alpha 16",
     "--target_modules all-linear": "--model.student.lora.target_modules all-linear",
-    "--save_steps 9": "--callbacks '[{class_path: ResumeCheckpoint, init_args: {every_n_steps: 9}}]'",
+    "--save_steps 9": "--callbacks.+ '{class_path: ResumeCheckpoint, init_args: {every_n_steps: 9}}'",
 }
 
 
@@ -139,6 +139,10 @@ def test_a_key_that_nobody_knows_has_no_hint() -> None:
         (["--verbose"], ["--verbose: no such option. known are"]),
         (["--dropout", "0.1"], ["dropout = 0.1", "of the model's own configuration"]),
         (["--num_labels", "3"], ["num_labels = 3", "data.labels"]),
+        (
+            ["--model.student", "{path: runs/distill/ID}"],
+            ["model.student.path = 'runs/distill/ID': stands for a run of yours", "--model.student.path runs/NAME/ID"],
+        ),
         (["--model.optimizer.lr"], ["--model.optimizer.lr: needs a value"]),
     ],
 )
@@ -159,6 +163,19 @@ def test_the_class_of_an_item_stands_for_its_place() -> None:
     apply_override(config, "callbacks.ResumeCheckpoint.keep", 3)
     assert config["callbacks"][1]["init_args"] == {"mode": "max"}  # type: ignore[index]
     assert config["callbacks"][0] == {"class_path": "ResumeCheckpoint", "init_args": {"keep": 3}}
+
+
+def test_a_plus_adds_to_what_a_recipe_has() -> None:
+    config: dict[str, Any] = {"callbacks": ["ResumeCheckpoint"], "model": {"losses": None}}
+    apply_override(config, "callbacks.+", {"class_path": "BestCheckpoint", "init_args": {"mode": "max"}})
+    apply_override(config, "callbacks.+", "EMA")
+    apply_override(config, "model.losses.+", "CrossEntropy")
+    assert config["callbacks"] == [
+        "ResumeCheckpoint",
+        {"class_path": "BestCheckpoint", "init_args": {"mode": "max"}},
+        "EMA",
+    ]
+    assert config["model"]["losses"] == ["CrossEntropy"]
 
 
 def test_a_pattern_may_be_a_slip_of_a_part_of_a_long_name() -> None:

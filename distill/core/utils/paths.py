@@ -91,6 +91,8 @@ def resolve(path: str, key: str) -> str:
         return str(shipped)
     check_path(path, key)
     local = find_local(path)
+    if local is None and path.startswith("runs/") and path.endswith("/ID"):  # as the recipes write it
+        raise UserError("stands for a run of yours", key=key, value=path, hint=f"name it: --{key} runs/NAME/ID")
     if local is None:
         above = at_home(path).parent
         of_runs = "/" in path and any(
