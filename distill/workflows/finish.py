@@ -15,18 +15,21 @@ from pytorch_lightning.trainer.states import TrainerStatus
 from torch import nn
 
 from distill.callbacks import compressions
-from distill.compression.base import Compression
+from distill.compression.base import Compression, hurried
 from distill.core import record
 from distill.core.step_callback import finished, step_callbacks
 from distill.core.trained_module import student_of
 from distill.core.utils.errors import TrainingError, UserError
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.replacing import check_output
+from distill.core.verdict import Verdict
 from distill.data.task_file import task_file
 from distill.models import saved_student
+from distill.training.evidence import empty_layers
 from distill.training.lora import merge_adapter
 from distill.training.module import Distillation
 from distill.workflows.best_student import Restored, restore_best
+from distill.workflows.result import outcome
 
 __all__ = ["Concluded", "Finished", "complete", "conclude", "finish"]
 
@@ -72,6 +75,7 @@ class Finished:
         steps: How many there were.
         compression: What was done to it, as ``compression.json`` says it.
         unfinished: Compressions that had not reached their target at that step, by name.
+        verdict: What must be said of the outcome, the worst first (:mod:`distill.core.verdict`); it is logged too.
     """
 
     student: nn.Module
@@ -80,6 +84,7 @@ class Finished:
     steps: int
     compression: Sequence[Mapping[str, Any]]
     unfinished: Sequence[str]
+    verdict: Sequence[str] = ()
 
 
 def finish(trainer: Trainer, output: str | Path | None = None) -> Finished:
@@ -128,8 +133,21 @@ def finish(trainer: Trainer, output: str | Path | None = None) -> Finished:
     if ended.unfinished and trainer.is_global_zero:
         names, step = " and ".join(ended.unfinished), ended.restored.step
         _log.warning("at step %d of %d %s had not done what was asked for", step, ended.restored.total, names)
+    verdict = _verdict(module, ended)
+    for line in verdict if trainer.is_global_zero else ():
+        _log.warning("%s", line)
     done = record.steps_of(student)
-    return Finished(student, ended.scores, ended.restored.step, steps, done, ended.unfinished)
+    return Finished(student, ended.scores, ended.restored.step, steps, done, ended.unfinished, verdict)
+
+
+def _verdict(module: LightningModule, ended: Concluded) -> list[str]:
+    """Of a module of one's own nobody knows what its scores are."""
+    step, total = ended.restored[:2]
+    measured = {"empty_layers": empty_layers(ended.student), "hurried": hurried(ended.changed, total, step)}
+    if not isinstance(module, Distillation):
+        return Verdict.of({"measured": measured}).lines
+    scores = {name.removeprefix("val/"): value for name, value in ended.scores.items()}
+    return Verdict.of(outcome(module, scores, {**ended.evidence, **measured})).lines
 
 
 def _trained(trainer: Trainer) -> LightningModule:

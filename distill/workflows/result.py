@@ -21,9 +21,17 @@ from distill.core.verdict import Verdict
 from distill.models.saved_student import saved_megabytes
 from distill.training.module import Distillation
 
-__all__ = ["make_result", "show_result", "show_verdict"]
+__all__ = ["make_result", "outcome", "show_result", "show_verdict"]
 
 _BY_CONTEXT = ("perplexity", "bits_per_byte")
+
+
+def outcome(module: Distillation, scores: Mapping[str, float], measured: Mapping[str, Any]) -> dict[str, Any]:
+    """What a :class:`~distill.core.verdict.Verdict` is of: ``monitor``, ``mode``, ``scores`` and ``measured``."""
+    rest = {name: value for name, value in measured.items() if name != "guess"}
+    found = {"teacher": dict(module.teacher_scores), "student": dict(scores), "guess": measured.get("guess", {})}
+    known = {who: theirs for who, theirs in found.items() if theirs or who != "guess"}
+    return {"monitor": module.task.monitor, "mode": module.task.mode, "scores": known, "measured": rest}
 
 
 def make_result(
@@ -39,18 +47,11 @@ def make_result(
         more: Whatever else is to be recorded; ``measured`` adds to the evidence, ``beside`` is another run's scores,
             ``completions`` what texts that were written scored.
     """
-    monitor, mode = module.task.monitor, module.task.mode
-    teacher = module.teacher_scores
-    measured = {**evidence, **more.pop("measured", {})}
-    found = {"teacher": dict(teacher), "student": dict(scores), "guess": measured.pop("guess", {})}
-    result: dict[str, Any] = {
-        "monitor": monitor,
-        "mode": mode,
-        "scores": {who: scores for who, scores in found.items() if scores or who != "guess"},
+    monitor, mode, teacher = module.task.monitor, module.task.mode, module.teacher_scores
+    result = outcome(module, scores, {**evidence, **more.pop("measured", {})}) | {
         "parameters": {"student": parameter_count(module.student)},
         "megabytes": {"student": saved_megabytes(saved)},
         "compressed": summary(steps_of(module.student)),
-        "measured": measured,
     }
     if means := {name: what for name, what in module.task.means().items() if name in scores}:
         result["means"] = means

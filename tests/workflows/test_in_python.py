@@ -170,6 +170,17 @@ def test_a_run_that_ended_early_says_what_is_unfinished(tmp_path: Path, told: Ca
     assert "at step 6 of 18 GradualMagnitudePruning had not done what was asked for" in told()
 
 
+def test_a_bad_outcome_is_said_as_a_run_says_it(tmp_path: Path, told: Callable[[], str]) -> None:
+    trainer, module = trained(tmp_path)
+    with torch.no_grad():
+        for weight in module.student.parameters():
+            weight.zero_()
+    done = distill.finish(trainer)
+    assert "the student predicts class 0 for every input" in done.verdict
+    assert any(line.startswith("no weight is left of") for line in done.verdict)
+    assert all(line in told() for line in done.verdict)
+
+
 def test_without_validation_data_there_are_no_scores(tmp_path: Path) -> None:
     trainer, _ = trained(tmp_path, prune(), loaders=(LOADER,))
     assert distill.finish(trainer).scores == {}
