@@ -300,6 +300,7 @@ def hurried(callbacks: Iterable[Compression], total_steps: int, taken: int | Non
     had = total_steps if taken is None else taken
     return [
         {"what": what, "steps": max(0, had - begin), "needed": needed}
+        | ({"saved": had, "of": total_steps} if had < total_steps else {})
         for what, begin, needed in asked
         if had - begin < needed
     ]

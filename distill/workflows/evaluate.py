@@ -211,7 +211,8 @@ def _refuse_idle(key: str, text: str, heeds: Sequence[str], described: bool) -> 
 def _hurried(found: Any) -> list[dict[str, Any]]:
     """What a file says of compressions that had too few steps, as far as it holds what a run writes there."""
     return [
-        {"what": visible(item["what"]), "steps": item["steps"], "needed": item["needed"]}
+        {"what": visible(item["what"])}
+        | {name: item[name] for name in ("steps", "needed", "saved", "of") if number_at(item, name) is not None}
         for item in (found if isinstance(found, list) else [])
         if isinstance(item, dict)
         and isinstance(item.get("what"), str)

@@ -15,5 +15,5 @@ def test_a_long_run_is_in_no_hurry() -> None:
 def test_the_steps_are_those_that_the_saved_student_had() -> None:
     # The best checkpoint of 1,000 steps is the one at which rounding begins.
     (found,) = hurried(CALLBACKS, 1000, taken=500)
-    assert found == {"what": "8 bits", "steps": 0, "needed": 50}
+    assert found == {"what": "8 bits", "steps": 0, "needed": 50, "saved": 500, "of": 1000}
     assert [item["steps"] for item in hurried(CALLBACKS, 94)] == [94, 47]
