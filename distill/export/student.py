@@ -19,6 +19,7 @@ from distill.core.steadiness import why_unsteady
 from distill.core.task import Task, TextTask, TokenTask
 from distill.core.utils.console import wide
 from distill.core.utils.errors import UserError
+from distill.core.utils.progress import stage
 from distill.core.utils.replacing import check_output
 from distill.core.utils.turns import timing
 from distill.core.verdict import UNSTEADY, slower_integers
@@ -215,8 +216,7 @@ def written(
     target.tokenizer = tokenizer
     verdict = [*verdict, *steady(student, task, next(iter(batches()), None))]
     console = wide()
-    if not console.is_terminal:
-        print(f"writing {target.name}", flush=True)
+    stage(f"writing {target.name}", console)
     with replacing_export(place) as fresh, console.status(f"writing {target.name}"):
         report: dict[str, Any] = {"to": target.name, **(begun or {})}
         report |= write(target, student, fresh, task=task, batches=batches)
@@ -228,6 +228,7 @@ def written(
             report["padding"] = pads.sides(inputs)
             report["verdict"] += said(report["padding"])
         if target.onnx is not None and timed:
+            stage("timing it", console)
             report |= measured(student, teacher, fresh / target.onnx, first, integers=target.integers)
             report["verdict"] += slower_integers({1: report["latency_ms"], BATCH: report.get(MANY)}, STUDENT)
         write_beside(fresh, tokenizer, student, report, pads=target.counts_positions)

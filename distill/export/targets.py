@@ -13,6 +13,7 @@ from torch import nn
 from distill.core.signals import Batch
 from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.extras import require
+from distill.core.utils.progress import stage
 from distill.export.base import ExportTarget
 from distill.export.compressed_tensors import CompressedTensors
 from distill.export.fit import Unfit
@@ -109,6 +110,7 @@ def write(
     layers = frozen_layers(student)
     with _naming_others(student):
         report = {"quantized_layers": len(layers), **target.write(reference, folder, feed(example))}
+    stage("comparing it with the student")
     found = compare(task, batches(), torch_logits(reference), target.open(folder))
     rounds = (target.integers and bool(layers)) or target.coarse or target.dtype != "float32"
     (check_integer if rounds else check_float)(found)

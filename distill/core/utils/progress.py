@@ -9,9 +9,9 @@ from typing import TypeVar
 from rich import progress
 from rich.console import Console
 
-from distill.core.utils.console import duration
+from distill.core.utils.console import duration, wide
 
-__all__ = ["due", "spoken", "track"]
+__all__ = ["due", "spoken", "stage", "track"]
 
 Item = TypeVar("Item")
 
@@ -32,6 +32,12 @@ def due(done: int, total: int, seconds: float) -> bool:
     """
     tenth = 10 * done // total > 10 * (done - 1) // total
     return seconds >= (TENTH_SECONDS if tenth else SECONDS)
+
+
+def stage(what: str, console: Console | None = None) -> None:
+    """A line on what is done next, unless ``console`` is a terminal, where something else shows that work is done."""
+    if not (console or wide()).is_terminal:
+        print(what, flush=True)
 
 
 def track(items: Sequence[Item], what: str, console: Console) -> Iterator[Item]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from distill.core.utils.console import wide
+from distill.core.utils.progress import stage
 from distill.core.utils.turns import timing
 from distill.export.verify import torch_logits
 from distill.workflows.report.costs import Generation, Latency, Memory
@@ -48,8 +49,7 @@ def costs_of(
     if not options.timed:
         return Costs({}, {}, {}, Others())
     console = wide()
-    if not console.is_terminal:
-        print("timing", flush=True)
+    stage("timing", console)
     with tempfile.TemporaryDirectory() as folder, console.status("timing"):
         files = files_of(subjects, sample, Path(folder), notes)
         calls = calls_of(subjects, files)
