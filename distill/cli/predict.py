@@ -46,7 +46,8 @@ PREDICT = Command(
             "file",
             metavar="FILE",
             nargs="?",
-            help="csv, tsv, json, jsonl, parquet or txt; the standard input if not given, or -",
+            help="csv, tsv, json, jsonl, parquet or txt, or a picture; the standard input, with texts or the paths of "
+            "pictures, if not given, or -",
         ),
         argument("--jsonl", action="store_true", help="print a JSON object a row"),
         argument("--top", type=int, metavar="N", help="alternatives to name (of a mask 5)"),

@@ -433,6 +433,8 @@ def test_a_prediction_is_what_transformers_says_of_the_saved_student(world, caps
     assert capsys.readouterr().out.split("\t")[0] == found[0]["label"]
     assert main(["predict", str(run), str(folder / "my.yaml")]) == 2  # no picture
     assert "row 1 of FILE" in capsys.readouterr().err
+    assert main(["predict", str(run), str(folder)]) == 2
+    assert "is a folder" in capsys.readouterr().err
 
 
 def test_an_export_answers_as_the_student_does_and_so_does_the_script_beside_it(world, capsys, monkeypatch):

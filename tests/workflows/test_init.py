@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -178,6 +179,7 @@ def test_a_text_alone_is_for_a_language_model(distill: Distill) -> None:
     assert config["model"]["task"] == "causal-lm"
     assert "max_length" not in config["data"]
     assert "data.document" in said
+    assert len(re.findall("(?m)^#   (distill fit|it trains|or, with a teacher)", said)) == 3  # a line of its own each
 
 
 def test_the_separator_of_a_csv_is_found(distill: Distill) -> None:

@@ -55,6 +55,9 @@ def file_rows(
         UserError: if the file cannot be read, is empty, or lacks a column.
     """
     if task.reads == "pictures" and Path(path).suffix.lower() not in (*OWN, ".parquet"):
+        if at_home(path).is_dir():
+            hint = "give one picture, or the paths of several on standard input: ls FOLDER/* | distill predict RUN -"
+            raise UserError("is a folder", key="FILE", value=path, hint=hint)
         if not at_home(path).is_file():
             raise UserError("no such file", key="FILE", value=path, hint="check the path")
         return [{"image": str(at_home(path))}], []
