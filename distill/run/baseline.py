@@ -14,7 +14,7 @@ from distill.run.folder import Run
 from distill.run.listing import find_runs, read_json
 from distill.run.samples import of_other_samples
 
-__all__ = ["check_baseline", "find_baseline", "learns_alone", "scores_of"]
+__all__ = ["check_baseline", "find_baseline", "learns_alone", "read_otherwise", "scores_of"]
 
 _ALONE = ("CrossEntropy", "BinaryCrossEntropy", "L1")
 """Losses that read no teacher."""
@@ -96,6 +96,11 @@ def check_baseline(folder: str | Path, config: Mapping[str, Any], samples: Mappi
         problem = "this run was scored on other validation samples: the files have changed since"
         raise UserError(problem, key=key, value=value, hint="train it anew, or bring back the files")
     return run.folder
+
+
+def read_otherwise(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The keys of the data for which the same files may give two configurations other samples."""
+    return [key for key in _different(one, other) if _below(key, "data") and _other_data(key)]
 
 
 def scores_of(folder: Path) -> dict[str, float] | None:

@@ -16,6 +16,8 @@ from distill.core.retention import kept_of, percent
 from distill.core.utils.console import duration, number, plain_table, wide
 from distill.core.utils.errors import UserError
 from distill.core.utils.json_file import number_at
+from distill.core.utils.visible import visible
+from distill.run.baseline import read_otherwise
 from distill.run.folder import Run
 from distill.run.listing import read_json, summary
 from distill.run.samples import of_other_samples
@@ -99,9 +101,12 @@ def _show_figures(
             _count(number_at(result, "saved_step")),
         )
     console.print(table)
-    for title, result in zip(titles, results, strict=True):
+    for title, run, result in zip(titles, runs, results, strict=True):
         if of_other_samples(result, results[0].get("data")):
-            console.print(escape(f"{title} was scored on other validation samples than {titles[0]}"), soft_wrap=True)
+            keys = ", ".join(read_otherwise(runs[0].config, run.config))
+            why = f": not the same {keys}" if keys else ""
+            said = f"{title} was scored on other validation samples than {titles[0]}{why}"
+            console.print(escape(visible(said)), soft_wrap=True)
 
 
 def _teachers(

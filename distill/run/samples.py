@@ -24,14 +24,15 @@ def samples_of(data: Any, uses: Sequence[str] = ("train", "validation")) -> dict
 
     Returns:
         ``tokenizer`` (or image processor), a hash of what it does, and whether a teacher reads its own; of each split
-        its count of ``samples`` and their ``fingerprint``, a hash of all values that the batches are made of.
+        its count of ``samples`` and their ``checksum``, of all values that the batches are made of; it does not tell
+        the samples' order.
     """
     from distill.core.processor import identity_of
     from distill.core.signals import ROUTE
     from distill.core.teacher_inputs import THEIRS
 
     read = getattr(data, "tokenized", {})
-    found = {use: {"samples": len(read[use]), "fingerprint": read[use].fingerprint} for use in uses if use in read}
+    found = {use: {"samples": len(read[use]), "checksum": read[use].checksum} for use in uses if use in read}
     if not found:
         return {}
     # Of rows that teachers read in their own way there are more values, and other ends of texts.
@@ -39,7 +40,9 @@ def samples_of(data: Any, uses: Sequence[str] = ("train", "validation")) -> dict
     return {"tokenizer": identity_of(data.tokenizer) + (", and a teacher's" if theirs else "")} | found
 
 
-def changes(result: Mapping[str, Any], data: Any, uses: Sequence[str] = ("validation",)) -> list[str]:
+def changes(
+    result: Mapping[str, Any], data: Any, uses: Sequence[str] = ("validation",), given: Sequence[str] = ()
+) -> list[str]:
     """How the samples that are there now differ from those that a run was trained and scored on, a line a split.
 
     Args:
@@ -47,20 +50,21 @@ def changes(result: Mapping[str, Any], data: Any, uses: Sequence[str] = ("valida
             samples of another tokenizer.
         data: The data module of today, which has read them.
         uses: The splits that are compared.
+        given: Keys of the data by which it is read otherwise today.
     """
     lines, found, recorded = [], samples_of(data, uses), result.get("data")
     if not isinstance(recorded, Mapping) or recorded.get("tokenizer") != found.pop("tokenizer", None):
         return []
     for use, now in found.items():
         then = _of(result, use)
-        if then is None or then == now["fingerprint"]:
+        if then is None or then == now["checksum"]:
             continue
         what, done = _WORDS[use]
         count = number_at(result, "data", use, "samples")
         were = "as many, but not the same" if count == now["samples"] else f"there were {count or 0:,.0f}"
-        lines.append(
-            f"the {what} samples are not those that the run was {done}: {amount(now['samples'], 'sample')}, {were}"
-        )
+        read = f"; read by another {', '.join(given)}" if given else ""
+        there = amount(now["samples"], "sample")
+        lines.append(f"the {what} samples are not those that the run was {done}: {there}, {were}{read}")
     return lines
 
 
@@ -80,8 +84,8 @@ def of_other_samples(result: Mapping[str, Any], samples: Any) -> bool:
 
 
 def _of(result: Mapping[str, Any], use: str) -> str | None:
-    """The fingerprint that a file holds, if it does."""
+    """The checksum that a file holds, if it does."""
     data = result.get("data")
     split = data.get(use) if isinstance(data, Mapping) else None
-    found = split.get("fingerprint") if isinstance(split, Mapping) else None
+    found = split.get("checksum") if isinstance(split, Mapping) else None
     return found if isinstance(found, str) else None

@@ -36,8 +36,11 @@ def keep(
     """
     before = read_json(run.result_file)[0]
     recipe = f"{before.get('recipe') or f'the run {run.name}'}, then distill {by}"
-    trained = before.get("data")
-    data = (trained if isinstance(trained, dict) else {}) | samples_of(job.data)
+    read, trained = samples_of(job.data), before.get("data")
+    trained = trained if isinstance(trained, dict) else {}
+    if read and trained.get("tokenizer") != read["tokenizer"]:
+        trained = {}  # of samples read otherwise
+    data = trained | read
     student, made = job.module.student, {"made_from": str(folder), "recipe": recipe, by: how, "train_seconds": 0.0}
     with new.made(run.config, made_by=f"distill {by} {folder}") as fresh:
         tokenizer = getattr(job.data, "tokenizer", None)

@@ -174,7 +174,7 @@ def dry_run(
     """
     job = build(config, allow=allow, run_id=run_id)
     if beside is not None:
-        job.beside = check_baseline(beside, job.config, samples_of(job.data))
+        job.beside = check_baseline(beside, job.config, samples_of(job.data, ["validation"]))
     measured, check = (
         Measured(arguments=job.arguments),
         TeacherCheck(validated=job.arguments.get("limit_val_batches") != 0),
@@ -250,7 +250,7 @@ def _baseline(job: Job) -> str:
     """The run without a teacher that the table would show beside this one."""
     if job.module.teacher is None or learns_alone(job.config):
         return ""
-    found = job.beside or find_baseline(job.config, samples_of(job.data))
+    found = job.beside or find_baseline(job.config, samples_of(job.data, ["validation"]))
     return str(found or "no run of this student without a teacher has finished; name one by --beside RUN")
 
 

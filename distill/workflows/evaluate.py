@@ -18,8 +18,9 @@ from distill.core.utils.json_file import number_at
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.secrets import scrub_override
 from distill.core.utils.visible import visible
+from distill.core.verdict import UNSTEADY
 from distill.models import saved_student
-from distill.run.baseline import check_baseline
+from distill.run.baseline import check_baseline, read_otherwise
 from distill.run.folder import Run
 from distill.run.listing import read_json
 from distill.run.samples import changes
@@ -117,7 +118,9 @@ def read_training(run: Run, job: Job) -> None:
 
 def _say_changes(run: Run, job: Job, stage: str) -> None:
     """Say of a split that it holds other samples than when the run was trained."""
-    job.changed = changes(read_json(run.result_file)[0], job.data, ["validation" if stage == "validate" else stage])
+    split = "validation" if stage == "validate" else stage
+    given = read_otherwise(run.config, job.config)
+    job.changed = changes(read_json(run.result_file)[0], job.data, [split], given)
     for line in job.changed:
         _log.warning("%s", line)
 
@@ -188,8 +191,10 @@ def scored(job: Job, scores: Mapping[str, float], run: Run, saved: Path, **more:
         more: Likewise.
     """
     trained = read_json(run.result_file)[0].get("measured")
-    hurry = _hurried(trained.get("hurried")) if isinstance(trained, dict) else []
-    known = {"empty_layers": empty_layers(job.module.student), "hurried": hurry}
+    trained = trained if isinstance(trained, dict) else {}
+    why = trained.get("unsteady")
+    known = {"empty_layers": empty_layers(job.module.student), "hurried": _hurried(trained.get("hurried"))}
+    known |= {"unsteady": why} if why in tuple(UNSTEADY) else {}
     return make_result(job.module, of_student(scores), job.module.evidence.found, saved, measured=known, **more)
 
 

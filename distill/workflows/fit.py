@@ -85,7 +85,7 @@ def fit(
     job = build(config, allow=allow, run_id=run_id)
     job.recipe = recipe
     if beside is not None:
-        job.beside = check_baseline(beside, job.config, samples_of(job.data))
+        job.beside = check_baseline(beside, job.config, samples_of(job.data, ["validation"]))
     with quiet_lightning():
         trainer = make_trainer(job)
     with ExitStack() as stack:
@@ -298,7 +298,7 @@ def _beside(job: Job) -> dict[str, Any] | None:
     """The baseline of a student that a teacher has trained, and its scores; an empty name if there is none."""
     if job.module.teacher is None or learns_alone(job.config):
         return None
-    folder = job.beside or find_baseline(job.config, samples_of(job.data))
+    folder = job.beside or find_baseline(job.config, samples_of(job.data, ["validation"]))
     scores = None if folder is None else scores_of(folder)
     return {"run": "" if scores is None else str(folder), "scores": scores or {}}
 

@@ -80,7 +80,7 @@ def _template_doubts(job: Job) -> list[str]:
 def _expected(job: Job, check: TeacherCheck) -> str:
     """What is to be expected of the teacher, as far as it is known before the run."""
     found = {"monitor": job.module.task.monitor, **check.found, **lineage(job.config, job.data)}
-    if (beside := job.beside or find_baseline(job.config, samples_of(job.data))) is not None:
+    if (beside := job.beside or find_baseline(job.config, samples_of(job.data, ["validation"]))) is not None:
         found["scores"] = {**found.get("scores", {}), "alone": scores_of(beside)}
     return expectation(found)
 

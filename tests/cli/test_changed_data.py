@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from distill.core.utils.errors import TrainingError
 from distill.data.features import Ragged, Samples
+from distill.run.folder import Run
 from distill.run.samples import changes, of_other_samples, samples_of
 from distill.workflows.trials.recipe import parse_recipe
+from distill.workflows.trials.trial import refuse_other_samples
 
 Distill = Callable[..., Any]
 Fitted = Callable[..., Path]
@@ -42,7 +46,7 @@ def test_a_result_records_its_samples(alone: Path) -> None:
     data = json.loads((alone / "result.json").read_text())["data"]
     assert data["train"]["samples"] == 24
     assert data["validation"]["samples"] == 12
-    assert len({data["tokenizer"], data["train"]["fingerprint"], data["validation"]["fingerprint"]}) == 3
+    assert len({data["tokenizer"], data["train"]["checksum"], data["validation"]["checksum"]}) == 3
 
 
 @pytest.mark.parametrize("theirs", ["teacher_input_ids", "route"])
@@ -60,6 +64,55 @@ def test_samples_that_a_teacher_reads_in_its_own_way_are_not_compared(theirs: st
     assert len(changes({"data": samples_of(alone)}, other)) == 1
 
 
+def test_samples_have_one_checksum_in_any_order_and_another_if_one_value_is_other() -> None:
+    rows = [([3, 4], 1.0), ([3], 4.0), ([], 0.5), ([4, 3], 1.0), ([3], 4.0)]
+
+    def checksum(rows: list[tuple[list[int], float]]) -> str:
+        values = [value for ids, _ in rows for value in ids]
+        ids = Ragged(np.array(values, np.int32), np.cumsum([0, *(len(r[0]) for r in rows)]))
+        return Samples({"input_ids": ids, "label": np.array([r[1] for r in rows], np.float32)}, 0).checksum
+
+    assert {checksum(list(order)) for order in permutations(rows)} == {checksum(rows)}
+    others = [
+        rows[:-1],
+        [*rows, rows[0]],
+        [*rows[:-1], ([3], 4.5)],
+        [*rows[:-1], ([5], 4.0)],
+        [([3, 4, 3], 1.0), ([], 4.0), *rows[2:]],  # the same values in rows of other lengths
+        [([3, 4], 4.0), ([3], 1.0), *rows[2:]],  # labels changed places
+    ]
+    assert len({checksum(rows), *map(checksum, others)}) == 1 + len(others)
+
+
+def test_a_trial_is_compared_with_the_first_that_was_scored(tmp_path: Path) -> None:
+    def run(name: str, checksum: str) -> Run:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("data: {path: here}\n")
+        if checksum:
+            data = {"tokenizer": "t", "validation": {"samples": 3, "checksum": checksum}}
+            (tmp_path / name / "result.json").write_text(json.dumps({"data": data}))
+        return Run(tmp_path / name)
+
+    failed, first, same, other = run("1", ""), run("2", "a"), run("3", "a"), run("4", "b")
+    trials = [failed, first, same, other]
+    refuse_other_samples(first, trials)
+    refuse_other_samples(same, trials)
+    with pytest.raises(TrainingError, match="4 was scored on other validation samples than 2"):
+        refuse_other_samples(other, trials)
+
+
+def test_a_compressed_run_does_not_take_over_samples_read_otherwise(alone: Path, distill: Distill) -> None:
+    result = json.loads((alone / "result.json").read_text())
+    made = []
+    for name, tokenizer in (("as-here", ""), ("otherwise", ", and a teacher's")):
+        data = result["data"] | {"tokenizer": result["data"]["tokenizer"] + tokenizer}
+        (alone / "result.json").write_text(json.dumps(result | {"data": data}))
+        assert distill("prune", str(alone), "--method", "magnitude", "--id", name).code == 0
+        made.append(json.loads(Path(f"runs/base-pruned/{name}/result.json").read_text())["data"])
+    assert made[0] == result["data"]
+    assert made[1] == {name: value for name, value in made[0].items() if name != "train"}
+
+
 def test_what_scores_a_run_says_that_its_data_have_changed(
     alone: Path, distill: Distill, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -70,8 +123,14 @@ def test_what_scores_a_run_says_that_its_data_have_changed(
         ["quantize", str(alone), "--id", "int8"],
         ["report", str(alone), "--no-timing", "--draws", "20"],
     ]
+    head, *rows = Path("held.csv").read_text().splitlines()
+    Path("held.csv").write_text("\n".join([head, *reversed(rows)]))
     assert distill(*commands[0]).code == 0
-    assert "samples are not those" not in caplog.text
+    assert "samples are not those" not in caplog.text, "the same ones in another order"
+    assert distill(*commands[0], "--data.max_length", "4").code == 0
+    assert "12 samples, as many, but not the same; read by another data.max_length" in caplog.text
+    result = json.loads((alone / "result.json").read_text())
+    (alone / "result.json").write_text(json.dumps(result | {"measured": result["measured"] | {"unsteady": "random"}}))
     written("held.csv", 11)
     written("train.csv", 24, "dog")
     for command in commands:
@@ -81,7 +140,9 @@ def test_what_scores_a_run_says_that_its_data_have_changed(
         assert OTHER in caplog.text
         assert (TRAINED in caplog.text) == (command[0] == "quantize"), "what calibrates reads them"
     assert OTHER in (alone / "report.json").read_text()
-    made = json.loads(Path("runs/base-quantized/int8/result.json").read_text())["data"]
+    quantized = json.loads(Path("runs/base-quantized/int8/result.json").read_text())
+    made = quantized["data"]
+    assert quantized["measured"]["unsteady"] == "random", "the same model is no steadier"
     assert (made["train"]["samples"], made["validation"]["samples"]) == (24, 11)
     caplog.clear()
     assert distill("validate", "runs/base-quantized/int8").code == 0
@@ -101,6 +162,13 @@ def test_scores_of_other_samples_stand_beside_none(alone: Path, fitted: Fitted, 
     said = " ".join(distill("runs", "--compare", str(alone), "runs/base/same", str(taught)).out.split())
     assert f"{taught} was scored on other validation samples than {alone}" in said
     assert said.count("was scored on other") == 1
+    assert "not the same" not in said
+    config = Path("runs/base/same/config.yaml")
+    config.write_text(config.read_text().replace("max_length:", "max_length: 7 #"))
+    result = Path("runs/base/same/result.json")
+    result.write_text(result.read_text().replace(same["data"]["validation"]["checksum"], "other"))
+    said = " ".join(distill("runs", "--compare", str(alone), "runs/base/same").out.split())
+    assert f"runs/base/same was scored on other validation samples than {alone}: not the same data.max_length" in said
 
 
 @pytest.mark.slow

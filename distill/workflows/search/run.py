@@ -224,7 +224,7 @@ class _Search:
             command = [sys.executable, "-m", "distill.cli", "export", str(run.folder), "--to", self.plan.to]
             _call([*command, *brief, *allow], f"the export of {run.id}")
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # this run is not resumed any more
-        refuse_other_samples(run, Run(self.plan.folder / "trial-0001-rung-1"))
+        refuse_other_samples(run, map(Run, sorted(self.plan.folder.glob("trial-*-rung-1"))))
         return self._measured(run)
 
     def _measured(self, run: Run) -> Measured:

@@ -82,7 +82,7 @@ def sweep(
                     failed.append(trial.run.id)
                     continue
             _check_metric(file, trial)
-            refuse_other_samples(trial.run, planned[0].run)
+            refuse_other_samples(trial.run, (one.run for one in planned))
     finally:
         _conclude(file, recipe, planned, failed, console)
     if failed:

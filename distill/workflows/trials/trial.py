@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,13 @@ def text_of(value: Any) -> str:
     return value if plain else json.dumps(value)
 
 
-def refuse_other_samples(run: Run, first: Run) -> None:
-    """Stop where a trial was scored on other samples than the first one, and nobody asked for it.
+def refuse_other_samples(run: Run, trials: Iterable[Run]) -> None:
+    """Stop where a trial was scored on other samples than the first one that has been, and nobody asked for it.
 
     Raises:
         TrainingError: if so: their scores do not compare.
     """
+    first = next((one for one in trials if one.result_file.is_file()), run)
     found, began = (read_json(one.result_file)[0] for one in (run, first))
     if of_other_samples(found, began.get("data")) and run.config.get("data") == first.config.get("data"):
         problem = (
