@@ -122,7 +122,8 @@ def doubts(rows: RawData, labels: Labels, column: str) -> list[str]:
     values = sorted({v for v in map(canonical, unique) if isinstance(v, (int, float))})
     lines = []
     names = labels.names or []
-    if labels.form == "class" and -1 in values and all(isinstance(canonical(name), int) for name in names):
+    numbered = all(isinstance(canonical(name), int) for name in names)
+    if labels.form == "class" and -1 in values and numbered and not labels.listed:
         every = ", ".join(["-1", *names])
         lines.append(f"in {column!r} -1 stands for no label; if it is a class, say so with data.labels: [{every}]")
     if labels.form == "number" and len(values) <= _FEW and all(isinstance(v, int) for v in values):

@@ -31,8 +31,11 @@ def unknown_hint(
     """
     if alike := [name for name in names if folded(name) == folded(str(own)) and name != str(own)]:
         return f"did you mean {alike[0]!a}? capitals, blanks and signs that are not seen tell classes apart"
-    if len(twins := [name for name in names if canonical(name) == canonical(own)]) > 1:
-        return f"the classes {twins[0]!r} and {twins[1]!r} are one number: write their names in every row, as texts"
+    same = [name for name in names if canonical(name) == canonical(own)]
+    if len(same) > 1:
+        return f"the classes {same[0]!r} and {same[1]!r} are one number: write their names in every row, as texts"
+    if same and not isinstance(own, str):
+        return f"it is the number of the class {same[0]!r}: write both alike, as texts (in data.labels with quotes)"
     if len(names) > _MANY and many:
         return "most rows have a label of their own, as an identifier has: name another column"
     if {*names} == {"False", "True"} and str(own).casefold() in _TRUTHS:
@@ -56,7 +59,8 @@ def _listing(names: list[str], values: Sequence[Value], *, counted: bool) -> str
     below = any(isinstance(v, int | float) and v < -1 and v != -100 for v in plain)
     if -1 in values and below:
         plain = sorted([*plain, -1], key=natural)
-    listing = [*names, *(str(v) for v in plain if str(v) not in names)]
+    numbers = {canonical(name) for name in names}
+    listing = [*names, *(str(v) for v in plain if v not in numbers and str(v) not in names)]
     if counted and all(canonical(name) == i for i, name in enumerate(names)):
         listing = [str(v) for v in plain]  # the names were only counted
     told = f": {listing}" if len(listing) <= _LISTED else ""

@@ -175,6 +175,20 @@ def test_the_classes_that_a_hint_lists_are_those_of_all_splits(splits: Any, list
     assert [listed[i] if i != IGNORE else "-1" for i in followed.ids(rows)] == [str(label) for label in rows]
 
 
+def test_a_number_written_otherwise_than_its_class_is_led_to_that_class_and_makes_no_second() -> None:
+    rows = ["0.50", "1", "1.5"]
+    with pytest.raises(UserError, match=r"the number of the class '0\.5': write both alike, as texts") as caught:
+        read(rows, given=[0.5, 1.0, 1.5])
+    assert "['0.5'" not in str(caught.value)
+    assert read(rows, given=["0.50", "1.0", "1.5"]).ids(rows) == read(["0.5", *rows[1:]], given=[0.5, 1.0, 1.5]).ids(
+        ["0.5", *rows[1:]]
+    )
+    rows = ["0.5", "1", "2.5"]
+    with pytest.raises(UserError, match=r"label '2\.5', .*data\.labels: \['0\.5', '1\.0', '1\.5', '2\.5'\]"):
+        read(rows, given=[0.5, 1.0, 1.5])
+    assert read(rows, given=["0.5", "1.0", "1.5", "2.5"]).ids(rows) == [0, 1, 3]
+
+
 def test_names_of_a_hubs_data_set_can_be_put_in_another_order() -> None:
     features = Features({"label": ClassLabel(names=["no", "yes"]), "text": Value("string")})
     rows = Dataset.from_dict({"label": [0, 1, -1], "text": ["a"] * 3}, features=features)
