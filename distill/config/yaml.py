@@ -28,11 +28,12 @@ class OutOfBounds(yaml.constructor.ConstructorError):
 
 
 class Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars: ``1e-3`` is a number, ``12:30`` and ``2024-01-01`` are texts; a key given twice is refused.
+    """Near YAML 1.2: ``1e-3`` is a number, ``12:30`` and ``2024-01-01`` are texts; a key given twice is refused.
 
-    Of YAML 1.1 are left ``yes``, ``no``, ``on`` and ``off`` for truth values, ``1_000`` and the key ``<<``.
+    Of YAML 1.1 are left ``yes``, ``no``, ``on`` and ``off`` for truth values, ``1_000`` and the key ``<<``. Of neither
+    are octal numbers: ``017`` (15 in 1.1, 17 in 1.2) and ``0o17`` (15 in 1.2) are texts.
 
-    So are texts that are nested too deep, and those whose aliases stand for more than anyone would write.
+    Refused are, too, texts that are nested too deep, and those whose aliases stand for more than anyone would write.
     """
 
     def __init__(self, stream: Any) -> None:

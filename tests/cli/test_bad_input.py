@@ -90,6 +90,9 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "no loss": (["--model.losses", "[]"], ["model.losses = []", "at least one loss", "CrossEntropy"]),
     "two losses of one name": ([f"--{LOSS}.name", "cross_entropy"], ["model.losses.1.name", "must differ"]),
     "name that is a path": (["--name", "../../x"], ["name = '../../x'", "must be a folder's name"]),
+    "name that is a number": (["--name", "12"], ["name = 12", "must be a text", """--name '"12"'."""]),
+    "name that is a truth value": (["--name", "yes"], ["name = True", "must be a text", """--name '"TEXT"'."""]),
+    "runs in a number": (["--runs", "1e3"], ["runs = 1000.0", "must be a folder", """--runs '"TEXT"'."""]),
     "runs in a file": (["--runs", "base.yaml/runs"], ["runs = 'base.yaml/runs'", "cannot be written to"]),
     # classes
     "unknown loss": (["--model.losses", "[HintonLK]"], ["model.losses.0 = 'HintonLK'", "did you mean 'HintonKL'"]),

@@ -253,17 +253,16 @@ def check_top(config: Mapping[str, Any]) -> None:
     """
     for key, value in config.items():
         if key not in SECTIONS:
-            inside = [f"{s}.{key}" for s in ("model", "data", "trainer") if key in class_arguments_of(s)]
-            written = (
-                f"did you mean {inside[0]!r}? write --{inside[0]} {shlex.quote(json.dumps(value))}" if inside else ""
-            )
+            below = [f"{s}.{key}" for s in ("model", "data", "trainer") if key in class_arguments_of(s)]
+            typed = f"did you mean {below[0]!r}? write --{below[0]} {shlex.quote(json.dumps(value))}" if below else ""
             model = config.get("model")
             losses = model.get("losses") if isinstance(model, dict) else None
-            hint = instead(key, value, losses) or written or nearest(key, SECTIONS)
+            hint = instead(key, value, losses) or typed or nearest(key, SECTIONS)
             raise UserError("no such key", key=key, value=value, hint=hint)
     for key, kind, words in (("name", str, "a text"), ("runs", str, "a folder"), ("seed", int, "an integer")):
         if not isinstance(config[key], kind) or isinstance(config[key], bool):
-            quoted = f"; a number is quoted: --{key} {shlex.quote(json.dumps(str(config[key])))}" if kind is str else ""
+            typed = config[key] if type(config[key]) is int else "TEXT"  # of yes and 1e3 only the value is known
+            quoted = f"; within two pairs of quotes anything is one: --{key} '\"{typed}\"'" if kind is str else ""
             raise UserError(f"must be {words}", key=key, value=config[key], hint=f"give {words}{quoted}")
     if not 0 <= config["seed"] < 2**32:
         raise UserError("must be from 0 to 4294967295", key="seed", value=config["seed"], hint="give another seed")
