@@ -60,7 +60,7 @@ def read_steps(folder: str | Path, key: str) -> list[dict[str, Any]]:
         record = read_mapping(Path(folder) / RECORD)
         version, steps = int(record["version"]), [dict(step) for step in record["steps"]]
     except FileNotFoundError:
-        if Path(folder).name == "student" and (Path(folder).parent / "config.yaml").is_file():
+        if Path(folder).name == "student" and _is_run(Path(folder).parent):
             raise UserError(LOST, key=key, value=str(folder), hint=LOST_HINT) from None
         return []
     except (Unreadable, ValueError, TypeError, KeyError, OverflowError) as error:
@@ -80,6 +80,18 @@ def read_steps(folder: str | Path, key: str) -> list[dict[str, Any]]:
                 problem = f"{RECORD} does not say what was done: steps.{number}.{name} of {kind!r} is missing or wrong"
                 raise UserError(problem, key=key, value=str(folder), hint="save it anew")
     return steps
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a run lies there, by what its plan or its result says: others have files of these names too."""
+    return {"id", "started"} <= _held(folder / "plan.json") or {"monitor", "scores"} <= _held(folder / "result.json")
+
+
+def _held(file: Path) -> set[str]:
+    try:
+        return {*read_mapping(file)}
+    except (FileNotFoundError, Unreadable):
+        return set()
 
 
 def steps_of(model: nn.Module) -> list[dict[str, Any]]:

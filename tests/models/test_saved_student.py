@@ -22,6 +22,7 @@ from distill.core.utils.errors import UserError
 from distill.models import saved_student
 from distill.models.pretrained import load_model
 from distill.models.saved_student import load, save
+from distill.run.folder import Run
 
 STEPS = [{"kind": "layers", "kept": [2, 4, 6], "of": 6}, {"kind": "sparsity", "target": 0.5}]
 
@@ -190,11 +191,17 @@ def test_a_quantized_student_whose_record_is_lost_is_no_float_model(opens: Any, 
 @pytest.mark.parametrize("opens", [by_load, by_transformers])
 def test_the_student_of_a_run_has_a_record(opens: Any, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: x\n")
+    (tmp_path / "plan.json").write_text('{"learning_rate": 1e-3}')
     save(classifier(), tmp_path / "student", steps=STEPS)  # of which the weights alone show nothing
     assert same(opens(tmp_path), classifier())
     (tmp_path / "student" / RECORD).unlink()
-    with pytest.raises(UserError, match=r"there is no compression\.json"):
-        opens(tmp_path)
+    assert same(opens(tmp_path), classifier())  # files of these names, and no run
+    plan, result = Run(tmp_path), {"monitor": "accuracy", "scores": {}}
+    for write in (lambda: plan.write_plan({}), lambda: plan.write_result(result)):
+        write()
+        with pytest.raises(UserError, match=r"there is no compression\.json"):
+            opens(tmp_path)
+        (tmp_path / "plan.json").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("opens", [by_load, by_transformers])
