@@ -98,7 +98,7 @@ def load_model(
     if adapter_layers(model):
         raise UserError(UNMERGED, key=key, value=path, hint=MERGE)
     _check_complete(model, report, path, key, trained)
-    refuse_untaken(model, report["unexpected_keys"], Path(location), key, path)
+    refuse_untaken(model, report["unexpected_keys"], Path(location), key, path, any_head=not trained)
     mark_padding(model, auto_model)
     note(model, *steps)
     return model  # type: ignore[no-any-return]

@@ -146,7 +146,7 @@ def test_what_is_sound_is_not_blamed_for_a_failure_of_another_kind(sound_one: An
 def test_weights_of_other_heads_and_old_buffers_are_no_layers_beyond(broken: Path) -> None:
     weights = load_file(broken / "model.safetensors")
     other = {"cls.predictions.bias": weights["classifier.bias"].clone()}
-    other |= {"bert.encoder.layer.0.attention.old": weights["classifier.bias"].clone()}
+    other |= {"bert.encoder.layer.0.attention.masked_bias": weights["classifier.bias"].clone()}
     save_file(weights | other, broken / "model.safetensors", {"format": "pt"})
     assert opened(broken).config.num_hidden_layers == 2
 
