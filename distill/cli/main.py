@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,9 @@ _PATHS = {
     errno.ELOOP: ("leads through too many links", "remove them, or name another"),
     errno.ENOSPC: ("lies on a disk that is full", "make room, or name another folder"),
 }
+
+_SHOWN, _SHOWS = {"list", "runs", "predict", "help", "-V", "--version"}, {"-h", "--help", "--dry-run"}
+"""Commands, and options, that only show something: it has done its work when nobody reads on."""
 
 _HELP = """\
 distill trains a small model from a large one.
@@ -120,8 +124,9 @@ def _code(argv: Sequence[str] | None, interrupt: Interrupt) -> int:
     Raises:
         KeyboardInterrupt: if one came, also while something was said.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        _heeding(list(sys.argv[1:] if argv is None else argv), interrupt)
+        _heeding(words, interrupt)
     except UserError as error:
         return _complain(str(error), 2)
     except TrainingError as error:
@@ -129,7 +134,10 @@ def _code(argv: Sequence[str] | None, interrupt: Interrupt) -> int:
     except Below as error:
         return _complain(str(error), 3)
     except BrokenPipeError:  # `distill list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(OSError):  # what is no file has none to be replaced
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not {*words[:1]} & _SHOWN | {*words} & _SHOWS:
+            return _complain("nobody reads any more what this command prints, so it has ended (distill ... | head?)", 1)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _PATHS and error.filename is not None:
             problem, hint = _PATHS[error.errno]

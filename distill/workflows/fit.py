@@ -137,12 +137,10 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
             meeting(trainer),
         ):
             trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
-    except UserError:
-        raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _DISK:
             raise _unwritten(error, job.run) from error
-        if main:
+        if main and (trainer.global_step > (at or 0) or not isinstance(error, UserError)):
             job.run.write_failure(scrub(str(error) or type(error).__name__))
         raise
     finally:
@@ -151,10 +149,14 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
     try:
         with _resumable(job, trainer), interruptible(trainer), none_left(trainer):
             _conclude(job, trainer, last.seconds if last else time.perf_counter() - started)
-    except (OSError, SafetensorError, UserError) as error:
+    except Exception as error:
         trouble = error.__cause__ if isinstance(error, UserError) else error  # of a folder that cannot be made
         if isinstance(trouble, SafetensorError) or (isinstance(trouble, OSError) and trouble.errno in _DISK):
             raise _unwritten(trouble, job.run) from error
+        if main:
+            job.run.write_failure(scrub(str(error) or type(error).__name__))
+        if isinstance(error, UserError):  # nothing of what was trained is taken back
+            raise TrainingError(str(error)) from error
         raise
     if main:
         picture.draw(trainer)

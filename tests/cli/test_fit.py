@@ -17,8 +17,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from distill.cli.main import main
 from distill.config.files import load
 from distill.core.utils.errors import UserError
+from distill.run.folder import Run
 from distill.workflows.evaluate import evaluate
 
 Distill = Callable[..., Any]
@@ -54,6 +56,46 @@ def test_a_run_folder_holds_everything_and_nothing_lies_beside_it(
         assert word in out
     said = "warning: the teacher's accuracy is 0.5122, no better than a constant guess (0.5122 ± 0.07806)"
     assert out.index("accuracy 0.5122 (constant") < out.index(said) < out.index("step 2: accuracy")  # and at the end
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "code"),
+    [
+        ("distill.workflows.fit.card", UserError("is amiss", key="this", hint="mend it"), 1),
+        ("distill.workflows.fit.card", BrokenPipeError(32, "Broken pipe"), 1),
+        ("distill.training.module.Distillation.validation_step", UserError("is amiss", key="this", hint="mend it"), 2),
+    ],
+    ids=["at the end", "printing", "in training"],
+)
+def test_a_run_that_fails_when_it_has_trained_is_kept_and_says_why(
+    place: str, error: Exception, code: int, distill: Distill, monkeypatch: pytest.MonkeyPatch, base: dict[str, Any]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(place, fail)
+    keep = "--callbacks.+={class_path: ResumeCheckpoint, init_args: {every_n_steps: 1}}"
+    done = distill("fit", "-c", "base.yaml", "--id", "one", keep, "--trainer.num_sanity_val_steps", "0")
+    assert done.code == code, done.err
+    assert (" amiss" if isinstance(error, UserError) else "nobody reads") in done.err
+    folder = Path("runs/base/one")
+    assert list((folder / "checkpoints").glob("last-*.ckpt"))
+    assert (str(error) if code == 2 else "") in json.loads((folder / "failure.json").read_text())["message"]
+    assert Run.open(folder).state == "failed"
+
+
+@pytest.mark.parametrize(("argv", "code"), [(["list"], 0), (["fit", "--dry-run"], 0), (["fit", "-c", "list"], 1)])
+def test_only_what_shows_something_may_be_cut_off(
+    argv: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cut_off(*_: Any) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("distill.cli.main._heeding", cut_off)
+    with (tmp_path / "out").open("w") as out, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", out)
+        assert main(argv) == code
+    assert ("nobody reads" in capsys.readouterr().err) == bool(code)
 
 
 def test_a_run_begins_by_saying_what_it_has_understood_once_and_as_a_dry_run_does(
