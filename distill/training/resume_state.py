@@ -118,9 +118,15 @@ def refuse_changed(checkpoint: Mapping[str, Any], teacher: TeacherSource | None,
     """
     began = checkpoint.get("data")
     if began is not None and data is not None and began != data:
-        if began.rpartition("-")[2] != data.rpartition("-")[2]:
+        then, now = began.split("-"), data.split("-")
+        if len(then) == 1:  # of a data module of one's own
+            _refuse("the data is not that of the run", "data")
+        if then[-1] != now[-1]:
             _refuse("the tokenizer is not the one that the run began with", "data.tokenizer")
-        _refuse("the data, as it is tokenized, is not that of the run", "data")
+        what = (
+            "training samples, as they are tokenized," if then[0] != now[0] else "validation samples, or the classes,"
+        )
+        _refuse(f"the {what} are not those of the run", "data")
     saved = checkpoint.get("teacher")
     if (saved is None) != (teacher is None):
         _refuse("the run began without a teacher" if saved is None else "the run began with a teacher")

@@ -81,7 +81,7 @@ def test_other_training_data_are_refused(
     path = restored("data/train.jsonl")
     path.write_text(path.read_text().replace("story", "film"))
     said = refused(run)
-    assert "as it is tokenized, is not that of the run" in said
+    assert "the training samples, as they are tokenized, are not those of the run" in said
     assert "give it back as it was" in said
 
 
@@ -90,7 +90,9 @@ def test_other_validation_data_are_refused(
 ) -> None:
     path = restored("data/validation.jsonl")
     path.write_text(path.read_text().replace("story", "film"))
-    assert "give it back as it was" in refused(run)
+    said = refused(run)
+    assert "the validation samples, or the classes, are not those of the run" in said
+    assert "give it back as it was" in said
 
 
 def test_a_configuration_edited_by_hand_is_refused(run: Path, refused: Callable[..., str]) -> None:
