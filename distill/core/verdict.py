@@ -114,7 +114,7 @@ class Verdict:
             return cls([Remark(f"outputs of the teacher are NaN in {of}", bad=True)])
         value, guess = (number_at(found["scores"], who, metric) for who in ("teacher", "guess"))
         error = number_at(measured, "standard_error") or 0.0
-        remark = _no_better("teacher", value, guess, _sign(found), error, metric, where)
+        remark = _no_better("teacher", value, guess, _sign(found), error, metric, _margin(error), where)
         return cls([remark] if remark else [])
 
     @classmethod
@@ -233,10 +233,12 @@ def _scores(result: Mapping[str, Any], measured: Mapping[str, Any], said: bool) 
     sign = _sign(result)
     whose = ("student", "teacher", "guess", "alone")
     student, teacher, guess, alone = (number_at(scores, who, metric) for who in whose)
+    # The student's: it stands for the teacher's, which was not measured, and is not printed as if it were that.
     error = number_at(measured, "standard_error") or 0.0
     failed = said
     for who, value in (("student", student), ("teacher", teacher)):
-        remark = _no_better(who, value, guess, sign, error, metric) if scores.get(who) else None
+        shown = _margin(error) if who == "student" else ""
+        remark = _no_better(who, value, guess, sign, error, metric, shown) if scores.get(who) else None
         failed = failed or remark is not None
         if remark is not None and not (who == "student" and said):
             yield remark
@@ -263,7 +265,14 @@ _SHOWS = {"student": "it has learned nothing that this data shows", "teacher": "
 
 
 def _no_better(
-    who: str, value: float | None, guess: float | None, sign: int, error: float, metric: str, where: str = ""
+    who: str,
+    value: float | None,
+    guess: float | None,
+    sign: int,
+    error: float,
+    metric: str,
+    shown: str,
+    where: str = "",
 ) -> Remark | None:
     """What is said of a score that is not a standard error above the guess.
 
@@ -274,13 +283,14 @@ def _no_better(
         sign: 1 where more is better, else -1.
         error: The standard error.
         metric: Which score it is.
+        shown: How the error is printed.
         where: What it was scored on, if not on all there is.
     """
     if value is None:
         return Remark(f"the {who}'s {metric} is not defined on this data", bad=True)
     if guess is None or sign * (value - guess) > error:
         return None
-    how = f"{number(value)}{where}, no better than a constant guess ({number(guess)}{_margin(error)})"
+    how = f"{number(value)}{where}, no better than a constant guess ({number(guess)}{shown})"
     return Remark(f"the {who}'s {metric} is {how}: {_SHOWS[who]}", bad=True)
 
 

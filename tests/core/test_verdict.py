@@ -50,7 +50,7 @@ def test_of_a_good_outcome_nothing_is_said() -> None:
         (result(most_labels={"class": "class 'positive'", "share": 1.0}), "all labels are class 'positive'", True),
         (result(student=0.52), "student's accuracy is 0.52, no better than a constant guess (0.51 ± 0.012)", True),
         (result(student=0.3), "student's accuracy is 0.3, no better", True),
-        (result(teacher=0.5), "teacher's accuracy is 0.5, no better than a constant guess", True),
+        (result(teacher=0.5), "teacher's accuracy is 0.5, no better than a constant guess (0.51):", True),
         (result(0.9, teacher=0.85, alone=0.87), "teacher's accuracy (0.85) is below that of the student without", True),
         (result(0.9, teacher=0.86, alone=0.87), "(0.87 ± 0.012), by no more than one standard error", False),
         (result(alone=0.855), "does not beat the same student without a teacher (0.855 ± 0.012)", False),
