@@ -150,7 +150,7 @@ def _remarks(result: Mapping[str, Any]) -> Iterator[Remark]:
     for hurry in measured.get("hurried", ()):
         yield Remark(
             f"{hurry['what']} in {amount(hurry['steps'], 'step')}: fewer than {hurry['needed']:,} are seldom enough"
-            + (f" (saved is step {hurry['saved']:,} of {hurry['of']:,}, the best)" if "saved" in hurry else "")
+            + (f" (saved is step {hurry['saved']:,} of {hurry['of']:,})" if "saved" in hurry else "")
         )
     seen, every = measured.get("batches") or (0, 0)
     if seen < every:
