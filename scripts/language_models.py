@@ -226,7 +226,7 @@ def smollm2(name: str, work: Path, steps: int, teacher: str, data: Mapping[str, 
             "optimizer": {"lr": 3.0e-4, "warmup": 0.1, "schedule": "cosine", "end": 0.1, "weight_decay": 0.0},
         },
         "data": {"pack_length": 256, "batch_size": 4, "eval_batch_size": 4, **data},
-        "trainer": {"max_steps": steps, "limit_val_batches": 16, "gradient_clip_val": 1.0, "precision": "bf16-mixed"},
+        "trainer": {"max_steps": steps, "limit_val_batches": 16, "gradient_clip_val": 1.0},
     }
     return Pair(name, base, teacher, work)
 

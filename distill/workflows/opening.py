@@ -13,6 +13,7 @@ from torch import nn
 from distill.compression.base import compressions
 from distill.compression.coverage import coverage
 from distill.core.expectation import expectation
+from distill.core.internals.torch import multiplies_in
 from distill.core.model_spec import ModelSpec, megabytes, parameter_count
 from distill.core.task import TokenTask
 from distill.core.utils.console import number
@@ -29,6 +30,9 @@ from distill.workflows.job.build import Job
 from distill.workflows.teacher_check import TeacherCheck
 
 __all__ = ["described", "opening", "samples_a_step", "steps_an_epoch"]
+
+_HALVES = {"bf16": torch.bfloat16, "16": torch.float16}
+"""What Lightning's precisions begin with, where they are of half precision."""
 
 
 def opening(job: Job, trainer: Trainer, check: TeacherCheck) -> list[str]:
@@ -116,7 +120,15 @@ def _device(trainer: Trainer) -> str:
     count = torch.get_num_threads()
     threads = f", {amount(count, 'thread')}" if device.type == "cpu" else ""
     ranks = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
-    return f"device: {ranks}{name}{threads}, precision {trainer.precision}"
+    slow = _emulated(str(trainer.precision)) if device.type == "cpu" else ""
+    return f"device: {ranks}{name}{threads}, precision {trainer.precision}{slow}"
+
+
+def _emulated(precision: str) -> str:
+    """That the host's processor has no instructions for a precision; empty where it has."""
+    if multiplies_in(_HALVES.get(precision.partition("-")[0], torch.float32)):
+        return ""
+    return " (emulated, this processor has no instructions for it: 32-true is many times as fast)"
 
 
 def _least(trainer: Trainer, total: int) -> Iterator[str]:

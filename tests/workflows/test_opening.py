@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from distill.workflows import opening
 from distill.workflows.opening import samples_a_step
 
 
@@ -29,3 +31,19 @@ def test_an_epoch_cut_short_has_no_more_samples_a_step_than_batches(
     batches: float, accumulate: int, each: tuple[int, int]
 ) -> None:
     assert samples_a_step([8] * 20, batches, accumulate) == each
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "16-mixed", "16-true"])
+def test_half_precision_that_a_processor_emulates_is_said(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = torch.bfloat16 if "bf" in precision else torch.float16
+    monkeypatch.setattr(opening, "multiplies_in", lambda dtype: dtype != half)
+    assert "emulated" in opening._emulated(precision)
+    monkeypatch.setattr(opening, "multiplies_in", lambda dtype: True)
+    assert opening._emulated(precision) == ""
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
+def test_full_precision_is_never_called_emulated(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    halves = (torch.bfloat16, torch.float16)
+    monkeypatch.setattr(opening, "multiplies_in", lambda dtype: dtype not in halves)
+    assert opening._emulated(precision) == ""

@@ -35,6 +35,7 @@ __all__ = [
     "hooks",
     "in_backward",
     "interpolate",
+    "multiplies_in",
     "not_sent_by_ddp",
     "output_padding",
     "own_buffers",
@@ -161,6 +162,15 @@ def softmax_into(logits: Tensor, out: Tensor) -> Tensor:
 def graph_is_kept() -> bool:
     """Whether the backward pass that runs now was begun with ``retain_graph``: another one may follow."""
     return torch._C._autograd._get_current_graph_task_keep_graph()
+
+
+def multiplies_in(dtype: torch.dtype) -> bool:
+    """Whether this host's processor has instructions for matrices of half precision; else they are emulated.
+
+    For dtypes that no processor lacks it is true.
+    """
+    asked = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    return bool(getattr(torch.ops.mkldnn, asked[dtype])()) if dtype in asked else True
 
 
 def version(tensor: Tensor) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from distill.core.internals.torch import (
     hooks,
     in_backward,
     interpolate,
+    multiplies_in,
     not_sent_by_ddp,
     output_padding,
     own_buffers,
@@ -240,3 +243,13 @@ def test_a_softmax_is_written_where_it_is_told() -> None:
     logits, out = torch.randn(3, 5), torch.empty(3, 5)
     assert softmax_into(logits, out) is out
     torch.testing.assert_close(out, logits.exp() / logits.exp().sum(-1, keepdim=True))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists(), reason="reads x86's flags")
+def test_a_processor_multiplies_halves_where_it_says_so() -> None:
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    if multiplies_in(torch.bfloat16):
+        assert flags & {"avx512bw", "avx_ne_convert", "amx_bf16"}
+    else:
+        assert not flags & {"avx512_bf16", "amx_bf16"}
+    assert multiplies_in(torch.float32)
