@@ -1,10 +1,11 @@
-"""Tokenized samples in memory: flat arrays with offsets, read without a copy."""
+"""Tokenized samples: flat arrays with offsets, in memory or mapped from files, read without a copy."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from distill.core.task import PART
 from distill.data import arrow
+from distill.data.mapped import LARGE, mapped
 
 __all__ = ["Key", "Ragged", "Samples", "main_feature", "read_column"]
 
@@ -48,8 +50,14 @@ class Ragged:
         return np.diff(self.offsets)
 
 
-def read_column(dataset: Any, name: str) -> Ragged | NDArray[Any]:
-    """A column of a ``datasets.Dataset`` as numpy: integers as int32, floats as float32, lists as :class:`Ragged`."""
+def read_column(dataset: Any, name: str, cache: Path) -> Ragged | NDArray[Any]:
+    """A column of a ``datasets.Dataset`` as numpy: integers as int32, floats as float32, lists as :class:`Ragged`.
+
+    Args:
+        dataset: The rows.
+        name: Of the column.
+        cache: A path whose name is that of these rows: beside it the values of lists lie that memory is not to hold.
+    """
     column = arrow.column(dataset, name)
     chunks = column.chunks
     if arrow.is_bytes(column):
@@ -57,10 +65,14 @@ def read_column(dataset: Any, name: str) -> Ragged | NDArray[Any]:
     if not arrow.is_list(column):
         return _compact(column.to_numpy())
     # flatten() and the differences of the offsets hold for slices of a chunk too, where the offsets start late
-    values = [_compact(chunk.flatten().to_numpy(zero_copy_only=False)) for chunk in chunks]
+    values = (_compact(chunk.flatten().to_numpy(zero_copy_only=False)) for chunk in chunks)
     lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in chunks]
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)])
-    return Ragged(np.concatenate(values), offsets)
+    total = int(offsets[-1])
+    if total < LARGE:
+        return Ragged(np.concatenate(list(values)), offsets)
+    kind = np.dtype(np.float32 if pa.types.is_floating(column.type.value_type) else np.int32)
+    return Ragged(mapped(values, total, kind, cache.with_suffix(f".{name}.npy")), offsets)
 
 
 def _of_bytes(column: Any) -> Ragged:

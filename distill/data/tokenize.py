@@ -152,7 +152,7 @@ def tokenize(
             "every text of the split is empty" if task.reads == "tokens" else "no picture of the split can be read"
         )
         raise UserError(nothing, key=f"data.splits.{split}", hint="check its column")
-    return Samples({name: read_column(encoded, name) for name in encoded.column_names}, seed)
+    return Samples({name: read_column(encoded, name, cache) for name in encoded.column_names}, seed)
 
 
 class _Told:
