@@ -147,13 +147,14 @@ def _refuse_vectors(run: Run) -> None:
 
 def _overrides(run: Run, student: nn.Module, points: Sequence[scanning.Point], sparsity: float, bits: float) -> str:
     """The YAML that gives each layer what harms it least."""
-    shared, rounded = scanning.layers(student), candidates(student, key="sensitivity")
+    layers, rounded = scanning.layers(student), candidates(student, key="sensitivity")
+    shared = layers | scanning.tables(student)
 
     def exactly(kind: scanning.Kind, target: float, taken: Container[str]) -> dict[str, float]:
         chosen = scanning.overrides([point for point in points if point.layer in taken], kind, target)
         return {f"^{re.escape(name)}$": level for first, level in chosen.items() for name in shared[first]}
 
-    sparse = exactly("sparsity", sparsity, shared)
+    sparse = exactly("sparsity", sparsity, layers)
     narrow = {name: int(level) for name, level in exactly("bits", bits, rounded).items()}
     callbacks = [
         {"class_path": "GradualMagnitudePruning", "init_args": {"final_sparsity": sparsity, "overrides": sparse}},
@@ -179,5 +180,5 @@ def _show_points(
     for point in points:
         layers.setdefault(point.layer, {})[point.kind, point.level] = shown(point)
     for layer, line in layers.items():
-        table.add_row(layer, *(line[column] for column in columns))
+        table.add_row(layer, *(line.get(column, "") for column in columns))
     console.print(table)

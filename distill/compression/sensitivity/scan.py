@@ -27,7 +27,19 @@ from distill.core.task import Task
 from distill.core.token_scores import LogitRows
 from distill.core.utils.files import replace
 
-__all__ = ["BITS", "SPARSITIES", "Kind", "Point", "draw", "layers", "overrides", "scan", "scan_groups", "write"]
+__all__ = [
+    "BITS",
+    "SPARSITIES",
+    "Kind",
+    "Point",
+    "draw",
+    "layers",
+    "overrides",
+    "scan",
+    "scan_groups",
+    "tables",
+    "write",
+]
 
 Kind = Literal["sparsity", "bits"]
 _Try = tuple[str, nn.Module, Kind, float]
@@ -81,9 +93,21 @@ def layers(model: nn.Module) -> dict[str, list[str]]:
     Returns:
         Name of the first layer with a weight -> names of all layers that have it.
     """
-    names: dict[int, list[str]] = {}
-    chosen = select(model, PRUNABLE, key="sensitivity")
+    return _by_weight(select(model, PRUNABLE, key="sensitivity"))
+
+
+def tables(model: nn.Module) -> dict[str, list[str]]:
+    """Embedding tables that are none of :func:`layers`: they are rounded, and not pruned. As there, by first name."""
+    pruned = {id(model.get_submodule(name).weight) for name in layers(model)}
+    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    able = {name: one for name, one in found.items() if one.max_norm is None and id(one.weight) not in pruned}
+    return _by_weight(able)
+
+
+def _by_weight(chosen: Mapping[str, nn.Module]) -> dict[str, list[str]]:
+    """Name of the first module with a weight -> names of all that have it."""
     refuse_rewritten(chosen, "sensitivity")
+    names: dict[int, list[str]] = {}
     for name, module in chosen.items():
         names.setdefault(id(module.weight), []).append(name)
     return {shared[0]: shared for shared in names.values()}
@@ -119,8 +143,8 @@ def scan(
         model: The student, in eval mode; afterwards it is as before.
         task: Reads the batches and judges.
         batches: With labels.
-        modules: The layers, by name; :func:`layers` if not given.
-        sparsities: To try in each layer.
+        modules: The layers, by name; :func:`layers` and :func:`tables` if not given.
+        sparsities: To try in each layer but embedding tables.
         bits: To try in each layer.
         progress: Wraps the list of what is tried: ``rich.progress.track``, say.
         known: The point of a layer, a kind and a level that need not be tried again.
@@ -129,12 +153,18 @@ def scan(
     Returns:
         The metric of the model as it is, and the points.
     """
-    modules = {name: model.get_submodule(name) for name in layers(model)} if modules is None else modules
+    if modules is None:
+        modules = {name: model.get_submodule(name) for name in [*layers(model), *tables(model)]}
     model.eval()
     metric, reference, _ = _evaluate(model, task, batches)
     kinds: list[tuple[Kind, float]] = [("sparsity", level) for level in sparsities]
     kinds += [("bits", level) for level in bits]
-    tries = [(name, module, kind, level) for name, module in modules.items() for kind, level in kinds]
+    tries = [
+        (name, module, kind, level)
+        for name, module in modules.items()
+        for kind, level in kinds
+        if kind == "bits" or not isinstance(module, nn.Embedding)
+    ]
     points = []
     for name, module, kind, level in progress(tries):
         if (point := known(name, kind, level)) is not None:
@@ -237,7 +267,7 @@ def overrides(points: Sequence[Point], kind: Kind, target: float) -> dict[str, f
             curves[point.layer], levels[point.layer] = [(0.0, 0.0)], [0.0]
         curves.setdefault(point.layer, []).append((saving, point.divergence))
         levels.setdefault(point.layer, []).append(point.level)
-    weights = sum({p.layer: p.weights for p in points}.values())
+    weights = sum({p.layer: p.weights for p in points if p.kind == kind}.values())
     chosen = allocate(curves, weights * (target if kind == "sparsity" else whole - target))
     return {layer: levels[layer][number] for layer, number in chosen.items()}
 

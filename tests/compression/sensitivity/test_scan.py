@@ -23,6 +23,7 @@ from distill.compression.sensitivity.scan import (
     rounded,
     scan,
     scan_groups,
+    tables,
     write,
 )
 from distill.core.signals import Batch
@@ -110,6 +111,50 @@ def test_a_weight_that_layers_share_is_scanned_once() -> None:
     assert layers(model) == {"0": ["0"], "2": ["2", "4"]}
     _, points = scan(model, Plain(), batches(), sparsities=[0.5], bits=[])
     assert [(p.layer, p.weights) for p in points] == [("0", 60), ("2", 100)]
+
+
+class Words(nn.Module):
+    """Two tables, one of them the head's too, around a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.places, self.body = nn.Embedding(5, 6), nn.Embedding(8, 6), nn.Linear(6, 6)
+        self.short, self.head = nn.Embedding(5, 6, max_norm=1.0), nn.Linear(6, 5)
+        self.head.weight = self.words.weight
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        read = self.words(input) + self.places(torch.arange(len(input))) + 0 * self.short(input)
+        return self.head(self.body(read))  # type: ignore[no-any-return]
+
+
+def test_tables_are_rounded_and_not_pruned() -> None:
+    model = Words()
+    assert layers(model) == {"body": ["body"]}
+    assert tables(model) == {"words": ["words"], "places": ["places"]}  # a table that shortens its rows is not rounded
+    batch = Batch({"input": torch.arange(8) % 5}, labels=torch.arange(8) % 5, ids=list(range(8)))
+    _, points = scan(model, Plain(), [batch], sparsities=[0.5], bits=[3])
+    assert [(p.layer, p.kind, p.weights) for p in points] == [
+        ("body", "sparsity", 36),
+        ("body", "bits", 36),
+        ("words", "bits", 30),
+        ("places", "bits", 48),
+    ]
+    reference = model(batch.inputs["input"]).double().softmax(-1).detach().numpy()
+    table = model.words.weight.detach().numpy()
+    step = numpy.abs(table).max(1, keepdims=True) / 3
+    model.words.weight.data = torch.tensor(numpy.round(table / step) * step)  # the head is rounded with it
+    found = model(batch.inputs["input"]).double().softmax(-1).detach().numpy()
+    assert points[2].divergence == pytest.approx((reference * numpy.log(reference / found)).sum(1).mean(), rel=1e-4)
+
+
+def test_what_is_pruned_is_a_share_of_the_layers_that_can_be() -> None:
+    points = [
+        Point("body", 100, "sparsity", 0.5, 0.9, 0.1),
+        Point("body", 100, "sparsity", 0.9, 0.5, 0.9),
+        Point("table", 900, "bits", 8, 0.9, 0.0),
+    ]
+    assert overrides(points, "sparsity", 0.5) == {"body": 0.5}
 
 
 def test_convolutions_are_scanned() -> None:
