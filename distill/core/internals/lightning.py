@@ -170,7 +170,15 @@ def has_trainer(module: LightningModule) -> bool:
 
 
 class CheckpointOnCondition(ModelCheckpoint):
-    """A ``ModelCheckpoint`` that passes over moments which are not :meth:`ready`."""
+    """A ``ModelCheckpoint`` that passes over moments which are not :meth:`ready`.
+
+    Attributes:
+        keeps_optimizer: Whether a training could go on from what it saves. Without the optimizer's state a checkpoint
+            has a third of the size, or less.
+    """
+
+    keeps_optimizer = True
+    _saves = False
 
     def ready(self, trainer: Trainer) -> bool:
         """Whether what is trained may be saved now."""
@@ -178,6 +186,17 @@ class CheckpointOnCondition(ModelCheckpoint):
 
     def _should_skip_saving_checkpoint(self, trainer: Trainer) -> bool:
         return not self.ready(trainer) or super()._should_skip_saving_checkpoint(trainer)
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        self._saves = True
+        try:
+            super()._save_checkpoint(trainer, filepath)
+        finally:
+            self._saves = False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._saves and not self.keeps_optimizer:
+            checkpoint["optimizer_states"] = []
 
     def call(self, files: str) -> None:
         """Call the files by this pattern, ``NAME-{step}``; a resumed run comes by the same place and name again."""

@@ -299,6 +299,8 @@ def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str,
     mine = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
     for callback in mine:
         callback.dirpath = callback.dirpath or str(job.run.checkpoints)
+        if isinstance(callback, BestCheckpoint):
+            callback.keeps_optimizer = False  # a run goes on from the newest
     last = (
         next((callback for callback in callbacks if isinstance(callback, ResumeCheckpoint)), None) or ResumeCheckpoint()
     )
@@ -310,6 +312,7 @@ def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str,
     task = job.module.task
     best = BestCheckpoint(dirpath=job.run.checkpoints, monitor=f"val/{task.monitor}", mode=task.mode)
     best.call(FILES)
+    best.keeps_optimizer = False
     return [*others, best]
 
 

@@ -222,6 +222,20 @@ def test_a_checkpoint_is_saved_only_when_it_is_ready(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step=10.ckpt", "step=8.ckpt"]
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_one_checkpoint_may_leave_out_the_optimizer_and_another_keeps_it(keeps: bool, tmp_path: Path) -> None:
+    class Always(CheckpointOnCondition):
+        def ready(self, trainer: Trainer) -> bool:
+            return True
+
+    saved, other = Always(dirpath=tmp_path / "one"), ModelCheckpoint(dirpath=tmp_path / "other")
+    saved.keeps_optimizer = keeps
+    trainer(tmp_path, saved, other).fit(Module(), batches())
+    [one], [two] = (tmp_path / "one").iterdir(), (tmp_path / "other").iterdir()
+    assert len(torch.load(one, weights_only=True)["optimizer_states"]) == keeps
+    assert len(torch.load(two, weights_only=True)["optimizer_states"]) == 1
+
+
 def test_all_ranks_lie_along_the_dimension_for_data(leaves_no_trace: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning_fabric.plugins.environments import LightningEnvironment
     from pytorch_lightning.accelerators import CPUAccelerator
