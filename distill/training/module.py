@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from pytorch_lightning import Trainer
@@ -46,7 +45,7 @@ from distill.training.lora import refuse_agreement, shares_base
 from distill.training.metrics import StepSums, logged_names, term_metrics
 from distill.training.nonfinite import FiniteWatch
 from distill.training.objective import lazily, objective, why_whole
-from distill.training.on_policy import OnPolicy, OnPolicyConfig, refuse_sharded, written
+from distill.training.on_policy import OnPolicy, OnPolicyConfig, check_reaches_student, refuse_sharded, student_batch
 from distill.training.optimizer import (
     OptimizerConfig,
     make_optimizer,
@@ -115,10 +114,8 @@ class Distillation(TrainedModule):
         self._may_be_padded = self._across or check_pair(self.task, self._tokenizer, self.student, self.teacher)
         self._judge = Judge(self.task, self.teacher)
         self._counted: tuple[weakref.ref[Trainer], int] | None = None
-        self.on_policy: OnPolicy | None = None
-        if on_policy is not None:
-            self.on_policy = OnPolicy(on_policy, self.task, self.student, self.teacher, self.needs)
-            self.on_after_batch_transfer = partial(written, self, self.on_policy)  # type: ignore[method-assign]
+        pair = self.task, self.student, self.teacher, self.needs
+        self.on_policy = None if on_policy is None else OnPolicy(on_policy, *pair)
         self._finite = FiniteWatch()
         self._mean, self._sums = GlobalMean(), StepSums()
         self._whole: str | None = None
@@ -146,6 +143,7 @@ class Distillation(TrainedModule):
             UserError: if its tokenizer is not theirs, its samples are longer than they read, or they read none.
         """
         if data is not None and (self._met is None or data is not self._met()):
+            check_reaches_student(self.on_policy, data)
             meet_tokenizers(self._losses(), data)
             meet_data(data, self.task, self.student, self._tokenizer, self.teacher)
             try_reading(data, self.task, self.student, self.teacher, self.needs)
@@ -239,6 +237,10 @@ class Distillation(TrainedModule):
         self._mean.begin(self.trainer.accumulate_grad_batches, self.trainer.world_size)
         # from_pretrained returns eval mode, and Lightning leaves modes as it finds them.
         self.student.train()
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        # Of Lightning's hooks the one that comes before all callbacks, which are then told of what is trained on.
+        return batch if self.on_policy is None else student_batch(self, self.on_policy, batch)
 
     def terms(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective summed over the batch's valid positions, and each term's raw mean.

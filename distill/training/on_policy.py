@@ -10,12 +10,14 @@ Reference:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -33,7 +35,16 @@ from distill.models.sampling import continuations, reads_padding_on_the_left
 from distill.models.teachers import RoutedTeacher
 from distill.training.sharding import NAME
 
-__all__ = ["OnPolicy", "OnPolicyConfig", "continued", "is_replaced", "prompts_of", "refuse_sharded", "written"]
+__all__ = [
+    "OnPolicy",
+    "OnPolicyConfig",
+    "check_reaches_student",
+    "continued",
+    "is_replaced",
+    "prompts_of",
+    "refuse_sharded",
+    "student_batch",
+]
 
 _KEY = "model.on_policy"
 _GOLDEN = (5**0.5 - 1) / 2
@@ -270,15 +281,9 @@ class OnPolicy:
         )
 
 
-def written(module: LightningModule, policy: OnPolicy, batch: Any, dataloader_idx: int) -> Any:
-    """What Lightning is to take for a batch that has come to the device; of training alone another one than it was.
-
-    It stands before all callbacks, which are then told of what is trained on. A module has it only where its student
-    writes: Lightning warns whoever has this hook beside a data module, whose own is therefore called here.
-    """
+def student_batch(module: LightningModule, policy: OnPolicy, batch: Any) -> Any:
+    """What is taken for a batch that has come to the device; of training alone another one than it was."""
     trainer = module.trainer
-    data = getattr(trainer, "datamodule", None)
-    batch = batch if data is None else data.on_after_batch_transfer(batch, dataloader_idx)
     if not trainer.training:
         return batch
     task: Task = module.task  # type: ignore[assignment]
@@ -286,3 +291,18 @@ def written(module: LightningModule, policy: OnPolicy, batch: Any, dataloader_id
     with trainer.precision_plugin.forward_context():
         steps = module.global_step, total_steps(module)
         return policy(task.batch(batch), number, trainer.global_rank, *steps)
+
+
+def check_reaches_student(policy: OnPolicy | None, data: Any) -> None:
+    """Refuse data whose own hook Lightning would ask for the batches, in place of the module's.
+
+    Where only the module has the hook Lightning warns of that, which says nothing here.
+
+    Raises:
+        UserError: if the student is to write batches.
+    """
+    hook = "on_after_batch_transfer"
+    warnings.filterwarnings("ignore", message=f".*You have overridden `{hook}`.*")
+    if policy is not None and isinstance(data, LightningDataModule) and is_overridden(hook, data):
+        problem = f"{type(data).__name__} has {hook} of its own, which Lightning calls in place of the student"
+        raise UserError(problem, key=_KEY, hint="do it in the dataset or the collate function, or leave on_policy out")

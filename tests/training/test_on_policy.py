@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from distill.core.schedules import Linear
@@ -134,3 +138,46 @@ def test_what_cannot_work_is_refused_before_anything_is_read(wrong: dict[str, An
 def test_a_setting_out_of_range_is_refused_by_its_key(key: str, value: Any) -> None:
     with pytest.raises(UserError, match=rf"model\.on_policy\.{key} = "):
         OnPolicyConfig(**{key: value})
+
+
+class Texts(LightningDataModule):
+    def train_dataloader(self) -> Any:
+        return DataLoader([packed([[0, 4, 5, 6]], [[4, 5, 6, 1]], None)] * 4, batch_size=None)  # type: ignore[arg-type]
+
+
+class Changing(Texts):
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch
+
+
+class Told(Callback):
+    def __init__(self) -> None:
+        self.begun: list[Any] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.begun.append(batch)
+
+
+def fitted(made: Distillation, data: LightningDataModule, folder: Path) -> list[Any]:
+    told, quiet = Told(), {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    plain: dict[str, Any] = {"accelerator": "cpu", "enable_checkpointing": False, **quiet}
+    Trainer(max_steps=4, callbacks=[told], default_root_dir=folder, **plain).fit(made, datamodule=data)
+    return told.begun
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_callbacks_are_told_of_the_batch_that_the_student_has_written(writes: bool, tmp_path: Path) -> None:
+    given = {} if writes else {"on_policy": None}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        begun = fitted(module(**given), Texts(), tmp_path)
+    assert [bool((batch.labels == IGNORE).all()) for batch in begun] == [
+        writes and is_replaced(number, 0.5) for number in range(4)
+    ]
+    assert not any("on_after_batch_transfer" in str(warning.message) for warning in caught)
+
+
+def test_data_that_lightning_would_ask_in_place_of_the_student_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.on_policy: Changing has on_after_batch_transfer of its own"):
+        fitted(module(), Changing(), tmp_path)
+    assert len(fitted(module(on_policy=None), Changing(), tmp_path)) == 4
