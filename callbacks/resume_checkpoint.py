@@ -22,6 +22,7 @@ from distill.run.boundary import without_paths
 from distill.run.checkpoints.file import SafeCheckpointIO, remove
 from distill.run.checkpoints.names import resume_checkpoint, resume_checkpoints
 from distill.run.conditions import conditions, other_conditions
+from distill.run.folder import Run
 from distill.run.interrupts import Interrupts
 from distill.training.resume_state import other_versions, versions
 
@@ -76,6 +77,18 @@ class ResumeCheckpoint(Callback):
         self._step = 0
         self._saving = False
         self._since = 0.0
+
+    def of_run(self, run: Run, config: str, *, extends: bool) -> None:
+        """Save what ``run`` resumes from: in its folder, with its configuration. Without a run (in Python) nobody
+        calls this.
+
+        Args:
+            run: That of the command.
+            config: As :attr:`config`.
+            extends: As :attr:`extends`.
+        """
+        self.folder, self.config, self.extends = run.checkpoints, config, extends
+        self._interrupts.last_words = lambda: run.to_resume if resume_checkpoints(run.checkpoints) else ""
 
     # ------------------------------------------------------------------ when
 

@@ -205,6 +205,11 @@ class Run:
             raise UserError(str(error), key=file.name, value=str(file), hint=hint) from None
 
     @property
+    def to_resume(self) -> str:
+        """What is said of how it goes on, should somebody stop it."""
+        return f"to resume: distill resume {self.shown}"
+
+    @property
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
         return read_file(self.config_file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -18,10 +19,12 @@ class Interrupts:
 
     Attributes:
         received: The number of the signal that came; 0 if none did.
+        last_words: What is said where the second signal ends the process, if anything.
     """
 
     def __init__(self) -> None:
         self.received = 0
+        self.last_words: Callable[[], str] = str
         self._before: dict[signal.Signals, Any] = {}
 
     def install(self) -> None:
@@ -43,9 +46,15 @@ class Interrupts:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received:
-            os._exit(128 + number)  # files are complete at any time, so nothing needs an end
+            try:
+                _say(self.last_words())
+            finally:
+                os._exit(128 + number)  # files are complete at any time, so nothing needs an end
         self.received = number
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            return  # of a run's processes one says so
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, b"distill: the step is finished and saved first; once more stops at once\n")
+        _say("distill: the step is finished and saved first; once more stops at once")
+
+
+def _say(line: str) -> None:
+    """Of a run's processes one does, and not by print: the signal may have come in the middle of one."""
+    if line and os.environ.get("LOCAL_RANK", "0") == "0":
+        os.write(2, f"{line}\n".encode())

@@ -17,7 +17,6 @@ from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError
 
-from distill.callbacks import ResumeCheckpoint
 from distill.compression.base import hurried
 from distill.core import record
 from distill.core.utils.errors import TrainingError, UserError
@@ -38,7 +37,7 @@ from distill.training.processes import meeting, none_left, shared_id
 from distill.workflows.card import CARD, card
 from distill.workflows.completions import COMPLETIONS, complete_held_out
 from distill.workflows.finish import conclude
-from distill.workflows.job.build import Job, build, make_trainer
+from distill.workflows.job.build import Job, build, last_of, make_trainer
 from distill.workflows.job.choosing import chosen_by
 from distill.workflows.job.lightning_limits import explained
 from distill.workflows.opening import opening
@@ -46,7 +45,7 @@ from distill.workflows.result import make_result, show_result
 from distill.workflows.teacher_check import TeacherCheck
 from distill.workflows.timeline import DrawTimeline
 
-__all__ = ["fit", "interruptible", "last_of", "train"]
+__all__ = ["fit", "interruptible", "train"]
 
 _log = logging.getLogger(__name__)
 
@@ -144,7 +143,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
             job.run.write_failure(scrub(str(error) or type(error).__name__))
         raise
     finally:
-        if (last := last_of(trainer)) is not None:
+        if (last := last_of(trainer.callbacks)) is not None:  # type: ignore[attr-defined]
             last.release()
     try:
         with _resumable(job, trainer), interruptible(trainer), none_left(trainer):
@@ -171,7 +170,7 @@ def _resumable(job: Job, trainer: Trainer) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit):
         if trainer.is_global_zero:
-            print(f"to resume: distill resume {job.run.shown}", file=sys.stderr)
+            print(job.run.to_resume, file=sys.stderr)
         raise
 
 
@@ -181,11 +180,6 @@ def _unwritten(error: Exception, run: Run) -> TrainingError:
     kept = "its last good checkpoint is kept" if resume_checkpoints(run.checkpoints) else "it has no checkpoint yet"
     hint = f"{kept}: make room, or have it writable, and resume with: distill resume {run.shown}"
     return TrainingError(f"{run.shown} cannot be written to ({reason}). {hint}")
-
-
-def last_of(trainer: Trainer) -> ResumeCheckpoint | None:
-    """The callback that saves what the run resumes from, if there is one."""
-    return next((callback for callback in trainer.callbacks if isinstance(callback, ResumeCheckpoint)), None)  # type: ignore[attr-defined]
 
 
 class _WritePlan(Callback):

@@ -24,7 +24,7 @@ from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
 from distill.run.listing import read_json
 from distill.training.resume_state import refuse_changed
-from distill.workflows.fit import fit, last_of, train
+from distill.workflows.fit import fit, train
 from distill.workflows.job.build import Job, build, make_trainer, resolve
 from distill.workflows.job.length import with_length
 from distill.workflows.result import show_result
@@ -136,6 +136,7 @@ def _resume(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
                 _refuse_at_its_end(config, checkpoint)
         job = build(config, allow=allow, run=run)
         planned = read_json(run.plan_file)[0]
+        job.extends = extends
         job.recipe = str(planned.get("recipe", ""))
         if named := planned.get("beside"):
             job.beside = Path(str(named))
@@ -148,9 +149,6 @@ def _resume(run: Run, config: dict[str, Any], allow: Sequence[str]) -> Run:
             at = int(checkpoint["global_step"])
             ranks, batch_size = checkpoint["ranks"]
             _reshard_batches(job, trainer, ranks, batch_size, checkpoint.get("strategy"))
-        last = last_of(trainer)
-        if last is not None:
-            last.extends = extends
         del checkpoint
         if trainer.is_global_zero:
             if run.copy_of:

@@ -17,6 +17,7 @@ from distill.callbacks.best_checkpoint import within
 from distill.core.utils.errors import UserError
 from distill.run.checkpoints.file import SafeCheckpointIO
 from distill.run.checkpoints.names import resume_checkpoints
+from distill.run.folder import Run
 
 
 @pytest.mark.parametrize(("key", "value"), [("minutes", 0), ("minutes", -1.0), ("every_n_steps", 0), ("keep", 1)])
@@ -133,3 +134,18 @@ def test_the_newest_are_kept_the_history_comes_first_and_all_seconds_count(
     assert list(resume_checkpoints(tmp_path)) == [11, 10]
     assert events == ["history", "checkpoint"] * 3
     assert last.seconds == 30.0  # of a clock that advances by ten whenever it is read: three times from one to the next
+
+
+def test_who_stops_a_run_at_once_is_told_how_it_goes_on_where_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run, last = Run(Path("runs", "a", "b")), ResumeCheckpoint()
+    last.of_run(run, "seed: 1", extends=False)
+    assert last.folder == run.checkpoints
+    words = last._interrupts.last_words
+    assert words() == ""
+    run.checkpoints.mkdir(parents=True)
+    assert words() == ""
+    (run.checkpoints / "last-3.ckpt").touch()
+    assert words() == "to resume: distill resume runs/a/b"

@@ -38,11 +38,16 @@ def test_the_first_signal_is_only_noted(number: signal.Signals, capfd: pytest.Ca
     assert "once more stops at once" in capfd.readouterr().err
 
 
-def test_the_second_signal_ends_the_process_at_once() -> None:
-    code = """if True:
+@pytest.mark.parametrize(
+    ("words", "said"), [("str", []), ("lambda: 'resume me'", ["resume me"]), ("lambda: 1 / 0", [])]
+)
+def test_the_second_signal_ends_the_process_at_once(words: str, said: list[str]) -> None:
+    code = f"""if True:
         import os, signal
         from distill.run.interrupts import Interrupts
-        Interrupts().install()
+        interrupts = Interrupts()
+        interrupts.last_words = {words}
+        interrupts.install()
         try:
             for _ in range(2):
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -51,6 +56,7 @@ def test_the_second_signal_ends_the_process_at_once() -> None:
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "")
+    assert done.stderr.splitlines()[1:] == said
 
 
 def test_what_is_taken_twice_and_given_back_twice_is_where_it_was(before: list[Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,7 +56,7 @@ from distill.workflows.job.lightning_limits import (
 )
 from distill.workflows.job.sections import Sections, located
 
-__all__ = ["Job", "build", "judge", "make_trainer", "resolve"]
+__all__ = ["Job", "build", "judge", "last_of", "make_trainer", "resolve"]
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ class Job:
         logging: Which loggers the run gets.
         beside: The run without a teacher that it is compared with, where one was named.
         recipe: The files that its configuration came from, in words; empty where that is not known.
+        extends: Whether it trains on past the end that the run had.
         changed: What of the data is not as it was when the run was trained, in words; of a run that is opened again.
     """
 
@@ -87,6 +88,7 @@ class Job:
     logging: LoggingConfig
     beside: Path | None = None
     recipe: str = ""
+    extends: bool = False
     changed: Sequence[str] = ()
 
 
@@ -250,7 +252,7 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
         own.append(Determinism(job.config["seed"]))
     if not named:
         own.append(Bar(leave=True) if bar else ProgressLines())
-    if not checkpoints and any(isinstance(callback, ResumeCheckpoint) for callback in callbacks):
+    if not checkpoints and last_of(callbacks) is not None:
         problem = "contradicts the callback ResumeCheckpoint, which saves checkpoints"
         raise UserError(problem, key="trainer.enable_checkpointing", value=False, hint="leave one of them out")
     if checkpoints:
@@ -279,10 +281,14 @@ def make_trainer(job: Job, **override: Any) -> Trainer:
     except Exception as error:
         raise refusal(error, callbacks, job.config["trainer"]) from error
     settle_length(job.data, trainer, job.config["trainer"])
-    for callback in callbacks:
-        if isinstance(callback, ResumeCheckpoint):
-            callback.config = dump(scrub(job.config))
+    if (last := last_of(trainer.callbacks)) is not None:  # type: ignore[attr-defined]
+        last.of_run(job.run, dump(scrub(job.config)), extends=job.extends)
     return trainer
+
+
+def last_of(callbacks: Iterable[Callback]) -> ResumeCheckpoint | None:
+    """The one that saves what the run resumes from, if there is one."""
+    return next((callback for callback in callbacks if isinstance(callback, ResumeCheckpoint)), None)
 
 
 class Bar(DescribedBar):
@@ -301,10 +307,7 @@ def _checkpoint(job: Job, callbacks: Sequence[Callback], arguments: Mapping[str,
         callback.dirpath = callback.dirpath or str(job.run.checkpoints)
         if isinstance(callback, BestCheckpoint):
             callback.keeps_optimizer = False  # a run goes on from the newest
-    last = (
-        next((callback for callback in callbacks if isinstance(callback, ResumeCheckpoint)), None) or ResumeCheckpoint()
-    )
-    last.folder = job.run.checkpoints
+    last = last_of(callbacks) or ResumeCheckpoint()
     # First, so that it saves before the others begin with a batch.
     others: list[Callback] = [last, *(callback for callback in callbacks if callback is not last)]
     if not _validates(arguments, job.data) or choosing(callbacks) is not None:
