@@ -15,11 +15,11 @@ from torchmetrics import Metric
 from distill.compression.base import Compression
 from distill.compression.bypass import smallest_pass
 from distill.compression.quantization.layers import QuantizedLayer, quantized_layers
-from distill.compression.quantization.lifecycle import as_float, attend, conclude, find_ranged, follow, start_scales
+from distill.compression.quantization.lifecycle import as_float, attend, find_ranged, finish, follow, start_scales
 from distill.compression.quantization.metrics import quantization_metrics
 from distill.compression.quantization.outputs import Outputs, points_of, round_outputs, rounds_outputs
 from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
-from distill.compression.quantization.select import QUANTIZABLE, check_widths, choose, choose_by_name, swap
+from distill.compression.quantization.select import QUANTIZABLE, check_widths, choose, swap
 from distill.compression.quantization.starts.begin import refuse_formats
 from distill.compression.quantization.starts.settings import Start
 from distill.compression.quantization.storage import Store, step_of
@@ -196,7 +196,7 @@ class QuantizationAwareTraining(Compression):
         return {name: getattr(self, name) for name in names} | {"key": _KEY}
 
     def check_names(self, student: nn.Module) -> None:
-        choose_by_name(student, **self._chosen)
+        choose(student, **self._chosen, by_name=True)
 
     def prepare(self, student: nn.Module) -> None:
         if self._layers and self._layers == quantized_layers(student):
@@ -229,7 +229,7 @@ class QuantizationAwareTraining(Compression):
         for layer in layers.values():
             layer.held &= self._started  # or its grid is still that of the weights at the run's begin
         self._layers = {}
-        return [step_of(conclude(layers), self.store)]
+        return [step_of(finish(layers), self.store)]
 
     def target_reached(self, step: int, total_steps: int) -> bool:
         observe, begin, _ = self._milestones(total_steps)

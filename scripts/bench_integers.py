@@ -97,7 +97,7 @@ def measured(
 ) -> list[dict[str, Any]]:
     """One row a batch size: milliseconds of each kind of file, and which of the products are integer."""
     with tempfile.TemporaryDirectory() as parent:
-        input, paths = written(net, x, Path(parent), all_layers=all_layers)
+        input, paths = write_graphs(net, x, Path(parent), all_layers=all_layers)
         integer = {kind: sum(integer_matmuls(path).values()) for kind, path in paths.items()}
         sessions = {kind: session(path) for kind, path in paths.items()}
         rows = []
@@ -108,7 +108,7 @@ def measured(
     return rows
 
 
-def written(net: nn.Module, x: Tensor, folder: Path, *, all_layers: bool) -> tuple[str, dict[str, Path]]:
+def write_graphs(net: nn.Module, x: Tensor, folder: Path, *, all_layers: bool) -> tuple[str, dict[str, Path]]:
     """The name of the net's input, and the file of each kind, with ranges of these images."""
     input = "pixel_values" if hasattr(net, "config") else "input"
     paths = {kind: folder / f"{kind}.onnx" for kind in KINDS}
@@ -128,7 +128,7 @@ def accuracies(names: Sequence[str], folder: Path, *, all_layers: bool) -> list[
         torch.manual_seed(0)
         net = trained(NETS[name](), x, y)
         with tempfile.TemporaryDirectory() as parent:
-            input, paths = written(net, x[:256], Path(parent), all_layers=all_layers)
+            input, paths = write_graphs(net, x[:256], Path(parent), all_layers=all_layers)
             row: dict[str, Any] = {"net": name}
             for kind, path in paths.items():
                 found = torch.cat([logits(session(path), {input: part}) for part in torch.split(seen, 500)])

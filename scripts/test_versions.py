@@ -77,10 +77,10 @@ def attempt(release: str, tests: Sequence[str], timeout: float) -> Outcome:
             )
         except subprocess.TimeoutExpired:
             return Outcome(release, "did not end in time", time.monotonic() - began)
-    return Outcome(release, judged(done.stdout), time.monotonic() - began)
+    return Outcome(release, outcome_of(done.stdout), time.monotonic() - began)
 
 
-def judged(output: str) -> str:
+def outcome_of(output: str) -> str:
     """``passes``, or how much failed and what of it comes first, of what pytest printed."""
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", output, flags=re.MULTILINE)
     if failed:

@@ -49,7 +49,7 @@ def by_case(results: Sequence[Mapping[str, Any]]) -> Found:
     return found
 
 
-def written(accuracies: Sequence[float]) -> str:
+def mean_and_deviation(accuracies: Sequence[float]) -> str:
     """Mean and standard deviation over three seeds; of fewer their number too."""
     if not accuracies:
         return ""
@@ -64,7 +64,7 @@ def table(found: Found) -> str:
     lines.append("|---|---|" + "---|" * len(shares))
     for data in dict.fromkeys(data for data, *_ in found):
         for line, name in ROWS.items():
-            cells = [written(found.get((data, *line, share), ())) for share in shares]
+            cells = [mean_and_deviation(found.get((data, *line, share), ())) for share in shares]
             if any(cells):
                 lines.append("| " + " | ".join([data, name, *cells]) + " |")
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from distill.cli.parser import Overrides, Parser, judged
+from distill.cli.parser import Overrides, Parser, checked_value
 from distill.core.utils.errors import UserError
 
 __all__ = ["ALLOW", "BESIDE", "RUN", "RUN_EXAMPLE", "Argument", "Command", "argument", "config_files", "of_run"]
@@ -81,7 +81,7 @@ class Command(NamedTuple):
             key = names[-1] if names[0].startswith("-") else settings["metavar"]
             if "" in (value if isinstance(value, list) else [value]):
                 raise UserError("must not be empty", key=key, value="", hint="give a value, or leave it out")
-            setattr(options, dest, judged(key, value, settings))
+            setattr(options, dest, checked_value(key, value, settings))
         (first, *_), settings = self.arguments[0]
         if self.example and getattr(options, first) is None:
             raise UserError("must be given", key=settings["metavar"], hint=f"{parser.prog} {self.example}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from distill.cli.command import argument, of_run
-from distill.cli.parser import Overrides, judged
+from distill.cli.parser import Overrides, checked_value
 from distill.core.utils.errors import UserError
 
 __all__ = ["EXPORT", "FORMATS"]
@@ -30,7 +30,7 @@ def _export(options: Namespace, overrides: Overrides) -> None:
     if options.to is None:
         raise UserError("must be given", key="--to", hint="one of " + ", ".join(FORMATS))
     if "." not in options.to:  # else a class of one's own
-        judged("--to", options.to, {"choices": FORMATS})
+        checked_value("--to", options.to, {"choices": FORMATS})
     from distill.workflows.export import export
 
     more = {"samples": options.samples, "dtype": options.dtype, "overrides": overrides, "allow": options.allow}

@@ -10,7 +10,7 @@ from typing import Any
 
 from distill.core.utils.errors import UserError, nearest
 
-__all__ = ["Overrides", "Parser", "judged"]
+__all__ = ["Overrides", "Parser", "checked_value"]
 
 Overrides = list[tuple[str, str]]
 """Dotted keys of a configuration, each with the text that is given for it."""
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="store_true", help="show this and exit")
 
     def add(self, names: tuple[str, ...], settings: Mapping[str, Any]) -> None:
-        """Take an argument as ``add_argument`` does, but what it must be is left to :func:`judged`."""
+        """Take an argument as ``add_argument`` does, but what it must be is left to :func:`checked_value`."""
         plain = {name: value for name, value in settings.items() if name not in ("type", "choices")}
         if "choices" in settings:
             plain["metavar"] = "{" + ",".join(settings["choices"]) + "}"
@@ -119,7 +119,7 @@ class _Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def judged(key: str, value: Any, settings: Mapping[str, Any]) -> Any:
+def checked_value(key: str, value: Any, settings: Mapping[str, Any]) -> Any:
     """The value of an argument, as what it must be: one of its choices, or a number.
 
     Args:

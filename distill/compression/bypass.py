@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from distill.compression.own_pass import guards
 from distill.compression.preserved_state import preserved_state
 from distill.core.generators import reseed
-from distill.core.internals.torch import OperatorMode, own_parameters, tensors_in, written
+from distill.core.internals.torch import OperatorMode, own_parameters, tensors_in, written_arguments
 from distill.core.signals import Batch, Signals
 from distill.core.utils.errors import UserError
 from distill.core.utils.words import amount
@@ -222,7 +222,7 @@ class _Writes(OperatorMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
-        for place, argument in written(func):
+        for place, argument in written_arguments(func):
             tensors = tensors_in(args[place] if place < len(args) else given.get(argument))
             names = (self.names.get(tensor.untyped_storage().data_ptr()) for tensor in tensors)
             self.found.extend(name for name in names if name is not None)

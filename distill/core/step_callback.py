@@ -18,7 +18,7 @@ from distill.core.utils.errors import UserError
 
 __all__ = [
     "StepCallback",
-    "finished",
+    "finish_callback",
     "logged",
     "logs_now",
     "scale_learning_rate",
@@ -103,7 +103,7 @@ class StepCallback(Callback):
         return []
 
 
-def finished(callback: StepCallback, student: nn.Module) -> list[dict[str, Any]]:
+def finish_callback(callback: StepCallback, student: nn.Module) -> list[dict[str, Any]]:
     """What ``callback`` says it did when it finished.
 
     Raises:

@@ -93,7 +93,7 @@ class Task(ABC):
             UserError: if one of them is none for the task.
         """
 
-    def judged(self, batch: Batch) -> Batch:
+    def for_evaluation(self, batch: Batch) -> Batch:
         """A batch of an evaluation with its labels as metrics and counts read them."""
         return batch
 

@@ -40,7 +40,7 @@ from distill.models.compatibility import positions_of
 from distill.models.unfinished import refuse_unfinished
 from distill.tasks.loaders import batches_of, task_of
 
-__all__ = ["DTYPES", "LENGTH", "export", "for_isa", "limited", "one_sample", "written"]
+__all__ = ["DTYPES", "LENGTH", "export", "for_isa", "limited", "one_sample", "write_export"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 """What weights can be kept in."""
@@ -106,7 +106,7 @@ def export(
         place = check_output(output)
         assert place is not None
         check(target, student.eval())
-        return written(
+        return write_export(
             target,
             student,
             place,
@@ -182,7 +182,7 @@ def limited(batches: Iterable[Batch], samples: int | None) -> Iterator[Batch]:
                 return
 
 
-def written(
+def write_export(
     target: ExportTarget,
     student: nn.Module,
     place: Path,

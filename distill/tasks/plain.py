@@ -70,7 +70,7 @@ class Plain(Task):
         return {"accuracy": Ratio()}
 
     def update(self, metrics: Mapping[str, Metric], logits: Tensor, batch: Batch) -> None:
-        batch = self.judged(batch)
+        batch = self.for_evaluation(batch)
         if batch.labels is not None:
             if batch.labels.is_floating_point():
                 problem = "accuracy is of classes, and the labels are numbers"
@@ -79,7 +79,7 @@ class Plain(Task):
             valid = batch.labels != IGNORE
             metrics["accuracy"].update((logits.argmax(-1) == batch.labels) & valid, valid)
 
-    def judged(self, batch: Batch) -> Batch:
+    def for_evaluation(self, batch: Batch) -> Batch:
         """With the likeliest class of each row of probabilities; an ``update`` of one's own gets what was given."""
         labels = batch.labels
         if (

@@ -118,7 +118,7 @@ class SentenceEmbeddings(TextTask):
         known = [i * len(roles) + number for i, number in zip(ids, numbers, strict=True)]
         return Batch(inputs=inputs, tokens=tokens, ids=known, extras=extras)
 
-    def judged(self, batch: Batch) -> Batch:
+    def for_evaluation(self, batch: Batch) -> Batch:
         rows = len(batch.inputs["input_ids"]) if "input_ids" in batch.inputs else batch.size
         return replace(batch, labels=torch.zeros(rows))  # each text counts, whatever is known of it
 

@@ -183,7 +183,7 @@ class Evidence:
         """Count a batch, as :meth:`Tally.add`."""
         self._tally.add(scored.classes, batch, scored.by)
 
-    def conclude(self, task: Task, metrics: Mapping[str, Metric], trainer: Trainer) -> None:
+    def compute(self, task: Task, metrics: Mapping[str, Metric], trainer: Trainer) -> None:
         """Set :attr:`found` when a validation ends; on every rank, with metrics that are computed."""
         counts = self._tally.take(trainer.world_size)
         found: dict[str, Any] = {"constant_layers": self._spreads.constant()}

@@ -79,18 +79,18 @@ class Judge:
             return batch
         return self.teacher.beside(batch)
 
-    def conclude(self, split: str, trainer: Trainer) -> dict[str, Any]:
+    def compute(self, split: str, trainer: Trainer) -> dict[str, Any]:
         """All scores by name, when an evaluation ends; on every rank."""
         scores: dict[str, Any] = {f"{split}/{name}": metric.compute().float() for name, metric in self.metrics.items()}
         if not trainer.sanity_checking:
-            self.evidence.conclude(self._task, self.metrics, trainer)
+            self.evidence.compute(self._task, self.metrics, trainer)
         if self._task.outputs == "vectors":  # which of them there is, depends on the data and the models
             monitored = f"{split}/{self._task.monitor}"
             scores = {name: value for name, value in scores.items() if name == monitored or not value.isnan()}
         for metric in self.metrics.values():
             metric.reset()
         if self.teacher is not None and not trainer.sanity_checking:
-            found, compared = self.teacher.conclude()
+            found, compared = self.teacher.compute()
             scores |= {f"teacher/{name}": value for name, value in found.items()}
             scores |= {f"{split}/{name}": value for name, value in compared.items()}
         if self._contexts is not None and not trainer.sanity_checking:

@@ -311,7 +311,7 @@ class Distillation(TrainedModule):
         self._evaluate(raw_batch, batch_idx)
 
     def _evaluate(self, raw_batch: Any, index: int) -> None:
-        batch = self.task.judged(self.task.batch(raw_batch))
+        batch = self.task.for_evaluation(self.task.batch(raw_batch))
         whole = bool(self.why_whole())
         with self.evidence.watching(self.student, index):
             signals = self.task.forward(self.student, batch, Request(logits=True, lazy=not whole))
@@ -324,7 +324,7 @@ class Distillation(TrainedModule):
         self._log_scores("test")
 
     def _log_scores(self, split: str) -> None:
-        scores = self._judge.conclude(split, self.trainer)
+        scores = self._judge.compute(split, self.trainer)
         # Equal on all ranks already; every rank needs them, as each decides which checkpoint is best.
         several = self.trainer.world_size > 1
         self.log_dict(scores, sync_dist=several)

@@ -19,7 +19,7 @@ from distill.core.utils.replacing import check_output
 from distill.core.verdict import Verdict
 from distill.data.task_file import TaskFile, task_file
 from distill.export.base import ExportTarget
-from distill.export.student import for_isa, limited, written
+from distill.export.student import for_isa, limited, write_export
 from distill.export.targets import check, check_packages, find_target
 from distill.run.boundary import refuse_inside
 from distill.run.listing import read_json
@@ -91,7 +91,7 @@ def export(
         described = card(run.config, read_json(run.result_file)[0], student, job.data, report, target)
         (fresh / CARD).write_text(described, encoding="utf-8")
 
-    report = written(
+    report = write_export(
         target,
         student,
         place,

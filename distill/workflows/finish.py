@@ -17,7 +17,7 @@ from torch import nn
 from distill.callbacks import compressions
 from distill.compression.base import Compression, hurried
 from distill.core import record
-from distill.core.step_callback import finished, step_callbacks
+from distill.core.step_callback import finish_callback, step_callbacks
 from distill.core.trained_module import student_of
 from distill.core.utils.errors import TrainingError, UserError
 from distill.core.utils.quiet import quiet_lightning
@@ -31,7 +31,7 @@ from distill.training.module import Distillation
 from distill.workflows.best_student import Restored, restore_best
 from distill.workflows.result import outcome
 
-__all__ = ["Concluded", "Finished", "complete", "conclude", "finish"]
+__all__ = ["FinalStudent", "Finished", "final_student", "finish", "finish_callbacks"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _finished: weakref.WeakKeyDictionary[Trainer, int] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
-class Concluded:
+class FinalStudent:
     """What a training came to.
 
     Attributes:
@@ -111,7 +111,7 @@ def finish(trainer: Trainer, output: str | Path | None = None) -> Finished:
     loaders = None if data is not None else trainer.val_dataloaders
     validates = trainer.enable_validation and (data is not None or loaders is not None)
 
-    def judged(anew: bool) -> Mapping[str, float] | None:
+    def judge(anew: bool) -> Mapping[str, float] | None:
         if not validates:
             return None
         where: dict[str, Any] = {"datamodule": data} if data is not None else {"dataloaders": loaders}
@@ -124,7 +124,7 @@ def finish(trainer: Trainer, output: str | Path | None = None) -> Finished:
         return {name: float(value) for scores in found for name, value in scores.items()}
 
     steps = trainer.global_step
-    ended = conclude(trainer, module, judged)
+    ended = final_student(trainer, module, judge)
     student = ended.student.cpu().eval()
     if place is not None and trainer.is_global_zero:
         files: dict[str, str | bytes] = {**task_file(data), **ended.files}
@@ -140,7 +140,7 @@ def finish(trainer: Trainer, output: str | Path | None = None) -> Finished:
     return Finished(student, ended.scores, ended.restored.step, steps, done, ended.unfinished, verdict)
 
 
-def _verdict(module: LightningModule, ended: Concluded) -> list[str]:
+def _verdict(module: LightningModule, ended: FinalStudent) -> list[str]:
     """Of a module of one's own nobody knows what its scores are."""
     step, total = ended.restored[:2]
     measured = {"empty_layers": empty_layers(ended.student), "hurried": hurried(ended.changed, total, step)}
@@ -174,9 +174,9 @@ def _trained(trainer: Trainer) -> LightningModule:
     return module
 
 
-def conclude(
+def final_student(
     trainer: Trainer, module: LightningModule, judge: Callable[[bool], Mapping[str, float] | None]
-) -> Concluded:
+) -> FinalStudent:
     """Give the module the student that a run ends with.
 
     Args:
@@ -192,7 +192,7 @@ def conclude(
     student = student_of(module)
     assert student is not None
     _finished[trainer] = trainer.global_step  # from here on the student is no longer what could be finished anew
-    complete(trainer, student, restored.states)
+    finish_callbacks(trainer, student, restored.states)
     files: Mapping[str, bytes] = {}
     dtype, merged, evidence = None, False, restored.evidence
     if isinstance(module, Distillation):
@@ -207,10 +207,10 @@ def conclude(
         student = module.student
         evidence = evidence if scores is None else module.evidence.found
     scores = restored.scores if scores is None else scores
-    return Concluded(student, restored, changed, unfinished, scores, evidence, files, dtype)
+    return FinalStudent(student, restored, changed, unfinished, scores, evidence, files, dtype)
 
 
-def complete(trainer: Trainer, student: nn.Module, states: Mapping[str, Any]) -> None:
+def finish_callbacks(trainer: Trainer, student: nn.Module, states: Mapping[str, Any]) -> None:
     """Have every callback leave the student as it is saved: averages first, as they are what is then compressed.
 
     Args:
@@ -222,11 +222,11 @@ def complete(trainer: Trainer, student: nn.Module, states: Mapping[str, Any]) ->
     for callback in step_callbacks(trainer):
         if callback.state_key in states:
             callback.load_state_dict(states[callback.state_key])
-    done = [step for one in step_callbacks(trainer) if one not in changed for step in finished(one, student)]
+    done = [step for one in step_callbacks(trainer) if one not in changed for step in finish_callback(one, student)]
     record.recount_zeros(student)
     record.note(student, *done)
     for compression in changed:
-        steps = finished(compression, student)
+        steps = finish_callback(compression, student)
         for kind in {str(step.get("kind")) for step in steps} - record.STEP_KINDS.keys():
             problem = f"{type(compression).__name__}.finish returns a step of kind {kind!r}, which nobody can rebuild"
             hint = "have your module call distill.models.saved_student.register(kind, rebuild), and resume the run"

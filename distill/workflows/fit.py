@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import signal
 import sys
 import time
@@ -17,42 +16,27 @@ from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError
 
-from distill.compression.base import hurried
-from distill.core import record
 from distill.core.utils.errors import TrainingError, UserError
-from distill.core.utils.files import write
 from distill.core.utils.quiet import quiet_lightning
 from distill.core.utils.secrets import scrub
-from distill.data.task_file import task_file
-from distill.models import saved_student
-from distill.run.baseline import check_baseline, find_baseline, learns_alone, scores_of
+from distill.run.baseline import check_baseline
 from distill.run.checkpoints.names import resume_checkpoints
 from distill.run.folder import Run
-from distill.run.lineage import lineage
 from distill.run.loggers.make import keep_completions, keep_student, make_loggers
 from distill.run.samples import samples_of
-from distill.training.evidence import empty_layers
 from distill.training.module import Distillation
 from distill.training.processes import meeting, none_left, shared_id
-from distill.workflows.card import CARD, card
-from distill.workflows.completions import COMPLETIONS, complete_held_out
-from distill.workflows.finish import conclude
+from distill.workflows.completions import COMPLETIONS
+from distill.workflows.ending import end_run
 from distill.workflows.job.build import Job, build, last_of, make_trainer
-from distill.workflows.job.choosing import chosen_by
 from distill.workflows.job.lightning_limits import explained
 from distill.workflows.opening import opening
-from distill.workflows.result import make_result, show_result
-from distill.workflows.teacher_check import TeacherCheck
+from distill.workflows.teacher_check import CHECK, TeacherCheck
 from distill.workflows.timeline import DrawTimeline
 
 __all__ = ["fit", "interruptible", "train"]
 
-_log = logging.getLogger(__name__)
-
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-
-_CHECK = "teacher_check"
-"""In the plan, and in the result of a run without a validation: what the teacher scored before it."""
 
 SIGTERM_CODE = 128 + int(signal.SIGTERM)
 
@@ -147,7 +131,7 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
             last.release()
     try:
         with _resumable(job, trainer), interruptible(trainer), none_left(trainer):
-            _conclude(job, trainer, last.seconds if last else time.perf_counter() - started)
+            end_run(job, trainer, last.seconds if last else time.perf_counter() - started)
     except Exception as error:
         trouble = error.__cause__ if isinstance(error, UserError) else error  # of a folder that cannot be made
         if isinstance(trouble, SafetensorError) or (isinstance(trouble, OSError) and trouble.errno in _DISK):
@@ -204,8 +188,8 @@ class _WritePlan(Callback):
         else:
             print("\n".join([f"run {run.shown}", *opening(self.job, trainer, self.check)]), flush=True)
         plan = {"id": run.id, "monitor": task.monitor, "mode": task.mode, "total_steps": pl_module.total_steps}
-        found = run.planned(_CHECK) if self.check is None else self.check.found
-        run.write_plan(plan | _given(self.job) | ({_CHECK: found} if found else {}))
+        found = run.planned(CHECK) if self.check is None else self.check.found
+        run.write_plan(plan | _given(self.job) | ({CHECK: found} if found else {}))
 
 
 @contextmanager
@@ -223,85 +207,3 @@ def interruptible(trainer: Trainer) -> Iterator[None]:
     finally:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             signal.signal(signal.SIGINT, before)
-
-
-def _conclude(job: Job, trainer: Trainer, seconds: float) -> None:
-    """Save the finished student of the best checkpoint, and show the table."""
-    steps = trainer.global_step
-    module = job.module
-
-    def judge(anew: bool) -> dict[str, float] | None:
-        due = trainer.enable_validation and (anew or module.measures_acceptance)
-        return _validated(job, trainer) if due else None  # what is saved is what is judged
-
-    ended = conclude(trainer, module, judge)
-    (step, total), instead = ended.restored[:2], ended.restored.instead
-    student = module.unsharded_student()
-    if student is None or not trainer.is_global_zero:
-        return
-    steps_done = record.steps_of(module.student)
-    tokenizer = getattr(job.data, "tokenizer", None)
-    files: dict[str, str | bytes] = {**task_file(job.data), **ended.files}
-    saved_student.save(student, job.run.student, tokenizer, steps_done, files, ended.dtype)
-    written = complete_held_out(job, "validation", student)
-    if written is not None and written.shown:
-        write(job.run.folder / COMPLETIONS, written.jsonl)
-    check = job.run.planned(_CHECK)  # of a file that others may have written
-    doubts = check.get("unsteady") if isinstance(check, dict) else None
-    why = doubts.get("student") if isinstance(doubts, dict) else None
-    unsteady = {"unsteady": why} if isinstance(why, str) else {}
-    by = chosen_by(module.task, trainer.checkpoint_callbacks)
-    result = make_result(
-        module,
-        ended.scores,
-        ended.evidence,
-        job.run.student,
-        measured={"empty_layers": empty_layers(student), "hurried": hurried(ended.changed, total, step), **unsteady},
-        beside=_beside(job),
-        completions=None if written is None else written.record,
-        **lineage(job.config, job.data),
-        data=samples_of(job.data),
-        name=job.run.name,
-        id=job.run.id,
-        steps=steps,
-        saved_step=step,
-        **({} if ended.scores or not isinstance(check, dict) else {_CHECK: check}),
-        **({} if by == module.task.monitor else {"chosen_by": by}),
-        complete=not ended.unfinished,
-        recipe=job.recipe,
-        train_seconds=round(seconds, 3),
-    )
-    write(job.run.student / CARD, card(job.config, result, student, job.data).encode())
-    job.run.write_result(result)
-    show_result(result)
-    chosen = f"the {'next ' if instead else ''}best by {by}"
-    which = f"{step} of {steps} ({chosen})" if step != steps else f"{step} (the last)"
-    print(f"student of step {which}: {Path(job.run.shown) / 'student'}", flush=True)
-    if written is not None and written.shown:
-        print(f"completions of {len(written.lines)} held-out prompts: {Path(job.run.shown) / COMPLETIONS}", flush=True)
-    if instead:
-        _log.warning("%s: the student of step %d is saved in its place", instead, step)
-    if ended.unfinished:
-        _log.warning(
-            "the run ended at step %d of %d, before %s had done what was asked for: the student is larger than that",
-            steps,
-            total,
-            " and ".join(ended.unfinished),
-        )
-
-
-def _beside(job: Job) -> dict[str, Any] | None:
-    """The baseline of a student that a teacher has trained, and its scores; an empty name if there is none."""
-    if job.module.teacher is None or learns_alone(job.config):
-        return None
-    folder = job.beside or find_baseline(job.config, samples_of(job.data, ["validation"]))
-    scores = None if folder is None else scores_of(folder)
-    return {"run": "" if scores is None else str(folder), "scores": scores or {}}
-
-
-def _validated(job: Job, trainer: Trainer) -> dict[str, float]:
-    """The validation metrics of the student as it now is."""
-    trainer.loggers = []  # the history ends with the training
-    with quiet_lightning():
-        [scores] = trainer.validate(job.module, datamodule=job.data, verbose=False)
-    return {name.removeprefix("val/"): float(value) for name, value in scores.items() if name.startswith("val/")}

@@ -29,7 +29,10 @@ from distill.core.verdict import UNSTEADY, Verdict
 from distill.training.evidence import counted
 from distill.training.module import Distillation
 
-__all__ = ["TeacherCheck"]
+__all__ = ["CHECK", "TeacherCheck"]
+
+CHECK = "teacher_check"
+"""In the plan, and in the result of a run without a validation: what the teacher scored before it."""
 
 SAMPLES, PREDICTIONS = 256, 4096
 """At most so many samples are scored; no further ones after so many predictions."""

@@ -208,7 +208,7 @@ def test_a_row_that_is_sure_is_a_class() -> None:
 def test_metrics_judge_a_row_of_probabilities_by_its_likeliest_class() -> None:
     task, logits = tasks.Plain(), torch.eye(C)
     rows = torch.tensor([[0.6, 0.3, 0.1], [0.5, 0.3, 0.2], [float("nan")] * C])
-    judged = task.judged(Batch({"input": logits}, labels=rows))
+    judged = task.for_evaluation(Batch({"input": logits}, labels=rows))
     assert judged.labels is not None
     assert judged.labels.tolist() == [0, 0, IGNORE]
     metrics = task.metrics()

@@ -61,8 +61,8 @@ def test_a_run_folder_holds_everything_and_nothing_lies_beside_it(
 @pytest.mark.parametrize(
     ("place", "error", "code"),
     [
-        ("distill.workflows.fit.card", UserError("is amiss", key="this", hint="mend it"), 1),
-        ("distill.workflows.fit.card", BrokenPipeError(32, "Broken pipe"), 1),
+        ("distill.workflows.ending.card", UserError("is amiss", key="this", hint="mend it"), 1),
+        ("distill.workflows.ending.card", BrokenPipeError(32, "Broken pipe"), 1),
         ("distill.training.module.Distillation.validation_step", UserError("is amiss", key="this", hint="mend it"), 2),
     ],
     ids=["at the end", "printing", "in training"],

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from distill.core.utils.errors import TrainingError
-from distill.workflows.finish import complete
+from distill.workflows.finish import finish_callbacks
 
 MINE = '''
 import torch
@@ -167,7 +167,7 @@ def test_a_step_that_nobody_can_rebuild_is_named_with_its_class(mine: None, monk
     monkeypatch.setattr(module.FirstColumn, "finish", lambda self, student: [{"kind": "column"}])
     trainer: Any = SimpleNamespace(callbacks=[module.FirstColumn(BEGIN)])
     with pytest.raises(TrainingError, match=r"FirstColumn\.finish returns a step of kind 'column'.*register\(kind"):
-        complete(trainer, nn.Linear(2, 2), {})
+        finish_callbacks(trainer, nn.Linear(2, 2), {})
 
 
 @pytest.mark.parametrize("callback", [COLUMN, "mine.Mean", "mine.Reader"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from distill.core.step_callback import StepCallback, finished
+from distill.core.step_callback import StepCallback, finish_callback
 from distill.core.utils.errors import UserError
 
 
@@ -22,8 +22,8 @@ class Says(StepCallback):
 @pytest.mark.parametrize("record", [None, {"kind": "mine"}, ["mine"], [{"mine": 1}]])
 def test_a_record_that_is_no_list_of_steps_is_refused(record: Any) -> None:
     with pytest.raises(UserError, match="Says: finish must return a list of steps"):
-        finished(Says(record), nn.Linear(1, 1))
+        finish_callback(Says(record), nn.Linear(1, 1))
 
 
 def test_a_list_of_steps_is_the_record() -> None:
-    assert finished(Says([{"kind": "mine"}]), nn.Linear(1, 1)) == [{"kind": "mine"}]
+    assert finish_callback(Says([{"kind": "mine"}]), nn.Linear(1, 1)) == [{"kind": "mine"}]

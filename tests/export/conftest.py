@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
-from distill.compression.quantization.lifecycle import conclude, follow
+from distill.compression.quantization.lifecycle import finish, follow
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.compression.quantization.select import choose, swap
 from distill.compression.quantization.storage import step_of
@@ -90,7 +90,7 @@ def quantize(batches: list[Batch]) -> Quantize:
             for batch in batches[:2]:
                 forward(model, feed(batch), Request(logits=True))
                 follow(layers.values())
-        note(model, step_of(conclude(layers)))
+        note(model, step_of(finish(layers)))
         return model.eval()
 
     return make

@@ -25,7 +25,7 @@ TOOL: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / "scripts" 
     ],
 )
 def test_an_outcome_is_read_off_what_pytest_printed(output: str, outcome: str) -> None:
-    assert TOOL["judged"](output) == outcome
+    assert TOOL["outcome_of"](output) == outcome
 
 
 def test_what_a_release_requires_is_held_against_what_is_installed(tmp_path: Path) -> None:

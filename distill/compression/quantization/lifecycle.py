@@ -20,8 +20,8 @@ from distill.core.ranks import is_rank_zero
 __all__ = [
     "as_float",
     "attend",
-    "conclude",
     "find_ranged",
+    "finish",
     "follow",
     "freeze",
     "freeze_structure",
@@ -170,7 +170,7 @@ def freeze_structure(module: nn.Module, scheme: LayerScheme) -> QuantizedLayer:
     return layer
 
 
-def conclude(layers: Mapping[str, QuantizedLayer]) -> dict[str, QuantizedLayer]:
+def finish(layers: Mapping[str, QuantizedLayer]) -> dict[str, QuantizedLayer]:
     """Freeze the layers; of those whose static input was never seen the weights alone.
 
     Such a layer was never called, but others may have read its weight, which was rounded for them too.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from distill.compression.bypass import watched_writes, written_by_pass
-from distill.compression.quantization.lifecycle import attend, conclude, follow
+from distill.compression.quantization.lifecycle import attend, finish, follow
 from distill.compression.quantization.outputs import Outputs, round_outputs, rounds_outputs
 from distill.compression.quantization.scheme import ActivationScheme, Bits, WeightScheme
 from distill.compression.quantization.select import choose, swap
@@ -114,7 +114,7 @@ def quantize(
     model.eval()
     if static and empty:
         raise _needs_batches("static inputs need batches to find their ranges", key)
-    return [step_of(conclude(layers), store)]
+    return [step_of(finish(layers), store)]
 
 
 def _needs_batches(problem: str, key: str) -> UserError:

@@ -49,7 +49,7 @@ __all__ = [
     "tree_leaves",
     "unsaved_buffers",
     "version",
-    "written",
+    "written_arguments",
 ]
 
 # ---------------------------------------------------------------------- a module's tables
@@ -193,7 +193,7 @@ def arguments(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     return {one.name: given.get(one.name, one.default_value) for one in schema}
 
 
-def written(operator: Any) -> list[tuple[int, str]]:
+def written_arguments(operator: Any) -> list[tuple[int, str]]:
     """Place and name of each argument that an operator writes to, as :class:`OperatorMode` is given it."""
     arguments = enumerate(operator._schema.arguments)
     return [(place, one.name) for place, one in arguments if one.alias_info is not None and one.alias_info.is_write]

@@ -109,7 +109,7 @@ class TeacherScores:
             same = predicted == expected.to(predicted.device)
             self._agreement.update((same if batch.mask is None else same[batch.mask]).float())
 
-    def conclude(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+    def compute(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """What the validation that ends has found: the teacher's scores, empty where they were known; and what compares
         the student with it, ``agreement`` and ``acceptance`` as far as they were measured."""
         measured = {"agreement": self._agreement, "acceptance": self._acceptance}

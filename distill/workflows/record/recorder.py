@@ -93,7 +93,7 @@ def record(
     with closing(_Recorder(job, folder, form, origin)) as recorder:
         recorder.begin()
         recorder.record(share)
-        recorder.conclude()
+        recorder.write_index()
     return folder
 
 
@@ -263,7 +263,7 @@ class _Recorder:
 
     # ------------------------------------------------------------------ the end
 
-    def conclude(self) -> None:
+    def write_index(self) -> None:
         """Score the teacher, hash the shards and write the index, if all of them are there."""
         if lacking := self._lacking():
             print(f"{len(lacking)} of {len(self.plan.shards)} shards are left to the other parts", flush=True)

@@ -72,7 +72,7 @@ def batches_of(job: Job, options: Options, what: str = "") -> tuple[Iterator[Bat
         read = spoken(read, what, min(count, every), wide())
     held = len(loader.dataset) if hasattr(loader, "dataset") and hasattr(loader.dataset, "__len__") else 0
     task = job.module.task
-    judged = (task.judged(task.batch(raw)) for raw in read)
+    judged = (task.for_evaluation(task.batch(raw)) for raw in read)
     return limited(judged, options.samples), held
 
 

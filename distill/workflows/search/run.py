@@ -20,6 +20,7 @@ from distill.core.utils.paths import at_home
 from distill.run.boundary import refuse_links
 from distill.run.folder import Run
 from distill.run.lock import locked
+from distill.workflows.search.files import PICTURE, draw, point_file, write_front, write_record
 from distill.workflows.search.knobs import parameters_of
 from distill.workflows.search.measured import Measured, measure
 from distill.workflows.search.outcome import Outcome, Tried, beside_the_teacher, margin_of
@@ -28,7 +29,6 @@ from distill.workflows.search.rungs import gains, goes_on, hope
 from distill.workflows.search.show import show_outcome, show_plan, show_progress, values_said
 from distill.workflows.search.study import Study
 from distill.workflows.search.target import said
-from distill.workflows.search.written import PICTURE, draw, point_file, write_front, write_record
 from distill.workflows.trials.process import run_to_end
 from distill.workflows.trials.recipe import Recipe
 from distill.workflows.trials.trial import Trial, refuse_other_samples
@@ -146,7 +146,7 @@ class _Search:
                 left = (trials - outcome.ended) * sum(self._seconds) / len(self._seconds)
                 show_progress(outcome, outcome.trials[number], trials, left, self.console)
         finally:
-            outcome = self._conclude()
+            outcome = self._write_fronts()
         return outcome
 
     def _record(self, importance: Mapping[str, Mapping[str, float]] | None = None) -> Outcome:
@@ -235,7 +235,7 @@ class _Search:
             )
         return found
 
-    def _conclude(self) -> Outcome:
+    def _write_fronts(self) -> Outcome:
         outcome = self._record(self.study.importance())
         if not outcome.points:
             return outcome

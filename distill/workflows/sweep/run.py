@@ -84,7 +84,7 @@ def sweep(
             _check_metric(file, trial)
             refuse_other_samples(trial.run, (one.run for one in planned))
     finally:
-        _conclude(file, recipe, planned, failed, console)
+        _show_best(file, recipe, planned, failed, console)
     if failed:
         which = f"{len(failed)} of {amount(len(planned), 'trial')} failed: {', '.join(failed)}"
         raise TrainingError(f"{which}. What each of them said is above; the same command tries them again.")
@@ -154,7 +154,7 @@ def _check_metric(file: SweepFile, trial: Trial) -> None:
         )
 
 
-def _conclude(
+def _show_best(
     file: SweepFile, recipe: Recipe, planned: Sequence[Trial], failed: Sequence[str], console: Console
 ) -> None:
     """Show the table, best first, and how to repeat the best."""

@@ -101,7 +101,7 @@ def test_a_run_that_ends_before_its_compression_says_so(
     found = train(tmp_path, [pruning, stop])
     assert found.run.result["steps"] == 5
     assert found.run.result["complete"] is False
-    [line] = [record.getMessage() for record in caplog.records if record.name == "distill.workflows.fit"]
+    [line] = [record.getMessage() for record in caplog.records if record.name == "distill.workflows.ending"]
     assert "step 5 of 20, before GradualMagnitudePruning" in line
 
 

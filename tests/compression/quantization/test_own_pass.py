@@ -21,7 +21,7 @@ from distill.compression.pruning.granularity import Granularity
 from distill.compression.pruning.masking_plan import MaskingPlan
 from distill.compression.pruning.weights import PRUNABLE
 from distill.compression.quantization.layers import QuantizedLayer, quantized_layers
-from distill.compression.quantization.lifecycle import conclude, follow, freeze
+from distill.compression.quantization.lifecycle import finish, follow, freeze
 from distill.compression.quantization.ptq import quantize
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.compression.quantization.select import choose, swap
@@ -278,7 +278,7 @@ class ReadOnly(nn.Module):
 def test_a_weight_that_is_only_read_is_saved_as_it_was_judged(scheme: str, padded: Tensor) -> None:
     model = rounding(made(ReadOnly), padded, SCHEMES[scheme]).eval()
     judged = model(padded).detach()
-    conclude(quantized_layers(model))
+    finish(quantized_layers(model))
     assert torch.equal(model(padded), judged)
     middle = model.get_submodule("middle")
     assert isinstance(middle, QuantizedLayer)
@@ -292,7 +292,7 @@ def test_torchs_attention_with_factors_is_saved_as_it_was_judged(padded: Tensor)
     model = made(MODELS["encoder layer"])
     LowRank(rank=4).prepare(model)
     judged = rounding(model, padded).eval()(padded).detach()
-    conclude(quantized_layers(model))
+    finish(quantized_layers(model))
     assert torch.equal(model(padded), judged)
 
 

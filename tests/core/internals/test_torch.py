@@ -39,7 +39,7 @@ from distill.core.internals.torch import (
     tensors_in,
     unsaved_buffers,
     version,
-    written,
+    written_arguments,
 )
 
 
@@ -190,7 +190,7 @@ def test_a_change_in_place_is_seen_through_views() -> None:
 def test_what_an_operator_writes_to_is_named_and_found() -> None:
     class Watch(OperatorMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            seen.append(written(func))
+            seen.append(written_arguments(func))
             return func(*args, **kwargs or {})
 
     seen: list[list[tuple[int, str]]] = []

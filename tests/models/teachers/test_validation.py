@@ -40,7 +40,7 @@ def test_the_acceptance_is_the_overlap_of_both_and_costs_one_run_of_the_teacher_
 
     for _ in range(2):  # a run's validations: the teacher is known from the first on
         scores.compare(signals.at(None).argmax(-1).view(2, 4), batch)
-        _, compared = scores.conclude()
+        _, compared = scores.compute()
         assert set(compared) == {"agreement"}
     assert len(calls) == 1
 
@@ -49,7 +49,7 @@ def test_the_acceptance_is_the_overlap_of_both_and_costs_one_run_of_the_teacher_
         if not known:
             scores.clear()
         scores.compare(signals.at(None).argmax(-1).view(2, 4), batch, signals)
-        found, compared = scores.conclude()
+        found, compared = scores.compute()
         assert len(calls) == 1
         assert bool(found) is not known
         q, p = (model.table.weight.double().softmax(1)[ids[batch.mask]] for model in (student, teacher))  # type: ignore[index]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.compression.quantization.layers import quantized_layers
-from distill.compression.quantization.lifecycle import conclude
+from distill.compression.quantization.lifecycle import finish
 from distill.compression.quantization.ptq import quantize
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.compression.quantization.select import choose, swap
@@ -166,7 +166,7 @@ def test_a_grid_that_is_held_does_not_follow_the_weights() -> None:
     layer.mode = "fake"
     expected = layer.quantized_weight().detach()
     assert torch.equal(expected, layer.on_grid(layer.grid()))
-    conclude({"1": layer})
+    finish({"1": layer})
     assert torch.equal(layer.weight_scale, torch.tensor([0.01, 0.3]))
     assert torch.equal(layer.parameter, expected)
 
