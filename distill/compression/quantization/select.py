@@ -21,7 +21,7 @@ from distill.compression.quantization.scheme import ActivationScheme, Bits, Laye
 from distill.core.module_selection import check_overrides, override, refuse_broken, refuse_rewritten, select, sharing
 from distill.core.utils.errors import UserError
 
-__all__ = ["QUANTIZABLE", "candidates", "check_widths", "choose", "choose_by_name", "first", "swap"]
+__all__ = ["QUANTIZABLE", "candidates", "check_widths", "choose", "first", "swap"]
 
 QUANTIZABLE = tuple(kind for kind in QUANTIZED if kind is not nn.Embedding)
 """Modules that are quantized, besides embeddings."""
@@ -63,6 +63,7 @@ def choose(
     exclude: Sequence[str] = (),
     kinds: tuple[type[nn.Module], ...] = QUANTIZABLE,
     key: str,
+    by_name: bool = False,
 ) -> dict[str, LayerScheme]:
     """Name -> scheme of every layer to quantize, in the order of the model.
 
@@ -80,45 +81,11 @@ def choose(
         exclude: Of those to leave out.
         kinds: Classes of the modules to quantize, besides embeddings.
         key: Where the settings stand in the configuration.
+        by_name: Judge no further than names, classes and ties tell: the weights may be on the meta device.
 
     Raises:
-        UserError: if a pattern has no effect, nothing is left, a group does not divide a layer's inputs, a layer is of
-            no known class, or layers that share a weight would be quantized differently.
-    """
-    chosen = choose_by_name(
-        model,
-        weights=weights,
-        activations=activations,
-        embeddings=embeddings,
-        overrides=overrides,
-        include=include,
-        exclude=exclude,
-        kinds=kinds,
-        key=key,
-    )
-    for name, layer in chosen.items():
-        _check_values(name, model.get_submodule(name), key)
-        _check_groups(name, model.get_submodule(name), layer.weights, key)
-    return chosen
-
-
-def choose_by_name(
-    model: nn.Module,
-    *,
-    weights: WeightScheme,
-    activations: ActivationScheme | None,
-    embeddings: WeightScheme | None,
-    overrides: Mapping[str, Bits | WeightScheme | None] | None = None,
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] = (),
-    kinds: tuple[type[nn.Module], ...] = QUANTIZABLE,
-    key: str,
-) -> dict[str, LayerScheme]:
-    """:func:`choose`, as far as names, classes and ties tell: the weights may be on the meta device.
-
-    Raises:
-        UserError: if a pattern has no effect, nothing is left, a layer is of no known class, or layers that share a
-            weight would be quantized differently.
+        UserError: if a pattern has no effect, nothing is left, a layer is of no known class, layers that share a weight
+            would be quantized differently, a group does not divide a layer's inputs, or a weight has no finite value.
     """
     for name in quantized_layers(model):
         raise UserError("is quantized already", key=key, value=name, hint="begin from the student before that")
@@ -135,6 +102,9 @@ def choose_by_name(
     check_overrides(model, overrides, {*able, *chosen}, f"{key}.overrides")
     if not chosen:
         raise UserError("no layer of the student is chosen", key=key, hint="widen include, or exclude less")
+    for name, layer in () if by_name else chosen.items():
+        _check_values(name, model.get_submodule(name), key)
+        _check_groups(name, model.get_submodule(name), layer.weights, key)
     return chosen
 
 
