@@ -66,12 +66,15 @@ def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """As :func:`read`, but of a folder of shards, all of which are looked at, only what rank 0 wrote.
+    """As :func:`read`, but of a folder of shards, all of which are looked at, only what rank 0 wrote; and tensors are
+    read when they are used, as Lightning reads the whole once more.
+
+    What is done twice is the hash: 0.54 s of processor time for a checkpoint of 600 MB, which it takes 0.62 s to load.
 
     Raises:
         Damaged: as :func:`read`, and likewise the others.
     """
-    return _shards(path)[0] if Path(path).is_dir() else read(path)
+    return _shards(path)[0] if Path(path).is_dir() else _read(path, mmap=True)
 
 
 def _read(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:

@@ -230,6 +230,10 @@ def check_monitors(callbacks: Sequence[Callback], known: Sequence[str]) -> None:
 
 
 # ---------------------------------------------------------------------- what Lightning says
+#
+# Who raised an error is read off its frames: Lightning refuses by plain ValueErrors as often as by an exception of its
+# own, and within the one call that is ours (fit) it calls models, data and callbacks, ours and the user's. A wrapper
+# around that call does not know which of them failed, and one around each of theirs would be in everybody's objects.
 
 
 class _Begun(Callback):

@@ -21,7 +21,7 @@ import torch
 from distill.core.utils.errors import TrainingError, UserError
 from distill.run.checkpoints import file as files
 from distill.run.checkpoints.bounds import is_dense
-from distill.run.checkpoints.file import Damaged, SafeCheckpointIO, is_intact, read, write
+from distill.run.checkpoints.file import Damaged, SafeCheckpointIO, is_intact, read, read_header, write
 from distill.run.checkpoints.sealed import _Sealed
 from distill.run.checkpoints.snapshot import snapshot
 
@@ -41,6 +41,23 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert torch.equal(found["weights"], SMALL["weights"])
     assert {k: v for k, v in found.items() if k != "weights"} == {"step": 3, "names": ["a", "b"]}
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_a_header_has_its_tensors_still_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write({"step": 3, "weight": torch.arange(2000.0)}, path := tmp_path / "a.ckpt")
+    load, mapped = torch.load, list[bool]()
+
+    def watched(*given: Any, **more: Any) -> Any:
+        mapped.append(more["mmap"])
+        return load(*given, **more)
+
+    monkeypatch.setattr(torch, "load", watched)
+    header = read_header(path)
+    assert (header["step"], mapped) == (3, [True])
+    assert torch.equal(header["weight"], torch.arange(2000.0))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(Damaged):
+        read_header(path)
 
 
 def test_torch_and_zip_open_it_too(tmp_path: Path) -> None:
