@@ -100,15 +100,24 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
         at: The optimizer steps that had been done before; nothing for a new run.
         checkpoint: What it resumes from; the start if not given.
     """
-    main = trainer.is_global_zero
     more = job.module.completions is not None and job.module.completions.shown > 0
     trainer.loggers = loggers = make_loggers(job.logging, job.run, job.config, at=at, more=more)
     check = None if at is not None else TeacherCheck()
     first = [*([] if check is None else [check]), _WritePlan(job, check)]
     picture = DrawTimeline(job.run.folder / "timeline.png")
     trainer.callbacks[:0] = [*first, picture]  # type: ignore[attr-defined]
-    explaining = explained(trainer, job.callbacks, job.config["trainer"])
     started = time.perf_counter()
+    _fit(job, trainer, at or 0, checkpoint)
+    _end(job, trainer, time.perf_counter() - started)
+    if trainer.is_global_zero:
+        picture.draw(trainer)
+        keep_completions(loggers, job.run.folder / COMPLETIONS)
+        keep_student(loggers, job.run)
+
+
+def _fit(job: Job, trainer: Trainer, at: int, checkpoint: Path | None) -> None:
+    """Train; of what fails, the folder says why, but where nothing was begun."""
+    explaining = explained(trainer, job.callbacks, job.config["trainer"])
     try:
         with (
             shared_id(job.run.id),
@@ -123,28 +132,39 @@ def train(job: Job, trainer: Trainer, *, at: int | None = None, checkpoint: Path
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _DISK:
             raise _unwritten(error, job.run) from error
-        if main and (trainer.global_step > (at or 0) or not isinstance(error, UserError)):
-            job.run.write_failure(scrub(str(error) or type(error).__name__))
+        if trainer.global_step > at or not isinstance(error, UserError):
+            _write_failure(job, trainer, error)
         raise
     finally:
         if (last := last_of(trainer.callbacks)) is not None:  # type: ignore[attr-defined]
             last.release()
+
+
+def _end(job: Job, trainer: Trainer, seconds: float) -> None:
+    """Save what was trained; of what fails, the folder says why, and stays.
+
+    Args:
+        job: The run's.
+        trainer: Its own, whose fit has ended.
+        seconds: That it took, should no callback have counted those of the run.
+    """
+    last = last_of(trainer.callbacks)  # type: ignore[attr-defined]
     try:
         with _resumable(job, trainer), interruptible(trainer), none_left(trainer):
-            end_run(job, trainer, last.seconds if last else time.perf_counter() - started)
+            end_run(job, trainer, last.seconds if last else seconds)
     except Exception as error:
         trouble = error.__cause__ if isinstance(error, UserError) else error  # of a folder that cannot be made
         if isinstance(trouble, SafetensorError) or (isinstance(trouble, OSError) and trouble.errno in _DISK):
             raise _unwritten(trouble, job.run) from error
-        if main:
-            job.run.write_failure(scrub(str(error) or type(error).__name__))
+        _write_failure(job, trainer, error)
         if isinstance(error, UserError):  # nothing of what was trained is taken back
             raise TrainingError(str(error)) from error
         raise
-    if main:
-        picture.draw(trainer)
-        keep_completions(loggers, job.run.folder / COMPLETIONS)
-        keep_student(loggers, job.run)
+
+
+def _write_failure(job: Job, trainer: Trainer, error: Exception) -> None:
+    if trainer.is_global_zero:
+        job.run.write_failure(scrub(str(error) or type(error).__name__))
 
 
 @contextmanager

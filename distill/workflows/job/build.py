@@ -125,12 +125,7 @@ def build(
         made = {"logging": sections.make("logging"), "callbacks": sections.make("callbacks")}
         check_callbacks(made["callbacks"])
         if stage == "fit":
-            logs, given = made["logging"], config.get("trainer") or {}
-            on = logs.csv or logs.tensorboard or logs.wandb is not None
-            given = {name: value for name, value in sections.config["trainer"].items() if name in given}
-            idle = idle_settings(given, made["callbacks"], on)
-            for line in [*idle, *high_rate(sections.config["model"]["optimizer"])]:
-                _log.warning("%s", line)
+            _warn(sections.config, config.get("trainer") or {}, made["callbacks"], made["logging"])
             check_installed(made["logging"])
         check_sharding(sections.config["trainer"], made["callbacks"])
         losses = sections.losses()
@@ -139,37 +134,57 @@ def build(
             sections.check_outline(losses or [], made["callbacks"])
         arguments = {k: v for k, v in sections.make("trainer").items() if k in sections.config["trainer"]}
         check_plugins(arguments)
-        data = sections.make("data")
-        if isinstance(data, TextData):
-            data.outputs = partial(classifier_of, sections.config["model"])
         try:
-            data.prepare_data()
-            data.setup(stage)
-            labels = getattr(data, "labels", None)
-            if isinstance(data, TextData) and not (stage == "fit" and any(map(_teaches_alone, losses or []))):
-                data.require_labels({"fit": "train", "validate": "validation"}.get(stage, stage))
+            data = _read(sections, stage, losses or [])
         except UserError as error:
             raise origin(located(error, "data", sections.config["data"]), config, sections.config) from error
         # The student's fresh weights are a function of the seed, whatever reading the data drew.
         seed_everything(seed, workers=True, verbose=False)
-        module = sections.model(losses, labels)
+        module = sections.model(losses, getattr(data, "labels", None))
         if sections.config["trainer"].get("strategy") == NAME:
             check_modules(module.student, losses or [])
             refuse_sharded(module.on_policy)
         if module.on_policy is not None:
             module.on_policy.seed = seed
         if stage == "fit":
-            check_save_dtype(module.student_config, made["callbacks"])
-            student = sections.config["model"]["student"]
-            refuse_quantized(module.student, student.get("path") if isinstance(student, Mapping) else student)
-            if _validates(arguments, data):
+            _check_training(module, sections.config["model"]["student"], made["callbacks"])
+            validates = _validates(arguments, data)
+            if validates:
                 choose_by(module.task, made["callbacks"], compared(module, data, made["callbacks"]))
-            check_monitors(made["callbacks"], module.metric_names(_validates(arguments, data)))
+            check_monitors(made["callbacks"], module.metric_names(validates))
         try:
             module.meet(data)
         except UserError as error:
             raise origin(error, config, sections.config) from error
         return Job(absolute_paths(sections.resolved(), Path.cwd()), run, data, module, arguments=arguments, **made)
+
+
+def _warn(
+    config: Mapping[str, Any], given: Mapping[str, Any], callbacks: Sequence[Callback], logs: LoggingConfig
+) -> None:
+    """Say which of the ``given`` arguments of the trainer do nothing, and that a learning rate is high."""
+    on = logs.csv or logs.tensorboard or logs.wandb is not None
+    named = {name: value for name, value in config["trainer"].items() if name in given}
+    for line in [*idle_settings(named, callbacks, on), *high_rate(config["model"]["optimizer"])]:
+        _log.warning("%s", line)
+
+
+def _read(sections: Sections, stage: str, losses: Sequence[DistillationLoss]) -> LightningDataModule:
+    """The data, read and ready, with the labels that the stage needs."""
+    data: LightningDataModule = sections.make("data")
+    if isinstance(data, TextData):
+        data.outputs = partial(classifier_of, sections.config["model"])
+    data.prepare_data()
+    data.setup(stage)
+    if isinstance(data, TextData) and not (stage == "fit" and any(map(_teaches_alone, losses))):
+        data.require_labels({"fit": "train", "validate": "validation"}.get(stage, stage))
+    return data
+
+
+def _check_training(module: Distillation, student: Any, callbacks: Sequence[Callback]) -> None:
+    """Refuse a ``student``, as configured, that cannot be trained, or not saved as it is to be."""
+    check_save_dtype(module.student_config, callbacks)
+    refuse_quantized(module.student, student.get("path") if isinstance(student, Mapping) else student)
 
 
 def _teaches_alone(loss: DistillationLoss) -> bool:
