@@ -27,9 +27,8 @@ from distill.core.module_selection import of_types
 from distill.core.schedules import step_at
 from distill.core.step_callback import logs_now
 from distill.core.trained_module import average_gradients, batch_of, prefix_of, require_student, total_steps
-from distill.core.utils.errors import UserError
+from distill.core.utils.errors import UserError, check_choice
 from distill.core.verdict import steps_to_prune
-from distill.losses.base import check_choice
 
 __all__ = ["GradualMagnitudePruning"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -13,14 +13,13 @@ from distill.core.argument_types import refuse_type
 from distill.core.model_spec import ModelSpec
 from distill.core.schedules import Constant, Schedule, as_schedule, values_of
 from distill.core.signals import Batch, Needs, OutputKind, Request, Signals
-from distill.core.utils.errors import UserError, nearest
+from distill.core.utils.errors import UserError
 from distill.losses.softened import Softened
 
 __all__ = [
     "DistillationLoss",
     "LossSum",
     "aligned_logits",
-    "check_choice",
     "check_not_negative",
     "check_positive",
     "check_some",
@@ -233,17 +232,6 @@ def check_some(**parts: float) -> None:
     if not any(parts.values()):
         first, problem = next(iter(parts)), f"{' and '.join(parts)} are 0, so the loss is"
         raise UserError(problem, key=first, value=parts[first], hint="raise one of them, or leave the loss out")
-
-
-def check_choice(key: str, value: str, choices: Collection[str]) -> None:
-    """Refuse a ``value`` that is none of ``choices``.
-
-    Raises:
-        UserError: with the nearest choice.
-    """
-    if value not in choices:
-        known = " or ".join(repr(choice) for choice in choices)
-        raise UserError(f"must be {known}", key=key, value=value, hint=nearest(str(value), choices))
 
 
 def snake_case(name: str) -> str:

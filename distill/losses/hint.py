@@ -12,8 +12,8 @@ from distill.core.model_spec import Features, ModelSpec
 from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch, Needs, Request, Signals
-from distill.core.utils.errors import UserError
-from distill.losses.base import DistillationLoss, LossSum, check_choice
+from distill.core.utils.errors import UserError, check_choice
+from distill.losses.base import DistillationLoss, LossSum
 from distill.losses.cosine import cosine_distance
 from distill.losses.feature_maps import key_of, of_one_size
 from distill.losses.features import as_positions, check_same_positions, features_last, position_weights

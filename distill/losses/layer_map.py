@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Literal
 
 from distill.core.model_spec import ModelSpec, spread
-from distill.core.utils.errors import UserError
+from distill.core.utils.errors import UserError, check_choice
 from distill.core.utils.words import amount
-from distill.losses.base import check_choice
 
 __all__ = ["LayerMap", "check_layers", "layer_pairs"]
 

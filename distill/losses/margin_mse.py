@@ -12,7 +12,8 @@ from torch.nn.functional import cosine_similarity
 from distill.core.pairs import partners
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch, Signals
-from distill.losses.base import LossSum, check_choice
+from distill.core.utils.errors import check_choice
+from distill.losses.base import LossSum
 from distill.losses.vectors import VectorLoss, require_pairs
 
 __all__ = ["MarginMSE", "margin_mse"]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from distill.core.model_spec import ModelSpec
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch, Signals
-from distill.core.utils.errors import UserError
-from distill.losses.base import LossSum, check_choice
+from distill.core.utils.errors import UserError, check_choice
+from distill.losses.base import LossSum
 from distill.losses.cosine import cosine_distance
 from distill.losses.vectors import VectorLoss
 

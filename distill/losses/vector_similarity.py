@@ -12,7 +12,8 @@ from torch.nn.functional import kl_div, normalize
 from distill.core.numerics import at_least_float32, full_precision
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch, Signals
-from distill.losses.base import LossSum, check_choice, check_positive
+from distill.core.utils.errors import check_choice
+from distill.losses.base import LossSum, check_positive
 from distill.losses.vectors import VectorLoss
 
 __all__ = ["VectorSimilarity", "cosines", "similarity_kl", "similarity_mse"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 from distill.core.utils.secrets import HIDDEN, scrub, scrub_override
 from distill.core.utils.visible import visible
 
-__all__ = ["Below", "TrainingError", "UserError", "first_line", "nearest", "nearest_part"]
+__all__ = ["Below", "TrainingError", "UserError", "check_choice", "first_line", "nearest", "nearest_part"]
 
 
 class UserError(Exception):
@@ -71,6 +71,17 @@ def nearest_part(pattern: str, names: Iterable[str]) -> str:
     split = [name.split(".") for name in names]
     parts = {".".join(one[at : at + size]) for one in split for at in range(len(one) - size + 1)}
     return nearest(pattern, get_close_matches(pattern, {*parts, *names}, cutoff=CLOSE) or names)
+
+
+def check_choice(key: str, value: str, choices: Collection[str]) -> None:
+    """Refuse a ``value`` that is none of ``choices``.
+
+    Raises:
+        UserError: with the nearest choice.
+    """
+    if value not in choices:
+        known = " or ".join(repr(choice) for choice in choices)
+        raise UserError(f"must be {known}", key=key, value=value, hint=nearest(str(value), choices))
 
 
 def first_line(error: BaseException) -> str:
