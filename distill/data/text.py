@@ -7,24 +7,21 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from pytorch_lightning import LightningDataModule
 
 from distill.core.images import ImageSettings
-from distill.core.internals.lightning import batches_done
 from distill.core.processor import identity_of
 from distill.core.utils.errors import UserError
 from distill.data import language
 from distill.data.account import doubtful_scores, said, sizes, statistics, token_counts, unread
-from distill.data.batches import EvaluationBatches, TrainingBatches
 from distill.data.bounds import check_numbers, check_packing, refuse_idle_settings
 from distill.data.features import Samples
 from distill.data.images import check_settings
 from distill.data.labels import Outputs
-from distill.data.loader import Collate, Loader, make_loader, ranks_of
 from distill.data.processing import made_processor, read_source
 from distill.data.raw_data import RawData, read_raw_data
 from distill.data.reader import ReaderOptions
 from distill.data.repeats import repeated_pictures
+from distill.data.row_loaders import RowLoaders
 from distill.data.sources import Source, find_splits, set_aside
 from distill.data.tokenize import load_for_batches, tokenize
 from distill.tasks import DEFAULT, Task, TextTask, make_task
@@ -32,7 +29,7 @@ from distill.tasks import DEFAULT, Task, TextTask, make_task
 __all__ = ["TextData"]
 
 
-class TextData(LightningDataModule):
+class TextData(RowLoaders):
     """Rows of text, tokenized once, or of pictures, in batches that are a function of seed, epoch and row alone.
 
     Batches are the same for any number of workers and any restart; see
@@ -81,7 +78,6 @@ class TextData(LightningDataModule):
         num_workers: Processes that make batches; 0 makes them in the training process.
 
     Attributes:
-        epoch: The epoch of the training batches where no trainer is attached.
         outputs: Finds the classifier that the labels are for; beside one, integers written as floats are classes.
     """
 
@@ -283,15 +279,6 @@ class TextData(LightningDataModule):
             seed=self.seed,
         )
 
-    def train_dataloader(self) -> Loader:
-        return self._loader("train", self.training_batches())
-
-    def val_dataloader(self) -> Loader:
-        return self._evaluation_loader("validation")
-
-    def test_dataloader(self) -> Loader:
-        return self._evaluation_loader("test")
-
     @property
     def training_columns(self) -> Mapping[str, str]:
         """What each column of the training data is read as: role -> its name."""
@@ -320,33 +307,6 @@ class TextData(LightningDataModule):
         if self.task.predicted is None or "train" not in self._rows.splits:
             return None
         return token_counts(self.samples("train"), self.task.predicted, self.tokenizer)
-
-    def training_batches(self) -> TrainingBatches:
-        """This rank's batches of the training data."""
-        rank, world_size = ranks_of(self.trainer)
-        return TrainingBatches(
-            self.samples("train").lengths,
-            self.batch_size,
-            seed=self.seed,
-            position=self._position,
-            rank=rank,
-            world_size=world_size,
-            bucketing=self.bucketing and not self.block_length,
-        )
-
-    def _evaluation_loader(self, use: str) -> Loader:
-        rank, world_size = ranks_of(self.trainer)
-        lengths = self.samples(use).lengths
-        return self._loader(use, EvaluationBatches(lengths, self.eval_batch_size, rank=rank, world_size=world_size))
-
-    def _loader(self, use: str, batches: TrainingBatches | EvaluationBatches) -> Loader:
-        collate = Collate(self.task, self.tokenizer, trained=use == "train")
-        return make_loader(self.samples(use), batches, collate, self.num_workers)
-
-    def _position(self) -> int:
-        """Batches trained so far, as the trainer counts them."""
-        trainer = self.trainer
-        return batches_done(trainer) if trainer and trainer.training else self.epoch * len(self.training_batches())
 
     def describe(self) -> dict[str, Any]:
         """Statistics of the data as it is trained on: samples of each split, tokens, batches, padding, classes."""
