@@ -34,7 +34,8 @@ from distill.training.module import Distillation
 from distill.training.processes import meeting, none_left, shared_id
 from distill.workflows.fit import interruptible
 from distill.workflows.job.build import Job, build, make_trainer
-from distill.workflows.job.lightning_limits import check_interval, explained
+from distill.workflows.job.lightning_limits import check_interval
+from distill.workflows.job.lightning_refusals import explained
 from distill.workflows.opening import opening, steps_an_epoch
 from distill.workflows.teacher_check import TeacherCheck
 from distill.workflows.timeline import timeline

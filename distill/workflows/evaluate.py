@@ -30,7 +30,7 @@ from distill.workflows.completions import complete_held_out
 from distill.workflows.fit import interruptible
 from distill.workflows.job.build import Job, build, make_trainer
 from distill.workflows.job.choosing import chosen_again
-from distill.workflows.job.lightning_limits import refusal
+from distill.workflows.job.lightning_refusals import refusal
 from distill.workflows.result import make_result, show_result
 
 __all__ = ["evaluate", "read_training", "refuse_quantized_run", "reopen", "score", "scored"]

@@ -29,7 +29,7 @@ from distill.training.processes import meeting, none_left, shared_id
 from distill.workflows.completions import COMPLETIONS
 from distill.workflows.ending import end_run
 from distill.workflows.job.build import Job, build, last_of, make_trainer
-from distill.workflows.job.lightning_limits import explained
+from distill.workflows.job.lightning_refusals import explained
 from distill.workflows.opening import opening
 from distill.workflows.teacher_check import CHECK, TeacherCheck
 from distill.workflows.timeline import DrawTimeline

@@ -256,7 +256,7 @@ def test_what_lightning_refuses_after_the_first_batch_keeps_the_run() -> None:
     from pytorch_lightning.callbacks import EarlyStopping
 
     from distill.core.utils.errors import TrainingError, UserError
-    from distill.workflows.job.lightning_limits import explained
+    from distill.workflows.job.lightning_refusals import explained
 
     stopping, options = EarlyStopping("nope"), {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
 
@@ -277,7 +277,7 @@ def test_what_lightning_refuses_after_the_first_batch_keeps_the_run() -> None:
 def test_a_fault_of_ours_is_none_of_the_users() -> None:
     from pytorch_lightning import Trainer
 
-    from distill.workflows.job.lightning_limits import explained
+    from distill.workflows.job.lightning_refusals import explained
 
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False)
     with pytest.raises(ValueError, match="ours"), explained(trainer, [], {}):

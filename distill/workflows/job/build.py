@@ -52,8 +52,8 @@ from distill.workflows.job.lightning_limits import (
     check_monitors,
     check_plugins,
     check_trainer,
-    refusal,
 )
+from distill.workflows.job.lightning_refusals import refusal
 from distill.workflows.job.sections import Sections, located
 
 __all__ = ["Job", "build", "judge", "last_of", "make_trainer", "resolve"]

@@ -32,7 +32,7 @@ from distill.training.names import check_names, name_layers, outline_of_teacher
 from distill.training.on_policy import OnPolicyConfig
 from distill.training.optimizer import OptimizerConfig
 from distill.workflows.job.explain import class_arguments, explain_arguments, explain_value, prefer_ours, refuse_null
-from distill.workflows.job.lightning_limits import refusal
+from distill.workflows.job.lightning_refusals import refusal
 
 __all__ = ["Sections"]
 
