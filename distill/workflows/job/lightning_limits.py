@@ -1,4 +1,4 @@
-"""What of Lightning cannot work in a run of ours, refused by name. What it refuses itself: ``lightning_refusals.py``."""
+"""What of Lightning cannot work in a run of ours, refused by name. What it refuses: ``lightning_refusals.py``."""
 
 from __future__ import annotations
 
