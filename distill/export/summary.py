@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from distill.core.utils.console import number, wide
+from distill.core.utils.words import amount
 
 __all__ = ["BATCH", "MANY", "STUDENT", "TEACHER", "megabytes", "show", "sizes"]
 
@@ -70,7 +71,7 @@ def _rows(report: Mapping[str, Any]) -> dict[str, str]:
         )
     if found["agreement"] is not None:
         alike = ", but all of them are one class: a constant model's would be equal too" if found["one_class"] else ""
-        rows["equal decisions"] = f"{found['agreement']:.2%} of {found['predictions']:,}{alike}"
+        rows["equal decisions"] = f"{found['agreement']:.2%} of {_compared(found)}{alike}"
     if found.get("cosine") is not None:
         rows["cosine"] = f"{found['cosine']:.4f} to the trained student's vectors, the mean of {found['predictions']:,}"
     if "greedy_tokens" in report:
@@ -87,6 +88,14 @@ def _rows(report: Mapping[str, Any]) -> dict[str, str]:
     if "latency_ms" in report:
         rows["latency"] = _latency(report)
     return rows
+
+
+def _compared(found: Mapping[str, Any]) -> str:
+    """``872`` samples of one decision each, or ``4,096 predictions in 32 samples``."""
+    predictions, samples = found["predictions"], found.get("samples") or found["predictions"]
+    return (
+        f"{predictions:,}" if predictions == samples else f"{predictions:,} predictions in {amount(samples, 'sample')}"
+    )
 
 
 def _reasons(left: Mapping[str, str]) -> str:

@@ -50,7 +50,7 @@ def _of_documents(batch: Batch, real_BT: Tensor, documents_N: Tensor, chosen_N: 
     return Batch(
         inputs={"input_ids": spread(batch.inputs["input_ids"], 0)},
         labels=None if batch.labels is None else spread(batch.labels, IGNORE),
-        mask=None if batch.mask is None else spread(batch.mask, False),
+        mask=spread(real_BT if batch.mask is None else batch.mask, False),  # rows are padded that were not
         tokens=spread(real_BT, False),
         extras={name: spread(tensor, 0) for name, tensor in batch.extras.items()},
     )

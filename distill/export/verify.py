@@ -48,6 +48,7 @@ class Comparison:
         one_class: Whether all decisions of the trained model are one, which any constant model's equal.
         divergence: Of tokens, KL(trained || exported) in nats, a prediction; ``None`` of anything else.
         differ: How many decisions are not equal.
+        samples: Of how many samples (packed: blocks) the predictions are; 0 if not counted.
         cosine: Of vectors, the mean cosine of the exported model's to the trained one's; ``None`` of anything else.
     """
 
@@ -62,6 +63,7 @@ class Comparison:
     divergence: float | None = None
     differ: int = 0
     cosine: float | None = None
+    samples: int = 0
 
 
 def torch_logits(model: nn.Module) -> Predict:
@@ -91,6 +93,7 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
     vectors, cosine = task.outputs == "vectors", 0.0
     difference, largest = torch.zeros(()), torch.zeros(())
     spread, tokens, divergence = _Spread(), isinstance(task, TokenTask), 0.0
+    batches = _Counted(batches)
     for batch in _parts(batches, tokens):
         inputs = feed(batch)
         first, second = trained(inputs), exported(inputs)
@@ -129,7 +132,20 @@ def compare(task: Task, batches: Iterable[Batch], trained: Predict, exported: Pr
         divergence=divergence / count if tokens else None,
         differ=decided - equal,
         cosine=cosine / count if vectors else None,
+        samples=batches.samples,
     )
+
+
+class _Counted:
+    """The batches, and how many samples those that were taken have."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self.batches, self.samples = batches, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.batches:
+            self.samples += batch.size
+            yield batch
 
 
 def _parts(batches: Iterable[Batch], tokens: bool) -> Iterator[Batch]:

@@ -54,6 +54,21 @@ def test_a_file_of_zeros_is_as_large_as_any_and_small_only_when_compressed(tmp_p
     assert found["sparse"]["gzipped_bytes"] < 0.4 * found["dense"]["gzipped_bytes"]
 
 
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({}, "99.89% of 872\n"),
+        ({"samples": 872}, "99.89% of 872\n"),
+        ({"predictions": 1024, "samples": 8}, "99.89% of 1,024 predictions in 8 samples\n"),
+    ],
+)
+def test_decisions_are_told_with_the_samples_that_they_are_of(counts: dict[str, int], said: str) -> None:
+    console = Console(width=160, record=True, file=StringIO())
+    show(REPORT | {"verified": REPORT["verified"] | counts}, console)  # type: ignore[operator]
+    [line] = [line for line in console.export_text().splitlines() if "equal decisions" in line]
+    assert " ".join(line.split()) + "\n" == f"equal decisions {said}"
+
+
 def test_the_table_names_every_number() -> None:
     console = Console(width=160, record=True, file=StringIO())
     show(REPORT, console)

@@ -39,6 +39,20 @@ def test_every_document_gets_a_row() -> None:
     assert unpack(parts[0]) == [parts[0]]
 
 
+def test_what_pads_a_document_is_no_prediction_where_its_row_was_full() -> None:
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0]])
+    ids = torch.arange(1, 9)[None]
+    full = Batch({"input_ids": ids, "position_ids": positions}, labels=ids + 1, extras={"bytes": torch.ones_like(ids)})
+    parts = unpack(full)
+    assert int(full.count) == sum(int(part.count) for part in parts) == 8
+    torch.manual_seed(2)
+    table = torch.randn(20, 20)
+    found = compare(
+        CausalLM(), [full], lambda inputs: table[inputs["input_ids"]], lambda inputs: table[inputs["input_ids"]]
+    )
+    assert (found.predictions, found.samples) == (8, 1)
+
+
 def test_one_long_document_beside_many_short_ones_needs_no_more_than_twice_the_room() -> None:
     lengths = [64, *[3] * 20, 4]
     positions = torch.cat([torch.arange(n) for n in lengths]).view(2, 64)

@@ -52,6 +52,7 @@ def test_the_metrics_are_over_all_batches(task: TextClassification) -> None:
         trained=0.75,
         exported=1.0,
         differ=1,
+        samples=4,
     )
 
 
