@@ -16,8 +16,15 @@ __all__ = ["clock", "duration", "number", "plain_table", "wide"]
 
 def wide() -> Console:
     """A console that does not fold tables into the 80 columns it takes a file or a pipe to have."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    console = _Console()
+    return console if console.is_terminal else _Console(width=160)
+
+
+class _Console(Console):
+    """Raises what ``print`` does where nobody reads any more; rich's own ends the process with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # what it is called for: a BrokenPipeError
 
 
 class _Table(Table):
