@@ -15,7 +15,9 @@ The rules, each of which gives one line at most:
 * of a layer nothing is left, or its outputs are the same wherever one looks;
 * a compression has fewer steps than :func:`steps_to_prune` and :func:`steps_to_quantize` say;
 * the score is of a part of the data;
-* student and teacher, or either and the student without a teacher, differ by no more than one standard error.
+* student and teacher, or either and the student without a teacher, differ by no more than one standard error of the
+  difference (:mod:`distill.core.difference`);
+* the student is better than its teacher by more than that, and nothing else that was said explains it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distill.core.difference import error_apart, error_paired, within
 from distill.core.utils.console import number
 from distill.core.utils.json_file import number_at
 from distill.core.utils.visible import visible
@@ -242,18 +245,36 @@ def _scores(result: Mapping[str, Any], measured: Mapping[str, Any], said: bool) 
         failed = failed or remark is not None
         if remark is not None and not (who == "student" and said):
             yield remark
-    if alone is not None and teacher is not None and sign * (alone - teacher) > 0:
-        clear = sign * (alone - teacher) > error
-        below = f"({number(teacher)}) is below that of the student without it ({number(alone)}{_margin(error)})"
-        within = "" if clear else ", by no more than one standard error"
-        yield Remark(f"the teacher's {metric} {below}{within}", bad=clear)
+    count = measured.get("predictions") or 0
+    weak = alone is not None and teacher is not None and sign * (alone - teacher) > 0
+    if weak and alone is not None and teacher is not None:
+        apart = error_apart(error, student, teacher, alone, metric=metric, predictions=count)
+        clear = not within(alone - teacher, apart)
+        below = f"({number(teacher)}) is below that of the student without it ({number(alone)})"
+        by = "" if clear else f", by no more than one {_DIFFERENCE}{_margin(apart)}"
+        yield Remark(f"the teacher's {metric} {below}{by}", bad=clear)
     if failed or student is None:
         return
-    if alone is not None and sign * (student - alone) <= error:
-        beside = f"the same student without a teacher ({number(alone)}{_margin(error)})"
-        yield Remark(f"the student's {metric} ({number(student)}) does not beat {beside} by a standard error")
-    if teacher is not None and abs(student - teacher) <= error:
-        yield Remark(f"student and teacher differ by no more than one standard error of {metric}{_margin(error)}")
+    if alone is not None:
+        apart = error_apart(error, student, student, alone, metric=metric, predictions=count)
+        if sign * (student - alone) <= 0 or within(student - alone, apart):
+            beside = f"the same student without a teacher ({number(alone)}) by a {_DIFFERENCE}{_margin(apart)}"
+            yield Remark(f"the student's {metric} ({number(student)}) does not beat {beside}")
+    if teacher is None:
+        return
+    apart = error_apart(error, student, student, teacher, metric=metric, predictions=count)
+    agreement = number_at(scores, "student", "agreement")
+    if metric == "accuracy" and agreement is not None and count:
+        apart = error_paired(error, student, agreement, count)
+    if within(student - teacher, apart):
+        yield Remark(f"student and teacher differ by no more than one {_DIFFERENCE} in {metric}{_margin(apart)}")
+    elif apart and not weak and sign * (student - teacher) > 0:
+        above = f"the student's {metric} ({number(student)}) is better than its teacher's ({number(teacher)})"
+        why = "the teacher knows less of this data than its student, and had little to teach: train it longer"
+        yield Remark(f"{above} by more than one {_DIFFERENCE}{_margin(apart)}: {why}, or take a better one")
+
+
+_DIFFERENCE = "standard error of the difference"
 
 
 def _sign(result: Mapping[str, Any]) -> int:

@@ -52,9 +52,26 @@ def test_of_a_good_outcome_nothing_is_said() -> None:
         (result(student=0.3), "student's accuracy is 0.3, no better", True),
         (result(teacher=0.5), "teacher's accuracy is 0.5, no better than a constant guess (0.51):", True),
         (result(0.9, teacher=0.85, alone=0.87), "teacher's accuracy (0.85) is below that of the student without", True),
-        (result(0.9, teacher=0.86, alone=0.87), "(0.87 ± 0.012), by no more than one standard error", False),
-        (result(alone=0.855), "does not beat the same student without a teacher (0.855 ± 0.012)", False),
-        (result(student=0.895), "differ by no more than one standard error of accuracy ± 0.012", False),
+        (
+            result(0.9, teacher=0.86, alone=0.87),
+            "(0.87), by no more than one standard error of the difference ± 0.01933",
+            False,
+        ),
+        (
+            result(alone=0.855),
+            "does not beat the same student without a teacher (0.855) by a standard error of the difference ± 0.0171",
+            False,
+        ),
+        (
+            result(student=0.895),
+            "differ by no more than one standard error of the difference in accuracy ± 0.01679",
+            False,
+        ),
+        (
+            result(student=0.92),
+            "better than its teacher's (0.9) by more than one standard error of the difference ± 0.01789",
+            False,
+        ),
         (result(empty_layers=["pooler.dense"]), "no weight is left of pooler.dense", True),
         (
             {"monitor": "accuracy", "scores": {"student": {}}, "measured": {"empty_layers": []}},
@@ -156,3 +173,34 @@ def test_integers_that_are_slower_than_the_same_floats_are_reported() -> None:
     assert second.endswith("--to onnx writes that one")
     assert slower_integers({1: {"export": 2.0, "student": 2.0}, 32: None}, "student") == []
     assert slower_integers({1: {"export": 3.0, "teacher": 1.0}}, "student") == []
+
+
+def pictures(student: int, teacher: int, same: int, **more: Any) -> str:
+    """What is said of 60 pictures, so many of which each model knows, and both answer alike."""
+    found = result(student / 60, teacher / 60, 0.34, predictions=60, standard_error=0.0, **more)
+    found["scores"]["student"]["agreement"] = same / 60
+    return lines(found)
+
+
+def test_models_that_answer_alike_are_told_apart_by_what_they_answer_otherwise() -> None:
+    # McNemar: of 60, n answered otherwise may lie sqrt(n) / 60 apart.
+    assert pictures(60, 59, 59) == (
+        "student and teacher differ by no more than one standard error of the difference in accuracy ± 0.01667"
+    )
+    assert "is better than its teacher's" in pictures(60, 58, 58)  # 2 > sqrt(2)
+    assert "differ by no more" in pictures(54, 51, 51)  # 3 = sqrt(9)
+    assert "is better than its teacher's (0.85) by more than one" in pictures(54, 51, 52)  # 3 > sqrt(8)
+    assert pictures(51, 54, 52) == ""
+
+
+def test_a_teacher_that_is_known_to_be_weak_is_said_to_be_so_once() -> None:
+    assert "better than its teacher" not in lines(result(0.9, teacher=0.5))  # no better than a guess
+    assert "better than its teacher" not in lines(result(0.9, teacher=0.85, alone=0.87))
+    assert lines(result(0.95)).endswith("had little to teach: train it longer, or take a better one")
+    assert lines(result(0.95, most_predicted={"class": "class 1", "share": 1.0})) == (
+        "the student predicts class 1 for every input"
+    )
+    less = result(student=1.0, teacher=1.2, guess=3.1) | {"monitor": "perplexity", "mode": "min"}
+    for scores in less["scores"].values():
+        scores["perplexity"] = scores.pop("accuracy")
+    assert "perplexity (1) is better than its teacher's (1.2) by more" in lines(less)
