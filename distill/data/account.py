@@ -12,11 +12,12 @@ import torch
 
 from distill.core.processor import is_tokenizer
 from distill.core.signals import IGNORE
+from distill.core.utils.console import number
 from distill.core.utils.visible import in_line
 from distill.core.utils.words import amount
 from distill.core.verdict import ENOUGH, few_classes
 from distill.data import arrow
-from distill.data.balance import balance, class_counts
+from distill.data.balance import balance, class_counts, only_number
 from distill.data.features import Ragged, Samples
 from distill.data.joining import joined_text
 from distill.data.label_values import Value, canonical, folded
@@ -254,7 +255,9 @@ def _few(labels: Labels, samples: Samples) -> list[str]:
 
 
 def _unscored(use: str, labels: Labels, samples: Samples, train: Samples | None) -> list[str]:
-    """A line on the classes of which a split has no row at all, but training has (as far as that is known)."""
+    """A line on labels that are one number, or on classes without a row that training has (as far as that is known)."""
+    if (only := only_number(labels, samples)) is not None:
+        return [f"all labels of {use} are {number(only)}: no score will say anything"]
     counts, names = class_counts(labels, samples), labels.names or []
     if counts is None or not counts.any():
         return []

@@ -9,7 +9,7 @@ from distill.core.utils.words import amount
 from distill.data.features import Ragged, Samples
 from distill.data.labels import Labels
 
-__all__ = ["balance", "class_counts"]
+__all__ = ["balance", "class_counts", "only_number"]
 
 _LISTED = 6
 """Of more classes only the most frequent are listed, and the rarest."""
@@ -55,6 +55,15 @@ def class_counts(labels: Labels, samples: Samples) -> NDArray[np.int64] | None:
         sums: NDArray[np.int64] = np.nan_to_num(values.reshape(-1, count)).sum(0).round().astype(np.int64)
         return sums
     return np.bincount(values[values >= 0].astype(np.int64), minlength=count)
+
+
+def only_number(labels: Labels, samples: Samples) -> float | None:
+    """The number that all labels are, where labels are numbers and are all the same."""
+    values = _values(samples)
+    if labels.form != "number" or values is None:
+        return None
+    known = np.unique(values[~np.isnan(values)])
+    return float(known[0]) if len(known) == 1 else None
 
 
 def _values(samples: Samples) -> NDArray[np.float32] | NDArray[np.int32] | None:

@@ -43,3 +43,24 @@ def test_a_class_that_is_trained_on_and_not_validated_is_said(
     data = TextData(files=files, tokenizer="distill:quickstart/tokenizer", labels=labels)
     data.setup("fit")
     assert [line for line in data.account if "no score will" in line] == said
+
+
+@pytest.mark.parametrize(
+    ("use", "scored", "said"),
+    [
+        ("test", [2.5] * 3, ["data: all labels of test are 2.5: no score will say anything"]),
+        ("test", [2.5, 2.5, 3], []),
+        ("validation", [], ["data: all labels of validation are 0.75: no score will say anything"]),
+    ],
+)
+def test_numbers_that_are_all_the_same_are_said_before_they_are_scored(
+    use: str, scored: list[float], said: list[str], tmp_path: Path
+) -> None:
+    numbers = {"train": [0.25, 0.5, 0.75] * 3, use: scored}
+    for split, rows in numbers.items():
+        lines = "".join(f"{split} {i},{one}\n" for i, one in enumerate(rows))
+        (tmp_path / f"{split}.csv").write_text(f"text,label\n{lines}")
+    files: dict[str, Any] = {split: str(tmp_path / f"{split}.csv") for split, rows in numbers.items() if rows}
+    data = TextData(files=files, tokenizer="distill:quickstart/tokenizer", validation_fraction=0.1)
+    data.setup()
+    assert [line for line in data.account if f"of {use} are" in line] == said
