@@ -40,7 +40,7 @@ def test_every_document_gets_a_row() -> None:
 
 
 def test_what_pads_a_document_is_no_prediction_where_its_row_was_full() -> None:
-    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0]])
+    positions = torch.tensor([[0, 1, 2, 0, 1, 0, 1, 2]])  # of 2 and 3 tokens, which are one batch
     ids = torch.arange(1, 9)[None]
     full = Batch({"input_ids": ids, "position_ids": positions}, labels=ids + 1, extras={"bytes": torch.ones_like(ids)})
     parts = unpack(full)
