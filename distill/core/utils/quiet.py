@@ -56,6 +56,7 @@ def quiet_lightning() -> Iterator[None]:
             ".*Checkpoint directory .* exists and is not empty.*",
             ".*smaller than the logging interval.*",
             ".*LightningDataModule.setup.*",
+            ".*You have overridden `on_after_batch_transfer`.*",  # which is ours; data with one are refused
             ".*FSDP2-wrapped module .* returned a view tensor.*",  # which nobody changes in place
         ):
             warnings.filterwarnings("ignore", message=message)
