@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -14,6 +15,9 @@ from distill.data.reader import ReaderConfig, read_text
 __all__ = ["read_json"]
 
 Row = dict[str, Any]
+
+_TURN = ({"role"}, {"from", "value"})
+"""Keys by which a chat's turn is known, in the two forms that are about."""
 
 _TYPE_WORDS = {bool: "true or false", int: "numbers", float: "numbers", str: "text", list: "lists", dict: "objects"}
 
@@ -60,7 +64,8 @@ def _lines(text: str, path: str, key: str) -> list[Row]:
             if not rows and (found := _inside(text, path, key)):
                 return found
             raise UserError(f"line {number} is no JSON ({error})", key=key, value=path, hint="correct it") from error
-        if not rows and number == 1 and isinstance(row, dict) and (found := _inside(text, path, key)):
+        around = not rows and number == 1 and isinstance(row, dict) and Path(path).suffix.lower() != ".jsonl"
+        if around and (found := _inside(text, path, key)):
             return found
         if not isinstance(row, dict):
             hint = 'write an object in each line: {"text": "...", "label": 0}'
@@ -86,7 +91,7 @@ def _twice(problem: str, path: str, key: str) -> UserError:
 
 
 def _inside(text: str, path: str, key: str) -> list[Row] | None:
-    """The rows of a file that is one object around one list of them."""
+    """The rows of a file that is one object around one list of them; a chat's turns are no rows, but of one."""
     try:
         whole = json.loads(text, object_pairs_hook=_once)
     except _Twice as error:
@@ -94,7 +99,9 @@ def _inside(text: str, path: str, key: str) -> list[Row] | None:
     except (ValueError, RecursionError):
         return None
     lists = [value for value in whole.values() if _are_rows(value)] if isinstance(whole, dict) else []
-    return lists[0] if len(lists) == 1 else None
+    if len(lists) != 1:
+        return None
+    return [whole] if all(any(keys <= row.keys() for keys in _TURN) for row in lists[0]) else lists[0]
 
 
 def _questions(rows: list[Row]) -> list[Row]:

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from distill.core.internals.jsonargparse import may_import
 from distill.core.utils.errors import UserError
 from distill.data.arrow import column, kind
+from distill.data.json_rows import read_json
 from distill.data.plain_text import split_documents
 from distill.data.reader import ReaderConfig, ReaderOptions, reader_config
 from distill.data.sources import load
@@ -279,3 +280,22 @@ def test_documents_and_lines_are_found_whatever_ends_a_line(end: str) -> None:
     text = f"one{end}two{end}{end} {end}three{end}"
     assert split_documents(text, "paragraph") == [f"one{end}two{end}{end} {end}", f"three{end}"]
     assert split_documents(text, "line") == ["one", "two", "", " ", "three"]
+
+
+@pytest.mark.parametrize(("name", "indent"), [("chat.jsonl", None), ("chat.json", None), ("chat.json", 1)])
+def test_a_file_of_one_chat_is_one_row_and_not_its_turns(name: str, indent: int | None, tmp_path: Path) -> None:
+    file = tmp_path / name
+    for turns in (
+        [{"role": "user", "content": "two and two?"}, {"role": "assistant", "content": "four"}],
+        [{"from": "human", "value": "two and two?"}, {"from": "gpt", "value": "four"}],
+    ):
+        file.write_text(json.dumps({"chat": turns}, indent=indent))
+        table, _ = read_json(str(file), "data.files.train", ReaderConfig())
+        assert table.to_pylist() == [{"chat": turns}]
+
+
+def test_a_line_is_a_row_whatever_it_holds(tmp_path: Path) -> None:
+    file = tmp_path / "one.jsonl"
+    file.write_text(json.dumps({"words": [{"text": "a"}], "id": 1}) + "\n")
+    table, _ = read_json(str(file), "data.files.train", ReaderConfig())
+    assert table.to_pylist() == [{"words": [{"text": "a"}], "id": 1}]
