@@ -150,6 +150,8 @@ def play(page: list[Block], world: Any) -> None:
             run_python(block, world)
         elif block.language == "yaml":
             try_settings(block, world)
+        elif block.language == "jinja":
+            (world.folder / str(block.title)).write_text(block.text)
         elif block.language == "bash":
             printed = "".join(run_command(words, block, world) for words in commands(block))
         elif block.page == "README.md" or block.title == "printed":
@@ -166,7 +168,7 @@ def test_what_a_page_shows_runs(page: Path, request: pytest.FixtureRequest) -> N
 
 
 def test_every_block_says_what_it_is() -> None:
-    known = {"python", "bash", "yaml", "text"}
+    known = {"python", "bash", "yaml", "jinja", "text"}
     unknown = [block.place for page in PAGES for block in blocks(page) if block.language not in known]
     assert unknown == []
     assert sum(page.read_text().count("```") for page in PAGES) == 2 * sum(len(blocks(page)) for page in PAGES)
