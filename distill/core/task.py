@@ -53,11 +53,13 @@ class Task(ABC):
         stochastic: Whether a sample's inputs differ from epoch to epoch (masking): a signal recorded in one
             epoch is then none of the next.
         outputs: What the outputs of a model's head are; losses for other ones are refused.
+        by_sample: Whether metrics judge each sample by itself, so that any choice of samples has a score.
     """
 
     name: ClassVar[str]
     stochastic: bool = False
     outputs: ClassVar[OutputKind] = "classes"
+    by_sample: ClassVar[bool] = True
     monitor: str
     mode: str
 
@@ -167,6 +169,7 @@ class TextTask(Task, Answering):
             :meth:`encode` an id (``class``), a float (``number``), a list of ids (``tags``), C floats (``set``)
             or answers as the data has them (``spans``); where a row has no label ``IGNORE``, NaN, ``None`` and C times
             NaN.
+        between: Labels that are numbers lie between these two, if they are given.
         needs_labels: Whether validation needs labels, where the task has any.
         words: Whether texts are given as lists of words, with a label for each.
         several: Whether a row may become several samples, whose features then have :data:`PART`.
@@ -188,6 +191,7 @@ class TextTask(Task, Answering):
     turns: ClassVar[frozenset[str]] = frozenset()
     predicted: ClassVar[str | None] = None
     takes: ClassVar[frozenset[LabelForm]] = frozenset()
+    between: ClassVar[tuple[float, float] | None] = None
     needs_labels: ClassVar[bool] = True
     words: ClassVar[bool] = False
     several: ClassVar[bool] = False

@@ -137,6 +137,15 @@ class LabelColumn:
             problem = "and so has every other row: there is nothing to learn, and no correlation with it"
             raise self._error(next(iter(values)), problem, "check the column")
 
+    def refuse_outside(self, low: float, high: float, absent: Collection[int]) -> None:
+        """Refuse the first number that is a label, and does not lie between two others."""
+        values = self.labels(absent)
+        most = max((value for value in values.values() if not isinstance(value, str)), default=high)
+        hint = f"divide each by the highest grade ({most:g})" if most > high else "correct it"
+        for raw, value in values.items():
+            if not isinstance(value, str) and not low <= value <= high:
+                raise self._error(raw, f"which does not lie between {low:g} and {high:g}", hint)
+
     def refuse_rows(self, wrong: Callable[[Any], bool], problem: str, hint: str) -> None:
         """Refuse the first row that is ``wrong``."""
         for number, row in enumerate(self.array.to_pylist(), start=1):

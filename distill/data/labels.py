@@ -149,12 +149,10 @@ def read_labels(
     first = next(iter(found.values()))
     if "set" in task.takes and first.is_hot(absent):
         return _hot(column, names, found, absent)
-    if "number" in task.takes and names is None and _are_numbers(first, absent, outputs):
-        for split in found.values():
-            split.refuse(lambda v: isinstance(v, str), "which is no number", "give numbers, or names in every row")
-            if split.split != "test":
-                split.refuse_constant(absent)
-        return Labels("number", column, None, {}, absent=_no_numbers(found.values()))
+    if not task.takes - {"number"} or (
+        "number" in task.takes and names is None and _are_numbers(first, absent, outputs)
+    ):
+        return _numbers(task, column, names, found, absent)
     _refuse_truths(given or (), found.values())
     form = next(f for f in ("class", "tags", "set") if f in task.takes)
     if names is None and first.names is None:
@@ -181,6 +179,32 @@ def read_labels(
         split.refuse_other(known, own, names)
         known |= own
     return Labels(form, column, names, known, listed=listed)
+
+
+def _numbers(
+    task: TextTask,
+    column: str,
+    names: list[str] | None,
+    found: Mapping[str, LabelColumn],
+    absent: Collection[int],
+) -> Labels:
+    """Numbers to regress on.
+
+    Raises:
+        UserError: naming the first that is none, or that the task does not take.
+    """
+    if names is not None:
+        problem = f"names classes, and {task.name} takes numbers"
+        raise UserError(problem, key="data.labels", value=names, hint="leave it out, or name another task")
+    names_too = ", or names in every row" if "class" in task.takes else ""
+    for split in found.values():
+        split.refuse(lambda v: isinstance(v, str), "which is no number", f"give numbers{names_too}")
+        if task.between is not None:
+            split.refuse_outside(*task.between, absent)
+        if split.split != "test":
+            split.refuse_constant(absent)
+    no_label = absent if task.between is not None else _no_numbers(found.values())
+    return Labels("number", column, None, {}, absent=no_label)
 
 
 def _checked_names(given: Sequence[Any]) -> list[str]:

@@ -13,6 +13,7 @@ from distill.tasks.masked_lm import MaskedLM
 from distill.tasks.multi_label import MultiLabelClassification
 from distill.tasks.plain import Plain
 from distill.tasks.question_answering import QuestionAnswering
+from distill.tasks.reranking import Reranking
 from distill.tasks.sentence_embeddings import SentenceEmbeddings
 from distill.tasks.text_classification import TextClassification
 from distill.tasks.token_classification import TokenClassification
@@ -27,6 +28,7 @@ __all__ = [
     "MultiLabelClassification",
     "Plain",
     "QuestionAnswering",
+    "Reranking",
     "SentenceEmbeddings",
     "Task",
     "TextClassification",
@@ -44,6 +46,7 @@ TASKS: dict[str, type[Task]] = {
         TokenClassification,
         QuestionAnswering,
         SentenceEmbeddings,
+        Reranking,
         ImageClassification,
         MaskedLM,
         CausalLM,

@@ -13,9 +13,9 @@ from torchmetrics import Metric
 
 from distill.compression.operations import aside
 from distill.core.module_selection import CONVOLUTIONS, LINEAR
+from distill.core.scored import Scored, guess_at_random
 from distill.core.signals import Batch
 from distill.core.tally import Counts, Tally, most_common
-from distill.core.task import Scored
 from distill.core.utils.words import amount
 from distill.core.verdict import ENOUGH, few_classes
 from distill.tasks import Task
@@ -86,18 +86,18 @@ def empty_layers(model: nn.Module) -> list[str]:
     ]
 
 
-def counted(task: Task, counts: Counts, metric: Metric, tokens: Tensor | None) -> dict[str, Any]:
+def counted(task: Task, counts: Counts, metrics: Mapping[str, Metric], tokens: Tensor | None) -> dict[str, Any]:
     """What the counts of an evaluation show besides its scores, for :mod:`distill.core.verdict`.
 
     Args:
         task: Whose predictions they are.
         counts: Of all ranks.
-        metric: By which the task is judged; computed.
+        metrics: Of the task; computed.
         tokens: How often each token is to be predicted in the training data; ``None`` if not known.
 
     Returns:
         ``predictions``, and as far as they are known ``undefined``, ``most_predicted`` and ``most_labels``,
-        ``never_predicted``, ``few_labels``, ``no_label_of``, ``numbers``, ``standard_error`` (of ``metric``),
+        ``never_predicted``, ``few_labels``, ``no_label_of``, ``numbers``, ``standard_error`` (of the monitored one),
         ``guess`` and ``guess_is``.
     """
     found: dict[str, Any] = {"predictions": counts.total}
@@ -117,10 +117,10 @@ def counted(task: Task, counts: Counts, metric: Metric, tokens: Tensor | None) -
     if labels.count and not counts.undefined:
         spreads = (("predicted", predicted), ("labels", labels))
         found["numbers"] = {who: {"mean": of.mean, "deviation": of.deviation} for who, of in spreads}
-    error = getattr(metric, "standard_error", None)
+    error = getattr(metrics[task.monitor], "standard_error", None)
     if isinstance(error, Tensor) and error.isfinite():
         found["standard_error"] = float(error)
-    if guess := task.guess(counts, tokens):
+    if guess := task.guess(counts, tokens) or guess_at_random(metrics):
         found |= {"guess": dict(guess.scores), "guess_is": guess.says}
     return found
 
@@ -187,7 +187,7 @@ class Evidence:
         """Set :attr:`found` when a validation ends; on every rank, with metrics that are computed."""
         counts = self._tally.take(trainer.world_size)
         found: dict[str, Any] = {"constant_layers": self._spreads.constant()}
-        found |= counted(task, counts, metrics[task.monitor], self.token_counts(trainer))
+        found |= counted(task, counts, metrics, self.token_counts(trainer))
         if batches := _batches_scored(trainer):
             found["batches"] = batches
         if known := self._in_train(trainer):

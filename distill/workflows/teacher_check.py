@@ -220,7 +220,7 @@ def _scored(
     tokens = module.evidence.token_counts(trainer)
     if theirs is not None:  # in tokens of its own
         scores, tokens = {name: scores[name] for name in scores.keys() & _of_text(task)}, None
-    measured = counted(task, counts, metrics[task.monitor], tokens)
+    measured = counted(task, counts, metrics, tokens)
     if not scores:
         raise _NotScored(f"none of {looked:,} validation samples has a label")
     found: Mapping[str, Any] = {"teacher": scores, "guess": measured.pop("guess", {})}

@@ -153,6 +153,15 @@ def write_questions(folder: Path, tokenizer_folder: str) -> None:
     write_encoder(folder / "reader", tokenizer_folder, kind="AutoModelForQuestionAnswering")
 
 
+def write_pairs(folder: Path, tokenizer_folder: str) -> None:
+    """Queries and passages, and a model that ranks these."""
+    rows = [{"query": f"story {row // 4}", "passage": f"film {row}", "label": float(row % 4 == 1)} for row in range(32)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"train": "pairs.jsonl", "validation": "pairs.jsonl"}
+    (folder / "pairs.yaml").write_text(yaml.safe_dump({"name": "pairs", "data": {"files": files}}))
+    write_encoder(folder / "ranker", tokenizer_folder, num_labels=1)
+
+
 def write_pictures(folder: Path) -> None:
     """Pictures of three colours, and a model that tells them apart."""
     import numpy as np
@@ -232,6 +241,7 @@ def make_world(
         write_reviews(made.folder)
         write_topics(made.folder, tiny_tokenizer_dir)
         write_questions(made.folder, tiny_tokenizer_dir)
+        write_pairs(made.folder, tiny_tokenizer_dir)
         write_pictures(made.folder)
         write_chats(made.folder, chat_dir)
         write_encoder(made.folder / "encoder", tiny_tokenizer_dir)

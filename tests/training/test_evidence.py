@@ -93,7 +93,7 @@ def found(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, A
     counts = tally.take(1)
     student = {name: float(metric.compute()) for name, metric in metrics.items()}
     tokens = torch.bincount(TOKENS.flatten()) if isinstance(task, CausalLM) else None
-    measured = counted(task, counts, metrics[task.monitor], tokens)
+    measured = counted(task, counts, metrics, tokens)
     scores = {"student": student, "guess": measured.pop("guess", {})}
     return {"monitor": task.monitor, "mode": task.mode, "scores": scores, "measured": measured}
 

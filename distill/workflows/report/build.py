@@ -141,7 +141,8 @@ def _guess(subjects: Sequence[Subject], answers: dict[str, Answers]) -> Guess | 
         return None
     job = subjects[0].job
     counts = getattr(job.data, "token_counts", None)
-    return job.module.task.guess(answers[key].counts, None if counts is None else counts())
+    found = job.module.task.guess(answers[key].counts, None if counts is None else counts())
+    return found or answers[key].scores.guess_at_random()
 
 
 def _same_data(subjects: Sequence[Subject], options: Options) -> str:

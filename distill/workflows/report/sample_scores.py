@@ -11,8 +11,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from distill.core.internals.torchmetrics import additive_states, value_of
+from distill.core.scored import Guess, Scored, guess_at_random
 from distill.core.signals import Batch, Signals
-from distill.core.task import Scored, Task, TokenTask
+from distill.core.task import Task, TokenTask
 from distill.core.token_scores import TokenScores
 from distill.workflows.report.statistics import Numbers, resamples
 
@@ -26,7 +27,7 @@ class SampleScores:
 
     Metrics whose states add up (counts, sums, confusion matrices) are known of any choice of samples by a product of
     matrices. Of any other, such as a rank correlation, outputs and labels are kept and shown to it anew, where there
-    is one prediction a sample.
+    is one prediction a sample, judged by itself.
 
     Args:
         task: Whose metrics.
@@ -67,7 +68,8 @@ class SampleScores:
                 sums.add(self._metrics[name])
             for metric in self._metrics.values():
                 metric.reset()
-        if len(self._sums) < len(self._metrics) and isinstance(scored.by, Tensor) and batch.labels is not None:
+        kept = len(self._sums) < len(self._metrics) and self._task.by_sample
+        if kept and isinstance(scored.by, Tensor) and batch.labels is not None:
             self._shown.append((scored.by.cpu(), batch.labels.cpu()))
         self.size += batch.size
         return scored
@@ -85,6 +87,11 @@ class SampleScores:
     def _judge(self, metrics: Mapping[str, Metric], scores: TokenScores, batch: Batch) -> None:
         assert isinstance(self._task, TokenTask)
         self._task.judge(metrics, scores, batch)
+
+    def guess_at_random(self) -> Guess | None:
+        """What an order at random scores, where the metrics rank."""
+        self.values()
+        return guess_at_random(self._whole)
 
     def values(self) -> dict[str, float]:
         """Every metric on all samples, as a validation computes it."""
