@@ -65,13 +65,15 @@ def read_column(dataset: Any, name: str, cache: Path) -> Ragged | NDArray[Any]:
     if not arrow.is_list(column):
         return _compact(column.to_numpy())
     # flatten() and the differences of the offsets hold for slices of a chunk too, where the offsets start late
-    values = (_compact(chunk.flatten().to_numpy(zero_copy_only=False)) for chunk in chunks)
+    flat = [chunk.flatten() for chunk in chunks]
+    floating = pa.types.is_floating(column.type.value_type) or any(part.null_count for part in flat)  # null is NaN
+    kind = np.dtype(np.float32 if floating else np.int32)
+    values = (part.to_numpy(zero_copy_only=False).astype(kind, copy=False) for part in flat)
     lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in chunks]
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)])
     total = int(offsets[-1])
     if total < LARGE:
         return Ragged(np.concatenate(list(values)), offsets)
-    kind = np.dtype(np.float32 if pa.types.is_floating(column.type.value_type) else np.int32)
     return Ragged(mapped(values, total, kind, cache.with_suffix(f".{name}.npy")), offsets)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,23 @@ def mapped(parts: Iterable[NDArray[Any]], total: int, dtype: np.dtype[Any], file
     if not _whole(file, total, dtype):
         fresh = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
         try:
-            into = np.lib.format.open_memmap(fresh, mode="w+", dtype=dtype, shape=(total,))
-            at = 0
-            for part in parts:
-                into[at : at + len(part)] = part
-                at += len(part)
-            into.flush()
-            os.replace(fresh, file)
+            with fresh.open("wb") as into:  # not through a map: a full disk would kill the process there
+                np.lib.format.write_array_header_1_0(into, _header(total, dtype))
+                for part in parts:
+                    into.write(part.astype(dtype, copy=False).data)
+                into.flush()
+                os.fsync(into.fileno())
+            with suppress(FileNotFoundError):  # another process has made the file meanwhile, and removed this one
+                os.replace(fresh, file)
+            for left in file.parent.glob(f".{file.name}.*"):  # by who was killed
+                left.unlink(missing_ok=True)
         finally:
             fresh.unlink(missing_ok=True)
     return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def _header(total: int, dtype: np.dtype[Any]) -> dict[str, Any]:
+    return {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total,)}
 
 
 def _whole(file: Path, total: int, dtype: np.dtype[Any]) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import json
 import logging
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,8 @@ __all__ = ["check_room", "load_for_batches", "tokenize", "warn_of_length"]
 
 
 _log = logging.getLogger(__name__)
+
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def load_for_batches(path: str, task: TextTask, key: str = "data.tokenizer") -> Any:
@@ -103,7 +108,7 @@ def tokenize(
         seed: The run's seed.
 
     Raises:
-        UserError: if nothing is left of the rows.
+        UserError: if nothing is left of the rows, or the cache cannot be written.
     """
     from datasets import config
 
@@ -131,9 +136,9 @@ def tokenize(
         ]
     )
     cache = Path(config.HF_DATASETS_CACHE) / "distill" / f"{key}.arrow"
-    cache.parent.mkdir(parents=True, exist_ok=True)
     told = _Told(encode, len(dataset), split)
-    with quiet_datasets():
+    with quiet_datasets(), _writing(cache.parent):
+        cache.parent.mkdir(parents=True, exist_ok=True)
         encoded = (
             dataset.select_columns(list(read))
             .rename_columns(read)
@@ -152,7 +157,21 @@ def tokenize(
             "every text of the split is empty" if task.reads == "tokens" else "no picture of the split can be read"
         )
         raise UserError(nothing, key=f"data.splits.{split}", hint="check its column")
-    return Samples({name: read_column(encoded, name, cache) for name in encoded.column_names}, seed)
+    with _writing(cache.parent):
+        return Samples({name: read_column(encoded, name, cache) for name in encoded.column_names}, seed)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Within it ``folder`` is written to; that it cannot be is one message, also where the system names no file."""
+    try:
+        yield
+    except OSError as error:
+        ours = error.filename is None or Path(str(error.filename)).is_relative_to(folder)
+        if error.errno not in _UNWRITTEN or not ours:
+            raise
+        problem, hint = f"cannot be written to ({os.strerror(error.errno)})", "make room, or name another folder"
+        raise UserError(problem, key="HF_DATASETS_CACHE", value=str(folder), hint=hint) from error
 
 
 class _Told:

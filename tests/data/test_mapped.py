@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
 import pytest
 import torch
+from datasets import Dataset, config
 from numpy.typing import NDArray
 
+from distill.core.utils.errors import UserError
 from distill.data import features
-from distill.data.features import Ragged
+from distill.data.features import Ragged, read_column
 from distill.data.mapped import mapped
 from distill.data.text import TextData
 
@@ -73,6 +78,83 @@ def test_a_file_that_is_not_whole_is_made_anew(damage: str, tmp_path: Path) -> N
     else:
         np.save(file, np.arange(12, dtype=np.int64) if damage == "other" else np.array([{}] * 12))
     assert mapped(numbers(), 12, INT32, file).tolist() == [*range(5), *range(7)]
+
+
+def test_who_makes_a_file_clears_what_a_kill_has_left_of_it(tmp_path: Path) -> None:
+    (tmp_path / ".rows.npy.0123abcd").write_bytes(b"half")
+    (tmp_path / ".columns.npy.0123abcd").write_bytes(b"another's")
+    mapped(numbers(), 12, INT32, tmp_path / "rows.npy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".columns.npy.0123abcd", "rows.npy"]
+
+
+def test_two_processes_that_make_a_file_at_once_both_have_it(tmp_path: Path) -> None:
+    file = tmp_path / "rows.npy"
+
+    def while_another_does() -> Iterator[NDArray[Any]]:
+        yield np.arange(5, dtype=np.int32)
+        assert len(mapped(numbers(), 12, INT32, file)) == 12
+        yield np.arange(7, dtype=np.int32)
+
+    assert mapped(while_another_does(), 12, INT32, file).tolist() == [*range(5), *range(7)]
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.npy"]
+
+
+@pytest.mark.parametrize("rows", [[[1, 2], [], [3]], [[1, None], [2]], [[0.5], [1.5, 2.5]], [[True], [False, True]]])
+def test_a_column_in_a_file_is_that_in_memory(
+    rows: list[list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows * 3
+    dataset = Dataset(pa.table({"x": pa.chunked_array([pa.array(rows[:2]), pa.array(rows[2:])])}))
+    expected = np.array([np.nan if value is None else value for row in rows for value in row])
+    for large in (2**24, 0):
+        monkeypatch.setattr(features, "LARGE", large)
+        column = read_column(dataset, "x", tmp_path / "rows.arrow")
+        assert isinstance(column, Ragged)
+        np.testing.assert_array_equal(column.values, expected)
+        assert column.values.dtype == (np.float32 if expected.dtype == np.float64 else np.int32)
+        assert column.lengths.tolist() == [len(row) for row in rows]
+
+
+def test_a_file_is_no_longer_than_what_was_written(tmp_path: Path) -> None:
+    # A page of a file that is longer than that, which a full disk has no place for, is a signal to who writes it.
+    def watching() -> Iterator[NDArray[Any]]:
+        for number in range(1, 5):
+            yield np.zeros(1 << 16, dtype=np.int32)
+            [file] = tmp_path.iterdir()
+            assert file.stat().st_size <= 128 + number * (4 << 16)
+
+    assert len(mapped(watching(), 4 << 16, INT32, tmp_path / "rows.npy")) == 4 << 16
+
+
+@pytest.mark.parametrize(
+    ("trouble", "where"),
+    [(errno.ENOSPC, None), (errno.EDQUOT, None), (errno.EROFS, "distill/rows.npy"), (errno.EACCES, "distill")],
+)
+def test_a_cache_that_cannot_be_written_is_one_message(
+    trouble: int, where: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        file = None if where is None else str(Path(config.HF_DATASETS_CACHE) / where)
+        raise OSError(trouble, os.strerror(trouble), file)
+
+    monkeypatch.setattr(features, "LARGE", 1)
+    monkeypatch.setattr(features, "mapped", failing)
+    with pytest.raises(UserError, match=os.strerror(trouble)) as refused:
+        data(tmp_path).setup("fit")
+    assert (refused.value.key, refused.value.value) == (
+        "HF_DATASETS_CACHE",
+        str(Path(config.HF_DATASETS_CACHE) / "distill"),
+    )
+
+
+def test_what_else_cannot_be_read_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/picture.png")
+
+    monkeypatch.setattr(features, "LARGE", 1)
+    monkeypatch.setattr(features, "mapped", failing)
+    with pytest.raises(PermissionError, match="picture"):
+        data(tmp_path).setup("fit")
 
 
 def test_what_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
