@@ -128,7 +128,7 @@ def _emulated(precision: str) -> str:
     """That the host's processor has no instructions for a precision; empty where it has."""
     if multiplies_in(_HALVES.get(precision.partition("-")[0], torch.float32)):
         return ""
-    return " (emulated, this processor has no instructions for it: 32-true is many times as fast)"
+    return " (emulated, this processor has no instructions for it: 32-true is faster)"
 
 
 def _least(trainer: Trainer, total: int) -> Iterator[str]:

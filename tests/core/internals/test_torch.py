@@ -248,8 +248,17 @@ def test_a_softmax_is_written_where_it_is_told() -> None:
 @pytest.mark.skipif(platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists(), reason="reads x86's flags")
 def test_a_processor_multiplies_halves_where_it_says_so() -> None:
     flags = set(Path("/proc/cpuinfo").read_text().split())
-    if multiplies_in(torch.bfloat16):
-        assert flags & {"avx512bw", "avx_ne_convert", "amx_bf16"}
-    else:
-        assert not flags & {"avx512_bf16", "amx_bf16"}
+    assert multiplies_in(torch.bfloat16) == bool(flags & {"avx512_bf16", "amx_bf16"})
+    assert multiplies_in(torch.float32)
+
+
+@pytest.mark.parametrize(("machine", "multiplies"), [("x86_64", False), ("aarch64", True)])
+def test_wide_registers_alone_multiply_no_halves(
+    machine: str, multiplies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first processors with AVX-512: oneDNN takes bfloat16 there, and computes it in float32.
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert multiplies_in(torch.bfloat16) == multiplies
     assert multiplies_in(torch.float32)
