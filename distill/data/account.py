@@ -205,7 +205,7 @@ def unread(
     tags = samples.features.get("labels")
     words = arrow.column(rows.splits[use], next(iter(rows.columns[use].values())))
     if "text" in rows.columns[use] and arrow.is_list(words) and isinstance(tags, Ragged):
-        given, kept = pc.sum(arrow.lengths(words)).as_py() or 0, int((tags.values != IGNORE).sum())
+        given, kept = pc.sum(arrow.lengths(words)).as_py() or 0, tags.count(lambda ids: ids != IGNORE)
         if kept < given:
             missing = f"{given - kept} of {given} words of {use}"
             lines.append(f"{missing} are left out: cut off, or the tokenizer makes nothing of them")
@@ -213,7 +213,7 @@ def unread(
         return []
     ids, unknown = samples.features["input_ids"], tokenizer.unk_token_id
     if isinstance(ids, Ragged) and unknown not in (None, tokenizer.eos_token_id, tokenizer.pad_token_id):
-        share = float((ids.values == unknown).mean())
+        share = ids.count(lambda values: values == unknown) / len(ids.values)
         if share >= _UNKNOWN:
             lines.append(f"{share:.1%} of the tokens of {use} are unknown to the tokenizer ({tokenizer.unk_token})")
     return _told(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ __all__ = ["Key", "Ragged", "Samples", "main_feature", "read_column"]
 
 Key = tuple[int, int]
 """What a batch sampler asks a data set for: (epoch, row)."""
+
+_BLOCK = 1 << 16
 
 
 def main_feature(features: Collection[str]) -> str:
@@ -48,6 +50,10 @@ class Ragged:
     @property
     def lengths(self) -> NDArray[np.int64]:
         return np.diff(self.offsets)
+
+    def count(self, holds: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> int:
+        """Of how many values something ``holds``, asked of a block of them at a time: memory is not to hold all."""
+        return sum(int(holds(self.values[at : at + _BLOCK]).sum()) for at in range(0, len(self.values), _BLOCK))
 
 
 def read_column(dataset: Any, name: str, cache: Path) -> Ragged | NDArray[Any]:

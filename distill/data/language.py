@@ -283,20 +283,20 @@ def form_lines(data: TextData, task: TextTask, rows: RawData, samples: Mapping[s
     labels = samples["train"].features["labels"]
     assert isinstance(labels, Ragged)
     special = np.array([*special_tokens(data.tokenizer)], np.int64)
-    counted = labels.values[labels.values != IGNORE]
+    counted = labels.count(lambda ids: ids != IGNORE)
     lines: list[str] = []
     if has_turns(task, roles):
         how = "through the tokenizer's chat template" if kinds.chat_template else "joined as they are"
         what = ("answers" if "messages" in roles else "completions") if kinds.completion_only_loss else "all turns"
         form = "chats" if "messages" in roles else "prompts and completions"
-        share = f"{len(counted):,} of {len(labels.values):,} tokens of train"
+        share = f"{counted:,} of {len(labels.values):,} tokens of train"
         if kinds.teacher_system is not None:
             lines.append(f"the teacher is told besides, and the student is not: {kinds.teacher_system!r}")
         lines.append(f"{form} {how}; {what} count ({share}; data.completion_only_loss)")
         if not kinds.chat_template:
             lines += touching(*(arrow.column(rows.splits["train"], roles[role]) for role in ("prompt", "completion")))
     else:
-        lines.append(f"{len(counted):,} tokens of train are predicted in an epoch")
-    if not np.isin(counted, special).any():
+        lines.append(f"{counted:,} tokens of train are predicted in an epoch")
+    if not labels.count(lambda ids: np.isin(ids, special)):
         lines.append("no end of a text or turn is among the tokens that count: the student will not learn to stop")
     return [f"data: {line}" for line in lines]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,10 @@ def numbers() -> Iterator[NDArray[Any]]:
     yield np.arange(7, dtype=np.int32)
 
 
-def data(folder: Path) -> TextData:
+def data(folder: Path, times: int = 1) -> TextData:
     """Paragraphs of a text for a language model, in blocks."""
     file = folder / "book.txt"
-    file.write_text("\n\n".join(f"chapter {i}: " + "words and words " * (i % 7) for i in range(40)))
+    file.write_text("\n\n".join(f"chapter {i}: " + "words and words " * (i % 7) * times for i in range(40)))
     where: dict[str, Any] = {"files": {"train": str(file)}, "validation_fraction": 0.2}
     return TextData(**where, task="causal-lm", tokenizer="distill:quickstart/tokenizer", pack_length=32, batch_size=4)
 
@@ -58,6 +59,29 @@ def test_batches_read_from_files_are_those_of_memory(tmp_path: Path, monkeypatch
     written = Path(str(ids.values.filename)).stat().st_mtime_ns
     batches(again)
     assert Path(str(ids.values.filename)).stat().st_mtime_ns == written  # it is made once
+
+
+def test_what_is_said_of_long_texts_takes_no_memory_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "LARGE", 1)
+    made = data(tmp_path, times=1000)
+    made.setup("fit")
+    ids = made.samples("train").features["input_ids"]
+    assert isinstance(ids, Ragged)
+    tracemalloc.start()
+    try:
+        made.account  # noqa: B018
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(ids.values) > 1 << 18
+    assert peak < 2 * len(ids.values)  # an array of them has 4 bytes each
+
+
+def test_values_are_counted_over_all_blocks() -> None:
+    values = np.random.default_rng(0).integers(0, 5, 3 * 2**16 + 7).astype(np.int32)
+    column = Ragged(values, np.array([0, 5, len(values)]))
+    assert column.count(lambda part: part == 3) == values.tolist().count(3)
+    assert Ragged(values[:0], np.array([0])).count(lambda part: part == 3) == 0
 
 
 def test_parts_lie_end_to_end_and_the_file_is_taken_as_it_is(tmp_path: Path) -> None:

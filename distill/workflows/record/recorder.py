@@ -135,7 +135,7 @@ class _Recorder:
 
     def _plan(self) -> Plan:
         labels = self.samples.features.get("labels")
-        counted = int((labels.values != IGNORE).sum()) if isinstance(labels, Ragged) else len(self.samples)
+        counted = labels.count(lambda ids: ids != IGNORE) if isinstance(labels, Ragged) else len(self.samples)
         tokens, count = int(self.samples.lengths.sum()), len(self.samples)
         most = min(
             self.origin.share_of_shard * _SHARD_TOKENS / (tokens / count),
