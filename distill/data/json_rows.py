@@ -16,8 +16,8 @@ __all__ = ["read_json"]
 
 Row = dict[str, Any]
 
-_TURN = ({"role"}, {"from", "value"})
-"""Keys by which a chat's turn is known, in the two forms that are about."""
+_TURN = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
+"""Keys by which a chat's turn is known, in the forms that are about; ``role`` alone may be any table's column."""
 
 _TYPE_WORDS = {bool: "true or false", int: "numbers", float: "numbers", str: "text", list: "lists", dict: "objects"}
 
@@ -91,17 +91,18 @@ def _twice(problem: str, path: str, key: str) -> UserError:
 
 
 def _inside(text: str, path: str, key: str) -> list[Row] | None:
-    """The rows of a file that is one object around one list of them; a chat's turns are no rows, but of one."""
+    """The rows of a file that is one object: those of the one list in it, or else itself, as of a chat's turns."""
     try:
         whole = json.loads(text, object_pairs_hook=_once)
     except _Twice as error:
         raise _twice(str(error), path, key) from error
     except (ValueError, RecursionError):
         return None
-    lists = [value for value in whole.values() if _are_rows(value)] if isinstance(whole, dict) else []
-    if len(lists) != 1:
+    if not isinstance(whole, dict):
         return None
-    return [whole] if all(any(keys <= row.keys() for keys in _TURN) for row in lists[0]) else lists[0]
+    lists = [value for value in whole.values() if _are_rows(value)]
+    one = len(lists) != 1 or all(any(keys <= row.keys() for keys in _TURN) for row in lists[0])
+    return [whole] if one else lists[0]
 
 
 def _questions(rows: list[Row]) -> list[Row]:

@@ -288,10 +288,17 @@ def test_a_file_of_one_chat_is_one_row_and_not_its_turns(name: str, indent: int 
     for turns in (
         [{"role": "user", "content": "two and two?"}, {"role": "assistant", "content": "four"}],
         [{"from": "human", "value": "two and two?"}, {"from": "gpt", "value": "four"}],
+        [{"role": "assistant", "tool_calls": ["add(2, 2)"]}],
     ):
-        file.write_text(json.dumps({"chat": turns}, indent=indent))
-        table, _ = read_json(str(file), "data.files.train", ReaderConfig())
-        assert table.to_pylist() == [{"chat": turns}]
+        for row in ({"chat": turns}, {"prompt": turns[:1], "completion": turns[1:], "id": 7}):
+            file.write_text(json.dumps(row, indent=indent))
+            table, _ = read_json(str(file), "data.files.train", ReaderConfig())
+            assert table.to_pylist() == [row]
+
+
+def test_a_role_is_a_column_like_any_other(tmp_path: Path) -> None:
+    people = [{"role": "nurse", "text": "a"}, {"role": "smith", "text": "b"}]
+    assert rows(tmp_path / "a.json", json.dumps({"people": people})) == {"role": ["nurse", "smith"], "text": ["a", "b"]}
 
 
 def test_a_line_is_a_row_whatever_it_holds(tmp_path: Path) -> None:
