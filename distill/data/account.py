@@ -257,7 +257,7 @@ def _few(labels: Labels, samples: Samples) -> list[str]:
 def _unscored(use: str, labels: Labels, samples: Samples, train: Samples | None) -> list[str]:
     """A line on labels that are one number, or on classes without a row that training has (as far as that is known)."""
     if (only := only_number(labels, samples)) is not None:
-        return [f"all labels of {use} are {number(only)}: no score will say anything"]
+        return [f"all labels of {use} are {number(only)}: no score by them will say anything"]
     counts, names = class_counts(labels, samples), labels.names or []
     if counts is None or not counts.any():
         return []

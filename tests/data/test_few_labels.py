@@ -48,9 +48,9 @@ def test_a_class_that_is_trained_on_and_not_validated_is_said(
 @pytest.mark.parametrize(
     ("use", "scored", "said"),
     [
-        ("test", [2.5] * 3, ["data: all labels of test are 2.5: no score will say anything"]),
+        ("test", [2.5] * 3, ["data: all labels of test are 2.5: no score by them will say anything"]),
         ("test", [2.5, 2.5, 3], []),
-        ("validation", [], ["data: all labels of validation are 0.75: no score will say anything"]),
+        ("validation", [], ["data: all labels of validation are 0.75: no score by them will say anything"]),
     ],
 )
 def test_numbers_that_are_all_the_same_are_said_before_they_are_scored(
