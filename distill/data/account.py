@@ -127,7 +127,7 @@ def doubts(rows: RawData, labels: Labels, column: str) -> list[str]:
     if labels.form == "class" and -1 in values and numbered and not labels.listed:
         every = ", ".join(["-1", *names])
         lines.append(f"in {column!r} -1 stands for no label; if it is a class, say so with data.labels: [{every}]")
-    if labels.form == "number" and len(values) <= _FEW and all(isinstance(v, int) for v in values):
+    if labels.classes_too and len(values) <= _FEW and all(isinstance(v, int) for v in values):
         listed = ", ".join(map(str, values))
         lines.append(f"labels are numbers to regress on; data.labels: [{listed}] would make classes of them")
     if labels.form == "class" and len(train) >= _SOME and len(names) > len(train) / 2:

@@ -48,6 +48,7 @@ class Labels:
         known: What stands in the data -> id. What does not stand here is no label.
         hot: Of form ``set``: rows give 0 or 1 (or a probability) for every class.
         absent: Of form ``number``: those that stand for no label.
+        classes_too: Of it too: whether the task would take classes instead.
         says: Of form ``spans``: how the labels are spread, in words.
         notes: Of it too: what was decided when they were read.
         some_without: Of it too: whether a row says that it has no answer.
@@ -60,6 +61,7 @@ class Labels:
     known: Mapping[Any, int]
     hot: bool = False
     absent: Collection[int] = ()
+    classes_too: bool = False
     says: str = ""
     notes: Sequence[str] = ()
     some_without: bool = False
@@ -204,7 +206,7 @@ def _numbers(
         if split.split != "test":
             split.refuse_constant(absent)
     no_label = absent if task.between is not None else _no_numbers(found.values())
-    return Labels("number", column, None, {}, absent=no_label)
+    return Labels("number", column, None, {}, absent=no_label, classes_too="class" in task.takes)
 
 
 def _checked_names(given: Sequence[Any]) -> list[str]:

@@ -88,6 +88,7 @@ def test_relevances_may_be_integers_and_are_never_classes(tmp_path, tokenizer):
     data = data_of(tmp_path, tokenizer, rows)
     data.setup("fit")
     assert data.task.head_config() == {"num_labels": 1}
+    assert "classes" not in "\n".join(data.account)
     [batch] = list(data.val_dataloader())
     assert batch.labels.dtype is torch.float32
     assert sorted(batch.labels[:, 0].tolist()) == sorted(float(row["label"]) for row in rows)
