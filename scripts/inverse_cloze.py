@@ -5,7 +5,7 @@
 
 WIKITEXT2 has a parquet file of lines for each split, as the hub's wikitext has them; its test split becomes the
 training data and its validation split the validation data, so that no article is in both. A query is a sentence of a
-paragraph; its passages are the rest of that paragraph, whose label is 1, and other paragraphs of the same article.
+paragraph; its passages are the rest of that paragraph, whose label is 1, and paragraphs of other articles.
 
 Lee, Chang, Toutanova: Latent Retrieval for Weakly Supervised Open Domain Question Answering, 2019.
 """
@@ -41,18 +41,17 @@ def articles(lines: Sequence[str]) -> Iterator[list[list[str]]]:
     yield found
 
 
-def pairs(article: list[list[str]], passages: int, draw: random.Random) -> Iterator[dict[str, str | int]]:
-    """The pairs of an article, the passages of a query in any order."""
-    if len(article) < passages:
-        return
-    for number, sentences in enumerate(article):
+def pairs(
+    article: list[list[str]], others: list[list[str]], passages: int, draw: random.Random
+) -> Iterator[dict[str, str | int]]:
+    """The pairs of an article beside paragraphs of others, the passages of a query in any order."""
+    for sentences in article:
         long = [i for i, one in enumerate(sentences) if len(one.split()) >= _LEAST]
         if not long:
             continue
         taken = draw.choice(long)
         rest = " ".join(one for i, one in enumerate(sentences) if i != taken)
-        others = draw.sample([one for i, one in enumerate(article) if i != number], passages - 1)
-        found = [(rest, 1), *((" ".join(one), 0) for one in others)]
+        found = [(rest, 1), *((" ".join(one), 0) for one in draw.sample(others, passages - 1))]
         draw.shuffle(found)
         for passage, label in found:
             yield {"query": sentences[taken], "passage": passage, "label": label}
@@ -70,7 +69,11 @@ def main() -> None:
     for split, source in SPLITS.items():
         lines = pq.read_table(options.data / f"{source}.parquet").column("text").to_pylist()
         draw = random.Random(options.seed)
-        rows = [row for article in articles(lines) for row in pairs(article, options.passages, draw)]
+        every = list(articles(lines))
+        rows = []
+        for number, article in enumerate(every):
+            others = [one for i, other in enumerate(every) if i != number for one in other]
+            rows += pairs(article, others, options.passages, draw)
         if split == "validation":
             rows = rows[: options.most * options.passages]
         text = "".join(json.dumps(row) + "\n" for row in rows)

@@ -162,6 +162,15 @@ def write_pairs(folder: Path, tokenizer_folder: str) -> None:
     write_encoder(folder / "ranker", tokenizer_folder, num_labels=1)
 
 
+def write_texts(folder: Path, tokenizer_folder: str) -> None:
+    """Texts, and a model that gives them vectors."""
+    rows = [{"text": f"story {row} with scene {row % 7}"} for row in range(32)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"train": "texts.jsonl", "validation": "texts.jsonl"}
+    (folder / "texts.yaml").write_text(yaml.safe_dump({"name": "texts", "data": {"files": files}}))
+    write_encoder(folder / "embedder", tokenizer_folder, kind="AutoModel")
+
+
 def write_pictures(folder: Path) -> None:
     """Pictures of three colours, and a model that tells them apart."""
     import numpy as np
@@ -242,6 +251,7 @@ def make_world(
         write_topics(made.folder, tiny_tokenizer_dir)
         write_questions(made.folder, tiny_tokenizer_dir)
         write_pairs(made.folder, tiny_tokenizer_dir)
+        write_texts(made.folder, tiny_tokenizer_dir)
         write_pictures(made.folder)
         write_chats(made.folder, chat_dir)
         write_encoder(made.folder / "encoder", tiny_tokenizer_dir)

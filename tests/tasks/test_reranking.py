@@ -215,6 +215,17 @@ def test_a_teacher_of_two_classes_is_refused_and_leaves_nothing(world, tokenizer
     cross_encoder(tokenizer, outputs=2).save_pretrained(tmp_path / "two")
     tokenizer.save_pretrained(tmp_path / "two")
     recipe = ["-c", "reranking/distill", "-c", str(folder / "my.yaml"), "--model.teacher", str(tmp_path / "two")]
-    assert main(["fit", *recipe, "--model.student", "{path: %s}" % (folder / "teacher"), "--id", "two"]) == 2
+    assert main(["fit", *recipe, "--model.student", f"{{path: {folder}/teacher}}", "--id", "two"]) == 2
     assert "model.teacher: has 2 outputs" in capsys.readouterr().err
     assert not list(folder.glob("runs/**/two"))
+
+
+def test_pairs_are_learned_from_a_teacher_that_was_recorded_and_layers_are_scanned(world, capsys):
+    folder, _, run = world
+    recipe = ["-c", "reranking/distill", "-c", str(folder / "my.yaml")]
+    assert not main(["record", *recipe, "--to", str(folder / "recorded"), "--as", "logits"])
+    recorded = ["--model.teacher", f"{{recorded: {folder}/recorded}}", "--model.student", f"{{path: {run}}}"]
+    losses = ["--model.losses", "[BinaryKL, LogitMSE]"]
+    assert not main(["fit", *recipe, *recorded, *losses, "--id", "recorded"])
+    assert json.loads((run.parent / "recorded/result.json").read_text())["scores"]["student"]["ndcg"] > 0
+    assert not main(["sensitivity", str(run), "--samples", "16", "--output", str(folder / "scan")])

@@ -230,12 +230,17 @@ def test_an_export_gives_vectors_with_the_pooling_inside(world, to):
 
 
 @pytest.mark.slow
-def test_integers_keep_the_vectors(world):
+@pytest.mark.parametrize("way", ["quantize", "compress"])
+def test_integers_keep_the_vectors(world, way):
     folder, run = world
-    assert not main(["quantize", str(run), "--calibrate", "8", "--id", "small", "--trainer.accelerator", "cpu"])
-    small = next(folder.glob("runs/**/small"))
-    assert not main(["export", str(small), "--to", "onnx-int8", "--output", str(folder / "int8"), "--no-timing"])
-    assert json.loads((folder / "int8/export.json").read_text())["verified"]["cosine"] > 0.99
+    if way == "quantize":
+        assert not main(["quantize", str(run), "--calibrate", "8", "--id", way, "--trainer.accelerator", "cpu"])
+    else:
+        recipe = ["-c", "sentence-embeddings/compress", "-c", str(folder / "my.yaml"), "--trainer.max_steps", "12"]
+        assert not main(["fit", *recipe, "--model.student.path", str(run), "--id", way])
+    small = next(folder.glob(f"runs/**/{way}"))
+    assert not main(["export", str(small), "--to", "onnx-int8", "--output", str(folder / way), "--no-timing"])
+    assert json.loads((folder / way / "export.json").read_text())["verified"]["cosine"] > 0.99
 
 
 def test_what_reads_probabilities_is_refused_and_leaves_nothing(world, capsys):
