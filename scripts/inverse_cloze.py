@@ -70,7 +70,7 @@ def main() -> None:
         lines = pq.read_table(options.data / f"{source}.parquet").column("text").to_pylist()
         draw = random.Random(options.seed)
         every = list(articles(lines))
-        rows = []
+        rows: list[dict[str, str | int]] = []
         for number, article in enumerate(every):
             others = [one for i, other in enumerate(every) if i != number for one in other]
             rows += pairs(article, others, options.passages, draw)
