@@ -216,7 +216,7 @@ def test_the_student_of_the_best_checkpoint_is_saved(fitted: Fitted) -> None:
     [best] = (run / "checkpoints").glob("best-*.ckpt")
     saved = torch.load(best, weights_only=True)
     assert result["saved_step"] == saved["global_step"]
-    assert saved["optimizer_states"] == []  # nothing is trained on from it
+    assert "optimizer_states" not in saved  # nothing is trained on from it
     newest = torch.load(run / "checkpoints/last-4.ckpt", weights_only=True)
     assert newest["optimizer_states"][0]["state"]
     from distill import load as load_student

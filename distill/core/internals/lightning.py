@@ -196,7 +196,7 @@ class CheckpointOnCondition(ModelCheckpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._saves and not self.keeps_optimizer:
-            checkpoint["optimizer_states"] = []
+            del checkpoint["optimizer_states"]  # and Lightning refuses to train on from it
 
     def call(self, files: str) -> None:
         """Call the files by this pattern, ``NAME-{step}``; a resumed run comes by the same place and name again."""
