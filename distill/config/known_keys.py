@@ -88,7 +88,7 @@ _COMMANDS = {
     "an entry of the model's own configuration, as its config.json calls it": "dropout dropout_rate hidden_dropout "
     "hidden_dropout_prob",
     "as many as the data has, or data.labels names": "num_labels num_classes n_classes",
-    "not there, and not needed for memory: what is tokenized is read from disk (docs/your-own-data.md)": "streaming "
+    "not there, and not needed for memory: what is tokenized is read from disk (docs/language-models.md)": "streaming "
     "stream streaming_dataset",
 }
 _PRECISIONS = {"no": "32-true", "fp32": "32-true", "float32": "32-true", "fp16": "16-mixed", "float16": "16-mixed"}

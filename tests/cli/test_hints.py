@@ -185,3 +185,9 @@ def test_a_pattern_may_be_a_slip_of_a_part_of_a_long_name() -> None:
     assert nearest_part("intermediat.dense", names).startswith("did you mean 'intermediate.dense'")
     assert nearest_part("layer.0.intermedate", names).startswith("did you mean 'layer.0.intermediate'")
     assert nearest_part("q_proj", names).startswith("known are ")
+
+
+@pytest.mark.parametrize("name", ["streaming", "stream", "streaming_dataset"])
+def test_a_page_that_a_hint_names_tells_of_it(name: str) -> None:
+    page = Path(__file__).parents[2] / instead(name, "true").partition("(")[2].partition(")")[0]
+    assert "there is no streaming" in page.read_text()
