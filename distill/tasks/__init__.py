@@ -58,9 +58,17 @@ TASKS: dict[str, type[Task]] = {
 DEFAULT = TextClassification.name
 """The task of a configuration that names none."""
 
-GUESSED: tuple[type[TextTask], ...] = (TokenClassification, MultiLabelClassification, TextClassification, CausalLM)
-"""In which order tasks are asked whether data is for them (:meth:`~distill.core.task.TextTask.suits`). The last one
-reads any text."""
+GUESSED: tuple[type[TextTask], ...] = (
+    QuestionAnswering,
+    Reranking,
+    SentenceEmbeddings,
+    TokenClassification,
+    MultiLabelClassification,
+    TextClassification,
+    CausalLM,
+)
+"""In which order tasks are asked whether data is for them (:meth:`~distill.core.task.TextTask.suits`): first those that
+know their columns by several names. The last one reads any text."""
 
 
 def metric_names(task: str) -> set[str]:

@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from distill.core.answer import NONE, Answer, Script, digits, rounded
 from distill.core.candidates import CANDIDATES, among_candidates
+from distill.core.column_look import ColumnLook
 from distill.core.padding import pad
 from distill.core.signals import Batch, OutputKind, Request, Signals
 from distill.core.tally import Counts
@@ -75,6 +76,9 @@ class QuestionAnswering(TextTask):
 
     def head_config(self) -> dict[str, Any]:
         return {"num_labels": 2}
+
+    def suits(self, columns: Sequence[ColumnLook], label: str | None) -> bool:
+        return {"question", "context", "answers"} <= {one.name.lower() for one in columns} and label is None
 
     def settle(self, doc_stride: int | None, unanswerable: bool) -> None:
         self.doc_stride, self.unanswerable = doc_stride, unanswerable

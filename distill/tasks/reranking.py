@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from distill.core.answer import Answer, Script, cells, digits, rounded
+from distill.core.column_look import ColumnLook
 from distill.core.signals import Batch, OutputKind
 from distill.core.tally import Counts
 from distill.core.task import Guess, LabelForm, TextTask
@@ -72,6 +73,11 @@ class Reranking(TextClassification):
 
     def find_columns(self, names: Sequence[str]) -> dict[str, str]:
         return TextTask.find_columns(self, names)
+
+    def suits(self, columns: Sequence[ColumnLook], label: str | None) -> bool:
+        names = {one.name.lower(): one for one in columns}
+        found = names.get(label or self.find_columns(list(names)).get("label", ""))
+        return "query" in names and bool(names.keys() & {"passage", "document"}) and found is not None
 
     def encode(self, tokenizer: Any, max_length: int | None) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
         return _Encode(super().encode(tokenizer, max_length))

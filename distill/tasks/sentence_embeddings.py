@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from transformers import PreTrainedModel
 
 from distill.core.answer import Answer, digits, rounded
+from distill.core.column_look import ColumnLook
 from distill.core.padding import Side
 from distill.core.pairs import REFERENCE, ROLE, ROW, partners
 from distill.core.pooling import Pooling, pooling_of, set_pooling
@@ -101,6 +102,10 @@ class SentenceEmbeddings(TextTask):
                 return found | {"text": first, "text_pair": second}
         # Without a second text there is nothing that a score is of, and a negative is none of anything.
         return {role: column for role, column in found.items() if role == "text"}
+
+    def suits(self, columns: Sequence[ColumnLook], label: str | None) -> bool:
+        names = {one.name.lower() for one in columns}
+        return label is None and "positive" in names and bool(names & {"anchor", "query"})
 
     def encode(self, tokenizer: Any, max_length: int | None) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
         return _Encode(tokenizer, max_length)

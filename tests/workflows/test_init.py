@@ -120,6 +120,25 @@ CASES: dict[str, tuple[dict[str, Callable[[int], Any]], str, dict[str, str]]] = 
         "text-classification",
         {"text": "premise", "text_pair": "hypothesis", "label": "label"},
     ),
+    "rankings": (
+        {"query": lambda row: text(row // 4), "passage": text, "label": lambda row: int(row % 4 == 0)},
+        "reranking",
+        {"text": "query", "text_pair": "passage", "label": "label"},
+    ),
+    "triples": (
+        {"query": text, "positive": text, "negative": text, "topic": lambda row: row % 2},
+        "sentence-embeddings",
+        {"text": "query", "text_pair": "positive"},
+    ),
+    "answers": (
+        {
+            "question": lambda row: f"what {row}",
+            "context": text,
+            "answers": lambda row: {"text": [str(row)], "answer_start": [text(row).rindex(" ") + 1]},
+        },
+        "question-answering",
+        {"text": "question", "text_pair": "context", "label": "answers"},
+    ),
     "sets": (
         {"content": text, "topics": lambda row: ["a", "b", "c"][: row % 4]},
         "multi-label-classification",

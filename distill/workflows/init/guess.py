@@ -59,7 +59,8 @@ def guess(rows: Any, mixed: Mapping[str, str], task: str | None, given: Mapping[
     if "text" not in found:
         found |= kind.recognize(columns, "text") or {"text": _text(columns, kind, found, notes)}
     if "label" in kind.columns and "label" not in found:
-        label = kind.recognize(columns, "label").get("label") or _label(columns, kind, found, notes)
+        label = kind.recognize(columns, "label").get("label")
+        label = label or (_label(columns, kind, found, notes) if kind.needs_labels else None)
         found |= {"label": label} if label else {}
     doubt = ""
     if task is None and "label" not in kind.columns and len(columns) > 1:

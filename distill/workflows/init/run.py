@@ -197,7 +197,7 @@ def _classes(read: RawData) -> list[str]:
     rows = read.splits["train"]
     lines = []
     if read.labels.column in rows.column_names:
-        lines.append(balance(read.labels, _labels(read, rows)))
+        lines.append(read.labels.says or balance(read.labels, _labels(read, rows)))
     for use, count in read.without_label.items():
         if count:
             what = "a teacher alone says what to learn there" if use == "train" else "they are not judged"
@@ -280,6 +280,9 @@ def _next(task: str, output: str, model: str | None) -> list[str]:
     recipe = f"{lender}/teacher"
     chosen = recipes().get(recipe)
     given = model or (None if chosen else "FOLDER")
+    if chosen is None and f"{lender}/distill" in recipes():  # what it learns is a teacher's
+        taught = ["-c", f"{lender}/distill", "-c", output, "--model.teacher", model or "FOLDER", "--id", "student"]
+        return [shlex.join(["distill", "fit", *taught])]
     student = [] if given is None else ["--model.student.path" if chosen else "--model.student", given]
     by, ends = (["-c", recipe], []) if chosen else ([], ["--trainer.max_epochs", "3"])
     ends += [] if chosen or _named(output) else ["--name", "mine"]
