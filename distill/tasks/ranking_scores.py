@@ -102,7 +102,7 @@ class PerQuery(Metric):
 
     def compute(self) -> Tensor:
         found = torch.tensor(self.of_queries(), dtype=torch.float64).reshape(-1, 2)
-        mean, self.chance = found.mean(0).float().unbind()
+        mean, self.chance = found.mean(0).float().to(self.device).unbind()
         if len(found):
             self.standard_error = (found[:, 0].std(correction=0) / len(found) ** 0.5).float()
         return mean
