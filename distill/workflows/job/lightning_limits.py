@@ -28,6 +28,7 @@ from distill.core.idle_settings import idle
 from distill.core.internals.lightning import start_method
 from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.words import amount
+from distill.workflows.job.lightning_refusals import PACKAGES
 
 __all__ = [
     "check_callbacks",
@@ -51,7 +52,6 @@ _COUNTS = (
 _WITHIN = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 """Strategies that start processes out of this one, with everything built: it can be neither copied nor forked."""
 
-_PACKAGES = ("pytorch_lightning", "lightning_fabric", "lightning")
 _FROZEN = "freeze parameters with model.student.freeze"
 
 # Of a subclass of the user's own only the first three say nothing: it may well know what the module is made of.
@@ -206,7 +206,7 @@ def check_monitors(callbacks: Sequence[Callback], known: Sequence[str]) -> None:
     Raises:
         UserError: naming it.
     """
-    if any(not type(callback).__module__.startswith((*_PACKAGES, "distill.")) for callback in callbacks):
+    if any(not type(callback).__module__.startswith((*PACKAGES, "distill.")) for callback in callbacks):
         return
     for index, callback in enumerate(callbacks):
         monitor = callback.monitor if isinstance(callback, (EarlyStopping, ModelCheckpoint)) else None

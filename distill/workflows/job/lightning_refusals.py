@@ -15,9 +15,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from distill.core.utils.errors import TrainingError, UserError
 
-__all__ = ["explained", "refusal"]
+__all__ = ["PACKAGES", "explained", "refusal"]
 
-_PACKAGES = ("pytorch_lightning", "lightning_fabric", "lightning")
+PACKAGES = ("pytorch_lightning", "lightning_fabric", "lightning")
+"""Of Lightning, whichever way it was installed."""
 
 # Who raised an error is read off its frames: Lightning refuses by plain ValueErrors as often as by an exception of its
 # own, and within the one call that is ours (fit) it calls models, data and callbacks, ours and the user's. A wrapper
@@ -65,7 +66,7 @@ def explained(trainer: Trainer, callbacks: Sequence[Callback], given: Mapping[st
 
 def of_lightning(error: BaseException) -> bool:
     """Whether Lightning raised it: of the innermost frames those of torch and of Python itself are passed over."""
-    return next((name.split(".")[0] in _PACKAGES for name in map(_module, _frames(error)) if _speaks(name)), False)
+    return next((name.split(".")[0] in PACKAGES for name in map(_module, _frames(error)) if _speaks(name)), False)
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:
