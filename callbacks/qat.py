@@ -267,7 +267,7 @@ class QuantizationAwareTraining(Compression):
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         observed = [layer for layer in self._layers.values() if layer.observing]
         if observed:
-            attend(observed, batch_of(pl_module, batch).tokens)
+            attend(observed, batch_of(pl_module, batch).positions)
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         observed = [layer for layer in self._layers.values() if layer.observing]

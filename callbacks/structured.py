@@ -196,7 +196,7 @@ class StructuredPruning(Compression):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._activations.tokens = batch_of(pl_module, batch).tokens
+        self._activations.tokens = batch_of(pl_module, batch).positions
         if not self.plan.ready:
             self._find_channels(pl_module, batch)
             self._advance(total_steps(pl_module))

@@ -36,7 +36,9 @@ def _generate(options: Namespace, overrides: Overrides) -> None:
             raise UserError("must be given", key=key, hint=hint)
     refuse_idle_options(options, _NEEDS)
     seed = 0 if options.seed is None else options.seed
-    writing = Writing(options.max_new_tokens, options.temperature, options.batch_size, seed, options.keep_unfinished)
+    writing = Writing(
+        options.max_new_tokens, options.beams, options.temperature, options.batch_size, seed, options.keep_unfinished
+    )
     generate(options.model, options.file, options.to, writing, overrides)
 
 
@@ -50,6 +52,7 @@ GENERATE = Command(
         argument(
             "--temperature", type=float, metavar="T", help="draw from the softmax at T; the most likely if not given"
         ),
+        argument("--beams", type=int, default=1, metavar="N", help="texts tried for the likeliest (%(default)s)"),
         argument("--batch-size", type=int, default=16, metavar="N", help="prompts answered at once (%(default)s)"),
         argument("--seed", type=int, help="of what is drawn (0)"),
         argument(

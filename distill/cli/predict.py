@@ -16,6 +16,7 @@ It prints a line a row, in their order, of fields with tabs between them:
   regression             number, text
   token classification   word, tag, probability: a line a word, and an empty one after each row
   causal-lm              text, what the model goes on with (always the most probable token)
+  seq2seq                text, what the model writes for it (likewise, or with --beams N)
   masked-lm              tokens for the mask, with probabilities, and the text: a line a mask
 
 A .txt file and the standard input hold a text a line: pairs of texts have a tab between them, words a blank. Of other
@@ -34,6 +35,7 @@ def _predict(options: Namespace, overrides: Overrides) -> None:
         top=options.top,
         batch_size=options.batch_size,
         new_tokens=options.max_new_tokens,
+        beams=options.beams,
         overrides=overrides,
     )
 
@@ -52,7 +54,13 @@ PREDICT = Command(
         argument("--jsonl", action="store_true", help="print a JSON object a row"),
         argument("--top", type=int, metavar="N", help="alternatives to name (of a mask 5)"),
         argument("--batch-size", type=int, default=32, metavar="N", help="rows that are read at once (%(default)s)"),
-        argument("--max-new-tokens", type=int, metavar="N", help="tokens that a language model adds at most (40)"),
+        argument(
+            "--max-new-tokens",
+            type=int,
+            metavar="N",
+            help="tokens written at most (40; seq2seq: as trained)",
+        ),
+        argument("--beams", type=int, metavar="N", help="texts that seq2seq tries for the likeliest (1)"),
     ),
     run=_predict,
     example="RUN FILE",

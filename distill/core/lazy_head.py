@@ -16,7 +16,7 @@ from distill.core.document_masking import FAILURES, still
 from distill.core.internals.torch import hooks, pre_hooks
 from distill.core.lazy_logits import Curve, LazyLogits
 from distill.core.model_call import call, logits_of, of_transformers
-from distill.core.signals import Request
+from distill.core.signals import DECODER_INPUT, Request
 from distill.core.utils.errors import UserError
 
 __all__ = ["can_be_lazy", "headless", "logits_request", "why_not_lazy", "within_taps"]
@@ -56,6 +56,8 @@ def _tried(model: nn.Module, head: nn.Module) -> str:
     config: Any = model.config
     known = min(len(_PROBED), config.get_text_config().vocab_size)
     inputs = {"input_ids": torch.arange(len(_PROBED), device=next(model.parameters()).device)[None] % known}
+    if getattr(config, "is_encoder_decoder", False):
+        inputs[DECODER_INPUT] = inputs["input_ids"]
     curve = _curve(model, head, inputs)
     if curve is None:
         return "what it does with the product of its head is none of a factor and a soft cap"

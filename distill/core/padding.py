@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Side", "pad", "real_positions"]
+__all__ = ["Side", "pad", "real_positions", "side_by_side"]
 
 
 Side = Literal["right", "left"]
@@ -32,3 +32,10 @@ def real_positions(samples: Sequence[dict[str, Any]], side: Side = "right") -> N
     lengths = np.array([len(sample["input_ids"]) for sample in samples])
     real: NDArray[np.bool_] = np.arange(lengths.max()) < lengths[:, None]
     return real[:, ::-1].copy() if side == "left" else real
+
+
+def side_by_side(tokens_BS: Tensor, other_BT: Tensor, value: int) -> Tensor:
+    """``other``, with one more column of ``value`` where it has as many as ``tokens``: a size then says which it is."""
+    if other_BT.shape[1] != tokens_BS.shape[1]:
+        return other_BT
+    return torch.nn.functional.pad(other_BT, (0, 1), value=value)

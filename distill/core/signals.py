@@ -21,6 +21,7 @@ from distill.core.sparse_logits import SparseLogits
 from distill.core.utils.errors import UserError
 
 __all__ = [
+    "DECODER_INPUT",
     "IGNORE",
     "ROUTE",
     "TEACHER_AT",
@@ -28,6 +29,7 @@ __all__ = [
     "Batch",
     "Needs",
     "OutputKind",
+    "Positions",
     "Request",
     "Signals",
     "tokens_within",
@@ -35,6 +37,9 @@ __all__ = [
 
 IGNORE = -100
 """Label of a position that does not count, as everywhere in torch and transformers."""
+
+DECODER_INPUT = "decoder_input_ids"
+"""Of a batch's inputs: what a decoder reads beside the text that its encoder reads, ``[B, T]``."""
 
 TEACHER_AT = "teacher_at"
 """Of a batch's extras: which position of a teacher that reads other tokens belongs to each of the student's,
@@ -161,12 +166,16 @@ class Signals:
         return Signals(None if self.logits is None else torch.cat([self.logits] * times))
 
 
-def tokens_within(x: Tensor, tokens: Tensor | None) -> Tensor | None:
+Positions = Tensor | tuple[Tensor, ...] | None
+"""Which positions hold a token, boolean ``[B, T]``; of two texts both, of different lengths; ``None``: all do."""
+
+
+def tokens_within(x: Tensor, tokens: Positions) -> Tensor | None:
     """Which positions of a layer's input hold a token, as statistics of all layers leave padding out alike.
 
     Args:
         x: ``[B, T, features]``, or ``[B T, features]``.
-        tokens: Of the batch, boolean ``[B, T]``.
+        tokens: Of the batch (:attr:`Batch.positions`).
 
     Returns:
         Boolean, of the shape of ``x`` without its last axis; ``None`` where all positions count: where there is no
@@ -174,6 +183,8 @@ def tokens_within(x: Tensor, tokens: Tensor | None) -> Tensor | None:
     """
     if tokens is None or x.dim() < 2:
         return None
+    if isinstance(tokens, tuple):
+        return next((found for one in tokens if (found := tokens_within(x, one)) is not None), None)
     if tokens.shape == x.shape[:-1]:
         return tokens
     return tokens.flatten() if x.shape[:-1] == (tokens.numel(),) else None
@@ -198,6 +209,8 @@ class Batch:
         extras: What a task's metrics need besides, by name (the bytes that each label covers, say).
         step: Optimizer steps done so far.
         total_steps: Optimizer steps of the whole run, for schedules given in fractions.
+        decoder_tokens: As ``tokens``, of what a decoder reads (:data:`DECODER_INPUT`) where an encoder reads another
+            text; it has another length. ``None`` without one.
         on_host: The batch that this one was copied from, for what would otherwise wait for the device.
     """
 
@@ -209,12 +222,20 @@ class Batch:
     extras: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
     total_steps: int = 1
+    decoder_tokens: Tensor | None = None
     on_host: Batch | None = field(default=None, repr=False)
 
     @property
     def size(self) -> int:
         """The number of samples, B."""
         return len(next(iter(self.inputs.values())))
+
+    @property
+    def positions(self) -> Positions:
+        """Which positions hold a token, of all texts that a model reads of a sample."""
+        if self.tokens is None or self.decoder_tokens is None:
+            return self.tokens
+        return self.tokens, self.decoder_tokens
 
     @cached_property
     def count(self) -> Tensor:
@@ -292,5 +313,6 @@ class Batch:
             labels=None if self.labels is None else change(self.labels),
             mask=None if self.mask is None else change(self.mask),
             tokens=None if self.tokens is None else change(self.tokens),
+            decoder_tokens=None if self.decoder_tokens is None else change(self.decoder_tokens),
             extras={name: change(tensor) for name, tensor in self.extras.items()},
         )

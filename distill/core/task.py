@@ -164,6 +164,7 @@ class TextTask(Task, Answering):
         forms: Sets of roles of which a data set has one: the first that its columns fill. Where there is none, it has
             all roles that are not :attr:`optional`.
         turns: Roles whose rows may be lists of a chat's turns (:mod:`distill.tasks.chat`).
+        sought: Roles of what is to be found, which a row has that is trained on, and none that is asked.
         predicted: The feature that holds the tokens to predict, where a task predicts tokens.
         takes: What a row's label may be. The gate (:mod:`distill.data.labels`) judges every split by it and hands
             :meth:`encode` an id (``class``), a float (``number``), a list of ids (``tags``), C floats (``set``)
@@ -189,6 +190,7 @@ class TextTask(Task, Answering):
     optional: ClassVar[frozenset[str]] = frozenset()
     forms: ClassVar[tuple[frozenset[str], ...]] = ()
     turns: ClassVar[frozenset[str]] = frozenset()
+    sought: ClassVar[frozenset[str]] = frozenset({"label", "answer_start"})
     predicted: ClassVar[str | None] = None
     takes: ClassVar[frozenset[LabelForm]] = frozenset()
     between: ClassVar[tuple[float, float] | None] = None
@@ -215,11 +217,22 @@ class TextTask(Task, Answering):
             unanswerable: Whether a row says that it has no answer.
         """
 
+    def write_to(self, prefix: str | None, longest: int | None) -> None:
+        """Take what the settings say of texts that are answered by texts, before a row is encoded.
+
+        Args:
+            prefix: What stands before each text; ``None`` if nothing says so.
+            longest: Most tokens of an answer; likewise.
+        """
+
     def read_as(self, images: ImageSettings) -> None:
         """Take what the settings of pictures say, where the task reads these."""
 
     def follow(self, other: TextTask) -> None:
         """Take from the task of the data, which is of the same kind, what its rows have settled."""
+
+    def lead(self, other: TextTask) -> None:
+        """Give the task of the data, which is of the same kind, what the models have settled."""
 
     @property
     @abstractmethod
@@ -328,10 +341,22 @@ class WritingTask(TokenTask):
     """A task whose models write text, token by token.
 
     Attributes:
+        reads_apart: Whether what is written does not go on with what is read: an encoder reads that, and a decoder
+            writes.
+        prefix: What stands before each text that is read.
+        start: The token before the first that a decoder writes; ``None`` without one, or if no model has been met.
         chat_template: Whether a text is put through the tokenizer's chat template; ``None`` if nothing says so.
     """
 
+    reads_apart: ClassVar[bool] = False
+    prefix: str = ""
+    start: int | None = None
     chat_template: bool | None = None
+
+    @property
+    def longest_answer(self) -> int:
+        """How many tokens are written at most where nothing else is said."""
+        return 40
 
     @property
     def ranks(self) -> bool:

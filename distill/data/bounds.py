@@ -11,13 +11,16 @@ from distill.core.utils.errors import UserError
 __all__ = ["check_numbers", "check_packing", "refuse_idle_settings"]
 
 _LEAST = {"max_length": 2, "batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "train_samples": 1, "seed": 0}
-_LEAST |= {"doc_stride": 0}
+_LEAST |= {"doc_stride": 0, "max_target_length": 2}
 
 _LANGUAGE = (
     *("completion_only_loss", "chat_template", "add_special_tokens", "join", "eval_stride"),
     *("teacher_system", "teacher_tokenizer"),
 )
 """For causal language models alone."""
+
+_TARGETS = ("prefix", "max_target_length")
+"""For tasks whose rows have a text that is to be written."""
 
 
 def check_numbers(settings: Any) -> None:
@@ -49,7 +52,9 @@ def check_packing(task: TextTask, pack_length: int | None) -> None:
         raise UserError(problem, key="data.pack_length", value=pack_length, hint=hint)
 
 
-def refuse_idle_settings(owner: type, settings: Any, packs: bool, several: bool, pictures: bool = False) -> None:
+def refuse_idle_settings(
+    owner: type, settings: Any, packs: bool, several: bool, pictures: bool = False, targets: bool = False
+) -> None:
     """Refuse settings that others leave without effect.
 
     Args:
@@ -58,6 +63,7 @@ def refuse_idle_settings(owner: type, settings: Any, packs: bool, several: bool,
         packs: Whether the task joins documents into blocks, if it is let.
         several: Whether it reads long texts in windows.
         pictures: Whether it reads pictures.
+        targets: Whether a row has a text that is to be written.
 
     Raises:
         UserError: naming the first.
@@ -72,6 +78,7 @@ def refuse_idle_settings(owner: type, settings: Any, packs: bool, several: bool,
         Idle("max_length", pictures, "pictures, which have no length", "give data.images.size, or a processor's size"),
         Idle("bucketing", pictures, "pictures, which are all of one size", "leave it out"),
         Idle("doc_stride", not several, "a task whose texts are cut", "leave it out"),
+        *(Idle(name, not targets, "a task that writes no text of its own", "leave it out") for name in _TARGETS),
         *(Idle(name, not packs, other, change) for name in _LANGUAGE),
     )
     refuse_idle(owner, vars(settings), rules, "data.")

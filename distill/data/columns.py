@@ -12,6 +12,7 @@ from distill.core.utils.errors import UserError, nearest
 from distill.core.utils.words import amount
 from distill.data import arrow
 from distill.data.label_values import canonical
+from distill.data.targets import TARGET, refuse_empty
 
 __all__ = ["check_images", "check_rows", "check_tags", "check_text", "find_columns"]
 
@@ -127,6 +128,8 @@ def check_rows(task: TextTask, split: str, dataset: Any, columns: Mapping[str, s
             and not _are_turns(task, f"the split {split}", dataset, role, column)
         ):
             check_text(task, f"the split {split}", dataset, role, column)
+            if role == TARGET:
+                refuse_empty(f"the split {split}", dataset, column)
     return present
 
 

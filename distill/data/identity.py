@@ -36,6 +36,9 @@ def identity(data: TextData) -> dict[str, Any]:
     }
     if data.images is not None:
         found["settings"] = {**dict(found["settings"]), "images": asdict(data.images)}
+    for name in ("prefix", "max_target_length"):
+        if getattr(data, name) is not None:
+            found["settings"][name] = getattr(data, name)
     read = {name: use for name, use in (("samples", "train"), ("validation", "validation")) if use in data.tokenized}
     if "samples" not in read:  # of another split's samples these say nothing
         found = {"task": task.name}

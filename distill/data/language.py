@@ -20,6 +20,7 @@ from distill.data.features import Ragged, Samples
 from distill.data.packing import PackedSamples, sliding_windows
 from distill.data.raw_data import RawData
 from distill.data.routes import refuse_blocks
+from distill.data.targets import has_targets
 from distill.tasks.alignment import OtherTokenizer
 from distill.tasks.chat import special_tokens
 
@@ -127,6 +128,8 @@ def settle(task: TextTask, data: TextData, rows: RawData) -> None:
     """
     if data.images is not None:
         task.read_as(data.images)
+    if has_targets(task):
+        task.write_to(data.prefix, data.max_target_length)
     if not task.packs:
         if rows.labels is not None or "spans" in task.takes:
             task.settle(data.doc_stride, rows.labels is None or rows.labels.some_without)

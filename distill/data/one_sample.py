@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.core.signals import IGNORE
 from distill.data.features import Samples
+from distill.data.targets import has_targets, show_pair
 
 if TYPE_CHECKING:
     from distill.data.text import TextData
@@ -19,9 +20,11 @@ _MOST = 200
 def one_sample(data: TextData) -> list[str]:
     """The first sample of the first training batch in a few lines; none where a task has no label for each token."""
     samples = data.samples("train")
-    if not data.task.packs:
+    if not data.task.packs and not has_targets(data.task):
         return []
     row = int(data.training_batches().epoch(0)[0][0])
+    if has_targets(data.task):
+        return show_pair(samples, row, data.tokenizer)
     return show_tokens(samples, row, data.tokenizer)
 
 

@@ -45,7 +45,7 @@ class TaskFile:
         if not isinstance(data, TextData) or type(data.task) is not TASKS.get(data.task.name):
             return None
         given = {name: value for name, value in vars(data.task).items() if name not in _NOT_OF_THE_STUDENT}
-        columns = {role: name for role, name in data.training_columns.items() if role not in ("label", ROLE)}
+        columns = {role: name for role, name in data.training_columns.items() if role not in (*data.task.sought, ROLE)}
         if data.task.forms:  # what a model is asked is a text, whatever it was trained on
             asked = columns.get("text") or columns.get("prompt")
             columns = {"text": asked} if asked else {}

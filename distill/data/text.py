@@ -23,6 +23,7 @@ from distill.data.reader import ReaderOptions
 from distill.data.repeats import repeated_pictures
 from distill.data.row_loaders import RowLoaders
 from distill.data.sources import Source, find_splits, set_aside
+from distill.data.targets import cut_targets, has_targets, longest_target
 from distill.data.tokenize import load_for_batches, tokenize
 from distill.tasks import DEFAULT, Task, TextTask, make_task
 
@@ -71,6 +72,8 @@ class TextData(RowLoaders):
         add_special_tokens: Whether texts stand between BOS and EOS; by default those that have no special token there.
         teacher_system: What the teacher is told before each prompt or chat, and the student is not: it learns to answer
             as if it were (context distillation).
+        prefix: Of tasks whose rows have a text to be written: what stands before each that is read (``"summarize: "``).
+        max_target_length: Most tokens of a text that is to be written; longer ones are cut (128 if not given).
         teacher_tokenizer: That of a teacher with other tokens than the student: it then reads each text in its own, and
             losses compare the two where both have read the same (:mod:`distill.losses.across`).
         images: How pictures are read, and changed in training.
@@ -109,6 +112,8 @@ class TextData(RowLoaders):
         add_special_tokens: bool | None = None,
         teacher_system: str | None = None,
         teacher_tokenizer: str | None = None,
+        prefix: str | None = None,
+        max_target_length: int | None = None,
         images: ImageSettings | None = None,
         seed: int = 0,
         num_workers: int = 0,
@@ -122,6 +127,7 @@ class TextData(RowLoaders):
         self.reader, self.document, self.chat_template, self.join = reader, document, chat_template, join
         self.eval_stride, self.teacher_system, self.teacher_tokenizer = eval_stride, teacher_system, teacher_tokenizer
         self.completion_only_loss, self.add_special_tokens = completion_only_loss, add_special_tokens
+        self.prefix, self.max_target_length = prefix, max_target_length
         self._task, self._names, self.doc_stride, self.images, self.epoch = task, labels, doc_stride, images, 0
         self.outputs: Callable[[], Outputs | None] = lambda: None
         self._samples: dict[str, Samples] = {}
@@ -156,7 +162,7 @@ class TextData(RowLoaders):
         if not isinstance(task, TextTask):
             raise UserError("this task reads no text", key="data.task", value=task.name, hint="bring a data module")
         check_packing(task, self.pack_length)
-        refuse_idle_settings(TextData, self, task.packs, task.several, task.reads == "pictures")
+        refuse_idle_settings(TextData, self, task.packs, task.several, task.reads == "pictures", has_targets(task))
         check_settings(self.images, task, self.tokenizer_path)
         return task
 
@@ -180,6 +186,7 @@ class TextData(RowLoaders):
         lines += language.form_lines(self, self.task, self._rows, self._samples) + self._aligned
         for use, samples in self._samples.items():
             lines += unread(use, self._rows, samples, self.tokenizer, self.longest, self._cut[use])
+            lines += cut_targets(use, samples, longest_target(self))
         return lines + doubtful_scores(self._rows, self._samples, self.in_train)
 
     @property

@@ -19,7 +19,7 @@ from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_transformers
 from distill.export.base import ExportTarget, Predict
 from distill.export.fit import Obstacle
-from distill.export.script import Lines
+from distill.export.script import COUNT, Lines
 from distill.export.verify import torch_logits
 
 __all__ = ["HuggingFace", "by_from_pretrained", "open_huggingface", "structure", "to_huggingface"]
@@ -83,7 +83,7 @@ def by_from_pretrained(student: nn.Module, given: str = "", packages: tuple[str,
         opens=(f"model = {name}.from_pretrained(folder{given}).eval()",),
         logits=f"{LOGITS}.detach().float().numpy()",
         tensors="pt",
-        writes="model.generate(**inputs, max_new_tokens=20)[0]",
+        writes=f"model.generate(**inputs, max_new_tokens={COUNT})[0]",
     )
 
 

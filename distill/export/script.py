@@ -11,13 +11,17 @@ import torch
 from torch import Tensor
 
 from distill.core.answer import LOGITS, MASK
+from distill.core.signals import DECODER_INPUT
 from distill.core.task import TextTask, WritingTask
 
-__all__ = ["SAMPLE", "SCRIPT", "Lines", "Reading", "predict_script", "write_script"]
+__all__ = ["COUNT", "SAMPLE", "SCRIPT", "Lines", "Reading", "predict_script", "write_script"]
 
 SCRIPT = "predict.py"
 SAMPLE = "sample.npz"
 """Made-up inputs of the form that a model of arrays reads."""
+
+COUNT = "COUNT"
+"""In :attr:`Lines.writes`, how many tokens are written at most."""
 
 _FOLDER = "folder = Path(__file__).parent"
 _NEW_TOKENS = 20
@@ -34,7 +38,8 @@ class Lines:
         opens: Lines that open the model.
         logits: An expression: the logits, an array, of ``inputs``, which names arrays.
         tensors: What its inputs are: ``np`` or ``pt``.
-        writes: Of a language model that continues texts by itself: an expression of the ids, prompt first.
+        writes: Of a language model that continues texts by itself: an expression of the ids, prompt first; of one that
+            has a decoder of its own, those that it writes.
         standard: Lines that import of the standard library.
     """
 
@@ -162,7 +167,8 @@ def _texts(lines: Lines, reading: Reading) -> tuple[list[str], list[str], list[s
             inputs = f'tokenizer.apply_chat_template({said}, return_tensors="{lines.tensors}")'
         if lines.writes is None:
             others.append("import numpy as np")
-        inner = _continued(lines, inputs)
+        inputs = inputs.replace("(text,", f"({reading.task.prefix!r} + text,") if reading.task.prefix else inputs
+        inner = (_decoded if reading.task.reads_apart else _continued)(lines, inputs, reading.task)
     else:
         logits = lines.logits.replace(LOGITS, script.logits)
         others += ["import torch"] if "torch.stack" in logits else []
@@ -170,13 +176,35 @@ def _texts(lines: Lines, reading: Reading) -> tuple[list[str], list[str], list[s
     return standard, others, [*body, *(f"    {line}" for line in inner)]
 
 
-def _continued(lines: Lines, inputs: str) -> list[str]:
+def _continued(lines: Lines, inputs: str, task: WritingTask) -> list[str]:
     if lines.writes is not None:
-        return [f"inputs = {inputs}", f"print(tokenizer.decode({lines.writes}))"]
+        return [f"inputs = {inputs}", f"print(tokenizer.decode({_writes(lines.writes, _NEW_TOKENS)}))"]
     return [
         f'ids = {inputs}["input_ids"]',
         f"for _ in range({_NEW_TOKENS}):",
         '    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}',
         f"    ids = np.concatenate([ids, {lines.logits}[:, -1:].argmax(-1)], 1)",
         "print(tokenizer.decode(ids[0]))",
+    ]
+
+
+def _writes(expression: str, count: int) -> str:
+    return expression.replace(COUNT, str(count))
+
+
+def _decoded(lines: Lines, inputs: str, task: WritingTask) -> list[str]:
+    """Of an encoder-decoder: what its decoder writes, token by token."""
+    count = task.longest_answer
+    if lines.writes is not None:
+        written = _writes(lines.writes, count)
+        return [f"inputs = {inputs}", f"print(tokenizer.decode({written}, skip_special_tokens=True))"]
+    return [
+        f"inputs = dict({inputs})",
+        f"ids = np.array([[{task.start}]])",
+        f"for _ in range({count}):",
+        f'    inputs["{DECODER_INPUT}"] = ids',
+        f"    ids = np.concatenate([ids, {lines.logits}[:, -1:].argmax(-1)], 1)",
+        "    if ids[0, -1] == tokenizer.eos_token_id:",
+        "        break",
+        "print(tokenizer.decode(ids[0, 1:], skip_special_tokens=True))",
     ]

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from distill.core.document_masking import still
+from distill.core.stacks import starts_with
 from distill.core.utils.quiet import quiet_transformers
 from distill.models.tokens import ends_of
 
 _config: Any = GenerationConfig
 
-__all__ = ["continuations", "exactly", "reads_padding_on_the_left"]
+__all__ = ["continuations", "exactly", "reads_padding_beside"]
 
 
 @torch.no_grad()
@@ -27,8 +28,11 @@ def continuations(
     *,
     temperature: float | None = None,
     together: bool = True,
+    beams: int = 1,
 ) -> list[Tensor]:
     """The tokens that follow each prompt, its end included where the model has come to one.
+
+    An encoder-decoder's are those that its decoder writes when its encoder has read the prompt.
 
     The model writes as it is (masked, rounded), in eval mode, with a cache of keys and values. Nothing but the
     temperature shapes what is drawn: what its ``generation_config`` says besides the ends is left out. Numbers are
@@ -39,13 +43,14 @@ def continuations(
         prompts: Ids ``[t]`` of each, at least one.
         most: Tokens to add at most.
         temperature: Of the softmax that is drawn from; ``None`` takes the most likely token.
-        together: Whether prompts of several lengths are read in one batch, padded on the left
-            (:func:`reads_padding_on_the_left`); otherwise only those of one length.
+        together: Whether prompts of several lengths are read in one batch, padded on the left, or of an encoder on the
+            right (:func:`reads_padding_beside`); otherwise only those of one length.
+        beams: Of how many texts at a time the most likely is found; 1 takes the most likely token each time.
     """
     lengths = sorted({len(prompt) for prompt in prompts})
     groups = [range(len(prompts))] if together else [_of_length(prompts, length) for length in lengths]
     found: dict[int, Tensor] = {}
-    with still(model), _plainly(model, temperature) as settings:
+    with still(model), _plainly(model, temperature, beams) as settings:
         for group in groups:
             made = _written(model, [prompts[place] for place in group], most, settings)
             found |= dict(zip(group, made, strict=True))
@@ -71,16 +76,19 @@ def _of_length(prompts: Sequence[Tensor], length: int) -> list[int]:
 
 
 @contextmanager
-def _plainly(model: Any, temperature: float | None) -> Iterator[GenerationConfig]:
+def _plainly(model: Any, temperature: float | None, beams: int = 1) -> Iterator[GenerationConfig]:
     """How the model is to write; what it says itself of that is set aside, as it would fill what is left out."""
     ends, own = ends_of(model), model.generation_config
+    start = {"decoder_start_token_id": starts_with(model)} if _apart(model) else {}
     drawn = {} if temperature is None else {"temperature": temperature, "top_k": 0, "top_p": 1.0}
     plain: GenerationConfig = _config(
         do_sample=temperature is not None,
         eos_token_id=ends or None,
         pad_token_id=_padding(model, ends),
         use_cache=True,
+        num_beams=beams,
         **drawn,
+        **start,
     )
     model.generation_config = _config()
     try:
@@ -96,15 +104,26 @@ def _padding(model: Any, ends: Sequence[int]) -> int:
 
 
 def _written(model: Any, prompts: Sequence[Tensor], most: int, settings: GenerationConfig) -> list[Tensor]:
+    ids, real = _padded(model, prompts, settings.pad_token_id)
+    made = model.generate(ids, attention_mask=real, generation_config=settings, max_new_tokens=most)
+    read = 1 if _apart(model) else ids.shape[1]
+    return [_upto(row, settings.eos_token_id or []) for row in made[:, read:].cpu()]
+
+
+def _apart(model: Any) -> bool:
+    """Whether what is read goes to an encoder, and what is written begins anew."""
+    return bool(getattr(model.config, "is_encoder_decoder", False))
+
+
+def _padded(model: Any, prompts: Sequence[Tensor], padding: int) -> tuple[Tensor, Tensor]:
+    """Prompts ``[B, T]`` on the model's device, and which of their positions hold a token."""
     device, width = next(model.parameters()).device, max(map(len, prompts))
-    ids = torch.full((len(prompts), width), settings.pad_token_id, dtype=torch.long)
+    ids = torch.full((len(prompts), width), padding, dtype=torch.long)
     real = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :], real[row, width - len(prompt) :] = prompt, 1
-    made = model.generate(
-        ids.to(device), attention_mask=real.to(device), generation_config=settings, max_new_tokens=most
-    )
-    return [_upto(row, settings.eos_token_id or []) for row in made[:, width:].cpu()]
+        place = slice(0, len(prompt)) if _apart(model) else slice(width - len(prompt), width)
+        ids[row, place], real[row, place] = prompt, 1
+    return ids.to(device), real.to(device)
 
 
 def _upto(row: Tensor, ends: Sequence[int]) -> Tensor:
@@ -113,7 +132,7 @@ def _upto(row: Tensor, ends: Sequence[int]) -> Tensor:
     return row[: int(ended[0]) + 1] if len(ended) else row
 
 
-def reads_padding_on_the_left(model: nn.Module) -> bool:
+def reads_padding_beside(model: nn.Module) -> bool:
     """Whether a prompt is read alike alone and beside a longer one: found by trying both.
 
     Models that read positions off the attention mask do, and recurrent ones that count padding do not.
@@ -134,9 +153,6 @@ def reads_padding_on_the_left(model: nn.Module) -> bool:
 
 def _logits(model: Any, prompts: Sequence[Tensor], settings: GenerationConfig) -> Tensor:
     """Of the first two tokens that are written, ``[B, 2, V]``."""
-    device, width = next(model.parameters()).device, max(map(len, prompts))
-    ids, real = torch.zeros(len(prompts), width, dtype=torch.long), torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :], real[row, width - len(prompt) :] = prompt, 1
-    made = model.generate(ids.to(device), attention_mask=real.to(device), generation_config=settings, max_new_tokens=2)
+    ids, real = _padded(model, prompts, 0)
+    made = model.generate(ids, attention_mask=real, generation_config=settings, max_new_tokens=2)
     return torch.stack(made.logits, 1)

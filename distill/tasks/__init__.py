@@ -15,6 +15,7 @@ from distill.tasks.plain import Plain
 from distill.tasks.question_answering import QuestionAnswering
 from distill.tasks.reranking import Reranking
 from distill.tasks.sentence_embeddings import SentenceEmbeddings
+from distill.tasks.seq2seq import Seq2Seq
 from distill.tasks.text_classification import TextClassification
 from distill.tasks.token_classification import TokenClassification
 
@@ -30,6 +31,7 @@ __all__ = [
     "QuestionAnswering",
     "Reranking",
     "SentenceEmbeddings",
+    "Seq2Seq",
     "Task",
     "TextClassification",
     "TextTask",
@@ -50,6 +52,7 @@ TASKS: dict[str, type[Task]] = {
         ImageClassification,
         MaskedLM,
         CausalLM,
+        Seq2Seq,
         Plain,
     )
 }

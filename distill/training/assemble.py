@@ -23,6 +23,7 @@ from distill.core.task import Task, TextTask, TokenTask, WritingTask
 from distill.core.utils.errors import UserError
 from distill.data import TextData
 from distill.data.identity import identity
+from distill.data.targets import longest_target
 from distill.losses import BinaryCrossEntropy, CrossEntropy, DistillationLoss, VectorCosine, VectorSimilarity
 from distill.losses.callable import as_loss
 from distill.losses.contract import checked_needs
@@ -141,6 +142,7 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
     """
     if isinstance(data, TextData) and isinstance(task, TextTask):
         task.follow(data.task)
+        task.lead(data.task)
     maker, across = getattr(data, "tokenizer", None), getattr(data, "other_tokenizer", None) is not None
     models = list(_named(student, tokenizer, teacher))
     for who, model, own in models if hasattr(maker, "get_vocab") else ():
@@ -161,6 +163,8 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
             teacher.meet(identity(data))
         key, length = data.longest
         check_length(key, length, [(who, model) for who, model, _ in models if model is student or not across])
+        if (target := longest_target(data)) is not None:
+            check_length(*target, [(who, model) for who, model, _ in models])
         if across:
             theirs = longest_of_teacher(data)
             check_length("data.teacher_tokenizer", theirs, [(who, model) for who, model, _ in models[:-1]])
@@ -169,7 +173,8 @@ def meet_data(data: Any, task: Task, student: nn.Module, tokenizer: Any, teacher
                 check_causal(who, model)
             if data.isolates:
                 check_isolation(who, model)
-        if isinstance(task, TextTask) and task.reads == "tokens" and not isinstance(task, WritingTask):
+        goes_on = isinstance(task, WritingTask) and not task.reads_apart  # whose tokenizers pad on the left
+        if isinstance(task, TextTask) and task.reads == "tokens" and not goes_on:
             meet_padding([(who, model) for who, model, _ in models], task, data)
 
 

@@ -79,7 +79,7 @@ def _observe_anew(layers: Iterable[QuantizedLayer], batches: Sequence[Batch], ru
         layer.observing = layer.training = True
     find_ranged(static)
     for batch in batches:
-        attend(static, batch.tokens)
+        attend(static, batch.positions)
         run(batch)
         follow(static)
 

@@ -31,7 +31,7 @@ from distill.core.teacher import TeacherSource
 from distill.core.utils.errors import UserError, first_line
 from distill.data import TextData
 from distill.models.compatibility import positions_of
-from distill.models.sampling import continuations, reads_padding_on_the_left
+from distill.models.sampling import continuations, reads_padding_beside
 from distill.models.teachers import RoutedTeacher
 from distill.training.sharding import NAME
 
@@ -199,7 +199,7 @@ class OnPolicy:
         self._models = [student, *(teacher.models if teacher is not None else [])]
         self.seed, self.replaced, self.alternating = 0, False, False
         self._together = True
-        if not isinstance(task, WritingTask):
+        if not isinstance(task, WritingTask) or task.reads_apart:
             problem = f"is for language models that go on with a text, and this is {task.name}"
             raise UserError(problem, key=_KEY, hint="leave it out")
         if teacher is None or not needs.teacher:
@@ -234,7 +234,7 @@ class OnPolicy:
                 value, hint = self.config.max_new_tokens, f"give fewer, or a smaller {setting}"
                 raise UserError(problem, key=f"{_KEY}.max_new_tokens", value=value, hint=hint)
         try:
-            self._together = reads_padding_on_the_left(self.student)
+            self._together = reads_padding_beside(self.student)
         except Exception as error:
             problem = f"{type(self.student).__name__} cannot write ({type(error).__name__}: {first_line(error)})"
             raise UserError(problem, key=_KEY, hint="take another student, or leave on_policy out") from error

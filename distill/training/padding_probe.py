@@ -41,7 +41,8 @@ def padding_error(task: TextTask, model: nn.Module, short: Any, long: Any, token
             if task.outputs == "positions":
                 beside = beside[..., : alone.shape[-1]]
             elif alone.dim() > 2:
-                beside = beside[:, : alone.shape[1]]
+                width = min(alone.shape[1], beside.shape[1])
+                alone, beside = alone[:, :width], beside[:, :width]
             error = distance(alone[0], beside[0])
             return 0.0 if error <= tolerance(model, alone) else error / float(alone.abs().max())
         except (*FAILURES, UserError):

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from distill.core.internals.torch import BatchNorm
 from distill.core.internals.transformers import attention_in_use
-from distill.core.signals import Batch, Request
+from distill.core.signals import DECODER_INPUT, Batch, Request
 from distill.core.task import TextTask
 from distill.core.utils.errors import UserError, first_line
 
@@ -79,6 +79,9 @@ def read(who: str, model: nn.Module, task: TextTask, batch: Batch, request: Requ
         raise UserError(problem, key=who, hint=hint) from error
     rows, ids = batch.size, batch.inputs.get("input_ids")
     wanted = [(rows,)] if ids is None else [(rows,), tuple(ids.shape)]
+    if DECODER_INPUT in batch.inputs:
+        ids = batch.inputs[DECODER_INPUT]
+        wanted = [tuple(ids.shape)]
     if found is None or tuple(found.shape[:-1]) not in wanted:
         shape = "none" if found is None else list(found.shape)
         of = "" if ids is None else f" of {ids.shape[1]} tokens"

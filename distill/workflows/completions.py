@@ -17,16 +17,17 @@ from torch import Tensor, nn
 
 from distill.core.internals.peft import without_adapter
 from distill.core.signals import IGNORE
+from distill.core.task import TextTask, WritingTask
 from distill.core.utils.errors import first_line
 from distill.data import TextData
 from distill.data.features import Samples
 from distill.models.compatibility import positions_of
-from distill.models.sampling import continuations, reads_padding_on_the_left
+from distill.models.sampling import continuations, reads_padding_beside
 from distill.models.tokens import ends_of
 from distill.tasks.text_scores import MEANS, text_scores
 from distill.training.completions import CompletionsConfig
 from distill.workflows.job.build import Job
-from distill.workflows.predict.complete import added_text
+from distill.workflows.predict.complete import text_of
 
 __all__ = ["COMPLETIONS", "Completions", "Prompt", "complete_held_out", "held_out_prompts"]
 
@@ -132,12 +133,14 @@ def complete_held_out(job: Job, split: str, student: nn.Module | None = None, sh
     if not count:
         return None
     rooms = [room for model in models.values() if (room := positions_of(model)) is not None]
-    prompts = held_out_prompts(job.data.samples(split), count, config, min(rooms, default=None))
+    task = job.data.task
+    apart = isinstance(task, WritingTask) and task.reads_apart
+    prompts = held_out_prompts(job.data.samples(split), count, config, min(rooms, default=None), apart)
     if not prompts:
         return None
     try:
         with _placed(models["student"], job.arguments.get("accelerator", "auto")):
-            return _written(models, prompts, tokenizers, config, config.shown if shown else 0)
+            return _written(models, prompts, (task, tokenizers), config, config.shown if shown else 0)
     except Exception as error:  # models of others can stumble anywhere
         _log.warning("no completions: the models could not write (%s)", first_line(error))
         return None
@@ -155,23 +158,36 @@ def _placed(student: nn.Module, accelerator: Any) -> Iterator[None]:
         student.to(before)
 
 
-def held_out_prompts(samples: Samples, count: int, config: CompletionsConfig, room: int | None) -> list[Prompt]:
+def held_out_prompts(
+    samples: Samples, count: int, config: CompletionsConfig, room: int | None, apart: bool = False
+) -> list[Prompt]:
     """Prompts of documents at even distances, the same ones every time.
 
     Args:
-        samples: Of a causal language model, packed or not.
+        samples: Of a task that writes, packed or not.
         count: How many, at most.
         config: What of a text is its prompt.
         room: Most tokens that the models read; prompts that leave no room for an answer are left out.
+        apart: Whether a sample's text is read by an encoder, and its labels are the text that is to be written.
     """
     size = len(samples)
     found: list[Prompt] = []
     for row in _evenly(size, size if size < 4 * count else 2 * count):
-        prompts = [prompt for one in _documents(samples[0, row]) if (prompt := _prompt(*one, config)) is not None]
-        fits = [p for p in prompts if room is None or len(p.teacher_ids) + config.max_new_tokens <= room]
+        sample = samples[0, row]
+        if apart:
+            prompts = [Prompt(sample["input_ids"], sample["input_ids"], sample["labels"])]
+        else:
+            prompts = [prompt for one in _documents(sample) if (prompt := _prompt(*one, config)) is not None]
+        fits = [p for p in prompts if room is None or _positions(p, config, apart) <= room]
         # A text that was cut begins anywhere; in a large set one of each block is enough.
         found += fits if size < 4 * count else fits[1:2] or fits[:1]
     return [found[place] for place in _evenly(len(found), count)]
+
+
+def _positions(prompt: Prompt, config: CompletionsConfig, apart: bool) -> int:
+    """How many a model must have to read the prompt, and answer it."""
+    read, written = len(prompt.teacher_ids), config.max_new_tokens
+    return max(read, written) if apart else read + written
 
 
 _Document = tuple[Mapping[str, NDArray[Any]], int, int]
@@ -218,23 +234,24 @@ def _evenly(size: int, count: int) -> list[int]:
 def _written(
     models: Mapping[str, Any],
     prompts: Sequence[Prompt],
-    tokenizers: Mapping[str, Any],
+    reading: tuple[TextTask, Mapping[str, Any]],
     config: CompletionsConfig,
     shown: int,
 ) -> Completions:
+    task, tokenizers = reading
     by, unfinished = {}, {}
     for who, model in models.items():
         asked = [torch.tensor(p.teacher_ids if who == "teacher" else p.ids, dtype=torch.long) for p in prompts]
         # A teacher may be the student's own base: what it writes is without the adapter.
         with without_adapter(model) if who == "teacher" else nullcontext():
             answers, ends = _answers(model, asked, config.max_new_tokens), ends_of(model)
-        by[who] = [_text(tokenizers[who], *pair, ends) for pair in zip(asked, answers, strict=True)]
+        by[who] = [_text(task, tokenizers[who], *pair, ends) for pair in zip(asked, answers, strict=True)]
         unfinished[who] = sum(not len(answer) or int(answer[-1]) not in ends for answer in answers)
     tokenizer = tokenizers["student"]
     read = [torch.tensor(prompt.ids, dtype=torch.long) for prompt in prompts]
     ends = ends_of(models["student"])
     expected = [
-        _text(tokenizer, ids, torch.tensor(prompt.expected, dtype=torch.long), ends)
+        _text(task, tokenizer, ids, torch.tensor(prompt.expected, dtype=torch.long), ends)
         for ids, prompt in zip(read, prompts, strict=True)
     ]
     texts = [str(tokenizer.decode(ids)) for ids in read]
@@ -243,7 +260,7 @@ def _written(
 
 def _answers(model: nn.Module, prompts: Sequence[Tensor], most: int) -> list[Tensor]:
     """The longest first, so that those of a batch are of a length."""
-    together, answers = reads_padding_on_the_left(model), dict[int, Tensor]()
+    together, answers = reads_padding_beside(model), dict[int, Tensor]()
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     for start in range(0, len(order), _AT_ONCE):
         places = order[start : start + _AT_ONCE]
@@ -252,8 +269,7 @@ def _answers(model: nn.Module, prompts: Sequence[Tensor], most: int) -> list[Ten
     return [answers[place] for place in range(len(prompts))]
 
 
-def _text(tokenizer: Any, prompt: Tensor, answer: Tensor, ends: Sequence[int]) -> str:
+def _text(task: TextTask, tokenizer: Any, prompt: Tensor, answer: Tensor, ends: Sequence[int]) -> str:
     """An answer as text, up to its end."""
     ended = [place for place, token in enumerate(answer.tolist()) if token in ends]
-    ids = prompt.tolist() + answer.tolist()[: ended[0] if ended else None]
-    return added_text(tokenizer, ids, len(prompt))
+    return text_of(task, tokenizer, prompt.tolist(), answer.tolist()[: ended[0] if ended else None])

@@ -84,8 +84,9 @@ class Measured(Callback):
         assert isinstance(pl_module, Distillation)
         seen = pl_module.task.batch(batch)
         ids = seen.inputs.get("input_ids")
+        texts = [seen.tokens] if seen.decoder_tokens is None else [seen.tokens, seen.decoder_tokens]
         if seen.tokens is not None:
-            self._seen.append((int(seen.tokens.sum()), seen.tokens.numel()))
+            self._seen += [(int(real.sum()), real.numel()) for real in texts if real is not None]
         elif ids is not None:
             self._seen.append((ids.numel(), ids.numel()))
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from distill.core.generators import forked, seed_at
+from distill.core.idle_settings import idle
 from distill.core.task import WritingTask
 from distill.core.utils.errors import UserError
 from distill.core.utils.files import make, replace
@@ -27,11 +28,11 @@ from distill.core.utils.paths import at_home
 from distill.core.utils.progress import track
 from distill.core.utils.words import amount
 from distill.models.compatibility import positions_of
-from distill.models.sampling import continuations, reads_padding_on_the_left
+from distill.models.sampling import continuations, reads_padding_beside
 from distill.models.teachers import fingerprint
 from distill.models.tokens import ends_of
 from distill.workflows.data_overrides import data_overrides
-from distill.workflows.predict.complete import added_text
+from distill.workflows.predict.complete import text_of
 from distill.workflows.predict.opened import KEY, Opened, open_folder
 from distill.workflows.predict.rows import file_rows
 
@@ -44,6 +45,7 @@ class Writing:
 
     Attributes:
         max_new_tokens: Of an answer, at most.
+        beams: Of how many texts at a time the most likely is found.
         temperature: Of the softmax that is drawn from; ``None`` takes the most likely token.
         batch_size: Prompts that are answered at once.
         seed: Of what is drawn.
@@ -51,19 +53,22 @@ class Writing:
     """
 
     max_new_tokens: int = 256
+    beams: int = 1
     temperature: float | None = None
     batch_size: int = 16
     seed: int = 0
     keep_unfinished: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_size"):
+        for name in ("max_new_tokens", "batch_size", "beams"):
             if (value := getattr(self, name)) < 1:
                 key = f"--{name.replace('_', '-')}"
                 raise UserError("must be at least 1", key=key, value=value, hint="give a larger number")
         if self.temperature is not None and not 0 < self.temperature < float("inf"):
             hint = "leave it out for the most likely tokens"
             raise UserError("must be greater than 0", key="--temperature", value=self.temperature, hint=hint)
+        if self.beams > 1 and self.temperature is not None:
+            raise idle("--beams", self.beams, "--temperature, which draws one text", "leave --temperature out")
 
 
 def generate(
@@ -136,12 +141,12 @@ def language_model(model: str) -> Opened:
             raise
         raise UserError(error.problem, key="MODEL", value=error.value, hint=error.hint) from error
     if not isinstance(opened.task, WritingTask):
-        hint = "name a causal language model"
+        hint = "name a causal language model, or an encoder-decoder"
         raise UserError(f"its task is {opened.task.name}, which writes no text", key="MODEL", value=model, hint=hint)
     if opened.model is None:
         problem, hint = "an export for onnxruntime reads all anew for each token", "name the run, or its student/"
         raise UserError(problem, key="MODEL", value=model, hint=hint)
-    if opened.task.chat_template is None:
+    if opened.task.chat_template is None and not opened.task.reads_apart:
         opened.task.chat_template = bool(getattr(opened.tokenizer, "chat_template", None))
     return opened
 
@@ -158,13 +163,14 @@ class _Answering:
         task, tokenizer = opened.task, opened.tokenizer
         assert isinstance(task, WritingTask)
         self.opened, self.texts, self.writing = opened, list(texts), writing
+        self._apart = task.reads_apart
         self._prompts = [torch.tensor(ids, dtype=torch.long) for ids in task.prompts(tokenizer, self.texts)]
         model: Any = opened.model
         room = positions_of(model)
         fits = [
             number
             for number, prompt in enumerate(self._prompts)
-            if self.texts[number] and len(prompt) and (room is None or len(prompt) + writing.max_new_tokens <= room)
+            if self.texts[number] and len(prompt) and self._fits(len(prompt), room)
         ]
         if not fits:
             hint = "give shorter prompts, or fewer --max-new-tokens"
@@ -173,7 +179,12 @@ class _Answering:
         size = writing.batch_size
         self.batches = [order[start : start + size] for start in range(0, len(order), size)]
         self._ends = ends_of(model)
-        self._together = reads_padding_on_the_left(model)
+        self._together = reads_padding_beside(model)
+
+    def _fits(self, read: int, room: int | None) -> bool:
+        """Whether the model has positions for a prompt of so many tokens, and an answer."""
+        written = self.writing.max_new_tokens
+        return room is None or (max(read, written) if self._apart else read + written) <= room
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -190,13 +201,14 @@ class _Answering:
         with forked(seed_at(self.writing.seed, place, 0)):
             prompts = [self._prompts[number] for number in numbers]
             temperature = self.writing.temperature
-            made = continuations(model, prompts, most, temperature=temperature, together=self._together)
+            beams = self.writing.beams
+            made = continuations(model, prompts, most, temperature=temperature, together=self._together, beams=beams)
         return [self._answer(number, answer) for number, answer in zip(numbers, made, strict=True)]
 
     def _answer(self, number: int, answer: Tensor) -> dict[str, Any]:
         prompt, ids = self._prompts[number].tolist(), answer.tolist()
         finished = bool(ids) and ids[-1] in self._ends
-        text = added_text(self.opened.tokenizer, prompt + (ids[:-1] if finished else ids), len(prompt))
+        text = text_of(self.opened.task, self.opened.tokenizer, prompt, ids[:-1] if finished else ids)
         return {"row": number, "completion": text, "finished": finished}
 
 

@@ -77,7 +77,9 @@ BESIDE: dict[str, dict[str, Any]] = {
     "TextData.doc_stride": {"task": "question-answering"},
     "TextData.files": {"path": None},
     "TextData.images": {"task": "image-classification", "tokenizer": ""},
+    "TextData.max_target_length": {"task": "seq2seq"},
     "TextData.name": {"path": "a/b"},
+    "TextData.prefix": {"task": "seq2seq"},
     "WeightScheme.granularity": {"group_size": None},
 }
 OTHER: dict[str, Any] = {

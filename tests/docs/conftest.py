@@ -21,6 +21,7 @@ import yaml
 from distill.cli.main import main
 
 VLLM: Any = runpy.run_path(str(Path(__file__).parents[1] / "workflows/completions.py"))
+SMALL: Any = runpy.run_path(str(Path(__file__).parents[1] / "encoder_decoders.py"))
 INSTEAD = {"distill:quickstart/teacher": "my-chat-model", "ENCODER": "encoder", "SST2": "sst2", "bf16-mixed": "32-true"}
 """Words of a command -> what stands for them here."""
 
@@ -171,6 +172,17 @@ def write_texts(folder: Path, tokenizer_folder: str) -> None:
     write_encoder(folder / "embedder", tokenizer_folder, kind="AutoModel")
 
 
+def write_words(folder: Path) -> None:
+    """Words to be written backwards, and two encoder-decoders."""
+    SMALL["write_rows"](folder, names=("words.jsonl", "held-out-words.jsonl"))
+    files = {"train": "words.jsonl", "validation": "held-out-words.jsonl"}
+    settings = {"files": files, "max_target_length": 16}
+    (folder / "words.yaml").write_text(yaml.safe_dump({"name": "words", "data": settings}))
+    (folder / "sources.txt").write_text("abc\nfed\n")
+    for name, layers in (("writer", (2, 2)), ("small-writer", (1, 1))):
+        SMALL["save"](SMALL["encoder_decoder"]("t5", layers), folder / name)
+
+
 def write_pictures(folder: Path) -> None:
     """Pictures of three colours, and a model that tells them apart."""
     import numpy as np
@@ -252,6 +264,7 @@ def make_world(
         write_questions(made.folder, tiny_tokenizer_dir)
         write_pairs(made.folder, tiny_tokenizer_dir)
         write_texts(made.folder, tiny_tokenizer_dir)
+        write_words(made.folder)
         write_pictures(made.folder)
         write_chats(made.folder, chat_dir)
         write_encoder(made.folder / "encoder", tiny_tokenizer_dir)

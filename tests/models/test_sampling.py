@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from distill.models.sampling import continuations, reads_padding_on_the_left
+from distill.models.sampling import continuations, reads_padding_beside
 
 SIZES: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2, "intermediate_size": 24},
@@ -45,7 +45,7 @@ def anew(model: Any, prompt: Tensor, most: int, ends: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("together", [True, False])
 def test_each_prompt_goes_on_as_it_would_alone_and_ends_where_it_ends(model: Any, together: bool) -> None:
-    assert reads_padding_on_the_left(model)
+    assert reads_padding_beside(model)
     model.eval()
     free = [anew(model, prompt, 12, []) for prompt in PROMPTS]
     end = free[0][5]  # one that at least the first comes to
@@ -91,4 +91,4 @@ def test_a_model_that_counts_padding_is_found_out(model: Any, monkeypatch: pytes
         return forward(self, *args, **given)
 
     monkeypatch.setattr(type(model), "forward", deaf)
-    assert not reads_padding_on_the_left(model)
+    assert not reads_padding_beside(model)

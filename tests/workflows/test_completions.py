@@ -72,7 +72,7 @@ def test_each_prompt_gets_its_own_answer_whatever_is_read_at_once(monkeypatch: p
         return [one[-1:] for one in asked]
 
     monkeypatch.setattr(completions, "continuations", last)
-    monkeypatch.setattr(completions, "reads_padding_on_the_left", lambda model: True)
+    monkeypatch.setattr(completions, "reads_padding_beside", lambda model: True)
     asked = [torch.arange(1 + 7 * n % 40) + n for n in range(40)]
     answers = completions._answers(None, asked, 3)  # type: ignore[arg-type]
     assert [int(answer) for answer in answers] == [int(one[-1]) for one in asked]

@@ -24,7 +24,7 @@ from distill.core.internals.torch import ConvNd
 from distill.core.module_selection import LINEAR, refuse_rewritten, select, sharing
 from distill.core.numerics import at_least_float32, full_precision
 from distill.core.record import sparsity_step
-from distill.core.signals import tokens_within
+from distill.core.signals import Positions, tokens_within
 from distill.core.utils.errors import UserError
 
 __all__ = ["OneShot", "prune"]
@@ -176,7 +176,7 @@ def _chunks(layers: dict[str, nn.Module]) -> Iterator[list[str]]:
         yield some
 
 
-def _inputs(module: nn.Module, x: Tensor, tokens: Tensor | None) -> Tensor:
+def _inputs(module: nn.Module, x: Tensor, tokens: Positions) -> Tensor:
     """The inputs ``[parts, n, in]`` that the rows of :func:`as_matrix` are multiplied by, without padding."""
     if not isinstance(module, ConvNd):
         within = tokens_within(x, tokens)
@@ -191,7 +191,7 @@ def _gather(layers: dict[str, nn.Module], read: Reader) -> dict[str, Tensor]:
     """The mean of x x^T of what these layers read; of one that is never called none."""
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
-    tokens: list[Tensor | None] = [None]
+    tokens: list[Positions] = [None]
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from distill.compression.operations import aside
 from distill.core.internals.torch import ConvNd
 from distill.core.orientation import TRANSPOSED, input_axis
-from distill.core.signals import Batch, tokens_within
+from distill.core.signals import Batch, Positions, tokens_within
 from distill.core.utils.errors import UserError
 
 __all__ = ["CRITERIA", "Criterion", "FunctionCriterion", "Magnitude", "Movement", "Random", "Wanda"]
@@ -142,7 +142,7 @@ class Wanda(Criterion):
     buffers = ("input_square",)
 
     def __init__(self) -> None:
-        self._tokens: Tensor | None = None  # of the batch that is read now
+        self._tokens: Positions = None  # of the batch that is read now
         self._seen: dict[nn.Module, Tensor] = {}  # sums of squares by feature, and last the number of positions
 
     def prepare(self, module: nn.Module, name: str) -> None:
@@ -165,7 +165,7 @@ class Wanda(Criterion):
         return module.register_forward_pre_hook(collect)
 
     def begin(self, batch: Batch) -> None:
-        self._tokens = batch.tokens
+        self._tokens = batch.positions
 
     @torch.no_grad()
     def settle(self, module: nn.Module) -> None:
@@ -196,7 +196,7 @@ class Wanda(Criterion):
 
 
 @torch.no_grad()
-def _squares(x: Tensor, tokens: Tensor | None) -> Tensor:
+def _squares(x: Tensor, tokens: Positions) -> Tensor:
     """Sums of the squares of each feature of ``x`` ``[..., features]``, and last the number of positions in them."""
     if (within := tokens_within(x, tokens)) is not None:
         # Filled, not multiplied: what stands in padding need not be finite.

@@ -27,6 +27,7 @@ from distill.compression.quantization.weights import (
 )
 from distill.core.internals.torch import Moved, own_buffers, own_parameters
 from distill.core.numerics import at_least_float32
+from distill.core.signals import Positions
 
 if TYPE_CHECKING:
     from distill.compression.quantization.outputs import Point
@@ -60,7 +61,7 @@ class QuantizedLayer(Moved):
     mode: Mode
     observing: bool
     seen: Tensor | None
-    tokens: Tensor | None
+    tokens: Positions
     calls: int
     places: int
     ranged: bool

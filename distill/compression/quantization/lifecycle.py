@@ -16,6 +16,7 @@ from distill.compression.quantization.outputs import Point, freeze_outputs, hand
 from distill.compression.quantization.scheme import LayerScheme
 from distill.compression.quantization.weights import Grid, scale_shape
 from distill.core.ranks import is_rank_zero
+from distill.core.signals import Positions
 
 __all__ = [
     "as_float",
@@ -32,7 +33,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 
-def attend(layers: Iterable[QuantizedLayer], tokens: Tensor | None) -> None:
+def attend(layers: Iterable[QuantizedLayer], tokens: Positions) -> None:
     """Have observers look at these positions ``[B, T]`` of the batch that is read next; at all of them if ``None``."""
     for layer in layers:
         everyone: list[QuantizedLayer | Point] = [layer, *layer.points]

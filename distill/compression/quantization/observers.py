@@ -16,7 +16,7 @@ from torch import Tensor
 from distill.compression.quantization.fake import affine_qparams, fake_quantize, symmetric_scale
 from distill.compression.quantization.scheme import ActivationScheme
 from distill.core.numerics import at_least_float32
-from distill.core.signals import tokens_within
+from distill.core.signals import Positions, tokens_within
 
 __all__ = [
     "batch_range",
@@ -46,7 +46,7 @@ def widest(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([torch.minimum(a[0], b[0]), torch.maximum(a[1], b[1])])
 
 
-def batch_range(x: Tensor, scheme: ActivationScheme, tokens: Tensor | None = None) -> Tensor:
+def batch_range(x: Tensor, scheme: ActivationScheme, tokens: Positions = None) -> Tensor:
     """The range of one batch, by the scheme's observer; of nothing, where the layer was called with nothing.
 
     ``percentile`` and ``mse`` look at positions spread evenly over the batch, all features of each, at most 32,768

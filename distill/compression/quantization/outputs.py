@@ -32,7 +32,7 @@ from distill.compression.quantization.observers import batch_range, input_qparam
 from distill.compression.quantization.output_plan import plan_outputs
 from distill.compression.tracing import Recorder, recorded
 from distill.core.numerics import at_least_float32
-from distill.core.signals import tokens_within
+from distill.core.signals import Positions, tokens_within
 from distill.core.utils.errors import UserError
 
 __all__ = [
@@ -73,7 +73,7 @@ class Point:
         self.module, self.place, self.kinds = module, place, tuple(kinds)
         self.exported: nn.Module | None = None
         self.seen: Tensor | None = None
-        self.tokens: Tensor | None = None
+        self.tokens: Positions = None
         self.calls, self.places, self.ranged = 0, 0, False
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from distill.compression.operations import aside
-from distill.core.signals import tokens_within
+from distill.core.signals import Positions, tokens_within
 
 __all__ = ["ActivationSums"]
 
@@ -22,7 +22,7 @@ class ActivationSums:
     """
 
     def __init__(self) -> None:
-        self.tokens: Tensor | None = None
+        self.tokens: Positions = None
         self._sums: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
 

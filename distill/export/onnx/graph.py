@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from distill.compression.own_pass import contained
 from distill.core.forward import forward
 from distill.core.model_call import of_transformers
-from distill.core.signals import Batch, Request
+from distill.core.signals import DECODER_INPUT, Batch, Request
 from distill.core.utils.errors import UserError
 from distill.core.utils.quiet import quiet_transformers
 from distill.export.blame import place_of, scoped
@@ -37,7 +37,7 @@ LARGEST_FILE = 2_000_000_000  # of protobuf, in bytes, less some room for the gr
 _PICTURES = "pixel_values"
 
 # What exported models read; position ids they count themselves.
-_TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", DECODER_INPUT)
 
 
 class Logits(nn.Module):
@@ -55,7 +55,8 @@ class Logits(nn.Module):
     def __init__(self, model: nn.Module, example: Mapping[str, Tensor], *, counts: bool = True) -> None:
         super().__init__()
         self.model, self.names, self.counts = model, tuple(example), False
-        text = set(example) <= set(_TEXT_INPUTS) and "attention_mask" in example and of_transformers(model)
+        text = set(example) <= {*_TEXT_INPUTS} - {DECODER_INPUT} and "attention_mask" in example
+        text = text and of_transformers(model)
         if counts and text and self.sides(example) == ["right"]:
             self.counts = True
             self.counts = len(self.sides(example)) == 2  # else it takes none, or they help nothing
@@ -74,7 +75,8 @@ class Logits(nn.Module):
 
 
 def feed(batch: Batch) -> dict[str, Tensor]:
-    """What an exported model reads of a batch: token ids, attention mask and, where the data has them, token types.
+    """What an exported model reads of a batch: token ids, attention mask and, where the data has them, token types, and
+    what its decoder reads.
 
     Plain modules read what they were trained on.
     """
@@ -128,7 +130,8 @@ def traceable(
     shapes = {name: dict[int, str]({0: "batch"}) for name in example}
     for dimension, names in ({} if fixed else _free(logits, example)).items():
         for name in names:
-            shapes[name][dimension] = "length" if dimension == 1 else f"size_{dimension}"
+            length = "target_length" if name == DECODER_INPUT else "length"
+            shapes[name][dimension] = length if dimension == 1 else f"size_{dimension}"
     return logits, example, shapes
 
 
@@ -231,7 +234,10 @@ def _cause(error: BaseException) -> str:
 def _example(tensor: Tensor, name: str) -> Tensor:
     """Two rows, and of text several tokens: an exporter takes a dimension of one for one that never changes."""
     if name in _TEXT_INPUTS:
-        return tensor[:1].repeat(2, 8)[:, :8].contiguous()  # nor may rows lie further apart than they are long
+        length = 6 if name == DECODER_INPUT else 8
+        return (
+            tensor[:1].repeat(2, length)[:, :length].contiguous()
+        )  # nor may rows lie further apart than they are long
     return tensor[:1].repeat(2, *[1] * (tensor.dim() - 1))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.core.document_masking import FAILURES, distance
+from distill.core.signals import DECODER_INPUT
 from distill.core.utils.errors import UserError
 
 __all__ = ["SIDES", "count_positions", "padded", "said", "sides"]
@@ -55,16 +56,20 @@ def padded(inputs: Mapping[str, Tensor], side: str, number: int, count: int = _P
     """``inputs`` with ``count`` more positions on ``side``, which hold the padding's id and are masked."""
     ends = (count, 0) if side == "left" else (0, count)
     fill = {"input_ids": number}
-    return {name: nn.functional.pad(tensor, ends, value=fill.get(name, 0)) for name, tensor in inputs.items()}
+    return {
+        name: tensor if name == DECODER_INPUT else nn.functional.pad(tensor, ends, value=fill.get(name, 0))
+        for name, tensor in inputs.items()
+    }
 
 
 def _few(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The first tokens of the first row, and its last one, which may be an end that the model looks for."""
     real = inputs["attention_mask"][:1].bool()
-    row = {name: tensor[:1][real][None] for name, tensor in inputs.items()}
-    if row["input_ids"].shape[1] <= _TOKENS:
-        return row
-    return {name: torch.cat([tensor[:, : _TOKENS - 1], tensor[:, -1:]], 1) for name, tensor in row.items()}
+    decoder = {name: tensor[:1] for name, tensor in inputs.items() if name == DECODER_INPUT}
+    row = {name: tensor[:1][real][None] for name, tensor in inputs.items() if name not in decoder}
+    if row["input_ids"].shape[1] > _TOKENS:
+        row = {name: torch.cat([tensor[:, : _TOKENS - 1], tensor[:, -1:]], 1) for name, tensor in row.items()}
+    return row | decoder
 
 
 def _same(

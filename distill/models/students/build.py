@@ -12,6 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 
 from distill.core.model_spec import ModelSpec
 from distill.core.record import note, steps_of
+from distill.core.stacks import starts_with
 from distill.core.task import Task, TextTask
 from distill.core.utils.errors import UserError, nearest, nearest_part
 from distill.core.utils.extras import require
@@ -26,7 +27,16 @@ from distill.models.students.width import narrow, widths
 __all__ = ["build_student", "freeze", "refuse_quantized"]
 
 _KEY = "model.student"
-_ALWAYS_KNOWN = {"num_labels", "id2label", "label2id", "problem_type", "rope_theta", "rope_scaling", "head_dim"}
+_ALWAYS_KNOWN = {
+    "decoder_start_token_id",
+    "num_labels",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "rope_theta",
+    "rope_scaling",
+    "head_dim",
+}
 _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
@@ -176,7 +186,8 @@ def _fresh(
             _check_names(kind, wanted, key)
             _check_head(wanted, head, key)
             shared = _vocabulary(config, teacher, tokenizer) if task.reads == "tokens" else _picture_size(kind, teacher)
-            made = AutoConfig.for_model(kind, **(shared | wanted | head))
+            made = AutoConfig.for_model(kind, **(shared | _start(teacher) | wanted | head))
+            _settle_start(made)
             attention = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
             check_memory(parameters_of(task.auto_model, made), refuse)
             model: PreTrainedModel = task.auto_model.from_config(made, dtype=torch.float32, **attention)
@@ -186,6 +197,19 @@ def _fresh(
         raise explain(error, task.auto_model, key, config.config, config.attn_implementation) from error
     mark_padding(model, task.auto_model)
     return model
+
+
+def _start(teacher: nn.Module | None) -> dict[str, Any]:
+    """The token that starts the decoder of a teacher that is an encoder-decoder, and so its student's."""
+    apart = getattr(getattr(teacher, "config", None), "is_encoder_decoder", False)
+    found = starts_with(teacher) if teacher is not None and apart else None
+    return {} if found is None else {"decoder_start_token_id": found}
+
+
+def _settle_start(config: Any) -> None:
+    """Have an encoder-decoder start with the padding where nothing says otherwise, as T5 and Marian do."""
+    if getattr(config, "is_encoder_decoder", False) and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = config.pad_token_id
 
 
 def _check_names(kind: str, wanted: dict[str, Any], key: str) -> None:

@@ -59,9 +59,9 @@ def contenders(
     config = run.checked_config
     task = config["model"].get("task")
     kind = TASKS.get(task) if isinstance(task, str) else None
-    if kind is None or not issubclass(kind, WritingTask):
+    if kind is None or not issubclass(kind, WritingTask) or kind.reads_apart:
         hint = "lm_eval asks causal language models; distill validate scores this one"
-        raise UserError(f"its task is {task}, which writes no text", key="MODEL", value=model, hint=hint)
+        raise UserError(f"its task is {task}, which goes on with no text", key="MODEL", value=model, hint=hint)
     if not run.student.is_dir():
         hint = f"let it finish: distill resume {model}"
         raise UserError("this run has saved no student yet", key="MODEL", value=model, hint=hint)
@@ -81,6 +81,9 @@ def contenders(
 
 def _opened(path: str) -> tuple[Any, Any]:
     opened = language_model(path)
+    if isinstance(opened.task, WritingTask) and opened.task.reads_apart:
+        problem, hint = f"its task is {opened.task.name}, which goes on with no text", "name a causal language model"
+        raise UserError(problem, key="MODEL", value=path, hint=hint)
     return opened.model, opened.tokenizer
 
 

@@ -31,7 +31,7 @@ def roles_of(task: TextTask, columns: Mapping[str, str]) -> list[str]:
     """
     if task.forms:  # a language model goes on with a text, or answers one, whatever it was trained on
         return ["text"]
-    texts = [role for role in task.columns if role not in ("label", "answer_start")]
+    texts = [role for role in task.columns if role not in task.sought]
     return [role for role in texts if role in columns or role not in task.optional]
 
 

@@ -18,15 +18,15 @@ from distill.core.utils.errors import UserError
 from distill.core.utils.progress import due
 from distill.core.utils.words import amount
 from distill.data.features import main_feature
+from distill.models.compatibility import positions_of
 from distill.workflows.data_overrides import data_overrides
 from distill.workflows.predict.answers import Show, as_json, as_text
-from distill.workflows.predict.complete import complete
+from distill.workflows.predict.complete import answer, complete
 from distill.workflows.predict.opened import Opened, open_folder
 from distill.workflows.predict.rows import Row, file_rows, line_rows, roles_of, standard_input
 
 __all__ = ["predict"]
 
-_NEW_TOKENS = 40
 _TOGETHER = 64  # batches whose rows are sorted by length together
 _READ = ("columns", "reader", "max_length")
 
@@ -39,6 +39,7 @@ def predict(
     top: int | None = None,
     batch_size: int = 32,
     new_tokens: int | None = None,
+    beams: int | None = None,
     overrides: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Print what a model says of each row: its class and probability, its words with their tags, its continuation.
@@ -50,22 +51,24 @@ def predict(
         top: How many alternatives to name.
         batch_size: The most rows that are read at once.
         new_tokens: The most tokens that a language model adds to a text.
+        beams: Of how many texts at a time an encoder-decoder finds the most likely; 1 if not given.
         overrides: Keys and YAML texts: ``data.columns.ROLE``, ``data.reader.OPTION``, ``data.max_length``.
 
     Raises:
         UserError: if the folder holds no model for texts, or the rows cannot be read.
     """
     data = data_overrides(overrides, _READ, "a model that has been trained", " alone")
-    for key, value in (("--batch-size", batch_size), ("--top", top), ("--max-new-tokens", new_tokens)):
+    counts = {"--batch-size": batch_size, "--top": top, "--max-new-tokens": new_tokens, "--beams": beams}
+    for key, value in counts.items():
         if value is not None and value < 1:
             raise UserError("must be at least 1", key=key, value=value, hint="give a larger number")
     length = data.get("max_length")
     if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
         raise UserError("must be an integer above 0", key="data.max_length", value=length, hint="give tokens")
     opened = open_folder(folder, length)
-    _refuse_idle(opened, top, new_tokens)
+    _refuse_idle(opened, top, new_tokens, beams)
     rows, total = _rows(opened, file, data)
-    predicting = _Predicting(opened, top, batch_size, new_tokens)
+    predicting = _Predicting(opened, top, batch_size, new_tokens, beams or 1)
     show: Show = as_json if jsonl else as_text
     with_terminal = file in (None, "-") and sys.stdin.isatty()
     started = said = time.monotonic()
@@ -84,10 +87,15 @@ def predict(
         print(f"{cut} (--data.max_length)", file=sys.stderr)
 
 
-def _refuse_idle(opened: Opened, top: int | None, new_tokens: int | None) -> None:
+def _refuse_idle(opened: Opened, top: int | None, new_tokens: int | None, beams: int | None) -> None:
     """Refuse options that would change nothing of what the model says."""
     if new_tokens is not None and not isinstance(opened.task, WritingTask):
         raise idle("--max-new-tokens", new_tokens, f"the task {opened.task.name}", "name a language model")
+    apart = isinstance(opened.task, WritingTask) and opened.task.reads_apart
+    if beams is not None and not apart:
+        raise idle("--beams", beams, f"the task {opened.task.name}", "name an encoder-decoder that writes")
+    if beams is not None and opened.model is None:
+        raise idle("--beams", beams, "an export, which takes the most likely token", "name the run, or its student/")
     if top is not None and not opened.task.ranks:
         raise idle("--top", top, f"the task {opened.task.name} with one answer", "name a classifier")
 
@@ -125,19 +133,29 @@ class _Predicting:
         full: Those of them that are as long as they may be.
     """
 
-    def __init__(self, opened: Opened, top: int | None, batch_size: int, new_tokens: int | None) -> None:
-        self.opened, self.top, self.batch_size = opened, top, batch_size
-        self.new_tokens = _NEW_TOKENS if new_tokens is None else new_tokens
+    def __init__(
+        self, opened: Opened, top: int | None, batch_size: int, new_tokens: int | None, beams: int = 1
+    ) -> None:
+        self.opened, self.top, self.batch_size, self.beams = opened, top, batch_size, beams
         self.seen = self.full = 0
         limit = opened.max_length
         self.writer = opened.task if isinstance(opened.task, WritingTask) else None
-        if self.writer is not None and self.new_tokens >= limit:
+        self.apart = self.writer is not None and self.writer.reads_apart
+        usual = 0 if self.writer is None else self.writer.longest_answer
+        self.new_tokens = usual if new_tokens is None else new_tokens
+        room = None if opened.model is None or not self.apart else positions_of(opened.model)
+        if room is not None and self.new_tokens > room:
+            hint = f"give {room} or less"
+            raise UserError(
+                f"the model writes at most {room}", key="--max-new-tokens", value=self.new_tokens, hint=hint
+            )
+        if self.writer is not None and not self.apart and self.new_tokens >= limit:
             problem = f"leaves no room for a text: the model reads {limit} tokens"
             raise UserError(problem, key="--max-new-tokens", value=self.new_tokens, hint="give fewer")
         self.encode = opened.task.encode(opened.tokenizer, limit)
 
     def __call__(self, rows: Sequence[Row]) -> list[Answer]:
-        task, tokenizer = self.opened.task, self.opened.tokenizer
+        task = self.opened.task
         samples = self._samples(rows)
         self._refuse(samples)
         parts: dict[int, dict[int, Answer]] = {number: {} for number in range(len(rows))}
@@ -150,20 +168,28 @@ class _Predicting:
             for start in range(0, len(alike), self.batch_size):
                 numbers = alike[start : start + self.batch_size]
                 some = [rows[number] for number, _ in numbers]
-                batch = task.ask([samples[number] for number in numbers], tokenizer)
-                answers = task.answers(self.opened.logits(batch), batch, some, tokenizer, self.top)
-                if self.writer is not None:
-                    texts = complete(self.opened, [samples[number]["prompt"] for number in numbers], self.new_tokens)
-                    answers = [{"completion": text} | answer for text, answer in zip(texts, answers, strict=True)]
-                for (number, part), answer in zip(numbers, answers, strict=True):
-                    parts[number][part] = answer
+                answers = self._answers([samples[number] for number in numbers], some)
+                for (number, part), said in zip(numbers, answers, strict=True):
+                    parts[number][part] = said
         if task.reads == "tokens" and not task.several:  # what is longer was cut
             self.full += sum(length(number) >= self.opened.max_length for number in samples)
         self.seen += len(rows)
         return [
-            task.joined([answers[part] for part in sorted(answers)]) if answers else task.nothing(rows[number])
-            for number, answers in parts.items()
+            task.joined([said[part] for part in sorted(said)]) if said else task.nothing(rows[number])
+            for number, said in parts.items()
         ]
+
+    def _answers(self, samples: list[dict[str, Any]], rows: Sequence[Row]) -> list[Answer]:
+        """What the model says of rows of one length."""
+        task, tokenizer = self.opened.task, self.opened.tokenizer
+        batch = task.ask(samples, tokenizer)
+        if self.apart:
+            return [{"completion": text} for text in answer(self.opened, batch, self.new_tokens, self.beams)]
+        answers = task.answers(self.opened.logits(batch), batch, rows, tokenizer, self.top)
+        if self.writer is not None:
+            texts = complete(self.opened, [sample["prompt"] for sample in samples], self.new_tokens)
+            answers = [{"completion": text} | said for text, said in zip(texts, answers, strict=True)]
+        return answers
 
     def _refuse(self, samples: Mapping[tuple[int, int], Mapping[str, Any]]) -> None:
         """Refuse a row that cannot be answered."""
@@ -186,7 +212,7 @@ class _Predicting:
             made = self.encode(columns)
         except BrokenRows as error:
             raise error.told(self.seen, "FILE", "FILE", "mend it, or leave it out") from None
-        if self.writer is not None:
+        if self.writer is not None and not self.apart:
             prompt = self.opened.max_length - self.new_tokens
             prompts = self.writer.prompts(self.opened.tokenizer, columns["text"])
             made = {**made, "prompt": [ids[-prompt:] for ids in prompts]}

@@ -55,7 +55,7 @@ def check_causal(task: Task, data: Any) -> None:
     Raises:
         UserError: if it is no causal language model's.
     """
-    if not isinstance(task, WritingTask) or not isinstance(data, TextData):
+    if not isinstance(task, WritingTask) or task.reads_apart or not isinstance(data, TextData):
         problem, hint = "only a causal language model's teacher can be run elsewhere", "let the teacher run"
         raise UserError(problem, key="model.task", value=task.name, hint=hint)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -201,11 +202,12 @@ def _token_scores(predict: Predict, batch: Batch) -> TokenScores:
     nats, predicted, undefined = torch.zeros(shape), torch.zeros_like(batch.labels), torch.zeros(shape).bool()
     width = 0
     extras = {**batch.extras, _PLACE: places}
-    marked = Batch(batch.inputs, batch.labels, batch.mask, batch.tokens, extras=extras)
+    marked = replace(batch, ids=None, on_host=None, extras=extras)
     for part in unpack(marked):
         assert part.labels is not None
         scores = TokenScores.of(Signals(predict(feed(part))), part)
-        real = torch.ones_like(part.labels).bool() if part.tokens is None else part.tokens
+        predicting = part.tokens if part.decoder_tokens is None else part.decoder_tokens
+        real = torch.ones_like(part.labels).bool() if predicting is None else predicting
         at, width = part.extras[_PLACE][real], scores.width
         for whole, found in ((nats, scores.nats), (predicted, scores.predicted), (undefined, scores.undefined)):
             _put(whole, at, found[real])

@@ -28,7 +28,7 @@ from distill.compression.quantization.starts.statistics import (
 from distill.compression.quantization.weights import integers_of, values_of
 from distill.core.internals.torch import tree_leaves
 from distill.core.ranks import is_rank_zero
-from distill.core.signals import Batch, Signals
+from distill.core.signals import Batch, Positions, Signals
 from distill.core.utils.errors import UserError
 
 __all__ = ["Progress", "reader", "refuse_formats", "start_weights"]
@@ -47,7 +47,7 @@ _PROBE = 2
 def reader(model: nn.Module, batches: Sequence[Any], forward: Callable[[nn.Module, Any], Any] | None) -> Reader:
     """Runs ``model`` over the batches; :data:`~.statistics.Reader`."""
 
-    def read(begin: Callable[[Tensor | None], None]) -> None:
+    def read(begin: Callable[[Positions], None]) -> None:
         for batch in batches:
             begin(tokens_of(batch))
             model(batch) if forward is None else forward(model, batch)
@@ -55,10 +55,10 @@ def reader(model: nn.Module, batches: Sequence[Any], forward: Callable[[nn.Modul
     return read
 
 
-def tokens_of(batch: Any) -> Tensor | None:
+def tokens_of(batch: Any) -> Positions:
     """Which positions of a batch hold a token, ``[B, T]``, where it says so."""
     if isinstance(batch, Batch):
-        return batch.tokens
+        return batch.positions
     mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
     return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
 

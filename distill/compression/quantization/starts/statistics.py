@@ -14,7 +14,7 @@ from distill.compression.quantization.base import QuantizedLayer
 from distill.compression.quantization.convolutions import QuantizedConv, QuantizedConv1d, QuantizedConv2d
 from distill.compression.quantization.layers import QuantizedLinear, QuantizedTransposedLinear
 from distill.core.numerics import at_least_float32, full_precision
-from distill.core.signals import tokens_within
+from distill.core.signals import Positions, tokens_within
 
 __all__ = ["InputStatistics", "Reader", "agreed", "gather", "hessian_bytes", "is_read", "patches"]
 
@@ -97,7 +97,7 @@ def hessian_bytes(layer: QuantizedLayer) -> int:
     return int(4 * _parts(layer) * layer.rows.shape[1] ** 2)
 
 
-def inputs_of(layer: QuantizedLayer, x: Tensor, tokens: Tensor | None) -> Tensor:
+def inputs_of(layer: QuantizedLayer, x: Tensor, tokens: Positions) -> Tensor:
     """The inputs ``[parts, n, in]`` that the rows of the weight are multiplied by, without padding."""
     x = x.detach()
     if not isinstance(layer, QuantizedConv):
@@ -129,7 +129,7 @@ def _padding(layer: Any) -> tuple[int | None, ...]:
 
 
 @contextmanager
-def _watched(found: Mapping[QuantizedLayer, InputStatistics], tokens: list[Tensor | None]) -> Iterator[None]:
+def _watched(found: Mapping[QuantizedLayer, InputStatistics], tokens: list[Positions]) -> Iterator[None]:
     def watch(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         assert isinstance(layer, QuantizedLayer)
         x = args[0] if args else next(iter(named.values()))
@@ -152,7 +152,7 @@ def gather(layers: Iterable[QuantizedLayer], read: Reader) -> dict[QuantizedLaye
         read: Runs the model.
     """
     found = {layer: InputStatistics(layer) for layer in layers}
-    tokens: list[Tensor | None] = [None]
+    tokens: list[Positions] = [None]
 
     def begin(of_batch: Tensor | None) -> None:
         tokens[0] = of_batch
