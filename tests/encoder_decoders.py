@@ -67,6 +67,31 @@ def save(model: Any, folder: Path) -> str:
     return str(folder)
 
 
+def recipe(folder: Path, **model: Any) -> dict[str, Any]:
+    """A configuration: a small T5 that a larger one teaches, in files below ``folder``.
+
+    Args:
+        folder: Of teacher, student and data.
+        model: What is changed in the section ``model``.
+    """
+    return {
+        "runs": str(folder / "runs"),
+        "model": {
+            "task": "seq2seq",
+            "teacher": save(encoder_decoder("t5", seed=1), folder / "teacher"),
+            "student": {"path": save(encoder_decoder("t5", (1, 1), seed=2), folder / "small")},
+            "losses": [{"class_path": "HintonKL"}, {"class_path": "CrossEntropy", "init_args": {"weight": 0.5}}],
+            **model,
+        },
+        "data": {
+            "files": write_rows(folder),
+            **{"prefix": "p: ", "max_length": 16, "max_target_length": 12, "batch_size": 8},
+        },
+        "trainer": {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False},
+        "logging": {"tensorboard": False},
+    }
+
+
 def write_rows(folder: Path, names: tuple[str, str] = ("train.jsonl", "validation.jsonl")) -> dict[str, str]:
     """Words to be written backwards, as jsonl: use -> file."""
     draw, files = random.Random(0), {}

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from distill.core.model_spec import ModelSpec
+from distill.core.stacks import Stack
 from distill.core.utils.errors import UserError
 
 __all__ = ["FAMILIES", "Axes", "Family", "Role", "Widths", "layer_list"]
@@ -145,27 +146,33 @@ class Widths:
         )
 
 
-def layer_list(model: nn.Module) -> str:
+def layer_list(model: nn.Module, stack: Stack | None = None) -> str:
     """The name of the module list that holds the layers.
+
+    Args:
+        model: Of transformers.
+        stack: Of an encoder-decoder, whose layers are meant.
 
     Raises:
         UserError: if it is not known.
     """
-    spec = ModelSpec(model, "the model to copy from")
-    if spec.has_two_stacks:
+    spec = ModelSpec(model, "the model to copy from", stack)
+    if spec.has_two_stacks and stack is None:
         raise UserError(
-            f"layers can be copied of models with one stack of them, and {type(model).__name__} has an encoder and a "
-            "decoder",
+            f"layers can be taken out of models with one stack of them, and {type(model).__name__} has an encoder and "
+            "a decoder",
             key="model.student.layers",
             hint="give the student by path or config",
         )
     depth = spec.num_layers
     lists: list[str] = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    lists = [name for name in lists if stack is None or f".{stack}." in f".{name}"]
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     if len(outer) != 1:
         found = "none" if not outer else " and ".join(outer)
+        of = "" if stack is None else f" of its {stack}"
         raise UserError(
-            f"layers can be copied where one list holds all {depth} of them; {type(model).__name__} has {found}",
+            f"layers can be copied where one list holds all {depth} of them; {type(model).__name__} has {found}{of}",
             key="model.student.layers",
             hint="give the student by path or config",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,9 @@ __all__ = ["input_digests"]
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def input_digests(inputs: Mapping[str, Tensor], tokens_BT: Tensor | None = None) -> Tensor:
+def input_digests(
+    inputs: Mapping[str, Tensor], tokens_BT: Tensor | None = None, others: Sequence[Tensor] = ()
+) -> Tensor:
     """A 64-bit digest of each sample's inputs, ``[B]``, int64, on their device.
 
     Of the bits x_i of a sample's numbers sum over i of x_i * c_i mod 2^64, with coefficients c_i that are well mixed
@@ -23,6 +25,7 @@ def input_digests(inputs: Mapping[str, Tensor], tokens_BT: Tensor | None = None)
         inputs: Tensors ``[B, ...]``.
         tokens_BT: Which positions are real, boolean; the inputs' attention mask, if there is one, where it is ``None``,
             and all positions of ``input_ids`` where there is none.
+        others: The same of other texts of a sample, each of another length.
     """
     mask = inputs.get("attention_mask")
     if mask is not None and mask.dim() == 2:  # a batch without padding may lack it
@@ -33,8 +36,9 @@ def input_digests(inputs: Mapping[str, Tensor], tokens_BT: Tensor | None = None)
     total: Tensor | None = None
     for place, tensor in enumerate(inputs.values()):
         words = tensor.view(_WORDS[tensor.element_size()]) if tensor.is_floating_point() else tensor
-        if tokens_BT is not None and words.shape[:2] == tokens_BT.shape:
-            digests = _of_tokens(words.long()[..., None].flatten(2), tokens_BT)
+        real = next((one for one in (tokens_BT, *others) if one is not None and words.shape[:2] == one.shape), None)
+        if real is not None:
+            digests = _of_tokens(words.long()[..., None].flatten(2), real)
         else:
             digests = (words.long().flatten(1) * _coefficients(words[0].numel(), words.device)).sum(1)
         digests = _mixed(digests + place)

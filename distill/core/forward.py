@@ -39,25 +39,49 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], request: Request) ->
     spec = ModelSpec(model, "model")
     if spec.config is not None and must_run_unpacked(model, inputs):
         return run_unpacked(lambda documents: forward(model, documents, request), inputs)
-    projections = {k: spec.projections(spec.attention_layer(k, "layer"), "layer") for k in request.projections}
-    maps = {k: spec.attention_layer(k, "layer") for k in request.attentions}
-    names |= {path: path for paths in projections.values() for path in paths}
-    flags = {"output_hidden_states": True} if request.hidden_states else {}
-    flags |= {"output_attentions": True} if request.attentions else {}
+    plain = _Layers(spec.of("encoder") if spec.has_two_stacks else spec, request)
+    parts = [plain, *([] if request.decoder is None else [_Layers(spec.of("decoder"), request.decoder)])]
+    for part in parts:
+        names |= {path: path for paths in part.projections.values() for path in paths}
+    flags = {"output_hidden_states": True} if any(part.request.hidden_states for part in parts) else {}
+    flags |= {"output_attentions": True} if any(part.request.attentions for part in parts) else {}
     may_be_lazy = request.logits and request.lazy and not within_taps(model, request.taps)
     lazy = headless(model) if may_be_lazy else nullcontext(list[LazyLogits]())
     with _kept(model, names) as kept, lazy as taken:
         output = call(model, inputs if spec.config is None else hide_documents(model, inputs), flags)
-    hidden = _layers(model, output, "hidden_states") if request.hidden_states else ()
-    attentions = _layers(model, output, "attentions") if request.attentions else ()
     return Signals(
         logits=_logits(model, output, inputs) if request.logits and not taken else None,
         lazy_logits=taken[0] if taken else None,
-        hidden_states={k: _layer(model, hidden, k) for k in request.hidden_states},
-        attentions={k: attentions[number - 1] for k, number in maps.items()},
-        projections={k: spec.split_heads(tuple(kept[p] for p in paths), k) for k, paths in projections.items()},
         taps={name: kept[name] for name in request.taps},
+        **plain.signals(output, kept),
+        decoder=Signals(**parts[1].signals(output, kept)) if request.decoder is not None else None,
     )
+
+
+class _Layers:
+    """What is kept of the layers of a model, or of one of its two stacks.
+
+    Args:
+        spec: Of the model, or of that stack.
+        request: Of its layers.
+    """
+
+    def __init__(self, spec: ModelSpec, request: Request) -> None:
+        self.spec, self.request = spec, request
+        self.projections = {k: spec.projections(spec.attention_layer(k, "layer"), "layer") for k in request.projections}
+        self._maps = {k: spec.attention_layer(k, "layer") for k in request.attentions}
+
+    def signals(self, output: Any, kept: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Hidden states, attentions and projections, of what the model gave and what was kept of it."""
+        request, model, prefix = self.request, self.spec.model, "" if self.spec.stack is None else f"{self.spec.stack}_"
+        hidden = _layers(model, output, f"{prefix}hidden_states") if request.hidden_states else ()
+        attentions = _layers(model, output, f"{prefix}attentions") if request.attentions else ()
+        split = self.spec.split_heads
+        return {
+            "hidden_states": {k: _layer(model, hidden, k) for k in request.hidden_states},
+            "attentions": {k: attentions[number - 1] for k, number in self._maps.items()},
+            "projections": {k: split(tuple(kept[p] for p in paths), k) for k, paths in self.projections.items()},
+        }
 
 
 def _logits(model: nn.Module, output: Any, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -80,6 +104,7 @@ def detached(signals: Signals) -> Signals:
             projections={k: (copy(q), copy(k_), copy(v)) for k, (q, k_, v) in signals.projections.items()},
             taps={k: copy(v) for k, v in signals.taps.items()},
             lazy_logits=None if signals.lazy_logits is None else signals.lazy_logits.detached(),
+            decoder=None if signals.decoder is None else detached(signals.decoder),
         )
 
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from distill.core.internals.torch import own_buffers, unsaved_buffers
+from distill.core.stacks import Stack
 from distill.core.utils.errors import UserError
 
-__all__ = ["keep_in_config", "refuse_changed_layers"]
+__all__ = ["SHARED_FROM_THE_FIRST", "keep_in_config", "refuse_changed_layers"]
 
 _VALUES = (
     "layer_types",
@@ -55,12 +56,17 @@ _PATTERNS: Mapping[str, tuple[str, Callable[[list[Any]], Any]]] = {
 }
 """What one value a layer is derived from -> its name, and how to write all values out."""
 
+SHARED_FROM_THE_FIRST = "relative_attention_bias"
+"""In the names of what the first layer of a stack computes for all of them (T5), or each for itself (UMT5)."""
+
 _PLACE = ("layer_idx", "layer_id", "layer_index", "layer_number", "block_idx", "block_id", "num_hidden_layers")
 """What a layer's modules call its number and how many there are, which is all that may change with its place."""
 
 
-def keep_in_config(config: Any, kept: Sequence[int]) -> None:
+def keep_in_config(config: Any, kept: Sequence[int], stack: Stack | None = None) -> None:
     """Let ``config`` describe the layers ``kept`` (1 is the first) of the model that it describes, in place.
+
+    Of an encoder-decoder they are those of one ``stack``.
 
     What is written layer by layer is selected, not cut off. Where only a rule says which layer is of which kind (every
     fourth, say), it stays, and :func:`refuse_changed_layers` judges what it makes of the layers' new places.
@@ -69,6 +75,10 @@ def keep_in_config(config: Any, kept: Sequence[int]) -> None:
         UserError: if the configuration does not take it.
     """
     text = config.get_text_config()
+    if stack == "decoder":
+        names = ("decoder_layers", "num_decoder_layers")
+        _write(text, {name: len(kept) for name in names if isinstance(getattr(text, name, None), int)})
+        return
     depth, place = text.num_hidden_layers, {number - 1: i for i, number in enumerate(kept)}
     changed: dict[str, Any] = {}
     for name in _VALUES:
@@ -142,10 +152,12 @@ def _settings(layer: nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path, module in layer.named_modules():
         at = f"{path}." if path else ""
-        found[f"{at}class"] = type(module).__name__
+        if SHARED_FROM_THE_FIRST not in at:
+            found[f"{at}class"] = type(module).__name__
         for name, value in vars(module).items():
             scalar = isinstance(value, bool | int | float | str | tuple | torch.Size | None)
-            if scalar and not name.startswith("_") and name not in ("training", *_PLACE):
+            shared = SHARED_FROM_THE_FIRST in at + name  # by all layers, wherever they stand
+            if scalar and not shared and not name.startswith("_") and name not in ("training", *_PLACE):
                 found[at + name] = value
         for name in unsaved_buffers(module):
             found[at + name] = own_buffers(module)[name]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distill.core.internals.transformers import attention_in_use
 from distill.core.model_call import of_transformers
 from distill.core.record import steps_of
+from distill.core.stacks import Stack
 from distill.core.utils.errors import UserError, nearest
 
 __all__ = ["Features", "ModelSpec", "megabytes", "parameter_count", "spread"]
@@ -20,6 +21,9 @@ __all__ = ["Features", "ModelSpec", "megabytes", "parameter_count", "spread"]
 _PROJECTIONS = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"))
 # GPT-2, ModernBERT: one map whose output is queries, keys and values side by side.
 _FUSED_PROJECTIONS = (("c_attn",), ("Wqkv",))
+
+_CROSS = re.compile("cross|encoder_attn|EncDecAttention")
+"""In the name of an attention whose keys are another text's."""
 
 # Under which names layers give the width of their output: convolutions, batch and group norms, whose channels follow
 # the batch; linear maps and embeddings, whose features come last.
@@ -48,10 +52,11 @@ class ModelSpec:
     Args:
         model: The model.
         key: Where it stands in the configuration, for error messages (``model.student``).
+        stack: Of an encoder-decoder, of which of its stacks layers and heads are meant.
     """
 
-    def __init__(self, model: nn.Module, key: str) -> None:
-        self.model, self.key = model, key
+    def __init__(self, model: nn.Module, key: str, stack: Stack | None = None) -> None:
+        self.model, self.key, self.stack = model, key, stack
         config: Any = model.config if of_transformers(model) else None
         # Encoder and decoder of one multimodal model have their own configurations; text comes first.
         self.config: Any = None if config is None else config.get_text_config()
@@ -67,8 +72,23 @@ class ModelSpec:
             hint="use a loss on taps (module names) for models that are not of transformers",
         )
 
+    def of(self, stack: Stack | None) -> ModelSpec:
+        """The same of one stack of an encoder-decoder; as it is for ``None``.
+
+        Raises:
+            UserError: if the model has one stack alone.
+        """
+        if stack is None:
+            return self
+        if not self.has_two_stacks:
+            problem = f"is for encoder-decoders, and {self.key} ({type(self.model).__name__}) has one stack of layers"
+            raise UserError(problem, key="stack", value=stack, hint="leave it out")
+        return ModelSpec(self.model, self.key, stack)
+
     @property
     def num_layers(self) -> int:
+        if self.stack == "decoder":
+            return self._number("decoder_layers", "num_decoder_layers")
         # A decoder taken out of an encoder-decoder keeps the configuration of both.
         alone = getattr(self.config, "is_decoder", False) and not self.has_two_stacks
         return self._number(*(("decoder_layers",) if alone else ()), "num_hidden_layers", "n_layer", "n_layers")
@@ -93,7 +113,8 @@ class ModelSpec:
 
     @property
     def _configured_heads(self) -> int:
-        return self._number("num_attention_heads", "n_head", "n_heads")
+        own = ("decoder_attention_heads",) if self.stack == "decoder" else ()
+        return self._number(*own, "num_attention_heads", "n_head", "n_heads")
 
     @property
     def _head_size(self) -> int:
@@ -119,7 +140,7 @@ class ModelSpec:
         Raises:
             UserError: if the model has no such layer, or two of that number.
         """
-        if self.has_two_stacks:
+        if self.has_two_stacks and self.stack is None:
             raise self._two_stacks("hidden states", key)
         depth = self.num_layers
         resolved = number if number >= 0 else depth + 1 + number
@@ -135,10 +156,10 @@ class ModelSpec:
     def _two_stacks(self, what: str, key: str) -> UserError:
         """Encoder and decoder number their layers alike; which one is meant is not known."""
         return UserError(
-            f"{what} are kept of models with one stack of layers, not of encoder-decoders",
+            f"has layers in its encoder and in its decoder, and it is not said of which of them {what} are to be kept",
             key=self.key,
             value=type(self.model).__name__,
-            hint=f"drop {key}, or use a loss on taps (module names)",
+            hint=f"say it beside {key}: stack: encoder, or stack: decoder",
         )
 
     def attention_layer(self, number: int, key: str) -> int:
@@ -222,13 +243,14 @@ class ModelSpec:
         Raises:
             UserError: if the architecture keeps them under no known name.
         """
-        if self.has_two_stacks:
+        if self.has_two_stacks and self.stack is None:
             raise self._two_stacks("queries, keys and values", key)
-        inside = re.compile(rf"(?:^|\.)(?:layers?|h|blocks?)\.{layer - 1}\.(.+)$")
+        begin = r"(?:^|\.)" if self.stack is None else rf"^(?:\w+\.)?{self.stack}\."
+        inside = re.compile(rf"{begin}(?:layers?|h|blocks?)\.{layer - 1}\.(.+)$")
         found = {
             match.group(1).rsplit(".", 1)[-1]: name
             for name, _ in self.model.named_modules()
-            if (match := inside.search(name)) and "cross" not in name
+            if (match := inside.search(name)) and not _CROSS.search(name)
         }
         for names in (*_PROJECTIONS, *_FUSED_PROJECTIONS):
             if all(name in found for name in names):

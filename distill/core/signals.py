@@ -18,6 +18,7 @@ from torch import Tensor
 from distill.core.digests import input_digests
 from distill.core.lazy_logits import LazyLogits
 from distill.core.sparse_logits import SparseLogits
+from distill.core.stacks import Stack
 from distill.core.utils.errors import UserError
 
 __all__ = [
@@ -75,6 +76,7 @@ class Request:
         attentions: Layers (1 is the first; negative from the end) whose attention maps are kept.
         projections: Layers (likewise) whose self-attention queries, keys and values are kept.
         taps: Names of modules, as in ``named_modules()``, whose output is kept.
+        decoder: Of an encoder-decoder, whose encoder's layers are meant in all of these, likewise of its decoder's.
     """
 
     logits: bool = False
@@ -83,6 +85,7 @@ class Request:
     projections: frozenset[int] = frozenset()
     taps: frozenset[str] = frozenset()
     lazy: bool = False
+    decoder: Request | None = None
 
     def __post_init__(self) -> None:
         for name in ("hidden_states", "attentions", "projections", "taps"):
@@ -100,7 +103,16 @@ class Request:
             projections=self.projections | other.projections,
             taps=self.taps | other.taps,
             lazy=self.lazy and other.lazy,
+            decoder=self.decoder if other.decoder is None else other.decoder | (self.decoder or Request()),
         )
+
+    def of(self, stack: Stack | None) -> Request:
+        """The same layers of the decoder, where ``stack`` says so."""
+        if stack != "decoder":
+            return self
+        layers = replace(self, logits=False, lazy=False, taps=frozenset())
+        none = frozenset[int]()
+        return replace(self, hidden_states=none, attentions=none, projections=none, decoder=layers)
 
     def __bool__(self) -> bool:
         return self != Request()
@@ -116,6 +128,10 @@ class Needs:
     def __or__(self, other: Needs) -> Needs:
         return Needs(self.student | other.student, self.teacher | other.teacher)
 
+    def of(self, stack: Stack | None) -> Needs:
+        """As :meth:`Request.of`, of both."""
+        return Needs(self.student.of(stack), self.teacher.of(stack))
+
 
 @dataclass(frozen=True)
 class Signals:
@@ -129,6 +145,7 @@ class Signals:
         taps: Module name -> its output.
         lazy_logits: Instead of the logits, where :attr:`Request.lazy` allowed it.
         sparse_logits: Likewise, of a recorded teacher: of the positions that count alone.
+        decoder: Of an encoder-decoder, what was kept of the decoder's layers (:attr:`Request.decoder`).
     """
 
     logits: Tensor | None = None
@@ -138,6 +155,14 @@ class Signals:
     taps: Mapping[str, Tensor] = field(default_factory=dict)
     lazy_logits: LazyLogits | None = None
     sparse_logits: SparseLogits | None = None
+    decoder: Signals | None = None
+
+    def of(self, stack: Stack | None) -> Signals:
+        """The same with the layers of the decoder, where ``stack`` says so."""
+        if stack != "decoder" or self.decoder is None:
+            return self
+        of = self.decoder
+        return replace(self, hidden_states=of.hidden_states, attentions=of.attentions, projections=of.projections)
 
     @property
     def width(self) -> int | None:
@@ -237,6 +262,10 @@ class Batch:
             return self.tokens
         return self.tokens, self.decoder_tokens
 
+    def of(self, stack: Stack | None) -> Batch:
+        """The same as layers of the decoder have its positions, where ``stack`` says so."""
+        return self if stack != "decoder" else replace(self, tokens=self.decoder_tokens)
+
     @cached_property
     def count(self) -> Tensor:
         """The number of predictions that count, a scalar: the batch's share in the global mean."""
@@ -268,7 +297,8 @@ class Batch:
         """A digest of each sample's inputs, ``[B]``: equal for equal inputs, whatever the padding."""
         small = self.on_host is not None and sum(t.numel() for t in self.on_host.inputs.values()) <= _QUICK
         batch = self.on_host if self.on_host is not None and small else self
-        return input_digests(batch.inputs, batch.tokens)
+        others = () if batch.decoder_tokens is None else (batch.decoder_tokens,)
+        return input_digests(batch.inputs, batch.tokens, others)
 
     def at(self, step: int, total_steps: int) -> Batch:
         """The same batch at a step of the run."""

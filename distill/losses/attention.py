@@ -8,8 +8,9 @@ from distill.core.model_spec import ModelSpec
 from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch, Needs, Request, Signals
+from distill.core.stacks import Stack
 from distill.core.utils.errors import UserError
-from distill.losses.base import DistillationLoss, LossSum
+from distill.losses.base import DistillationLoss, LossSum, check_stack
 from distill.losses.features import real_tokens
 from distill.losses.layer_map import LayerMap, check_layers, layer_pairs
 
@@ -46,6 +47,7 @@ class AttentionTransfer(DistillationLoss):
     Args:
         layers: Student layer -> teacher layer (1 is the first, -1 the last); ``uniform`` spreads the
             student's layers over the teacher's, ``last`` takes the teacher's last ones.
+        stack: Of encoder-decoders, ``encoder`` or ``decoder``: whose self-attention is compared.
         weight: See :class:`DistillationLoss`.
         name: See :class:`DistillationLoss`.
 
@@ -53,8 +55,15 @@ class AttentionTransfer(DistillationLoss):
         UserError: if there is no teacher, no such layer, no attention maps, or not the same number of heads.
     """
 
-    def __init__(self, layers: LayerMap = "uniform", weight: float | Schedule = 1.0, name: str | None = None) -> None:
+    def __init__(
+        self,
+        layers: LayerMap = "uniform",
+        stack: Stack | None = None,
+        weight: float | Schedule = 1.0,
+        name: str | None = None,
+    ) -> None:
         super().__init__(weight, name)
+        self.stack = check_stack(stack)
         check_layers(layers)
         self.layers = layers
         self.pairs: list[tuple[int, int]] = []

@@ -13,7 +13,8 @@ from distill.core.argument_types import refuse_type
 from distill.core.model_spec import ModelSpec
 from distill.core.schedules import Constant, Schedule, as_schedule, values_of
 from distill.core.signals import Batch, Needs, OutputKind, Request, Signals
-from distill.core.utils.errors import UserError
+from distill.core.stacks import STACKS, Stack
+from distill.core.utils.errors import UserError, check_choice
 from distill.losses.softened import Softened
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "check_not_negative",
     "check_positive",
     "check_some",
+    "check_stack",
     "counted",
     "is_row_wise",
     "of_rows_alone",
@@ -62,6 +64,9 @@ class DistillationLoss(nn.Module, ABC):
 
     outputs: ClassVar[OutputKind] = "any"
     """What the outputs of a head must be for it; see :attr:`distill.tasks.Task.outputs`."""
+
+    stack: Stack | None = None
+    """Of which stack of an encoder-decoder it reads layers; ``None``: it reads none, or models have one stack."""
 
     row_wise: ClassVar[bool] = False
     """Whether it is a sum over the predictions of what depends on the logits (and the label) of each alone, and on
@@ -241,3 +246,14 @@ def snake_case(name: str) -> str:
         starts_word = c.isupper() and i > 0 and (not name[i - 1].isupper() or name[i + 1 : i + 2].islower())
         out += ("_" if starts_word else "") + c.lower()
     return out
+
+
+def check_stack(value: Stack | None) -> Stack | None:
+    """``value``, if it is a stack or none.
+
+    Raises:
+        UserError: with the nearest.
+    """
+    if value is not None:
+        check_choice("stack", value, STACKS)
+    return value

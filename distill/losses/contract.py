@@ -42,6 +42,7 @@ def term(loss: DistillationLoss, student: Signals, teacher: Signals, batch: Batc
     Raises:
         UserError: if that is no :class:`LossSum` of two scalars, or has no gradient.
     """
+    student, teacher, batch = student.of(loss.stack), teacher.of(loss.stack), batch.of(loss.stack)
     if type(loss).__module__.startswith("distill."):
         given: LossSum = loss(student, teacher, batch)
         return given

@@ -9,8 +9,9 @@ from distill.core.model_spec import ModelSpec
 from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch, Needs, Request, Signals
+from distill.core.stacks import Stack
 from distill.core.utils.errors import UserError
-from distill.losses.base import DistillationLoss, LossSum
+from distill.losses.base import DistillationLoss, LossSum, check_stack
 
 __all__ = ["CosineHidden", "cosine_distance"]
 
@@ -39,6 +40,7 @@ class CosineHidden(DistillationLoss):
     Args:
         student_layer: Layer of the student; 0 is the embedding output, -1 the last.
         teacher_layer: Layer of the teacher, likewise.
+        stack: Of encoder-decoders, ``encoder`` or ``decoder``: whose layers are compared.
         weight: See :class:`DistillationLoss`.
         name: See :class:`DistillationLoss`.
 
@@ -50,10 +52,12 @@ class CosineHidden(DistillationLoss):
         self,
         student_layer: int = -1,
         teacher_layer: int = -1,
+        stack: Stack | None = None,
         weight: float | Schedule = 1.0,
         name: str | None = None,
     ) -> None:
         super().__init__(weight, name)
+        self.stack = check_stack(stack)
         self.student_layer, self.teacher_layer = student_layer, teacher_layer
 
     @property

@@ -9,8 +9,9 @@ from torch import Tensor
 from distill.core.model_spec import ModelSpec
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch, Needs, Request, Signals
+from distill.core.stacks import Stack
 from distill.core.utils.errors import UserError
-from distill.losses.base import DistillationLoss, LossSum
+from distill.losses.base import DistillationLoss, LossSum, check_stack
 from distill.losses.features import sample_embeddings, valid_samples
 
 __all__ = ["EmbeddingLoss"]
@@ -28,6 +29,7 @@ class EmbeddingLoss(DistillationLoss):
         student_layer: Layer of the student; 0 is the embedding output, -1 the last.
         teacher_layer: Layer of the teacher, likewise.
         taps: One student module -> teacher module by name; instead of the layers.
+        stack: Of encoder-decoders, ``encoder`` or ``decoder``: whose layers are compared.
         weight: See :class:`DistillationLoss`.
         name: See :class:`DistillationLoss`.
     """
@@ -37,10 +39,12 @@ class EmbeddingLoss(DistillationLoss):
         student_layer: int = -1,
         teacher_layer: int = -1,
         taps: dict[str, str] | None = None,
+        stack: Stack | None = None,
         weight: float | Schedule = 1.0,
         name: str | None = None,
     ) -> None:
         super().__init__(weight, name)
+        self.stack = check_stack(stack)
         if taps is not None and len(taps) != 1:
             raise UserError(
                 "must name one student module and one teacher module",
@@ -48,6 +52,8 @@ class EmbeddingLoss(DistillationLoss):
                 value=taps,
                 hint="write {student_module: teacher_module}",
             )
+        if taps is not None and stack is not None:
+            raise UserError("is for layers, and 'taps' are named", key="stack", value=stack, hint="drop one of the two")
         self.student_layer, self.teacher_layer, self.taps = student_layer, teacher_layer, taps
 
     @property

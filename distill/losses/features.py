@@ -83,6 +83,8 @@ def position_weights(batch: Batch, feature_BPF: Tensor) -> Tensor:
 
     They are :meth:`Batch.token_weights`, for features that need not be over tokens.
     """
+    if batch.decoder_tokens is not None and batch.decoder_tokens.shape == feature_BPF.shape[:2]:
+        return batch.of("decoder").token_weights(feature_BPF)
     over_tokens = batch.tokens is None or batch.tokens.shape == feature_BPF.shape[:2]
     return (batch if over_tokens else replace(batch, tokens=None)).token_weights(feature_BPF)
 

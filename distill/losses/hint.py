@@ -12,8 +12,9 @@ from distill.core.model_spec import Features, ModelSpec
 from distill.core.numerics import at_least_float32
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch, Needs, Request, Signals
+from distill.core.stacks import Stack
 from distill.core.utils.errors import UserError, check_choice
-from distill.losses.base import DistillationLoss, LossSum
+from distill.losses.base import DistillationLoss, LossSum, check_stack
 from distill.losses.cosine import cosine_distance
 from distill.losses.feature_maps import key_of, of_one_size
 from distill.losses.features import as_positions, check_same_positions, features_last, position_weights
@@ -65,6 +66,7 @@ class FitNetHint(DistillationLoss):
         kind: ``mse`` or ``cosine`` (1 - cos).
         normalize: For ``mse``: compare unit vectors, as patient distillation does.
         regressor: ``auto`` makes one where the widths differ, ``always`` everywhere, ``never`` nowhere.
+        stack: Of encoder-decoders, ``encoder`` or ``decoder``: whose layers are compared.
         weight: See :class:`DistillationLoss`.
         name: See :class:`DistillationLoss`.
 
@@ -80,10 +82,12 @@ class FitNetHint(DistillationLoss):
         kind: Literal["mse", "cosine"] = "mse",
         normalize: bool = False,
         regressor: Literal["auto", "always", "never"] = "auto",
+        stack: Stack | None = None,
         weight: float | Schedule = 1.0,
         name: str | None = None,
     ) -> None:
         super().__init__(weight, name)
+        self.stack = check_stack(stack)
         check_layers(layers)
         check_choice("kind", kind, ("mse", "cosine"))
         check_choice("regressor", regressor, ("auto", "always", "never"))
@@ -93,6 +97,10 @@ class FitNetHint(DistillationLoss):
                 key="taps",
                 value=taps,
                 hint="drop one of the two",
+            )
+        if taps is not None and stack is not None:
+            raise UserError(
+                "is for 'layers', and 'taps' are named", key="stack", value=stack, hint="drop one of the two"
             )
         if normalize and kind == "cosine":
             raise UserError(

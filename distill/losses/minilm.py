@@ -12,8 +12,9 @@ from distill.core.model_spec import ModelSpec
 from distill.core.numerics import at_least_float32, full_precision
 from distill.core.schedules import Schedule
 from distill.core.signals import Batch, Needs, Request, Signals
+from distill.core.stacks import Stack
 from distill.core.utils.errors import UserError
-from distill.losses.base import DistillationLoss, LossSum
+from distill.losses.base import DistillationLoss, LossSum, check_stack
 from distill.losses.features import visible_tokens
 
 __all__ = ["RelationTransfer", "relation_kl", "resplit_heads"]
@@ -74,6 +75,7 @@ class RelationTransfer(DistillationLoss):
         relation_heads: For version 2: number of heads of the relations; the teacher's number of heads if not given.
         student_layer: Layer of the student; 1 is the first, -1 the last.
         teacher_layer: Layer of the teacher. Of large teachers an upper-middle layer teaches better than the last.
+        stack: Of encoder-decoders, ``encoder`` or ``decoder``: whose layers are compared.
         weight: See :class:`DistillationLoss`.
         name: See :class:`DistillationLoss`.
 
@@ -92,10 +94,12 @@ class RelationTransfer(DistillationLoss):
         relation_heads: int | None = None,
         student_layer: int = -1,
         teacher_layer: int = -1,
+        stack: Stack | None = None,
         weight: float | Schedule = 1.0,
         name: str | None = None,
     ) -> None:
         super().__init__(weight, name)
+        self.stack = check_stack(stack)
         if version not in (1, 2):
             raise UserError("must be 1 (MiniLM) or 2 (MiniLMv2)", key="version", value=version, hint="write 2")
         if relation_heads is not None and (version == 1 or relation_heads < 1):

@@ -8,6 +8,7 @@ from torch.nn.functional import smooth_l1_loss
 
 from distill.core.numerics import at_least_float32, full_precision
 from distill.core.schedules import Schedule
+from distill.core.stacks import Stack
 from distill.losses.base import check_not_negative, check_some
 from distill.losses.embedding_loss import EmbeddingLoss
 
@@ -88,6 +89,7 @@ class RelationalKD(EmbeddingLoss):
         student_layer: Layer of the student whose tokens' mean embeds a sample; -1 is the last.
         teacher_layer: Layer of the teacher, likewise.
         taps: One student module -> teacher module by name, flattened; instead of the layers.
+        stack: Of encoder-decoders, ``encoder`` or ``decoder``: whose layers are compared.
         weight: See :class:`DistillationLoss`.
         name: See :class:`DistillationLoss`.
 
@@ -102,10 +104,11 @@ class RelationalKD(EmbeddingLoss):
         student_layer: int = -1,
         teacher_layer: int = -1,
         taps: dict[str, str] | None = None,
+        stack: Stack | None = None,
         weight: float | Schedule = 1.0,
         name: str | None = None,
     ) -> None:
-        super().__init__(student_layer, teacher_layer, taps, weight, name)
+        super().__init__(student_layer, teacher_layer, taps, stack, weight, name)
         check_not_negative("distance_weight", distance_weight)
         check_not_negative("angle_weight", angle_weight)
         check_some(distance_weight=distance_weight, angle_weight=angle_weight)

@@ -44,6 +44,7 @@ class SimilarityPreserving(EmbeddingLoss):
         student_layer: Layer of the student whose tokens' mean embeds a sample; -1 is the last.
         teacher_layer: Layer of the teacher, likewise.
         taps: One student module -> teacher module by name, flattened; instead of the layers.
+        stack: Of encoder-decoders, ``encoder`` or ``decoder``: whose layers are compared.
         weight: See :class:`DistillationLoss`.
         name: See :class:`DistillationLoss`.
 

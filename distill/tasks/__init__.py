@@ -65,6 +65,7 @@ GUESSED: tuple[type[TextTask], ...] = (
     QuestionAnswering,
     Reranking,
     SentenceEmbeddings,
+    Seq2Seq,
     TokenClassification,
     MultiLabelClassification,
     TextClassification,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from distill.core.answer import Answer
-from distill.core.column_look import ColumnLook
+from distill.core.column_look import ColumnLook, label_candidates
 from distill.core.padding import pad, side_by_side
 from distill.core.signals import DECODER_INPUT, IGNORE, Batch
 from distill.core.stacks import start_of
@@ -115,7 +115,8 @@ class Seq2Seq(WritingTask):
         return super().find_columns(names)
 
     def suits(self, columns: Sequence[ColumnLook], label: str | None) -> bool:
-        texts = {one.name.lower() for one in columns if one.kind == "text" and not one.listed}
+        few = label_candidates(columns, listed=False, taken=())  # a target that is one of several classes
+        texts = {one.name.lower() for one in columns if one.kind == "text" and not one.listed and one.name not in few}
         return label is None and any({source, target} <= texts for source, target in _PAIRS[:-1])
 
     def tried(self) -> dict[str, list[Any]]:

@@ -258,8 +258,9 @@ def bind(losses: Sequence[DistillationLoss], task: Task, student: nn.Module, tea
             key, name = f"model.losses.{index}", type(loss).__name__
             raise UserError(problem, key=key, value=name, hint="leave one of them out")
         try:
-            loss.bind(spec, teacher.spec if teacher else None)
-            needs = needs | checked_needs(loss, teacher.spec if teacher else None)
+            theirs = teacher.spec.of(loss.stack) if teacher else None
+            loss.bind(spec.of(loss.stack), theirs)
+            needs = needs | checked_needs(loss, theirs).of(loss.stack)
             if task.outputs == "vectors" and loss.outputs != "vectors" and teacher is not None:
                 _check_vectors(loss, spec, teacher.spec)
         except UserError as error:

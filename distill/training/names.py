@@ -102,7 +102,7 @@ def _refusal(loss: DistillationLoss, student: ModelSpec, teacher: ModelSpec | No
         asked = deepcopy(loss)
         try:
             with torch.device("meta"):
-                asked.bind(student, teacher)
+                asked.bind(student.of(asked.stack), teacher.of(asked.stack) if teacher else None)
         except UserError as error:
             return error
     return None

@@ -15,6 +15,7 @@ from distill.compression.coverage import coverage
 from distill.core.expectation import expectation
 from distill.core.internals.torch import multiplies_in
 from distill.core.model_spec import ModelSpec, megabytes, parameter_count
+from distill.core.stacks import STACKS
 from distill.core.task import TokenTask
 from distill.core.utils.console import number
 from distill.core.utils.errors import UserError
@@ -94,8 +95,9 @@ def described(model: nn.Module) -> str:
     count, trained = parameter_count(model), parameter_count(model, trained_only=True)
     parts = [type(model).__name__]
     with suppress(UserError):  # of a module that does not say
-        depth = ModelSpec(model, "model").num_layers
-        parts.append(amount(depth, "layer"))
+        spec = ModelSpec(model, "model")
+        depths = [spec.of(stack).num_layers for stack in (STACKS if spec.has_two_stacks else (None,))]
+        parts.append(f"{depths[0]} + {depths[1]} layers" if len(depths) > 1 else amount(depths[0], "layer"))
     some = f" ({_count(trained)} trained)" if 0 < trained < count else ""
     return ", ".join([*parts, f"{_count(count)} parameters{some}", f"{number(megabytes(model))} MB"])
 

@@ -38,6 +38,17 @@ def test_a_sample_that_fills_its_batch_has_the_digest_that_it_has_beside_longer_
     assert torch.equal(input_digests(inputs)[:1], input_digests({"input_ids": torch.tensor([[3, 1, 2]])}))
 
 
+def test_a_sample_of_two_texts_has_one_digest_however_far_either_is_padded() -> None:
+    def digests(lengths: tuple[int, int], targets: list[list[int]]) -> torch.Tensor:
+        (read, tokens), (written, decoder) = padded(ROWS, lengths[0]), padded(targets, lengths[1])
+        inputs = {**read, "decoder_input_ids": written["input_ids"]}
+        return Batch(inputs, tokens=tokens, decoder_tokens=decoder).input_digests
+
+    first = digests((3, 4), [[0, 5], [0], [0, 5, 6, 7]])
+    assert torch.equal(first, digests((7, 6), [[0, 5], [0], [0, 5, 6, 7]]))
+    assert (first == digests((3, 4), [[0, 6], [0, 5], [0, 5, 7, 6]])).sum() == 0
+
+
 @pytest.mark.parametrize("row", [[3, 2, 1], [3, 1], [3, 1, 2, 2], [3, 1, 3], [1, 3, 2], [3, 1, 2, 0]])
 def test_other_tokens_or_another_order_have_another_digest(row: list[int]) -> None:
     assert input_digests(*padded([row], 6)) != input_digests(*padded([ROWS[0]], 6))

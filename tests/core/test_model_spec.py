@@ -227,7 +227,7 @@ def test_names_and_architectures_that_are_not_known_are_refused():
     with pytest.raises(UserError, match="taps"):
         _ = ModelSpec(nn.Linear(2, 2), "model.student").num_layers
     t5 = T5ForConditionalGeneration(T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
-    with pytest.raises(UserError, match="encoder-decoders"):
+    with pytest.raises(UserError, match="in its encoder and in its decoder"):
         ModelSpec(t5, "model.student").projections(1, "RelationTransfer")
 
 

@@ -29,7 +29,7 @@ SAMPLE: dict[tuple[str, str], dict[str, str]] = {
     ("t5", "text-classification"): {
         "left": "behind 4 of padding",
         "copied": "an encoder and a decoder",
-        "hints": "not of encoder-decoders",
+        "hints": "in its encoder and in its decoder",
         "pruned": "it is known how",
     },
     ("bart", "causal-lm"): {

@@ -24,10 +24,7 @@ from distill.tasks import Seq2Seq
 from distill.training.module import Distillation
 
 SMALL: Any = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "encoder_decoders.py")))
-KINDS, encoder_decoder, letters, save, write_rows = (
-    *(SMALL.KINDS, SMALL.encoder_decoder, SMALL.letters),
-    *(SMALL.save, SMALL.write_rows),
-)
+KINDS, encoder_decoder, letters, recipe = SMALL.KINDS, SMALL.encoder_decoder, SMALL.letters, SMALL.recipe
 WORDS = ["abc", "f", "edcbaabcde", "bad"]
 BACK = [word[::-1] for word in WORDS]
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -207,24 +204,8 @@ def test_what_is_for_targets_alone_is_refused_elsewhere(setting):
 def world(tmp_path_factory):
     """A teacher, and a run that it has taught."""
     folder = tmp_path_factory.mktemp("world")
-    teacher = save(encoder_decoder("t5", seed=1), folder / "teacher")
-    recipe = {
-        "runs": str(folder / "runs"),
-        "model": {
-            "task": "seq2seq",
-            "teacher": teacher,
-            "student": {"path": save(encoder_decoder("t5", (1, 1), seed=2), folder / "small")},
-            "losses": [{"class_path": "HintonKL"}, {"class_path": "CrossEntropy", "init_args": {"weight": 0.5}}],
-            "completions": {"scored": 4, "shown": 2, "max_new_tokens": 12},
-        },
-        "data": {
-            "files": write_rows(folder),
-            **{"prefix": "p: ", "max_length": 16, "max_target_length": 12, "batch_size": 8},
-        },
-        "trainer": {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False},
-    }
-    (folder / "recipe.json").write_text(json.dumps(recipe))
-    (folder / "recipe.yaml").write_text((folder / "recipe.json").read_text())
+    made = recipe(folder, completions={"scored": 4, "shown": 2, "max_new_tokens": 12})
+    (folder / "recipe.yaml").write_text(json.dumps(made))
     assert main(["fit", "-c", str(folder / "recipe.yaml"), "--name", "pairs", "--id", "one"]) == 0
     return folder
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -75,17 +76,19 @@ def test_what_it_writes_trains(distill: Distill, teacher_dir: str) -> None:
         ("token-classification", {"tokens": lambda row: text(row).split(), "ner_tags": _tags}),
         pytest.param("causal-lm", {"text": text}, marks=pytest.mark.slow),
         ("masked-lm", {"text": text}),
+        ("seq2seq", {"source": text, "target": text}),
     ],
 )
 def test_the_commands_that_it_prints_work_as_they_stand(
-    task: str, columns: dict[str, Any], distill: Distill, teacher_dir: str
+    task: str, columns: dict[str, Any], distill: Distill, teacher_dir: str, tmp_path: Path
 ) -> None:
     table("my rows.jsonl", rows_of(40, **columns))
     output = ("--output", "my file.yaml")
-    code, out, err = distill("init", "my rows.jsonl", "--model", _model(task, teacher_dir), *output, "--task", task)
+    model = _model(task, teacher_dir, tmp_path)
+    code, out, err = distill("init", "my rows.jsonl", "--model", model, *output, "--task", task)
     assert code == 0, err
     typed = [line[line.index("distill fit") :] for line in out.splitlines() if "distill fit" in line]
-    assert len(typed) == (2 if task == "causal-lm" else 1)
+    assert len(typed) == (2 if task in ("causal-lm", "seq2seq") else 1)
     for line in typed:
         assert line in Path("my file.yaml").read_text()
         _, *words = shlex.split(line)
@@ -93,7 +96,10 @@ def test_the_commands_that_it_prints_work_as_they_stand(
         assert code == 0, err
 
 
-def _model(task: str, teacher_dir: str) -> str:
+def _model(task: str, teacher_dir: str, folder: Path) -> str:
+    if task == "seq2seq":
+        small: Any = runpy.run_path(str(Path(__file__).parents[1] / "encoder_decoders.py"))
+        return str(small["save"](small["encoder_decoder"]("t5"), folder / "writer"))
     return "distill:quickstart/teacher" if task == "causal-lm" else teacher_dir
 
 
@@ -163,6 +169,21 @@ CASES: dict[str, tuple[dict[str, Callable[[int], Any]], str, dict[str, str]]] = 
         {"prompt": text, "completion": lambda row: f"y {row}", "source": lambda row: "ab"[row % 2]},
         "causal-lm",
         {"prompt": "prompt", "completion": "completion"},
+    ),
+    "translations": (
+        {"id": lambda row: row, "src": text, "tgt": lambda row: f"z {row}"},
+        "seq2seq",
+        {"text": "src", "target": "tgt"},
+    ),
+    "summaries": (
+        {"Article": text, "highlights": lambda row: f"z {row}", "author": lambda row: "ab"[row % 2]},
+        "seq2seq",
+        {"text": "Article", "target": "highlights"},
+    ),
+    "classes called a target": (
+        {"text": text, "target": lambda row: ("good", "bad")[row % 2]},
+        "text-classification",
+        {"text": "text", "label": "target"},
     ),
     "plain": ({"document": text, "url": lambda row: f"u{row}"}, "causal-lm", {"text": "document"}),
     "unusual": (

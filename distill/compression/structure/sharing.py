@@ -49,7 +49,11 @@ def shared_layers(model: nn.Module, key: str) -> nn.ModuleList:
     if not isinstance(model, PreTrainedModel):
         problem = "layers are shared of models of transformers"
         raise UserError(problem, key=key, value=type(model).__name__, hint="tie the parameters of your module yourself")
-    layers = model.get_submodule(layer_list(model))
+    try:
+        layers = model.get_submodule(layer_list(model))
+    except UserError as error:
+        problem = error.problem.replace("taken out of", "shared of")
+        raise UserError(problem, key=key, value=type(model).__name__, hint="leave it out") from None
     assert isinstance(layers, nn.ModuleList)
     return layers
 

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 
-from distill.core.model_spec import ModelSpec
 from distill.core.record import note, steps_of
 from distill.core.stacks import starts_with
 from distill.core.task import Task, TextTask
@@ -20,7 +19,7 @@ from distill.core.utils.quiet import quiet_transformers
 from distill.models.folder import check_entries, check_memory, check_sizes, parameters_of
 from distill.models.pretrained import FAILURES, explain, load_model, load_tokenizer, mark_padding
 from distill.models.students.config import StudentConfig
-from distill.models.students.layers import choose_layers, keep_layers
+from distill.models.students.layers import keep_layers, kept_by_stack
 from distill.models.students.lora import LoraConfig
 from distill.models.students.width import narrow, widths
 
@@ -145,14 +144,12 @@ def _loaded_or_copied(
 def _part(origin: PreTrainedModel, config: StudentConfig) -> PreTrainedModel:
     """Some layers and coordinates of ``origin``, with what was left out noted on the new model."""
     refuse_quantized(origin, config.path)
-    depth = ModelSpec(origin, _KEY).num_layers
-    kept = list(range(1, depth + 1))
-    if config.cuts_layers:
-        kept = choose_layers(config.layers, config.num_layers, depth)
-    steps = steps_of(origin)
-    student = keep_layers(origin, kept)
-    if len(kept) < depth:
-        steps.append({"kind": "layers", "kept": kept, "of": depth})
+    steps, student = steps_of(origin), origin
+    for stack, (kept, depth) in kept_by_stack(config, origin).items():
+        student = keep_layers(student, kept, stack)
+        if len(kept) < depth:
+            whose = {} if stack is None else {"stack": stack}
+            steps.append({"kind": "layers", "kept": kept, "of": depth, **whose})
     if config.narrows:
         student = narrow(student, config.hidden_size, config.num_heads, config.intermediate_size)
         steps.append({"kind": "width", "kept": widths(student.config), "of": widths(origin.config)})

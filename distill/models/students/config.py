@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from distill.core.idle_settings import idle
+from distill.core.stacks import STACKS, Stack
 from distill.core.utils.errors import UserError
 from distill.models.students.lora import LoraConfig
 
@@ -27,6 +28,8 @@ class StudentConfig:
             ``last``, with ``num_layers``. The embeddings and the head come along.
         num_layers: How many layers to copy, or which share of them (float in (0, 1)); spread uniformly if ``layers``
             does not say.
+        decoder_layers: Of an encoder-decoder, as ``layers``, of its decoder, if these are not to be of both stacks.
+        num_decoder_layers: Likewise as ``num_layers``; given alone, the encoder keeps all of its layers.
         hidden_size: Width of the residual stream, evenly chosen coordinates of the wider model.
         num_heads: Attention heads, evenly chosen; they keep their size.
         intermediate_size: Neurons of each feed-forward block, those with the largest weights.
@@ -44,6 +47,8 @@ class StudentConfig:
     config: dict[str, Any] | None = None
     layers: list[int] | Literal["uniform", "first", "last"] | None = None
     num_layers: int | float | None = None
+    decoder_layers: list[int] | Literal["uniform", "first", "last"] | None = None
+    num_decoder_layers: int | float | None = None
     hidden_size: int | None = None
     num_heads: int | None = None
     intermediate_size: int | None = None
@@ -57,7 +62,19 @@ class StudentConfig:
     @property
     def cuts_layers(self) -> bool:
         """Whether layers are left out."""
-        return self.layers is not None or self.num_layers is not None
+        return any(self.layers_of(stack) != (None, None) for stack in STACKS)
+
+    @property
+    def names_decoder(self) -> str | None:
+        """The first setting that is for a decoder alone; ``None`` if none is given."""
+        names = ("decoder_layers", "num_decoder_layers")
+        return next((name for name in names if getattr(self, name) is not None), None)
+
+    def layers_of(self, stack: Stack) -> tuple[list[int] | str | None, int | float | None]:
+        """``layers`` and ``num_layers`` of one stack of an encoder-decoder; both ``None`` where all are kept."""
+        if stack == "decoder" and self.names_decoder is not None:
+            return self.decoder_layers, self.num_decoder_layers
+        return self.layers, self.num_layers
 
     @property
     def narrows(self) -> bool:
@@ -111,5 +128,13 @@ class StudentConfig:
             raise idle("model.student.freeze", self.freeze, "model.student.lora, which freezes all of them", hint)
 
     def _first_of_part(self) -> str:
-        names = ("layers", "num_layers", "hidden_size", "num_heads", "intermediate_size")
+        names = (
+            "layers",
+            "num_layers",
+            "decoder_layers",
+            "num_decoder_layers",
+            "hidden_size",
+            "num_heads",
+            "intermediate_size",
+        )
         return next(name for name in names if getattr(self, name) is not None)

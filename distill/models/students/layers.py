@@ -12,13 +12,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill.core.architectures import layer_list
-from distill.core.layer_config import keep_in_config, refuse_changed_layers
-from distill.core.model_spec import spread
+from distill.core.layer_config import SHARED_FROM_THE_FIRST, keep_in_config, refuse_changed_layers
+from distill.core.model_spec import ModelSpec, spread
 from distill.core.pooling import drop_pooler
+from distill.core.stacks import STACKS, Stack
 from distill.core.utils.errors import UserError
 from distill.core.utils.words import amount
+from distill.models.students.config import StudentConfig
 
-__all__ = ["choose_layers", "keep_layers", "rebuilt"]
+__all__ = ["choose_layers", "keep_layers", "kept_by_stack", "rebuilt"]
 
 
 def choose_layers(layers: Sequence[int] | str | None, count: int | float | None, depth: int) -> list[int]:
@@ -98,7 +100,7 @@ def _check_numbers(layers: list[int], count: int | float | None, depth: int) -> 
     return layers
 
 
-def keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
+def keep_layers(model: PreTrainedModel, kept: Sequence[int], stack: Stack | None = None) -> PreTrainedModel:
     """A new model of the layers ``kept`` (1 is the first), the embeddings and the head of ``model``.
 
     The values are copied, in float32; nothing is shared with ``model``.
@@ -106,22 +108,29 @@ def keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     Args:
         model: Of transformers; left as it is.
         kept: Numbers of the layers, as of :func:`choose_layers`.
+        stack: Of an encoder-decoder, whose layers these are; the other's stay.
 
     Raises:
         UserError: if the layers of this architecture cannot take one another's place.
     """
-    prefix = layer_list(model) + "."
+    prefix = layer_list(model, stack) + "."
     place = {str(number - 1): str(i) for i, number in enumerate(kept)}
     state: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
+    weights = model.state_dict()
+    shared = {name for name in weights if name.startswith(f"{prefix}0.") and SHARED_FROM_THE_FIRST in name}
+    if any(name.replace(f"{prefix}0.", f"{prefix}1.", 1) in weights for name in shared):
+        shared = set()  # every layer has its own
+    for name, tensor in weights.items():
         if not name.startswith(prefix):
             state[name] = tensor
             continue
         number, _, rest = name.removeprefix(prefix).partition(".")
-        if number in place:
+        if name in shared:
+            state[name] = tensor
+        elif number in place:
             state[f"{prefix}{place[number]}.{rest}"] = tensor
     config = deepcopy(model.config)
-    keep_in_config(config, kept)
+    keep_in_config(config, kept, stack)
     student = rebuilt(model, config, state)
     refuse_changed_layers(model.get_submodule(prefix[:-1]), student.get_submodule(prefix[:-1]), kept)
     return student
@@ -154,3 +163,35 @@ def _reason(error: Exception) -> str:
         str(error).split()
     )
     return words[:200]
+
+
+def kept_by_stack(config: StudentConfig, origin: PreTrainedModel) -> dict[Stack | None, tuple[list[int], int]]:
+    """Which layers a student has of its origin, and how many that has, by stack; ``None`` of one stack alone.
+
+    Raises:
+        UserError: as :func:`choose_layers`, or if the origin has no decoder of its own and settings are for one.
+    """
+    spec = ModelSpec(origin, "model.student")
+    if not spec.has_two_stacks and (name := config.names_decoder) is not None:
+        problem = f"is for encoder-decoders, and the model to copy from is a {type(origin).__name__}"
+        raise UserError(problem, key=f"model.student.{name}", value=getattr(config, name), hint="leave it out")
+    stacks: tuple[Stack | None, ...] = STACKS if spec.has_two_stacks else (None,)
+    found: dict[Stack | None, tuple[list[int], int]] = {}
+    for stack in stacks:
+        layers, count = config.layers_of(stack or "encoder")
+        depth = spec.of(stack).num_layers
+        every = list(range(1, depth + 1))
+        own = stack == "decoder" and config.names_decoder is not None
+        try:
+            kept = every if (layers, count) == (None, None) else choose_layers(layers, count, depth)
+        except UserError as error:
+            key = _OF_DECODER.get(error.key, error.key) if own else error.key
+            raise UserError(error.problem, key=key, value=error.value, hint=error.hint) from None
+        found[stack] = (kept, depth)
+    return found
+
+
+_OF_DECODER = {
+    "model.student.layers": "model.student.decoder_layers",
+    "model.student.num_layers": "model.student.num_decoder_layers",
+}

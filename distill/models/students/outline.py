@@ -12,13 +12,12 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 
 from distill.core.layer_config import keep_in_config
-from distill.core.model_spec import ModelSpec
 from distill.core.utils.quiet import quiet_transformers
 from distill.models.folder import check_sizes
 from distill.models.outline import configuration_at, without_weights
 from distill.models.students.build import freeze
 from distill.models.students.config import StudentConfig
-from distill.models.students.layers import choose_layers
+from distill.models.students.layers import kept_by_stack
 from distill.models.students.width import target_widths
 
 __all__ = ["check_outline"]
@@ -54,9 +53,9 @@ def check_outline(
     if model is None:
         return None
     if student.cuts_layers:
-        kept = choose_layers(student.layers, student.num_layers, ModelSpec(model, _KEY).num_layers)
         cut = deepcopy(config)
-        keep_in_config(cut, kept)
+        for stack, (kept, _) in kept_by_stack(student, model).items():
+            keep_in_config(cut, kept, stack)
         model = without_weights(auto_model, cut, attention)
     if student.narrows:
         target_widths(config, student.hidden_size, student.num_heads, student.intermediate_size)

@@ -13,6 +13,7 @@ from distill.core.task import TextTask
 from distill.core.utils.errors import UserError
 from distill.data import arrow
 from distill.data.columns import find_columns
+from distill.data.targets import TARGET
 from distill.tasks import GUESSED, TASKS
 
 __all__ = ["Guess", "guess"]
@@ -58,6 +59,8 @@ def guess(rows: Any, mixed: Mapping[str, str], task: str | None, given: Mapping[
     kind = next((one for one in kinds if one.suits(columns, found.get("label"))), kinds[-1])
     if "text" not in found:
         found |= kind.recognize(columns, "text") or {"text": _text(columns, kind, found, notes)}
+    if TARGET in kind.columns and TARGET not in found:
+        found |= kind.recognize(columns, TARGET)
     if "label" in kind.columns and "label" not in found:
         label = kind.recognize(columns, "label").get("label")
         label = label or (_label(columns, kind, found, notes) if kind.needs_labels else None)

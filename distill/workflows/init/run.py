@@ -29,6 +29,7 @@ from distill.data.features import Ragged, Samples
 from distill.data.raw_data import RawData, read_raw_data
 from distill.data.reader import reader_config
 from distill.data.sources import Source, load
+from distill.data.targets import TARGET
 from distill.run.run_id import check_name
 from distill.tasks import TASKS, make_task
 from distill.workflows.data_overrides import data_overrides
@@ -46,7 +47,10 @@ _HELD_OUT, _MOST_HELD_OUT = 0.1, 2000
 _A_LINE = 200  # characters: shorter texts may be lines of one
 _SEPARATORS = (",", "\t", ";", "|")
 _TEXT_TASKS = [name for name, kind in TASKS.items() if issubclass(kind, TextTask) and kind.reads == "tokens"]
-_MAY_SAY = ("columns", "labels", "reader", "document", "max_length", "validation_fraction", "splits")
+_MAY_SAY = (
+    *("columns", "labels", "reader", "document", "max_length", "validation_fraction", "splits"),
+    *("prefix", "max_target_length"),
+)
 
 
 def init(
@@ -112,6 +116,10 @@ def init(
         other = "a language model, whose texts are cut into blocks" if kind.packs else "a length that is given"
         hint = "set data.pack_length for longer blocks" if kind.packs else "leave out data.max_length"
         raise idle("--tokenizer", tokenizer, other, hint)
+    if TARGET in guessed.columns and "max_target_length" not in data:
+        targets = {"text": guessed.columns[TARGET]}
+        data["max_target_length"], told = chosen_length(kind, read.splits["train"], targets, tokenizer or model)
+        why["max_target_length"] = [told.replace("texts", "targets")]
     write(file, _yaml(guessed.task, data, why, paths, output, model).encode())
     print(_shown(output, guessed.task, why, read, model))
     return file

@@ -15,10 +15,10 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from distill.core.signals import IGNORE, Batch
-from distill.losses import CrossEntropy, HintonKL, head_terms
+from distill.losses import CrossEntropy, FitNetHint, HintonKL, head_terms
 from distill.tasks import Plain
 from distill.training import objective
 from distill.training.module import Distillation
@@ -56,6 +56,34 @@ def language_models() -> Distillation:
     return module
 
 
+def encoder_decoders() -> Distillation:
+    """Two of them, with hints for either stack."""
+    widths = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0}
+    config = T5Config(vocab_size=7, **widths, decoder_start_token_id=0, initializer_factor=2.0)
+    stacks: tuple[Any, ...] = ("encoder", "decoder")
+    return Distillation(
+        T5ForConditionalGeneration(config),
+        "seq2seq",
+        T5ForConditionalGeneration(config),
+        [CrossEntropy(weight=0.5), HintonKL(), *(FitNetHint(stack=stack, name=stack) for stack in stacks)],
+        OptimizerConfig(name="sgd", lr=0.1, warmup=0),
+    )
+
+
+def pairs() -> list[Batch]:
+    """The same sequences, each to be written for another one that is read."""
+    found = []
+    for number, batch in enumerate(micro_batches()):
+        assert batch.labels is not None
+        read = torch.randint(0, 7, (2, 5), generator=torch.Generator().manual_seed(number))
+        tokens = torch.arange(5) < torch.tensor([[2 + number], [5 - number]])
+        shifted = batch.labels.masked_fill(batch.labels == IGNORE, 0).roll(1, 1)
+        shifted[:, 0] = 0
+        inputs = {"input_ids": read, "attention_mask": tokens.long(), "decoder_input_ids": shifted}
+        found.append(Batch(inputs, batch.labels, batch.mask, tokens, decoder_tokens=batch.mask))
+    return found
+
+
 def micro_batches(name: str = "input") -> list[Batch]:
     """Eight sequences in four batches; 1, 2, ... 8 positions count."""
     generator = torch.Generator().manual_seed(3)
@@ -81,7 +109,7 @@ class Deal(DataLoader[Any]):
     def __iter__(self) -> Any:
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        return iter(micro_batches(self.named)[rank::world])
+        return iter((pairs() if self.named == "pairs" else micro_batches(self.named))[rank::world])
 
 
 def tables() -> Distillation:
@@ -95,10 +123,18 @@ def tables() -> Distillation:
     )
 
 
+OF = {
+    "tables": (tables, "input"),
+    "language models a block at a time": (language_models, "input_ids"),
+    "encoder-decoders": (encoder_decoders, "pairs"),
+}
+"""What is trained -> the module, and what it reads."""
+
+
 def main(ranks: int, out: Path, of: str) -> None:
     torch.manual_seed(0)
-    module = tables() if of == "tables" else language_models()
-    Deal.named = "input" if of == "tables" else "input_ids"
+    make, Deal.named = OF[of]
+    module = make()
     trainer = Trainer(
         accelerator="cpu",
         devices=ranks,

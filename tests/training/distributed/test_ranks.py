@@ -21,7 +21,7 @@ def gradients(script: Script, ranks: int, folder: Path, of: str) -> list[torch.T
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(ranks)]
 
 
-@pytest.mark.parametrize("of", ["tables", "language models a block at a time"])
+@pytest.mark.parametrize("of", ["tables", "language models a block at a time", "encoder-decoders"])
 def test_gradient_over_two_ranks_equals_that_of_one_process(script: Script, tmp_path: Path, of: str) -> None:
     (alone,) = gradients(script, 1, tmp_path, of)
     first, second = gradients(script, 2, tmp_path, of)

@@ -6,6 +6,7 @@ All that the last checkpoint holds is compared, and all that was logged.
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,23 @@ def test_a_language_model_resumed_from_anywhere_ends_with_the_same_bits(
     tmp_path: Path,
 ) -> None:
     same_from(some, case(recipe, changed, language_model), tmp_path, train, differences)
+
+
+# ---------------------------------------------------------------------- encoder-decoders
+
+
+def test_an_encoder_decoder_resumed_from_anywhere_ends_with_the_same_bits(
+    train: Train, differences: Differences, tmp_path: Path
+) -> None:
+    """With regressors for either stack, dropout, and validations within the epoch."""
+    small: Any = runpy.run_path(str(Path(__file__).parents[2] / "encoder_decoders.py"))
+    stacks = ("encoder", "decoder")
+    hints = [spec("FitNetHint") | {"init_args": {"stack": s, "regressor": "always", "name": s}} for s in stacks]
+    student = {"layers": "uniform", "num_layers": 1}
+    config = small["recipe"](tmp_path, student=student, losses=["HintonKL", "CrossEntropy", *hints])
+    config["trainer"] |= {"max_epochs": 3, "val_check_interval": 2, "log_every_n_steps": 1}
+    config["callbacks"] = [PRUNE, QUANTIZE, AVERAGE]
+    same_from(lambda config, steps: [1, 2, 3, 7], config, tmp_path, train, differences)
 
 
 # ---------------------------------------------------------------------- without a configuration
