@@ -24,10 +24,10 @@ from distill.data.features import Samples
 from distill.models.compatibility import positions_of
 from distill.models.sampling import continuations, reads_padding_beside
 from distill.models.tokens import ends_of
-from distill.tasks.text_scores import MEANS, text_scores
+from distill.tasks.text_scores import TEXT_SCORES, text_scores
 from distill.training.completions import CompletionsConfig
 from distill.workflows.job.build import Job
-from distill.workflows.predict.complete import text_of
+from distill.workflows.predict.complete import text_of, written_text
 
 __all__ = ["COMPLETIONS", "Completions", "Prompt", "complete_held_out", "held_out_prompts"]
 
@@ -64,8 +64,7 @@ class Completions:
         by: ``teacher`` and ``student`` -> what each wrote.
         unfinished: Who -> how many of its answers came to no end.
         shown: How many are to be read.
-        scored: Whether they are to be scored.
-        max_new_tokens: How many tokens were written at most.
+        config: How they were asked for.
     """
 
     prompts: list[str]
@@ -73,8 +72,7 @@ class Completions:
     by: dict[str, list[str]]
     unfinished: dict[str, int]
     shown: int
-    scored: bool
-    max_new_tokens: int
+    config: CompletionsConfig
 
     @property
     def lines(self) -> list[dict[str, str]]:
@@ -91,20 +89,22 @@ class Completions:
     @property
     def record(self) -> dict[str, Any] | None:
         """What ``result.json`` holds of the scores; ``None`` where nothing is scored."""
-        if not self.scored:
+        if not self.config.scored:
             return None
-        found = {who: text_scores(texts, self.expected) for who, texts in self.by.items()}
+        names = self.config.scores
+        found = {who: text_scores(texts, self.expected, names) for who, texts in self.by.items()}
         errors = {
             who: {name: error for name, (_, error) in scores.items() if math.isfinite(error)}
             for who, scores in found.items()
         }
         return {
             "prompts": len(self.prompts),
-            "max_new_tokens": self.max_new_tokens,
+            "max_new_tokens": self.config.max_new_tokens,
+            "beams": self.config.beams,
             "unfinished": self.unfinished,
             "scores": {who: {name: value for name, (value, _) in scores.items()} for who, scores in found.items()},
             "standard_errors": errors,
-            "means": MEANS,
+            "means": {name: TEXT_SCORES[name].means for name in names},
         }
 
 
@@ -244,7 +244,7 @@ def _written(
         asked = [torch.tensor(p.teacher_ids if who == "teacher" else p.ids, dtype=torch.long) for p in prompts]
         # A teacher may be the student's own base: what it writes is without the adapter.
         with without_adapter(model) if who == "teacher" else nullcontext():
-            answers, ends = _answers(model, asked, config.max_new_tokens), ends_of(model)
+            answers, ends = _answers(model, asked, config), ends_of(model)
         by[who] = [_text(task, tokenizers[who], *pair, ends) for pair in zip(asked, answers, strict=True)]
         unfinished[who] = sum(not len(answer) or int(answer[-1]) not in ends for answer in answers)
     tokenizer = tokenizers["student"]
@@ -254,17 +254,19 @@ def _written(
         _text(task, tokenizer, ids, torch.tensor(prompt.expected, dtype=torch.long), ends)
         for ids, prompt in zip(read, prompts, strict=True)
     ]
-    texts = [str(tokenizer.decode(ids)) for ids in read]
-    return Completions(texts, expected, by, unfinished, shown, config.scored > 0, config.max_new_tokens)
+    apart = isinstance(task, WritingTask) and task.reads_apart
+    texts = [written_text(tokenizer, ids.tolist()) if apart else str(tokenizer.decode(ids)) for ids in read]
+    return Completions(texts, expected, by, unfinished, shown, config)
 
 
-def _answers(model: nn.Module, prompts: Sequence[Tensor], most: int) -> list[Tensor]:
+def _answers(model: nn.Module, prompts: Sequence[Tensor], config: CompletionsConfig) -> list[Tensor]:
     """The longest first, so that those of a batch are of a length."""
     together, answers = reads_padding_beside(model), dict[int, Tensor]()
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     for start in range(0, len(order), _AT_ONCE):
         places = order[start : start + _AT_ONCE]
-        made = continuations(model, [prompts[place] for place in places], most, together=together)
+        asked = [prompts[place] for place in places]
+        made = continuations(model, asked, config.max_new_tokens, together=together, beams=config.beams)
         answers |= dict(zip(places, made, strict=True))
     return [answers[place] for place in range(len(prompts))]
 

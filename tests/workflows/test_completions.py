@@ -67,14 +67,15 @@ def test_of_many_they_are_taken_at_even_distances() -> None:
 def test_each_prompt_gets_its_own_answer_whatever_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[list[int]] = []
 
-    def last(model: Any, asked: list[torch.Tensor], most: int, *, together: bool) -> list[torch.Tensor]:
+    def last(model: Any, asked: list[torch.Tensor], most: int, **how: Any) -> list[torch.Tensor]:
+        assert how == {"together": True, "beams": 2}
         read.append([len(one) for one in asked])
         return [one[-1:] for one in asked]
 
     monkeypatch.setattr(completions, "continuations", last)
     monkeypatch.setattr(completions, "reads_padding_beside", lambda model: True)
     asked = [torch.arange(1 + 7 * n % 40) + n for n in range(40)]
-    answers = completions._answers(None, asked, 3)  # type: ignore[arg-type]
+    answers = completions._answers(None, asked, CompletionsConfig(max_new_tokens=3, beams=2))  # type: ignore[arg-type]
     assert [int(answer) for answer in answers] == [int(one[-1]) for one in asked]
     assert [len(sizes) for sizes in read] == [16, 16, 8]
     assert [size for sizes in read for size in sizes] == sorted(map(len, asked), reverse=True)
@@ -157,7 +158,7 @@ def test_the_scores_are_of_the_answers(pairs: str, distill: Distill, monkeypatch
     assert not Path("runs/pairs/one/completions.jsonl").exists()
     scores = json.loads(Path("runs/pairs/one/result.json").read_text())["scores"]
     assert len(kept) == 2
-    for who, (written, expected) in zip(("teacher", "student"), kept, strict=True):
+    for who, (written, expected, _) in zip(("teacher", "student"), kept, strict=True):
         assert len(written) == 8
         for name, (value, _) in text_scores(written, expected).items():
             assert scores[who][name] == pytest.approx(value)
