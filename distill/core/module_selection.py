@@ -53,8 +53,9 @@ def head_modules(model: nn.Module) -> set[str]:
     """
     if isinstance(model, PreTrainedModel):
         base = model.base_model_prefix
-        if not hasattr(model, base):
-            return set()
+        if not hasattr(model, base):  # a base model, or one that is base and head in one (T5)
+            head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+            return {name for name, module in model.named_modules() if module is head}
         return {name for name, _ in model.named_modules() if name and name.split(".")[0] != base}
     layers = [name for name, m in model.named_modules() if isinstance(m, (nn.Linear, ConvNd))]
     return set(layers[-1:])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,3 +104,14 @@ def test_of_several_patterns_in_a_name_the_last_holds() -> None:
     assert override("layer.0.value", overrides, 0) == 1
     assert override("head", overrides, 0) == 0
     assert override("head", None, 0) == 0
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_the_head_of_an_encoder_decoder_is_left_alone_though_it_is_its_embedding(kind: str) -> None:
+    small: Any = runpy.run_path(str(Path(__file__).parents[1] / "encoder_decoders.py"))
+    model = small["encoder_decoder"](kind)
+    chosen = select(model, key="callbacks.0")
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert "lm_head" not in chosen
+    assert sum("EncDecAttention" in name or "encoder_attn" in name for name in chosen) == 2 * 4
+    assert set(select(model, include=["lm_head"], key="callbacks.0")) == {"lm_head"}
