@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from distill.core.utils.files import make, replace
 from distill.core.utils.paths import at_home
 from distill.core.utils.progress import track
 from distill.core.utils.words import amount
+from distill.data.targets import TARGET
 from distill.models.compatibility import positions_of
 from distill.models.sampling import continuations, reads_padding_beside
 from distill.models.teachers import fingerprint
@@ -76,6 +77,8 @@ def generate(
 ) -> Path:
     """Write the answers of ``model`` to the prompts of ``file``, each as ``prompt`` and ``completion``, in their order.
 
+    Those of an encoder-decoder are ``source`` and ``target``, or as the columns are called that it was trained on.
+
     Until all are there they lie beside it (``.NAME.part``), from which the same command goes on. Prompts that leave no
     room for an answer are left out, and answers without an end, unless these are to be kept. How many, is said.
 
@@ -99,32 +102,51 @@ def generate(
         raise UserError("is there already", key="--to", value=str(to), hint="remove it, or name another")
     data = data_overrides(overrides, ("columns", "reader"), "prompts", " alone")
     opened = language_model(model)
-    rows, notes = file_rows(file, opened.task, opened.columns, data.get("columns") or {}, data.get("reader"))
+    given = data.get("columns") or {}
+    rows, notes = file_rows(file, opened.task, opened.columns, given, data.get("reader"))
     for note in notes:
         print(f"data: {note}", file=sys.stderr)
     answering = _Answering(opened, [str(row["text"] or "") for row in rows], writing)
     make(path.parent)
     part = path.with_name(f".{path.name}.part")
     answers = _all_answers(answering, part, str(to))
-    lines, kept = [], 0
-    for number, prompt in enumerate(answering.texts):
-        if (answer := answers.get(number)) is not None and (answer["finished"] or writing.keep_unfinished):
-            lines.append(json.dumps({"prompt": prompt, "completion": answer["completion"]}, ensure_ascii=False) + "\n")
-            kept += 1
+    kept = _kept(answering.texts, answers, writing)
+    empty = 0
+    if columns := _columns(opened, given):  # a target in which nothing stands teaches nothing, and is refused
+        empty = len(kept) - len(kept := [row for row in kept if row[1].strip()])
     unfinished = sum(not answer["finished"] for answer in answers.values())
-    _say(len(answering.texts), len(answering.texts) - len(answers), unfinished, kept, writing, path)
+    long = len(answering.texts) - len(answers)
+    _say(len(answering.texts), long, unfinished, empty, len(kept), writing, path)
     if not kept:
         hint = "raise --max-new-tokens, or give --keep-unfinished"
-        raise UserError("no answer came to its end", key="--max-new-tokens", value=writing.max_new_tokens, hint=hint)
-    replace(path, "".join(lines).encode())
+        problem = "every answer is empty" if empty else "no answer came to its end"
+        raise UserError(problem, key="--max-new-tokens", value=writing.max_new_tokens, hint=hint)
+    lines = [dict(zip(columns or ("prompt", "completion"), row, strict=True)) for row in kept]
+    replace(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
     part.unlink()
     return path
 
 
-def _say(rows: int, long: int, unfinished: int, kept: int, writing: Writing, path: Path) -> None:
+def _kept(texts: Sequence[str], answers: Mapping[int, Mapping[str, Any]], writing: Writing) -> list[tuple[str, str]]:
+    """Texts, and what was written for them, in their order."""
+    found = [(text, answers[number]) for number, text in enumerate(texts) if number in answers]
+    return [(text, one["completion"]) for text, one in found if one["finished"] or writing.keep_unfinished]
+
+
+def _columns(opened: Opened, given: Mapping[str, str]) -> tuple[str, str] | None:
+    """What source and target of an encoder-decoder are called; ``None`` of what goes on with a prompt."""
+    task = opened.task
+    if not (isinstance(task, WritingTask) and task.reads_apart):
+        return None
+    trained = opened.columns or {}
+    return given.get("text") or trained.get("text", "source"), given.get(TARGET, TARGET)
+
+
+def _say(rows: int, long: int, unfinished: int, empty: int, kept: int, writing: Writing, path: Path) -> None:
     left = f"; too long for an answer, or empty: {amount(long, 'prompt')}" if long else ""
     what = "kept" if writing.keep_unfinished else "left out (--keep-unfinished keeps them)"
     left += f"; without an end, and {what}: {amount(unfinished, 'answer')}" if unfinished else ""
+    left += f"; empty, and left out: {amount(empty, 'answer')}" if empty else ""
     print(f"{amount(kept, 'answer')} to {amount(rows, 'prompt')}{left}: {path}", flush=True)
 
 

@@ -254,9 +254,9 @@ def test_what_a_teacher_writes_is_data_that_the_same_recipe_trains_on(world, tmp
     argv = ["generate", str(world / "teacher"), str(words), "--to", str(made), "--max-new-tokens", "8", "--beams", "2"]
     assert main([*argv, "--keep-unfinished"]) == 0
     rows = [json.loads(line) for line in made.read_text().splitlines()]
-    assert [row["prompt"] for row in rows] == ["abc", "fed", "bad", "cab"]
-    empty = [row for row in rows if not row["completion"].strip()]
+    assert [row["source"] for row in rows] == ["abc", "fed", "bad", "cab"]
+    empty = [row for row in rows if not row["target"].strip()]
     assert not empty
     fit = ["fit", "-c", str(world / "recipe.yaml"), "--data.files.train", str(made), "--name", "written", "--id", "one"]
-    assert main([*fit, "--data.columns", "{}", "--data.files.validation", str(made), "--trainer.max_epochs", "1"]) == 0
+    assert main([*fit, "--trainer.max_epochs", "1"]) == 0
     assert (Path(world) / "runs/written/one/student/model.safetensors").is_file()
