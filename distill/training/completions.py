@@ -60,6 +60,6 @@ def settle_completions(given: CompletionsConfig | None, task: Task, student: nn.
     writes = writing and getattr(student, "can_generate", lambda: False)()
     if given is not None and not writes:
         what = f"{type(student).__name__} cannot generate" if writing else f"this is {task.name}"
-        problem = f"is for causal language models that can generate, and {what}"
+        problem = f"is for models that can write, and {what}"
         raise UserError(problem, key=_KEY, hint="leave it out")
     return (given or CompletionsConfig()) if writes else None

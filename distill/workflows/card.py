@@ -40,6 +40,8 @@ _METRICS = {
 _WHO = {"guess": "constant guess", "teacher": "teacher", "alone": "without a teacher", "student": "this model"}
 _LICENCE = "Not known here: those of the base model, the teacher and the data decide. Name it by `license` at the top."
 _DEPTH = 8
+_LAYERS = ("layers", "num_layers", "decoder_layers", "num_decoder_layers")
+"""Settings of a student that has some of the layers of another model."""
 
 
 def card(
@@ -122,6 +124,8 @@ def _what(student: nn.Module, data: Any, task_file: TaskFile | None, report: Map
         listed = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
         named = f", {len(labels)} classes ({listed})" if labels else ""
         words += [f", for {task_file.task}{visible(named)}. Texts are cut to {task_file.max_length} tokens"]
+        if written := task_file.settings.get("max_target_length"):
+            words.append(f", and those that it was taught to write to {written}")
     return "".join(words) + "."
 
 
@@ -131,8 +135,9 @@ def _made(config: Mapping[str, Any], result: Mapping[str, Any], student: nn.Modu
     lines = [f"recipe: {result['recipe']}"] if result.get("recipe") else []
     lines += [f"teacher: {_named(one)}" for one in (teachers if isinstance(teachers, list) else [teachers]) if one]
     source = model.get("student")
-    if isinstance(source, Mapping) and source.get("layers"):
-        lines.append("student: layers of the teacher")
+    if isinstance(source, Mapping) and any(source.get(name) for name in _LAYERS):
+        path = source.get("path")
+        lines.append(f"student: layers of {_named(source) if path else 'the teacher'}")
     elif isinstance(source, Mapping) and source.get("config"):
         lines.append("student: from new weights")
     else:

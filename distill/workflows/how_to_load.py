@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from distill.core.answer import MASK
 from distill.core.record import steps_of
+from distill.core.task import WritingTask
 from distill.core.utils.visible import visible
 from distill.data.task_file import TaskFile
 from distill.export.base import ExportTarget
@@ -84,6 +85,8 @@ print(model({given}))"""
         logits = task.script().logits
         if task.reads == "pictures":
             return _of_pictures(text, logits) + f"\n\n{more}"
+        if isinstance(task, WritingTask) and task.reads_apart:
+            return f"In this folder:\n\n```python\n{_of_writing(task, text)}\n```\n\n{more}"
         code = f"""\
 import distill
 {"import torch" if "torch." in logits else ""}
@@ -93,6 +96,18 @@ model, tokenizer = distill.load("."), AutoTokenizer.from_pretrained(".")
 inputs = tokenizer({given}, return_tensors="pt")
 print({logits})""".replace("\n\nfrom", "\nfrom")
     return f"In this folder:\n\n```python\n{code}\n```\n\n{more}"
+
+
+def _of_writing(task: WritingTask, text: str) -> str:
+    given = f"{task.prefix!r} + {text}" if task.prefix else text
+    return f"""\
+import distill
+from transformers import AutoTokenizer
+
+model, tokenizer = distill.load("."), AutoTokenizer.from_pretrained(".")
+inputs = tokenizer({given}, return_tensors="pt")
+written = model.generate(**inputs, max_new_tokens={task.longest_answer})
+print(tokenizer.decode(written[0], skip_special_tokens=True))"""
 
 
 def _of_pictures(picture: str, logits: str) -> str:

@@ -21,7 +21,7 @@ import yaml
 from distill.cli.main import main
 
 VLLM: Any = runpy.run_path(str(Path(__file__).parents[1] / "workflows/completions.py"))
-SMALL: Any = runpy.run_path(str(Path(__file__).parents[1] / "encoder_decoders.py"))
+MODELS: Any = runpy.run_path(str(Path(__file__).parents[1] / "encoder_decoders.py"))
 INSTEAD = {"distill:quickstart/teacher": "my-chat-model", "ENCODER": "encoder", "SST2": "sst2", "bf16-mixed": "32-true"}
 """Words of a command -> what stands for them here."""
 
@@ -173,14 +173,13 @@ def write_texts(folder: Path, tokenizer_folder: str) -> None:
 
 
 def write_words(folder: Path) -> None:
-    """Words to be written backwards, and two encoder-decoders."""
-    SMALL["write_rows"](folder, names=("words.jsonl", "held-out-words.jsonl"))
+    """Words to be written backwards, and an encoder-decoder."""
+    MODELS["write_rows"](folder, names=("words.jsonl", "held-out-words.jsonl"))
     files = {"train": "words.jsonl", "validation": "held-out-words.jsonl"}
     settings = {"files": files, "max_target_length": 16}
     (folder / "words.yaml").write_text(yaml.safe_dump({"name": "words", "data": settings}))
     (folder / "sources.txt").write_text("abc\nfed\n")
-    for name, layers in (("writer", (2, 2)), ("small-writer", (1, 1))):
-        SMALL["save"](SMALL["encoder_decoder"]("t5", layers), folder / name)
+    MODELS["save"](MODELS["encoder_decoder"]("t5", (12, 6)), folder / "writer")
 
 
 def write_pictures(folder: Path) -> None:

@@ -124,11 +124,14 @@ def try_settings(block: Block, world: Any) -> None:
     pictures = block.page == "images.md"
     recipe = ["causal-lm/chat"] if language else ["text-classification/distill", "reviews.yaml"]
     recipe = ["image-classification/teacher", "pictures.yaml"] if pictures else recipe
+    recipe = ["seq2seq/distill", "words.yaml"] if block.page == "seq2seq.md" else recipe
     options = [word for file in [*recipe, "block.yaml"] for word in ("-c", file)]
     if pictures:
         options += ["--model.student.path", "null" if "student" in config.get("model", {}) else "viewer"]
     elif language:
         options += ["--model.teacher", "my-chat-model", "--model.student.path", "my-small-chat-model"]
+    elif block.page == "seq2seq.md":
+        options += ["--model.teacher", "writer"]
     elif "BinaryKL" in block.text:
         options += ["--data.files", "{train: topics.jsonl, validation: topics.jsonl}", "--model.teacher", "topics"]
     elif "teacher" not in config.get("model", {}):

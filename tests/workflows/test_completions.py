@@ -180,7 +180,7 @@ def test_models_that_cannot_write_end_no_run(
 @pytest.mark.parametrize(
     ("task", "value", "says"),
     [
-        ("text-classification", "{scored: 4}", "is for causal language models that can generate"),
+        ("text-classification", "{scored: 4}", "is for models that can write"),
         ("causal-lm", "{shown: -1}", "must be 0 or more"),
         ("causal-lm", "{max_new_tokens: 0}", "must be 1 or more"),
     ],

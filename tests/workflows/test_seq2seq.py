@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from distill import load
+from distill.cli.main import main
 
 Distill = Callable[..., Any]
 
@@ -86,3 +90,130 @@ def test_targets_for_language_models_alone_say_so(write: Callable[..., str], dis
     done = distill("evaluate", "runs/pairs/one", "--tasks", "x.jsonl")
     assert done.code == 2
     assert "seq2seq" in done.err
+
+
+PRUNE = {"class_path": "GradualMagnitudePruning", "init_args": {"final_sparsity": 0.5, "begin": 0.0, "end": 0.4}}
+EVERY_TABLE: dict[str, Any] = {"begin": 0.5, "observe": 0.3, "freeze_observers": 0.9, "embeddings": {"bits": 8}}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a student that was pruned and rounded to 8 bits, its embedding with it."""
+    folder = tmp_path_factory.mktemp("small")
+    quantize = {"class_path": "QuantizationAwareTraining", "init_args": EVERY_TABLE}
+    made = SMALL["recipe"](folder, optimizer={"lr": 1e-2}, completions={"scored": 4, "shown": 3, "max_new_tokens": 12})
+    made |= {"callbacks": [PRUNE, quantize], "name": "pairs"}
+    made["trainer"]["max_epochs"] = 5
+    (folder / "pairs.yaml").write_text(json.dumps(made))
+    assert main(["fit", "-c", str(folder / "pairs.yaml"), "--id", "small"]) == 0
+    return folder / "runs/pairs/small"
+
+
+def test_attention_to_the_encoder_is_pruned_and_rounded_and_the_shared_embedding_once(small: Path) -> None:
+    sparsity, quantized = json.loads((small / "student/compression.json").read_text())["steps"]
+    weights = load_file(small / "student/model.safetensors")
+    crossing = [f"decoder.block.0.layer.1.EncDecAttention.{part}" for part in "qkvo"]
+    assert {*crossing} <= sparsity["layers"].keys() & quantized["modules"].keys()
+    masked = sum(float((weights[f"{name}.weight"] == 0).float().sum()) for name in sparsity["layers"])
+    assert masked / sum(weights[f"{name}.weight"].numel() for name in sparsity["layers"]) == pytest.approx(
+        0.5, abs=0.01
+    )
+    tied = {"shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head"}
+    assert tied <= quantized["modules"].keys()
+    student: Any = load(small)
+    assert len({student.get_submodule(name).weight.data_ptr() for name in tied}) == 1
+    for row in student.shared.weight:  # rounded once: on a grid of 255 steps
+        steps = row / (row.abs().max() / 127)
+        torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-3)
+
+
+def test_integers_decide_as_the_student_does_and_write_what_it_writes(
+    small: Path, distill: Distill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = distill("export", str(small), "--to", "onnx-int8", "--output", "integers", "--no-timing")
+    assert done.code == 0, done.err
+    report = json.loads(Path("integers/export.json").read_text())
+    assert report["verified"]["agreement"] == 1.0
+    assert report["verified"]["mean_error"] < 1e-2
+    Path("words.txt").write_text("abc\nfed\nbadcab\nf\n")
+    said = [distill("predict", folder, "words.txt", "--max-new-tokens", "12") for folder in (str(small), "integers")]
+    assert [one.code for one in said] == [0, 0]
+    assert said[0].out == said[1].out
+    assert len(said[0].out.splitlines()) == 4
+
+
+def test_its_card_says_how_it_writes(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (small / "student/README.md").read_text()
+    assert "Texts are cut to 16 tokens, and those that it was taught to write to 12." in text
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "'p: ' + " in code
+    monkeypatch.chdir(small / "student")
+    exec(compile(code, "README.md", "exec"), {})
+    student, tokenizer = load(small), SMALL["letters"]()
+    written = student.generate(**tokenizer("p: a text", return_tensors="pt"), max_new_tokens=12)
+    assert capsys.readouterr().out == tokenizer.decode(written[0], skip_special_tokens=True) + "\n"
+
+
+@pytest.mark.slow
+def test_layers_of_both_stacks_are_scanned_and_every_model_is_reported(
+    small: Path, distill: Distill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit = ("fit", "-c", str(small.parents[2] / "pairs.yaml"), "--callbacks", "[]", "--id", "one", "--runs", "runs")
+    assert distill(*fit).code == 0
+    done = distill("sensitivity", "runs/pairs/one", "--sparsity", "0.5", "--bits", "4")
+    assert done.code == 0, done.err
+    points = Path("runs/pairs/one/sensitivity/points.csv").read_text()
+    for name in ("encoder.block.0.layer.0.SelfAttention.q", "decoder.block.0.layer.1.EncDecAttention.k", "shared"):
+        assert f"\n{name}," in points
+    assert "\nlm_head," not in points
+    done = distill("report", str(small), "--html", "page.html", "--no-timing")
+    assert done.code == 0, done.err
+    page = Path("page.html").read_text()
+    for line in (small / "completions.jsonl").read_text().splitlines():
+        shown = json.loads(line)
+        assert all(shown[who] in page for who in ("prompt", "expected", "teacher", "student"))
+
+
+def test_what_a_teacher_writes_is_the_same_every_time_and_teaches_a_student(
+    write: Callable[..., str], distill: Distill
+) -> None:
+    recipe = write()
+    lines = [json.loads(line)["source"] for line in Path("train.jsonl").read_text().splitlines()]
+    Path("sources.jsonl").write_text("".join(json.dumps({"source": f"p: {line}"}) + "\n" for line in lines))
+    made = []
+    for name, size in (("a", "16"), ("b", "5")):
+        argv = ("--max-new-tokens", "8", "--beams", "2", "--keep-unfinished", "--batch-size", size)
+        done = distill("generate", "teacher", "sources.jsonl", "--to", f"{name}.jsonl", *argv)
+        assert done.code == 0, done.err
+        made.append([json.loads(line) for line in Path(f"{name}.jsonl").read_text().splitlines()])
+    assert made[0] == made[1]
+    assert [row["source"].removeprefix("p: ") for row in made[0]] == lines
+    for name, data in (("a", "a.jsonl"), ("again", "a.jsonl"), ("true", "train.jsonl")):
+        chosen = () if name == "true" else ("--data.prefix", "null")
+        argv = ("--id", name, "--data.files.train", data, "--model.losses", "[CrossEntropy]", *chosen)
+        done = distill("fit", "-c", recipe, *argv)
+        assert done.code == 0, done.err
+    one, again, true = (student_of(f"pairs/{name}") for name in ("a", "again", "true"))
+    assert all(weight.equal(again[name]) for name, weight in one.items())
+    assert not all(weight.equal(true[name]) for name, weight in one.items())
+
+
+def test_a_text_that_a_teacher_leaves_empty_is_no_target_and_columns_are_called_as_asked(
+    write: Callable[..., str], distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(model: Any, prompts: list[torch.Tensor], *_: Any, **__: Any) -> list[torch.Tensor]:
+        return [torch.tensor([1] if len(prompt) < 3 else [3, 1]) for prompt in prompts]
+
+    write()
+    monkeypatch.setattr("distill.workflows.generate.continuations", short)
+    Path("words.csv").write_text("document,summary\nabc,x\nf,x\nb,x\ncab,x\n")
+    argv = ("generate", "teacher", "words.csv", "--to", "made.jsonl", "--data.columns")
+    done = distill(*argv, "{text: document, target: summary}")
+    assert done.code == 0, done.err
+    rows = [json.loads(line) for line in Path("made.jsonl").read_text().splitlines()]
+    assert rows == [{"document": word, "summary": "a"} for word in ("abc", "cab")]
+    assert "2 answers to 4 prompts; empty, and left out: 2 answers" in done.out

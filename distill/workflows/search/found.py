@@ -102,9 +102,13 @@ def _layers(job: Job, found: Found) -> None:
     if isinstance(student.get("layers"), list):
         found.left.append("layers: the recipe names those of the student one by one")
         return
-    if student.get("num_layers") is None:
+    if student.get("num_layers") is None and student.get("num_decoder_layers") is None:
         return
-    count = ModelSpec(job.module.student, "model.student").num_layers  # the recipe may give a share
+    spec = ModelSpec(job.module.student, "model.student")
+    if spec.has_two_stacks:
+        found.left.append("layers: those of an encoder and of a decoder are counted apart")
+        return
+    count = spec.num_layers  # the recipe may give a share
     most = count if student.get("path") else max(count, _depth(job) or count)
     _add_layers(job, Knob("layers", "model.student.num_layers", count, _up_to(most), whole=True), found)
 
