@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,9 @@ from distill.compression.quantization.ptq import quantize
 from distill.compression.quantization.scheme import ActivationScheme, WeightScheme
 from distill.core.architectures import layer_list
 from distill.core.document_masking import check_causal, check_isolation
+from distill.core.model_spec import ModelSpec
 from distill.core.signals import Batch, Request
+from distill.core.stacks import STACKS, Stack
 from distill.export.onnx.graph import Logits, feed
 from distill.export.onnx.padding import padded
 from distill.export.onnx.runtime import logits as run_logits
@@ -123,12 +125,18 @@ def copied(model: PreTrainedModel, task: TextTask) -> None:
     half = build_student(StudentConfig(layers="uniform", num_layers=DEPTH // 2), task, model)
     with torch.no_grad():
         read("model.student", half.eval(), task, batch, Request(logits=True))
-    prefix, whole = f"{layer_list(model)}.", dict(model.state_dict())
+    prefixes, whole = [f"{layer_list(model, stack)}." for stack in _stacks(model)], dict(model.state_dict())
     for name, tensor in half.state_dict().items():
+        prefix = next((one for one in prefixes if name.startswith(one)), "")
         number, _, rest = name.removeprefix(prefix).partition(".")
-        origin = f"{prefix}{2 * int(number) + 1}.{rest}" if name.startswith(prefix) else name
+        origin = f"{prefix}{2 * int(number) + 1}.{rest}" if prefix else name
+        origin = origin if origin in whole else name  # T5's first layer holds what all of them read
         if not torch.equal(tensor, whole[origin]):
             raise Wrong(f"a student of half the layers: {name} is not {origin}")
+
+
+def _stacks(model: PreTrainedModel) -> Sequence[Stack | None]:
+    return STACKS if ModelSpec(model, "model").has_two_stacks else (None,)
 
 
 def hints(model: PreTrainedModel, task: TextTask) -> None:
@@ -254,8 +262,9 @@ def _train(model: PreTrainedModel, task: TextTask, change: Callable[[nn.Module],
         with torch.no_grad():
             for parameter in student.parameters():
                 parameter.mul_(0.9)
+    on_layers = [FitNetHint(stack=stack, name=stack) for stack in _stacks(model)]
     module = Distillation(
-        student.train(), task, LiveTeacher(_copy(model), task), [HintonKL(), FitNetHint(), CrossEntropy()]
+        student.train(), task, LiveTeacher(_copy(model), task), [HintonKL(), *on_layers, CrossEntropy()]
     )
     with _seeded():
         with torch.no_grad():

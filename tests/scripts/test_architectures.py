@@ -28,8 +28,6 @@ SAMPLE: dict[tuple[str, str], dict[str, str]] = {
     ("xlnet", "token-classification"): {"pruned": "it is known how"},
     ("t5", "text-classification"): {
         "left": "behind 4 of padding",
-        "copied": "an encoder and a decoder",
-        "hints": "in its encoder and in its decoder",
         "pruned": "it is known how",
     },
     ("bart", "causal-lm"): {

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from distill import load
 from distill.cli.main import main
+from distill.training.module import Distillation
 
 Distill = Callable[..., Any]
 
@@ -217,3 +218,38 @@ def test_a_text_that_a_teacher_leaves_empty_is_no_target_and_columns_are_called_
     rows = [json.loads(line) for line in Path("made.jsonl").read_text().splitlines()]
     assert rows == [{"document": word, "summary": "a"} for word in ("abc", "cab")]
     assert "2 answers to 4 prompts; empty, and left out: 2 answers" in done.out
+
+
+def test_a_run_that_was_killed_ends_with_the_same_student_which_writes_the_same(
+    write: Callable[..., str], distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"scored": 6, "shown": 6, "max_new_tokens": 8, "beams": 3, "scores": ["bleu", "word_error_rate"]}
+    recipe = write([PRUNE], completions=asked, optimizer={"lr": 1e-2})
+    often = (
+        "--trainer.val_check_interval",
+        "2",
+        "--callbacks.+",
+        "{class_path: ResumeCheckpoint, init_args: {every_n_steps: 1}}",
+    )
+    assert distill("fit", "-c", recipe, "--id", "whole", *often).code == 0
+    original, calls = Distillation.training_step, iter(range(1, 100))
+
+    def killed(self: Any, *given: Any) -> Any:
+        if next(calls) == 4:
+            raise SystemExit(9)
+        return original(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Distillation, "training_step", killed)
+        assert distill("fit", "-c", recipe, "--id", "killed", *often).code != 0
+    assert not Path("runs/pairs/killed/result.json").exists()
+    done = distill("resume", "runs/pairs/killed")
+    assert done.code == 0, done.err
+    for file in ("student/model.safetensors", "completions.jsonl", "metrics.csv"):
+        assert Path("runs/pairs/killed", file).read_bytes() == Path("runs/pairs/whole", file).read_bytes(), file
+    results = [json.loads(Path("runs/pairs", run, "result.json").read_text()) for run in ("killed", "whole")]
+    assert results[0]["scores"] == results[1]["scores"]
+    assert {"bleu", "word_error_rate"} <= results[0]["scores"]["student"].keys() & results[0]["scores"][
+        "teacher"
+    ].keys()
+    assert results[0]["completions"]["beams"] == 3
