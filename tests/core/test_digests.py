@@ -41,7 +41,7 @@ def test_a_sample_that_fills_its_batch_has_the_digest_that_it_has_beside_longer_
 def test_a_sample_of_two_texts_has_one_digest_however_far_either_is_padded() -> None:
     def digests(lengths: tuple[int, int], targets: list[list[int]]) -> torch.Tensor:
         (read, tokens), (written, decoder) = padded(ROWS, lengths[0]), padded(targets, lengths[1])
-        inputs = {**read, "decoder_input_ids": written["input_ids"]}
+        inputs = {**read, "decoder_input_ids": written["input_ids"].masked_fill(~decoder, 9)}
         return Batch(inputs, tokens=tokens, decoder_tokens=decoder).input_digests
 
     first = digests((3, 4), [[0, 5], [0], [0, 5, 6, 7]])

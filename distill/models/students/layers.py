@@ -116,17 +116,13 @@ def keep_layers(model: PreTrainedModel, kept: Sequence[int], stack: Stack | None
     prefix = layer_list(model, stack) + "."
     place = {str(number - 1): str(i) for i, number in enumerate(kept)}
     state: dict[str, Tensor] = {}
-    weights = model.state_dict()
-    shared = {name for name in weights if name.startswith(f"{prefix}0.") and SHARED_FROM_THE_FIRST in name}
-    if any(name.replace(f"{prefix}0.", f"{prefix}1.", 1) in weights for name in shared):
-        shared = set()  # every layer has its own
-    for name, tensor in weights.items():
+    for name, tensor in model.state_dict().items():
         if not name.startswith(prefix):
             state[name] = tensor
             continue
         number, _, rest = name.removeprefix(prefix).partition(".")
-        if name in shared:
-            state[name] = tensor
+        if number == "0" and SHARED_FROM_THE_FIRST in rest:
+            state[name] = tensor  # a layer that comes into its place with one of its own writes over it
         elif number in place:
             state[f"{prefix}{place[number]}.{rest}"] = tensor
     config = deepcopy(model.config)
