@@ -22,7 +22,11 @@ from distill.core.tally import Counts
 from distill.core.token_scores import TokenScores
 from distill.core.utils.errors import UserError
 
-__all__ = ["PART", "TRAINED", "UNIGRAM", "Guess", "LabelForm", "Scored", "Task", "TextTask", "TokenTask", "WritingTask"]
+__all__ = [
+    "Guess",
+    "Scored",
+    *("GROUP", "PART", "TRAINED", "UNIGRAM", "LabelForm", "Task", "TextTask", "TokenTask", "WritingTask"),
+]
 
 UNIGRAM = "the training data's token frequencies"
 """What language models are compared with."""
@@ -36,6 +40,9 @@ _TRIED = ("a good film", "this is not a very bad story but it is long and dull f
 
 PART = "part"
 """Of a sample's features, where a row may become several: which of them it is, from 0. They follow each other."""
+
+GROUP = "group"
+"""Of a sample's features, where several are judged together: a number that they share."""
 
 
 TRAINED = "trained"
@@ -174,6 +181,7 @@ class TextTask(Task, Answering):
         needs_labels: Whether validation needs labels, where the task has any.
         words: Whether texts are given as lists of words, with a label for each.
         several: Whether a row may become several samples, whose features then have :data:`PART`.
+        together: The role of which rows with one value are judged together, whose features then have :data:`GROUP`.
         packs: Whether samples may be joined and cut into blocks (:class:`~distill.data.packing.PackedSamples`).
         pads_with_eos: Whether padding may be any token, because nothing ever reads it.
         sides: Where :meth:`collate` can put the padding.
@@ -197,6 +205,7 @@ class TextTask(Task, Answering):
     needs_labels: ClassVar[bool] = True
     words: ClassVar[bool] = False
     several: ClassVar[bool] = False
+    together: ClassVar[str | None] = None
     packs: ClassVar[bool] = False
     pads_with_eos: ClassVar[bool] = False
     sides: ClassVar[tuple[Side, ...]] = ("right",)

@@ -116,12 +116,20 @@ def _check_world(count: int, world_size: int) -> None:
         )
 
 
+def _by_group(groups: _Rows) -> _Rows:
+    """The samples of one group after those of another, the groups drawn at random, each in its own order."""
+    _, numbers = np.unique(groups, return_inverse=True)
+    place = np.argsort(order(int(numbers.max(initial=-1)) + 1, _EVALUATION), kind="stable")
+    return np.argsort(place[numbers], kind="stable")
+
+
 class EvaluationBatches(Sampler[list[Key]]):
     """One rank's batches of a validation or test split: every sample once, always the same.
 
     The first 1, 2, 4, 8, ... batches hold samples drawn at random, whatever their lengths, so that what is read of a
     part of the batches (``limit_val_batches``) is true of the whole. Of each such part the second half is sorted by
-    length before it is cut into batches, for little padding.
+    length before it is cut into batches, for little padding. Samples that are judged together follow each other, and
+    each part is of whole groups but for the last one.
 
     All ranks have equally many batches, whose sizes differ by 1 at most and keep to ``batch_size`` (one more
     only where a batch size of 1 does not divide among the ranks).
@@ -129,6 +137,7 @@ class EvaluationBatches(Sampler[list[Key]]):
     Args:
         lengths: Tokens of every sample.
         batch_size: The most samples of a batch on one rank.
+        groups: A number of every sample, shared by those that are judged together; ``None`` where each is by itself.
         rank: This process.
         world_size: All processes.
 
@@ -136,11 +145,17 @@ class EvaluationBatches(Sampler[list[Key]]):
         UserError: if there are fewer samples than ranks.
     """
 
-    def __init__(self, lengths: _Rows, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, lengths: _Rows, batch_size: int, groups: _Rows | None = None, *, rank: int = 0, world_size: int = 1
+    ) -> None:
         _check_world(len(lengths), world_size)
         per_rank = min(-(-len(lengths) // (batch_size * world_size)), len(lengths) // world_size)
         # One fixed key, not the run's seed: runs that differ in it must be judged by the same samples.
-        drawn = np.array_split(order(len(lengths), _EVALUATION), per_rank * world_size)
+        rows = order(len(lengths), _EVALUATION) if groups is None else _by_group(groups)
+        drawn = np.array_split(rows, per_rank * world_size)
+        if groups is not None:
+            self.batches = drawn[rank::world_size]
+            return
         batches: list[_Rows] = []
         while (done := len(batches) // world_size) < per_rank:
             some = drawn[len(batches) : len(batches) + max(done, 1) * world_size]

@@ -13,7 +13,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import torch
 from numpy.typing import NDArray
 
-from distill.core.task import PART
+from distill.core.task import GROUP, PART
 from distill.data import arrow
 from distill.data.mapped import LARGE, mapped
 
@@ -130,6 +130,14 @@ class Samples(torch.utils.data.Dataset[dict[str, Any]]):
         """Rows of the data of which they are made."""
         parts = self.features.get(PART)
         return len(self) if parts is None else int((np.asarray(parts) == 0).sum())
+
+    @property
+    def groups(self) -> NDArray[np.int64] | None:
+        """A number of every sample, shared by those that are judged together; ``None`` where each is by itself."""
+        if GROUP in self.features:
+            return np.asarray(self.features[GROUP])
+        parts = self.features.get(PART)
+        return None if parts is None else np.cumsum(np.asarray(parts) == 0)
 
     @property
     def lengths(self) -> NDArray[np.int64]:

@@ -127,7 +127,8 @@ def read_raw_data(
     chosen = join_rows(task, chosen, found, join, validation_fraction)
     whole = dict(chosen)
     if validation_fraction is not None:
-        chosen["train"], chosen["validation"] = hold_out(chosen["train"], validation_fraction)
+        together = found.get(task.together or "")
+        chosen["train"], chosen["validation"] = hold_out(chosen["train"], validation_fraction, together)
     # The classes are those of all rows: a small choice of them may lack one.
     read = None
     if "label" in found and "spans" in task.takes:

@@ -78,8 +78,9 @@ class RowLoaders(LightningDataModule):
 
     def _evaluation_loader(self, use: str) -> Loader:
         rank, world_size = ranks_of(self.trainer)
-        lengths = self.samples(use).lengths
-        return self._loader(use, EvaluationBatches(lengths, self.eval_batch_size, rank=rank, world_size=world_size))
+        samples, size = self.samples(use), self.eval_batch_size
+        batches = EvaluationBatches(samples.lengths, size, samples.groups, rank=rank, world_size=world_size)
+        return self._loader(use, batches)
 
     def _loader(self, use: str, batches: TrainingBatches | EvaluationBatches) -> Loader:
         collate = Collate(self.task, self.tokenizer, trained=use == "train")

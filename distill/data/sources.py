@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill.core.draws import order
 from distill.core.utils.errors import UserError, first_line, nearest
 from distill.core.utils.paths import PACKAGE_PREFIX, at_home, check_path, resolve
 from distill.core.utils.quiet import quiet_datasets
 from distill.core.utils.words import amount
+from distill.data import arrow
 from distill.data.arrow import plain_texts
 from distill.data.corpus import STDLIB, stdlib
 from distill.data.files import OWN, read_files
@@ -286,19 +288,33 @@ def _check_fraction(fraction: float, given: Mapping[str, str]) -> None:
         )
 
 
-def hold_out(dataset: Any, fraction: float) -> tuple[Any, Any]:
+def hold_out(dataset: Any, fraction: float, together: str | None = None) -> tuple[Any, Any]:
     """``dataset`` without some rows, and these rows: at least one, chosen alike in every run.
 
+    Args:
+        dataset: The rows.
+        fraction: Which share of them, or of the values of ``together``.
+        together: A column; rows with one value of it stay together.
+
     Raises:
-        UserError: if there are not two rows to share out.
+        UserError: if there are not two rows, or values, to share out.
     """
-    if len(dataset) < 2:
-        problem = f"there must be rows for training and validation, and there are {len(dataset)}"
+    numbers = np.arange(len(dataset)) if together is None else _numbers(dataset, together)
+    count = int(numbers.max(initial=-1)) + 1
+    if count < 2:
+        what = "rows" if together is None else f"values of {together!r}"
+        problem = f"there must be {what} for training and validation, and there are {count}"
         hint = "bring more data, or a file for validation; each line of a .txt is a row by --data.document line"
         raise UserError(problem, key="data.validation_fraction", value=fraction, hint=hint)
-    count = min(max(1, round(len(dataset) * fraction)), len(dataset) - 1)
-    rows = order(len(dataset), _HOLD_OUT)
-    return dataset.select(np.sort(rows[count:])), dataset.select(np.sort(rows[:count]))
+    held = order(count, _HOLD_OUT)[: min(max(1, round(count * fraction)), count - 1)]
+    chosen = np.isin(numbers, held)
+    return dataset.select(np.flatnonzero(~chosen)), dataset.select(np.flatnonzero(chosen))
+
+
+def _numbers(dataset: Any, column: str) -> NDArray[np.int64]:
+    """A number of every row from 0, shared by those of one value."""
+    found = arrow.column(dataset, column).combine_chunks().dictionary_encode().indices.fill_null(0)
+    return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
 
 def sample(dataset: Any, count: int) -> Any:

@@ -16,15 +16,12 @@ from distill.core.answer import Answer, Script, cells, digits, rounded
 from distill.core.column_look import ColumnLook
 from distill.core.signals import Batch, OutputKind
 from distill.core.tally import Counts
-from distill.core.task import Guess, LabelForm, TextTask
+from distill.core.task import GROUP, Guess, LabelForm, TextTask
 from distill.core.utils.errors import UserError
 from distill.tasks.ranking_scores import NDCG, TOP, ReciprocalRank
 from distill.tasks.text_classification import SEVERAL, TextClassification
 
 __all__ = ["Reranking"]
-
-QUERY = "query"
-"""Of a sample's features and a batch's extras: a number of its query."""
 
 
 class Reranking(TextClassification):
@@ -49,6 +46,7 @@ class Reranking(TextClassification):
     between: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
     outputs: ClassVar[OutputKind] = "labels"
     by_sample: ClassVar[bool] = False
+    together: ClassVar[str | None] = "text"
     shown: ClassVar[Mapping[str, str]] = {"text": "query", "text_pair": "passage"}
     monitor = "ndcg"
 
@@ -85,9 +83,9 @@ class Reranking(TextClassification):
     def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> Batch:
         batch = super().collate(features, tokenizer)
         labels = None if batch.labels is None else batch.labels[:, None]
-        query = torch.from_numpy(np.array([sample[QUERY] for sample in features], dtype=np.int64))
+        query = torch.from_numpy(np.array([sample[GROUP] for sample in features], dtype=np.int64))
         mask = torch.ones(len(features), dtype=torch.bool)  # a pair is one prediction, with a label or without
-        return replace(batch, labels=labels, mask=mask, extras={QUERY: query, "row": torch.tensor(batch.ids)})
+        return replace(batch, labels=labels, mask=mask, extras={GROUP: query, "row": torch.tensor(batch.ids)})
 
     def metrics(self) -> dict[str, Metric]:
         return {"ndcg": NDCG(), "mrr": ReciprocalRank()}
@@ -100,7 +98,7 @@ class Reranking(TextClassification):
         labels = logits.new_full((len(logits),), torch.nan) if batch.labels is None else batch.labels[:, 0]
         judged = ~labels.isnan()
         for metric in metrics.values():
-            parts = (batch.extras[QUERY], batch.extras["row"], logits[:, 0], labels)
+            parts = (batch.extras[GROUP], batch.extras["row"], logits[:, 0], labels)
             metric.update(*(part[judged.to(part.device)] for part in parts))
 
     def predict(self, logits: Tensor) -> Tensor | None:
@@ -132,7 +130,7 @@ class _Encode:
     pairs: Callable[[dict[str, list[Any]]], dict[str, list[Any]]]
 
     def __call__(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        return self.pairs(columns) | {QUERY: [_number(str(text)) for text in columns["text"]]}
+        return self.pairs(columns) | {GROUP: [_number(str(text)) for text in columns["text"]]}
 
 
 def _number(text: str) -> int:

@@ -10,6 +10,7 @@ import pytest
 from distill.core.draws import order
 from distill.core.utils.errors import UserError
 from distill.data.batches import EvaluationBatches, TrainingBatches
+from distill.data.features import Ragged, Samples
 from distill.data.loader import Loader, heed_parent_alone
 from distill.data.text import TextData
 
@@ -155,3 +156,27 @@ def test_the_first_batches_of_an_evaluation_hold_samples_of_any_length(world):
 def test_an_evaluation_pads_little():
     at_random = np.array_split(order(1003, 1), 126)
     assert padding(rows(EvaluationBatches(LENGTHS, 8)), LENGTHS) < 0.3 * padding(at_random, LENGTHS)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_what_is_judged_together_is_read_together_and_torn_by_no_part_but_at_its_end(size, world):
+    groups = np.random.default_rng(0).integers(0, 60, 500) * 2**55
+    sizes = dict(zip(*np.unique(groups, return_counts=True), strict=True))
+    ranks = [rows(EvaluationBatches(LENGTHS[:500], size, groups, rank=rank, world_size=world)) for rank in range(world)]
+    assert sorted(chain(*chain(*ranks))) == list(range(500))
+    assert len({len(rank) for rank in ranks}) == 1
+    for limit in range(1, len(ranks[0]) + 1):
+        read = list(chain(*(chain(*part) for part in zip(*(rank[:limit] for rank in ranks), strict=True))))
+        seen = dict(zip(*np.unique(groups[read], return_counts=True), strict=True))
+        assert sum(seen[group] < sizes[group] for group in seen) <= 1
+        for group in seen:
+            mine = [row for row in read if groups[row] == group]
+            assert mine == sorted(mine)
+
+
+def test_windows_of_one_row_are_one_group():
+    ids = [np.arange(3)] * 5
+    features = {"input_ids": Ragged(np.concatenate(ids), np.arange(6) * 3), "part": np.array([0, 1, 0, 0, 1])}
+    assert Samples(features, 0).groups.tolist() == [1, 1, 2, 3, 3]
+    assert Samples({"input_ids": features["input_ids"]}, 0).groups is None

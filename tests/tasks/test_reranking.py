@@ -11,6 +11,7 @@ from sklearn.metrics import ndcg_score
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from distill.cli.main import main
+from distill.core.task import GROUP
 from distill.core.utils.errors import UserError
 from distill.data import TextData
 from distill.tasks import Reranking
@@ -115,7 +116,7 @@ def test_a_query_is_known_by_its_text_alone(tokenizer):
     task, rows = Reranking(), pairs(2)
     encode = task.encode(tokenizer, 24)
     numbers = [
-        encode({"text": [row["query"]], "text_pair": [row["passage"]], "label": [row["label"]]})["query"][0]
+        encode({"text": [row["query"]], "text_pair": [row["passage"]], "label": [row["label"]]})[GROUP][0]
         for row in rows
     ]
     assert len(set(numbers)) == 2
@@ -229,3 +230,20 @@ def test_pairs_are_learned_from_a_teacher_that_was_recorded_and_layers_are_scann
     assert not main(["fit", *recipe, *recorded, *losses, "--id", "recorded"])
     assert json.loads((run.parent / "recorded/result.json").read_text())["scores"]["student"]["ndcg"] > 0
     assert not main(["sensitivity", str(run), "--samples", "16", "--output", str(folder / "scan")])
+
+
+def test_rows_held_out_are_whole_queries_and_so_are_those_of_a_part(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    write(tmp_path / "rows.jsonl", pairs(20)[::-1] + pairs(1))  # the first query's passages stand in two places
+    settings = {"tokenizer": str(tmp_path / "tokenizer"), "task": "reranking", "max_length": 24, "eval_batch_size": 7}
+    data = TextData(files={"train": str(tmp_path / "rows.jsonl")}, validation_fraction=0.3, **settings)
+    data.setup("fit")
+    splits = {use: data.samples(use).features[GROUP].tolist() for use in ("train", "validation")}
+    assert len(set(splits["validation"])) == 6
+    assert not set(splits["train"]) & set(splits["validation"])
+    first = next(iter(data.val_dataloader()))
+    assert len(set(first.extras[GROUP].tolist())) <= 3
+    rows = [{"query": "one", "passage": f"a {i}", "label": i % 2} for i in range(5)]
+    write(tmp_path / "one.jsonl", rows)
+    with pytest.raises(UserError, match="values of 'query' for training and validation, and there are 1"):
+        TextData(files={"train": str(tmp_path / "one.jsonl")}, validation_fraction=0.3, **settings).setup("fit")
