@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from distill.cli.main import main
+
 SCRIPT = Path(__file__).parents[2] / "scripts/pronunciations.py"
 LINES = """'bout B AW1 T
 abbey AE1 B IY0
@@ -47,3 +49,7 @@ def test_each_word_is_in_one_split_and_the_tokenizer_gives_every_text_back(
             assert ids[-1] == tokenizer.eos_token_id
             assert tokenizer.decode(ids, skip_special_tokens=True) == text
     assert "train: 472 words" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    small = ("--trainer.accelerator", "cpu", "--trainer.max_steps", "1", "--dry-run")
+    argv = ("-c", "seq2seq/teacher", "-c", "data/words.yaml", "-c", "data/teacher.yaml")
+    assert main(["fit", *argv, "--data.files.train", "data/train.jsonl", *small]) == 0
