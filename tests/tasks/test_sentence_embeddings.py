@@ -238,7 +238,7 @@ def test_integers_keep_the_vectors(world, way):
     else:
         recipe = ["-c", "sentence-embeddings/compress", "-c", str(folder / "my.yaml"), "--trainer.max_steps", "12"]
         assert not main(["fit", *recipe, "--model.student.path", str(run), "--id", way])
-    small = next(folder.glob(f"runs/**/{way}"))
+    small = next(folder.glob(f"runs/*/{way}"))
     assert not main(["export", str(small), "--to", "onnx-int8", "--output", str(folder / way), "--no-timing"])
     assert json.loads((folder / way / "export.json").read_text())["verified"]["cosine"] > 0.99
 
